@@ -1,0 +1,180 @@
+//! Replacing a stored key: the old and the new private key sign one challenge.
+
+use std::thread;
+
+use super::{
+    Ending, Key, Keyring, find_key, sign, stale,
+    submission::{Seen, Submission, Verdict},
+};
+use crate::{
+    cluster::{Check, Cluster, KeyRef, Replacement, StoredKey},
+    error::{Kind, Result},
+    public_key::PublicKey,
+    signer::KeySource,
+};
+
+/// What is to be replaced by what.
+pub struct Replace<'a> {
+    pub key: KeyRef,
+    /// Candidates for the key that the cluster holds.
+    pub old: Vec<&'a dyn KeySource>,
+    pub new: &'a dyn KeySource,
+    /// How often to submit at the most, when the challenge went stale meanwhile.
+    pub attempts: u32,
+    pub dry_run: bool,
+}
+
+/// What the cluster holds, or would.
+pub struct Replaced {
+    pub ending: Ending,
+    /// As it was before.
+    pub before: StoredKey,
+    pub new_key: PublicKey,
+    /// As it is now; after a dry run the same as before.
+    pub stored: StoredKey,
+}
+
+impl Replace<'_> {
+    /// Runs the ceremony.
+    ///
+    /// # Errors
+    /// As the rules have it.
+    pub fn run(&self, cluster: &dyn Cluster) -> Result<Replaced> {
+        let old_keys = Keyring::new(self.old.clone());
+        let new_keys = Keyring::new(vec![self.new]);
+        let (keys, challenge) = thread::scope(|scope| {
+            let keys = scope.spawn(|| cluster.keys());
+            // A name that no URL carries safely has to wait for the id in the list.
+            let challenge = self
+                .key
+                .is_addressable()
+                .then(|| scope.spawn(|| cluster.replacement_challenge(&self.key)));
+            let opening = scope.spawn(|| new_keys.open());
+            old_keys.open();
+            opening.join().expect("opening a key source does not panic");
+            let challenge =
+                challenge.map(|thread| thread.join().expect("fetching a challenge does not panic"));
+            (
+                keys.join().expect("reading the key list does not panic"),
+                challenge,
+            )
+        });
+        let keys = keys?;
+        let stored = find_key(&keys, &self.key)?;
+        let already_so = |new: &Key| {
+            let new_key = new.signer.public_key();
+            stored.holds(new_key).then(|| Replaced {
+                ending: Ending::AlreadySo,
+                before: stored.clone(),
+                new_key: new_key.clone(),
+                stored: stored.clone(),
+            })
+        };
+        // Once it is done the old key may be gone, and is not asked for.
+        if let Some(replaced) = new_keys.ready().iter().flatten().find_map(already_so) {
+            return Ok(replaced);
+        }
+        let old = old_keys.find(&stored);
+        let new = new_keys.single()?;
+        if let Some(replaced) = already_so(&new) {
+            return Ok(replaced);
+        }
+        let old = old?;
+        let holds_new = |key: &&StoredKey| key.holds(new.signer.public_key());
+        if let Some(other) = keys.iter().find(holds_new) {
+            log::warn!("the new key is also stored as {}", other.title());
+        }
+        let id = KeyRef::Id(stored.id.clone());
+        let challenge = match challenge {
+            Some(challenge) => challenge?,
+            None => cluster.replacement_challenge(&id)?,
+        };
+        self.prove(cluster, stored, &old, &new, challenge)
+    }
+
+    /// Signs and submits, again as long as the challenge goes stale and attempts are left.
+    fn prove(
+        &self,
+        cluster: &dyn Cluster,
+        before: StoredKey,
+        old: &Key,
+        new: &Key,
+        mut challenge: String,
+    ) -> Result<Replaced> {
+        let id = KeyRef::Id(before.id.clone());
+        let new_key = new.signer.public_key();
+        let replaced = |ending, stored| Replaced {
+            ending,
+            before: before.clone(),
+            new_key: new_key.clone(),
+            stored,
+        };
+        let mut attempts_left = self.attempts;
+        loop {
+            let (old_signature, new_signature) = thread::scope(|scope| {
+                let old = scope.spawn(|| sign(&old.title, old.signer.as_ref(), &challenge));
+                let new = sign(&new.title, new.signer.as_ref(), &challenge);
+                (old.join().expect("signing does not panic"), new)
+            });
+            let (old_signature, new_signature) = (old_signature?, new_signature?);
+            if self.dry_run {
+                return Ok(replaced(Ending::DryRun, before.clone()));
+            }
+            attempts_left -= 1;
+            let submission = Submission {
+                what: &format!("the replacement of {}", before.title()),
+                check: cluster.check_command(Check::Keys),
+            };
+            let answer = cluster.replace_key(
+                &before.id,
+                &Replacement {
+                    new_key,
+                    old_signature: &old_signature,
+                    new_signature: &new_signature,
+                },
+            );
+            let look = || {
+                let keys = cluster.keys()?;
+                Ok(match keys.into_iter().find(|key| id.matches(key)) {
+                    Some(stored) if stored.holds(new_key) => Seen::Done(stored),
+                    Some(stored) if stored.holds(old.signer.public_key()) => Seen::NotDone,
+                    Some(stored) => {
+                        Seen::SomethingElse(format!("{} holds a third key", stored.title()))
+                    }
+                    None => Seen::SomethingElse("the key store does not hold it any more".into()),
+                })
+            };
+            let refusal = match submission.settle(answer, look)? {
+                Verdict::Done(stored) if stored.holds(new_key) => {
+                    return Ok(replaced(Ending::Done, stored));
+                }
+                Verdict::Done(other) => return Err(submission.answered_otherwise(&other)),
+                Verdict::Refused(error) if error.kind() == Kind::Auth => return Err(error),
+                Verdict::Refused(error) => error,
+            };
+            let (stored, fresh) = thread::scope(|scope| {
+                let keys = scope.spawn(|| cluster.keys());
+                let fresh = cluster.replacement_challenge(&id);
+                (keys.join().expect("reading the key list does not panic"), fresh)
+            });
+            // Whatever keeps the state from being read says less than the refusal itself.
+            let (Ok(keys), Ok(fresh)) = (stored, fresh) else {
+                return Err(refusal);
+            };
+            let Some(stored) = keys.into_iter().find(|key| id.matches(key)) else {
+                return Err(refusal);
+            };
+            if stored.holds(new_key) {
+                return Ok(replaced(Ending::AlreadySo, stored));
+            }
+            if fresh == challenge || !stored.holds(old.signer.public_key()) {
+                return Err(refusal);
+            }
+            if attempts_left == 0 {
+                return Err(stale(&refusal, self.attempts));
+            }
+            log::info!("the challenge went stale; signing the new one");
+            challenge = fresh;
+        }
+    }
+}

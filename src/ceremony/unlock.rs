@@ -1,0 +1,173 @@
+//! Unlocking snapshots with the private keys that lock them.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        LazyLock,
+        atomic::{AtomicUsize, Ordering},
+        mpsc,
+    },
+    thread,
+};
+
+use super::{
+    Ending, Keyring, find_key, sign, stale,
+    submission::{Seen, Submission, Verdict},
+};
+use crate::{
+    cluster::{self, Check, Cluster, KeyRef, Snapshot, StoredKey},
+    error::{Error, Kind, Result},
+    signer::KeySource,
+};
+
+/// What is to be unlocked.
+pub struct Unlock<'a> {
+    /// Without repetitions.
+    pub ids: Vec<u64>,
+    /// Candidates for the keys that lock them.
+    pub keys: Vec<&'a dyn KeySource>,
+    /// How often to submit at the most, when a challenge went stale meanwhile.
+    pub attempts: u32,
+    /// How many snapshots to work on at a time.
+    pub jobs: usize,
+    pub dry_run: bool,
+}
+
+/// What the cluster holds, or would.
+pub struct Unlocked {
+    pub ending: Ending,
+    /// As it was before.
+    pub snapshot: Snapshot,
+    /// The stored key that locked it; none if it was not locked.
+    pub key: Option<StoredKey>,
+}
+
+/// What all the snapshots share; each is found out once, by whoever needs it first.
+struct Shared<'a, K, O> {
+    cluster: &'a dyn Cluster,
+    stored_keys: LazyLock<Result<Vec<StoredKey>>, K>,
+    keyring: &'a Keyring<'a>,
+    opened: LazyLock<(), O>,
+}
+
+impl Unlock<'_> {
+    /// Runs the ceremony for each snapshot; `report` is told each result, in the order of the ids,
+    /// as soon as it and those before it are there.
+    pub fn run(&self, cluster: &dyn Cluster, mut report: impl FnMut(u64, Result<Unlocked>)) {
+        let keyring = Keyring::new(self.keys.clone());
+        let shared = Shared {
+            cluster,
+            stored_keys: LazyLock::new(|| cluster.keys().map_err(Error::from)),
+            keyring: &keyring,
+            opened: LazyLock::new(|| keyring.open()),
+        };
+        let next = AtomicUsize::new(0);
+        let (sender, results) = mpsc::channel();
+        thread::scope(|scope| {
+            scope.spawn(|| LazyLock::force(&shared.stored_keys).is_ok());
+            scope.spawn(|| LazyLock::force(&shared.opened));
+            for _ in 0..self.jobs.clamp(1, self.ids.len().max(1)) {
+                let sender = sender.clone();
+                let (shared, next) = (&shared, &next);
+                scope.spawn(move || {
+                    while let index = next.fetch_add(1, Ordering::Relaxed)
+                        && let Some(&id) = self.ids.get(index)
+                        && sender.send((index, self.unlock(shared, id))).is_ok()
+                    {}
+                });
+            }
+            drop(sender);
+            let mut early = BTreeMap::new();
+            for (reported, &id) in self.ids.iter().enumerate() {
+                while !early.contains_key(&reported)
+                    && let Ok((index, result)) = results.recv()
+                {
+                    early.insert(index, result);
+                }
+                if let Some(result) = early.remove(&reported) {
+                    report(id, result);
+                }
+            }
+        });
+    }
+
+    fn unlock<K, O>(&self, shared: &Shared<'_, K, O>, id: u64) -> Result<Unlocked>
+    where
+        K: FnOnce() -> Result<Vec<StoredKey>>,
+        O: FnOnce(),
+    {
+        let cluster = shared.cluster;
+        let (status, challenge) = status_and_challenge(cluster, id);
+        let before = status?;
+        let unlocked = |ending, key| Unlocked {
+            ending,
+            snapshot: before.clone(),
+            key,
+        };
+        let Some(mut lock_key) = before.lock_key.clone() else {
+            return Ok(unlocked(Ending::AlreadySo, None));
+        };
+        let stored_keys = LazyLock::force(&shared.stored_keys).as_ref();
+        let stored_keys = stored_keys.map_err(Clone::clone)?;
+        LazyLock::force(&shared.opened);
+        let mut challenge = challenge?;
+        let mut attempts_left = self.attempts;
+        loop {
+            let stored = find_key(stored_keys, &KeyRef::Id(lock_key.clone()))?;
+            let key = shared.keyring.find(&stored)?;
+            let signature = sign(&key.title, key.signer.as_ref(), &challenge)?;
+            if self.dry_run {
+                return Ok(unlocked(Ending::DryRun, Some(stored)));
+            }
+            attempts_left -= 1;
+            let submission = Submission {
+                what: &format!("the unlocking of {}", before.title()),
+                check: cluster.check_command(Check::Snapshot(id)),
+            };
+            let answer = cluster.unlock(id, &signature);
+            let look = || {
+                let status = cluster.snapshot(id)?;
+                Ok(match status.lock_key {
+                    None => Seen::Done(()),
+                    Some(now) if now == lock_key => Seen::NotDone,
+                    Some(now) => Seen::SomethingElse(format!("it is locked with key {now}")),
+                })
+            };
+            let refusal = match submission.settle(answer, look)? {
+                Verdict::Done(()) => return Ok(unlocked(Ending::Done, Some(stored))),
+                Verdict::Refused(error) if error.kind() == Kind::Auth => return Err(error),
+                Verdict::Refused(error) => error,
+            };
+            // Whatever keeps the state from being read says less than the refusal itself.
+            let (Ok(now), fresh) = status_and_challenge(cluster, id) else {
+                return Err(refusal);
+            };
+            match (now.lock_key, fresh) {
+                (None, _) => return Ok(unlocked(Ending::AlreadySo, Some(stored))),
+                (Some(_), Ok(fresh)) if fresh != challenge && attempts_left == 0 => {
+                    return Err(stale(&refusal, self.attempts));
+                }
+                (Some(now), Ok(fresh)) if fresh != challenge => {
+                    log::info!("the challenge went stale; signing the new one");
+                    (lock_key, challenge) = (now, fresh);
+                }
+                _ => return Err(refusal),
+            }
+        }
+    }
+}
+
+fn status_and_challenge(
+    cluster: &dyn Cluster,
+    id: u64,
+) -> (cluster::Result<Snapshot>, cluster::Result<String>) {
+    thread::scope(|scope| {
+        let challenge = scope.spawn(|| cluster.unlock_challenge(id));
+        let status = cluster.snapshot(id);
+        let challenge = challenge.join();
+        (
+            status,
+            challenge.expect("fetching a challenge does not panic"),
+        )
+    })
+}

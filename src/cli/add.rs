@@ -1,0 +1,69 @@
+//! `qkey add`
+
+use clap::Args;
+use serde_json::json;
+
+use super::session::Session;
+use crate::{
+    ceremony::{self, Ending},
+    cli::keys::{key_object, public_key_object},
+    error::Result,
+};
+
+/// Store the public half of a key in the cluster's key store
+#[derive(Args)]
+pub struct Add {
+    /// The name to store it under; also the challenge that the key signs
+    #[arg(long, allow_hyphen_values = true)]
+    name: String,
+    /// The private key: a path, a URI, or a name of the configuration file
+    #[arg(long, value_name = "SOURCE")]
+    key: String,
+    /// A comment to store along
+    #[arg(long, allow_hyphen_values = true, default_value = "", hide_default_value = true)]
+    comment: String,
+    /// Do everything up to the submission, and not that
+    #[arg(long)]
+    dry_run: bool,
+}
+
+impl Add {
+    pub fn run(&self, session: &Session) -> Result<()> {
+        let cluster = session.cluster()?;
+        let key = session.key_source(&self.key)?;
+        let added = ceremony::add::Add {
+            name: &self.name,
+            comment: &self.comment,
+            key: &key,
+            dry_run: self.dry_run,
+        }
+        .run(cluster.as_ref())?;
+        let fingerprint = added.public_key.fingerprint();
+        let text = match (&added.ending, &added.stored) {
+            (Ending::Done, Some(stored)) => {
+                format!("Stored {} in the key store.\n  {fingerprint}", stored.title())
+            }
+            (Ending::AlreadySo, Some(stored)) => format!(
+                "The key store holds this as {} already: nothing to do.\n  {fingerprint}",
+                stored.title()
+            ),
+            _ => format!(
+                "Would store key {:?}; its signature was checked and nothing was sent.\n  {fingerprint}",
+                self.name
+            ),
+        };
+        let key = match &added.stored {
+            Some(stored) => key_object(stored),
+            None => public_key_object(&added.public_key),
+        };
+        session.output.result(
+            &text,
+            &json!({
+                "action": "add",
+                "changed": added.ending == Ending::Done,
+                "dry_run": self.dry_run,
+                "key": key,
+            }),
+        )
+    }
+}

@@ -1,0 +1,175 @@
+//! `qkey config`
+
+use std::{
+    fs::{DirBuilder, OpenOptions},
+    io::{self, Write},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+};
+
+use clap::{Args, Subcommand, ValueEnum};
+use serde_json::{Map, Value, json};
+
+use super::{
+    session::Session,
+    settings::{Globals, Origin},
+};
+use crate::{
+    config::{self, TEMPLATE},
+    error::{Error, Kind, Result},
+    output::{Output, table},
+};
+
+/// Show the configuration in force, or begin a configuration file
+#[derive(Args)]
+pub struct Config {
+    #[command(subcommand)]
+    pub command: Action,
+}
+
+#[derive(Subcommand)]
+pub enum Action {
+    /// What is in force, and where each value comes from
+    Show,
+    Init(Init),
+}
+
+/// Write a commented configuration file, never over an existing one
+#[derive(Args)]
+pub struct Init {
+    /// Where to write it, instead of the usual place; `-` is stdout
+    #[arg(long, value_name = "PATH")]
+    file: Option<PathBuf>,
+}
+
+impl Config {
+    pub fn run(&self, session: &Session) -> Result<()> {
+        match &self.command {
+            Action::Show => show(session),
+            Action::Init(_) => unreachable!("it runs without a session"),
+        }
+    }
+}
+
+impl Init {
+    /// Works without a session, which a wrong configuration file would prevent.
+    pub fn run(&self, globals: &Globals, output: Output) -> Result<()> {
+        let named = self.file.clone().or_else(|| globals.config.clone());
+        let path = named.or_else(config::default_path).ok_or_else(|| {
+            Error::new(Kind::Usage, "there is no home directory for a configuration file")
+                .hint("name a file with --file PATH")
+        })?;
+        if path == Path::new("-") {
+            return output.raw(TEMPLATE.as_bytes());
+        }
+        write_new(&path).map_err(|error| {
+            let hint = match error.kind() {
+                io::ErrorKind::AlreadyExists => "it is never overwritten; `--file -` shows what a new one would hold",
+                _ => "name another place with --file PATH",
+            };
+            let message = format!("cannot write the configuration file {}", path.display());
+            Error::new(Kind::Usage, message).caused_by(&error).hint(hint)
+        })?;
+        output.result(
+            &format!("Wrote {}: a commented file that sets nothing yet.", path.display()),
+            &json!({ "action": "config init", "file": path.to_string_lossy() }),
+        )
+    }
+}
+
+fn write_new(path: &Path) -> io::Result<()> {
+    if let Some(folder) = path.parent() {
+        DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+    }
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)?;
+    file.write_all(TEMPLATE.as_bytes())
+}
+
+fn show(session: &Session) -> Result<()> {
+    let settings = &session.settings;
+    let path = |path: &PathBuf| json!(path.to_string_lossy());
+    let optional_path = |value: &Option<PathBuf>| value.as_ref().map_or(Value::Null, path);
+    let rows = [
+        ("cluster", json!(settings.cluster.value), &settings.cluster.origin),
+        ("host", json!(settings.host.value), &settings.host.origin),
+        ("port", json!(settings.port.value), &settings.port.origin),
+        (
+            "credentials-store",
+            optional_path(&settings.credentials_store.value),
+            &settings.credentials_store.origin,
+        ),
+        ("qq", path(&settings.qq.value), &settings.qq.origin),
+        ("via", name_of(settings.via.value), &settings.via.origin),
+        (
+            "timeout",
+            json!(settings.timeout.value.as_secs()),
+            &settings.timeout.origin,
+        ),
+        ("output", name_of(settings.output.value), &settings.output.origin),
+        ("color", name_of(settings.color.value), &settings.color.origin),
+        ("no-input", json!(settings.no_input.value), &settings.no_input.origin),
+    ];
+    let mut objects = Map::new();
+    for (name, value, origin) in &rows {
+        let origin = origin_text(origin);
+        objects.insert((*name).to_owned(), json!({ "value": value, "origin": origin }));
+    }
+    let keys: Map<String, Value> = session
+        .config
+        .keys
+        .iter()
+        .map(|(name, key)| (name.clone(), json!({ "source": key.source })))
+        .collect();
+    let file = session.config_file.as_ref();
+    let file_text = match file {
+        Some(file) => format!("Configuration file: {}", file.display()),
+        None => "Configuration file: none".to_owned(),
+    };
+    let settings_text = table(
+        ["SETTING", "VALUE", "FROM"],
+        rows.iter().map(|(name, value, origin)| {
+            let value = match value {
+                Value::Null => "-".to_owned(),
+                Value::String(text) => text.clone(),
+                other => other.to_string(),
+            };
+            [(*name).to_owned(), value, origin_text(origin)]
+        }),
+    );
+    let keys_text = match session.config.keys.is_empty() {
+        true => "No keys are configured.".to_owned(),
+        false => table(
+            ["KEY", "SOURCE"],
+            session
+                .config
+                .keys
+                .iter()
+                .map(|(name, key)| [name.clone(), key.source.clone()]),
+        ),
+    };
+    session.output.result(
+        &format!("{file_text}\n\n{settings_text}\n\n{keys_text}"),
+        &json!({
+            "file": file.map(|file| file.to_string_lossy()),
+            "settings": objects,
+            "keys": keys,
+        }),
+    )
+}
+
+fn name_of(value: impl ValueEnum) -> Value {
+    json!(value.to_possible_value().map(|value| value.get_name().to_owned()))
+}
+
+fn origin_text(origin: &Origin) -> String {
+    match origin {
+        Origin::BuiltIn => "default".to_owned(),
+        Origin::File(key) => format!("file, {key}"),
+        Origin::Environment(name) => format!("environment, {name}"),
+        Origin::Flag(name) => format!("flag, {name}"),
+    }
+}

@@ -1,0 +1,64 @@
+//! `qkey generate`
+
+use clap::{Args, ValueEnum};
+use serde_json::json;
+
+use super::{keys::public_key_object, session::Session};
+use crate::{
+    error::Result,
+    keyfile,
+    signer::source::{self, Openable},
+    subprocess::quote,
+};
+
+/// Make a new private key, never over an existing one
+#[derive(Args)]
+pub struct Generate {
+    /// Where to make it: a path, a URI, or a name of the configuration file.
+    /// With a passphrase attribute (PATH?passphrase-file=P), the key file is encrypted
+    source: String,
+    /// The container of a key in a file
+    #[arg(long, value_enum, default_value_t = Container::Pkcs8)]
+    format: Container,
+    /// Ask for a passphrase on the terminal and encrypt the key file with it
+    #[arg(long)]
+    encrypt: bool,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Container {
+    /// PKCS#8 PEM
+    Pkcs8,
+    /// The traditional PEM of `openssl ec`
+    Sec1,
+    /// What `ssh-keygen` writes
+    Openssh,
+}
+
+impl Generate {
+    pub fn run(&self, session: &Session) -> Result<()> {
+        let Openable { source, .. } = session.key_source(&self.source)?;
+        let how = source::Generate {
+            format: match self.format {
+                Container::Pkcs8 => keyfile::Format::Pkcs8,
+                Container::Sec1 => keyfile::Format::Sec1,
+                Container::Openssh => keyfile::Format::Openssh,
+            },
+            encrypt: self.encrypt,
+        };
+        let signer = source.generate(session.context(), &how)?;
+        let public_key = signer.public_key();
+        let mut object = public_key_object(public_key);
+        object["action"] = json!("generate");
+        object["source"] = json!(self.source);
+        session.output.result(
+            &format!(
+                "Made a new private key: {}\n  {}\nStore its public half with `qkey add --name NAME --key {}`.",
+                self.source,
+                public_key.fingerprint(),
+                quote(&self.source)
+            ),
+            &object,
+        )
+    }
+}

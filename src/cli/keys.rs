@@ -1,0 +1,240 @@
+//! `qkey keys`
+
+use std::thread;
+
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+
+use super::session::{Session, as_key_sources};
+use crate::{
+    ceremony::{Keyring, find_key},
+    cluster::{Cluster, KeyRef, StoredKey, Usage},
+    error::{Error, Kind, Result},
+    output::table,
+    public_key::PublicKey,
+};
+
+/// Show what the cluster's key store holds
+#[derive(Args)]
+pub struct Keys {
+    #[command(subcommand)]
+    command: Option<Action>,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// Every stored key, and the configured key that matches it
+    List,
+    /// One stored key
+    Show {
+        #[command(flatten)]
+        key: KeyArg,
+    },
+    /// What a stored key protects; without a key, what each of them does
+    Usage {
+        #[command(flatten)]
+        key: KeyArg,
+    },
+}
+
+#[derive(Args)]
+struct KeyArg {
+    /// The stored key, by id or name
+    #[arg(value_name = "ID-OR-NAME")]
+    key: Option<String>,
+    /// The same as a flag
+    #[arg(short = 'k', long, visible_alias = "key-ref", value_name = "ID-OR-NAME", allow_hyphen_values = true, conflicts_with = "key")]
+    key_id: Option<String>,
+}
+
+impl KeyArg {
+    fn reference(&self) -> Option<KeyRef> {
+        self.key
+            .as_deref()
+            .or(self.key_id.as_deref())
+            .map(KeyRef::new)
+    }
+}
+
+impl Keys {
+    pub fn run(&self, session: &Session) -> Result<()> {
+        let cluster = session.cluster()?;
+        match &self.command {
+            None | Some(Action::List) => list(session, cluster.as_ref()),
+            Some(Action::Show { key }) => {
+                let key = key.reference().ok_or_else(|| {
+                    Error::new(Kind::Usage, "no stored key is named")
+                        .hint("give its id or name; `qkey keys list` shows them")
+                })?;
+                show(session, cluster.as_ref(), &key)
+            }
+            Some(Action::Usage { key }) => usage(session, cluster.as_ref(), key.reference()),
+        }
+    }
+}
+
+fn list(session: &Session, cluster: &dyn Cluster) -> Result<()> {
+    let (keys, configured) = keys_and_configured(session, cluster)?;
+    let objects: Vec<Value> = keys
+        .iter()
+        .map(|key| with_source(key, &configured))
+        .collect();
+    let text = match keys.is_empty() {
+        true => "The key store is empty.".to_owned(),
+        false => table(
+            ["ID", "NAME", "STATE", "FINGERPRINT", "CONFIGURED KEY", "COMMENT"],
+            keys.iter().map(|key| {
+                [
+                    key.id.clone(),
+                    printable(&key.name),
+                    state(key).to_owned(),
+                    key.public_key().map_or_else(
+                        |_| "(not a P-256 key)".to_owned(),
+                        |key| key.short_fingerprint(),
+                    ),
+                    configured.matching(key).unwrap_or("-").to_owned(),
+                    printable(&key.comment),
+                ]
+            }),
+        ),
+    };
+    session.output.result(&text, &json!({ "keys": objects }))
+}
+
+fn show(session: &Session, cluster: &dyn Cluster, key: &KeyRef) -> Result<()> {
+    let (keys, configured) = keys_and_configured(session, cluster)?;
+    let key = find_key(&keys, key)?;
+    let text = [
+        ("id", key.id.clone()),
+        ("name", printable(&key.name)),
+        ("comment", printable(&key.comment)),
+        ("state", state(&key).to_owned()),
+        ("fingerprint", fingerprint_of(&key).unwrap_or_else(|| "(not a P-256 key)".to_owned())),
+        ("public key", printable(&key.public_key)),
+        ("configured key", configured.matching(&key).unwrap_or("-").to_owned()),
+    ]
+    .map(|(label, value)| format!("{label:<15} {value}").trim_end().to_owned())
+    .join("\n");
+    session
+        .output
+        .result(&text, &json!({ "key": with_source(&key, &configured) }))
+}
+
+fn usage(session: &Session, cluster: &dyn Cluster, key: Option<KeyRef>) -> Result<()> {
+    let keys = cluster.keys()?;
+    let keys = match key {
+        Some(key) => vec![find_key(&keys, &key)?],
+        None => keys,
+    };
+    let mut used: Vec<(StoredKey, Vec<Usage>)> = Vec::new();
+    for key in keys {
+        let usages = cluster.key_usage(&key.id)?;
+        used.push((key, usages));
+    }
+    let text: Vec<String> = used
+        .iter()
+        .map(|(key, usages)| {
+            let mut lines = vec![match usages.len() {
+                0 => format!("{} protects nothing.", key.title()),
+                _ => format!("{} protects:", key.title()),
+            }];
+            lines.extend(usages.iter().map(|usage| {
+                let kind = printable(&usage.kind).replace('_', " ");
+                format!("  {kind} {}", printable(&usage.id))
+            }));
+            lines.join("\n")
+        })
+        .collect();
+    let text = match text.is_empty() {
+        true => "The key store is empty.".to_owned(),
+        false => text.join("\n"),
+    };
+    let objects: Vec<Value> = used
+        .iter()
+        .map(|(key, usages)| {
+            let mut object = key_object(key);
+            object["usages"] = json!(usages);
+            object
+        })
+        .collect();
+    session.output.result(&text, &json!({ "keys": objects }))
+}
+
+/// The configured keys that opened without anybody being asked.
+struct Configured(Vec<(String, PublicKey)>);
+
+impl Configured {
+    /// The name of the configured key that is the stored key.
+    fn matching(&self, stored: &StoredKey) -> Option<&str> {
+        self.0
+            .iter()
+            .find(|(_, key)| stored.holds(key))
+            .map(|(name, _)| name.as_str())
+    }
+}
+
+fn keys_and_configured(
+    session: &Session,
+    cluster: &dyn Cluster,
+) -> Result<(Vec<StoredKey>, Configured)> {
+    let sources = session.configured_keys()?;
+    let keyring = Keyring::new(as_key_sources(&sources));
+    let keys = thread::scope(|scope| {
+        let keys = scope.spawn(|| cluster.keys());
+        keyring.open();
+        keys.join().expect("reading the key list does not panic")
+    })?;
+    let opened = keyring.ready();
+    let configured = sources.iter().zip(opened).filter_map(|(source, key)| {
+        let public_key = key?.signer.public_key().clone();
+        Some((source.name.clone()?, public_key))
+    });
+    Ok((keys, Configured(configured.collect())))
+}
+
+fn state(key: &StoredKey) -> &'static str {
+    match key.disabled {
+        true => "disabled",
+        false => "enabled",
+    }
+}
+
+/// Nothing that a cluster holds may steer the terminal.
+fn printable(text: &str) -> String {
+    let steers = |c: char| c.is_control();
+    match text.contains(steers) {
+        true => text.escape_debug().to_string(),
+        false => text.to_owned(),
+    }
+}
+
+/// The fingerprint of what the cluster holds, if that is a P-256 key.
+pub fn fingerprint_of(key: &StoredKey) -> Option<String> {
+    key.public_key().ok().map(|key| key.fingerprint())
+}
+
+/// The fields of a stored key in JSON.
+pub fn key_object(key: &StoredKey) -> Value {
+    json!({
+        "id": key.id,
+        "name": key.name,
+        "comment": key.comment,
+        "disabled": key.disabled,
+        "public_key": key.public_key,
+        "fingerprint": fingerprint_of(key),
+    })
+}
+
+/// The fields of a public key in JSON.
+pub fn public_key_object(key: &PublicKey) -> Value {
+    json!({
+        "public_key": key.to_base64(),
+        "fingerprint": key.fingerprint(),
+    })
+}
+
+fn with_source(key: &StoredKey, configured: &Configured) -> Value {
+    let mut object = key_object(key);
+    object["configured_key"] = json!(configured.matching(key));
+    object
+}

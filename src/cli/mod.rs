@@ -1,0 +1,137 @@
+//! The command line: one file a command, with its arguments, its call into a ceremony, and what
+//! it prints.
+
+mod add;
+mod config;
+mod generate;
+mod keys;
+mod lock;
+mod pubkey;
+mod replace;
+mod session;
+mod settings;
+mod sign;
+mod unlock;
+mod verify;
+
+use std::env;
+
+use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand, error::ErrorKind};
+
+use crate::{
+    error::{Error, Kind, Result},
+    interrupt,
+    output::{Format, Output},
+};
+use session::Session;
+use settings::Globals;
+
+/// Prove to a Qumulo cluster that you hold the private half of a lock key, wherever it lives.
+#[derive(Parser)]
+#[command(
+    name = "qkey",
+    version,
+    disable_help_subcommand = true,
+    after_help = "\
+Exit codes: 0 done, or already so; 1 internal; 2 usage; 3 key; 4 mismatch; 5 refused; 6 auth;
+7 unreachable; 8 unknown outcome; 9 partial; 130 interrupted; 143 terminated."
+)]
+struct Cli {
+    #[command(flatten)]
+    globals: Globals,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Add(add::Add),
+    Replace(replace::Replace),
+    Unlock(unlock::Unlock),
+    Lock(lock::Lock),
+    Keys(keys::Keys),
+    Generate(generate::Generate),
+    Pubkey(pubkey::Pubkey),
+    Sign(sign::Sign),
+    Verify(verify::Verify),
+    Config(config::Config),
+}
+
+/// Parses the command line, runs the command, reports an error, and returns the exit code.
+pub fn main() -> u8 {
+    let matches = match Cli::command().try_get_matches() {
+        Ok(matches) => matches,
+        Err(error) => return report_usage(&error),
+    };
+    let cli = match Cli::from_arg_matches(&matches) {
+        Ok(cli) => cli,
+        Err(error) => return report_usage(&error),
+    };
+    let mut output = cli.globals.output();
+    match run(cli, &matches, &mut output) {
+        Ok(()) => 0,
+        Err(error) => {
+            output.error(&error);
+            error.kind().exit_code()
+        }
+    }
+}
+
+/// `output` is set to what the configuration says, as soon as that is known.
+fn run(cli: Cli, matches: &ArgMatches, output: &mut Output) -> Result<()> {
+    interrupt::install()
+        .map_err(|error| Error::new(Kind::Internal, "cannot watch for signals").caused_by(&error))?;
+    let command = match cli.command {
+        // The one command that must work while the configuration file is wrong.
+        Command::Config(config::Config {
+            command: config::Action::Init(init),
+        }) => return init.run(&cli.globals, *output),
+        command => command,
+    };
+    let session = Session::start(cli.globals, matches)?;
+    *output = session.output;
+    match command {
+        Command::Add(command) => command.run(&session),
+        Command::Replace(command) => command.run(&session),
+        Command::Unlock(command) => command.run(&session),
+        Command::Lock(command) => command.run(&session),
+        Command::Keys(command) => command.run(&session),
+        Command::Generate(command) => command.run(&session),
+        Command::Pubkey(command) => command.run(&session),
+        Command::Sign(command) => command.run(&session),
+        Command::Verify(command) => command.run(&session),
+        Command::Config(command) => command.run(&session),
+    }
+}
+
+/// Help and version go to stdout; what is wrong, to stderr in the form that was asked for.
+fn report_usage(error: &clap::Error) -> u8 {
+    let wrong = error.use_stderr() && error.kind() != ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
+    if !(wrong && wants_json()) {
+        // A terminal that is gone cannot be told so.
+        let _ = error.print();
+        return match error.use_stderr() {
+            true => Kind::Usage.exit_code(),
+            false => 0,
+        };
+    }
+    let text = error.to_string();
+    let mut paragraphs = text.trim().split("\n\n");
+    let message = paragraphs.next().unwrap_or_default();
+    let message = message.strip_prefix("error: ").unwrap_or(message);
+    let lines: Vec<&str> = message.lines().map(str::trim).collect();
+    let output = Output {
+        format: Format::Json,
+        ..Output::default()
+    };
+    output.error(&Error::new(Kind::Usage, lines.join(" ")).hint("`qkey --help` shows what there is"));
+    Kind::Usage.exit_code()
+}
+
+/// Whether the command line asks for JSON, though it could not be parsed.
+fn wants_json() -> bool {
+    let args: Vec<_> = env::args_os().collect();
+    args.iter().any(|arg| arg == "--output=json")
+        || args.windows(2).any(|pair| pair[0] == "--output" && pair[1] == "json")
+        || env::var_os("QKEY_OUTPUT").is_some_and(|value| value == "json")
+}

@@ -1,0 +1,91 @@
+//! `qkey replace`
+
+use clap::Args;
+use serde_json::json;
+
+use super::{
+    keys::{fingerprint_of, key_object, public_key_object},
+    session::{Session, as_key_sources},
+};
+use crate::{
+    ceremony::{self, Ending},
+    cluster::KeyRef,
+    error::{Error, Kind, Result},
+};
+
+/// Replace a stored key: the old and the new private key sign one challenge
+#[derive(Args)]
+pub struct Replace {
+    /// The stored key, by id or name
+    #[arg(short = 'k', long, visible_alias = "key-ref", value_name = "ID-OR-NAME", allow_hyphen_values = true)]
+    key_id: String,
+    /// The private key that the cluster holds [default: the one in the configuration file that matches]
+    #[arg(long, value_name = "SOURCE")]
+    old_key: Option<String>,
+    /// The private key to put in its place
+    #[arg(long, value_name = "SOURCE")]
+    new_key: String,
+    #[command(flatten)]
+    attempts: Attempts,
+    /// Do everything up to the submission, and not that
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// How often a stale challenge is signed anew.
+#[derive(Args)]
+pub struct Attempts {
+    /// How often to submit at the most, if the challenge goes stale meanwhile
+    #[arg(id = "attempts", long = "attempts", value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..))]
+    pub number: u32,
+}
+
+impl Replace {
+    pub fn run(&self, session: &Session) -> Result<()> {
+        let cluster = session.cluster()?;
+        let new = session.key_source(&self.new_key)?;
+        let old = session.candidates("--old-key", self.old_key.as_slice())?;
+        if new.source.reads_stdin() && old.iter().any(|old| old.source.reads_stdin()) {
+            return Err(Error::new(Kind::Usage, "both keys are to be read from stdin")
+                .hint("stdin can be read once; put one of the keys into a file"));
+        }
+        let replaced = ceremony::replace::Replace {
+            key: KeyRef::new(&self.key_id),
+            old: as_key_sources(&old),
+            new: &new,
+            attempts: self.attempts.number,
+            dry_run: self.dry_run,
+        }
+        .run(cluster.as_ref())?;
+        let title = replaced.stored.title();
+        let new_fingerprint = replaced.new_key.fingerprint();
+        let old_fingerprint = fingerprint_of(&replaced.before);
+        let old_fingerprint = old_fingerprint.as_deref().unwrap_or("not a P-256 key");
+        let text = match replaced.ending {
+            Ending::Done => {
+                format!("Replaced {title}.\n  was {old_fingerprint}\n  now {new_fingerprint}")
+            }
+            Ending::AlreadySo => {
+                format!("The cluster holds the new key as {title} already: nothing to do.\n  {new_fingerprint}")
+            }
+            Ending::DryRun => format!(
+                "Would replace {title}; both signatures were checked and nothing was sent.\n  \
+                 is {old_fingerprint}\n  to {new_fingerprint}"
+            ),
+        };
+        session.output.result(
+            &text,
+            &json!({
+                "action": "replace",
+                "changed": replaced.ending == Ending::Done,
+                "dry_run": self.dry_run,
+                "key": key_object(&replaced.stored),
+                "old_key": {
+                    "public_key": replaced.before.public_key,
+                    "fingerprint": fingerprint_of(&replaced.before),
+                },
+                "new_key": public_key_object(&replaced.new_key),
+            }),
+        )
+    }
+}

@@ -1,0 +1,154 @@
+//! What a command works with: the settings in force, the cluster, the key sources.
+
+use std::{path::PathBuf, sync::Arc};
+
+use clap::ArgMatches;
+
+use super::settings::{Globals, Settings};
+use crate::{
+    cluster::{
+        Cluster,
+        qq::{self, Qq},
+    },
+    config::{self, Config, Via},
+    error::{Error, Kind, Result},
+    output::Output,
+    secret::{Asker, Asking},
+    signer::{
+        Context, KeySource,
+        source::{Openable, Source},
+    },
+};
+
+pub struct Session {
+    pub settings: Settings,
+    pub config: Config,
+    /// The configuration file, if there is one.
+    pub config_file: Option<PathBuf>,
+    pub output: Output,
+    context: Arc<Context>,
+}
+
+impl Session {
+    /// Reads the configuration file, and sends notes to stderr from then on.
+    ///
+    /// # Errors
+    /// Of kind `usage` when the file is wrong, or names no such cluster.
+    pub fn start(globals: Globals, matches: &ArgMatches) -> Result<Self> {
+        globals.output().install_log(globals.verbosity());
+        let required = globals.config.is_some();
+        let config_file = globals.config.clone().or_else(config::default_path);
+        let config = match &config_file {
+            Some(path) => Config::load(path, required)?,
+            None => Config::default(),
+        };
+        let settings = Settings::resolve(&globals, matches, &config)?;
+        let asking = match settings.no_input.value {
+            true => Asking::Never,
+            false => Asking::Allowed,
+        };
+        let timeout = settings.timeout.value;
+        Ok(Self {
+            output: Output {
+                format: settings.output.value,
+                color: settings.color.value,
+            },
+            settings,
+            config,
+            config_file: config_file.filter(|path| path.exists()),
+            context: Arc::new(Context {
+                asker: Asker::new(asking, timeout),
+                timeout,
+            }),
+        })
+    }
+
+    /// The cluster to talk to; nothing is run yet.
+    ///
+    /// # Errors
+    /// Of kind `unreachable` when there is no `qq`.
+    pub fn cluster(&self) -> Result<Box<dyn Cluster>> {
+        match self.settings.via.value {
+            Via::Qq => Ok(Box::new(Qq::find(qq::Options {
+                program: self.settings.qq.value.clone(),
+                host: self.settings.host.value.clone(),
+                port: self.settings.port.value,
+                credentials_store: self.settings.credentials_store.value.clone(),
+                timeout: self.settings.timeout.value,
+            })?)),
+        }
+    }
+
+    pub fn context(&self) -> &Context {
+        &self.context
+    }
+
+    /// A key source as a user writes it: a name of the configuration file, a path, or a URI.
+    ///
+    /// # Errors
+    /// Of kind `usage` when it is none of these.
+    pub fn key_source(&self, text: &str) -> Result<Openable> {
+        match self.config.source(text) {
+            Some(source) => Ok(self.openable(source?, Some(text))),
+            None => Ok(self.openable(Source::parse(text)?, None)),
+        }
+    }
+
+    /// Several key sources, of which at most one may read stdin.
+    ///
+    /// # Errors
+    /// As [`Session::key_source`].
+    pub fn key_sources<'t>(
+        &self,
+        texts: impl IntoIterator<Item = &'t String>,
+    ) -> Result<Vec<Openable>> {
+        let sources: Vec<Openable> = texts
+            .into_iter()
+            .map(|text| self.key_source(text))
+            .collect::<Result<_>>()?;
+        let on_stdin = sources.iter().filter(|source| source.source.reads_stdin());
+        match on_stdin.count() {
+            0 | 1 => Ok(sources),
+            _ => Err(Error::new(Kind::Usage, "two keys are to be read from stdin")
+                .hint("stdin can be read once; put one of the keys into a file")),
+        }
+    }
+
+    /// Every key of the configuration file.
+    ///
+    /// # Errors
+    /// As [`Session::key_source`].
+    pub fn configured_keys(&self) -> Result<Vec<Openable>> {
+        self.key_sources(self.config.keys.keys())
+    }
+
+    /// The candidates for a key that the cluster holds: those named by `flag`, or all that are
+    /// configured.
+    ///
+    /// # Errors
+    /// Of kind `usage` when there is none.
+    pub fn candidates(&self, flag: &str, named: &[String]) -> Result<Vec<Openable>> {
+        let sources = match named {
+            [] => self.configured_keys()?,
+            named => self.key_sources(named)?,
+        };
+        match sources.is_empty() {
+            false => Ok(sources),
+            true => Err(Error::new(Kind::Usage, format!("no key is named: {flag} is missing"))
+                .hint(format!("give {flag} SOURCE, or name your keys in the configuration file (`qkey config init`)"))),
+        }
+    }
+
+    fn openable(&self, source: Source, name: Option<&str>) -> Openable {
+        Openable {
+            source,
+            context: self.context.clone(),
+            name: name.map(str::to_owned),
+        }
+    }
+}
+
+/// Key sources as the ceremonies take them.
+pub fn as_key_sources(sources: &[Openable]) -> Vec<&dyn KeySource> {
+    sources.iter().map(|source| source as &dyn KeySource).collect()
+}

@@ -1,0 +1,267 @@
+//! The settings that every command shares: a flag beats the environment, which beats the
+//! configuration file.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::{ArgAction, ArgMatches, Args, builder::FalseyValueParser, parser::ValueSource};
+
+use crate::{
+    cluster::qq,
+    config::{ClusterEntry, Config, Via},
+    error::{Error, Kind, Result},
+    output::{Color, Format, Output},
+};
+
+/// The global flags, and their environment variables.
+#[derive(Args)]
+#[command(next_help_heading = "Global options")]
+pub struct Globals {
+    /// The cluster's name in the configuration file
+    #[arg(long, global = true, env = "QKEY_CLUSTER", value_name = "NAME")]
+    cluster: Option<String>,
+    /// The cluster's host name or address [default: what qq takes, a cluster node]
+    #[arg(long, global = true, env = "QKEY_HOST")]
+    host: Option<String>,
+    /// The port of the cluster's REST API [default: 8000]
+    #[arg(long, global = true, env = "QKEY_PORT")]
+    port: Option<u16>,
+    /// The file with the cluster's credentials, as `qq --credentials-store`
+    #[arg(long, global = true, env = "QKEY_CREDENTIALS_STORE", value_name = "PATH")]
+    credentials_store: Option<PathBuf>,
+    /// The qq program [default: qq, from PATH]
+    #[arg(long, global = true, env = "QKEY_QQ", value_name = "PATH")]
+    qq: Option<PathBuf>,
+    /// How to reach the cluster [default: qq]
+    #[arg(long, global = true, env = "QKEY_VIA", value_enum)]
+    via: Option<Via>,
+    /// How long each call to the cluster or a signer may take [default: 30]
+    #[arg(long, global = true, env = "QKEY_TIMEOUT", value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    timeout: Option<u64>,
+    /// The configuration file [default: $XDG_CONFIG_HOME/qkey/config.toml]
+    #[arg(long, global = true, env = "QKEY_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// The form of results, errors and notes [default: text]
+    #[arg(long, global = true, env = "QKEY_OUTPUT", value_enum, value_name = "FORMAT")]
+    output: Option<Format>,
+    /// Never ask on the terminal
+    #[arg(long, global = true, env = "QKEY_NO_INPUT", action = ArgAction::SetTrue, value_parser = FalseyValueParser::new())]
+    no_input: bool,
+    /// Say what is being done; twice: show the programs that are run
+    #[arg(short, long, global = true, env = "QKEY_VERBOSE", action = ArgAction::Count)]
+    verbose: u8,
+    /// No warnings
+    #[arg(short, long, global = true, env = "QKEY_QUIET", action = ArgAction::SetTrue, value_parser = FalseyValueParser::new())]
+    quiet: bool,
+    /// Whether to use color [default: auto]
+    #[arg(long, global = true, env = "QKEY_COLOR", value_enum, value_name = "WHEN")]
+    color: Option<Color>,
+}
+
+impl Globals {
+    /// How to write as long as the configuration file is not known.
+    pub fn output(&self) -> Output {
+        Output {
+            format: self.output.unwrap_or_default(),
+            color: self.color.unwrap_or_default(),
+        }
+    }
+
+    /// 2 for the programs that are run, 1 for the steps, 0 for warnings, -1 for nothing.
+    pub fn verbosity(&self) -> i8 {
+        match (self.quiet, self.verbose) {
+            (true, _) => -1,
+            (false, verbose) => verbose.min(2).cast_signed(),
+        }
+    }
+}
+
+/// Where a value comes from, the weakest first.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Origin {
+    BuiltIn,
+    /// The key in the configuration file, as in `clusters.prod.host`.
+    File(String),
+    Environment(String),
+    Flag(String),
+}
+
+/// A value that is in force, and why.
+#[derive(Clone, Debug)]
+pub struct Setting<T> {
+    pub value: T,
+    pub origin: Origin,
+}
+
+/// All that is in force.
+pub struct Settings {
+    pub cluster: Setting<Option<String>>,
+    pub host: Setting<Option<String>>,
+    pub port: Setting<u16>,
+    pub credentials_store: Setting<Option<PathBuf>>,
+    pub qq: Setting<PathBuf>,
+    pub via: Setting<Via>,
+    pub timeout: Setting<Duration>,
+    pub output: Setting<Format>,
+    pub color: Setting<Color>,
+    pub no_input: Setting<bool>,
+}
+
+impl Settings {
+    /// # Errors
+    /// Of kind `usage` when a cluster is named that is not there, or a value is empty.
+    pub fn resolve(globals: &Globals, matches: &ArgMatches, config: &Config) -> Result<Self> {
+        let typed = |id: &str| typed_origin(matches, id);
+        let cluster = pick(
+            typed("cluster").zip(globals.cluster.clone()),
+            [(config.default_cluster.clone(), "default-cluster".to_owned())],
+        );
+        // A host that is named more strongly than the cluster is another cluster: neither the
+        // credentials nor the port of the configured one belong to it.
+        let cluster = match (&cluster, typed("host")) {
+            (Some(cluster), Some(host)) if host > cluster.origin => None,
+            _ => cluster,
+        };
+        let entry = match &cluster {
+            Some(cluster) => Some((cluster.value.as_str(), config.cluster(&cluster.value)?)),
+            None => None,
+        };
+        let of_cluster = Entry(entry);
+        let defaults = &config.defaults;
+        let of_defaults = |key: &str| format!("defaults.{key}");
+        let settings = Self {
+            host: optional(pick(
+                typed("host").zip(globals.host.clone()),
+                [of_cluster.value("host", |entry| entry.host.clone())],
+            )),
+            port: or_built_in(
+                pick(
+                    typed("port").zip(globals.port),
+                    [of_cluster.value("port", |entry| entry.port)],
+                ),
+                qq::DEFAULT_PORT,
+            ),
+            credentials_store: optional(pick(
+                typed("credentials_store").zip(globals.credentials_store.clone()),
+                [of_cluster.value("credentials-store", |entry| entry.credentials_store.clone())],
+            )),
+            qq: or_built_in(
+                pick(
+                    typed("qq").zip(globals.qq.clone()),
+                    [
+                        of_cluster.value("qq", |entry| entry.qq.clone()),
+                        (defaults.qq.clone(), of_defaults("qq")),
+                    ],
+                ),
+                PathBuf::from("qq"),
+            ),
+            via: or_built_in(
+                pick(
+                    typed("via").zip(globals.via),
+                    [
+                        of_cluster.value("via", |entry| entry.via),
+                        (defaults.via, of_defaults("via")),
+                    ],
+                ),
+                Via::Qq,
+            ),
+            timeout: or_built_in(
+                pick(
+                    typed("timeout").zip(globals.timeout),
+                    [
+                        of_cluster.value("timeout", |entry| entry.timeout),
+                        (defaults.timeout, of_defaults("timeout")),
+                    ],
+                ),
+                30,
+            )
+            .map(Duration::from_secs),
+            output: or_built_in(
+                pick(
+                    typed("output").zip(globals.output),
+                    [(defaults.output, of_defaults("output"))],
+                ),
+                Format::default(),
+            ),
+            color: or_built_in(
+                pick(
+                    typed("color").zip(globals.color),
+                    [(defaults.color, of_defaults("color"))],
+                ),
+                Color::default(),
+            ),
+            no_input: or_built_in(
+                pick(
+                    typed("no_input").zip(Some(globals.no_input)),
+                    [(defaults.no_input, of_defaults("no-input"))],
+                ),
+                false,
+            ),
+            cluster: optional(cluster),
+        };
+        match &settings.host.value {
+            Some(host) if host.is_empty() => Err(Error::new(Kind::Usage, "the host is empty")
+                .hint("give a host name or an address, or leave it out on a cluster node")),
+            _ => Ok(settings),
+        }
+    }
+}
+
+impl<T> Setting<T> {
+    fn map<U>(self, f: impl FnOnce(T) -> U) -> Setting<U> {
+        Setting {
+            value: f(self.value),
+            origin: self.origin,
+        }
+    }
+}
+
+/// The cluster's table in the configuration file, if one is in force.
+struct Entry<'a>(Option<(&'a str, &'a ClusterEntry)>);
+
+impl Entry<'_> {
+    fn value<T>(
+        &self,
+        key: &str,
+        get: impl Fn(&ClusterEntry) -> Option<T>,
+    ) -> (Option<T>, String) {
+        match self.0 {
+            Some((name, entry)) => (get(entry), format!("clusters.{name}.{key}")),
+            None => (None, String::new()),
+        }
+    }
+}
+
+/// The strongest value: what was typed, else the first that the file has.
+fn pick<T, const N: usize>(
+    typed: Option<(Origin, T)>,
+    file: [(Option<T>, String); N],
+) -> Option<Setting<T>> {
+    let file = file
+        .into_iter()
+        .find_map(|(value, key)| Some((Origin::File(key), value?)));
+    typed
+        .or(file)
+        .map(|(origin, value)| Setting { value, origin })
+}
+
+fn or_built_in<T>(setting: Option<Setting<T>>, value: T) -> Setting<T> {
+    setting.unwrap_or(Setting {
+        value,
+        origin: Origin::BuiltIn,
+    })
+}
+
+fn optional<T>(setting: Option<Setting<T>>) -> Setting<Option<T>> {
+    or_built_in(setting.map(|setting| setting.map(Some)), None)
+}
+
+/// Whether a global was typed, or stands in the environment.
+fn typed_origin(matches: &ArgMatches, id: &str) -> Option<Origin> {
+    match matches.value_source(id)? {
+        ValueSource::CommandLine => Some(Origin::Flag(format!("--{}", id.replace('_', "-")))),
+        ValueSource::EnvVariable => {
+            Some(Origin::Environment(format!("QKEY_{}", id.to_uppercase())))
+        }
+        _ => None,
+    }
+}

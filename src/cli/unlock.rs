@@ -1,0 +1,205 @@
+//! `qkey unlock`
+
+use std::thread;
+
+use clap::Args;
+use serde_json::{Value, json};
+
+use super::{
+    keys::key_object,
+    replace::Attempts,
+    session::{Session, as_key_sources},
+};
+use crate::{
+    ceremony::{
+        self, Ending,
+        unlock::Unlocked,
+    },
+    cluster::Snapshot,
+    error::{Error, Kind, Result},
+    output::{Format, error_object},
+};
+
+/// Unlock snapshots with the private key that locks them
+#[derive(Args)]
+pub struct Unlock {
+    /// A snapshot's id; may be given several times
+    #[arg(long = "id", value_name = "N", required = true)]
+    ids: Vec<u64>,
+    /// The private key that locks them; may be given several times
+    /// [default: the one in the configuration file that matches]
+    #[arg(long = "key", value_name = "SOURCE")]
+    keys: Vec<String>,
+    #[command(flatten)]
+    attempts: Attempts,
+    /// Do everything up to the submission, and not that
+    #[arg(long)]
+    dry_run: bool,
+}
+
+impl Unlock {
+    pub fn run(&self, session: &Session) -> Result<()> {
+        let cluster = session.cluster()?;
+        let keys = session.candidates("--key", &self.keys)?;
+        let mut ids = Vec::new();
+        for &id in &self.ids {
+            if !ids.contains(&id) {
+                ids.push(id);
+            }
+        }
+        let unlock = ceremony::unlock::Unlock {
+            keys: as_key_sources(&keys),
+            attempts: self.attempts.number,
+            jobs: thread::available_parallelism().map_or(1, Into::into),
+            dry_run: self.dry_run,
+            ids: ids.clone(),
+        };
+        let mut tally = Tally::new(session, self.dry_run, ids.len());
+        unlock.run(cluster.as_ref(), |id, result| tally.add(id, result));
+        tally.finish()
+    }
+}
+
+/// Prints each result, and sums them up.
+struct Tally<'a> {
+    session: &'a Session,
+    dry_run: bool,
+    asked: usize,
+    changed: usize,
+    unchanged: usize,
+    errors: Vec<Error>,
+    /// The first error in printing, which must not stop the work.
+    print_error: Option<Error>,
+}
+
+impl<'a> Tally<'a> {
+    fn new(session: &'a Session, dry_run: bool, asked: usize) -> Self {
+        Self {
+            session,
+            dry_run,
+            asked,
+            changed: 0,
+            unchanged: 0,
+            errors: Vec::new(),
+            print_error: None,
+        }
+    }
+
+    fn add(&mut self, id: u64, result: Result<Unlocked>) {
+        match result {
+            Ok(unlocked) => {
+                match unlocked.ending {
+                    Ending::Done => self.changed += 1,
+                    Ending::AlreadySo | Ending::DryRun => self.unchanged += 1,
+                }
+                self.print(&text(&unlocked), &object(&unlocked, self.dry_run));
+            }
+            Err(error) if self.asked == 1 => self.errors.push(error),
+            Err(error) => {
+                match self.session.output.format {
+                    Format::Text => {
+                        let error = error.clone().context(format!("snapshot {id} was not unlocked"));
+                        self.session.output.error(&error);
+                    }
+                    Format::Json => self.print(
+                        "",
+                        &json!({
+                            "action": "unlock",
+                            "changed": false,
+                            "dry_run": self.dry_run,
+                            "snapshot": { "id": id },
+                            "error": error_object(&error),
+                        }),
+                    ),
+                }
+                self.errors.push(error);
+            }
+        }
+    }
+
+    fn print(&mut self, text: &str, object: &Value) {
+        if let Err(error) = self.session.output.result(text, object) {
+            self.print_error.get_or_insert(error);
+        }
+    }
+
+    fn finish(mut self) -> Result<()> {
+        let failed = self.errors.len();
+        if self.asked > 1 {
+            let verb = if self.dry_run { "would be unlocked" } else { "unlocked" };
+            let would = match self.dry_run {
+                true => self.unchanged,
+                false => self.changed,
+            };
+            let text = format!(
+                "{would} {verb}, {} not locked before, {failed} failed.",
+                self.asked - failed - would
+            );
+            let object = json!({
+                "summary": {
+                    "asked": self.asked,
+                    "changed": self.changed,
+                    "unchanged": self.unchanged,
+                    "failed": failed,
+                },
+            });
+            self.print(&text, &object);
+        }
+        let interruption = self.errors.iter().find(|error| error.kind().is_interruption());
+        if let Some(error) = interruption {
+            return Err(error.clone());
+        }
+        match (&self.errors[..], self.asked) {
+            ([], _) => self.print_error.map_or(Ok(()), Err),
+            ([error], 1) => Err(error.clone()),
+            ([first, ..], asked) if failed == asked => Err(Error::new(
+                first.kind(),
+                format!("none of {asked} snapshots was unlocked"),
+            )
+            .caused_by_error(first)),
+            (_, asked) => Err(Error::new(
+                Kind::Partial,
+                format!("{failed} of {asked} snapshots were not unlocked"),
+            )
+            .hint("run this again for the rest: what is unlocked already is left alone")),
+        }
+    }
+}
+
+fn text(unlocked: &Unlocked) -> String {
+    let snapshot = unlocked.snapshot.title();
+    let key = unlocked.key.as_ref().map(|key| key.title());
+    match (unlocked.ending, key) {
+        (Ending::Done, Some(key)) => format!("Unlocked {snapshot}, which {key} locked."),
+        (Ending::DryRun, Some(key)) => format!(
+            "Would unlock {snapshot}, which {key} locks; the signature was checked and nothing was sent."
+        ),
+        _ => format!("The cluster has {snapshot} unlocked already: nothing to do."),
+    }
+}
+
+fn object(unlocked: &Unlocked, dry_run: bool) -> Value {
+    let lock_key = match unlocked.ending {
+        Ending::DryRun => unlocked.snapshot.lock_key.as_deref(),
+        _ => None,
+    };
+    json!({
+        "action": "unlock",
+        "changed": unlocked.ending == Ending::Done,
+        "dry_run": dry_run,
+        "snapshot": snapshot_object(&unlocked.snapshot, lock_key),
+        "key": unlocked.key.as_ref().map(key_object),
+    })
+}
+
+/// The fields of a snapshot in JSON; `lock_key` is the stored key that locks it now.
+pub fn snapshot_object(snapshot: &Snapshot, lock_key: Option<&str>) -> Value {
+    json!({
+        "id": snapshot.id,
+        "name": snapshot.name,
+        "source_file_path": snapshot.source_file_path,
+        "timestamp": snapshot.timestamp,
+        "expiration": snapshot.expiration,
+        "lock_key": lock_key,
+    })
+}

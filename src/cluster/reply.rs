@@ -1,0 +1,331 @@
+//! Pure parsers of what `qq` writes: replies on stdout, failures on stderr.
+
+use serde::{Deserialize, Deserializer, de::DeserializeOwned};
+
+use super::{Snapshot, StoredKey, Usage};
+
+#[derive(Deserialize)]
+struct KeyReply {
+    id: TextOrNumber,
+    name: String,
+    #[serde(default)]
+    comment: String,
+    #[serde(default)]
+    disabled: bool,
+    public_key: String,
+}
+
+#[derive(Deserialize)]
+struct KeysReply {
+    entries: Vec<KeyReply>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum UsagesReply {
+    List(Vec<UsageReply>),
+    /// 6.1.0.x, which knows these two kinds.
+    ByKind {
+        snapshots: Vec<TextOrNumber>,
+        snapshot_policies: Vec<TextOrNumber>,
+    },
+}
+
+#[derive(Deserialize)]
+struct UsageReply {
+    #[serde(rename = "type")]
+    kind: String,
+    id: TextOrNumber,
+}
+
+#[derive(Deserialize)]
+struct ChallengeReply {
+    challenge: String,
+}
+
+#[derive(Deserialize)]
+struct SnapshotReply {
+    id: u64,
+    #[serde(default)]
+    name: String,
+    #[serde(default)]
+    source_file_path: String,
+    #[serde(default)]
+    timestamp: String,
+    #[serde(default)]
+    expiration: Option<String>,
+    // Without a default: a reply that does not tell must not read as "not locked".
+    #[serde(deserialize_with = "optional_text_or_number")]
+    lock_key: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum TextOrNumber {
+    Text(String),
+    Number(u64),
+}
+
+impl From<TextOrNumber> for String {
+    fn from(value: TextOrNumber) -> Self {
+        match value {
+            TextOrNumber::Text(text) => text,
+            TextOrNumber::Number(number) => number.to_string(),
+        }
+    }
+}
+
+fn optional_text_or_number<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<String>, D::Error> {
+    Ok(Option::<TextOrNumber>::deserialize(deserializer)?.map(Into::into))
+}
+
+impl From<KeyReply> for StoredKey {
+    fn from(reply: KeyReply) -> Self {
+        Self {
+            id: reply.id.into(),
+            name: reply.name,
+            comment: reply.comment,
+            disabled: reply.disabled,
+            public_key: reply.public_key,
+        }
+    }
+}
+
+/// A reply that is not what was asked for.
+#[derive(Debug, PartialEq, Eq)]
+pub struct NotAReply {
+    /// What should have come.
+    pub expected: &'static str,
+}
+
+fn json<T: DeserializeOwned>(stdout: &[u8], expected: &'static str) -> Result<T, NotAReply> {
+    serde_json::from_slice(stdout).map_err(|_| NotAReply { expected })
+}
+
+/// `fs_security_list_keys --json`.
+pub fn keys(stdout: &[u8]) -> Result<Vec<StoredKey>, NotAReply> {
+    let reply: KeysReply = json(stdout, "a list of keys in JSON")?;
+    Ok(reply.entries.into_iter().map(Into::into).collect())
+}
+
+/// `fs_security_add_key --json`, `fs_security_replace_key --json`.
+pub fn key(stdout: &[u8]) -> Result<StoredKey, NotAReply> {
+    json::<KeyReply>(stdout, "a key in JSON").map(Into::into)
+}
+
+/// `fs_security_get_key_usage --json`.
+pub fn usage(stdout: &[u8]) -> Result<Vec<Usage>, NotAReply> {
+    let usage = |kind: &str, id: TextOrNumber| Usage {
+        kind: kind.to_owned(),
+        id: id.into(),
+    };
+    Ok(match json(stdout, "a list of usages in JSON")? {
+        UsagesReply::List(list) => list
+            .into_iter()
+            .map(|reply| usage(&reply.kind, reply.id))
+            .collect(),
+        UsagesReply::ByKind {
+            snapshots,
+            snapshot_policies,
+        } => {
+            let snapshots = snapshots.into_iter().map(|id| usage("snapshot", id));
+            let policies = snapshot_policies.into_iter();
+            let policies = policies.map(|id| usage("snapshot_policy", id));
+            snapshots.chain(policies).collect()
+        }
+    })
+}
+
+/// `fs_security_get_key_replace_challenge`, `snapshot_get_unlock_challenge`.
+pub fn challenge(stdout: &[u8]) -> Result<String, NotAReply> {
+    let expected = "a challenge in JSON";
+    let reply: ChallengeReply = json(stdout, expected)?;
+    match reply.challenge.is_empty() {
+        true => Err(NotAReply { expected }),
+        false => Ok(reply.challenge),
+    }
+}
+
+/// `snapshot_get_status`.
+pub fn snapshot(stdout: &[u8]) -> Result<Snapshot, NotAReply> {
+    json(stdout, "a snapshot's status in JSON").map(|reply: SnapshotReply| Snapshot {
+        id: reply.id,
+        name: reply.name,
+        source_file_path: reply.source_file_path,
+        timestamp: reply.timestamp,
+        expiration: reply.expiration.unwrap_or_default(),
+        lock_key: reply.lock_key,
+    })
+}
+
+/// `snapshot_unlock_snapshot` and `snapshot_lock_snapshot`: a sentence with `expected` in it; the
+/// empty reply of the REST API, `null`, in 6.1.0.x.
+pub fn done(stdout: &[u8], expected: &'static str) -> Result<(), NotAReply> {
+    let text = String::from_utf8_lossy(stdout);
+    match text.contains(expected) || text.trim() == "null" {
+        true => Ok(()),
+        false => Err(NotAReply { expected }),
+    }
+}
+
+/// What a `qq` that exited with something else than 0 said.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Complaint {
+    /// The REST API's own answer.
+    Api { status: u16, words: String },
+    /// The request could not be made; the cluster never got it.
+    NotConnected(String),
+    /// The connection broke; the cluster may have got the request.
+    ConnectionLost(String),
+    /// A `ValueError` inside `qq`.
+    Command(String),
+    /// argparse did not know the arguments; nothing was sent.
+    Usage(String),
+    /// An exception that `qq` did not expect: its last line.
+    Traceback(String),
+    /// Anything else.
+    Other,
+}
+
+/// Errors of name resolution and of `connect`: no request is sent before these are over.
+const NOT_CONNECTED: [&str; 7] = [
+    "Connection refused",
+    "No route to host",
+    "Network is unreachable",
+    "Name or service not known",
+    "Temporary failure in name resolution",
+    "No address associated with hostname",
+    "nodename nor servname provided",
+];
+
+/// Reads what a `qq` that failed wrote. Warnings may stand before the complaint, and a
+/// description may run over several lines.
+pub fn complaint(text: &str) -> Complaint {
+    let mut rest = text;
+    let mut usage_seen = false;
+    while !rest.is_empty() {
+        let line = rest.lines().next().unwrap_or_default();
+        if let Some((status, words)) = api_error(rest) {
+            return Complaint::Api { status, words };
+        }
+        if let Some(words) = rest.strip_prefix("Connection error: ") {
+            let words = words.trim_end().to_owned();
+            return match NOT_CONNECTED.iter().any(|known| words.contains(known)) {
+                true => Complaint::NotConnected(words),
+                false => Complaint::ConnectionLost(words),
+            };
+        }
+        if let Some(words) = rest.strip_prefix("Command error: ") {
+            return Complaint::Command(words.trim_end().to_owned());
+        }
+        if line.starts_with("Traceback (most recent call last):") {
+            let last = text.trim_end().lines().next_back().unwrap_or_default();
+            return Complaint::Traceback(last.to_owned());
+        }
+        usage_seen |= line.starts_with("usage: ");
+        if usage_seen && let Some((_, words)) = line.split_once(": error: ") {
+            return Complaint::Usage(words.trim_end().to_owned());
+        }
+        rest = rest.split_once('\n').map_or("", |(_, rest)| rest);
+    }
+    Complaint::Other
+}
+
+/// `Error 404: fs_no_such_entry_error: …`; the words are all that follows the status.
+fn api_error(text: &str) -> Option<(u16, String)> {
+    let (status, words) = text.strip_prefix("Error ")?.split_once(": ")?;
+    let status = (status.len() == 3).then(|| status.parse().ok())??;
+    Some((status, words.trim_end().to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_api_error_is_found_behind_warnings_and_kept_whole() {
+        let stderr = "x.py:1: DeprecationWarning: old\n  import x\n\
+                      Error 404: fs_no_such_entry_error: no key\nsecond line (inner: why)\n";
+        let words = "fs_no_such_entry_error: no key\nsecond line (inner: why)".to_owned();
+        assert_eq!(complaint(stderr), Complaint::Api { status: 404, words });
+    }
+
+    #[test]
+    fn a_connection_that_never_stood_is_told_from_one_that_broke() {
+        for never in [
+            "[Errno 111] Connection refused",
+            "[Errno -2] Name or service not known",
+        ] {
+            let complaint = complaint(&format!("Connection error: {never}\n"));
+            assert_eq!(complaint, Complaint::NotConnected(never.into()));
+        }
+        for broke in [
+            "Remote end closed connection without response",
+            "The read operation timed out",
+            "[Errno 104] Connection reset by peer",
+        ] {
+            let complaint = complaint(&format!("Connection error: {broke}\n"));
+            assert_eq!(complaint, Complaint::ConnectionLost(broke.into()));
+        }
+    }
+
+    #[test]
+    fn usage_a_traceback_and_silence_are_each_known() {
+        let stderr = "usage: qq fs_security_get_key [-h] (-i ID | -n NAME) [--json]\n\
+                      qq fs_security_get_key: error: one of the arguments -i/--id -n/--name is required\n";
+        let words = "one of the arguments -i/--id -n/--name is required".to_owned();
+        assert_eq!(complaint(stderr), Complaint::Usage(words));
+        let stderr = "Traceback (most recent call last):\n  File \"x\", line 1, in f\n    g()\n\
+                      http.client.InvalidURL: URL can't contain control characters.\n";
+        let words = "http.client.InvalidURL: URL can't contain control characters.".to_owned();
+        assert_eq!(complaint(stderr), Complaint::Traceback(words));
+        assert_eq!(complaint(""), Complaint::Other);
+        assert_eq!(complaint("Error 4040: no status\n"), Complaint::Other);
+    }
+
+    #[test]
+    fn a_challenge_is_taken_byte_for_byte() {
+        let stdout = br#"{"challenge": "a\"\\\n \ud83d\udd11 \u00e9 "}"#;
+        assert_eq!(challenge(stdout).unwrap(), "a\"\\\n 🔑 é ");
+        assert!(challenge(br#"{"challenge": ""}"#).is_err());
+        assert!(challenge(br#"{"challenge": "a"#).is_err());
+    }
+
+    #[test]
+    fn usages_are_read_in_both_forms() {
+        let usage_of = |kind: &str, id: &str| Usage {
+            kind: kind.to_owned(),
+            id: id.to_owned(),
+        };
+        let new = br#"[{"type": "snapshot", "id": "7"}, {"type": "replication_target", "id": "x"}]"#;
+        assert_eq!(
+            usage(new).unwrap(),
+            [usage_of("snapshot", "7"), usage_of("replication_target", "x")]
+        );
+        let old = br#"{"snapshot_policies": ["3"], "snapshots": [7]}"#;
+        assert_eq!(
+            usage(old).unwrap(),
+            [usage_of("snapshot", "7"), usage_of("snapshot_policy", "3")]
+        );
+    }
+
+    #[test]
+    fn an_empty_reply_to_a_submission_is_no_proof() {
+        assert!(done(b"Snapshot 7 is unlocked.\n", "is unlocked").is_ok());
+        assert!(done(b"null\n", "is unlocked").is_ok());
+        assert!(done(b"", "is unlocked").is_err());
+        assert!(done(b"\n", "is unlocked").is_err());
+    }
+
+    #[test]
+    fn a_lock_key_is_text_number_or_null_but_never_left_out() {
+        let parse = |lock: &str| snapshot(format!(r#"{{"id": 7{lock}}}"#).as_bytes());
+        let lock_key = |lock: &str| parse(lock).unwrap().lock_key;
+        assert_eq!(lock_key(r#", "lock_key": "2""#).as_deref(), Some("2"));
+        assert_eq!(lock_key(r#", "lock_key": 2"#).as_deref(), Some("2"));
+        assert_eq!(lock_key(r#", "lock_key": null"#), None);
+        assert!(parse("").is_err());
+    }
+}

@@ -1,0 +1,299 @@
+//! The configuration file: clusters, keys and defaults by name.
+
+use std::{
+    collections::BTreeMap,
+    env, fs, io,
+    path::{Path, PathBuf},
+};
+
+use serde::Deserialize;
+
+use crate::{
+    error::{Error, Kind, Result},
+    output::{Color, Format},
+    signer::source::Source,
+    suggest,
+};
+
+/// What the file says. Every table and key is optional; an unknown one is an error.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Config {
+    /// The cluster to use when none is named.
+    pub default_cluster: Option<String>,
+    #[serde(default)]
+    pub defaults: Defaults,
+    #[serde(default)]
+    pub clusters: BTreeMap<String, ClusterEntry>,
+    #[serde(default)]
+    pub keys: BTreeMap<String, KeyEntry>,
+    /// Where the file is: what its relative paths are based on.
+    #[serde(skip)]
+    folder: PathBuf,
+}
+
+/// `[defaults]`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Defaults {
+    pub qq: Option<PathBuf>,
+    pub via: Option<Via>,
+    pub timeout: Option<u64>,
+    pub output: Option<Format>,
+    pub color: Option<Color>,
+    pub no_input: Option<bool>,
+}
+
+/// `[clusters.NAME]`.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct ClusterEntry {
+    pub host: Option<String>,
+    pub port: Option<u16>,
+    pub credentials_store: Option<PathBuf>,
+    pub qq: Option<PathBuf>,
+    pub via: Option<Via>,
+    pub timeout: Option<u64>,
+}
+
+/// `[keys.NAME]`.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct KeyEntry {
+    /// A path or a URI; a relative path is based on the folder of the configuration file.
+    pub source: String,
+}
+
+/// How the cluster is reached.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Via {
+    /// Run the `qq` program.
+    Qq,
+}
+
+/// What `qkey config init` writes.
+pub const TEMPLATE: &str = r#"# Configuration of qkey. A flag beats an environment variable (QKEY_HOST, …), which beats this file;
+# `qkey config show` tells what is in force, and why.
+
+# The cluster to use when neither --cluster nor --host names one.
+# default-cluster = "prod"
+
+# [clusters.prod]
+# host = "qumulo.example.com"
+# port = 8000
+# credentials-store = "~/.config/qumulo/credentials/prod"   # as `qq --credentials-store`
+# qq = "/opt/qumulo/qq"                                     # the qq program for this cluster
+# timeout = 30                                              # seconds for each call
+
+# With keys named here, `qkey unlock` and `qkey replace` find the right one by its public key.
+# A relative path is based on the folder of this file.
+# [keys.lock-2026]
+# source = "~/keys/lock-2026.pem?passphrase-command=pass%20show%20qumulo"
+
+# [defaults]
+# qq = "qq"
+# via = "qq"
+# timeout = 30
+# output = "text"      # or "json"
+# color = "auto"       # or "always", "never"
+# no-input = false     # true: never ask on the terminal
+"#;
+
+/// Where the file is when nobody says otherwise: `$XDG_CONFIG_HOME/qkey/config.toml`, or below
+/// `~/.config` (XDG Base Directory Specification).
+pub fn default_path() -> Option<PathBuf> {
+    let xdg = env::var_os("XDG_CONFIG_HOME").map(PathBuf::from);
+    xdg.filter(|path| path.is_absolute())
+        .or_else(|| Some(env::home_dir()?.join(".config")))
+        .map(|folder| folder.join("qkey/config.toml"))
+}
+
+impl Config {
+    /// Reads the file. One that is not there is empty, unless `required`.
+    ///
+    /// # Errors
+    /// Of kind `usage`, with the file and the line.
+    pub fn load(path: &Path, required: bool) -> Result<Self> {
+        let text = match fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound && !required => {
+                return Ok(Self::default());
+            }
+            Err(error) => {
+                let message = format!("cannot read the configuration file {}", path.display());
+                return Err(Error::new(Kind::Usage, message)
+                    .caused_by(&error)
+                    .hint("`qkey config init` writes one"));
+            }
+        };
+        let mut config: Self = toml::from_str(&text).map_err(|error| toml_error(path, &text, &error))?;
+        config.resolve_paths(path);
+        config.check(path)?;
+        Ok(config)
+    }
+
+    fn resolve_paths(&mut self, path: &Path) {
+        self.folder = path.parent().unwrap_or(Path::new("")).to_owned();
+        for cluster in self.clusters.values_mut() {
+            let paths = [&mut cluster.credentials_store, &mut cluster.qq];
+            paths.into_iter().flatten().for_each(expand_home);
+        }
+        self.defaults.qq.iter_mut().for_each(expand_home);
+    }
+
+    fn check(&self, path: &Path) -> Result<()> {
+        let wrong = |what: String, hint: String| {
+            Error::new(Kind::Usage, format!("{}: {what}", path.display())).hint(hint)
+        };
+        if let Some(name) = &self.default_cluster
+            && !self.clusters.contains_key(name)
+        {
+            return Err(wrong(
+                format!("default-cluster names {name:?}, which is not there"),
+                names_hint("clusters", name, self.clusters.keys()),
+            ));
+        }
+        for name in self.keys.keys() {
+            self.source(name)
+                .transpose()
+                .map_err(|error| error.context(format!("{}: keys.{name}.source", path.display())))?;
+            if name.contains([':', '/', '?']) || name == "-" {
+                return Err(wrong(
+                    format!("a key cannot have the name {name:?}"),
+                    "`:`, `/` and `?` belong to paths and URIs".to_owned(),
+                ));
+            }
+        }
+        let timeouts = self.clusters.values().map(|cluster| cluster.timeout);
+        if timeouts.chain([self.defaults.timeout]).flatten().any(|seconds| seconds == 0) {
+            return Err(wrong(
+                "timeout is 0".to_owned(),
+                "give a number of seconds".to_owned(),
+            ));
+        }
+        Ok(())
+    }
+
+    /// The source of the key with this name.
+    ///
+    /// # Errors
+    /// Of kind `usage` when what the file says is no key source.
+    pub fn source(&self, name: &str) -> Option<Result<Source>> {
+        let key = self.keys.get(name)?;
+        Some(Source::parse(&key.source).map(|source| source.based_on(&self.folder)))
+    }
+
+    /// The cluster with this name.
+    ///
+    /// # Errors
+    /// Of kind `usage` when there is none.
+    pub fn cluster(&self, name: &str) -> Result<&ClusterEntry> {
+        self.clusters.get(name).ok_or_else(|| {
+            let message = format!("the configuration file names no cluster {name:?}");
+            Error::new(Kind::Usage, message).hint(names_hint("clusters", name, self.clusters.keys()))
+        })
+    }
+}
+
+fn names_hint<'a>(what: &str, wrong: &str, names: impl Iterator<Item = &'a String>) -> String {
+    let names: Vec<&str> = names.map(String::as_str).collect();
+    match suggest::nearest(wrong, names.iter().copied()) {
+        Some(near) => format!("did you mean {near:?}?"),
+        None if names.is_empty() => format!("it names no {what} at all; `qkey config init` shows how"),
+        None => format!("it names these {what}: {}", names.join(", ")),
+    }
+}
+
+/// Says where in the file, and what was probably meant.
+fn toml_error(path: &Path, text: &str, error: &toml::de::Error) -> Error {
+    let line = error
+        .span()
+        .map(|span| 1 + text[..span.start.min(text.len())].matches('\n').count());
+    let place = match line {
+        Some(line) => format!("{}:{line}", path.display()),
+        None => path.display().to_string(),
+    };
+    // serde says: unknown field `hots`, expected one of `host`, `port`
+    let mut quoted = error.message().split('`').skip(1).step_by(2);
+    let near = quoted
+        .next()
+        .filter(|_| error.message().starts_with("unknown"))
+        .and_then(|wrong| suggest::nearest(wrong, quoted));
+    Error::new(Kind::Usage, format!("{place}: {}", error.message().replace('\n', "; "))).hint(match near {
+        Some(near) => format!("did you mean `{near}`?"),
+        None => "`qkey config init --file -` shows every key that there is".to_owned(),
+    })
+}
+
+/// Replaces a leading `~`, which no shell has seen here.
+pub fn expand_home(path: &mut PathBuf) {
+    if let Ok(rest) = path.strip_prefix("~")
+        && let Some(home) = env::home_dir()
+    {
+        *path = home.join(rest);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(text: &str) -> Result<Config> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("config.toml");
+        fs::write(&path, text).unwrap();
+        Config::load(&path, true)
+    }
+
+    fn error(text: &str) -> String {
+        let error = load(text).unwrap_err();
+        assert_eq!(error.kind(), Kind::Usage);
+        let (_, message) = error.message().split_once("config.toml:").unwrap();
+        format!("{message} / {}", error.hint_text().unwrap_or_default())
+    }
+
+    #[test]
+    fn the_template_is_valid_with_and_without_its_comments() {
+        assert!(load(TEMPLATE).is_ok());
+        let uncommented: String = TEMPLATE
+            .lines()
+            .filter_map(|line| line.strip_prefix("# "))
+            .filter(|line| line.starts_with('[') || line.contains(" = "))
+            .map(|line| format!("{line}\n"))
+            .collect();
+        let config = load(&uncommented).unwrap();
+        assert_eq!(config.default_cluster.as_deref(), Some("prod"));
+        assert_eq!(config.clusters["prod"].port, Some(8000));
+        assert_eq!(config.defaults.timeout, Some(30));
+        assert_eq!(config.keys.len(), 1);
+    }
+
+    #[test]
+    fn a_wrong_file_is_an_error_with_its_line() {
+        for (text, expected) in [
+            (
+                "[clusters.prod]\nhots = \"x\"\n",
+                "2: unknown field `hots`, expected one of `host`, `port`, `credentials-store`, `qq`, `via`, `timeout` / did you mean `host`?",
+            ),
+            (
+                "[clusters.prod]\nport = \"x\"\n",
+                "2: invalid type: string \"x\", expected u16 / `qkey config init --file -` shows every key that there is",
+            ),
+            (
+                "default-cluster = \"prud\"\n[clusters.prod]\n",
+                " default-cluster names \"prud\", which is not there / did you mean \"prod\"?",
+            ),
+            (
+                "[defaults]\ntimeout = 0\n",
+                " timeout is 0 / give a number of seconds",
+            ),
+            (
+                "[keys.\"a:b\"]\nsource = \"x\"\n",
+                " a key cannot have the name \"a:b\" / `:`, `/` and `?` belong to paths and URIs",
+            ),
+        ] {
+            assert_eq!(error(text), expected);
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! Walks over DER (X.690): enough to tell what a structure is before it is taken apart.
+
+use der::{
+    Decode, Reader, SliceReader, Tag, TagNumber, Tagged,
+    asn1::{AnyRef, ObjectIdentifier},
+};
+
+/// `[n]` around one value, as in `[n] EXPLICIT`.
+pub(crate) const fn explicit(number: u32) -> Tag {
+    Tag::ContextSpecific {
+        constructed: true,
+        number: TagNumber(number),
+    }
+}
+
+/// `[n]` in place of a primitive value's own tag, as in `[n] IMPLICIT`.
+pub(crate) const fn implicit(number: u32) -> Tag {
+    Tag::ContextSpecific {
+        constructed: false,
+        number: TagNumber(number),
+    }
+}
+
+/// The values that stand one after the other in `bytes`, with nothing left over.
+pub(crate) fn values(bytes: &[u8]) -> Option<Vec<AnyRef<'_>>> {
+    let mut reader = SliceReader::new(bytes).ok()?;
+    let mut values = Vec::new();
+    while !reader.is_finished() {
+        values.push(AnyRef::decode(&mut reader).ok()?);
+    }
+    Some(values)
+}
+
+/// How long each of the values is that stand one after the other in `bytes`, up to white space at
+/// the end of a file that went through an editor.
+pub(crate) fn lengths(bytes: &[u8]) -> Option<Vec<usize>> {
+    let mut lengths = Vec::new();
+    let mut rest = bytes;
+    while lengths.is_empty() || !rest.trim_ascii_start().is_empty() {
+        let mut reader = SliceReader::new(rest).ok()?;
+        let length = reader.tlv_bytes().ok()?.len();
+        lengths.push(length);
+        rest = &rest[length..];
+    }
+    Some(lengths)
+}
+
+/// The members of the one SEQUENCE that `der` is.
+pub(crate) fn sequence(der: &[u8]) -> Option<Vec<AnyRef<'_>>> {
+    members(AnyRef::from_der(der).ok()?)
+}
+
+/// The members of a SEQUENCE.
+pub(crate) fn members(value: AnyRef<'_>) -> Option<Vec<AnyRef<'_>>> {
+    match value.tag() {
+        Tag::Sequence => values(value.value()),
+        _ => None,
+    }
+}
+
+/// The value inside an `[n] EXPLICIT`.
+pub(crate) fn inside(value: AnyRef<'_>) -> Option<AnyRef<'_>> {
+    AnyRef::from_der(value.value()).ok()
+}
+
+/// An `AlgorithmIdentifier` (RFC 5280, section 4.1.1.2): what it names, and its parameters.
+pub(crate) fn algorithm(value: AnyRef<'_>) -> Option<(ObjectIdentifier, Option<AnyRef<'_>>)> {
+    match members(value)?[..] {
+        [oid] => Some((oid.decode_as().ok()?, None)),
+        [oid, parameters] => Some((oid.decode_as().ok()?, Some(parameters))),
+        _ => None,
+    }
+}
+
+/// The big-endian digits of an INTEGER that is not negative, without leading zeros.
+pub(crate) fn unsigned(value: AnyRef<'_>) -> Option<&[u8]> {
+    match (value.tag(), value.value()) {
+        (Tag::Integer, [first, ..]) if *first < 0x80 => Some(without_leading_zeros(value.value())),
+        _ => None,
+    }
+}
+
+/// An INTEGER that is not negative; one too large to matter is `u64::MAX`.
+pub(crate) fn small(value: AnyRef<'_>) -> Option<u64> {
+    let digits = unsigned(value)?;
+    if digits.len() > 8 {
+        return Some(u64::MAX);
+    }
+    Some(digits.iter().fold(0, |n, &digit| n << 8 | u64::from(digit)))
+}
+
+/// The bytes of an OCTET STRING.
+pub(crate) fn octets(value: AnyRef<'_>) -> Option<&[u8]> {
+    (value.tag() == Tag::OctetString).then(|| value.value())
+}
+
+/// The bytes of a BIT STRING's value (or of an `[n] IMPLICIT BIT STRING`'s) that has whole bytes.
+pub(crate) fn whole_bits(value: AnyRef<'_>) -> Option<&[u8]> {
+    match value.value() {
+        [0, bytes @ ..] => Some(bytes),
+        _ => None,
+    }
+}
+
+pub(crate) fn without_leading_zeros(digits: &[u8]) -> &[u8] {
+    let zeros = digits.iter().take_while(|&&digit| digit == 0).count();
+    &digits[zeros..]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_integers() {
+        let read = |der: &[u8]| small(AnyRef::from_der(der).unwrap());
+        assert_eq!(read(&[2, 1, 0]), Some(0));
+        assert_eq!(read(&[2, 2, 8, 0]), Some(2048));
+        assert_eq!(read(&[2, 1, 0xff]), None);
+        assert_eq!(read(&[2, 9, 1, 0, 0, 0, 0, 0, 0, 0, 0]), Some(u64::MAX));
+        assert_eq!(read(&[4, 1, 0]), None);
+    }
+
+    #[test]
+    fn wants_nothing_left_over() {
+        assert_eq!(sequence(&[0x30, 3, 2, 1, 0]).unwrap().len(), 1);
+        assert!(sequence(&[0x30, 3, 2, 1, 0, 0]).is_none());
+        assert!(sequence(&[0x30, 3, 2, 1]).is_none());
+        assert!(sequence(&[0x31, 3, 2, 1, 0]).is_none());
+    }
+}

@@ -1,0 +1,104 @@
+//! What a file of keys is made of, whatever its wrapping: PEM blocks, DER or OpenSSH's binary form,
+//! either of these in Base64 without PEM lines, or text that is none of them.
+
+use zeroize::Zeroizing;
+
+use super::{
+    asn1, openssh,
+    pem::{self, Block, Fault},
+};
+
+/// A file's parts.
+pub(crate) enum Contents {
+    /// Nothing but white space.
+    Empty,
+    /// At least one block. A file without PEM lines is one without a label.
+    Blocks(Vec<Block>),
+    /// Text with no PEM block, nor Base64 of anything known.
+    Text(Zeroizing<String>),
+    /// Bytes that are neither text nor DER.
+    Binary,
+}
+
+/// Takes a file apart. A byte-order mark is dropped; UTF-16, which PowerShell's `>` writes, is
+/// decoded where one stands in front.
+pub(crate) fn read(file: &[u8]) -> Contents {
+    match file {
+        [0xff, 0xfe, utf16 @ ..] => read_utf16(utf16, u16::from_le_bytes),
+        [0xfe, 0xff, utf16 @ ..] => read_utf16(utf16, u16::from_be_bytes),
+        [0xef, 0xbb, 0xbf, utf8 @ ..] => read_bytes(utf8),
+        bytes => read_bytes(bytes),
+    }
+}
+
+fn read_utf16(bytes: &[u8], unit: fn([u8; 2]) -> u16) -> Contents {
+    let (pairs, odd) = bytes.as_chunks::<2>();
+    // Three bytes of UTF-8 are the most that one unit becomes.
+    let mut text = Zeroizing::new(String::with_capacity(3 * pairs.len()));
+    for char in char::decode_utf16(pairs.iter().map(|&pair| unit(pair))) {
+        match char {
+            Ok(char) => text.push(char),
+            Err(_) => return Contents::Binary,
+        }
+    }
+    if odd.is_empty() {
+        read_bytes(text.as_bytes())
+    } else {
+        Contents::Binary
+    }
+}
+
+fn read_bytes(bytes: &[u8]) -> Contents {
+    if bytes.trim_ascii().is_empty() {
+        return Contents::Empty;
+    }
+    let blocks = pem::blocks(bytes);
+    if !blocks.is_empty() {
+        return Contents::Blocks(blocks);
+    }
+    if let Some(blocks) = binary(bytes) {
+        return Contents::Blocks(blocks);
+    }
+    match std::str::from_utf8(bytes) {
+        Ok(text) if !text.contains('\0') => base64(text)
+            .unwrap_or_else(|| Contents::Text(Zeroizing::new(text.to_owned()))),
+        _ => Contents::Binary,
+    }
+}
+
+fn base64(text: &str) -> Option<Contents> {
+    let mut digits = Zeroizing::new(Vec::with_capacity(text.len()));
+    digits.extend(text.bytes().filter(|byte| !byte.is_ascii_whitespace()));
+    binary(&*pem::decode_base64(&digits)?).map(Contents::Blocks)
+}
+
+/// DER or OpenSSH's binary form. Several DER values may follow each other: `openssl ecparam
+/// -genkey -outform DER` used to write the parameters and then the key.
+fn binary(bytes: &[u8]) -> Option<Vec<Block>> {
+    if bytes.starts_with(openssh::MAGIC) {
+        return Some(vec![unlabelled(Ok(bytes))]);
+    }
+    if !matches!(bytes, [0x30 | 0x06, ..]) {
+        return None;
+    }
+    let Some(lengths) = asn1::lengths(bytes) else {
+        // Bytes that no text has; a text that starts with a zero digit is none of ours.
+        let is_text = std::str::from_utf8(bytes).is_ok_and(|text| !text.contains('\0'));
+        return (!is_text).then(|| vec![unlabelled(Err(Fault::CutShort))]);
+    };
+    let mut rest = bytes;
+    let blocks = lengths.into_iter().map(|length| {
+        let (value, after) = rest.split_at(length);
+        rest = after;
+        unlabelled(Ok(value))
+    });
+    Some(blocks.collect())
+}
+
+fn unlabelled(data: Result<&[u8], Fault>) -> Block {
+    Block {
+        label: None,
+        headers: Vec::new(),
+        data: data.map(|bytes| Zeroizing::new(bytes.to_vec())),
+    }
+}

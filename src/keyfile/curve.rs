@@ -1,0 +1,187 @@
+//! Which curve a key is on, however its file says so, and points on P-256.
+
+use der::{
+    Tag, Tagged,
+    asn1::{AnyRef, ObjectIdentifier},
+};
+use p256::ecdsa::VerifyingKey;
+
+use super::asn1;
+
+/// What a key is instead of an ECDSA P-256 one. It reads on after "the private key is" or "the
+/// public key is".
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
+pub enum NotP256 {
+    /// A key for something else than ECDSA, by the name its users know.
+    #[error("{0}, not ECDSA P-256")]
+    Algorithm(String),
+    /// A key on another curve, by the name its users know.
+    #[error("on the curve {0}, not P-256")]
+    Curve(String),
+    /// A key on a curve that is written out, and what sets it apart from P-256.
+    #[error("on a curve written out in full that is not P-256: {0} differs")]
+    ExplicitCurve(String),
+    /// A key inside a FIDO security key, by its OpenSSH type.
+    #[error("on a FIDO security key ({0}), which signs more than the challenge")]
+    SecurityKey(String),
+}
+
+/// Why curve parameters are not P-256's.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Error {
+    Not(NotP256),
+    Malformed,
+}
+
+const P256: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.3.1.7");
+const PRIME_FIELD: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.1.1");
+
+/// The domain parameters of P-256 in hexadecimal (SEC 2, version 2.0, section 2.4.2: secp256r1).
+mod domain {
+    pub(super) const P: &str = "FFFFFFFF00000001000000000000000000000000FFFFFFFFFFFFFFFFFFFFFFFF";
+    pub(super) const A: &str = "FFFFFFFF00000001000000000000000000000000FFFFFFFFFFFFFFFFFFFFFFFC";
+    pub(super) const B: &str = "5AC635D8AA3A93E7B3EBBD55769886BC651D06B0CC53B0F63BCE3C3E27D2604B";
+    pub(super) const GX: &str = "6B17D1F2E12C4247F8BCE6E563A440F277037D812DEB33A0F4A13945D898C296";
+    pub(super) const GY: &str = "4FE342E2FE1A7F9B8EE7EB4A7C0F9E162BCE33576B315ECECBB6406837BF51F5";
+    pub(super) const N: &str = "FFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551";
+}
+
+/// Takes the `ECParameters` (SEC 1, version 2.0, section C.2; RFC 5480, section 2.1.1) of a key:
+/// the name of a curve, or a curve written out, which older `ssh-keygen` did.
+pub(crate) fn check(parameters: AnyRef<'_>) -> Result<(), Error> {
+    match parameters.tag() {
+        Tag::ObjectIdentifier => match parameters.decode_as() {
+            Ok(P256) => Ok(()),
+            Ok(oid) => Err(Error::Not(NotP256::Curve(name(oid)))),
+            Err(_) => Err(Error::Malformed),
+        },
+        Tag::Sequence => match difference(parameters) {
+            Some(None) => Ok(()),
+            Some(Some(what)) => Err(Error::Not(NotP256::ExplicitCurve(what))),
+            None => Err(Error::Malformed),
+        },
+        _ => Err(Error::Malformed),
+    }
+}
+
+/// Whether a `SEQUENCE` with these members is a curve written out.
+pub(crate) fn is_explicit(members: &[AnyRef<'_>]) -> bool {
+    let tags: Vec<Tag> = members.iter().map(|member| member.tag()).collect();
+    matches!(
+        tags[..],
+        [
+            Tag::Integer,
+            Tag::Sequence,
+            Tag::Sequence,
+            Tag::OctetString,
+            Tag::Integer,
+            ..
+        ]
+    )
+}
+
+/// What sets a `SpecifiedECDomain` (SEC 1, version 2.0, section C.2) apart from P-256, if
+/// anything; nothing at all when it is no such structure.
+///
+/// A seed says how a curve was chosen and changes nothing in it, so it is not looked at. All other
+/// numbers are: a curve that has P-256's points and another generator would let anybody make a
+/// private key for somebody else's public key (CVE-2020-0601).
+fn difference(parameters: AnyRef<'_>) -> Option<Option<String>> {
+    let members = asn1::members(parameters)?;
+    if !is_explicit(&members) {
+        return None;
+    }
+    let (field_type, field) = asn1::algorithm(members[1])?;
+    if field_type != PRIME_FIELD {
+        return Some(Some("the kind of its field".into()));
+    }
+    let prime = asn1::unsigned(field?)?;
+    let [a, b, ..] = asn1::members(members[2])?[..] else {
+        return None;
+    };
+    let cofactor = match members.get(5) {
+        Some(member) if member.tag() == Tag::Integer => Some(asn1::small(*member)?),
+        _ => None,
+    };
+
+    let what = if hex(prime) != domain::P {
+        format!("the prime of its field ({} bits)", bits(prime))
+    } else if hex(asn1::octets(a)?) != domain::A {
+        "its coefficient a".into()
+    } else if hex(asn1::octets(b)?) != domain::B {
+        "its coefficient b".into()
+    } else if !is_generator(members[3].value()) {
+        "its generator".into()
+    } else if hex(asn1::unsigned(members[4])?) != domain::N {
+        "its order".into()
+    } else if cofactor.is_some_and(|cofactor| cofactor != 1) {
+        "its cofactor".into()
+    } else {
+        return Some(None);
+    };
+    Some(Some(what))
+}
+
+fn is_generator(point: &[u8]) -> bool {
+    match point {
+        // Its y is odd.
+        [0x03, x @ ..] => hex(x) == domain::GX,
+        [0x04 | 0x07, xy @ ..] => hex(xy) == [domain::GX, domain::GY].concat(),
+        _ => false,
+    }
+}
+
+fn hex(digits: &[u8]) -> String {
+    base16ct::upper::encode_string(digits)
+}
+
+fn bits(digits: &[u8]) -> usize {
+    let zeros = digits.first().map_or(0, |first| first.leading_zeros());
+    digits.len() * 8 - zeros as usize
+}
+
+/// A point on P-256 (SEC 1, version 2.0, section 2.3.4; X9.62, section 4.3.6): compressed,
+/// uncompressed or hybrid.
+pub(crate) fn point(bytes: &[u8]) -> Option<VerifyingKey> {
+    match bytes {
+        [form @ (0x06 | 0x07), xy @ ..] => {
+            let y_is_odd = xy.last()? & 1;
+            if form & 1 != y_is_odd {
+                return None;
+            }
+            VerifyingKey::from_sec1_bytes(&[&[0x04], xy].concat()).ok()
+        }
+        _ => VerifyingKey::from_sec1_bytes(bytes).ok(),
+    }
+}
+
+/// A curve's name as `openssl ecparam -list_curves` has it, with the one in NIST's documents where
+/// that is better known; the number of a curve that is not in this list.
+fn name(oid: ObjectIdentifier) -> String {
+    let oid = oid.to_string();
+    let name = match oid.as_str() {
+        "1.2.840.10045.3.1.1" => "P-192 (prime192v1)",
+        "1.3.132.0.33" => "P-224 (secp224r1)",
+        "1.3.132.0.34" => "P-384 (secp384r1)",
+        "1.3.132.0.35" => "P-521 (secp521r1)",
+        "1.3.132.0.9" => "secp160k1",
+        "1.3.132.0.8" => "secp160r1",
+        "1.3.132.0.30" => "secp160r2",
+        "1.3.132.0.31" => "secp192k1",
+        "1.3.132.0.32" => "secp224k1",
+        "1.3.132.0.10" => "secp256k1",
+        "1.2.156.10197.1.301" => "SM2",
+        "1.3.36.3.3.2.8.1.1.1" => "brainpoolP160r1",
+        "1.3.36.3.3.2.8.1.1.3" => "brainpoolP192r1",
+        "1.3.36.3.3.2.8.1.1.5" => "brainpoolP224r1",
+        "1.3.36.3.3.2.8.1.1.7" => "brainpoolP256r1",
+        "1.3.36.3.3.2.8.1.1.8" => "brainpoolP256t1",
+        "1.3.36.3.3.2.8.1.1.9" => "brainpoolP320r1",
+        "1.3.36.3.3.2.8.1.1.11" => "brainpoolP384r1",
+        "1.3.36.3.3.2.8.1.1.12" => "brainpoolP384t1",
+        "1.3.36.3.3.2.8.1.1.13" => "brainpoolP512r1",
+        "1.3.36.3.3.2.8.1.1.14" => "brainpoolP512t1",
+        other => other,
+    };
+    name.to_owned()
+}

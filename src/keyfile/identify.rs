@@ -1,0 +1,207 @@
+//! What a block of a key file is, told by its content; its label counts only where the content
+//! cannot be read.
+
+use std::fmt;
+
+use der::{Tag, Tagged, asn1::AnyRef};
+
+use super::{asn1, curve, openssh, pem::Block};
+
+/// What a block is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Sec1,
+    Pkcs8,
+    EncryptedPkcs8,
+    /// PEM with `Proc-Type: 4,ENCRYPTED`, of a key that may be an elliptic-curve one.
+    LegacyEncrypted,
+    Openssh,
+    /// A private key in a form that no P-256 key takes.
+    OtherPrivate(&'static str),
+    /// A container that may hold a P-256 key, and is not read here.
+    Foreign(Foreign),
+    /// By its label a private key; its content cannot be read.
+    DamagedPrivate,
+    /// Not a private key.
+    Public(Public),
+}
+
+/// A container that may hold a P-256 key, and is not read here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Foreign {
+    /// PKCS#12 (RFC 7292), also called PFX.
+    Pkcs12,
+    /// A `.ppk` file of PuTTY's.
+    Putty,
+    /// A JSON Web Key (RFC 7517).
+    Jwk,
+    /// The format of the former SSH Communications Security.
+    SshCom,
+    /// An OpenPGP transferable secret key (RFC 9580).
+    OpenPgp,
+    /// A key that is wrapped by a TPM, as `openssl` with a TPM 2.0 provider writes.
+    Tpm,
+}
+
+impl fmt::Display for Foreign {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Pkcs12 => "a PKCS#12 archive",
+            Self::Putty => "a PuTTY private key",
+            Self::Jwk => "a JSON Web Key",
+            Self::SshCom => "an ssh.com private key",
+            Self::OpenPgp => "an OpenPGP private key",
+            Self::Tpm => "a private key that only its TPM can open",
+        })
+    }
+}
+
+impl Foreign {
+    /// How to get the key out of it, where there is a way.
+    pub(crate) fn hint(self) -> Option<&'static str> {
+        match self {
+            Self::Pkcs12 => {
+                Some("take the key out of it: `openssl pkcs12 -in FILE -nocerts -out key.pem`")
+            }
+            Self::Putty => Some("convert it: `puttygen FILE -O private-openssh -o key`"),
+            Self::Jwk => Some("convert it: `step crypto key format --pem --out key.pem FILE`"),
+            Self::SshCom => Some("convert it: `ssh-keygen -i -f FILE > key.pem`"),
+            Self::OpenPgp | Self::Tpm => None,
+        }
+    }
+}
+
+/// A part of a key file that is not secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Public {
+    /// A public key, in any form.
+    Key,
+    /// An X.509 certificate (RFC 5280).
+    Certificate,
+    /// A PKCS#10 certificate signing request (RFC 2986).
+    Request,
+    /// The curve that a key would be on.
+    Parameters,
+    /// A PEM block of another kind, by its label.
+    Other(String),
+    /// DER of another kind.
+    OtherDer,
+}
+
+impl fmt::Display for Public {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Key => f.write_str("a public key"),
+            Self::Certificate => f.write_str("a certificate"),
+            Self::Request => f.write_str("a certificate signing request"),
+            Self::Parameters => f.write_str("curve parameters"),
+            Self::Other(label) => write!(f, "a PEM block of the kind {label}"),
+            Self::OtherDer => f.write_str("DER of an unknown kind"),
+        }
+    }
+}
+
+/// Tells what `block` is.
+pub(crate) fn identify(block: &Block) -> Kind {
+    let label = block.label.as_deref().unwrap_or_default();
+    match label {
+        "RSA PRIVATE KEY" => return Kind::OtherPrivate("RSA"),
+        "DSA PRIVATE KEY" => return Kind::OtherPrivate("DSA"),
+        "PGP PRIVATE KEY BLOCK" => return Kind::Foreign(Foreign::OpenPgp),
+        "TSS2 PRIVATE KEY" | "TSS2 KEY BLOB" => return Kind::Foreign(Foreign::Tpm),
+        _ => {}
+    }
+    if block.header("Proc-Type").is_some() {
+        return Kind::LegacyEncrypted;
+    }
+    let kind = match &block.data {
+        Ok(data) => identify_data(data),
+        Err(_) => None,
+    };
+    kind.unwrap_or_else(|| match label {
+        "" if block.data.is_err() => Kind::DamagedPrivate,
+        "" => Kind::Public(Public::OtherDer),
+        _ if label.contains("PRIVATE KEY") => Kind::DamagedPrivate,
+        _ => Kind::Public(match label {
+            "CERTIFICATE" | "TRUSTED CERTIFICATE" | "X509 CERTIFICATE" => Public::Certificate,
+            "CERTIFICATE REQUEST" | "NEW CERTIFICATE REQUEST" => Public::Request,
+            "PUBLIC KEY" | "RSA PUBLIC KEY" | "PGP PUBLIC KEY BLOCK" => Public::Key,
+            "EC PARAMETERS" => Public::Parameters,
+            _ => Public::Other(label.to_owned()),
+        }),
+    })
+}
+
+pub(crate) fn identify_data(data: &[u8]) -> Option<Kind> {
+    use Tag::{BitString, Integer, ObjectIdentifier, OctetString, Sequence};
+
+    // PKCS#12 from some programs is BER, with lengths left open.
+    const BER_PKCS12: &[u8] = &[0x30, 0x80, 0x02, 0x01, 0x03];
+
+    if data.starts_with(openssh::MAGIC) {
+        return Some(Kind::Openssh);
+    }
+    if data.starts_with(BER_PKCS12) {
+        return Some(Kind::Foreign(Foreign::Pkcs12));
+    }
+    if asn1::values(data)?.first()?.tag() == ObjectIdentifier {
+        return Some(Kind::Public(Public::Parameters));
+    }
+    let members = asn1::sequence(data)?;
+    let tags: Vec<Tag> = members.iter().map(Tagged::tag).collect();
+    Some(match tags[..] {
+        _ if curve::is_explicit(&members) => Kind::Public(Public::Parameters),
+        [Integer, OctetString, ..] => Kind::Sec1,
+        [Integer, Sequence, OctetString, ..] => Kind::Pkcs8,
+        [Sequence, OctetString] => Kind::EncryptedPkcs8,
+        [Sequence, BitString] => Kind::Public(Public::Key),
+        [Sequence, Sequence, BitString] => Kind::Public(certificate_or_request(members[0])?),
+        [Integer, Sequence] | [Integer, Sequence, Sequence]
+            if asn1::small(members[0]) == Some(3) =>
+        {
+            Kind::Foreign(Foreign::Pkcs12)
+        }
+        [Integer, Integer] => Kind::Public(Public::Key),
+        _ if tags == [Integer; 6] => Kind::OtherPrivate("DSA"),
+        _ if tags == [Integer; 9] => Kind::OtherPrivate("RSA"),
+        [ObjectIdentifier, ..] => Kind::Foreign(Foreign::Tpm),
+        _ => return None,
+    })
+}
+
+/// Tells the two by their first member: `[0] version, serialNumber` or the serial number itself
+/// (RFC 5280, section 4.1), and a version and then a name (RFC 2986, section 4.1).
+fn certificate_or_request(to_be_signed: AnyRef<'_>) -> Option<Public> {
+    let tags: Vec<Tag> = asn1::members(to_be_signed)?
+        .iter()
+        .map(Tagged::tag)
+        .collect();
+    match tags[..] {
+        [Tag::Integer, Tag::Sequence, Tag::Sequence, last] if last == asn1::explicit(0) => {
+            Some(Public::Request)
+        }
+        [first, ..] if first == asn1::explicit(0) || first == Tag::Integer => {
+            Some(Public::Certificate)
+        }
+        _ => None,
+    }
+}
+
+/// How a public key in the form of RFC 4716 starts.
+pub(crate) const SSH2_PUBLIC_KEY: &str = "---- BEGIN SSH2 PUBLIC KEY";
+
+/// Tells what a text is that has no PEM block.
+pub(crate) fn identify_text(text: &str) -> Option<Kind> {
+    let text = text.trim_start();
+    if text.starts_with("PuTTY-User-Key-File-") {
+        Some(Kind::Foreign(Foreign::Putty))
+    } else if text.starts_with("---- BEGIN SSH2 ENCRYPTED PRIVATE KEY") {
+        Some(Kind::Foreign(Foreign::SshCom))
+    } else if text.starts_with(SSH2_PUBLIC_KEY) || !openssh::public_lines(text).is_empty() {
+        Some(Kind::Public(Public::Key))
+    } else if text.starts_with('{') && text.contains("\"kty\"") {
+        Some(Kind::Foreign(Foreign::Jwk))
+    } else {
+        None
+    }
+}

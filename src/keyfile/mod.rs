@@ -1,0 +1,272 @@
+//! Files of private keys: every container that `openssl` and `ssh-keygen` write for ECDSA P-256,
+//! in and out.
+//!
+//! A file goes through [`contents`] (what is it made of), [`identify`] (which of its parts is the
+//! private key) and the room of that part's container: [`sec1`], [`pkcs8`] (encrypted by one of
+//! the schemes in [`pbe`]), [`legacy_pem`] or [`openssh`]. All of them end in [`curve`], which
+//! tells P-256 from every other curve, however it is written.
+
+pub(crate) mod algorithm;
+pub(crate) mod asn1;
+mod cbc;
+pub(crate) mod contents;
+pub(crate) mod curve;
+mod error;
+pub(crate) mod identify;
+mod legacy_pem;
+pub(crate) mod openssh;
+mod pbe;
+pub(crate) mod pem;
+mod pkcs8;
+mod sec1;
+mod ssh_wire;
+
+use std::fmt;
+
+use der::{Decode, asn1::AnyRef};
+use p256::{
+    SecretKey,
+    ecdsa::{self, SigningKey, signature::Signer},
+    elliptic_curve::Generate,
+};
+use zeroize::Zeroizing;
+
+use crate::{public_key::PublicKey, signature::Signature};
+use contents::Contents;
+use identify::{Kind, Public};
+use pem::{Block, Fault};
+
+pub use curve::NotP256;
+pub use error::Error;
+pub use identify::{Foreign, Public as PublicPart};
+
+/// An ECDSA P-256 private key, in no encoding in particular. It is wiped from memory when dropped,
+/// and `{:?}` shows its public half alone.
+pub struct PrivateKey(SigningKey);
+
+impl PrivateKey {
+    /// A new key from the operating system's random numbers.
+    pub fn generate() -> Self {
+        Self(SigningKey::from(SecretKey::generate()))
+    }
+
+    /// The public half.
+    pub fn public_key(&self) -> PublicKey {
+        PublicKey::from(*self.0.verifying_key())
+    }
+
+    /// Signs `message`, which is hashed here, once, with SHA-256. The same message always gets the
+    /// same signature (RFC 6979).
+    pub fn sign(&self, message: &[u8]) -> Signature {
+        let signature: ecdsa::Signature = self.0.sign(message);
+        Signature::from(signature)
+    }
+
+    /// Takes the private number, big-endian, of any length, and every public part that the file
+    /// gives for it.
+    fn from_parts(scalar: &[u8], public_parts: &[&[u8]]) -> Result<Self, Error> {
+        let digits = asn1::without_leading_zeros(scalar);
+        let mut padded = Zeroizing::new([0; 32]);
+        let padding = padded.len().checked_sub(digits.len());
+        padded[padding.ok_or(Error::ScalarOutOfRange)?..].copy_from_slice(digits);
+        let secret = SecretKey::from_slice(&*padded).map_err(|_| Error::ScalarOutOfRange)?;
+        let key = SigningKey::from(secret);
+        let is_own = |part: &&[u8]| curve::point(part).as_ref() == Some(key.verifying_key());
+        if public_parts.iter().all(is_own) {
+            Ok(Self(key))
+        } else {
+            Err(Error::PublicMismatch)
+        }
+    }
+
+    fn secret(&self) -> SecretKey {
+        SecretKey::from(self.0.as_nonzero_scalar())
+    }
+}
+
+impl fmt::Debug for PrivateKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PrivateKey")
+            .field("public_key", &self.public_key().fingerprint())
+            .finish_non_exhaustive()
+    }
+}
+
+/// What a key file holds.
+#[derive(Debug)]
+pub enum KeyFile {
+    /// A key that is ready to sign.
+    Plain(PrivateKey),
+    /// A key that needs a passphrase.
+    Encrypted(EncryptedKey),
+}
+
+/// A key that needs a passphrase.
+#[derive(Debug)]
+pub struct EncryptedKey(Encrypted);
+
+#[derive(Debug)]
+enum Encrypted {
+    Pkcs8(pkcs8::Encrypted),
+    LegacyPem(legacy_pem::Encrypted),
+    Openssh(openssh::Encrypted),
+}
+
+impl EncryptedKey {
+    /// Takes the passphrase as bytes, without a newline at its end; an empty one is a passphrase
+    /// like any other.
+    ///
+    /// # Errors
+    /// [`Error::WrongPassphrase`] when that is what it is (or the file is damaged, which most
+    /// containers cannot tell apart), and what [`parse`] says of a key that turns out not to be a
+    /// P-256 one.
+    pub fn decrypt(&self, passphrase: &[u8]) -> Result<PrivateKey, Error> {
+        match &self.0 {
+            Encrypted::Pkcs8(key) => key.decrypt(passphrase),
+            Encrypted::LegacyPem(key) => key.decrypt(passphrase),
+            Encrypted::Openssh(key) => key.decrypt(passphrase),
+        }
+    }
+
+    /// The container and its cipher, as in `OpenSSH private key (aes256-ctr)`.
+    pub fn container(&self) -> String {
+        match &self.0 {
+            Encrypted::Pkcs8(key) => key.container(),
+            Encrypted::LegacyPem(key) => key.container(),
+            Encrypted::Openssh(key) => key.container(),
+        }
+    }
+}
+
+/// Takes the contents of a key file: PEM or DER of PKCS#8 or SEC1, OpenSSH's format, or Base64 of
+/// these without PEM lines. Certificates, public keys and text around the key are passed over; the
+/// file's name plays no part.
+///
+/// # Errors
+/// Everything but exactly one ECDSA P-256 private key is an [`Error`] that names what was found.
+/// Two private keys are one too: nobody should have to guess which of them signs.
+pub fn parse(contents: &[u8]) -> Result<KeyFile, Error> {
+    let blocks = match contents::read(contents) {
+        Contents::Empty => return Err(Error::Empty),
+        Contents::Blocks(blocks) => blocks,
+        Contents::Text(text) => return Err(not_a_key(&text)),
+        Contents::Binary => return Err(Error::Unrecognized),
+    };
+    let kinds: Vec<Kind> = blocks.iter().map(identify::identify).collect();
+    let parts = || blocks.iter().zip(&kinds);
+    let public = |kind: &Kind| match kind {
+        Kind::Public(public) => Some(public.clone()),
+        _ => None,
+    };
+    let mut private = parts().filter(|(_, kind)| public(kind).is_none());
+    let Some((block, kind)) = private.next() else {
+        return Err(Error::NoPrivateKey(kinds.iter().filter_map(public).collect()));
+    };
+    let others = private.count();
+    if others > 0 {
+        return Err(Error::SeveralKeys(1 + others));
+    }
+    let parameters = parts()
+        .find(|(_, kind)| **kind == Kind::Public(Public::Parameters))
+        .and_then(|(block, _)| block.data.as_ref().ok())
+        .map(|data| data.as_slice());
+    read(block, kind, parameters)
+}
+
+/// Reads the one private key of a file; `parameters` is the DER of its `EC PARAMETERS` block.
+fn read(block: &Block, kind: &Kind, parameters: Option<&[u8]>) -> Result<KeyFile, Error> {
+    match kind {
+        Kind::OtherPrivate(name) => {
+            return Err(Error::NotP256(NotP256::Algorithm((*name).into())));
+        }
+        Kind::Foreign(foreign) => return Err(Error::Foreign(*foreign)),
+        _ => {}
+    }
+    let data = match &block.data {
+        Ok(data) => data.as_slice(),
+        Err(Fault::NoEnd) => return Err(Error::NoEnd(block.name())),
+        Err(Fault::NotBase64) => return Err(Error::NotBase64(block.name())),
+        Err(Fault::CutShort) => return Err(Error::Malformed(block.name())),
+    };
+    let encrypted = |key| KeyFile::Encrypted(EncryptedKey(key));
+    match kind {
+        Kind::EncryptedPkcs8 => {
+            let key = pkcs8::Encrypted::read(data)?;
+            Ok(encrypted(Encrypted::Pkcs8(key)))
+        }
+        Kind::LegacyEncrypted => {
+            let key = legacy_pem::Encrypted::read(block, data, parameters)?;
+            Ok(encrypted(Encrypted::LegacyPem(key)))
+        }
+        Kind::Openssh => Ok(match openssh::read(data)? {
+            openssh::Key::Plain(key) => KeyFile::Plain(key),
+            openssh::Key::Encrypted(key) => encrypted(Encrypted::Openssh(key)),
+        }),
+        _ => {
+            let parameters = parameters.and_then(|der| AnyRef::from_der(der).ok());
+            let key = decode_plain(data, parameters);
+            let key = key.unwrap_or_else(|| Err(Error::Malformed(block.name())));
+            key.map(KeyFile::Plain)
+        }
+    }
+}
+
+/// Reads DER that is not encrypted, or no longer; nothing comes of what is no private key.
+fn decode_plain(
+    der: &[u8],
+    parameters: Option<AnyRef<'_>>,
+) -> Option<Result<PrivateKey, Error>> {
+    match identify::identify_data(der)? {
+        Kind::Sec1 => Some(sec1::decode(der, parameters, None)),
+        Kind::Pkcs8 => Some(pkcs8::decode(der)),
+        Kind::OtherPrivate(name) => Some(Err(Error::NotP256(NotP256::Algorithm(name.into())))),
+        _ => None,
+    }
+}
+
+/// Why a text without PEM blocks gives no key.
+fn not_a_key(text: &str) -> Error {
+    match identify::identify_text(text) {
+        Some(Kind::Foreign(foreign)) => Error::Foreign(foreign),
+        Some(Kind::Public(public)) => Error::NoPrivateKey(vec![public]),
+        _ if text.contains("-----END ") => Error::NoBegin,
+        _ => Error::Unrecognized,
+    }
+}
+
+/// The containers that a key can be written in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// `PRIVATE KEY`, or `ENCRYPTED PRIVATE KEY` under AES-256-CBC and PBKDF2 with HMAC-SHA-256.
+    Pkcs8,
+    /// `EC PRIVATE KEY`; with a passphrase, under AES-256-CBC with `Proc-Type: 4,ENCRYPTED`, whose
+    /// key derivation is weak: a good passphrase is better spent on the other two.
+    Sec1,
+    /// `OPENSSH PRIVATE KEY`; with a passphrase, under aes256-ctr and bcrypt.
+    Openssh,
+}
+
+/// A PEM block that ends in a newline, with the public part inside. Only OpenSSH's format has room
+/// for the comment.
+///
+/// # Errors
+/// [`Error::EmptyPassphrase`] where the passphrase is empty and the programs that read the format
+/// take none: in all but PKCS#8.
+pub fn encode(
+    key: &PrivateKey,
+    format: Format,
+    passphrase: Option<&[u8]>,
+    comment: &str,
+) -> Result<Zeroizing<String>, Error> {
+    Ok(match (format, passphrase) {
+        (Format::Pkcs8, None) => pem::encode(pkcs8::LABEL, &[], &pkcs8::encode(key), 64),
+        (Format::Pkcs8, Some(passphrase)) => {
+            let der = pkcs8::encode_encrypted(key, passphrase);
+            pem::encode(pkcs8::ENCRYPTED_LABEL, &[], &der, 64)
+        }
+        (Format::Sec1, None) => pem::encode(sec1::LABEL, &[], &sec1::encode(key), 64),
+        (Format::Sec1, Some([])) => return Err(Error::EmptyPassphrase("a SEC1 private key")),
+        (Format::Sec1, Some(passphrase)) => legacy_pem::encode(key, passphrase),
+        (Format::Openssh, passphrase) => openssh::encode(key, passphrase, comment)?,
+    })
+}

@@ -1,0 +1,224 @@
+//! PEM text: read as tolerantly as `openssl` and `ssh-keygen` do, written as RFC 7468 has it, with
+//! the headers of RFC 1421 where an encrypted SEC1 key needs them.
+
+use base64::{
+    Engine, alphabet,
+    engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
+    prelude::BASE64_STANDARD,
+};
+use zeroize::Zeroizing;
+
+const BEGIN: &[u8] = b"-----BEGIN ";
+const END: &[u8] = b"-----END ";
+const DASHES: &[u8] = b"-----";
+
+/// A block of a PEM file, or the whole of a file that has no PEM lines.
+pub(crate) struct Block {
+    /// What its BEGIN line names; nothing in a file without PEM lines.
+    pub(crate) label: Option<String>,
+    /// RFC 1421 headers, in their order.
+    pub(crate) headers: Vec<(String, String)>,
+    /// What its Base64 stands for.
+    pub(crate) data: Result<Zeroizing<Vec<u8>>, Fault>,
+}
+
+/// Why a block has no data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    NoEnd,
+    NotBase64,
+    CutShort,
+}
+
+impl Block {
+    /// What messages call it.
+    pub(crate) fn name(&self) -> String {
+        match &self.label {
+            Some(label) => format!("{label} block"),
+            None => "DER".into(),
+        }
+    }
+
+    /// A header's value, without regard to the case of its name.
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.headers
+            .iter()
+            .find(|(key, _)| key.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value.as_str())
+    }
+}
+
+/// Every block in `text`, in its order; whatever stands between blocks is passed over. Lines may
+/// be of any length, indented, or lost altogether.
+pub(crate) fn blocks(text: &[u8]) -> Vec<Block> {
+    let mut blocks = Vec::new();
+    let mut rest = text;
+    while let Some(begin) = find(rest, BEGIN) {
+        rest = &rest[begin + BEGIN.len()..];
+        let Some((label, body)) = label(rest) else {
+            continue;
+        };
+        let body = match find(body, BEGIN) {
+            Some(next) => &body[..next],
+            None => body,
+        };
+        rest = &rest[label.len() + DASHES.len() + body.len()..];
+        blocks.push(block(label, body));
+    }
+    blocks
+}
+
+fn block(label: &str, body: &[u8]) -> Block {
+    let ended = find(body, END).filter(|&end| {
+        let own = self::label(&body[end + END.len()..]);
+        own.is_some_and(|(end_label, _)| end_label == label)
+    });
+    let (headers, data) = match ended {
+        Some(end) => contents(&body[..end]),
+        None => (Vec::new(), Err(Fault::NoEnd)),
+    };
+    Block {
+        label: Some(label.to_owned()),
+        headers,
+        data,
+    }
+}
+
+/// The label that `text` starts with, and what follows the dashes after it.
+fn label(text: &[u8]) -> Option<(&str, &[u8])> {
+    let dashes = find(text, DASHES)?;
+    let label = std::str::from_utf8(&text[..dashes]).ok()?;
+    let plausible = |c: char| c.is_ascii_graphic() || c == ' ';
+    (label.len() <= 64 && label.chars().all(plausible))
+        .then_some((label, &text[dashes + DASHES.len()..]))
+}
+
+type Contents = (
+    Vec<(String, String)>,
+    Result<Zeroizing<Vec<u8>>, Fault>,
+);
+
+fn contents(body: &[u8]) -> Contents {
+    let mut headers = Vec::new();
+    let mut base64 = Zeroizing::new(Vec::with_capacity(body.len()));
+    for line in body.split(|&byte| matches!(byte, b'\r' | b'\n')) {
+        match std::str::from_utf8(line).ok().and_then(header) {
+            Some(header) if base64.is_empty() => headers.push(header),
+            _ => base64.extend(line.iter().filter(|byte| !byte.is_ascii_whitespace())),
+        }
+    }
+    let data = match decode_base64(&base64) {
+        Some(data) if !data.is_empty() => Ok(data),
+        _ => Err(Fault::NotBase64),
+    };
+    (headers, data)
+}
+
+fn header(line: &str) -> Option<(String, String)> {
+    let (key, value) = line.split_once(':')?;
+    Some((key.trim().to_owned(), value.trim().to_owned()))
+}
+
+/// Standard Base64 without white space, padded or not.
+pub(crate) fn decode_base64(digits: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+    let config =
+        GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
+    GeneralPurpose::new(&alphabet::STANDARD, config)
+        .decode(digits)
+        .ok()
+        .map(Zeroizing::new)
+}
+
+/// One block with lines of `width` digits, that ends in a newline.
+pub(crate) fn encode(
+    label: &str,
+    headers: &[(&str, &str)],
+    data: &[u8],
+    width: usize,
+) -> Zeroizing<String> {
+    let digits = Zeroizing::new(BASE64_STANDARD.encode(data));
+    // Reserved in full, so that growing leaves no copy behind.
+    let mut text = Zeroizing::new(String::with_capacity(2 * digits.len() + 512));
+    text.push_str(&format!("-----BEGIN {label}-----\n"));
+    for (key, value) in headers {
+        text.push_str(&format!("{key}: {value}\n"));
+    }
+    if !headers.is_empty() {
+        text.push('\n');
+    }
+    for start in (0..digits.len()).step_by(width) {
+        text.push_str(&digits[start..digits.len().min(start + width)]);
+        text.push('\n');
+    }
+    text.push_str(&format!("-----END {label}-----\n"));
+    text
+}
+
+fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
+    haystack
+        .windows(needle.len())
+        .position(|window| window == needle)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn only(text: &str) -> Block {
+        let mut blocks = blocks(text.as_bytes());
+        assert_eq!(blocks.len(), 1);
+        blocks.remove(0)
+    }
+
+    #[test]
+    fn reads_back_what_it_writes() {
+        let text = encode("X", &[("A", "1"), ("B", "2, 3")], &[7; 100], 64);
+        let block = only(&text);
+        assert_eq!(block.label.as_deref(), Some("X"));
+        assert_eq!(block.header("b"), Some("2, 3"));
+        assert_eq!(**block.data.as_ref().unwrap(), [7; 100]);
+    }
+
+    #[test]
+    fn passes_over_text_around_blocks() {
+        let text = "a: b\n-----BEGIN X-----\nAAAA\n-----END X-----\ntext\r\n\
+                    -----BEGIN Y-----\r\nBBBB\r\n-----END Y-----\r\n-----";
+        let labels: Vec<_> = blocks(text.as_bytes())
+            .iter()
+            .map(|block| block.label.clone().unwrap())
+            .collect();
+        assert_eq!(labels, ["X", "Y"]);
+    }
+
+    #[test]
+    fn needs_no_line_breaks() {
+        for text in [
+            "-----BEGIN X-----AAEC-----END X-----",
+            "-----BEGIN X----- AAEC -----END X-----",
+            "  -----BEGIN X-----\n  AA\n  EC\n  -----END X-----",
+        ] {
+            assert_eq!(**only(text).data.as_ref().unwrap(), [0, 1, 2]);
+        }
+    }
+
+    #[test]
+    fn tells_what_is_wrong_with_a_block() {
+        for (text, fault) in [
+            ("-----BEGIN X-----\nAAEC\n", Fault::NoEnd),
+            ("-----BEGIN X-----\nAAEC\n-----END X", Fault::NoEnd),
+            ("-----BEGIN X-----\nAAEC\n-----END Y-----\n", Fault::NoEnd),
+            ("-----BEGIN X-----\nAA*C\n-----END X-----\n", Fault::NotBase64),
+            ("-----BEGIN X-----\n-----END X-----\n", Fault::NotBase64),
+        ] {
+            assert_eq!(only(text).data, Err(fault), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_block_without_its_end_does_not_swallow_the_next() {
+        let text = "-----BEGIN X-----\nAAEC\n-----BEGIN Y-----\nAAEC\n-----END Y-----\n";
+        let blocks = blocks(text.as_bytes());
+        assert_eq!(blocks[0].data, Err(Fault::NoEnd));
+        assert!(blocks[1].data.is_ok());
+    }
+}

@@ -1,0 +1,21 @@
+//! `qkey` proves to a Qumulo cluster that its user holds the private half of a lock key, wherever
+//! that key lives.
+//!
+//! A *ceremony* ([`ceremony`]) fetches a challenge from a [`cluster`], has it signed by a
+//! [`signer`], checks the signature itself, submits it, and says what the cluster now holds.
+
+pub mod ceremony;
+pub mod cli;
+pub mod cluster;
+pub mod config;
+pub mod error;
+pub mod interrupt;
+pub mod keyfile;
+pub mod output;
+pub mod permissions;
+pub mod public_key;
+pub mod secret;
+pub mod signature;
+pub mod signer;
+pub mod subprocess;
+pub mod suggest;

@@ -1,0 +1,318 @@
+//! ECDSA P-256 public keys, and the only place that converts their encodings.
+
+use base64::{
+    Engine,
+    prelude::{BASE64_STANDARD, BASE64_STANDARD_NO_PAD},
+};
+use der::{Encode, Tagged};
+use p256::{
+    ecdsa::VerifyingKey,
+    pkcs8::{EncodePublicKey, LineEnding},
+};
+use sha2::{Digest, Sha256};
+
+use crate::keyfile::{
+    Foreign, NotP256, PublicPart, algorithm, asn1,
+    contents::{self, Contents},
+    curve,
+    identify::{self, Kind, SSH2_PUBLIC_KEY},
+    openssh,
+    pem::{self, Block, Fault},
+};
+
+/// A point on P-256 that is a valid public key, in no encoding in particular.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PublicKey(VerifyingKey);
+
+/// Why some bytes are not an ECDSA P-256 public key. Each is one line that names what was found.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum Error {
+    #[error("the file is empty")]
+    Empty,
+    #[error("the public key is {0}")]
+    NotP256(NotP256),
+    #[error("a private key where a public key belongs")]
+    PrivateKey,
+    #[error("{0}, which qkey does not read")]
+    Foreign(Foreign),
+    #[error("no public key in it, only {0}")]
+    NoPublicKey(PublicPart),
+    #[error("{0} different public keys in one file")]
+    SeveralKeys(usize),
+    #[error("the {0} has no END line of its own")]
+    NoEnd(String),
+    #[error("the {0} is not Base64 inside")]
+    NotBase64(String),
+    #[error("no PEM block")]
+    NotPem,
+    #[error("the {0} is cut short or damaged")]
+    Malformed(String),
+    #[error("the point of the public key is not on P-256")]
+    NotAPoint,
+    #[error("neither PEM, DER, Base64 of DER, nor an OpenSSH public key")]
+    Unrecognized,
+}
+
+impl Error {
+    /// How to get what is needed, with a command to run where there is one. `FILE` in it stands
+    /// for the file that was read.
+    pub fn hint(&self) -> Option<String> {
+        let hint = match self {
+            Self::PrivateKey => "take its public half: `qkey pubkey FILE`",
+            Self::Foreign(foreign) => return foreign.hint().map(str::to_owned),
+            Self::NoPublicKey(PublicPart::Request) => {
+                "take its public key: `openssl req -in FILE -noout -pubkey -out public.pem`"
+            }
+            Self::SeveralKeys(_) => "leave one public key in the file",
+            Self::NoEnd(_) | Self::NotBase64(_) | Self::Malformed(_) | Self::NotAPoint => {
+                "compare it with its original, or take it from its private key again: `qkey pubkey \
+                 KEY`"
+            }
+            Self::Empty
+            | Self::NotP256(_)
+            | Self::NoPublicKey(_)
+            | Self::NotPem
+            | Self::Unrecognized => {
+                "take the public half of an ECDSA P-256 key: `qkey pubkey KEY`"
+            }
+        };
+        Some(hint.to_owned())
+    }
+}
+
+impl PublicKey {
+    /// Takes DER SubjectPublicKeyInfo (RFC 5480): P-256 by its name, or written out in full; the
+    /// point uncompressed, compressed or hybrid.
+    ///
+    /// # Errors
+    /// [`Error::NotP256`], [`Error::NotAPoint`] or [`Error::Malformed`].
+    pub fn from_der(der: &[u8]) -> Result<Self, Error> {
+        let malformed = || Error::Malformed("public key".into());
+        let members = asn1::sequence(der).ok_or_else(malformed)?;
+        let [algorithm, point] = members[..] else {
+            return Err(malformed());
+        };
+        if asn1::unsigned(algorithm).is_some() {
+            // RFC 8017, appendix A.1.1: the modulus comes first.
+            return Err(Error::NotP256(NotP256::Algorithm("RSA".into())));
+        }
+        let (oid, parameters) = asn1::algorithm(algorithm).ok_or_else(malformed)?;
+        algorithm::check(oid).map_err(Error::NotP256)?;
+        curve::check(parameters.ok_or_else(malformed)?).map_err(|error| match error {
+            curve::Error::Not(other) => Error::NotP256(other),
+            curve::Error::Malformed => malformed(),
+        })?;
+        Self::from_sec1(asn1::whole_bits(point).ok_or_else(malformed)?)
+    }
+
+    /// Takes a point (SEC 1, section 2.3.3): uncompressed (65 bytes), compressed (33) or hybrid.
+    ///
+    /// # Errors
+    /// [`Error::NotAPoint`].
+    pub fn from_sec1(point: &[u8]) -> Result<Self, Error> {
+        curve::point(point).map(Self).ok_or(Error::NotAPoint)
+    }
+
+    /// Takes the form in which a cluster shows a public key: one line of padded Base64 of the DER
+    /// SubjectPublicKeyInfo. White space around it is passed over.
+    ///
+    /// # Errors
+    /// [`Error::NotBase64`], and those of [`Self::from_der`].
+    pub fn from_base64(text: &str) -> Result<Self, Error> {
+        let der = BASE64_STANDARD.decode(text.trim());
+        Self::from_der(&der.map_err(|_| Error::NotBase64("public key".into()))?)
+    }
+
+    /// Takes text with a PEM block (RFC 7468) of a public key or an X.509 certificate.
+    ///
+    /// # Errors
+    /// [`Error::NotPem`], and those of [`Self::from_any`].
+    pub fn from_pem(text: &str) -> Result<Self, Error> {
+        match pem::blocks(text.as_bytes())[..] {
+            [] => Err(Error::NotPem),
+            ref blocks => Self::from_blocks(blocks),
+        }
+    }
+
+    /// Takes whatever a public key comes in: SubjectPublicKeyInfo or an X.509 certificate in PEM,
+    /// DER or Base64 of DER (one line or more), a line of OpenSSH's (`ecdsa-sha2-nistp256 AAAA…`,
+    /// RFC 5656), or the block of RFC 4716. A byte-order mark, any line ends and text around are
+    /// tolerated; a private key beside is passed over.
+    ///
+    /// # Errors
+    /// Everything but exactly one ECDSA P-256 public key is an [`Error`] that names what was found;
+    /// the same key more than once, say in a certificate beside it, is one key.
+    pub fn from_any(bytes: &[u8]) -> Result<Self, Error> {
+        match contents::read(bytes) {
+            Contents::Empty => Err(Error::Empty),
+            Contents::Blocks(blocks) => Self::from_blocks(&blocks),
+            Contents::Text(text) => Self::from_ssh_text(&text),
+            Contents::Binary => Err(Error::Unrecognized),
+        }
+    }
+
+    fn from_blocks(blocks: &[Block]) -> Result<Self, Error> {
+        let mut keys = Vec::new();
+        let mut others = Vec::new();
+        for block in blocks {
+            match identify::identify(block) {
+                Kind::Public(PublicPart::Key) => keys.push(Self::from_der(data(block)?)?),
+                Kind::Public(PublicPart::Certificate) => {
+                    keys.push(Self::from_certificate(data(block)?)?);
+                }
+                Kind::Public(other) => others.push(Err(Error::NoPublicKey(other))),
+                Kind::Foreign(foreign) => others.push(Err(Error::Foreign(foreign))),
+                Kind::DamagedPrivate if block.label.is_none() => {
+                    others.push(Err(Error::Malformed("DER".into())));
+                }
+                _ => others.push(Err(Error::PrivateKey)),
+            }
+        }
+        only(keys).unwrap_or_else(|| others.pop().unwrap_or(Err(Error::Unrecognized)))
+    }
+
+    /// Takes the DER of an X.509 certificate (RFC 5280, section 4.1), of which nothing but the
+    /// public key is looked at.
+    fn from_certificate(der: &[u8]) -> Result<Self, Error> {
+        let key = || {
+            // OpenSSL's trusted certificates have more after the certificate.
+            let certificate = *asn1::values(der)?.first()?;
+            let to_be_signed = *asn1::members(certificate)?.first()?;
+            let mut members = asn1::members(to_be_signed)?;
+            // The version is left out in version 1; serial number, signature algorithm, issuer,
+            // validity and subject come before the key.
+            members.retain(|member| member.tag() != asn1::explicit(0));
+            members.get(5)?.to_der().ok()
+        };
+        Self::from_der(&key().ok_or_else(|| Error::Malformed("certificate".into()))?)
+    }
+
+    fn from_ssh_text(text: &str) -> Result<Self, Error> {
+        let malformed = || Error::Malformed("OpenSSH public key".into());
+        let blobs = if text.trim_start().starts_with(SSH2_PUBLIC_KEY) {
+            vec![ssh2_blob(text).ok_or_else(malformed)?]
+        } else {
+            openssh::public_lines(text)
+        };
+        let from_blob = |blob: &[u8]| {
+            let key_type = openssh::public_type(blob).ok_or_else(malformed)?;
+            algorithm::check_ssh(key_type).map_err(Error::NotP256)?;
+            Self::from_sec1(openssh::public_point(blob).ok_or_else(malformed)?)
+        };
+        let keys: Vec<Self> = blobs
+            .iter()
+            .map(|blob| from_blob(blob))
+            .collect::<Result<_, _>>()?;
+        only(keys).unwrap_or_else(|| match identify::identify_text(text) {
+            Some(Kind::Foreign(foreign)) => Err(Error::Foreign(foreign)),
+            _ if text.contains(algorithm::SSH_P256) => Err(malformed()),
+            _ => Err(Error::Unrecognized),
+        })
+    }
+
+    /// The key as the crypto library takes it.
+    pub(crate) fn as_verifying_key(&self) -> &VerifyingKey {
+        &self.0
+    }
+
+    /// The uncompressed point (SEC 1, section 2.3.3): 65 bytes.
+    pub fn to_sec1(&self) -> Vec<u8> {
+        self.0.to_sec1_point(false).as_bytes().to_vec()
+    }
+
+    /// DER SubjectPublicKeyInfo (RFC 5480), named curve, uncompressed point.
+    pub fn to_der(&self) -> Vec<u8> {
+        self.0
+            .to_public_key_der()
+            .expect("a P-256 point always has a DER form")
+            .into_vec()
+    }
+
+    /// The form in which a cluster takes and shows a public key: one line of padded Base64 of the
+    /// DER SubjectPublicKeyInfo, without PEM lines.
+    pub fn to_base64(&self) -> String {
+        BASE64_STANDARD.encode(self.to_der())
+    }
+
+    /// A `PUBLIC KEY` PEM block (RFC 7468) that ends in a newline.
+    pub fn to_pem(&self) -> String {
+        self.0
+            .to_public_key_pem(LineEnding::LF)
+            .expect("a P-256 point always has a PEM form")
+    }
+
+    /// A line as in a `.pub` file of `ssh-keygen`'s, without a newline at its end. White space in
+    /// the comment becomes blanks, so that it stays one line.
+    pub fn to_openssh(&self, comment: &str) -> String {
+        let blob = BASE64_STANDARD.encode(self.to_ssh_blob());
+        let comment: Vec<&str> = comment.split_whitespace().collect();
+        let line = format!("{} {blob} {}", algorithm::SSH_P256, comment.join(" "));
+        line.trim_end().to_owned()
+    }
+
+    /// What `ssh-keygen -lf` shows: `SHA256:` and unpadded Base64 of the SHA-256 of the key as SSH
+    /// sends it.
+    pub fn fingerprint(&self) -> String {
+        let hash = Sha256::digest(self.to_ssh_blob());
+        format!("SHA256:{}", BASE64_STANDARD_NO_PAD.encode(hash))
+    }
+
+    /// [`Self::fingerprint`] up to its twelfth digit: enough to tell a person's keys apart.
+    pub fn short_fingerprint(&self) -> String {
+        let mut fingerprint = self.fingerprint();
+        fingerprint.truncate("SHA256:".len() + 12);
+        fingerprint
+    }
+
+    fn to_ssh_blob(&self) -> Vec<u8> {
+        openssh::public_blob(&self.to_sec1())
+    }
+}
+
+impl From<VerifyingKey> for PublicKey {
+    fn from(key: VerifyingKey) -> Self {
+        Self(key)
+    }
+}
+
+/// The one key in `keys`, however often it is there.
+fn only(mut keys: Vec<PublicKey>) -> Option<Result<PublicKey, Error>> {
+    let mut different: Vec<PublicKey> = Vec::new();
+    for key in keys.drain(..) {
+        if !different.contains(&key) {
+            different.push(key);
+        }
+    }
+    match different.len() {
+        0 => None,
+        1 => different.pop().map(Ok),
+        several => Some(Err(Error::SeveralKeys(several))),
+    }
+}
+
+fn data(block: &Block) -> Result<&[u8], Error> {
+    match &block.data {
+        Ok(data) => Ok(data),
+        Err(Fault::NoEnd) => Err(Error::NoEnd(block.name())),
+        Err(Fault::NotBase64) => Err(Error::NotBase64(block.name())),
+        Err(Fault::CutShort) => Err(Error::Malformed(block.name())),
+    }
+}
+
+/// The key in a block of RFC 4716: after the BEGIN line come headers, of which a line that ends in
+/// a backslash goes on in the next one, and then Base64.
+fn ssh2_blob(text: &str) -> Option<zeroize::Zeroizing<Vec<u8>>> {
+    let mut digits = String::new();
+    let mut in_header = false;
+    for line in text.trim_start().lines().skip(1).map(str::trim) {
+        if line.starts_with("---- END") {
+            return pem::decode_base64(digits.as_bytes());
+        }
+        if in_header || line.contains(':') {
+            in_header = line.ends_with('\\');
+        } else {
+            digits.push_str(line);
+        }
+    }
+    None
+}

@@ -1,0 +1,341 @@
+//! Passphrases and PINs: where they come from, and how they are kept.
+
+use std::{
+    collections::BTreeMap,
+    env, fmt,
+    fs::{File, OpenOptions},
+    io::{self, Read, Write},
+    os::fd::AsFd,
+    path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use rustix::{
+    event::{PollFd, PollFlags, poll},
+    termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr},
+};
+use zeroize::Zeroizing;
+
+use crate::{
+    error::Kind,
+    interrupt, permissions,
+    subprocess::{Command, Failure},
+};
+
+/// No passphrase is longer; more than this comes from a wrong file.
+const LIMIT: usize = 16 << 10;
+
+/// Bytes that are wiped when they go and never shown.
+#[derive(Clone)]
+pub struct Secret(Zeroizing<Vec<u8>>);
+
+impl Secret {
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}
+
+/// Where a secret is to be had without asking anybody. "Set but empty" is a value everywhere.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SecretSource {
+    /// An environment variable.
+    Env(String),
+    /// A file with one line.
+    File(PathBuf),
+    /// An open file descriptor, read to its end.
+    Fd(u32),
+    /// A shell command that prints one line.
+    Command(String),
+}
+
+/// Why there is no secret.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("the environment variable {0} is not set")]
+    EnvNotSet(String),
+    #[error("cannot read {what}")]
+    Unreadable { what: String, source: io::Error },
+    #[error("{what} holds more than one line")]
+    SeveralLines { what: String },
+    #[error("{what} is longer than any passphrase")]
+    TooLong { what: String },
+    #[error("the command for {what} failed")]
+    Command { what: String, source: Failure },
+    #[error("{what} is needed, and asking is switched off")]
+    NoInput { what: String },
+    #[error("{what} is needed, and there is no terminal to ask on")]
+    NoTerminal { what: String },
+    #[error("no {what} was typed")]
+    NothingTyped { what: String },
+    #[error("the two {what} that were typed differ")]
+    Differ { what: String },
+    #[error("stopped by a signal")]
+    Interrupted(Kind),
+}
+
+impl Error {
+    /// Whether a person at a terminal could have helped.
+    pub fn needs_input(&self) -> bool {
+        matches!(self, Error::NoInput { .. } | Error::NoTerminal { .. })
+    }
+}
+
+/// Whether a person may be asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asking {
+    Allowed,
+    Never,
+}
+
+/// Reads secrets; one question at a time.
+pub struct Asker {
+    asking: Asking,
+    command_timeout: Duration,
+    /// A descriptor gives its secret only once; several keys may share it.
+    fds: Mutex<BTreeMap<u32, Secret>>,
+    terminal: Mutex<()>,
+}
+
+impl Asker {
+    /// `asking` is the user's word (`--no-input`); `command_timeout` is for a secret's command.
+    pub fn new(asking: Asking, command_timeout: Duration) -> Self {
+        Self {
+            asking,
+            command_timeout,
+            fds: Mutex::default(),
+            terminal: Mutex::default(),
+        }
+    }
+
+    /// Reads a secret from `source`. `what` names it in errors, as in "the passphrase of a.pem".
+    ///
+    /// # Errors
+    /// When it cannot be had there.
+    pub fn read(&self, source: &SecretSource, what: &str) -> Result<Secret, Error> {
+        match source {
+            SecretSource::Env(name) => env::var_os(name)
+                .map(|value| Secret(Zeroizing::new(value.into_encoded_bytes())))
+                .ok_or_else(|| Error::EnvNotSet(name.clone())),
+            SecretSource::File(path) => {
+                let what = format!("{what} in {}", path.display());
+                let file = open(path, &what)?;
+                if let Ok(metadata) = file.metadata() {
+                    permissions::warn_if_readable_by_others(path, &metadata);
+                }
+                one_line(file, what)
+            }
+            SecretSource::Fd(number) => {
+                let mut fds = self.fds.lock().unwrap_or_else(PoisonError::into_inner);
+                if let Some(secret) = fds.get(number) {
+                    return Ok(secret.clone());
+                }
+                let what = format!("{what} from file descriptor {number}");
+                let path = PathBuf::from(format!("/dev/fd/{number}"));
+                let secret = one_line(open(&path, &what)?, what)?;
+                fds.insert(*number, secret.clone());
+                Ok(secret)
+            }
+            SecretSource::Command(command) => {
+                let output = Command::new("/bin/sh", self.command_timeout)
+                    .arg("-c")
+                    .arg(command)
+                    .run()
+                    .map_err(|failure| match failure {
+                        Failure::Interrupted(kind) => Error::Interrupted(kind),
+                        source => Error::Command {
+                            what: what.to_owned(),
+                            source,
+                        },
+                    })?;
+                let stdout = Zeroizing::new(output.stdout);
+                one_line(stdout.as_slice(), format!("{what} from the command"))
+            }
+        }
+    }
+
+    /// Asks on the terminal; `what` names the secret, as in "passphrase of a.pem".
+    ///
+    /// # Errors
+    /// When nobody may or can be asked.
+    pub fn ask(&self, what: &str, asking: Asking) -> Result<Secret, Error> {
+        let what = what.to_owned();
+        if self.asking == Asking::Never || asking == Asking::Never {
+            return Err(Error::NoInput { what });
+        }
+        let _one_at_a_time = self.terminal.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut terminal = match OpenOptions::new().read(true).write(true).open("/dev/tty") {
+            Ok(terminal) => terminal,
+            Err(_) => return Err(Error::NoTerminal { what }),
+        };
+        let unreadable = |source: io::Error| Error::Unreadable {
+            what: "the terminal".to_owned(),
+            source,
+        };
+        let _quiet = Quiet::new(&terminal).map_err(unreadable)?;
+        write!(terminal, "Enter {what}: ").map_err(unreadable)?;
+        read_typed_line(&mut terminal, what)
+    }
+
+    /// Asks twice, for a new secret.
+    ///
+    /// # Errors
+    /// As [`Asker::ask`], and when the two differ.
+    pub fn ask_for_new(&self, what: &str) -> Result<Secret, Error> {
+        let first = self.ask(&format!("a new {what}"), Asking::Allowed)?;
+        let second = self.ask(&format!("the new {what} again"), Asking::Allowed)?;
+        match first.as_bytes() == second.as_bytes() {
+            true => Ok(first),
+            false => Err(Error::Differ {
+                what: what.to_owned(),
+            }),
+        }
+    }
+}
+
+fn open(path: &Path, what: &str) -> Result<File, Error> {
+    File::open(path).map_err(|source| Error::Unreadable {
+        what: what.to_owned(),
+        source,
+    })
+}
+
+/// Takes all of `input` but one line ending.
+fn one_line(input: impl Read, what: String) -> Result<Secret, Error> {
+    let mut bytes = Zeroizing::new(Vec::with_capacity(LIMIT + 1));
+    let read = input.take(LIMIT as u64 + 1).read_to_end(&mut bytes);
+    if let Err(source) = read {
+        return Err(Error::Unreadable { what, source });
+    }
+    if bytes.len() > LIMIT {
+        return Err(Error::TooLong { what });
+    }
+    if bytes.last() == Some(&b'\n') {
+        bytes.pop();
+        if bytes.last() == Some(&b'\r') {
+            bytes.pop();
+        }
+    }
+    match bytes.contains(&b'\n') {
+        true => Err(Error::SeveralLines { what }),
+        false => Ok(Secret(bytes)),
+    }
+}
+
+/// Waits for a line and for signals at once: a signal must not wait for a person.
+fn read_typed_line(terminal: &mut File, what: String) -> Result<Secret, Error> {
+    let unreadable = |source: io::Error| Error::Unreadable {
+        what: "the terminal".to_owned(),
+        source,
+    };
+    let mut line = Zeroizing::new(Vec::with_capacity(LIMIT));
+    loop {
+        if let Some(kind) = interrupt::received() {
+            return Err(Error::Interrupted(kind));
+        }
+        let mut fds = vec![PollFd::new(terminal, PollFlags::IN)];
+        let wake = interrupt::wake_fd();
+        if let Some(wake) = &wake {
+            fds.push(PollFd::new(wake, PollFlags::IN));
+        }
+        match poll(&mut fds, None) {
+            Ok(_) if fds[0].revents().is_empty() => continue,
+            Ok(_) => {}
+            Err(rustix::io::Errno::INTR) => continue,
+            Err(errno) => return Err(unreadable(errno.into())),
+        }
+        let mut chunk = Zeroizing::new([0; 256]);
+        let n = terminal.read(chunk.as_mut_slice()).map_err(unreadable)?;
+        line.extend_from_slice(&chunk[..n]);
+        if line.last() == Some(&b'\n') {
+            line.pop();
+            return Ok(Secret(line));
+        }
+        if n == 0 {
+            return Err(Error::NothingTyped { what });
+        }
+        if line.len() > LIMIT {
+            return Err(Error::TooLong { what });
+        }
+    }
+}
+
+/// Switches the echo off as long as it lives, also when a signal ends the process.
+struct Quiet {
+    terminal: File,
+    before: Termios,
+}
+
+impl Quiet {
+    fn new(terminal: &File) -> io::Result<Self> {
+        let before = tcgetattr(terminal)?;
+        let quiet = Self {
+            terminal: terminal.try_clone()?,
+            before: before.clone(),
+        };
+        let mut silent = before.clone();
+        silent.local_modes.remove(LocalModes::ECHO);
+        // The user sees that the line was taken.
+        silent
+            .local_modes
+            .insert(LocalModes::ECHONL | LocalModes::ICANON | LocalModes::ISIG);
+        let for_signals = terminal.try_clone()?;
+        interrupt::on_end(Some(Box::new(move || {
+            let _ = tcsetattr(for_signals.as_fd(), OptionalActions::Now, &before);
+        })));
+        tcsetattr(terminal, OptionalActions::Flush, &silent)?;
+        Ok(quiet)
+    }
+}
+
+impl Drop for Quiet {
+    fn drop(&mut self) {
+        // Nothing is left to be done for a terminal that went away.
+        let _ = tcsetattr(&self.terminal, OptionalActions::Flush, &self.before);
+        interrupt::on_end(None);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(text: &str) -> Result<Vec<u8>, String> {
+        one_line(text.as_bytes(), "it".to_owned())
+            .map(|secret| secret.as_bytes().to_vec())
+            .map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn one_line_ending_is_taken_off_and_nothing_else() {
+        assert_eq!(line("").unwrap(), b"");
+        assert_eq!(line("\n").unwrap(), b"");
+        assert_eq!(line(" a b \r\n").unwrap(), b" a b ");
+        assert_eq!(line("a").unwrap(), b"a");
+        assert_eq!(line("a\n\n").unwrap_err(), "it holds more than one line");
+        let long = "x".repeat(LIMIT + 1);
+        assert_eq!(line(&long).unwrap_err(), "it is longer than any passphrase");
+    }
+
+    #[test]
+    fn a_secret_is_never_shown() {
+        let secret = one_line(&b"hunter2"[..], "it".to_owned()).unwrap();
+        assert_eq!(format!("{secret:?}"), "Secret(…)");
+    }
+
+    #[test]
+    fn nobody_is_asked_when_asking_is_off() {
+        let asker = Asker::new(Asking::Never, Duration::from_secs(1));
+        let error = asker.ask("the passphrase of a.pem", Asking::Allowed);
+        assert_eq!(
+            error.unwrap_err().to_string(),
+            "the passphrase of a.pem is needed, and asking is switched off"
+        );
+    }
+}

@@ -1,0 +1,234 @@
+//! Private keys in files, on stdin, or in a FIFO.
+
+use std::{
+    fs::File,
+    io::{self, Read, Write},
+    path::{Path, PathBuf},
+};
+
+use zeroize::Zeroizing;
+
+use super::{
+    Context, OpenError, Signer, secret_error,
+    source::{Generate, Kind, Source},
+};
+use crate::{
+    error::{Error, Kind as ErrorKind, Result},
+    keyfile::{self, EncryptedKey, KeyFile, PrivateKey},
+    permissions,
+    public_key::PublicKey,
+    secret::{Asking, Secret},
+    signature::Signature,
+    subprocess::quote,
+};
+
+pub static KIND: Kind = Kind {
+    scheme: "file",
+    form: "PATH or file:PATH (`-` is stdin)",
+    attributes: &[],
+    secret: Some(FAMILY),
+    open,
+    generate,
+};
+
+const FAMILY: &str = "passphrase";
+
+/// The largest container of a P-256 key, with a certificate chain in the same file, is far
+/// smaller.
+const LIMIT: u64 = 1 << 20;
+
+/// How often a person may mistype a passphrase.
+const TRIES: usize = 3;
+
+struct FileSigner {
+    key: PrivateKey,
+    public_key: PublicKey,
+}
+
+impl Signer for FileSigner {
+    fn public_key(&self) -> &PublicKey {
+        &self.public_key
+    }
+
+    fn sign(&self, challenge: &[u8]) -> Result<Signature> {
+        Ok(self.key.sign(challenge))
+    }
+}
+
+impl From<PrivateKey> for FileSigner {
+    fn from(key: PrivateKey) -> Self {
+        Self {
+            public_key: key.public_key(),
+            key,
+        }
+    }
+}
+
+pub fn is_stdin(source: &Source) -> bool {
+    source.body() == "-"
+}
+
+fn open(
+    source: &Source,
+    context: &Context,
+    asking: Asking,
+) -> std::result::Result<Box<dyn Signer>, OpenError> {
+    let contents = read(source)?;
+    let key = match keyfile::parse(&contents).map_err(|error| key_error(source, &error))? {
+        KeyFile::Plain(key) => key,
+        KeyFile::Encrypted(encrypted) => decrypt(source, &encrypted, context, asking)?,
+    };
+    Ok(Box::new(FileSigner::from(key)))
+}
+
+fn read(source: &Source) -> Result<Zeroizing<Vec<u8>>> {
+    let path = Path::new(source.body());
+    let unreadable = |error: io::Error| {
+        let hint = match error.kind() {
+            io::ErrorKind::NotFound => Some("check the path, or make a key with `qkey generate PATH`"),
+            io::ErrorKind::PermissionDenied => Some("run this as the user who owns the key file"),
+            _ => None,
+        };
+        Error::new(ErrorKind::Key, format!("cannot read the key file {}", source.text()))
+            .caused_by(&error)
+            .maybe_hint(hint.map(str::to_owned))
+    };
+    let input: Box<dyn Read> = if is_stdin(source) {
+        Box::new(io::stdin())
+    } else {
+        let file = File::open(path).map_err(unreadable)?;
+        let metadata = file.metadata().map_err(unreadable)?;
+        if metadata.is_dir() {
+            return Err(
+                Error::new(ErrorKind::Key, format!("{} is a directory", source.text()))
+                    .hint("name the key file in it"),
+            );
+        }
+        permissions::warn_if_readable_by_others(path, &metadata);
+        Box::new(file)
+    };
+    let mut contents = Zeroizing::new(Vec::with_capacity(64 << 10));
+    input
+        .take(LIMIT + 1)
+        .read_to_end(&mut contents)
+        .map_err(unreadable)?;
+    match contents.len() as u64 > LIMIT {
+        true => Err(Error::new(
+            ErrorKind::Key,
+            format!("{} is larger than 1 MiB: that is no key file", source.text()),
+        )
+        .hint("name the file that holds the private key")),
+        false => Ok(contents),
+    }
+}
+
+fn decrypt(
+    source: &Source,
+    encrypted: &EncryptedKey,
+    context: &Context,
+    asking: Asking,
+) -> std::result::Result<PrivateKey, OpenError> {
+    let title = source.text();
+    let what = format!("the passphrase of {title}");
+    let from_terminal = |error| secret_error(title, FAMILY, error);
+    if let Some(secret_source) = source.secret()? {
+        let passphrase = context
+            .asker
+            .read(&secret_source, &what)
+            .map_err(from_terminal)?;
+        return unlock(encrypted, &passphrase).map_err(|error| key_error(source, &error).into());
+    }
+    let mut tries_left = TRIES;
+    loop {
+        let passphrase = context.asker.ask(&what, asking).map_err(from_terminal)?;
+        tries_left -= 1;
+        match unlock(encrypted, &passphrase) {
+            Err(keyfile::Error::WrongPassphrase) if tries_left > 0 => {
+                log::warn!("that is not {what}; try again");
+            }
+            result => return result.map_err(|error| key_error(source, &error).into()),
+        }
+    }
+}
+
+fn unlock(
+    encrypted: &EncryptedKey,
+    passphrase: &Secret,
+) -> std::result::Result<PrivateKey, keyfile::Error> {
+    encrypted.decrypt(passphrase.as_bytes())
+}
+
+fn key_error(source: &Source, error: &keyfile::Error) -> Error {
+    Error::new(
+        ErrorKind::Key,
+        format!("cannot use the key file {}", source.text()),
+    )
+    .caused_by(error)
+    .maybe_hint(error.hint())
+}
+
+fn generate(source: &Source, context: &Context, how: &Generate) -> Result<Box<dyn Signer>> {
+    if is_stdin(source) {
+        let message = "a new key needs a file; `-` is stdin";
+        return Err(Error::new(ErrorKind::Usage, message).hint("name a path that does not exist yet"));
+    }
+    let title = source.text();
+    let passphrase = match source.secret()? {
+        Some(secret_source) => Some(
+            context
+                .asker
+                .read(&secret_source, &format!("the passphrase of {title}")),
+        ),
+        None if how.encrypt => Some(
+            context
+                .asker
+                .ask_for_new(&format!("passphrase for {title}")),
+        ),
+        None => None,
+    }
+    .transpose()
+    .map_err(|error| Error::from(secret_error(title, FAMILY, error)))?;
+    let key = PrivateKey::generate();
+    let passphrase = passphrase.as_ref().map(Secret::as_bytes);
+    let text = keyfile::encode(&key, how.format, passphrase, "qkey")
+        .map_err(|error| key_error(source, &error))?;
+    write_new(Path::new(source.body()), text.as_bytes())?;
+    Ok(Box::new(FileSigner::from(key)))
+}
+
+/// Writes a file that must not exist yet: whole or not at all, readable by its owner alone from
+/// the first byte, and on disk when this returns.
+fn write_new(path: &Path, contents: &[u8]) -> Result<()> {
+    let folder = match path.parent() {
+        Some(parent) if parent != Path::new("") => parent.to_owned(),
+        _ => PathBuf::from("."),
+    };
+    let failed = |error: &io::Error| {
+        let hint = match error.kind() {
+            io::ErrorKind::AlreadyExists => format!(
+                "no file is ever overwritten: choose another path, or look at the key there with `qkey pubkey {}`",
+                quote(&path.to_string_lossy())
+            ),
+            io::ErrorKind::NotFound => "make the folder first".to_owned(),
+            _ => "choose a place where this user can write".to_owned(),
+        };
+        Error::new(ErrorKind::Key, format!("cannot write a new key to {}", path.display()))
+            .caused_by(error)
+            .hint(hint)
+    };
+    // Asked beforehand only to spare the work: the last step refuses as well.
+    if path.symlink_metadata().is_ok() {
+        return Err(failed(&io::ErrorKind::AlreadyExists.into()));
+    }
+    let mut file = tempfile::Builder::new()
+        .prefix(".qkey-")
+        .tempfile_in(&folder)
+        .map_err(|error| failed(&error))?;
+    file.write_all(contents).map_err(|error| failed(&error))?;
+    file.as_file().sync_all().map_err(|error| failed(&error))?;
+    file.persist_noclobber(path)
+        .map_err(|error| failed(&error.error))?;
+    File::open(&folder)
+        .and_then(|folder| folder.sync_all())
+        .map_err(|error| failed(&error))
+}

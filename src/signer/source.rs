@@ -1,0 +1,353 @@
+//! The grammar of key sources, and the registry of their kinds.
+//!
+//! A key source is a path or a URI. What follows `?` are attributes, `name=value` with `&`
+//! between, in every kind alike; their values are percent-decoded (RFC 3986, section 2.1).
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use super::{Context, KeySource, OpenError, Signer, file};
+use crate::{
+    config::expand_home,
+    error::{Error, Kind as ErrorKind, Result},
+    keyfile::Format,
+    secret::{Asking, SecretSource},
+    suggest,
+};
+
+/// One kind of key source.
+pub struct Kind {
+    /// What stands before the `:`.
+    pub scheme: &'static str,
+    /// How such a source is written, for the table in errors and in `--help`.
+    pub form: &'static str,
+    /// The attributes it takes, without the ways to give a secret.
+    pub attributes: &'static [&'static str],
+    /// The attribute family of its secret: `passphrase` or `pin`.
+    pub secret: Option<&'static str>,
+    pub open: fn(&Source, &Context, Asking) -> std::result::Result<Box<dyn Signer>, OpenError>,
+    /// Makes a new key there, never over an existing one.
+    pub generate: fn(&Source, &Context, &Generate) -> Result<Box<dyn Signer>>,
+}
+
+/// Every kind of key source there is.
+pub static KINDS: &[&Kind] = &[&file::KIND];
+
+/// The four ways to give a secret, as endings of an attribute's name.
+const SECRET_WAYS: [&str; 4] = ["env", "file", "fd", "command"];
+
+/// How a new key is to be made.
+#[derive(Clone, Copy, Debug)]
+pub struct Generate {
+    /// The container of a key in a file.
+    pub format: Format,
+    /// Ask for a passphrase, where no attribute gives one.
+    pub encrypt: bool,
+}
+
+/// A parsed key source.
+#[derive(Clone)]
+pub struct Source {
+    text: String,
+    kind: &'static Kind,
+    body: String,
+    attributes: Vec<(String, String)>,
+}
+
+impl Source {
+    /// Parses a path or a URI.
+    ///
+    /// # Errors
+    /// Of kind `usage`: an unknown scheme or attribute, or bad percent-encoding.
+    pub fn parse(text: &str) -> Result<Self> {
+        let invalid = |why: String| {
+            Error::new(ErrorKind::Usage, format!("{text:?} is not a key source: {why}"))
+        };
+        if text.is_empty() {
+            return Err(invalid("it is empty".to_owned()).hint(table()));
+        }
+        let (scheme, rest) = match split_scheme(text) {
+            Some((scheme, rest)) => (Some(scheme), rest),
+            None => (None, text),
+        };
+        let kind = match scheme {
+            None => &file::KIND,
+            Some(scheme) => KINDS
+                .iter()
+                .find(|kind| kind.scheme == scheme)
+                .ok_or_else(|| invalid(format!("there is no scheme {scheme:?}")).hint(table()))?,
+        };
+        let (body, query) = match rest.split_once('?') {
+            Some((body, query)) => (body, query),
+            None => (rest, ""),
+        };
+        let body = match scheme {
+            // A plain path is taken as it is, `%` and all.
+            None => body.to_owned(),
+            Some(_) => percent_decode(body).map_err(invalid)?,
+        };
+        if body.is_empty() {
+            return Err(invalid("nothing stands before the attributes".to_owned()).hint(table()));
+        }
+        let mut attributes = Vec::new();
+        for attribute in query.split('&').filter(|attribute| !attribute.is_empty()) {
+            let (name, value) = attribute
+                .split_once('=')
+                .ok_or_else(|| invalid(format!("the attribute {attribute:?} has no value")))?;
+            if !kind.takes(name) {
+                return Err(invalid(format!("it has no attribute {name:?}")).hint(kind.help(name)));
+            }
+            if attributes.iter().any(|(other, _)| other == name) {
+                return Err(invalid(format!("the attribute {name:?} is given twice")));
+            }
+            attributes.push((name.to_owned(), percent_decode(value).map_err(invalid)?));
+        }
+        let source = Self {
+            text: text.to_owned(),
+            kind,
+            body,
+            attributes,
+        };
+        source.secret()?;
+        Ok(source)
+    }
+
+    /// The same source with its relative paths based on `folder`, and `~` on the home directory.
+    pub fn based_on(mut self, folder: &Path) -> Self {
+        let base = |text: &mut String| {
+            let mut path = PathBuf::from(&*text);
+            expand_home(&mut path);
+            // Both parts were UTF-8, or came from the system as a path that is.
+            *text = folder.join(path).to_string_lossy().into_owned();
+        };
+        if self.kind.scheme == file::KIND.scheme && !self.reads_stdin() {
+            base(&mut self.body);
+        }
+        let files = self.attributes.iter_mut();
+        files
+            .filter(|(name, _)| name.ends_with("-file"))
+            .for_each(|(_, value)| base(value));
+        self
+    }
+
+    /// The source as it was written.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// What stands between the scheme and the attributes, percent-decoded in a URI.
+    pub fn body(&self) -> &str {
+        &self.body
+    }
+
+    /// Whether it reads stdin, which can be read once.
+    pub fn reads_stdin(&self) -> bool {
+        file::is_stdin(self)
+    }
+
+    /// Where the passphrase or PIN comes from, if the source says so.
+    ///
+    /// # Errors
+    /// When it says so twice, or names no file descriptor.
+    pub fn secret(&self) -> Result<Option<SecretSource>> {
+        let Some(family) = self.kind.secret else {
+            return Ok(None);
+        };
+        let mut ways = self.attributes.iter().filter_map(|(name, value)| {
+            let way = name.strip_prefix(family)?.strip_prefix('-')?;
+            Some((way, value))
+        });
+        let Some((way, value)) = ways.next() else {
+            return Ok(None);
+        };
+        if ways.next().is_some() {
+            let message = format!("{:?} gives its {family} in two ways", self.text);
+            return Err(Error::new(ErrorKind::Usage, message));
+        }
+        Ok(Some(match way {
+            "env" => SecretSource::Env(value.clone()),
+            "file" => SecretSource::File(PathBuf::from(value)),
+            "command" => SecretSource::Command(value.clone()),
+            _ => SecretSource::Fd(value.parse().map_err(|_| {
+                let message = format!("{value:?} in {:?} is no file descriptor", self.text);
+                Error::new(ErrorKind::Usage, message).hint("give a number, as in passphrase-fd=3")
+            })?),
+        }))
+    }
+
+    /// Makes a new key there.
+    ///
+    /// # Errors
+    /// When there is one already, or none can be made.
+    pub fn generate(&self, context: &Context, how: &Generate) -> Result<Box<dyn Signer>> {
+        (self.kind.generate)(self, context, how)
+    }
+}
+
+/// A source with what is needed to open it.
+#[derive(Clone)]
+pub struct Openable {
+    pub source: Source,
+    pub context: Arc<Context>,
+    /// The name in the configuration file, if it comes from there.
+    pub name: Option<String>,
+}
+
+impl KeySource for Openable {
+    fn title(&self) -> String {
+        match &self.name {
+            Some(name) => format!("{name} ({})", self.source.text),
+            None => self.source.text.clone(),
+        }
+    }
+
+    fn open(&self, asking: Asking) -> std::result::Result<Box<dyn Signer>, OpenError> {
+        (self.source.kind.open)(&self.source, &self.context, asking)
+    }
+}
+
+impl Kind {
+    fn attribute_names(&self) -> Vec<String> {
+        let plain = self.attributes.iter().map(ToString::to_string);
+        let secret = self
+            .secret
+            .into_iter()
+            .flat_map(|family| SECRET_WAYS.iter().map(move |way| format!("{family}-{way}")));
+        plain.chain(secret).collect()
+    }
+
+    fn takes(&self, name: &str) -> bool {
+        self.attribute_names().iter().any(|known| known == name)
+    }
+
+    fn help(&self, wrong: &str) -> String {
+        let names = self.attribute_names();
+        let nearest = suggest::nearest(wrong, names.iter().map(String::as_str))
+            .map(|near| format!("did you mean {near:?}? "))
+            .unwrap_or_default();
+        format!(
+            "{nearest}{} takes {}; a `?` that belongs to a path is written file:…%3F",
+            self.scheme,
+            names.join(", ")
+        )
+    }
+}
+
+/// Every form there is, for hints.
+fn table() -> String {
+    let forms: Vec<&str> = KINDS.iter().map(|kind| kind.form).collect();
+    format!(
+        "a key source is one of: {}, or the name of a key in the configuration file; \
+         a path whose name holds a `:` is written ./PATH",
+        forms.join("; ")
+    )
+}
+
+/// `scheme:` as RFC 3986, section 3.1 has it.
+fn split_scheme(text: &str) -> Option<(&str, &str)> {
+    let (scheme, rest) = text.split_once(':')?;
+    let mut chars = scheme.chars();
+    let first = chars.next()?;
+    let rest_is_scheme = chars.all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c));
+    (first.is_ascii_alphabetic() && rest_is_scheme).then_some((scheme, rest))
+}
+
+/// Strict: a `%` that begins no escape is an error, and so is what is not UTF-8.
+fn percent_decode(text: &str) -> std::result::Result<String, String> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&byte, tail)) = rest.split_first() {
+        if byte != b'%' {
+            bytes.push(byte);
+            rest = tail;
+            continue;
+        }
+        let escape = tail.get(..2).unwrap_or_default();
+        let decoded = base16ct::mixed::decode_vec(escape)
+            .ok()
+            .filter(|decoded| decoded.len() == 1)
+            .ok_or_else(|| format!("in {text:?} a `%` begins no escape (write `%25`)"))?;
+        bytes.extend(decoded);
+        rest = &tail[2..];
+    }
+    String::from_utf8(bytes).map_err(|_| format!("{text:?} does not decode to UTF-8"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(text: &str) -> String {
+        let error = Source::parse(text).err().expect("an error");
+        assert_eq!(error.kind(), ErrorKind::Usage);
+        format!("{error} / {}", error.hint_text().unwrap_or_default())
+    }
+
+    #[test]
+    fn a_path_is_taken_as_it_is_and_a_uri_decoded() {
+        for (text, body) in [
+            ("key.pem", "key.pem"),
+            ("./a:b", "./a:b"),
+            ("/tmp/100%.pem", "/tmp/100%.pem"),
+            ("file:/tmp/a%3Fb", "/tmp/a?b"),
+            ("-", "-"),
+            ("key?passphrase-env=X", "key"),
+        ] {
+            assert_eq!(Source::parse(text).ok().unwrap().body(), body, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_relative_path_is_based_on_a_folder() {
+        for (text, body) in [
+            ("a.pem", "/etc/qkey/a.pem"),
+            ("file:a.pem", "/etc/qkey/a.pem"),
+            ("/a.pem", "/a.pem"),
+            ("-", "-"),
+        ] {
+            let source = Source::parse(text).ok().unwrap();
+            assert_eq!(source.based_on(Path::new("/etc/qkey")).body(), body);
+        }
+        let source = Source::parse("a?passphrase-file=b").ok().unwrap();
+        assert_eq!(
+            source.based_on(Path::new("/etc")).secret().unwrap(),
+            Some(SecretSource::File(PathBuf::from("/etc/b")))
+        );
+    }
+
+    #[test]
+    fn a_secret_comes_from_one_attribute() {
+        let secret = |text: &str| Source::parse(text).ok().unwrap().secret().unwrap();
+        assert_eq!(secret("key"), None);
+        assert_eq!(
+            secret("key?passphrase-command=pass%20a%26b"),
+            Some(SecretSource::Command("pass a&b".into()))
+        );
+        assert_eq!(secret("key?passphrase-fd=3"), Some(SecretSource::Fd(3)));
+        assert_eq!(
+            secret("key?passphrase-file="),
+            Some(SecretSource::File(PathBuf::new()))
+        );
+    }
+
+    #[test]
+    fn what_is_wrong_is_said() {
+        for (text, message) in [
+            ("awskm:///x", "\"awskm:///x\" is not a key source: there is no scheme \"awskm\""),
+            ("", "\"\" is not a key source: it is empty"),
+            ("k?x=1", "\"k?x=1\" is not a key source: it has no attribute \"x\""),
+            ("k?passphrase-env", "\"k?passphrase-env\" is not a key source: the attribute \"passphrase-env\" has no value"),
+            ("k?passphrase-fd=x", "\"x\" in \"k?passphrase-fd=x\" is no file descriptor"),
+            ("k?passphrase-fd=1&passphrase-env=X", "\"k?passphrase-fd=1&passphrase-env=X\" gives its passphrase in two ways"),
+            ("k?passphrase-fd=1&passphrase-fd=1", "\"k?passphrase-fd=1&passphrase-fd=1\" is not a key source: the attribute \"passphrase-fd\" is given twice"),
+            ("file:%zz", "\"file:%zz\" is not a key source: in \"%zz\" a `%` begins no escape (write `%25`)"),
+            ("file:?passphrase-fd=1", "\"file:?passphrase-fd=1\" is not a key source: nothing stands before the attributes"),
+        ] {
+            let error = error(text);
+            assert_eq!(error.split(" / ").next(), Some(message));
+        }
+        assert!(error("k?pasphrase-env=X").contains("did you mean \"passphrase-env\"?"));
+    }
+}

@@ -1,0 +1,387 @@
+//! The only place that starts a program.
+//!
+//! A child gets a process group of its own, a deadline, and a cap on what it may write. Its exit
+//! status is looked at before a broken stdin pipe, and every way in which it can fail is an error
+//! of its own that shows the child's own words.
+
+use std::{
+    ffi::{OsStr, OsString},
+    fmt,
+    io::{self, PipeReader, Read},
+    os::unix::process::{CommandExt, ExitStatusExt},
+    path::{Path, PathBuf},
+    process::ExitStatus,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use rustix::process::Pid;
+
+use crate::{error::Kind, interrupt};
+
+/// A list of 80,000 snapshots takes about this much.
+const STDOUT_LIMIT: usize = 32 << 20;
+const STDERR_LIMIT: usize = 64 << 10;
+
+/// How long a grandchild that holds a pipe is waited for once the child is gone.
+const DRAIN_GRACE: Duration = Duration::from_millis(500);
+
+/// How long a killed child may take to be reaped.
+const REAP_GRACE: Duration = Duration::from_secs(2);
+
+/// How much of a child's words an error shows.
+const EXCERPT: usize = 2_000;
+
+/// A program to run, with all it is given.
+#[derive(Clone, Debug)]
+pub struct Command {
+    program: PathBuf,
+    args: Vec<OsString>,
+    env: Vec<(OsString, OsString)>,
+    stdin: Option<Vec<u8>>,
+    timeout: Duration,
+}
+
+/// What a program wrote.
+#[derive(Clone, Debug, Default)]
+pub struct Output {
+    pub stdout: Vec<u8>,
+    pub stderr: Vec<u8>,
+}
+
+/// The ways in which a program fails.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    #[error("`{program}` was not found")]
+    NotFound { program: String },
+    #[error("`{program}` is not executable")]
+    NotExecutable { program: String },
+    #[error("`{program}` could not be run")]
+    CouldNotRun { program: String, source: io::Error },
+    #[error("`{program}` did not finish within {} s and was killed", .after.as_secs())]
+    TimedOut {
+        program: String,
+        after: Duration,
+        words: String,
+    },
+    #[error("`{program}` was killed by signal {signal}{}", Words(.words))]
+    Killed {
+        program: String,
+        signal: i32,
+        words: String,
+    },
+    #[error("`{program}` exited with {code}{}", Words(.words))]
+    Exited {
+        program: String,
+        code: i32,
+        /// stderr, or stdout where stderr is empty; an excerpt.
+        words: String,
+        /// For the programs that complain on stdout.
+        output: Output,
+    },
+    #[error("`{program}` wrote more than {} MiB and was killed", STDOUT_LIMIT >> 20)]
+    TooMuchOutput { program: String },
+    #[error("`{program}` answered with something else than {expected}: {excerpt}")]
+    UnparsableReply {
+        program: String,
+        expected: &'static str,
+        excerpt: String,
+    },
+    #[error("stopped by a signal")]
+    Interrupted(Kind),
+}
+
+/// Finds a program: a path as it is, a bare name on PATH.
+///
+/// # Errors
+/// [`Failure::NotFound`] or [`Failure::NotExecutable`].
+pub fn find(program: &OsStr) -> Result<PathBuf, Failure> {
+    which::which(program).map_err(|_| {
+        let name = program.to_string_lossy().into_owned();
+        match Path::new(program).exists() && name.contains('/') {
+            true => Failure::NotExecutable { program: name },
+            false => Failure::NotFound { program: name },
+        }
+    })
+}
+
+impl Command {
+    /// `timeout` is the time the program has in all.
+    pub fn new(program: impl Into<PathBuf>, timeout: Duration) -> Self {
+        Self {
+            program: program.into(),
+            args: Vec::new(),
+            env: Vec::new(),
+            stdin: None,
+            timeout,
+        }
+    }
+
+    pub fn arg(mut self, arg: impl Into<OsString>) -> Self {
+        self.args.push(arg.into());
+        self
+    }
+
+    pub fn args<T: Into<OsString>>(mut self, args: impl IntoIterator<Item = T>) -> Self {
+        self.args.extend(args.into_iter().map(Into::into));
+        self
+    }
+
+    /// Adds to the user's environment.
+    pub fn env(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Self {
+        self.env.push((name.into(), value.into()));
+        self
+    }
+
+    /// Without it, stdin is empty.
+    pub fn stdin(mut self, bytes: impl Into<Vec<u8>>) -> Self {
+        self.stdin = Some(bytes.into());
+        self
+    }
+
+    fn name(&self) -> String {
+        self.program.to_string_lossy().into_owned()
+    }
+
+    /// Runs the program to its end.
+    ///
+    /// # Errors
+    /// Every [`Failure`] but the two that [`find`] and a reader of the reply give.
+    pub fn run(&self) -> Result<Output, Failure> {
+        if let Some(kind) = interrupt::received() {
+            return Err(Failure::Interrupted(kind));
+        }
+        log::debug!("running {self}");
+        let started = Instant::now();
+        let result = self.run_to_end(started + self.timeout);
+        log::debug!(
+            "{} took {} ms",
+            self.name(),
+            started.elapsed().as_millis()
+        );
+        match interrupt::received() {
+            Some(kind) => Err(Failure::Interrupted(kind)),
+            None => result,
+        }
+    }
+
+    fn run_to_end(&self, deadline: Instant) -> Result<Output, Failure> {
+        let could_not_run = |source: io::Error| match source.kind() {
+            io::ErrorKind::NotFound => Failure::NotFound {
+                program: self.name(),
+            },
+            io::ErrorKind::PermissionDenied => Failure::NotExecutable {
+                program: self.name(),
+            },
+            _ => Failure::CouldNotRun {
+                program: self.name(),
+                source,
+            },
+        };
+        let (stdout, stdout_writer) = io::pipe().map_err(could_not_run)?;
+        let (stderr, stderr_writer) = io::pipe().map_err(could_not_run)?;
+        let mut expression = duct::cmd(&self.program, &self.args)
+            .stdout_file(stdout_writer)
+            .stderr_file(stderr_writer)
+            .unchecked()
+            .before_spawn(|command| {
+                command.process_group(0);
+                Ok(())
+            });
+        for (name, value) in &self.env {
+            expression = expression.env(name, value);
+        }
+        expression = match &self.stdin {
+            Some(bytes) => expression.stdin_bytes(bytes.clone()),
+            None => expression.stdin_null(),
+        };
+        let handle = expression.start().map_err(could_not_run)?;
+        // Our own writing ends would keep the pipes open for ever.
+        drop(expression);
+        let group = handle
+            .pids()
+            .first()
+            .and_then(|&pid| Pid::from_raw(pid.cast_signed()))
+            .map(|pid| Arc::new(interrupt::Group::register(pid)));
+        let kill = move || {
+            if let Some(group) = &group {
+                group.kill();
+            }
+        };
+        let stdout = Drain::start(stdout, STDOUT_LIMIT, Some(Box::new(kill.clone())));
+        let stderr = Drain::start(stderr, STDERR_LIMIT, None);
+
+        let status = handle
+            .wait_deadline(deadline)
+            .map_err(could_not_run)?
+            .map(|output| output.status);
+        if status.is_none() {
+            kill();
+            let _ = handle.wait_timeout(REAP_GRACE);
+        }
+        let grace = Instant::now() + DRAIN_GRACE;
+        let (stdout, too_much) = stdout.finish(grace);
+        let (stderr, _) = stderr.finish(grace);
+        if too_much {
+            return Err(Failure::TooMuchOutput {
+                program: self.name(),
+            });
+        }
+        self.outcome(status, stdout, stderr)
+    }
+
+    fn outcome(
+        &self,
+        status: Option<ExitStatus>,
+        stdout: Vec<u8>,
+        stderr: Vec<u8>,
+    ) -> Result<Output, Failure> {
+        let program = self.name();
+        let words = || {
+            let loudest = match stderr.trim_ascii() {
+                b"" => &stdout,
+                _ => &stderr,
+            };
+            excerpt_end(loudest)
+        };
+        match status {
+            None => Err(Failure::TimedOut {
+                program,
+                after: self.timeout,
+                words: words(),
+            }),
+            Some(status) => match (status.code(), status.signal()) {
+                (Some(0), _) => Ok(Output { stdout, stderr }),
+                (Some(code), _) => Err(Failure::Exited {
+                    program,
+                    code,
+                    words: words(),
+                    output: Output { stdout, stderr },
+                }),
+                (None, signal) => Err(Failure::Killed {
+                    program,
+                    signal: signal.unwrap_or_default(),
+                    words: words(),
+                }),
+            },
+        }
+    }
+}
+
+/// As a user would type it; only argv, never stdin or the environment.
+impl fmt::Display for Command {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.program.display())?;
+        for arg in &self.args {
+            write!(f, " {}", quote(&arg.to_string_lossy()))?;
+        }
+        Ok(())
+    }
+}
+
+/// Quotes for a POSIX shell, where need be.
+pub fn quote(arg: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_=+:,./@%".contains(c);
+    match !arg.is_empty() && arg.chars().all(plain) {
+        true => arg.to_owned(),
+        false => format!("'{}'", arg.replace('\'', r"'\''")),
+    }
+}
+
+/// The beginning of a reply, on one line and without control characters, to be shown in an error.
+pub fn excerpt(bytes: &[u8]) -> String {
+    const SHOWN: usize = 120;
+    let text: String = String::from_utf8_lossy(&bytes[..bytes.len().min(4 * SHOWN)])
+        .chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect();
+    let text = text.trim();
+    match text.char_indices().nth(SHOWN) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None if text.is_empty() => "(nothing)".to_owned(),
+        None => text.to_owned(),
+    }
+}
+
+/// The end of what a program said, where the reason usually stands.
+fn excerpt_end(bytes: &[u8]) -> String {
+    let text = String::from_utf8_lossy(bytes);
+    let text = text.trim();
+    match text.char_indices().rev().nth(EXCERPT) {
+        Some((start, _)) => format!("…{}", &text[start..]),
+        None => text.to_owned(),
+    }
+}
+
+/// `: ` and the words, where there are any.
+struct Words<'a>(&'a str);
+
+impl fmt::Display for Words<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            "" => Ok(()),
+            words => write!(f, ": {words}"),
+        }
+    }
+}
+
+/// Reads one pipe to its end on a thread of its own.
+struct Drain {
+    bytes: Arc<Mutex<Vec<u8>>>,
+    overflowed: Arc<AtomicBool>,
+    done: mpsc::Receiver<()>,
+}
+
+impl Drain {
+    /// Keeps the first `limit` bytes; at the first one more calls `on_overflow`, and reads on.
+    fn start(
+        mut pipe: PipeReader,
+        limit: usize,
+        on_overflow: Option<Box<dyn Fn() + Send>>,
+    ) -> Self {
+        let bytes = Arc::new(Mutex::new(Vec::new()));
+        let overflowed = Arc::new(AtomicBool::new(false));
+        let (sender, done) = mpsc::channel();
+        let drain = Self {
+            bytes: bytes.clone(),
+            overflowed: overflowed.clone(),
+            done,
+        };
+        thread::spawn(move || {
+            let mut chunk = vec![0; 64 << 10];
+            loop {
+                match pipe.read(&mut chunk) {
+                    Ok(0) => break,
+                    Ok(n) => {
+                        let mut bytes = bytes.lock().unwrap_or_else(PoisonError::into_inner);
+                        let room = limit - bytes.len();
+                        bytes.extend_from_slice(&chunk[..n.min(room)]);
+                        if n > room && !overflowed.swap(true, Ordering::Relaxed) {
+                            on_overflow.iter().for_each(|kill| kill());
+                        }
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    Err(_) => break,
+                }
+            }
+            // Nobody listens any more when the reader took too long.
+            let _ = sender.send(());
+        });
+        drain
+    }
+
+    /// What has been read by the end of the pipe, or by `grace` if something holds it open; and
+    /// whether there was more than the limit.
+    fn finish(self, grace: Instant) -> (Vec<u8>, bool) {
+        let _ = self
+            .done
+            .recv_timeout(grace.saturating_duration_since(Instant::now()));
+        let bytes = std::mem::take(&mut *self.bytes.lock().unwrap_or_else(PoisonError::into_inner));
+        (bytes, self.overflowed.load(Ordering::Relaxed))
+    }
+}
