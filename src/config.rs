@@ -127,7 +127,8 @@ impl Config {
                     .hint("`qkey config init` writes one"));
             }
         };
-        let mut config: Self = toml::from_str(&text).map_err(|error| toml_error(path, &text, &error))?;
+        let mut config: Self =
+            toml::from_str(&text).map_err(|error| toml_error(path, &text, &error))?;
         config.resolve_paths(path);
         config.check(path)?;
         Ok(config)
@@ -155,9 +156,9 @@ impl Config {
             ));
         }
         for name in self.keys.keys() {
-            self.source(name)
-                .transpose()
-                .map_err(|error| error.context(format!("{}: keys.{name}.source", path.display())))?;
+            self.source(name).transpose().map_err(|error| {
+                error.context(format!("{}: keys.{name}.source", path.display()))
+            })?;
             if name.contains([':', '/', '?']) || name == "-" {
                 return Err(wrong(
                     format!("a key cannot have the name {name:?}"),
@@ -166,7 +167,11 @@ impl Config {
             }
         }
         let timeouts = self.clusters.values().map(|cluster| cluster.timeout);
-        if timeouts.chain([self.defaults.timeout]).flatten().any(|seconds| seconds == 0) {
+        if timeouts
+            .chain([self.defaults.timeout])
+            .flatten()
+            .any(|seconds| seconds == 0)
+        {
             return Err(wrong(
                 "timeout is 0".to_owned(),
                 "give a number of seconds".to_owned(),
@@ -191,7 +196,11 @@ impl Config {
     pub fn cluster(&self, name: &str) -> Result<&ClusterEntry> {
         self.clusters.get(name).ok_or_else(|| {
             let message = format!("the configuration file names no cluster {name:?}");
-            Error::new(Kind::Usage, message).hint(names_hint("clusters", name, self.clusters.keys()))
+            Error::new(Kind::Usage, message).hint(names_hint(
+                "clusters",
+                name,
+                self.clusters.keys(),
+            ))
         })
     }
 }
@@ -200,7 +209,9 @@ fn names_hint<'a>(what: &str, wrong: &str, names: impl Iterator<Item = &'a Strin
     let names: Vec<&str> = names.map(String::as_str).collect();
     match suggest::nearest(wrong, names.iter().copied()) {
         Some(near) => format!("did you mean {near:?}?"),
-        None if names.is_empty() => format!("it names no {what} at all; `qkey config init` shows how"),
+        None if names.is_empty() => {
+            format!("it names no {what} at all; `qkey config init` shows how")
+        }
         None => format!("it names these {what}: {}", names.join(", ")),
     }
 }
@@ -220,7 +231,11 @@ fn toml_error(path: &Path, text: &str, error: &toml::de::Error) -> Error {
         .next()
         .filter(|_| error.message().starts_with("unknown"))
         .and_then(|wrong| suggest::nearest(wrong, quoted));
-    Error::new(Kind::Usage, format!("{place}: {}", error.message().replace('\n', "; "))).hint(match near {
+    Error::new(
+        Kind::Usage,
+        format!("{place}: {}", error.message().replace('\n', "; ")),
+    )
+    .hint(match near {
         Some(near) => format!("did you mean `{near}`?"),
         None => "`qkey config init --file -` shows every key that there is".to_owned(),
     })

@@ -72,9 +72,7 @@ impl Error {
             | Self::NotP256(_)
             | Self::NoPublicKey(_)
             | Self::NotPem
-            | Self::Unrecognized => {
-                "take the public half of an ECDSA P-256 key: `qkey pubkey KEY`"
-            }
+            | Self::Unrecognized => "take the public half of an ECDSA P-256 key: `qkey pubkey KEY`",
         };
         Some(hint.to_owned())
     }

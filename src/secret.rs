@@ -13,6 +13,7 @@ use std::{
 
 use rustix::{
     event::{PollFd, PollFlags, poll},
+    process::{Resource, Rlimit, getrlimit, setrlimit},
     termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr},
 };
 use zeroize::Zeroizing;
@@ -25,6 +26,18 @@ use crate::{
 
 /// No passphrase is longer; more than this comes from a wrong file.
 const LIMIT: usize = 16 << 10;
+
+/// A crash leaves no file with secrets behind.
+pub fn forbid_core_dumps() {
+    // Refused only where there is nothing to be forbidden.
+    let _ = setrlimit(
+        Resource::Core,
+        Rlimit {
+            current: Some(0),
+            maximum: getrlimit(Resource::Core).maximum,
+        },
+    );
+}
 
 /// Bytes that are wiped when they go and never shown.
 #[derive(Clone)]
@@ -78,13 +91,6 @@ pub enum Error {
     Differ { what: String },
     #[error("stopped by a signal")]
     Interrupted(Kind),
-}
-
-impl Error {
-    /// Whether a person at a terminal could have helped.
-    pub fn needs_input(&self) -> bool {
-        matches!(self, Error::NoInput { .. } | Error::NoTerminal { .. })
-    }
 }
 
 /// Whether a person may be asked.
@@ -160,16 +166,19 @@ impl Asker {
         }
     }
 
-    /// Asks on the terminal; `what` names the secret, as in "passphrase of a.pem".
+    /// Asks on the terminal; `what` names the secret, as in "the passphrase of a.pem".
     ///
     /// # Errors
     /// When nobody may or can be asked.
-    pub fn ask(&self, what: &str, asking: Asking) -> Result<Secret, Error> {
+    pub fn ask(&self, what: &str) -> Result<Secret, Error> {
         let what = what.to_owned();
-        if self.asking == Asking::Never || asking == Asking::Never {
+        if self.asking == Asking::Never {
             return Err(Error::NoInput { what });
         }
         let _one_at_a_time = self.terminal.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(kind) = interrupt::received() {
+            return Err(Error::Interrupted(kind));
+        }
         let mut terminal = match OpenOptions::new().read(true).write(true).open("/dev/tty") {
             Ok(terminal) => terminal,
             Err(_) => return Err(Error::NoTerminal { what }),
@@ -188,8 +197,8 @@ impl Asker {
     /// # Errors
     /// As [`Asker::ask`], and when the two differ.
     pub fn ask_for_new(&self, what: &str) -> Result<Secret, Error> {
-        let first = self.ask(&format!("a new {what}"), Asking::Allowed)?;
-        let second = self.ask(&format!("the new {what} again"), Asking::Allowed)?;
+        let first = self.ask(&format!("a new {what}"))?;
+        let second = self.ask(&format!("the new {what} again"))?;
         match first.as_bytes() == second.as_bytes() {
             true => Ok(first),
             false => Err(Error::Differ {
@@ -332,7 +341,7 @@ mod tests {
     #[test]
     fn nobody_is_asked_when_asking_is_off() {
         let asker = Asker::new(Asking::Never, Duration::from_secs(1));
-        let error = asker.ask("the passphrase of a.pem", Asking::Allowed);
+        let error = asker.ask("the passphrase of a.pem");
         assert_eq!(
             error.unwrap_err().to_string(),
             "the passphrase of a.pem is needed, and asking is switched off"

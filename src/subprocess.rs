@@ -63,7 +63,7 @@ pub enum Failure {
     NotExecutable { program: String },
     #[error("`{program}` could not be run")]
     CouldNotRun { program: String, source: io::Error },
-    #[error("`{program}` did not finish within {} s and was killed", .after.as_secs())]
+    #[error("`{program}` did not finish within {} s and was killed{}", .after.as_secs(), Words(.words))]
     TimedOut {
         program: String,
         after: Duration,
@@ -159,14 +159,10 @@ impl Command {
         log::debug!("running {self}");
         let started = Instant::now();
         let result = self.run_to_end(started + self.timeout);
-        log::debug!(
-            "{} took {} ms",
-            self.name(),
-            started.elapsed().as_millis()
-        );
-        match interrupt::received() {
-            Some(kind) => Err(Failure::Interrupted(kind)),
-            None => result,
+        log::debug!("{} took {} ms", self.name(), started.elapsed().as_millis());
+        match (result, interrupt::received()) {
+            (Err(_), Some(kind)) => Err(Failure::Interrupted(kind)),
+            (result, _) => result,
         }
     }
 

@@ -48,7 +48,10 @@ impl Add<'_> {
             return self.already_stored(stored, public_key);
         }
         if let Some(other) = keys.iter().find(|stored| stored.holds(&public_key)) {
-            log::warn!("the key store holds the same public key as {}", other.title());
+            log::warn!(
+                "the key store holds the same public key as {}",
+                other.title()
+            );
         }
         let signature = sign(&key.title, key.signer.as_ref(), self.name)?;
         if self.dry_run {
@@ -73,9 +76,7 @@ impl Add<'_> {
             let stored = keys.into_iter().find(|stored| stored.name == self.name);
             Ok(match stored {
                 Some(stored) if stored.holds(&public_key) => Seen::Done(stored),
-                Some(other) => {
-                    Seen::SomethingElse(format!("{} is another key", other.title()))
-                }
+                Some(other) => Seen::SomethingElse(format!("{} is another key", other.title())),
                 None => Seen::NotDone,
             })
         };

@@ -8,8 +8,7 @@ use std::{
 use crate::{
     cluster::StoredKey,
     error::{Error, Kind, Result},
-    secret::Asking,
-    signer::{KeySource, OpenError, Signer},
+    signer::{KeySource, Opened, Signer, Unlock},
 };
 
 /// Some key sources, opened at most once each. A person is asked for a passphrase only once it is
@@ -21,7 +20,8 @@ pub struct Keyring<'a> {
 
 enum State {
     Open(Key),
-    NeedsInput,
+    /// Taken out while a person is asked.
+    Locked(Option<Unlock>),
     Failed(Error),
 }
 
@@ -46,7 +46,7 @@ impl<'a> Keyring<'a> {
             let threads: Vec<_> = self
                 .sources
                 .iter()
-                .map(|source| scope.spawn(|| open(*source, Asking::Never)))
+                .map(|source| scope.spawn(|| open(*source)))
                 .collect();
             threads
                 .into_iter()
@@ -72,15 +72,14 @@ impl<'a> Keyring<'a> {
     pub fn single(&self) -> Result<Key> {
         let mut states = self.lock();
         let (Some(source), Some(state)) = (self.sources.first(), states.first_mut()) else {
-            return Err(Error::new(Kind::Internal, "a key was used before it was opened"));
+            return Err(Error::new(
+                Kind::Internal,
+                "a key was used before it was opened",
+            ));
         };
-        if let State::NeedsInput = state {
-            *state = open(*source, Asking::Allowed);
-        }
-        match state {
-            State::Open(key) => Ok(key.clone()),
-            State::Failed(error) => Err(error.clone()),
-            State::NeedsInput => unreachable!("asking either opens a key or fails"),
+        match state.unlocked(*source) {
+            Ok(key) => Ok(key.clone()),
+            Err(error) => Err(error.clone()),
         }
     }
 
@@ -93,24 +92,27 @@ impl<'a> Keyring<'a> {
         let wanted = stored.public_key().map_err(|error| {
             Error::new(
                 Kind::Mismatch,
-                format!("{} is not a P-256 key that could be compared", stored.title()),
+                format!(
+                    "{} is not a P-256 key that could be compared",
+                    stored.title()
+                ),
             )
             .caused_by(&error)
         })?;
         let mut states = self.lock();
-        let matches = |state: &State| match state {
-            State::Open(key) if *key.signer.public_key() == wanted => Some(key.clone()),
-            _ => None,
-        };
-        if let Some(key) = states.iter().find_map(matches) {
-            return Ok(key);
+        let right = |key: &Key| *key.signer.public_key() == wanted;
+        for state in states.iter() {
+            if let State::Open(key) = state
+                && right(key)
+            {
+                return Ok(key.clone());
+            }
         }
         for (source, state) in self.sources.iter().zip(states.iter_mut()) {
-            if matches!(state, State::NeedsInput) {
-                *state = open(*source, Asking::Allowed);
-                if let Some(key) = matches(state) {
-                    return Ok(key);
-                }
+            if let Ok(key) = state.unlocked(*source)
+                && right(key)
+            {
+                return Ok(key.clone());
             }
         }
         Err(self.no_match(stored, &wanted.short_fingerprint(), &states))
@@ -135,7 +137,7 @@ impl<'a> Keyring<'a> {
             .map(|(source, state)| {
                 let what = match state {
                     State::Open(key) => key.signer.public_key().short_fingerprint(),
-                    State::NeedsInput => "not opened".to_owned(),
+                    State::Locked(_) => "locked".to_owned(),
                     State::Failed(error) => error
                         .causes()
                         .last()
@@ -170,13 +172,36 @@ impl<'a> Keyring<'a> {
     }
 }
 
-fn open(source: &dyn KeySource, asking: Asking) -> State {
-    match source.open(asking) {
-        Ok(signer) => State::Open(Key {
-            title: source.title(),
-            signer: Arc::from(signer),
-        }),
-        Err(OpenError::NeedsInput(_)) if asking == Asking::Never => State::NeedsInput,
-        Err(error) => State::Failed(error.into()),
+impl State {
+    fn new(source: &dyn KeySource, signer: Result<Box<dyn Signer>>) -> Self {
+        match signer {
+            Ok(signer) => State::Open(Key {
+                title: source.title(),
+                signer: Arc::from(signer),
+            }),
+            Err(error) => State::Failed(error),
+        }
+    }
+
+    /// The key; asks where need be, once.
+    fn unlocked(&mut self, source: &dyn KeySource) -> std::result::Result<&Key, &Error> {
+        if let State::Locked(unlock) = self
+            && let Some(unlock) = unlock.take()
+        {
+            *self = Self::new(source, unlock());
+        }
+        match self {
+            State::Open(key) => Ok(key),
+            State::Failed(error) => Err(error),
+            State::Locked(_) => unreachable!("it was unlocked above"),
+        }
+    }
+}
+
+fn open(source: &dyn KeySource) -> State {
+    match source.open() {
+        Ok(Opened::Signer(signer)) => State::new(source, Ok(signer)),
+        Ok(Opened::Locked(unlock)) => State::Locked(Some(unlock)),
+        Err(error) => State::Failed(error),
     }
 }

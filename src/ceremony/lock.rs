@@ -57,7 +57,10 @@ impl Lock {
             None => {}
         }
         if key.disabled {
-            let message = format!("{} is disabled, and a disabled key locks nothing", key.title());
+            let message = format!(
+                "{} is disabled, and a disabled key locks nothing",
+                key.title()
+            );
             return Err(Error::new(Kind::Refused, message).hint(format!(
                 "nothing was sent; choose another key, or enable it: `qq fs_security_modify_key --key={} --enable`",
                 key.id

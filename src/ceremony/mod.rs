@@ -44,7 +44,9 @@ fn sign(title: &str, signer: &dyn Signer, challenge: &str) -> Result<Signature> 
             Kind::Key,
             format!("the signature that {title} made does not verify with its own public key"),
         )
-        .hint("nothing was sent; check that the key source signs SHA-256 with the key that it shows")),
+        .hint(
+            "nothing was sent; check that the key source signs SHA-256 with the key that it shows",
+        )),
     }
 }
 

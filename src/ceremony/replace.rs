@@ -155,7 +155,10 @@ impl Replace<'_> {
             let (stored, fresh) = thread::scope(|scope| {
                 let keys = scope.spawn(|| cluster.keys());
                 let fresh = cluster.replacement_challenge(&id);
-                (keys.join().expect("reading the key list does not panic"), fresh)
+                (
+                    keys.join().expect("reading the key list does not panic"),
+                    fresh,
+                )
             });
             // Whatever keeps the state from being read says less than the refusal itself.
             let (Ok(keys), Ok(fresh)) = (stored, fresh) else {

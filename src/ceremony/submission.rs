@@ -63,7 +63,10 @@ impl Submission<'_> {
             Certainty::Lost => {}
         }
         let lost = failure.error;
-        log::info!("the answer to {} was lost; reading the cluster's state", self.what);
+        log::info!(
+            "the answer to {} was lost; reading the cluster's state",
+            self.what
+        );
         let mut seen = None;
         for pause in LOOKS {
             thread::sleep(pause);
@@ -84,12 +87,10 @@ impl Submission<'_> {
         }
         Err(match seen {
             Some(Seen::NotDone) => self.not_done(lost),
-            Some(Seen::SomethingElse(what)) => {
-                self.unknown(&lost, Kind::Unknown).context(format!(
-                    "{} was submitted and its answer lost, and now {what}",
-                    self.what
-                ))
-            }
+            Some(Seen::SomethingElse(what)) => self.unknown(&lost, Kind::Unknown).context(format!(
+                "{} was submitted and its answer lost, and now {what}",
+                self.what
+            )),
             _ => self.unknown(&lost, Kind::Unknown),
         })
     }

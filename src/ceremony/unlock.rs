@@ -73,7 +73,8 @@ impl Unlock<'_> {
                     while let index = next.fetch_add(1, Ordering::Relaxed)
                         && let Some(&id) = self.ids.get(index)
                         && sender.send((index, self.unlock(shared, id))).is_ok()
-                    {}
+                    {
+                    }
                 });
             }
             drop(sender);

@@ -20,7 +20,12 @@ pub struct Add {
     #[arg(long, value_name = "SOURCE")]
     key: String,
     /// A comment to store along
-    #[arg(long, allow_hyphen_values = true, default_value = "", hide_default_value = true)]
+    #[arg(
+        long,
+        allow_hyphen_values = true,
+        default_value = "",
+        hide_default_value = true
+    )]
     comment: String,
     /// Do everything up to the submission, and not that
     #[arg(long)]
@@ -41,7 +46,10 @@ impl Add {
         let fingerprint = added.public_key.fingerprint();
         let text = match (&added.ending, &added.stored) {
             (Ending::Done, Some(stored)) => {
-                format!("Stored {} in the key store.\n  {fingerprint}", stored.title())
+                format!(
+                    "Stored {} in the key store.\n  {fingerprint}",
+                    stored.title()
+                )
             }
             (Ending::AlreadySo, Some(stored)) => format!(
                 "The key store holds this as {} already: nothing to do.\n  {fingerprint}",

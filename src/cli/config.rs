@@ -56,22 +56,32 @@ impl Init {
     pub fn run(&self, globals: &Globals, output: Output) -> Result<()> {
         let named = self.file.clone().or_else(|| globals.config.clone());
         let path = named.or_else(config::default_path).ok_or_else(|| {
-            Error::new(Kind::Usage, "there is no home directory for a configuration file")
-                .hint("name a file with --file PATH")
+            Error::new(
+                Kind::Usage,
+                "there is no home directory for a configuration file",
+            )
+            .hint("name a file with --file PATH")
         })?;
         if path == Path::new("-") {
             return output.raw(TEMPLATE.as_bytes());
         }
         write_new(&path).map_err(|error| {
             let hint = match error.kind() {
-                io::ErrorKind::AlreadyExists => "it is never overwritten; `--file -` shows what a new one would hold",
+                io::ErrorKind::AlreadyExists => {
+                    "it is never overwritten; `--file -` shows what a new one would hold"
+                }
                 _ => "name another place with --file PATH",
             };
             let message = format!("cannot write the configuration file {}", path.display());
-            Error::new(Kind::Usage, message).caused_by(&error).hint(hint)
+            Error::new(Kind::Usage, message)
+                .caused_by(&error)
+                .hint(hint)
         })?;
         output.result(
-            &format!("Wrote {}: a commented file that sets nothing yet.", path.display()),
+            &format!(
+                "Wrote {}: a commented file that sets nothing yet.",
+                path.display()
+            ),
             &json!({ "action": "config init", "file": path.to_string_lossy() }),
         )
     }
@@ -79,7 +89,10 @@ impl Init {
 
 fn write_new(path: &Path) -> io::Result<()> {
     if let Some(folder) = path.parent() {
-        DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(folder)?;
     }
     let mut file = OpenOptions::new()
         .write(true)
@@ -94,7 +107,11 @@ fn show(session: &Session) -> Result<()> {
     let path = |path: &PathBuf| json!(path.to_string_lossy());
     let optional_path = |value: &Option<PathBuf>| value.as_ref().map_or(Value::Null, path);
     let rows = [
-        ("cluster", json!(settings.cluster.value), &settings.cluster.origin),
+        (
+            "cluster",
+            json!(settings.cluster.value),
+            &settings.cluster.origin,
+        ),
         ("host", json!(settings.host.value), &settings.host.origin),
         ("port", json!(settings.port.value), &settings.port.origin),
         (
@@ -109,14 +126,29 @@ fn show(session: &Session) -> Result<()> {
             json!(settings.timeout.value.as_secs()),
             &settings.timeout.origin,
         ),
-        ("output", name_of(settings.output.value), &settings.output.origin),
-        ("color", name_of(settings.color.value), &settings.color.origin),
-        ("no-input", json!(settings.no_input.value), &settings.no_input.origin),
+        (
+            "output",
+            name_of(settings.output.value),
+            &settings.output.origin,
+        ),
+        (
+            "color",
+            name_of(settings.color.value),
+            &settings.color.origin,
+        ),
+        (
+            "no-input",
+            json!(settings.no_input.value),
+            &settings.no_input.origin,
+        ),
     ];
     let mut objects = Map::new();
     for (name, value, origin) in &rows {
         let origin = origin_text(origin);
-        objects.insert((*name).to_owned(), json!({ "value": value, "origin": origin }));
+        objects.insert(
+            (*name).to_owned(),
+            json!({ "value": value, "origin": origin }),
+        );
     }
     let keys: Map<String, Value> = session
         .config
@@ -162,7 +194,11 @@ fn show(session: &Session) -> Result<()> {
 }
 
 fn name_of(value: impl ValueEnum) -> Value {
-    json!(value.to_possible_value().map(|value| value.get_name().to_owned()))
+    json!(
+        value
+            .to_possible_value()
+            .map(|value| value.get_name().to_owned())
+    )
 }
 
 fn origin_text(origin: &Origin) -> String {

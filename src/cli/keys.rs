@@ -43,7 +43,14 @@ struct KeyArg {
     #[arg(value_name = "ID-OR-NAME")]
     key: Option<String>,
     /// The same as a flag
-    #[arg(short = 'k', long, visible_alias = "key-ref", value_name = "ID-OR-NAME", allow_hyphen_values = true, conflicts_with = "key")]
+    #[arg(
+        short = 'k',
+        long,
+        visible_alias = "key-ref",
+        value_name = "ID-OR-NAME",
+        allow_hyphen_values = true,
+        conflicts_with = "key"
+    )]
     key_id: Option<String>,
 }
 
@@ -82,7 +89,14 @@ fn list(session: &Session, cluster: &dyn Cluster) -> Result<()> {
     let text = match keys.is_empty() {
         true => "The key store is empty.".to_owned(),
         false => table(
-            ["ID", "NAME", "STATE", "FINGERPRINT", "CONFIGURED KEY", "COMMENT"],
+            [
+                "ID",
+                "NAME",
+                "STATE",
+                "FINGERPRINT",
+                "CONFIGURED KEY",
+                "COMMENT",
+            ],
             keys.iter().map(|key| {
                 [
                     key.id.clone(),
@@ -109,9 +123,15 @@ fn show(session: &Session, cluster: &dyn Cluster, key: &KeyRef) -> Result<()> {
         ("name", printable(&key.name)),
         ("comment", printable(&key.comment)),
         ("state", state(&key).to_owned()),
-        ("fingerprint", fingerprint_of(&key).unwrap_or_else(|| "(not a P-256 key)".to_owned())),
+        (
+            "fingerprint",
+            fingerprint_of(&key).unwrap_or_else(|| "(not a P-256 key)".to_owned()),
+        ),
         ("public key", printable(&key.public_key)),
-        ("configured key", configured.matching(&key).unwrap_or("-").to_owned()),
+        (
+            "configured key",
+            configured.matching(&key).unwrap_or("-").to_owned(),
+        ),
     ]
     .map(|(label, value)| format!("{label:<15} {value}").trim_end().to_owned())
     .join("\n");

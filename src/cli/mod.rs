@@ -22,6 +22,7 @@ use crate::{
     error::{Error, Kind, Result},
     interrupt,
     output::{Format, Output},
+    secret,
 };
 use session::Session;
 use settings::Globals;
@@ -59,6 +60,7 @@ enum Command {
 
 /// Parses the command line, runs the command, reports an error, and returns the exit code.
 pub fn main() -> u8 {
+    secret::forbid_core_dumps();
     let matches = match Cli::command().try_get_matches() {
         Ok(matches) => matches,
         Err(error) => return report_usage(&error),
@@ -79,8 +81,9 @@ pub fn main() -> u8 {
 
 /// `output` is set to what the configuration says, as soon as that is known.
 fn run(cli: Cli, matches: &ArgMatches, output: &mut Output) -> Result<()> {
-    interrupt::install()
-        .map_err(|error| Error::new(Kind::Internal, "cannot watch for signals").caused_by(&error))?;
+    interrupt::install().map_err(|error| {
+        Error::new(Kind::Internal, "cannot watch for signals").caused_by(&error)
+    })?;
     let command = match cli.command {
         // The one command that must work while the configuration file is wrong.
         Command::Config(config::Config {
@@ -106,7 +109,8 @@ fn run(cli: Cli, matches: &ArgMatches, output: &mut Output) -> Result<()> {
 
 /// Help and version go to stdout; what is wrong, to stderr in the form that was asked for.
 fn report_usage(error: &clap::Error) -> u8 {
-    let wrong = error.use_stderr() && error.kind() != ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
+    let wrong =
+        error.use_stderr() && error.kind() != ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
     if !(wrong && wants_json()) {
         // A terminal that is gone cannot be told so.
         let _ = error.print();
@@ -124,7 +128,8 @@ fn report_usage(error: &clap::Error) -> u8 {
         format: Format::Json,
         ..Output::default()
     };
-    output.error(&Error::new(Kind::Usage, lines.join(" ")).hint("`qkey --help` shows what there is"));
+    output
+        .error(&Error::new(Kind::Usage, lines.join(" ")).hint("`qkey --help` shows what there is"));
     Kind::Usage.exit_code()
 }
 
@@ -132,6 +137,8 @@ fn report_usage(error: &clap::Error) -> u8 {
 fn wants_json() -> bool {
     let args: Vec<_> = env::args_os().collect();
     args.iter().any(|arg| arg == "--output=json")
-        || args.windows(2).any(|pair| pair[0] == "--output" && pair[1] == "json")
+        || args
+            .windows(2)
+            .any(|pair| pair[0] == "--output" && pair[1] == "json")
         || env::var_os("QKEY_OUTPUT").is_some_and(|value| value == "json")
 }

@@ -4,12 +4,7 @@ use clap::{Args, ValueEnum};
 use serde_json::json;
 
 use super::{keys::public_key_object, session::Session, sign::refuse_terminal};
-use crate::{
-    error::Result,
-    output,
-    secret::Asking,
-    signer::KeySource,
-};
+use crate::{error::Result, output, signer::KeySource};
 
 /// Print the public half of a key
 #[derive(Args)]
@@ -35,7 +30,7 @@ enum Form {
 
 impl Pubkey {
     pub fn run(&self, session: &Session) -> Result<()> {
-        let signer = session.key_source(&self.source)?.open(Asking::Allowed)?;
+        let signer = session.key_source(&self.source)?.open()?.unlock()?;
         let public_key = signer.public_key();
         let output = session.output;
         let text = match (output.format, self.format) {

@@ -17,7 +17,13 @@ use crate::{
 #[derive(Args)]
 pub struct Replace {
     /// The stored key, by id or name
-    #[arg(short = 'k', long, visible_alias = "key-ref", value_name = "ID-OR-NAME", allow_hyphen_values = true)]
+    #[arg(
+        short = 'k',
+        long,
+        visible_alias = "key-ref",
+        value_name = "ID-OR-NAME",
+        allow_hyphen_values = true
+    )]
     key_id: String,
     /// The private key that the cluster holds [default: the one in the configuration file that matches]
     #[arg(long, value_name = "SOURCE")]
@@ -46,8 +52,10 @@ impl Replace {
         let new = session.key_source(&self.new_key)?;
         let old = session.candidates("--old-key", self.old_key.as_slice())?;
         if new.source.reads_stdin() && old.iter().any(|old| old.source.reads_stdin()) {
-            return Err(Error::new(Kind::Usage, "both keys are to be read from stdin")
-                .hint("stdin can be read once; put one of the keys into a file"));
+            return Err(
+                Error::new(Kind::Usage, "both keys are to be read from stdin")
+                    .hint("stdin can be read once; put one of the keys into a file"),
+            );
         }
         let replaced = ceremony::replace::Replace {
             key: KeyRef::new(&self.key_id),
@@ -66,7 +74,9 @@ impl Replace {
                 format!("Replaced {title}.\n  was {old_fingerprint}\n  now {new_fingerprint}")
             }
             Ending::AlreadySo => {
-                format!("The cluster holds the new key as {title} already: nothing to do.\n  {new_fingerprint}")
+                format!(
+                    "The cluster holds the new key as {title} already: nothing to do.\n  {new_fingerprint}"
+                )
             }
             Ending::DryRun => format!(
                 "Would replace {title}; both signatures were checked and nothing was sent.\n  \

@@ -109,8 +109,10 @@ impl Session {
         let on_stdin = sources.iter().filter(|source| source.source.reads_stdin());
         match on_stdin.count() {
             0 | 1 => Ok(sources),
-            _ => Err(Error::new(Kind::Usage, "two keys are to be read from stdin")
-                .hint("stdin can be read once; put one of the keys into a file")),
+            _ => Err(
+                Error::new(Kind::Usage, "two keys are to be read from stdin")
+                    .hint("stdin can be read once; put one of the keys into a file"),
+            ),
         }
     }
 
@@ -150,5 +152,8 @@ impl Session {
 
 /// Key sources as the ceremonies take them.
 pub fn as_key_sources(sources: &[Openable]) -> Vec<&dyn KeySource> {
-    sources.iter().map(|source| source as &dyn KeySource).collect()
+    sources
+        .iter()
+        .map(|source| source as &dyn KeySource)
+        .collect()
 }

@@ -26,7 +26,12 @@ pub struct Globals {
     #[arg(long, global = true, env = "QKEY_PORT")]
     port: Option<u16>,
     /// The file with the cluster's credentials, as `qq --credentials-store`
-    #[arg(long, global = true, env = "QKEY_CREDENTIALS_STORE", value_name = "PATH")]
+    #[arg(
+        long,
+        global = true,
+        env = "QKEY_CREDENTIALS_STORE",
+        value_name = "PATH"
+    )]
     credentials_store: Option<PathBuf>,
     /// The qq program [default: qq, from PATH]
     #[arg(long, global = true, env = "QKEY_QQ", value_name = "PATH")]
@@ -41,7 +46,13 @@ pub struct Globals {
     #[arg(long, global = true, env = "QKEY_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// The form of results, errors and notes [default: text]
-    #[arg(long, global = true, env = "QKEY_OUTPUT", value_enum, value_name = "FORMAT")]
+    #[arg(
+        long,
+        global = true,
+        env = "QKEY_OUTPUT",
+        value_enum,
+        value_name = "FORMAT"
+    )]
     output: Option<Format>,
     /// Never ask on the terminal
     #[arg(long, global = true, env = "QKEY_NO_INPUT", action = ArgAction::SetTrue, value_parser = FalseyValueParser::new())]
@@ -53,7 +64,13 @@ pub struct Globals {
     #[arg(short, long, global = true, env = "QKEY_QUIET", action = ArgAction::SetTrue, value_parser = FalseyValueParser::new())]
     quiet: bool,
     /// Whether to use color [default: auto]
-    #[arg(long, global = true, env = "QKEY_COLOR", value_enum, value_name = "WHEN")]
+    #[arg(
+        long,
+        global = true,
+        env = "QKEY_COLOR",
+        value_enum,
+        value_name = "WHEN"
+    )]
     color: Option<Color>,
 }
 
@@ -219,11 +236,7 @@ impl<T> Setting<T> {
 struct Entry<'a>(Option<(&'a str, &'a ClusterEntry)>);
 
 impl Entry<'_> {
-    fn value<T>(
-        &self,
-        key: &str,
-        get: impl Fn(&ClusterEntry) -> Option<T>,
-    ) -> (Option<T>, String) {
+    fn value<T>(&self, key: &str, get: impl Fn(&ClusterEntry) -> Option<T>) -> (Option<T>, String) {
         match self.0 {
             Some((name, entry)) => (get(entry), format!("clusters.{name}.{key}")),
             None => (None, String::new()),

@@ -14,7 +14,6 @@ use super::{keys::public_key_object, session::Session};
 use crate::{
     error::{Error, Kind, Result},
     output,
-    secret::Asking,
     signature::Signature,
     signer::KeySource,
 };
@@ -59,8 +58,11 @@ impl Sign {
     pub fn run(&self, session: &Session) -> Result<()> {
         let key = session.key_source(&self.key)?;
         if key.source.reads_stdin() && self.challenge.reads_stdin() {
-            return Err(Error::new(Kind::Usage, "key and challenge are both to be read from stdin")
-                .hint("give the challenge as an argument, or with --challenge-file"));
+            return Err(Error::new(
+                Kind::Usage,
+                "key and challenge are both to be read from stdin",
+            )
+            .hint("give the challenge as an argument, or with --challenge-file"));
         }
         let output = session.output;
         let binary = matches!(self.format, Form::Der | Form::P1363);
@@ -73,7 +75,7 @@ impl Sign {
                 "the challenge ends with a newline, which is signed along; the cluster's challenges have none"
             );
         }
-        let signer = key.open(Asking::Allowed)?;
+        let signer = key.open()?.unlock()?;
         let signature = signer.sign(&challenge)?;
         if !signature.verifies(signer.public_key(), &challenge) {
             let message = format!("the signature that {} made does not verify", key.title());
@@ -117,9 +119,7 @@ impl Challenge {
     /// Of kind `usage` when it cannot be read.
     pub fn read(&self) -> Result<Vec<u8>> {
         match (&self.challenge, &self.challenge_file) {
-            (Some(challenge), _) if challenge != "-" => {
-                Ok(challenge.clone().into_encoded_bytes())
-            }
+            (Some(challenge), _) if challenge != "-" => Ok(challenge.clone().into_encoded_bytes()),
             (_, Some(path)) => read_input(path, "the challenge"),
             _ => read_input(Path::new("-"), "the challenge"),
         }
@@ -160,8 +160,10 @@ pub fn read_input(path: &Path, what: &str) -> Result<Vec<u8>> {
 /// Of kind `usage` when binary data would go to a terminal.
 pub fn refuse_terminal() -> Result<()> {
     match io::stdout().is_terminal() {
-        true => Err(Error::new(Kind::Usage, "binary output would go to the terminal")
-            .hint("send it to a file with `> FILE`, or choose another --format")),
+        true => Err(
+            Error::new(Kind::Usage, "binary output would go to the terminal")
+                .hint("send it to a file with `> FILE`, or choose another --format"),
+        ),
         false => Ok(()),
     }
 }

@@ -11,10 +11,7 @@ use super::{
     session::{Session, as_key_sources},
 };
 use crate::{
-    ceremony::{
-        self, Ending,
-        unlock::Unlocked,
-    },
+    ceremony::{self, Ending, unlock::Unlocked},
     cluster::Snapshot,
     error::{Error, Kind, Result},
     output::{Format, error_object},
@@ -98,7 +95,9 @@ impl<'a> Tally<'a> {
             Err(error) => {
                 match self.session.output.format {
                     Format::Text => {
-                        let error = error.clone().context(format!("snapshot {id} was not unlocked"));
+                        let error = error
+                            .clone()
+                            .context(format!("snapshot {id} was not unlocked"));
                         self.session.output.error(&error);
                     }
                     Format::Json => self.print(
@@ -126,7 +125,11 @@ impl<'a> Tally<'a> {
     fn finish(mut self) -> Result<()> {
         let failed = self.errors.len();
         if self.asked > 1 {
-            let verb = if self.dry_run { "would be unlocked" } else { "unlocked" };
+            let verb = if self.dry_run {
+                "would be unlocked"
+            } else {
+                "unlocked"
+            };
             let would = match self.dry_run {
                 true => self.unchanged,
                 false => self.changed,
@@ -145,7 +148,10 @@ impl<'a> Tally<'a> {
             });
             self.print(&text, &object);
         }
-        let interruption = self.errors.iter().find(|error| error.kind().is_interruption());
+        let interruption = self
+            .errors
+            .iter()
+            .find(|error| error.kind().is_interruption());
         if let Some(error) = interruption {
             return Err(error.clone());
         }

@@ -14,7 +14,6 @@ use super::{
 use crate::{
     error::{Error, Kind, Result},
     public_key::PublicKey,
-    secret::Asking,
     signature::Signature,
     signer::KeySource,
 };
@@ -23,7 +22,12 @@ use crate::{
 #[derive(Args)]
 pub struct Verify {
     /// The public key, in any form: a file, `-` for stdin, or the one-line Base64 itself
-    #[arg(long, value_name = "PUBLIC-KEY", required_unless_present = "key", conflicts_with = "key")]
+    #[arg(
+        long,
+        value_name = "PUBLIC-KEY",
+        required_unless_present = "key",
+        conflicts_with = "key"
+    )]
     public_key: Option<String>,
     /// A private key whose public half to use: a path, a URI, or a name of the configuration file
     #[arg(long, value_name = "SOURCE")]
@@ -46,13 +50,19 @@ impl Verify {
                 "the signature is not one of {} over this challenge",
                 public_key.fingerprint()
             );
-            return Err(Error::new(Kind::Mismatch, message)
-                .maybe_hint(diagnose(&signature, &public_key, &challenge)));
+            return Err(Error::new(Kind::Mismatch, message).maybe_hint(diagnose(
+                &signature,
+                &public_key,
+                &challenge,
+            )));
         }
         let mut object = public_key_object(&public_key);
         object["verified"] = json!(true);
         session.output.result(
-            &format!("Verified: {} signed this challenge.", public_key.fingerprint()),
+            &format!(
+                "Verified: {} signed this challenge.",
+                public_key.fingerprint()
+            ),
             &object,
         )
     }
@@ -69,14 +79,16 @@ impl Verify {
         ];
         match readers.into_iter().filter(|&reads| reads).count() {
             0 | 1 => Ok(()),
-            _ => Err(Error::new(Kind::Usage, "two things are to be read from stdin")
-                .hint("put one of them into a file")),
+            _ => Err(
+                Error::new(Kind::Usage, "two things are to be read from stdin")
+                    .hint("put one of them into a file"),
+            ),
         }
     }
 
     fn public_key(&self, session: &Session) -> Result<PublicKey> {
         if let Some(key) = &self.key {
-            let signer = session.key_source(key)?.open(Asking::Allowed)?;
+            let signer = session.key_source(key)?.open()?.unlock()?;
             return Ok(signer.public_key().clone());
         }
         let text = self.public_key.as_deref().unwrap_or_default();
@@ -110,7 +122,9 @@ fn file_or_text(text: &str, what: &str) -> Result<Vec<u8>> {
 fn diagnose(signature: &Signature, key: &PublicKey, challenge: &[u8]) -> Option<String> {
     let with_newline = [challenge, b"\n"].concat();
     if signature.verifies(key, &with_newline) {
-        return Some("it is one over the challenge with a newline after it: sign without".to_owned());
+        return Some(
+            "it is one over the challenge with a newline after it: sign without".to_owned(),
+        );
     }
     if let Some(without) = challenge.strip_suffix(b"\n")
         && signature.verifies(key, without)

@@ -143,9 +143,14 @@ impl Qq {
                 if matches!(complaint(&failure), Complaint::Usage(_)) =>
             {
                 log::debug!("trying the other dialect of qq");
-                run(!old_dialect).inspect(|_| {
+                let other = run(!old_dialect).inspect(|_| {
                     self.old_dialect.store(!old_dialect, Ordering::Relaxed);
-                })
+                });
+                // Where neither is taken, the first complaint is the one to show.
+                match other {
+                    Err(Failure::Exited { code: 2, .. }) => Err(failure),
+                    other => other,
+                }
             }
             result => result,
         }
@@ -180,9 +185,14 @@ impl Qq {
                 certainty: Certainty::Lost,
                 error: UserError::new(
                     Kind::Unreachable,
-                    format!("{} broke the connection during {command}: {words}", self.address()),
+                    format!(
+                        "{} broke the connection during {command}: {words}",
+                        self.address()
+                    ),
                 )
-                .hint("look whether the cluster is up and whether a proxy or firewall stands between"),
+                .hint(
+                    "look whether the cluster is up and whether a proxy or firewall stands between",
+                ),
             },
             (Complaint::Command(words), _) => Error {
                 certainty: Certainty::Lost,
@@ -244,8 +254,14 @@ impl Qq {
                 500.. => Certainty::Lost,
                 _ => Certainty::Refused,
             },
-            error: UserError::new(kind, format!("{} refused {command}: Error {status}: {words}", self.address()))
-                .maybe_hint(hint),
+            error: UserError::new(
+                kind,
+                format!(
+                    "{} refused {command}: Error {status}: {words}",
+                    self.address()
+                ),
+            )
+            .maybe_hint(hint),
         };
         match status {
             401 => refused(
@@ -254,11 +270,17 @@ impl Qq {
             ),
             403 => refused(
                 Kind::Auth,
-                Some("log in as a user whose role has the privilege for it, or ask an administrator".into()),
+                Some(
+                    "log in as a user whose role has the privilege for it, or ask an administrator"
+                        .into(),
+                ),
             ),
             500.. => refused(
                 Kind::Refused,
-                Some("the cluster has a problem of its own; look at its state, then run this again".into()),
+                Some(
+                    "the cluster has a problem of its own; look at its state, then run this again"
+                        .into(),
+                ),
             ),
             _ => refused(Kind::Refused, None),
         }
@@ -299,7 +321,10 @@ impl Qq {
             typed.push_str(&format!(" --port={}", self.options.port));
         }
         if let Some(path) = &self.options.credentials_store {
-            typed.push_str(&format!(" --credentials-store={}", quote(&path.to_string_lossy())));
+            typed.push_str(&format!(
+                " --credentials-store={}",
+                quote(&path.to_string_lossy())
+            ));
         }
         typed
     }
@@ -386,7 +411,10 @@ impl Cluster for Qq {
             KEY,
             &KeyRef::Id(key_id.to_owned()),
             &[
-                format!("--replacement-public-key={}", replacement.new_key.to_base64()),
+                format!(
+                    "--replacement-public-key={}",
+                    replacement.new_key.to_base64()
+                ),
                 format!(
                     "--old-key-verification-signature={}",
                     replacement.old_signature.to_base64()

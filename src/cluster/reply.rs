@@ -299,10 +299,14 @@ mod tests {
             kind: kind.to_owned(),
             id: id.to_owned(),
         };
-        let new = br#"[{"type": "snapshot", "id": "7"}, {"type": "replication_target", "id": "x"}]"#;
+        let new =
+            br#"[{"type": "snapshot", "id": "7"}, {"type": "replication_target", "id": "x"}]"#;
         assert_eq!(
             usage(new).unwrap(),
-            [usage_of("snapshot", "7"), usage_of("replication_target", "x")]
+            [
+                usage_of("snapshot", "7"),
+                usage_of("replication_target", "x")
+            ]
         );
         let old = br#"{"snapshot_policies": ["3"], "snapshots": [7]}"#;
         assert_eq!(

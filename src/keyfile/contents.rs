@@ -4,7 +4,9 @@
 use zeroize::Zeroizing;
 
 use super::{
-    asn1, openssh,
+    asn1,
+    identify::PKCS12_IN_BER,
+    openssh,
     pem::{self, Block, Fault},
 };
 
@@ -60,8 +62,9 @@ fn read_bytes(bytes: &[u8]) -> Contents {
         return Contents::Blocks(blocks);
     }
     match std::str::from_utf8(bytes) {
-        Ok(text) if !text.contains('\0') => base64(text)
-            .unwrap_or_else(|| Contents::Text(Zeroizing::new(text.to_owned()))),
+        Ok(text) if !text.contains('\0') => {
+            base64(text).unwrap_or_else(|| Contents::Text(Zeroizing::new(text.to_owned())))
+        }
         _ => Contents::Binary,
     }
 }
@@ -69,13 +72,13 @@ fn read_bytes(bytes: &[u8]) -> Contents {
 fn base64(text: &str) -> Option<Contents> {
     let mut digits = Zeroizing::new(Vec::with_capacity(text.len()));
     digits.extend(text.bytes().filter(|byte| !byte.is_ascii_whitespace()));
-    binary(&*pem::decode_base64(&digits)?).map(Contents::Blocks)
+    binary(&pem::decode_base64(&digits)?).map(Contents::Blocks)
 }
 
 /// DER or OpenSSH's binary form. Several DER values may follow each other: `openssl ecparam
 /// -genkey -outform DER` used to write the parameters and then the key.
 fn binary(bytes: &[u8]) -> Option<Vec<Block>> {
-    if bytes.starts_with(openssh::MAGIC) {
+    if bytes.starts_with(openssh::MAGIC) || bytes.starts_with(PKCS12_IN_BER) {
         return Some(vec![unlabelled(Ok(bytes))]);
     }
     if !matches!(bytes, [0x30 | 0x06, ..]) {

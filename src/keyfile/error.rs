@@ -81,7 +81,9 @@ impl Error {
                 }
                 _ => MAKE_ONE,
             },
-            Self::SeveralKeys(_) => "leave one private key in the file, or copy it to one of its own",
+            Self::SeveralKeys(_) => {
+                "leave one private key in the file, or copy it to one of its own"
+            }
             Self::Foreign(foreign) => return foreign.hint().map(str::to_owned),
             Self::NoEnd(_) | Self::NoBegin | Self::NotBase64(_) | Self::Malformed(_) => {
                 "compare it with its original; of a sound key, `openssl pkey -in FILE -noout` says \

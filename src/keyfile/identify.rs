@@ -101,6 +101,9 @@ impl fmt::Display for Public {
     }
 }
 
+/// How PKCS#12 starts where a program writes it in BER, which leaves lengths open.
+pub(crate) const PKCS12_IN_BER: &[u8] = &[0x30, 0x80, 0x02, 0x01, 0x03];
+
 /// Tells what `block` is.
 pub(crate) fn identify(block: &Block) -> Kind {
     let label = block.label.as_deref().unwrap_or_default();
@@ -135,13 +138,10 @@ pub(crate) fn identify(block: &Block) -> Kind {
 pub(crate) fn identify_data(data: &[u8]) -> Option<Kind> {
     use Tag::{BitString, Integer, ObjectIdentifier, OctetString, Sequence};
 
-    // PKCS#12 from some programs is BER, with lengths left open.
-    const BER_PKCS12: &[u8] = &[0x30, 0x80, 0x02, 0x01, 0x03];
-
     if data.starts_with(openssh::MAGIC) {
         return Some(Kind::Openssh);
     }
-    if data.starts_with(BER_PKCS12) {
+    if data.starts_with(PKCS12_IN_BER) {
         return Some(Kind::Foreign(Foreign::Pkcs12));
     }
     if asn1::values(data)?.first()?.tag() == ObjectIdentifier {

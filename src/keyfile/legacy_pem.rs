@@ -89,7 +89,11 @@ impl Encrypted {
             .into_iter()
             .find(|cipher| cipher.name().eq_ignore_ascii_case(name))
             .ok_or_else(|| Error::UnsupportedEncryption {
-                scheme: name.chars().filter(char::is_ascii_graphic).take(32).collect(),
+                scheme: name
+                    .chars()
+                    .filter(char::is_ascii_graphic)
+                    .take(32)
+                    .collect(),
                 remedy: REENCRYPT_LEGACY,
             })?;
         let iv = base16ct::mixed::decode_vec(iv.trim())

@@ -1,10 +1,10 @@
 //! Files of private keys: every container that `openssl` and `ssh-keygen` write for ECDSA P-256,
 //! in and out.
 //!
-//! A file goes through [`contents`] (what is it made of), [`identify`] (which of its parts is the
-//! private key) and the room of that part's container: [`sec1`], [`pkcs8`] (encrypted by one of
-//! the schemes in [`pbe`]), [`legacy_pem`] or [`openssh`]. All of them end in [`curve`], which
-//! tells P-256 from every other curve, however it is written.
+//! A file goes through `contents` (what is it made of), `identify` (which of its parts is the
+//! private key) and the room of that part's container: `sec1`, `pkcs8` (encrypted by a scheme in
+//! `pbes2` or `pbe`), `legacy_pem` or `openssh`. All of them end in `curve`, which tells P-256 from
+//! every other curve, however it is written.
 
 pub(crate) mod algorithm;
 pub(crate) mod asn1;
@@ -16,10 +16,13 @@ pub(crate) mod identify;
 mod legacy_pem;
 pub(crate) mod openssh;
 mod pbe;
+mod pbes2;
 pub(crate) mod pem;
 mod pkcs8;
 mod sec1;
 mod ssh_wire;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 
@@ -160,7 +163,9 @@ pub fn parse(contents: &[u8]) -> Result<KeyFile, Error> {
     };
     let mut private = parts().filter(|(_, kind)| public(kind).is_none());
     let Some((block, kind)) = private.next() else {
-        return Err(Error::NoPrivateKey(kinds.iter().filter_map(public).collect()));
+        return Err(Error::NoPrivateKey(
+            kinds.iter().filter_map(public).collect(),
+        ));
     };
     let others = private.count();
     if others > 0 {
@@ -212,10 +217,7 @@ fn read(block: &Block, kind: &Kind, parameters: Option<&[u8]>) -> Result<KeyFile
 }
 
 /// Reads DER that is not encrypted, or no longer; nothing comes of what is no private key.
-fn decode_plain(
-    der: &[u8],
-    parameters: Option<AnyRef<'_>>,
-) -> Option<Result<PrivateKey, Error>> {
+fn decode_plain(der: &[u8], parameters: Option<AnyRef<'_>>) -> Option<Result<PrivateKey, Error>> {
     match identify::identify_data(der)? {
         Kind::Sec1 => Some(sec1::decode(der, parameters, None)),
         Kind::Pkcs8 => Some(pkcs8::decode(der)),

@@ -1,31 +1,21 @@
-//! Encryption by passphrase as PKCS#8 files name it: PBES2 and PBES1 (PKCS#5, RFC 8018), and the
-//! schemes of PKCS#12 (RFC 7292, appendix C), which `openssl pkcs8 -v1 PBE-SHA1-3DES` still writes.
+//! Encryption by passphrase as PKCS#8 files name it: PBES2, which has a room of its own, and the
+//! schemes before it, PBES1 (PKCS#5, RFC 8018, section 6.1) and those of PKCS#12 (RFC 7292, appendix
+//! C), which `openssl pkcs8 -v1 PBE-SHA1-3DES` still writes.
 
-use des::{Des, TdesEde2, TdesEde3};
 use der::asn1::{AnyRef, ObjectIdentifier};
+use des::{Des, TdesEde2, TdesEde3};
 use md5::Md5;
-use p256::elliptic_curve::Generate;
-use pkcs5::{
-    AlgorithmIdentifierRef,
-    pbes2::{self, EncryptionScheme, Kdf, Pbkdf2Prf},
-    scrypt,
-};
 use sha1::{Digest, Sha1};
 use zeroize::Zeroizing;
 
 use super::{
     Error, asn1, cbc,
     error::{REENCRYPT, REENCRYPT_LEGACY},
+    pbes2,
 };
 
-/// What a file may ask of the machine before a passphrase is even known to be right: some ten
-/// seconds, and a quarter of a gigabyte.
-mod limit {
-    pub(super) const ITERATIONS: u64 = 10_000_000;
-    pub(super) const SCRYPT_BYTES: u128 = 256 << 20;
-    /// N times r times p.
-    pub(super) const SCRYPT_WORK: u128 = 1 << 24;
-}
+/// What a file may ask for before a passphrase is even known to be right: some ten seconds.
+const MAX_ITERATIONS: u64 = 10_000_000;
 
 const PBES2: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.5.13");
 const SHA1_3DES: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.12.1.3");
@@ -36,34 +26,32 @@ const SHA1_DES: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.
 /// A scheme with its parameters, within the limits.
 #[derive(Debug)]
 pub(crate) enum Scheme {
-    Pbes2(pbes2::Parameters),
-    /// The schemes before PBES2.
-    Old {
-        suite: Suite,
-        salt: Vec<u8>,
-        iterations: u64,
-    },
+    Pbes2(pkcs5::pbes2::Parameters),
+    Old(Old),
+}
+
+/// A scheme from before PBES2.
+#[derive(Debug)]
+pub(crate) struct Old {
+    suite: Suite,
+    salt: Vec<u8>,
+    iterations: u64,
 }
 
 /// Which key derivation and cipher an older scheme has.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Suite {
-    Sha1TripleDes,
-    Sha1TwoKeyTripleDes,
-    Md5Des,
-    Sha1Des,
+enum Suite {
+    /// PKCS#12 with SHA-1 and triple DES.
+    Pkcs12ThreeKeys,
+    /// The same, whose third key is the first again.
+    Pkcs12TwoKeys,
+    /// PKCS#5 with MD5 and DES.
+    Pkcs5Md5,
+    /// PKCS#5 with SHA-1 and DES.
+    Pkcs5Sha1,
 }
 
-/// AES-256-CBC under PBKDF2 with HMAC-SHA-256, as OpenSSL 1.1 and later and Python's `cryptography`
-/// read, and FIPS-bound systems too (which have no scrypt). The iterations are OWASP's advice:
-/// <https://cheatsheetseries.owasp.org/cheatsheets/Password_Storage_Cheat_Sheet.html>
-pub(crate) fn recommended() -> pbes2::Parameters {
-    let salt = <[u8; 16]>::generate();
-    pbes2::Parameters::generate_pbkdf2_sha256_aes256cbc(600_000, &salt, <[u8; 16]>::generate())
-        .expect("the parameters are within the scheme's bounds")
-}
-
-fn malformed() -> Error {
+pub(crate) fn malformed() -> Error {
     Error::Malformed(format!("encryption scheme of the {}", super::pkcs8::NAME))
 }
 
@@ -73,11 +61,11 @@ impl Scheme {
         let (oid, parameters) = asn1::algorithm(identifier).ok_or_else(malformed)?;
         let parameters = parameters.and_then(asn1::members).ok_or_else(malformed)?;
         let suite = match oid {
-            PBES2 => return read_pbes2(&parameters).map(Self::Pbes2),
-            SHA1_3DES => Suite::Sha1TripleDes,
-            SHA1_2DES => Suite::Sha1TwoKeyTripleDes,
-            MD5_DES => Suite::Md5Des,
-            SHA1_DES => Suite::Sha1Des,
+            PBES2 => return pbes2::read(&parameters).map(Self::Pbes2),
+            SHA1_3DES => Suite::Pkcs12ThreeKeys,
+            SHA1_2DES => Suite::Pkcs12TwoKeys,
+            MD5_DES => Suite::Pkcs5Md5,
+            SHA1_DES => Suite::Pkcs5Sha1,
             other => {
                 return Err(Error::UnsupportedEncryption {
                     scheme: old_scheme_name(other),
@@ -88,42 +76,21 @@ impl Scheme {
         let [salt, iterations] = parameters[..] else {
             return Err(malformed());
         };
-        Ok(Self::Old {
+        Ok(Self::Old(Old {
             suite,
             salt: asn1::octets(salt).ok_or_else(malformed)?.to_vec(),
             iterations: affordable_iterations("", iterations)?,
-        })
+        }))
     }
 
     pub(crate) fn name(&self) -> String {
         match self {
-            Self::Pbes2(parameters) => {
-                let kdf = match &parameters.kdf {
-                    Kdf::Pbkdf2(pbkdf2) => match pbkdf2.prf {
-                        Pbkdf2Prf::HmacWithSha1 => "PBKDF2 with HMAC-SHA-1",
-                        Pbkdf2Prf::HmacWithSha224 => "PBKDF2 with HMAC-SHA-224",
-                        Pbkdf2Prf::HmacWithSha256 => "PBKDF2 with HMAC-SHA-256",
-                        Pbkdf2Prf::HmacWithSha384 => "PBKDF2 with HMAC-SHA-384",
-                        Pbkdf2Prf::HmacWithSha512 => "PBKDF2 with HMAC-SHA-512",
-                        _ => "PBKDF2",
-                    },
-                    _ => "scrypt",
-                };
-                let cipher = match parameters.encryption {
-                    EncryptionScheme::Aes128Cbc { .. } => "AES-128-CBC",
-                    EncryptionScheme::Aes192Cbc { .. } => "AES-192-CBC",
-                    EncryptionScheme::Aes256Cbc { .. } => "AES-256-CBC",
-                    EncryptionScheme::Aes128Gcm { .. } => "AES-128-GCM",
-                    EncryptionScheme::Aes256Gcm { .. } => "AES-256-GCM",
-                    _ => "3DES-CBC",
-                };
-                format!("{cipher}, {kdf}")
-            }
-            Self::Old { suite, .. } => match suite {
-                Suite::Sha1TripleDes => "PBE-SHA1-3DES",
-                Suite::Sha1TwoKeyTripleDes => "PBE-SHA1-2DES",
-                Suite::Md5Des => "PBE-MD5-DES",
-                Suite::Sha1Des => "PBE-SHA1-DES",
+            Self::Pbes2(parameters) => pbes2::name(parameters),
+            Self::Old(old) => match old.suite {
+                Suite::Pkcs12ThreeKeys => "PBE-SHA1-3DES",
+                Suite::Pkcs12TwoKeys => "PBE-SHA1-2DES",
+                Suite::Pkcs5Md5 => "PBE-MD5-DES",
+                Suite::Pkcs5Sha1 => "PBE-SHA1-DES",
             }
             .into(),
         }
@@ -132,14 +99,8 @@ impl Scheme {
     /// What the ciphertext's length is a multiple of.
     pub(crate) fn block_size(&self) -> usize {
         match self {
-            Self::Pbes2(parameters) => match parameters.encryption {
-                EncryptionScheme::Aes128Cbc { .. }
-                | EncryptionScheme::Aes192Cbc { .. }
-                | EncryptionScheme::Aes256Cbc { .. } => 16,
-                EncryptionScheme::DesEde3Cbc { .. } => 8,
-                _ => 1,
-            },
-            Self::Old { .. } => 8,
+            Self::Pbes2(parameters) => pbes2::block_size(parameters),
+            Self::Old(_) => 8,
         }
     }
 
@@ -150,174 +111,51 @@ impl Scheme {
         ciphertext: &[u8],
     ) -> Option<Zeroizing<Vec<u8>>> {
         match self {
-            Self::Pbes2(parameters) => {
-                let mut buffer = Zeroizing::new(ciphertext.to_vec());
-                let length = parameters
-                    .decrypt_in_place(passphrase, &mut buffer)
-                    .ok()?
-                    .len();
-                buffer.truncate(length);
-                Some(buffer)
+            Self::Pbes2(parameters) => pbes2::decrypt(parameters, passphrase, ciphertext),
+            Self::Old(old) => old.decrypt(passphrase, ciphertext),
+        }
+    }
+}
+
+impl Old {
+    fn decrypt(&self, passphrase: &[u8], ciphertext: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+        let pkcs12 = |key_length| {
+            let passphrase = bmp_string(passphrase);
+            let derive =
+                |id, length| pkcs12_kdf(id, &passphrase, &self.salt, self.iterations, length);
+            (derive(KEY, key_length), derive(IV, 8))
+        };
+        let decrypt_des = |derived: Zeroizing<Vec<u8>>| {
+            cbc::decrypt::<Des>(&derived[..8], &derived[8..16], ciphertext)
+        };
+        match self.suite {
+            Suite::Pkcs12ThreeKeys => {
+                let (key, iv) = pkcs12(24);
+                cbc::decrypt::<TdesEde3>(&key, &iv, ciphertext)
             }
-            Self::Old {
-                suite,
-                salt,
-                iterations,
-            } => {
-                let pkcs12 = |length| {
-                    let passphrase = bmp_string(passphrase);
-                    let key = pkcs12_kdf(KEY, &passphrase, salt, *iterations, length);
-                    (key, pkcs12_kdf(IV, &passphrase, salt, *iterations, 8))
-                };
-                match suite {
-                    Suite::Sha1TripleDes => {
-                        let (key, iv) = pkcs12(24);
-                        cbc::decrypt::<TdesEde3>(&key, &iv, ciphertext)
-                    }
-                    Suite::Sha1TwoKeyTripleDes => {
-                        let (key, iv) = pkcs12(16);
-                        cbc::decrypt::<TdesEde2>(&key, &iv, ciphertext)
-                    }
-                    Suite::Md5Des => {
-                        let derived = pbkdf1::<Md5>(passphrase, salt, *iterations);
-                        cbc::decrypt::<Des>(&derived[..8], &derived[8..16], ciphertext)
-                    }
-                    Suite::Sha1Des => {
-                        let derived = pbkdf1::<Sha1>(passphrase, salt, *iterations);
-                        cbc::decrypt::<Des>(&derived[..8], &derived[8..16], ciphertext)
-                    }
-                }
+            Suite::Pkcs12TwoKeys => {
+                let (key, iv) = pkcs12(16);
+                cbc::decrypt::<TdesEde2>(&key, &iv, ciphertext)
+            }
+            Suite::Pkcs5Md5 => decrypt_des(pbkdf1::<Md5>(passphrase, &self.salt, self.iterations)),
+            Suite::Pkcs5Sha1 => {
+                decrypt_des(pbkdf1::<Sha1>(passphrase, &self.salt, self.iterations))
             }
         }
     }
 }
 
-/// Takes the members of `PBES2-params` (RFC 8018, appendix A.4).
-fn read_pbes2(parameters: &[AnyRef<'_>]) -> Result<pbes2::Parameters, Error> {
-    let [kdf, cipher] = *parameters else {
-        return Err(malformed());
-    };
-    let unsupported = |scheme: String| Error::UnsupportedEncryption {
-        scheme,
-        remedy: REENCRYPT,
-    };
-    let (kdf_oid, kdf_parameters) = asn1::algorithm(kdf).ok_or_else(malformed)?;
-    let kdf_parameters = kdf_parameters
-        .and_then(asn1::members)
-        .ok_or_else(malformed)?;
-    let salt = kdf_parameters.first().copied().and_then(asn1::octets);
-    let salt_length = salt.ok_or_else(malformed)?.len();
-    if salt_length > pbes2::Salt::MAX_LEN {
-        return Err(unsupported(format!("a salt of {salt_length} bytes")));
-    }
-    match (kdf_oid, &kdf_parameters[1..]) {
-        (pbes2::PBKDF2_OID, [iterations, rest @ ..]) => {
-            affordable_iterations("PBKDF2 ", *iterations)?;
-            let prf = rest.iter().find_map(|member| asn1::algorithm(*member));
-            if let Some((prf, _)) = prf
-                && !is_known_prf(prf)
-            {
-                return Err(unsupported(format!("PBKDF2 with the hash {prf}")));
-            }
-        }
-        (pbes2::SCRYPT_OID, [n, r, p, ..]) => affordable_scrypt(*n, *r, *p)?,
-        (pbes2::PBKDF2_OID | pbes2::SCRYPT_OID, _) => return Err(malformed()),
-        (other, _) => return Err(unsupported(format!("the key derivation {other}"))),
-    }
-    let kdf: Kdf = kdf.decode_as().map_err(|_| malformed())?;
-
-    let (cipher_oid, iv) = asn1::algorithm(cipher).ok_or_else(malformed)?;
-    let name = match cipher_oid {
-        pbes2::AES_128_CBC_OID
-        | pbes2::AES_192_CBC_OID
-        | pbes2::AES_256_CBC_OID
-        | pbes2::AES_128_GCM_OID
-        | pbes2::AES_256_GCM_OID => None,
-        // The crate takes eight bytes of whatever stands there.
-        pbes2::DES_EDE3_CBC_OID if iv.and_then(asn1::octets).map(<[u8]>::len) == Some(8) => None,
-        pbes2::DES_EDE3_CBC_OID => return Err(malformed()),
-        other => Some(cipher_name(other)),
-    };
-    if let Some(name) = name {
-        return Err(unsupported(name));
-    }
-    let encryption = cipher
-        .decode_as::<AlgorithmIdentifierRef<'_>>()
-        .and_then(EncryptionScheme::try_from)
-        .map_err(|_| malformed())?;
-
-    let key_length = kdf.key_length().map(usize::from);
-    if key_length.is_some_and(|length| length != encryption.key_size()) {
-        return Err(malformed());
-    }
-    Ok(pbes2::Parameters { kdf, encryption })
-}
-
-fn affordable_iterations(of_what: &str, iterations: AnyRef<'_>) -> Result<u64, Error> {
+/// Takes a count of iterations, and what messages put in front of that word.
+pub(crate) fn affordable_iterations(of_what: &str, iterations: AnyRef<'_>) -> Result<u64, Error> {
     match asn1::small(iterations) {
         None | Some(0) => Err(malformed()),
-        Some(iterations) if iterations > limit::ITERATIONS => Err(Error::TooCostly {
+        Some(iterations) if iterations > MAX_ITERATIONS => Err(Error::TooCostly {
             asked: format!("{iterations} {of_what}iterations"),
-            limit: limit::ITERATIONS.to_string(),
+            limit: MAX_ITERATIONS.to_string(),
             remedy: REENCRYPT,
         }),
         Some(iterations) => Ok(iterations),
     }
-}
-
-fn affordable_scrypt(n: AnyRef<'_>, r: AnyRef<'_>, p: AnyRef<'_>) -> Result<(), Error> {
-    let number = |value| asn1::small(value).filter(|&n| n > 0).ok_or_else(malformed);
-    let (n, r, p) = (number(n)?, number(r)?, number(p)?);
-    let [wide_n, wide_r, wide_p] = [n, r, p].map(u128::from);
-    let too_costly = |asked, limit: &str| {
-        Err(Error::TooCostly {
-            asked,
-            limit: limit.into(),
-            remedy: REENCRYPT,
-        })
-    };
-    let bytes = 128u128.saturating_mul(wide_n).saturating_mul(wide_r);
-    if bytes > limit::SCRYPT_BYTES {
-        let mebibytes = bytes >> 20;
-        return too_costly(format!("{mebibytes} MiB for scrypt"), "256 MiB");
-    }
-    if wide_n.saturating_mul(wide_r).saturating_mul(wide_p) > limit::SCRYPT_WORK {
-        let asked = format!("scrypt with N={n}, r={r}, p={p}");
-        return too_costly(asked, "N*r*p=16777216");
-    }
-    let log_n = n.ilog2() as u8;
-    if !n.is_power_of_two() || scrypt::Params::new(log_n, r as u32, p as u32).is_err() {
-        return Err(malformed());
-    }
-    Ok(())
-}
-
-/// The HMACs of RFC 8018, appendix B.1.2, that the crate has: SHA-1, then SHA-224 to SHA-512.
-fn is_known_prf(prf: ObjectIdentifier) -> bool {
-    matches!(
-        prf.to_string().as_str(),
-        "1.2.840.113549.2.7"
-            | "1.2.840.113549.2.8"
-            | "1.2.840.113549.2.9"
-            | "1.2.840.113549.2.10"
-            | "1.2.840.113549.2.11"
-    )
-}
-
-fn cipher_name(oid: ObjectIdentifier) -> String {
-    let oid = oid.to_string();
-    let name = match oid.as_str() {
-        "1.3.14.3.2.7" => "DES-CBC",
-        "1.2.840.113549.3.2" => "RC2-CBC",
-        "1.2.392.200011.61.1.1.1.2" => "CAMELLIA-128-CBC",
-        "1.2.392.200011.61.1.1.1.3" => "CAMELLIA-192-CBC",
-        "1.2.392.200011.61.1.1.1.4" => "CAMELLIA-256-CBC",
-        "1.2.410.200046.1.1.2" => "ARIA-128-CBC",
-        "1.2.410.200046.1.1.7" => "ARIA-192-CBC",
-        "1.2.410.200046.1.1.12" => "ARIA-256-CBC",
-        other => return format!("the cipher {other}"),
-    };
-    name.into()
 }
 
 fn old_scheme_name(oid: ObjectIdentifier) -> String {

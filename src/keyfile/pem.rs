@@ -93,10 +93,7 @@ fn label(text: &[u8]) -> Option<(&str, &[u8])> {
         .then_some((label, &text[dashes + DASHES.len()..]))
 }
 
-type Contents = (
-    Vec<(String, String)>,
-    Result<Zeroizing<Vec<u8>>, Fault>,
-);
+type Contents = (Vec<(String, String)>, Result<Zeroizing<Vec<u8>>, Fault>);
 
 fn contents(body: &[u8]) -> Contents {
     let mut headers = Vec::new();
@@ -207,7 +204,10 @@ mod tests {
             ("-----BEGIN X-----\nAAEC\n", Fault::NoEnd),
             ("-----BEGIN X-----\nAAEC\n-----END X", Fault::NoEnd),
             ("-----BEGIN X-----\nAAEC\n-----END Y-----\n", Fault::NoEnd),
-            ("-----BEGIN X-----\nAA*C\n-----END X-----\n", Fault::NotBase64),
+            (
+                "-----BEGIN X-----\nAA*C\n-----END X-----\n",
+                Fault::NotBase64,
+            ),
             ("-----BEGIN X-----\n-----END X-----\n", Fault::NotBase64),
         ] {
             assert_eq!(only(text).data, Err(fault), "{text}");

@@ -5,7 +5,7 @@ use der::{Encode, Tag, Tagged, asn1::AnyRef};
 use p256::pkcs8::EncodePrivateKey;
 use zeroize::Zeroizing;
 
-use super::{Error, PrivateKey, algorithm, asn1, pbe, sec1};
+use super::{Error, PrivateKey, algorithm, asn1, pbe, pbes2, sec1};
 
 pub(crate) const NAME: &str = "PKCS#8 private key";
 pub(crate) const LABEL: &str = "PRIVATE KEY";
@@ -87,9 +87,9 @@ pub(crate) fn encode(key: &PrivateKey) -> Zeroizing<Vec<u8>> {
         .to_bytes()
 }
 
-/// DER of an `EncryptedPrivateKeyInfo`, in the scheme of [`pbe::recommended`].
+/// DER of an `EncryptedPrivateKeyInfo`, in the scheme of `pbes2::recommended`.
 pub(crate) fn encode_encrypted(key: &PrivateKey, passphrase: &[u8]) -> Zeroizing<Vec<u8>> {
-    let scheme = pbe::recommended();
+    let scheme = pbes2::recommended();
     let ciphertext = scheme
         .encrypt(passphrase, &encode(key))
         .expect("the scheme fits a short plaintext");

@@ -4,12 +4,13 @@ use std::{
     fs::File,
     io::{self, Read, Write},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use zeroize::Zeroizing;
 
 use super::{
-    Context, OpenError, Signer, secret_error,
+    Context, Opened, Signer, secret_error,
     source::{Generate, Kind, Source},
 };
 use crate::{
@@ -17,7 +18,7 @@ use crate::{
     keyfile::{self, EncryptedKey, KeyFile, PrivateKey},
     permissions,
     public_key::PublicKey,
-    secret::{Asking, Secret},
+    secret::Secret,
     signature::Signature,
     subprocess::quote,
 };
@@ -68,30 +69,71 @@ pub fn is_stdin(source: &Source) -> bool {
     source.body() == "-"
 }
 
-fn open(
+fn open(source: &Source, context: &Arc<Context>) -> Result<Opened> {
+    let encrypted =
+        match keyfile::parse(&read(source)?).map_err(|error| key_error(source, &error))? {
+            KeyFile::Plain(key) => return Ok(Opened::Signer(Box::new(FileSigner::from(key)))),
+            KeyFile::Encrypted(encrypted) => encrypted,
+        };
+    if let Some(secret_source) = source.secret()? {
+        let passphrase = context
+            .asker
+            .read(&secret_source, &passphrase_of(source))
+            .map_err(|error| secret_error(source.text(), FAMILY, &error))?;
+        let key = encrypted
+            .decrypt(passphrase.as_bytes())
+            .map_err(|error| key_error(source, &error))?;
+        return Ok(Opened::Signer(Box::new(FileSigner::from(key))));
+    }
+    let (source, context) = (source.clone(), context.clone());
+    Ok(Opened::Locked(Box::new(move || {
+        ask_and_decrypt(&source, &context, &encrypted)
+    })))
+}
+
+fn passphrase_of(source: &Source) -> String {
+    format!("the passphrase of {}", source.text())
+}
+
+fn ask_and_decrypt(
     source: &Source,
     context: &Context,
-    asking: Asking,
-) -> std::result::Result<Box<dyn Signer>, OpenError> {
-    let contents = read(source)?;
-    let key = match keyfile::parse(&contents).map_err(|error| key_error(source, &error))? {
-        KeyFile::Plain(key) => key,
-        KeyFile::Encrypted(encrypted) => decrypt(source, &encrypted, context, asking)?,
-    };
-    Ok(Box::new(FileSigner::from(key)))
+    encrypted: &EncryptedKey,
+) -> Result<Box<dyn Signer>> {
+    let what = passphrase_of(source);
+    let mut tries_left = TRIES;
+    loop {
+        let passphrase = context
+            .asker
+            .ask(&what)
+            .map_err(|error| secret_error(source.text(), FAMILY, &error))?;
+        tries_left -= 1;
+        match encrypted.decrypt(passphrase.as_bytes()) {
+            Ok(key) => return Ok(Box::new(FileSigner::from(key))),
+            Err(keyfile::Error::WrongPassphrase) if tries_left > 0 => {
+                log::warn!("that is not {what}; try again");
+            }
+            Err(error) => return Err(key_error(source, &error)),
+        }
+    }
 }
 
 fn read(source: &Source) -> Result<Zeroizing<Vec<u8>>> {
     let path = Path::new(source.body());
     let unreadable = |error: io::Error| {
         let hint = match error.kind() {
-            io::ErrorKind::NotFound => Some("check the path, or make a key with `qkey generate PATH`"),
+            io::ErrorKind::NotFound => {
+                Some("check the path, or make a key with `qkey generate PATH`")
+            }
             io::ErrorKind::PermissionDenied => Some("run this as the user who owns the key file"),
             _ => None,
         };
-        Error::new(ErrorKind::Key, format!("cannot read the key file {}", source.text()))
-            .caused_by(&error)
-            .maybe_hint(hint.map(str::to_owned))
+        Error::new(
+            ErrorKind::Key,
+            format!("cannot read the key file {}", source.text()),
+        )
+        .caused_by(&error)
+        .maybe_hint(hint.map(str::to_owned))
     };
     let input: Box<dyn Read> = if is_stdin(source) {
         Box::new(io::stdin())
@@ -115,47 +157,14 @@ fn read(source: &Source) -> Result<Zeroizing<Vec<u8>>> {
     match contents.len() as u64 > LIMIT {
         true => Err(Error::new(
             ErrorKind::Key,
-            format!("{} is larger than 1 MiB: that is no key file", source.text()),
+            format!(
+                "{} is larger than 1 MiB: that is no key file",
+                source.text()
+            ),
         )
         .hint("name the file that holds the private key")),
         false => Ok(contents),
     }
-}
-
-fn decrypt(
-    source: &Source,
-    encrypted: &EncryptedKey,
-    context: &Context,
-    asking: Asking,
-) -> std::result::Result<PrivateKey, OpenError> {
-    let title = source.text();
-    let what = format!("the passphrase of {title}");
-    let from_terminal = |error| secret_error(title, FAMILY, error);
-    if let Some(secret_source) = source.secret()? {
-        let passphrase = context
-            .asker
-            .read(&secret_source, &what)
-            .map_err(from_terminal)?;
-        return unlock(encrypted, &passphrase).map_err(|error| key_error(source, &error).into());
-    }
-    let mut tries_left = TRIES;
-    loop {
-        let passphrase = context.asker.ask(&what, asking).map_err(from_terminal)?;
-        tries_left -= 1;
-        match unlock(encrypted, &passphrase) {
-            Err(keyfile::Error::WrongPassphrase) if tries_left > 0 => {
-                log::warn!("that is not {what}; try again");
-            }
-            result => return result.map_err(|error| key_error(source, &error).into()),
-        }
-    }
-}
-
-fn unlock(
-    encrypted: &EncryptedKey,
-    passphrase: &Secret,
-) -> std::result::Result<PrivateKey, keyfile::Error> {
-    encrypted.decrypt(passphrase.as_bytes())
 }
 
 fn key_error(source: &Source, error: &keyfile::Error) -> Error {
@@ -170,15 +179,13 @@ fn key_error(source: &Source, error: &keyfile::Error) -> Error {
 fn generate(source: &Source, context: &Context, how: &Generate) -> Result<Box<dyn Signer>> {
     if is_stdin(source) {
         let message = "a new key needs a file; `-` is stdin";
-        return Err(Error::new(ErrorKind::Usage, message).hint("name a path that does not exist yet"));
+        return Err(
+            Error::new(ErrorKind::Usage, message).hint("name a path that does not exist yet")
+        );
     }
     let title = source.text();
     let passphrase = match source.secret()? {
-        Some(secret_source) => Some(
-            context
-                .asker
-                .read(&secret_source, &format!("the passphrase of {title}")),
-        ),
+        Some(secret_source) => Some(context.asker.read(&secret_source, &passphrase_of(source))),
         None if how.encrypt => Some(
             context
                 .asker
@@ -187,7 +194,7 @@ fn generate(source: &Source, context: &Context, how: &Generate) -> Result<Box<dy
         None => None,
     }
     .transpose()
-    .map_err(|error| Error::from(secret_error(title, FAMILY, error)))?;
+    .map_err(|error| secret_error(title, FAMILY, &error))?;
     let key = PrivateKey::generate();
     let passphrase = passphrase.as_ref().map(Secret::as_bytes);
     let text = keyfile::encode(&key, how.format, passphrase, "qkey")
@@ -212,9 +219,12 @@ fn write_new(path: &Path, contents: &[u8]) -> Result<()> {
             io::ErrorKind::NotFound => "make the folder first".to_owned(),
             _ => "choose a place where this user can write".to_owned(),
         };
-        Error::new(ErrorKind::Key, format!("cannot write a new key to {}", path.display()))
-            .caused_by(error)
-            .hint(hint)
+        Error::new(
+            ErrorKind::Key,
+            format!("cannot write a new key to {}", path.display()),
+        )
+        .caused_by(error)
+        .hint(hint)
     };
     // Asked beforehand only to spare the work: the last step refuses as well.
     if path.symlink_metadata().is_ok() {

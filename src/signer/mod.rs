@@ -7,9 +7,9 @@ pub mod source;
 use std::time::Duration;
 
 use crate::{
-    error::{Error, Kind},
+    error::{Error, Kind, Result},
     public_key::PublicKey,
-    secret::{self, Asker, Asking},
+    secret::{self, Asker},
     signature::Signature,
 };
 
@@ -23,7 +23,7 @@ pub trait Signer: Send + Sync {
     ///
     /// # Errors
     /// Of kind [`Kind::Key`] when the key source cannot sign.
-    fn sign(&self, challenge: &[u8]) -> Result<Signature, Error>;
+    fn sign(&self, challenge: &[u8]) -> Result<Signature>;
 }
 
 /// Where a private key lives; nothing is opened yet.
@@ -31,32 +31,33 @@ pub trait KeySource: Sync {
     /// How messages name it.
     fn title(&self) -> String;
 
-    /// Opens it.
+    /// Opens it, as far as that goes without asking anybody.
     ///
     /// # Errors
-    /// [`OpenError::NeedsInput`] where only a person could go on, and `asking` forbids to ask.
-    fn open(&self, asking: Asking) -> Result<Box<dyn Signer>, OpenError>;
+    /// When it cannot be opened.
+    fn open(&self) -> Result<Opened>;
 }
 
-/// Why a key source did not open.
-#[derive(Debug)]
-pub enum OpenError {
-    /// A person would have to be asked.
-    NeedsInput(Error),
-    Failed(Error),
+/// A key source that was opened.
+pub enum Opened {
+    Signer(Box<dyn Signer>),
+    /// A person must be asked before it signs.
+    Locked(Unlock),
 }
 
-impl From<OpenError> for Error {
-    fn from(error: OpenError) -> Self {
-        match error {
-            OpenError::NeedsInput(error) | OpenError::Failed(error) => error,
+/// Asks a person, and opens the key source with the answer.
+pub type Unlock = Box<dyn FnOnce() -> Result<Box<dyn Signer>> + Send>;
+
+impl Opened {
+    /// The signer; asks where need be.
+    ///
+    /// # Errors
+    /// When nobody may or can be asked, or the answer does not open it.
+    pub fn unlock(self) -> Result<Box<dyn Signer>> {
+        match self {
+            Opened::Signer(signer) => Ok(signer),
+            Opened::Locked(unlock) => unlock(),
         }
-    }
-}
-
-impl From<Error> for OpenError {
-    fn from(error: Error) -> Self {
-        OpenError::Failed(error)
     }
 }
 
@@ -68,22 +69,17 @@ pub struct Context {
 }
 
 /// The error of a key source that lacks a secret, with the ways to give one.
-fn secret_error(title: &str, attribute: &str, error: secret::Error) -> OpenError {
-    let needs_input = error.needs_input();
-    let kind = match error {
-        secret::Error::Interrupted(kind) => kind,
-        _ => Kind::Key,
-    };
-    let user_error = Error::new(kind, format!("cannot open {title}"))
-        .caused_by(&error)
-        .maybe_hint(needs_input.then(|| {
-            format!(
-                "give it without a terminal as an attribute of the key source: \
-                 ?{attribute}-file=PATH, {attribute}-env=VAR, {attribute}-fd=N or {attribute}-command=COMMAND"
-            )
-        }));
-    match needs_input {
-        true => OpenError::NeedsInput(user_error),
-        false => OpenError::Failed(user_error),
+fn secret_error(title: &str, attribute: &str, error: &secret::Error) -> Error {
+    if let secret::Error::Interrupted(kind) = error {
+        return Error::new(
+            *kind,
+            format!("stopped by a signal before {title} was open"),
+        );
     }
+    Error::new(Kind::Key, format!("cannot open {title}"))
+        .caused_by(error)
+        .hint(format!(
+            "an attribute of the key source gives it without a terminal: ?{attribute}-file=PATH, \
+             {attribute}-env=VAR, {attribute}-fd=N or {attribute}-command=COMMAND"
+        ))
 }

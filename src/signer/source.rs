@@ -8,12 +8,12 @@ use std::{
     sync::Arc,
 };
 
-use super::{Context, KeySource, OpenError, Signer, file};
+use super::{Context, KeySource, Opened, Signer, file};
 use crate::{
     config::expand_home,
     error::{Error, Kind as ErrorKind, Result},
     keyfile::Format,
-    secret::{Asking, SecretSource},
+    secret::SecretSource,
     suggest,
 };
 
@@ -27,7 +27,7 @@ pub struct Kind {
     pub attributes: &'static [&'static str],
     /// The attribute family of its secret: `passphrase` or `pin`.
     pub secret: Option<&'static str>,
-    pub open: fn(&Source, &Context, Asking) -> std::result::Result<Box<dyn Signer>, OpenError>,
+    pub open: fn(&Source, &Arc<Context>) -> Result<Opened>,
     /// Makes a new key there, never over an existing one.
     pub generate: fn(&Source, &Context, &Generate) -> Result<Box<dyn Signer>>,
 }
@@ -63,7 +63,10 @@ impl Source {
     /// Of kind `usage`: an unknown scheme or attribute, or bad percent-encoding.
     pub fn parse(text: &str) -> Result<Self> {
         let invalid = |why: String| {
-            Error::new(ErrorKind::Usage, format!("{text:?} is not a key source: {why}"))
+            Error::new(
+                ErrorKind::Usage,
+                format!("{text:?} is not a key source: {why}"),
+            )
         };
         if text.is_empty() {
             return Err(invalid("it is empty".to_owned()).hint(table()));
@@ -203,8 +206,8 @@ impl KeySource for Openable {
         }
     }
 
-    fn open(&self, asking: Asking) -> std::result::Result<Box<dyn Signer>, OpenError> {
-        (self.source.kind.open)(&self.source, &self.context, asking)
+    fn open(&self) -> Result<Opened> {
+        (self.source.kind.open)(&self.source, &self.context)
     }
 }
 
@@ -335,15 +338,39 @@ mod tests {
     #[test]
     fn what_is_wrong_is_said() {
         for (text, message) in [
-            ("awskm:///x", "\"awskm:///x\" is not a key source: there is no scheme \"awskm\""),
+            (
+                "awskm:///x",
+                "\"awskm:///x\" is not a key source: there is no scheme \"awskm\"",
+            ),
             ("", "\"\" is not a key source: it is empty"),
-            ("k?x=1", "\"k?x=1\" is not a key source: it has no attribute \"x\""),
-            ("k?passphrase-env", "\"k?passphrase-env\" is not a key source: the attribute \"passphrase-env\" has no value"),
-            ("k?passphrase-fd=x", "\"x\" in \"k?passphrase-fd=x\" is no file descriptor"),
-            ("k?passphrase-fd=1&passphrase-env=X", "\"k?passphrase-fd=1&passphrase-env=X\" gives its passphrase in two ways"),
-            ("k?passphrase-fd=1&passphrase-fd=1", "\"k?passphrase-fd=1&passphrase-fd=1\" is not a key source: the attribute \"passphrase-fd\" is given twice"),
-            ("file:%zz", "\"file:%zz\" is not a key source: in \"%zz\" a `%` begins no escape (write `%25`)"),
-            ("file:?passphrase-fd=1", "\"file:?passphrase-fd=1\" is not a key source: nothing stands before the attributes"),
+            (
+                "k?x=1",
+                "\"k?x=1\" is not a key source: it has no attribute \"x\"",
+            ),
+            (
+                "k?passphrase-env",
+                "\"k?passphrase-env\" is not a key source: the attribute \"passphrase-env\" has no value",
+            ),
+            (
+                "k?passphrase-fd=x",
+                "\"x\" in \"k?passphrase-fd=x\" is no file descriptor",
+            ),
+            (
+                "k?passphrase-fd=1&passphrase-env=X",
+                "\"k?passphrase-fd=1&passphrase-env=X\" gives its passphrase in two ways",
+            ),
+            (
+                "k?passphrase-fd=1&passphrase-fd=1",
+                "\"k?passphrase-fd=1&passphrase-fd=1\" is not a key source: the attribute \"passphrase-fd\" is given twice",
+            ),
+            (
+                "file:%zz",
+                "\"file:%zz\" is not a key source: in \"%zz\" a `%` begins no escape (write `%25`)",
+            ),
+            (
+                "file:?passphrase-fd=1",
+                "\"file:?passphrase-fd=1\" is not a key source: nothing stands before the attributes",
+            ),
         ] {
             let error = error(text);
             assert_eq!(error.split(" / ").next(), Some(message));
