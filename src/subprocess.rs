@@ -54,6 +54,18 @@ pub struct Output {
     pub stderr: Vec<u8>,
 }
 
+impl Output {
+    /// What the program had to say when it failed: the end of stderr, or of stdout where stderr is
+    /// empty.
+    fn words(&self) -> String {
+        let loudest = match self.stderr.trim_ascii() {
+            b"" => &self.stdout,
+            stderr => stderr,
+        };
+        excerpt_end(loudest)
+    }
+}
+
 /// The ways in which a program fails.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
@@ -75,13 +87,10 @@ pub enum Failure {
         signal: i32,
         words: String,
     },
-    #[error("`{program}` exited with {code}{}", Words(.words))]
+    #[error("`{program}` exited with {code}{}", Words(&.output.words()))]
     Exited {
         program: String,
         code: i32,
-        /// stderr, or stdout where stderr is empty; an excerpt.
-        words: String,
-        /// For the programs that complain on stdout.
         output: Output,
     },
     #[error("`{program}` wrote more than {} MiB and was killed", STDOUT_LIMIT >> 20)]
@@ -228,41 +237,28 @@ impl Command {
                 program: self.name(),
             });
         }
-        self.outcome(status, stdout, stderr)
+        self.outcome(status, Output { stdout, stderr })
     }
 
-    fn outcome(
-        &self,
-        status: Option<ExitStatus>,
-        stdout: Vec<u8>,
-        stderr: Vec<u8>,
-    ) -> Result<Output, Failure> {
+    fn outcome(&self, status: Option<ExitStatus>, output: Output) -> Result<Output, Failure> {
         let program = self.name();
-        let words = || {
-            let loudest = match stderr.trim_ascii() {
-                b"" => &stdout,
-                _ => &stderr,
-            };
-            excerpt_end(loudest)
-        };
         match status {
             None => Err(Failure::TimedOut {
                 program,
                 after: self.timeout,
-                words: words(),
+                words: output.words(),
             }),
             Some(status) => match (status.code(), status.signal()) {
-                (Some(0), _) => Ok(Output { stdout, stderr }),
+                (Some(0), _) => Ok(output),
                 (Some(code), _) => Err(Failure::Exited {
                     program,
                     code,
-                    words: words(),
-                    output: Output { stdout, stderr },
+                    output,
                 }),
                 (None, signal) => Err(Failure::Killed {
                     program,
                     signal: signal.unwrap_or_default(),
-                    words: words(),
+                    words: output.words(),
                 }),
             },
         }

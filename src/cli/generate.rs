@@ -3,7 +3,7 @@
 use clap::{Args, ValueEnum};
 use serde_json::json;
 
-use super::{keys::public_key_object, session::Session};
+use super::session::Session;
 use crate::{
     error::Result,
     keyfile,
@@ -17,9 +17,9 @@ pub struct Generate {
     /// Where to make it: a path, a URI, or a name of the configuration file.
     /// With a passphrase attribute (PATH?passphrase-file=P), the key file is encrypted
     source: String,
-    /// The container of a key in a file
-    #[arg(long, value_enum, default_value_t = Container::Pkcs8)]
-    format: Container,
+    /// The container of a key in a file [default: pkcs8]
+    #[arg(long, value_enum)]
+    format: Option<Container>,
     /// Ask for a passphrase on the terminal and encrypt the key file with it
     #[arg(long)]
     encrypt: bool,
@@ -39,26 +39,27 @@ impl Generate {
     pub fn run(&self, session: &Session) -> Result<()> {
         let Openable { source, .. } = session.key_source(&self.source)?;
         let how = source::Generate {
-            format: match self.format {
+            format: self.format.map(|container| match container {
                 Container::Pkcs8 => keyfile::Format::Pkcs8,
                 Container::Sec1 => keyfile::Format::Sec1,
                 Container::Openssh => keyfile::Format::Openssh,
-            },
+            }),
             encrypt: self.encrypt,
         };
-        let signer = source.generate(session.context(), &how)?;
-        let public_key = signer.public_key();
-        let mut object = public_key_object(public_key);
-        object["action"] = json!("generate");
-        object["source"] = json!(self.source);
+        let made = source.generate(session.context(), &how)?;
         session.output.result(
             &format!(
                 "Made a new private key: {}\n  {}\nStore its public half with `qkey add --name NAME --key {}`.",
-                self.source,
-                public_key.fingerprint(),
-                quote(&self.source)
+                made.source,
+                made.public_key.fingerprint(),
+                quote(&made.source)
             ),
-            &object,
+            &json!({
+                "action": "generate",
+                "source": made.source,
+                "public_key": made.public_key.to_base64(),
+                "fingerprint": made.public_key.fingerprint(),
+            }),
         )
     }
 }

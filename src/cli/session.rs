@@ -79,7 +79,7 @@ impl Session {
         }
     }
 
-    pub fn context(&self) -> &Context {
+    pub fn context(&self) -> &Arc<Context> {
         &self.context
     }
 

@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 
 use super::{
     Context, Opened, Signer, secret_error,
-    source::{Generate, Kind, Source},
+    source::{Generate, Generated, Kind, Source},
 };
 use crate::{
     error::{Error, Kind as ErrorKind, Result},
@@ -29,7 +29,7 @@ pub static KIND: Kind = Kind {
     attributes: &[],
     secret: Some(FAMILY),
     open,
-    generate,
+    generate: Some(generate),
 };
 
 const FAMILY: &str = "passphrase";
@@ -176,7 +176,7 @@ fn key_error(source: &Source, error: &keyfile::Error) -> Error {
     .maybe_hint(error.hint())
 }
 
-fn generate(source: &Source, context: &Context, how: &Generate) -> Result<Box<dyn Signer>> {
+fn generate(source: &Source, context: &Arc<Context>, how: &Generate) -> Result<Generated> {
     if is_stdin(source) {
         let message = "a new key needs a file; `-` is stdin";
         return Err(
@@ -196,11 +196,15 @@ fn generate(source: &Source, context: &Context, how: &Generate) -> Result<Box<dy
     .transpose()
     .map_err(|error| secret_error(title, FAMILY, &error))?;
     let key = PrivateKey::generate();
+    let format = how.format.unwrap_or(keyfile::Format::Pkcs8);
     let passphrase = passphrase.as_ref().map(Secret::as_bytes);
-    let text = keyfile::encode(&key, how.format, passphrase, "qkey")
+    let text = keyfile::encode(&key, format, passphrase, "qkey")
         .map_err(|error| key_error(source, &error))?;
     write_new(Path::new(source.body()), text.as_bytes())?;
-    Ok(Box::new(FileSigner::from(key)))
+    Ok(Generated {
+        source: title.to_owned(),
+        public_key: key.public_key(),
+    })
 }
 
 /// Writes a file that must not exist yet: whole or not at all, readable by its owner alone from

@@ -8,11 +8,12 @@ use std::{
     sync::Arc,
 };
 
-use super::{Context, KeySource, Opened, Signer, file};
+use super::{Context, KeySource, Opened, file};
 use crate::{
     config::expand_home,
     error::{Error, Kind as ErrorKind, Result},
     keyfile::Format,
+    public_key::PublicKey,
     secret::SecretSource,
     suggest,
 };
@@ -27,10 +28,16 @@ pub struct Kind {
     pub attributes: &'static [&'static str],
     /// The attribute family of its secret: `passphrase` or `pin`.
     pub secret: Option<&'static str>,
-    pub open: fn(&Source, &Arc<Context>) -> Result<Opened>,
-    /// Makes a new key there, never over an existing one.
-    pub generate: fn(&Source, &Context, &Generate) -> Result<Box<dyn Signer>>,
+    pub open: Open,
+    /// Makes a new key there, never over an existing one; missing where none can be made.
+    pub generate: Option<Make>,
 }
+
+/// Opens a key source, without asking anybody.
+pub type Open = fn(&Source, &Arc<Context>) -> Result<Opened>;
+
+/// Makes a new key.
+pub type Make = fn(&Source, &Arc<Context>, &Generate) -> Result<Generated>;
 
 /// Every kind of key source there is.
 pub static KINDS: &[&Kind] = &[&file::KIND];
@@ -42,9 +49,16 @@ const SECRET_WAYS: [&str; 4] = ["env", "file", "fd", "command"];
 #[derive(Clone, Copy, Debug)]
 pub struct Generate {
     /// The container of a key in a file.
-    pub format: Format,
-    /// Ask for a passphrase, where no attribute gives one.
+    pub format: Option<Format>,
+    /// Ask for a passphrase for a key in a file, where no attribute gives one.
     pub encrypt: bool,
+}
+
+/// A key that was made.
+pub struct Generated {
+    /// The source to use from then on, as a user writes it.
+    pub source: String,
+    pub public_key: PublicKey,
 }
 
 /// A parsed key source.
@@ -52,6 +66,7 @@ pub struct Generate {
 pub struct Source {
     text: String,
     kind: &'static Kind,
+    raw: String,
     body: String,
     attributes: Vec<(String, String)>,
 }
@@ -86,10 +101,10 @@ impl Source {
             Some((body, query)) => (body, query),
             None => (rest, ""),
         };
-        let body = match scheme {
+        let (decoded, raw) = match scheme {
             // A plain path is taken as it is, `%` and all.
-            None => body.to_owned(),
-            Some(_) => percent_decode(body).map_err(invalid)?,
+            None => (body.to_owned(), body),
+            Some(_) => (percent_decode(body).map_err(invalid)?, body),
         };
         if body.is_empty() {
             return Err(invalid("nothing stands before the attributes".to_owned()).hint(table()));
@@ -110,7 +125,8 @@ impl Source {
         let source = Self {
             text: text.to_owned(),
             kind,
-            body,
+            raw: raw.to_owned(),
+            body: decoded,
             attributes,
         };
         source.secret()?;
@@ -143,6 +159,20 @@ impl Source {
     /// What stands between the scheme and the attributes, percent-decoded in a URI.
     pub fn body(&self) -> &str {
         &self.body
+    }
+
+    /// What stands between the scheme and the attributes, as it was written: for a grammar whose
+    /// own delimiters may be percent-encoded.
+    pub fn raw_body(&self) -> &str {
+        &self.raw
+    }
+
+    /// An attribute's value, percent-decoded.
+    pub fn attribute(&self, name: &str) -> Option<&str> {
+        self.attributes
+            .iter()
+            .find(|(known, _)| known == name)
+            .map(|(_, value)| value.as_str())
     }
 
     /// Whether it reads stdin, which can be read once.
@@ -184,8 +214,18 @@ impl Source {
     ///
     /// # Errors
     /// When there is one already, or none can be made.
-    pub fn generate(&self, context: &Context, how: &Generate) -> Result<Box<dyn Signer>> {
-        (self.kind.generate)(self, context, how)
+    pub fn generate(&self, context: &Arc<Context>, how: &Generate) -> Result<Generated> {
+        let scheme = self.kind.scheme;
+        let Some(generate) = self.kind.generate else {
+            let message = format!("no key can be made in {:?}", self.text);
+            return Err(Error::new(ErrorKind::Usage, message)
+                .hint(format!("make it with the tool that {scheme} belongs to")));
+        };
+        if scheme != file::KIND.scheme && (how.format.is_some() || how.encrypt) {
+            let message = format!("--format and --encrypt are for key files, not for {scheme}");
+            return Err(Error::new(ErrorKind::Usage, message).hint("leave them out"));
+        }
+        generate(self, context, how)
     }
 }
 
@@ -258,7 +298,7 @@ fn split_scheme(text: &str) -> Option<(&str, &str)> {
 }
 
 /// Strict: a `%` that begins no escape is an error, and so is what is not UTF-8.
-fn percent_decode(text: &str) -> std::result::Result<String, String> {
+pub fn percent_decode(text: &str) -> std::result::Result<String, String> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((&byte, tail)) = rest.split_first() {
