@@ -31,10 +31,16 @@ impl Workshop {
         workshop
     }
 
-    /// One with a key of `ssh-keygen`'s in `key`, and its public half in `public.pem`.
-    fn with_ssh_key(options: &str) -> Self {
+    /// One with a key of `ssh-keygen`'s in `key` and `key.pub`.
+    fn with_ssh_key_of_any_kind(options: &str) -> Self {
         let workshop = Self::new();
-        workshop.run(&format!("ssh-keygen -q -t ecdsa -C comment -f key {options}"));
+        workshop.run(&format!("ssh-keygen -q -C comment -f key {options}"));
+        workshop
+    }
+
+    /// One with a P-256 key of `ssh-keygen`'s, and its public half also in `public.pem`.
+    fn with_ssh_key(options: &str) -> Self {
+        let workshop = Self::with_ssh_key_of_any_kind(&format!("-t ecdsa {options}"));
         let public = workshop.run("ssh-keygen -e -m PKCS8 -f key.pub");
         workshop.write("public.pem", &public);
         workshop
@@ -273,9 +279,18 @@ mod pkcs8 {
             ("-v2 aes-256-cbc", "AES-256-CBC, PBKDF2 with HMAC-SHA-256"),
             ("-v2 des3", "3DES-CBC, PBKDF2 with HMAC-SHA-256"),
             ("-v2prf hmacWithSHA1", "AES-256-CBC, PBKDF2 with HMAC-SHA-1"),
-            ("-v2prf hmacWithSHA224", "AES-256-CBC, PBKDF2 with HMAC-SHA-224"),
-            ("-v2prf hmacWithSHA384", "AES-256-CBC, PBKDF2 with HMAC-SHA-384"),
-            ("-v2prf hmacWithSHA512", "AES-256-CBC, PBKDF2 with HMAC-SHA-512"),
+            (
+                "-v2prf hmacWithSHA224",
+                "AES-256-CBC, PBKDF2 with HMAC-SHA-224",
+            ),
+            (
+                "-v2prf hmacWithSHA384",
+                "AES-256-CBC, PBKDF2 with HMAC-SHA-384",
+            ),
+            (
+                "-v2prf hmacWithSHA512",
+                "AES-256-CBC, PBKDF2 with HMAC-SHA-512",
+            ),
             ("-scrypt", "AES-256-CBC, scrypt"),
             ("-scrypt -v2 aes-192-cbc", "AES-192-CBC, scrypt"),
             ("-outform DER", "AES-256-CBC, PBKDF2 with HMAC-SHA-256"),
@@ -355,9 +370,7 @@ mod openssh {
             let mut scalar = [0xa5; 32];
             scalar[..zeros].fill(0);
             let head = [0x30, 0x31, 2, 1, 1, 4, 0x20].as_slice();
-            let curve = [
-                0xa0, 0x0a, 6, 8, 0x2a, 0x86, 0x48, 0xce, 0x3d, 3, 1, 7,
-            ];
+            let curve = [0xa0, 0x0a, 6, 8, 0x2a, 0x86, 0x48, 0xce, 0x3d, 3, 1, 7];
             let key = open(&[head, &scalar, &curve].concat(), None);
             let workshop = Workshop::new();
             workshop.write("public.pem", key.public_key().to_pem().as_bytes());
@@ -414,9 +427,18 @@ mod wrapping {
                 format!("\u{feff}{key}").into_bytes(),
                 [b"Caf\xe9: \0\xff\n".as_slice(), key.as_bytes()].concat(),
                 format!("Bag Attributes\n    friendlyName: k\n{key}\n-- \nbye").into_bytes(),
-                key.lines().map(|line| format!("  {line} \n")).collect::<String>().into(),
-                utf16(&format!("\u{feff}{key}")).iter().flat_map(|u| u.to_le_bytes()).collect(),
-                utf16(&format!("\u{feff}{key}")).iter().flat_map(|u| u.to_be_bytes()).collect(),
+                key.lines()
+                    .map(|line| format!("  {line} \n"))
+                    .collect::<String>()
+                    .into(),
+                utf16(&format!("\u{feff}{key}"))
+                    .iter()
+                    .flat_map(|u| u.to_le_bytes())
+                    .collect(),
+                utf16(&format!("\u{feff}{key}"))
+                    .iter()
+                    .flat_map(|u| u.to_be_bytes())
+                    .collect(),
             ] {
                 workshop.assert_signs(&open(&contents, passphrase));
             }
@@ -494,7 +516,10 @@ mod written {
             let workshop = workshop(&key, Format::Openssh, passphrase.map(str::as_bytes));
             let pass = passphrase.unwrap_or("''");
             let line = workshop.run(&format!("ssh-keygen -y -P {pass} -f key"));
-            assert_eq!(text(&line).trim_end(), key.public_key().to_openssh("a comment"));
+            assert_eq!(
+                text(&line).trim_end(),
+                key.public_key().to_openssh("a comment")
+            );
             workshop.assert_serves("key", passphrase);
         }
     }
@@ -567,7 +592,9 @@ mod refused {
             ("sect283r1", "1.3.132.0.17"),
         ] {
             let message = format!("the private key is on the curve {name}, not P-256");
-            workshop.run(&format!("openssl ecparam -genkey -name {curve} -noout -out key.pem"));
+            workshop.run(&format!(
+                "openssl ecparam -genkey -name {curve} -noout -out key.pem"
+            ));
             assert_refused(&workshop.read("key.pem"), &message, MAKE_ONE);
             workshop.run("openssl pkey -in key.pem -out pkcs8.pem");
             assert_refused(&workshop.read("pkcs8.pem"), &message, MAKE_ONE);
@@ -639,12 +666,18 @@ mod refused {
         for (options, what) in [
             ("-t rsa -b 1024", "RSA, not ECDSA P-256"),
             ("-t ed25519", "Ed25519, not ECDSA P-256"),
-            ("-b 384", "on the curve P-384 (secp384r1), not P-256"),
-            ("-b 521", "on the curve P-521 (secp521r1), not P-256"),
+            (
+                "-t ecdsa -b 384",
+                "on the curve P-384 (secp384r1), not P-256",
+            ),
+            (
+                "-t ecdsa -b 521",
+                "on the curve P-521 (secp521r1), not P-256",
+            ),
         ] {
             for passphrase in ["''", "sesame"] {
-                let workshop =
-                    Workshop::with_ssh_key(&format!("{options} -N {passphrase} -a 1"));
+                let options = format!("{options} -N {passphrase} -a 1");
+                let workshop = Workshop::with_ssh_key_of_any_kind(&options);
                 let message = format!("the private key is {what}");
                 assert_refused(&workshop.read("key"), &message, MAKE_ONE);
             }
@@ -715,7 +748,11 @@ mod refused {
         );
         workshop.run("openssl base64 -in key.p12 -out key.b64");
         let ber = [0x30, 0x80, 2, 1, 3, 0x30, 0x80];
-        for contents in [workshop.read("key.p12"), workshop.read("key.b64"), ber.into()] {
+        for contents in [
+            workshop.read("key.p12"),
+            workshop.read("key.b64"),
+            ber.into(),
+        ] {
             assert_refused(
                 &contents,
                 "a PKCS#12 archive, which qkey does not read",
@@ -785,7 +822,10 @@ mod refused {
         let lines: Vec<&str> = text(&ssh).lines().collect();
         let last = lines.len() - 1;
         assert_refused(
-            [&lines[..last - 2], &lines[last..]].concat().join("\n").as_bytes(),
+            [&lines[..last - 2], &lines[last..]]
+                .concat()
+                .join("\n")
+                .as_bytes(),
             "the OpenSSH private key is cut short or damaged",
             COMPARE,
         );
@@ -799,13 +839,20 @@ mod refused {
         let legacy = text(&legacy);
         let header = "the encryption header of the EC PRIVATE KEY block is cut short or damaged";
         let dek_info = legacy.lines().nth(2).unwrap();
-        for other in ["", "DEK-Info: AES-128-CBC", "DEK-Info: AES-128-CBC,00", "DEK-Info: AES-128-CBC,*"]
-        {
+        for other in [
+            "",
+            "DEK-Info: AES-128-CBC",
+            "DEK-Info: AES-128-CBC,00",
+            "DEK-Info: AES-128-CBC,*",
+        ] {
             assert_refused(legacy.replace(dek_info, other).as_bytes(), header, COMPARE);
         }
         let lines: Vec<&str> = legacy.lines().collect();
         assert_refused(
-            [&lines[..5], &["AAAA"], &lines[lines.len() - 1..]].concat().join("\n").as_bytes(),
+            [&lines[..5], &["AAAA"], &lines[lines.len() - 1..]]
+                .concat()
+                .join("\n")
+                .as_bytes(),
             "the EC PRIVATE KEY block is cut short or damaged",
             COMPARE,
         );
@@ -813,7 +860,10 @@ mod refused {
         let pkcs8 = workshop.read("encrypted.pem");
         let lines: Vec<&str> = text(&pkcs8).lines().collect();
         assert_refused(
-            [&lines[..2], &lines[lines.len() - 1..]].concat().join("\n").as_bytes(),
+            [&lines[..2], &lines[lines.len() - 1..]]
+                .concat()
+                .join("\n")
+                .as_bytes(),
             "the ENCRYPTED PRIVATE KEY block is cut short or damaged",
             COMPARE,
         );
@@ -864,7 +914,9 @@ mod refused {
 
     #[test]
     fn encryption_that_is_not_read() {
-        let refused = |scheme| format!("the private key is encrypted with {scheme}, which qkey does not read");
+        let refused = |scheme| {
+            format!("the private key is encrypted with {scheme}, which qkey does not read")
+        };
         let legacy = "encrypt it anew: `openssl pkcs8 -topk8 -v2 aes-256-cbc -provider legacy \
                       -provider default -in FILE -out key.pem`";
         for scheme in ["PBE-SHA1-RC4-128", "PBE-SHA1-RC2-40"] {
@@ -1072,7 +1124,7 @@ mod public {
             TAKE_ONE,
         );
         assert_refused(
-            &Workshop::with_ssh_key("-t ed25519 -N ''").read("key.pub"),
+            &Workshop::with_ssh_key_of_any_kind("-t ed25519 -N ''").read("key.pub"),
             "the public key is Ed25519, not ECDSA P-256",
             TAKE_ONE,
         );
