@@ -8,6 +8,7 @@ pub mod ceremony;
 pub mod cli;
 pub mod cluster;
 pub mod config;
+pub mod container;
 pub mod error;
 pub mod interrupt;
 pub mod keyfile;

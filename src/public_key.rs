@@ -11,13 +11,13 @@ use p256::{
 };
 use sha2::{Digest, Sha256};
 
-use crate::keyfile::{
+use crate::container::{
     Foreign, NotP256, PublicPart, algorithm, asn1,
     contents::{self, Contents},
     curve,
     identify::{self, Kind, SSH2_PUBLIC_KEY},
-    openssh,
     pem::{self, Block, Fault},
+    ssh_public,
 };
 
 /// A point on P-256 that is a valid public key, in no encoding in particular.
@@ -190,12 +190,12 @@ impl PublicKey {
         let blobs = if text.trim_start().starts_with(SSH2_PUBLIC_KEY) {
             vec![ssh2_blob(text).ok_or_else(malformed)?]
         } else {
-            openssh::public_lines(text)
+            ssh_public::lines(text)
         };
         let from_blob = |blob: &[u8]| {
-            let key_type = openssh::public_type(blob).ok_or_else(malformed)?;
+            let key_type = ssh_public::key_type(blob).ok_or_else(malformed)?;
             algorithm::check_ssh(key_type).map_err(Error::NotP256)?;
-            Self::from_sec1(openssh::public_point(blob).ok_or_else(malformed)?)
+            Self::from_sec1(ssh_public::point(blob).ok_or_else(malformed)?)
         };
         let keys: Vec<Self> = blobs
             .iter()
@@ -263,7 +263,7 @@ impl PublicKey {
     }
 
     fn to_ssh_blob(&self) -> Vec<u8> {
-        openssh::public_blob(&self.to_sec1())
+        ssh_public::blob(&self.to_sec1())
     }
 }
 

@@ -7,6 +7,8 @@
 //! if the challenge did not change meanwhile; an answer that was lost is looked up, never repeated.
 
 pub mod add;
+#[cfg(test)]
+mod fakes;
 mod keyring;
 pub mod lock;
 pub mod replace;

@@ -1,7 +1,4 @@
-use super::{
-    curve::NotP256,
-    identify::{Foreign, Public},
-};
+use crate::container::{Foreign, NotP256, PublicPart as Public};
 
 /// Why a key file gives no private key, or a private key no file. Each is one line that names what
 /// was found and has nothing secret in it.

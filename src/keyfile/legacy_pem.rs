@@ -8,12 +8,8 @@ use md5::{Digest, Md5};
 use p256::elliptic_curve::Generate;
 use zeroize::Zeroizing;
 
-use super::{
-    Error, PrivateKey, cbc, decode_plain,
-    error::REENCRYPT_LEGACY,
-    pem::{self, Block},
-    sec1,
-};
+use super::{Error, PrivateKey, cbc, decode_plain, error::REENCRYPT_LEGACY, sec1};
+use crate::container::pem::{self, Block};
 
 #[derive(Clone, Copy, Debug)]
 enum Cipher {

@@ -1,26 +1,19 @@
 //! Files of private keys: every container that `openssl` and `ssh-keygen` write for ECDSA P-256,
 //! in and out.
 //!
-//! A file goes through `contents` (what is it made of), `identify` (which of its parts is the
-//! private key) and the room of that part's container: `sec1`, `pkcs8` (encrypted by a scheme in
-//! `pbes2` or `pbe`), `legacy_pem` or `openssh`. All of them end in `curve`, which tells P-256 from
-//! every other curve, however it is written.
+//! A file goes through `container::contents` (what is it made of), `container::identify` (which of
+//! its parts is the private key) and the room of that part's container: `sec1`, `pkcs8` (encrypted
+//! by a scheme in `pbes2` or `pbe`), `legacy_pem` or `openssh`. All of them end in
+//! `container::curve`, which tells P-256 from every other curve, however it is written.
 
-pub(crate) mod algorithm;
-pub(crate) mod asn1;
 mod cbc;
-pub(crate) mod contents;
-pub(crate) mod curve;
 mod error;
-pub(crate) mod identify;
 mod legacy_pem;
-pub(crate) mod openssh;
+mod openssh;
 mod pbe;
 mod pbes2;
-pub(crate) mod pem;
 mod pkcs8;
 mod sec1;
-mod ssh_wire;
 #[cfg(test)]
 mod tests;
 
@@ -34,14 +27,19 @@ use p256::{
 };
 use zeroize::Zeroizing;
 
-use crate::{public_key::PublicKey, signature::Signature};
-use contents::Contents;
-use identify::{Kind, Public};
-use pem::{Block, Fault};
+use crate::{
+    container::{
+        NotP256, asn1,
+        contents::{self, Contents},
+        curve,
+        identify::{self, Kind, Public},
+        pem::{self, Block, Fault},
+    },
+    public_key::PublicKey,
+    signature::Signature,
+};
 
-pub use curve::NotP256;
 pub use error::Error;
-pub use identify::{Foreign, Public as PublicPart};
 
 /// An ECDSA P-256 private key, in no encoding in particular. It is wiped from memory when dropped,
 /// and `{:?}` shows its public half alone.

@@ -6,18 +6,15 @@ use p256::elliptic_curve::Generate;
 use ssh_cipher::Cipher;
 use zeroize::Zeroizing;
 
-use super::{
-    Error, PrivateKey, algorithm,
-    error::REENCRYPT_OPENSSH,
-    pem,
+use super::{Error, PrivateKey, error::REENCRYPT_OPENSSH};
+use crate::container::{
+    algorithm, pem,
+    ssh_public::{self, CURVE, OPENSSH_MAGIC},
     ssh_wire::{Reader, Writer},
 };
 
 pub(crate) const NAME: &str = "OpenSSH private key";
 const LABEL: &str = "OPENSSH PRIVATE KEY";
-
-/// What a key starts with.
-pub(crate) const MAGIC: &[u8] = b"openssh-key-v1\0";
 
 /// What a file may ask for: some twenty seconds.
 const MAX_ROUNDS: u32 = 4096;
@@ -59,10 +56,10 @@ pub(crate) struct Encrypted {
     tag: Option<[u8; 16]>,
 }
 
-/// Takes the binary form, from [`MAGIC`] on. The public key stands in the open, so that a key of
+/// Takes the binary form, from [`OPENSSH_MAGIC`] on. The public key stands in the open, so that a key of
 /// another kind is an error before anybody is asked for a passphrase.
 pub(crate) fn read(bytes: &[u8]) -> Result<Key, Error> {
-    let mut reader = Reader(bytes.strip_prefix(MAGIC).ok_or_else(malformed)?);
+    let mut reader = Reader(bytes.strip_prefix(OPENSSH_MAGIC).ok_or_else(malformed)?);
     let cipher = reader.name().ok_or_else(malformed)?;
     let kdf = reader.name().ok_or_else(malformed)?;
     let kdf_options = reader.string().ok_or_else(malformed)?;
@@ -161,7 +158,7 @@ fn derive(
 /// Takes the private section and the public key in front of it. Nothing comes of a section that is
 /// not well-formed, as after a wrong passphrase.
 fn decode(private: &[u8], public: &[u8]) -> Option<Result<PrivateKey, Error>> {
-    let outer_point = public_point(public)?;
+    let outer_point = ssh_public::point(public)?;
     let mut reader = Reader(private);
     if reader.uint32()? != reader.uint32()? {
         return None;
@@ -170,7 +167,7 @@ fn decode(private: &[u8], public: &[u8]) -> Option<Result<PrivateKey, Error>> {
     if let Err(other) = algorithm::check_ssh(key_type) {
         return Some(Err(Error::NotP256(other)));
     }
-    reader.name().filter(|&curve| curve == SSH_CURVE)?;
+    reader.name().filter(|&curve| curve == CURVE)?;
     let point = reader.string()?;
     let scalar = reader.unsigned()?;
     let _comment = reader.string()?;
@@ -179,47 +176,6 @@ fn decode(private: &[u8], public: &[u8]) -> Option<Result<PrivateKey, Error>> {
         return None;
     }
     Some(PrivateKey::from_parts(scalar, &[point, outer_point]))
-}
-
-/// What OpenSSH calls the curve (RFC 5656, section 10.1).
-const SSH_CURVE: &str = "nistp256";
-
-/// The public key `point` (SEC1, uncompressed) as SSH sends it (RFC 5656, section 3.1).
-pub(crate) fn public_blob(point: &[u8]) -> Vec<u8> {
-    Writer::with_capacity(128)
-        .string(algorithm::SSH_P256.as_bytes())
-        .string(SSH_CURVE.as_bytes())
-        .string(point)
-        .finish()
-        .to_vec()
-}
-
-/// The type of a public key as SSH sends it.
-pub(crate) fn public_type(blob: &[u8]) -> Option<&str> {
-    Reader(blob).name()
-}
-
-/// The point (SEC1) in an ECDSA P-256 key as SSH sends it.
-pub(crate) fn public_point(blob: &[u8]) -> Option<&[u8]> {
-    let mut reader = Reader(blob);
-    reader.name().filter(|&name| name == algorithm::SSH_P256)?;
-    reader.name().filter(|&curve| curve == SSH_CURVE)?;
-    let point = reader.string()?;
-    reader.0.is_empty().then_some(point)
-}
-
-/// The blobs of the public keys in `text` that are written as in a `.pub` file, in
-/// `authorized_keys` (with options in front) or in `known_hosts` (with a host in front).
-pub(crate) fn public_lines(text: &str) -> Vec<Zeroizing<Vec<u8>>> {
-    let line = |line: &str| {
-        let words: Vec<&str> = line.split_ascii_whitespace().collect();
-        words.windows(2).find_map(|pair| {
-            let blob = pem::decode_base64(pair[1].as_bytes())?;
-            let key_type = Reader(&blob).name()?;
-            (key_type == pair[0]).then_some(blob)
-        })
-    };
-    text.lines().filter_map(line).collect()
 }
 
 /// A PEM block; with a passphrase, encrypted as `ssh-keygen` does by default.
@@ -235,7 +191,7 @@ pub(crate) fn encode(
         .uint32(check)
         .uint32(check)
         .string(algorithm::SSH_P256.as_bytes())
-        .string(SSH_CURVE.as_bytes())
+        .string(CURVE.as_bytes())
         .string(&point)
         .unsigned(&scalar)
         .string(comment.as_bytes());
@@ -249,7 +205,7 @@ pub(crate) fn encode(
     let mut private = private.finish();
 
     let writer = Writer::with_capacity(1024 + comment.len())
-        .bytes(MAGIC)
+        .bytes(OPENSSH_MAGIC)
         .string(cipher.as_str().as_bytes());
     let writer = match passphrase {
         None => writer.string(b"none").string(b""),
@@ -266,7 +222,7 @@ pub(crate) fn encode(
     };
     let bytes = writer
         .uint32(1)
-        .string(&public_blob(&point))
+        .string(&ssh_public::blob(&point))
         .string(&private)
         .finish();
     Ok(pem::encode(LABEL, &[], &bytes, 70))

@@ -9,10 +9,11 @@ use sha1::{Digest, Sha1};
 use zeroize::Zeroizing;
 
 use super::{
-    Error, asn1, cbc,
+    Error, cbc,
     error::{REENCRYPT, REENCRYPT_LEGACY},
     pbes2,
 };
+use crate::container::asn1;
 
 /// What a file may ask for before a passphrase is even known to be right: some ten seconds.
 const MAX_ITERATIONS: u64 = 10_000_000;

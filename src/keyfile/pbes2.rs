@@ -11,10 +11,11 @@ use pkcs5::{
 use zeroize::Zeroizing;
 
 use super::{
-    Error, asn1,
+    Error,
     error::REENCRYPT,
     pbe::{affordable_iterations, malformed},
 };
+use crate::container::asn1;
 
 /// What a file may ask of scrypt: a quarter of a gigabyte, and some ten seconds.
 mod limit {

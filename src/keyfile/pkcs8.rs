@@ -5,7 +5,8 @@ use der::{Encode, Tag, Tagged, asn1::AnyRef};
 use p256::pkcs8::EncodePrivateKey;
 use zeroize::Zeroizing;
 
-use super::{Error, PrivateKey, algorithm, asn1, pbe, pbes2, sec1};
+use super::{Error, PrivateKey, pbe, pbes2, sec1};
+use crate::container::{algorithm, asn1};
 
 pub(crate) const NAME: &str = "PKCS#8 private key";
 pub(crate) const LABEL: &str = "PRIVATE KEY";

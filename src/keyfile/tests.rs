@@ -3,7 +3,7 @@
 
 use der::{Encode, Tag, asn1::AnyRef};
 
-use super::{pem::Block, *};
+use super::*;
 use crate::public_key::PublicKey;
 
 fn fixture(name: &str) -> Vec<u8> {

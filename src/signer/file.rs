@@ -168,12 +168,16 @@ fn read(source: &Source) -> Result<Zeroizing<Vec<u8>>> {
 }
 
 fn key_error(source: &Source, error: &keyfile::Error) -> Error {
+    let path = match is_stdin(source) {
+        true => "FILE".to_owned(),
+        false => quote(source.body()),
+    };
     Error::new(
         ErrorKind::Key,
         format!("cannot use the key file {}", source.text()),
     )
     .caused_by(error)
-    .maybe_hint(error.hint())
+    .maybe_hint(error.hint().map(|hint| hint.replace("FILE", &path)))
 }
 
 fn generate(source: &Source, context: &Arc<Context>, how: &Generate) -> Result<Generated> {

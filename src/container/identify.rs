@@ -5,7 +5,11 @@ use std::fmt;
 
 use der::{Tag, Tagged, asn1::AnyRef};
 
-use super::{asn1, curve, openssh, pem::Block};
+use super::{
+    asn1, curve,
+    pem::Block,
+    ssh_public::{self, OPENSSH_MAGIC},
+};
 
 /// What a block is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -138,7 +142,7 @@ pub(crate) fn identify(block: &Block) -> Kind {
 pub(crate) fn identify_data(data: &[u8]) -> Option<Kind> {
     use Tag::{BitString, Integer, ObjectIdentifier, OctetString, Sequence};
 
-    if data.starts_with(openssh::MAGIC) {
+    if data.starts_with(OPENSSH_MAGIC) {
         return Some(Kind::Openssh);
     }
     if data.starts_with(PKCS12_IN_BER) {
@@ -197,7 +201,7 @@ pub(crate) fn identify_text(text: &str) -> Option<Kind> {
         Some(Kind::Foreign(Foreign::Putty))
     } else if text.starts_with("---- BEGIN SSH2 ENCRYPTED PRIVATE KEY") {
         Some(Kind::Foreign(Foreign::SshCom))
-    } else if text.starts_with(SSH2_PUBLIC_KEY) || !openssh::public_lines(text).is_empty() {
+    } else if text.starts_with(SSH2_PUBLIC_KEY) || !ssh_public::lines(text).is_empty() {
         Some(Kind::Public(Public::Key))
     } else if text.starts_with('{') && text.contains("\"kty\"") {
         Some(Kind::Foreign(Foreign::Jwk))

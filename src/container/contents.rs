@@ -6,8 +6,8 @@ use zeroize::Zeroizing;
 use super::{
     asn1,
     identify::PKCS12_IN_BER,
-    openssh,
     pem::{self, Block, Fault},
+    ssh_public::OPENSSH_MAGIC,
 };
 
 /// A file's parts.
@@ -78,7 +78,7 @@ fn base64(text: &str) -> Option<Contents> {
 /// DER or OpenSSH's binary form. Several DER values may follow each other: `openssl ecparam
 /// -genkey -outform DER` used to write the parameters and then the key.
 fn binary(bytes: &[u8]) -> Option<Vec<Block>> {
-    if bytes.starts_with(openssh::MAGIC) || bytes.starts_with(PKCS12_IN_BER) {
+    if bytes.starts_with(OPENSSH_MAGIC) || bytes.starts_with(PKCS12_IN_BER) {
         return Some(vec![unlabelled(Ok(bytes))]);
     }
     if !matches!(bytes, [0x30 | 0x06, ..]) {
