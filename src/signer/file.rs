@@ -1,12 +1,14 @@
 //! Private keys in files, on stdin, or in a FIFO.
 
 use std::{
-    fs::File,
+    fs::{File, Permissions},
     io::{self, Read, Write},
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
+use rustix::io::Errno;
 use zeroize::Zeroizing;
 
 use super::{
@@ -236,11 +238,15 @@ fn write_new(path: &Path, contents: &[u8]) -> Result<()> {
     };
     // Asked beforehand only to spare the work: the last step refuses as well.
     if path.symlink_metadata().is_ok() {
-        return Err(failed(&io::ErrorKind::AlreadyExists.into()));
+        return Err(failed(&Errno::EXIST.into()));
     }
     let mut file = tempfile::Builder::new()
         .prefix(".qkey-")
         .tempfile_in(&folder)
+        .map_err(|error| failed(&error))?;
+    // A umask may have taken even the owner's rights.
+    file.as_file()
+        .set_permissions(Permissions::from_mode(0o600))
         .map_err(|error| failed(&error))?;
     file.write_all(contents).map_err(|error| failed(&error))?;
     file.as_file().sync_all().map_err(|error| failed(&error))?;

@@ -3,6 +3,7 @@
 
 mod file;
 pub mod source;
+mod tool;
 
 use std::time::Duration;
 
