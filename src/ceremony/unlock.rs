@@ -52,7 +52,7 @@ struct Shared<'a, K, O> {
 
 impl Unlock<'_> {
     /// Runs the ceremony for each snapshot; `report` is told each result, in the order of the ids,
-    /// as soon as it and those before it are there.
+    /// as soon as it and those before it are there. After a signal no further one is begun.
     pub fn run(&self, cluster: &dyn Cluster, mut report: impl FnMut(u64, Result<Unlocked>)) {
         let keyring = Keyring::new(self.keys.clone());
         let shared = Shared {
@@ -72,8 +72,13 @@ impl Unlock<'_> {
                 scope.spawn(move || {
                     while let index = next.fetch_add(1, Ordering::Relaxed)
                         && let Some(&id) = self.ids.get(index)
-                        && sender.send((index, self.unlock(shared, id))).is_ok()
                     {
+                        let result = self.unlock(shared, id);
+                        let interrupted =
+                            matches!(&result, Err(error) if error.kind().is_interruption());
+                        if sender.send((index, result)).is_err() || interrupted {
+                            break;
+                        }
                     }
                 });
             }

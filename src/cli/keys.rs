@@ -146,11 +146,7 @@ fn usage(session: &Session, cluster: &dyn Cluster, key: Option<KeyRef>) -> Resul
         Some(key) => vec![find_key(&keys, &key)?],
         None => keys,
     };
-    let mut used: Vec<(StoredKey, Vec<Usage>)> = Vec::new();
-    for key in keys {
-        let usages = cluster.key_usage(&key.id)?;
-        used.push((key, usages));
-    }
+    let used = usages(cluster, keys)?;
     let text: Vec<String> = used
         .iter()
         .map(|(key, usages)| {
@@ -178,6 +174,27 @@ fn usage(session: &Session, cluster: &dyn Cluster, key: Option<KeyRef>) -> Resul
         })
         .collect();
     session.output.result(&text, &json!({ "keys": objects }))
+}
+
+/// Asks what each key protects, a few at a time.
+fn usages(cluster: &dyn Cluster, keys: Vec<StoredKey>) -> Result<Vec<(StoredKey, Vec<Usage>)>> {
+    let mut used = Vec::new();
+    let at_a_time = thread::available_parallelism().map_or(1, usize::from);
+    for keys in keys.chunks(at_a_time) {
+        let answers: Vec<_> = thread::scope(|scope| {
+            let threads: Vec<_> = keys
+                .iter()
+                .map(|key| scope.spawn(|| cluster.key_usage(&key.id)))
+                .collect();
+            let join = |thread: thread::ScopedJoinHandle<'_, _>| thread.join();
+            threads.into_iter().map(join).collect()
+        });
+        for (key, answer) in keys.iter().zip(answers) {
+            let usages = answer.expect("reading a key's usage does not panic")?;
+            used.push((key.clone(), usages));
+        }
+    }
+    Ok(used)
 }
 
 /// The configured keys that opened without anybody being asked.

@@ -62,8 +62,7 @@ struct Tally<'a> {
     session: &'a Session,
     dry_run: bool,
     asked: usize,
-    changed: usize,
-    unchanged: usize,
+    endings: Vec<Ending>,
     errors: Vec<Error>,
     /// The first error in printing, which must not stop the work.
     print_error: Option<Error>,
@@ -75,8 +74,7 @@ impl<'a> Tally<'a> {
             session,
             dry_run,
             asked,
-            changed: 0,
-            unchanged: 0,
+            endings: Vec::new(),
             errors: Vec::new(),
             print_error: None,
         }
@@ -85,34 +83,34 @@ impl<'a> Tally<'a> {
     fn add(&mut self, id: u64, result: Result<Unlocked>) {
         match result {
             Ok(unlocked) => {
-                match unlocked.ending {
-                    Ending::Done => self.changed += 1,
-                    Ending::AlreadySo | Ending::DryRun => self.unchanged += 1,
-                }
+                self.endings.push(unlocked.ending);
                 self.print(&text(&unlocked), &object(&unlocked, self.dry_run));
             }
-            Err(error) if self.asked == 1 => self.errors.push(error),
             Err(error) => {
-                match self.session.output.format {
-                    Format::Text => {
-                        let error = error
-                            .clone()
-                            .context(format!("snapshot {id} was not unlocked"));
-                        self.session.output.error(&error);
-                    }
-                    Format::Json => self.print(
-                        "",
-                        &json!({
-                            "action": "unlock",
-                            "changed": false,
-                            "dry_run": self.dry_run,
-                            "snapshot": { "id": id },
-                            "error": error_object(&error),
-                        }),
-                    ),
+                if self.asked > 1 {
+                    self.print_one_of_several(id, &error);
                 }
                 self.errors.push(error);
             }
+        }
+    }
+
+    fn print_one_of_several(&mut self, id: u64, error: &Error) {
+        match self.session.output.format {
+            Format::Text => self
+                .session
+                .output
+                .error(&error.clone().about(&format!("snapshot {id}"))),
+            Format::Json => self.print(
+                "",
+                &json!({
+                    "action": "unlock",
+                    "changed": false,
+                    "dry_run": self.dry_run,
+                    "snapshot": { "id": id },
+                    "error": error_object(error),
+                }),
+            ),
         }
     }
 
@@ -122,31 +120,34 @@ impl<'a> Tally<'a> {
         }
     }
 
-    fn finish(mut self) -> Result<()> {
+    fn print_summary(&mut self) {
+        let count = |ending| self.endings.iter().filter(|&&e| e == ending).count();
+        let (changed, unlocked_before) = (count(Ending::Done), count(Ending::AlreadySo));
         let failed = self.errors.len();
+        let not_tried = self.asked - self.endings.len() - failed;
+        let changes = match self.dry_run {
+            true => format!("{} would be unlocked", count(Ending::DryRun)),
+            false => format!("{changed} unlocked"),
+        };
+        let mut text = format!("{changes}, {unlocked_before} not locked before, {failed} failed");
+        if not_tried > 0 {
+            text.push_str(&format!(", {not_tried} not tried"));
+        }
+        let object = json!({
+            "summary": {
+                "asked": self.asked,
+                "changed": changed,
+                "unchanged": self.endings.len() - changed,
+                "failed": failed,
+                "not_tried": not_tried,
+            },
+        });
+        self.print(&format!("{text}."), &object);
+    }
+
+    fn finish(mut self) -> Result<()> {
         if self.asked > 1 {
-            let verb = if self.dry_run {
-                "would be unlocked"
-            } else {
-                "unlocked"
-            };
-            let would = match self.dry_run {
-                true => self.unchanged,
-                false => self.changed,
-            };
-            let text = format!(
-                "{would} {verb}, {} not locked before, {failed} failed.",
-                self.asked - failed - would
-            );
-            let object = json!({
-                "summary": {
-                    "asked": self.asked,
-                    "changed": self.changed,
-                    "unchanged": self.unchanged,
-                    "failed": failed,
-                },
-            });
-            self.print(&text, &object);
+            self.print_summary();
         }
         let interruption = self
             .errors
@@ -158,14 +159,14 @@ impl<'a> Tally<'a> {
         match (&self.errors[..], self.asked) {
             ([], _) => self.print_error.map_or(Ok(()), Err),
             ([error], 1) => Err(error.clone()),
-            ([first, ..], asked) if failed == asked => Err(Error::new(
+            ([first, ..], asked) if self.errors.len() == asked => Err(Error::new(
                 first.kind(),
-                format!("none of {asked} snapshots was unlocked"),
+                format!("all {asked} snapshots failed"),
             )
             .caused_by_error(first)),
-            (_, asked) => Err(Error::new(
+            (errors, asked) => Err(Error::new(
                 Kind::Partial,
-                format!("{failed} of {asked} snapshots were not unlocked"),
+                format!("{} of {asked} snapshots failed", errors.len()),
             )
             .hint("run this again for the rest: what is unlocked already is left alone")),
         }
