@@ -3,7 +3,6 @@
 
 use std::{
     collections::BTreeMap,
-    fmt,
     ops::RangeBounds,
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
@@ -24,6 +23,7 @@ use crate::{
 };
 
 /// The error, which must have this kind and this exit code.
+#[track_caller]
 pub fn failed<T>(result: Result<T>, kind: Kind, exit_code: u8) -> Error {
     let error = result.err().expect("it fails");
     let got = (error.kind(), error.kind().exit_code());
@@ -158,9 +158,9 @@ impl Fault {
 
 /// A stored key, and how often it was replaced.
 #[derive(Clone)]
-pub struct Held {
-    pub key: StoredKey,
-    pub version: u32,
+struct Held {
+    key: StoredKey,
+    version: u32,
 }
 
 /// What a cluster holds.
@@ -665,11 +665,5 @@ impl Signer for FakeSigner {
             Signing::AnotherKey => Ok(PrivateKey::generate().sign(challenge)),
             Signing::Fails => Err(Error::new(Kind::Key, "the token was pulled out")),
         }
-    }
-}
-
-impl fmt::Debug for FakeSource {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.title)
     }
 }

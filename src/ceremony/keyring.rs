@@ -108,8 +108,11 @@ impl<'a> Keyring<'a> {
                 return Ok(key.clone());
             }
         }
-        for (source, state) in self.sources.iter().zip(states.iter_mut()) {
-            if let Ok(key) = state.unlocked(*source)
+        for (index, source) in self.sources.iter().enumerate() {
+            if interruption(&states).is_some() {
+                break;
+            }
+            if let Ok(key) = states[index].unlocked(*source)
                 && right(key)
             {
                 return Ok(key.clone());
@@ -119,15 +122,8 @@ impl<'a> Keyring<'a> {
     }
 
     fn no_match(&self, stored: &StoredKey, wanted: &str, states: &[State]) -> Error {
-        let errors = || {
-            states.iter().filter_map(|state| match state {
-                State::Failed(error) => Some(error),
-                _ => None,
-            })
-        };
-        let interruption = errors().find(|error| error.kind().is_interruption());
-        let only = errors().next().filter(|_| states.len() == 1);
-        if let Some(error) = interruption.or(only) {
+        let only = errors(states).next().filter(|_| states.len() == 1);
+        if let Some(error) = interruption(states).or(only) {
             return error.clone();
         }
         let shown: Vec<String> = self
@@ -158,7 +154,7 @@ impl<'a> Keyring<'a> {
                 several.join(", "),
             ),
         };
-        let kind = match errors().count() == states.len() {
+        let kind = match errors(states).count() == states.len() {
             true => Kind::Key,
             false => Kind::Mismatch,
         };
@@ -198,10 +194,203 @@ impl State {
     }
 }
 
+fn errors(states: &[State]) -> impl Iterator<Item = &Error> {
+    states.iter().filter_map(|state| match state {
+        State::Failed(error) => Some(error),
+        _ => None,
+    })
+}
+
+/// The signal that ended the work: nobody is to be asked any more.
+fn interruption(states: &[State]) -> Option<&Error> {
+    errors(states).find(|error| error.kind().is_interruption())
+}
+
 fn open(source: &dyn KeySource) -> State {
     match source.open() {
         Ok(Opened::Signer(signer)) => State::new(source, Ok(signer)),
         Ok(Opened::Locked(unlock)) => State::Locked(Some(unlock)),
         Err(error) => State::Failed(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ceremony::fakes::{FakeSource, Opening, Rendezvous, World, assert_tells, failed};
+
+    fn stored(source: &FakeSource) -> StoredKey {
+        World::default().store("lock-2026", "", source.public_key())
+    }
+
+    fn opened<'a>(sources: &[&'a FakeSource]) -> Keyring<'a> {
+        let keyring = Keyring::new(sources.iter().map(|source| *source as _).collect());
+        keyring.open();
+        keyring
+    }
+
+    fn title(found: Result<Key>) -> String {
+        found.unwrap().title
+    }
+
+    #[test]
+    fn all_sources_open_side_by_side() {
+        let rendezvous = Rendezvous::of(3);
+        let [a, b, c] =
+            ["a", "b", "c"].map(|title| FakeSource::new(title).meeting_when_opened(&rendezvous));
+        opened(&[&a, &b, &c]);
+    }
+
+    #[test]
+    fn the_key_that_the_cluster_holds_is_found_wherever_it_stands() {
+        let [a, b, c] = ["a", "b", "c"].map(FakeSource::new);
+        let keyring = opened(&[&a, &b, &c]);
+        for source in [&c, &a, &b, &c] {
+            let key = keyring.find(&stored(source)).unwrap();
+            assert_eq!(key.signer.public_key(), source.public_key());
+        }
+        assert_eq!([a.opened(), b.opened(), c.opened()], [1, 1, 1]);
+    }
+
+    #[test]
+    fn nobody_is_asked_while_a_key_that_opens_by_itself_is_the_right_one() {
+        let locked = FakeSource::new("locked").opening(Opening::Asks);
+        let open = FakeSource::new("open");
+        let keyring = opened(&[&locked, &open]);
+        assert_eq!(title(keyring.find(&stored(&open))), "open");
+        assert_eq!(locked.asked(), 0);
+    }
+
+    #[test]
+    fn locked_keys_are_asked_for_in_order_until_one_is_right_and_each_once() {
+        let [a, b, c] = ["a", "b", "c"].map(|title| FakeSource::new(title).opening(Opening::Asks));
+        let open = FakeSource::new("open");
+        let keyring = opened(&[&a, &open, &b, &c]);
+        assert_eq!(title(keyring.find(&stored(&b))), "b");
+        assert_eq!([a.asked(), b.asked(), c.asked()], [1, 1, 0]);
+        assert_eq!(title(keyring.find(&stored(&a))), "a");
+        assert_eq!([a.asked(), b.asked(), c.asked()], [1, 1, 0]);
+        assert_eq!(title(keyring.find(&stored(&c))), "c");
+        assert_eq!([a.asked(), b.asked(), c.asked()], [1, 1, 1]);
+        assert_eq!([a.opened(), b.opened(), c.opened()], [1, 1, 1]);
+    }
+
+    #[test]
+    fn a_key_whose_passphrase_is_wrong_is_passed_over_and_not_asked_for_again() {
+        let wrong = FakeSource::new("wrong").opening(Opening::AsksInVain(Kind::Key));
+        let right = FakeSource::new("right").opening(Opening::Asks);
+        let keyring = opened(&[&wrong, &right]);
+        assert_eq!(title(keyring.find(&stored(&right))), "right");
+        let error = failed(keyring.find(&stored(&wrong)), Kind::Mismatch, 4);
+        assert_tells(&error, "wrong (cannot open wrong)");
+        assert_eq!(wrong.asked(), 1);
+    }
+
+    #[test]
+    fn threads_that_need_the_same_locked_key_ask_once() {
+        let source = FakeSource::new("locked").opening(Opening::Asks);
+        let keyring = opened(&[&source]);
+        let start = Rendezvous::of(4);
+        thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    start.meet();
+                    assert_eq!(title(keyring.find(&stored(&source))), "locked");
+                });
+            }
+        });
+        assert_eq!(source.asked(), 1);
+    }
+
+    #[test]
+    fn nobody_is_asked_after_a_signal() {
+        let kind = Kind::Interrupted;
+        let wanted = stored(&FakeSource::new("elsewhere"));
+        let stopped = FakeSource::new("stopped").opening(Opening::AsksInVain(kind));
+        let [before, after] =
+            ["before", "after"].map(|title| FakeSource::new(title).opening(Opening::Asks));
+        let keyring = opened(&[&before, &stopped, &after]);
+        for _ in 0..2 {
+            failed(keyring.find(&wanted), kind, 130);
+            assert_eq!([before.asked(), stopped.asked(), after.asked()], [1, 1, 0]);
+        }
+
+        let stopped = FakeSource::new("stopped").opening(Opening::Fails(kind));
+        let locked = FakeSource::new("locked").opening(Opening::Asks);
+        let keyring = opened(&[&locked, &stopped]);
+        failed(keyring.find(&wanted), kind, 130);
+        assert_eq!(locked.asked(), 0);
+    }
+
+    #[test]
+    fn when_the_only_source_does_not_open_its_own_error_is_told() {
+        let source = FakeSource::new("a").opening(Opening::Fails(Kind::Key));
+        let keyring = opened(&[&source]);
+        let error = failed(keyring.find(&stored(&source)), Kind::Key, 3);
+        assert_eq!(error.message(), "cannot open a");
+        let error = failed(keyring.single(), Kind::Key, 3);
+        assert_eq!(error.message(), "cannot open a");
+    }
+
+    #[test]
+    fn when_no_source_opens_it_is_the_keys_fault() {
+        let a = FakeSource::new("a").opening(Opening::Fails(Kind::Key));
+        let b = FakeSource::new("b").opening(Opening::AsksInVain(Kind::Key));
+        let error = failed(opened(&[&a, &b]).find(&stored(&a)), Kind::Key, 3);
+        assert_tells(&error, "a (cannot open a), b (cannot open b)");
+    }
+
+    #[test]
+    fn when_a_source_opened_and_none_is_right_it_is_a_mismatch() {
+        let wanted = FakeSource::new("elsewhere");
+        let [a, b] = [FakeSource::new("a"), FakeSource::new("b")];
+        let gone = FakeSource::new("gone").opening(Opening::Fails(Kind::Key));
+
+        let error = failed(opened(&[&a]).find(&stored(&wanted)), Kind::Mismatch, 4);
+        let shown = a.public_key().short_fingerprint();
+        assert_tells(&error, &format!("a ({shown}) is not the key"));
+
+        let error = failed(
+            opened(&[&a, &gone, &b]).find(&stored(&wanted)),
+            Kind::Mismatch,
+            4,
+        );
+        for source in [&a, &b, &wanted] {
+            assert_tells(&error, &source.public_key().short_fingerprint());
+        }
+        assert_tells(&error, "gone (cannot open gone)");
+        assert_tells(&error, "key 1 (\"lock-2026\")");
+        assert_tells(&error, "nothing was sent");
+    }
+
+    #[test]
+    fn nobody_is_asked_for_a_stored_key_that_is_not_p256() {
+        let locked = FakeSource::new("locked").opening(Opening::Asks);
+        let stored = StoredKey {
+            public_key: "bm8ga2V5".to_owned(),
+            ..stored(&locked)
+        };
+        let error = failed(opened(&[&locked]).find(&stored), Kind::Mismatch, 4);
+        assert_tells(&error, "not a P-256 key");
+        assert_eq!(locked.asked(), 0);
+    }
+
+    #[test]
+    fn a_single_key_is_asked_for_once_and_only_when_needed() {
+        let source = FakeSource::new("locked").opening(Opening::Asks);
+        let keyring = opened(&[&source]);
+        assert!(keyring.ready().iter().all(Option::is_none));
+        assert_eq!(source.asked(), 0);
+        for _ in 0..2 {
+            assert_eq!(title(keyring.single()), "locked");
+        }
+        assert_eq!(keyring.ready().len(), 1);
+        assert_eq!((source.opened(), source.asked()), (1, 1));
+    }
+
+    #[test]
+    fn a_key_that_was_never_opened_is_an_error_of_its_own() {
+        let source = FakeSource::new("a");
+        failed(Keyring::new(vec![&source]).single(), Kind::Internal, 1);
     }
 }

@@ -18,7 +18,7 @@ pub mod unlock;
 pub use keyring::{Key, Keyring};
 
 use crate::{
-    cluster::{KeyRef, StoredKey},
+    cluster::{self, KeyRef, StoredKey},
     error::{Error, Kind, Result},
     signature::Signature,
     signer::Signer,
@@ -81,4 +81,15 @@ fn stale(refusal: &Error, attempts: u32) -> Error {
     )
     .caused_by_error(refusal)
     .hint("something keeps changing it (a name, a comment, an expiration); run this again, or give more --attempts")
+}
+
+/// The error after a refusal when the state could not be read: whatever kept it from being read
+/// says less than the refusal itself, unless it is a signal.
+fn not_explained(refusal: Error, failure: &cluster::Error) -> Error {
+    let kind = failure.error.kind();
+    match kind.is_interruption() {
+        true => Error::new(kind, "stopped by a signal after the cluster had refused")
+            .caused_by_error(&refusal),
+        false => refusal,
+    }
 }

@@ -3,7 +3,7 @@
 use std::thread;
 
 use super::{
-    Ending, Key, Keyring, find_key, sign, stale,
+    Ending, Key, Keyring, find_key, not_explained, sign, stale,
     submission::{Seen, Submission, Verdict},
 };
 use crate::{
@@ -74,6 +74,12 @@ impl Replace<'_> {
         if let Some(replaced) = new_keys.ready().iter().flatten().find_map(already_so) {
             return Ok(replaced);
         }
+        let id = KeyRef::Id(stored.id.clone());
+        let challenge = match challenge {
+            Some(challenge) => challenge?,
+            None => cluster.replacement_challenge(&id)?,
+        };
+        // Where both are locked a person is asked for them in the order of the command line.
         let old = old_keys.find(&stored);
         let new = new_keys.single()?;
         if let Some(replaced) = already_so(&new) {
@@ -84,11 +90,6 @@ impl Replace<'_> {
         if let Some(other) = keys.iter().find(holds_new) {
             log::warn!("the new key is also stored as {}", other.title());
         }
-        let id = KeyRef::Id(stored.id.clone());
-        let challenge = match challenge {
-            Some(challenge) => challenge?,
-            None => cluster.replacement_challenge(&id)?,
-        };
         self.prove(cluster, stored, &old, &new, challenge)
     }
 
@@ -160,9 +161,11 @@ impl Replace<'_> {
                     fresh,
                 )
             });
-            // Whatever keeps the state from being read says less than the refusal itself.
-            let (Ok(keys), Ok(fresh)) = (stored, fresh) else {
-                return Err(refusal);
+            let (keys, fresh) = match (stored, fresh) {
+                (Ok(keys), Ok(fresh)) => (keys, fresh),
+                (Err(failure), _) | (_, Err(failure)) => {
+                    return Err(not_explained(refusal, &failure));
+                }
             };
             let Some(stored) = keys.into_iter().find(|key| id.matches(key)) else {
                 return Err(refusal);
@@ -181,3 +184,6 @@ impl Replace<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

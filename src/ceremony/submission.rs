@@ -87,7 +87,11 @@ impl Submission<'_> {
                     return Err(self.unknown(&lost, failure.error.kind()));
                 }
                 Ok(other) => seen = Some(other),
-                Err(failure) => log::info!("cannot read the state: {}", failure.error),
+                Err(failure) => {
+                    log::info!("cannot read the state: {}", failure.error);
+                    // It may have been done after the look before.
+                    seen = None;
+                }
             }
         }
         Err(match seen {
@@ -142,5 +146,170 @@ impl Submission<'_> {
             "`{}` shows it; running this again is safe: it looks first",
             self.check
         ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+    use crate::ceremony::fakes::{assert_tells, failed};
+
+    fn failure(certainty: Certainty, kind: Kind) -> cluster::Error {
+        cluster::Error {
+            certainty,
+            error: Error::new(kind, "the first answer"),
+        }
+    }
+
+    fn lost(kind: Kind) -> cluster::Result<&'static str> {
+        Err(failure(Certainty::Lost, kind))
+    }
+
+    fn unreadable() -> cluster::Result<Seen<&'static str>> {
+        Err(failure(Certainty::Lost, Kind::Unreachable))
+    }
+
+    fn not_done() -> cluster::Result<Seen<&'static str>> {
+        Ok(Seen::NotDone)
+    }
+
+    fn done() -> cluster::Result<Seen<&'static str>> {
+        Ok(Seen::Done("looked up"))
+    }
+
+    fn something_else() -> cluster::Result<Seen<&'static str>> {
+        Ok(Seen::SomethingElse("it is blue".to_owned()))
+    }
+
+    /// Settles `answer`, where each look answers as `looks` has it, the last one again and again;
+    /// also how often it looked.
+    fn settle(
+        answer: cluster::Result<&'static str>,
+        looks: &[fn() -> cluster::Result<Seen<&'static str>>],
+    ) -> (Result<Verdict<&'static str>>, usize) {
+        let submission = Submission {
+            what: "the painting",
+            check: "look at it".to_owned(),
+        };
+        let looked = Cell::new(0);
+        let look = || {
+            let look = looks.get(looked.get()).or(looks.last());
+            looked.set(looked.get() + 1);
+            look.expect("nobody should look")()
+        };
+        (submission.settle(answer, look), looked.get())
+    }
+
+    fn verdict(settled: Result<Verdict<&'static str>>) -> &'static str {
+        match settled.unwrap() {
+            Verdict::Done(text) => text,
+            Verdict::Refused(_) => "refused",
+        }
+    }
+
+    #[test]
+    fn an_answer_is_believed_without_a_look() {
+        let (settled, looks) = settle(Ok("answered"), &[]);
+        assert_eq!((verdict(settled), looks), ("answered", 0));
+    }
+
+    #[test]
+    fn a_refusal_is_a_verdict_without_a_look() {
+        for kind in [Kind::Refused, Kind::Auth] {
+            let (settled, looks) = settle(Err(failure(Certainty::Refused, kind)), &[]);
+            match settled.unwrap() {
+                Verdict::Refused(error) => assert_eq!(error.kind(), kind),
+                Verdict::Done(_) => panic!("it was refused"),
+            }
+            assert_eq!(looks, 0);
+        }
+    }
+
+    #[test]
+    fn what_was_not_sent_fails_as_it_is_without_a_look() {
+        let (settled, looks) = settle(Err(failure(Certainty::NotSent, Kind::Unreachable)), &[]);
+        let error = failed(settled, Kind::Unreachable, 7);
+        assert_eq!((error.message(), looks), ("the first answer", 0));
+    }
+
+    #[test]
+    fn after_a_lost_answer_the_change_may_show_at_any_look() {
+        for late in 0..LOOKS.len() {
+            let mut looks: Vec<fn() -> _> = vec![not_done; late];
+            looks.push(done);
+            let (settled, looked) = settle(lost(Kind::Unreachable), &looks);
+            assert_eq!((verdict(settled), looked), ("looked up", late + 1));
+        }
+    }
+
+    #[test]
+    fn a_look_that_fails_is_followed_by_another() {
+        let (settled, looked) = settle(lost(Kind::Unreachable), &[unreadable, done]);
+        assert_eq!((verdict(settled), looked), ("looked up", 2));
+        let (settled, looked) = settle(lost(Kind::Unreachable), &[something_else, done]);
+        assert_eq!((verdict(settled), looked), ("looked up", 2));
+    }
+
+    #[test]
+    fn what_does_not_show_at_the_last_look_was_not_done() {
+        // A cluster that fails by itself (Error 500) is told apart from one that does not answer.
+        for (kind, exit_code) in [(Kind::Unreachable, 7), (Kind::Refused, 5)] {
+            for looks in [&[not_done as fn() -> _][..], &[unreadable, not_done]] {
+                let (settled, looked) = settle(lost(kind), looks);
+                let error = failed(settled, kind, exit_code);
+                assert_eq!(looked, LOOKS.len());
+                assert_tells(&error, "the painting was submitted");
+                assert_tells(&error, "shows that it was not done");
+                assert_tells(&error, "the first answer");
+                assert_tells(&error, "`look at it`");
+            }
+        }
+    }
+
+    #[test]
+    fn what_no_look_could_read_is_unknown() {
+        let (settled, looked) = settle(lost(Kind::Unreachable), &[unreadable]);
+        let error = failed(settled, Kind::Unknown, 8);
+        assert_eq!(looked, LOOKS.len());
+        assert_tells(&error, "could not be confirmed");
+        assert_tells(&error, "the first answer");
+        assert_tells(&error, "`look at it`");
+    }
+
+    #[test]
+    fn what_only_an_early_look_did_not_show_is_unknown() {
+        let (settled, _) = settle(lost(Kind::Unreachable), &[not_done, unreadable]);
+        assert_tells(&failed(settled, Kind::Unknown, 8), "`look at it`");
+    }
+
+    #[test]
+    fn something_else_than_what_was_submitted_is_unknown_and_told() {
+        let (settled, _) = settle(lost(Kind::Unreachable), &[something_else]);
+        let error = failed(settled, Kind::Unknown, 8);
+        assert_tells(&error, "now it is blue");
+        assert_tells(&error, "`look at it`");
+    }
+
+    #[test]
+    fn nobody_looks_after_a_signal() {
+        for (kind, exit_code) in [(Kind::Interrupted, 130), (Kind::Terminated, 143)] {
+            let (settled, looked) = settle(lost(kind), &[]);
+            let error = failed(settled, kind, exit_code);
+            assert_eq!(looked, 0);
+            assert_tells(&error, "could not be confirmed");
+            assert_tells(&error, "`look at it`");
+        }
+    }
+
+    #[test]
+    fn a_signal_ends_the_looking() {
+        let stopped = || Err(failure(Certainty::Lost, Kind::Terminated));
+        let (settled, looked) = settle(lost(Kind::Unreachable), &[not_done, stopped, done]);
+        let error = failed(settled, Kind::Terminated, 143);
+        assert_eq!(looked, 2);
+        assert_tells(&error, "could not be confirmed");
+        assert_tells(&error, "`look at it`");
     }
 }

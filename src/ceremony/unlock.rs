@@ -11,7 +11,7 @@ use std::{
 };
 
 use super::{
-    Ending, Keyring, find_key, sign, stale,
+    Ending, Keyring, find_key, not_explained, sign, stale,
     submission::{Seen, Submission, Verdict},
 };
 use crate::{
@@ -74,9 +74,10 @@ impl Unlock<'_> {
                         && let Some(&id) = self.ids.get(index)
                     {
                         let result = self.unlock(shared, id);
-                        let interrupted =
-                            matches!(&result, Err(error) if error.kind().is_interruption());
-                        if sender.send((index, result)).is_err() || interrupted {
+                        if matches!(&result, Err(error) if error.kind().is_interruption()) {
+                            next.store(self.ids.len(), Ordering::Relaxed);
+                        }
+                        if sender.send((index, result)).is_err() {
                             break;
                         }
                     }
@@ -144,9 +145,9 @@ impl Unlock<'_> {
                 Verdict::Refused(error) if error.kind() == Kind::Auth => return Err(error),
                 Verdict::Refused(error) => error,
             };
-            // Whatever keeps the state from being read says less than the refusal itself.
-            let (Ok(now), fresh) = status_and_challenge(cluster, id) else {
-                return Err(refusal);
+            let (now, fresh) = match status_and_challenge(cluster, id) {
+                (Ok(now), fresh) => (now, fresh),
+                (Err(failure), _) => return Err(not_explained(refusal, &failure)),
             };
             match (now.lock_key, fresh) {
                 (None, _) => return Ok(unlocked(Ending::AlreadySo, Some(stored))),
@@ -157,7 +158,8 @@ impl Unlock<'_> {
                     log::info!("the challenge went stale; signing the new one");
                     (lock_key, challenge) = (now, fresh);
                 }
-                _ => return Err(refusal),
+                (Some(_), Ok(_)) => return Err(refusal),
+                (Some(_), Err(failure)) => return Err(not_explained(refusal, &failure)),
             }
         }
     }
@@ -177,3 +179,6 @@ fn status_and_challenge(
         )
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,660 @@
+use super::*;
+use crate::ceremony::fakes::{
+    Call, FakeCluster, FakeSource, Fault, Opening, Rendezvous, Signing, World, assert_tells, failed,
+};
+
+/// Somebody gives snapshot 7 another expiration.
+const EXTENDED: Fault = Fault::Meanwhile(|world| world.snapshot(7).expiration.push('!'));
+
+/// Key 1 locks snapshots 1 to 9.
+fn locked_with(key: &FakeSource) -> World {
+    let world = World::default().with_key("lock-2026", key.public_key());
+    (1..=9).fold(world, |world, id| world.with_snapshot(id, Some("1")))
+}
+
+fn unlock<'a>(keys: &[&'a FakeSource]) -> Unlock<'a> {
+    Unlock {
+        ids: vec![7],
+        keys: keys.iter().map(|key| *key as _).collect(),
+        attempts: 2,
+        jobs: 1,
+        dry_run: false,
+    }
+}
+
+fn run_all(unlock: &Unlock<'_>, cluster: &FakeCluster) -> Vec<(u64, Result<Unlocked>)> {
+    let mut results = Vec::new();
+    unlock.run(cluster, |id, result| results.push((id, result)));
+    results
+}
+
+fn run(unlock: &Unlock<'_>, cluster: &FakeCluster) -> Result<Unlocked> {
+    let mut results = run_all(unlock, cluster);
+    let (id, result) = results.remove(0);
+    assert_eq!((id, results.len()), (7, 0));
+    result
+}
+
+fn endings(results: &[(u64, Result<Unlocked>)]) -> Vec<(u64, Ending)> {
+    let ending = |result: &Result<Unlocked>| result.as_ref().unwrap().ending;
+    results
+        .iter()
+        .map(|(id, result)| (*id, ending(result)))
+        .collect()
+}
+
+fn lock_key(cluster: &FakeCluster, id: u64) -> Option<String> {
+    cluster.world().snapshot(id).lock_key.clone()
+}
+
+#[test]
+fn a_snapshot_is_unlocked_with_a_signature_over_its_exact_challenge() {
+    let key = FakeSource::new("a.pem");
+    let cluster = FakeCluster::new(locked_with(&key));
+    let challenge = cluster.world().unlock_challenge(7).unwrap();
+    let unlocked = run(&unlock(&[&key]), &cluster).unwrap();
+    assert_eq!(unlocked.ending, Ending::Done);
+    assert_eq!(unlocked.snapshot.id, 7);
+    assert_eq!(unlocked.key.unwrap().id, "1");
+    assert_eq!(lock_key(&cluster, 7), None);
+    assert_eq!(lock_key(&cluster, 6).as_deref(), Some("1"));
+    assert_eq!(key.signed(), [challenge]);
+    assert_eq!(cluster.calls().len(), 4);
+    assert_eq!(cluster.calls()[3], Call::Unlock(7));
+}
+
+#[test]
+fn the_first_round_reads_and_opens_everything_side_by_side() {
+    let rendezvous = Rendezvous::of(5);
+    let [key, other] =
+        ["a.pem", "b.pem"].map(|title| FakeSource::new(title).meeting_when_opened(&rendezvous));
+    let meet = || Fault::Meet(rendezvous.clone());
+    let cluster = FakeCluster::new(locked_with(&key))
+        .fault(Call::Keys, .., meet())
+        .fault(Call::Snapshot(7), .., meet())
+        .fault(Call::UnlockChallenge(7), .., meet());
+    let unlocked = run(&unlock(&[&other, &key]), &cluster).unwrap();
+    assert_eq!(unlocked.ending, Ending::Done);
+}
+
+#[test]
+fn after_a_refusal_the_status_and_the_challenge_are_read_side_by_side() {
+    let rendezvous = Rendezvous::of(2);
+    let key = FakeSource::new("a.pem");
+    let cluster = FakeCluster::new(locked_with(&key))
+        .fault(Call::Unlock(7), ..=1, EXTENDED)
+        .fault(Call::Snapshot(7), 2.., Fault::Meet(rendezvous.clone()))
+        .fault(Call::UnlockChallenge(7), 2.., Fault::Meet(rendezvous));
+    let unlocked = run(&unlock(&[&key]), &cluster).unwrap();
+    assert_eq!(unlocked.ending, Ending::Done);
+}
+
+#[test]
+fn what_is_not_locked_is_so_whatever_else_fails_and_nobody_is_asked() {
+    let locked = FakeSource::new("locked.pem").opening(Opening::Asks);
+    let gone = FakeSource::new("gone.pem").opening(Opening::Fails(Kind::Key));
+    let world = || locked_with(&locked).with_snapshot(7, None);
+    for cluster in [
+        FakeCluster::new(world()),
+        FakeCluster::new(world()).fault(Call::Keys, .., Fault::Unauthorized),
+        FakeCluster::new(world()).fault(Call::UnlockChallenge(7), .., Fault::Lost),
+    ] {
+        for keys in [&[&locked][..], &[&gone], &[&locked, &gone], &[]] {
+            let unlocked = run(&unlock(keys), &cluster).unwrap();
+            assert_eq!(unlocked.ending, Ending::AlreadySo);
+            assert_eq!((unlocked.snapshot.id, unlocked.key), (7, None));
+        }
+        assert_eq!((cluster.submissions(), locked.asked()), (0, 0));
+    }
+}
+
+#[test]
+fn a_second_run_says_that_it_is_so_and_sends_nothing() {
+    let key = FakeSource::new("a.pem").opening(Opening::Asks);
+    let cluster = FakeCluster::new(locked_with(&key));
+    run(&unlock(&[&key]), &cluster).unwrap();
+    let again = run(&unlock(&[&key]), &cluster).unwrap();
+    assert_eq!(again.ending, Ending::AlreadySo);
+    assert_eq!((cluster.submissions(), key.asked()), (1, 1));
+}
+
+#[test]
+fn the_key_is_chosen_among_several_by_its_public_key() {
+    let [key, other, locked] = ["a.pem", "other.pem", "locked.pem"].map(FakeSource::new);
+    let locked = locked.opening(Opening::Asks);
+    let gone = FakeSource::new("gone.pem").opening(Opening::Fails(Kind::Key));
+    let cluster = FakeCluster::new(locked_with(&key));
+    let unlocked = run(&unlock(&[&gone, &locked, &other, &key]), &cluster).unwrap();
+    assert_eq!(unlocked.ending, Ending::Done);
+    assert_eq!((locked.asked(), other.signed().len()), (0, 0));
+}
+
+#[test]
+fn a_disabled_key_unlocks() {
+    let key = FakeSource::new("a.pem");
+    let world = locked_with(&key).with(|world| world.key("1").disabled = true);
+    let unlocked = run(&unlock(&[&key]), &FakeCluster::new(world)).unwrap();
+    assert_eq!(unlocked.ending, Ending::Done);
+}
+
+#[test]
+fn a_key_that_does_not_lock_it_is_a_mismatch_and_sends_nothing() {
+    let [key, other] = ["a.pem", "other.pem"].map(FakeSource::new);
+    let cluster = FakeCluster::new(locked_with(&key));
+    let error = failed(run(&unlock(&[&other]), &cluster), Kind::Mismatch, 4);
+    assert_tells(&error, "other.pem");
+    assert_tells(&error, "nothing was sent");
+    assert_eq!((cluster.submissions(), other.signed().len()), (0, 0));
+}
+
+#[test]
+fn a_lock_by_a_key_that_is_not_stored_is_told() {
+    let key = FakeSource::new("a.pem");
+    let cluster = FakeCluster::new(locked_with(&key).with_snapshot(7, Some("9")));
+    let error = failed(run(&unlock(&[&key]), &cluster), Kind::Refused, 5);
+    assert_tells(&error, "no key with the id 9");
+    assert_eq!(cluster.submissions(), 0);
+}
+
+#[test]
+fn a_snapshot_that_is_not_there_is_told_in_the_clusters_words() {
+    let key = FakeSource::new("a.pem").opening(Opening::Asks);
+    let cluster = FakeCluster::new(World::default());
+    let error = failed(run(&unlock(&[&key]), &cluster), Kind::Refused, 5);
+    assert_tells(&error, "snapshot_not_found_error");
+    assert_eq!((cluster.submissions(), key.asked()), (0, 0));
+}
+
+#[test]
+fn a_signature_that_does_not_verify_is_never_sent() {
+    for signing in [Signing::OtherBytes, Signing::AnotherKey] {
+        for dry_run in [false, true] {
+            let key = FakeSource::new("a.pem").signing(signing);
+            let cluster = FakeCluster::new(locked_with(&key));
+            let unlock = Unlock {
+                dry_run,
+                ..unlock(&[&key])
+            };
+            let error = failed(run(&unlock, &cluster), Kind::Key, 3);
+            assert_tells(&error, "a.pem");
+            assert_tells(&error, "nothing was sent");
+            assert_eq!(cluster.submissions(), 0);
+        }
+    }
+}
+
+#[test]
+fn nothing_is_sent_when_the_key_does_not_open_or_sign() {
+    let key = || FakeSource::new("a.pem");
+    for key in [
+        key().opening(Opening::Fails(Kind::Key)),
+        key().opening(Opening::AsksInVain(Kind::Key)),
+        key().signing(Signing::Fails),
+    ] {
+        let cluster = FakeCluster::new(locked_with(&key));
+        failed(run(&unlock(&[&key]), &cluster), Kind::Key, 3);
+        assert_eq!(cluster.submissions(), 0);
+    }
+}
+
+#[test]
+fn a_dry_run_signs_and_sends_nothing() {
+    let key = FakeSource::new("a.pem");
+    let cluster = FakeCluster::new(locked_with(&key));
+    let unlock = Unlock {
+        dry_run: true,
+        ..unlock(&[&key])
+    };
+    let unlocked = run(&unlock, &cluster).unwrap();
+    assert_eq!(unlocked.ending, Ending::DryRun);
+    assert_eq!(unlocked.key.unwrap().id, "1");
+    assert_eq!((cluster.submissions(), key.signed().len()), (0, 1));
+    assert_eq!(lock_key(&cluster, 7).as_deref(), Some("1"));
+}
+
+#[test]
+fn nobody_is_asked_and_nothing_sent_before_the_cluster_has_answered() {
+    let key = FakeSource::new("a.pem").opening(Opening::Asks);
+    for call in [Call::Keys, Call::Snapshot(7), Call::UnlockChallenge(7)] {
+        for (fault, kind, exit_code) in [
+            (Fault::Lost, Kind::Unreachable, 7),
+            (Fault::NotSent, Kind::Unreachable, 7),
+            (Fault::Unauthorized, Kind::Auth, 6),
+            (Fault::Refused, Kind::Refused, 5),
+            (Fault::Stopped(Kind::Interrupted), Kind::Interrupted, 130),
+        ] {
+            let cluster = FakeCluster::new(locked_with(&key)).fault(call.clone(), .., fault);
+            failed(run(&unlock(&[&key]), &cluster), kind, exit_code);
+            assert_eq!((cluster.submissions(), key.asked()), (0, 0));
+        }
+    }
+}
+
+#[test]
+fn a_challenge_that_went_stale_once_is_signed_anew_and_submitted_once_more() {
+    let key = FakeSource::new("a.pem").opening(Opening::Asks);
+    let cluster = FakeCluster::new(locked_with(&key)).fault(Call::Unlock(7), ..=1, EXTENDED);
+    let first = cluster.world().unlock_challenge(7).unwrap();
+    let extended = cluster
+        .world()
+        .with(|world| world.snapshot(7).expiration.push('!'));
+    let unlocked = run(&unlock(&[&key]), &cluster).unwrap();
+    assert_eq!(unlocked.ending, Ending::Done);
+    assert_eq!((cluster.submissions(), key.asked()), (2, 1));
+    assert_eq!(key.signed(), [first, extended.unlock_challenge(7).unwrap()]);
+    assert_eq!(lock_key(&cluster, 7), None);
+}
+
+#[test]
+fn a_snapshot_that_another_key_locks_by_now_is_unlocked_with_that() {
+    let [key, other] = ["a.pem", "b.pem"].map(FakeSource::new);
+    let relocked = Fault::Meanwhile(|world| world.snapshot(7).lock_key = Some("2".to_owned()));
+    let world = || locked_with(&key).with_key("lock-2027", other.public_key());
+
+    let cluster = FakeCluster::new(world()).fault(Call::Unlock(7), ..=1, relocked.clone());
+    let unlocked = run(&unlock(&[&key, &other]), &cluster).unwrap();
+    assert_eq!(unlocked.ending, Ending::Done);
+    assert_eq!(unlocked.key.unwrap().id, "2");
+    assert_eq!((key.signed().len(), other.signed().len()), (1, 1));
+
+    let cluster = FakeCluster::new(world()).fault(Call::Unlock(7), ..=1, relocked);
+    failed(run(&unlock(&[&key]), &cluster), Kind::Mismatch, 4);
+    assert_eq!(cluster.submissions(), 1);
+}
+
+#[test]
+fn a_challenge_that_always_goes_stale_is_submitted_as_often_as_asked() {
+    for attempts in 1..=3 {
+        let key = FakeSource::new("a.pem");
+        let cluster = FakeCluster::new(locked_with(&key)).fault(Call::Unlock(7), .., EXTENDED);
+        let unlock = Unlock {
+            attempts,
+            ..unlock(&[&key])
+        };
+        let error = failed(run(&unlock, &cluster), Kind::Refused, 5);
+        assert_tells(&error, &format!("before each of {attempts} submissions"));
+        assert_tells(&error, "fs_invalid_signature_error");
+        assert_eq!(cluster.submissions(), attempts as usize);
+        assert_eq!(key.signed().len(), attempts as usize);
+    }
+}
+
+#[test]
+fn an_unchanged_challenge_lets_the_refusal_stand_after_one_submission() {
+    for attempts in 1..=3 {
+        let key = FakeSource::new("a.pem");
+        let cluster =
+            FakeCluster::new(locked_with(&key)).fault(Call::Unlock(7), .., Fault::Refused);
+        let unlock = Unlock {
+            attempts,
+            ..unlock(&[&key])
+        };
+        let error = failed(run(&unlock, &cluster), Kind::Refused, 5);
+        assert_eq!(error.message(), "Error 400: no");
+        assert_eq!(cluster.submissions(), 1);
+        assert_eq!(cluster.count(&Call::UnlockChallenge(7)), 2);
+    }
+}
+
+#[test]
+fn a_missing_right_is_told_without_a_second_look() {
+    let key = FakeSource::new("a.pem");
+    let cluster = FakeCluster::new(locked_with(&key))
+        .fault(Call::Unlock(7), .., EXTENDED)
+        .fault(Call::Unlock(7), .., Fault::Unauthorized);
+    failed(run(&unlock(&[&key]), &cluster), Kind::Auth, 6);
+    assert_eq!(cluster.calls().len(), 4);
+}
+
+#[test]
+fn a_refusal_stands_when_the_state_cannot_be_read_afterwards() {
+    for call in [Call::Snapshot(7), Call::UnlockChallenge(7)] {
+        let key = FakeSource::new("a.pem");
+        let cluster = FakeCluster::new(locked_with(&key))
+            .fault(Call::Unlock(7), .., EXTENDED)
+            .fault(call, 2.., Fault::Lost);
+        let error = failed(run(&unlock(&[&key]), &cluster), Kind::Refused, 5);
+        assert_tells(&error, "fs_invalid_signature_error");
+        assert_eq!(cluster.submissions(), 1);
+    }
+}
+
+#[test]
+fn a_signal_after_a_refusal_is_a_signal() {
+    for call in [Call::Snapshot(7), Call::UnlockChallenge(7)] {
+        let key = FakeSource::new("a.pem");
+        let cluster = FakeCluster::new(locked_with(&key))
+            .fault(Call::Unlock(7), .., EXTENDED)
+            .fault(call, 2.., Fault::Stopped(Kind::Terminated));
+        let error = failed(run(&unlock(&[&key]), &cluster), Kind::Terminated, 143);
+        assert_tells(&error, "fs_invalid_signature_error");
+        assert_eq!(cluster.submissions(), 1);
+    }
+}
+
+#[test]
+fn a_refusal_of_what_somebody_else_unlocked_means_that_it_is_so() {
+    let key = FakeSource::new("a.pem");
+    let cluster = FakeCluster::new(locked_with(&key)).fault(
+        Call::Unlock(7),
+        ..,
+        Fault::Meanwhile(|world| world.snapshot(7).lock_key = None),
+    );
+    let unlocked = run(&unlock(&[&key]), &cluster).unwrap();
+    assert_eq!(unlocked.ending, Ending::AlreadySo);
+    assert_eq!(cluster.submissions(), 1);
+}
+
+#[test]
+fn a_submission_that_was_not_sent_is_not_looked_up() {
+    let key = FakeSource::new("a.pem");
+    let cluster = FakeCluster::new(locked_with(&key)).fault(Call::Unlock(7), .., Fault::NotSent);
+    failed(run(&unlock(&[&key]), &cluster), Kind::Unreachable, 7);
+    assert_eq!(cluster.calls().len(), 4);
+}
+
+#[test]
+fn after_a_lost_answer_it_is_done_whenever_that_shows() {
+    for look in 1..=3 {
+        let key = FakeSource::new("a.pem");
+        let cluster =
+            FakeCluster::new(locked_with(&key)).fault(Call::Unlock(7), .., Fault::LostAfter(look));
+        let unlocked = run(&unlock(&[&key]), &cluster).unwrap();
+        assert_eq!(unlocked.ending, Ending::Done);
+        assert_eq!(cluster.submissions(), 1);
+        assert_eq!(cluster.count(&Call::Snapshot(7)), 1 + look);
+    }
+}
+
+#[test]
+fn after_a_lost_submission_it_was_not_done_and_is_not_repeated() {
+    let key = FakeSource::new("a.pem");
+    let cluster = FakeCluster::new(locked_with(&key))
+        .fault(Call::Unlock(7), ..=1, EXTENDED)
+        .fault(Call::Unlock(7), ..=1, Fault::Lost);
+    let error = failed(run(&unlock(&[&key]), &cluster), Kind::Unreachable, 7);
+    assert_tells(&error, "was not done");
+    assert_tells(&error, "`check snapshot 7`");
+    assert_eq!((cluster.submissions(), key.signed().len()), (1, 1));
+    assert_eq!(lock_key(&cluster, 7).as_deref(), Some("1"));
+    let again = run(&unlock(&[&key]), &cluster).unwrap();
+    assert_eq!(again.ending, Ending::Done);
+}
+
+#[test]
+fn an_answer_lost_after_a_stale_challenge_ends_it_as_well() {
+    let key = FakeSource::new("a.pem");
+    let cluster = FakeCluster::new(locked_with(&key))
+        .fault(Call::Unlock(7), .., EXTENDED)
+        .fault(Call::Unlock(7), 2.., Fault::Lost);
+    let unlock = Unlock {
+        attempts: 9,
+        ..unlock(&[&key])
+    };
+    failed(run(&unlock, &cluster), Kind::Unreachable, 7);
+    assert_eq!(cluster.submissions(), 2);
+}
+
+#[test]
+fn after_a_lost_submission_the_lock_of_another_key_is_unknown() {
+    let key = FakeSource::new("a.pem");
+    let relocked = Fault::Meanwhile(|world| world.snapshot(7).lock_key = Some("2".to_owned()));
+    let cluster = FakeCluster::new(locked_with(&key))
+        .fault(Call::Unlock(7), .., relocked)
+        .fault(Call::Unlock(7), .., Fault::Lost);
+    let error = failed(run(&unlock(&[&key]), &cluster), Kind::Unknown, 8);
+    assert_tells(&error, "now it is locked with key 2");
+    assert_tells(&error, "`check snapshot 7`");
+    assert_eq!(cluster.submissions(), 1);
+}
+
+#[test]
+fn after_a_lost_answer_an_unreadable_status_is_unknown() {
+    for fault in [Fault::Lost, Fault::LostAfter(1)] {
+        for reading in [Fault::Lost, Fault::Unauthorized, Fault::Refused] {
+            let key = FakeSource::new("a.pem");
+            let cluster = FakeCluster::new(locked_with(&key))
+                .fault(Call::Unlock(7), .., fault.clone())
+                .fault(Call::Snapshot(7), 2.., reading);
+            let error = failed(run(&unlock(&[&key]), &cluster), Kind::Unknown, 8);
+            assert_tells(&error, "could not be confirmed");
+            assert_tells(&error, "`check snapshot 7`");
+            assert_eq!(cluster.submissions(), 1);
+        }
+    }
+}
+
+#[test]
+fn a_signal_during_the_submission_ends_it_without_a_look() {
+    for (kind, exit_code) in [(Kind::Interrupted, 130), (Kind::Terminated, 143)] {
+        let key = FakeSource::new("a.pem");
+        let cluster =
+            FakeCluster::new(locked_with(&key)).fault(Call::Unlock(7), .., Fault::Stopped(kind));
+        let error = failed(run(&unlock(&[&key]), &cluster), kind, exit_code);
+        assert_tells(&error, "`check snapshot 7`");
+        assert_eq!(cluster.calls().len(), 4);
+    }
+}
+
+fn several<'a>(keys: &[&'a FakeSource], jobs: usize) -> Unlock<'a> {
+    Unlock {
+        ids: vec![4, 2, 9, 1],
+        jobs,
+        ..unlock(keys)
+    }
+}
+
+#[test]
+fn several_snapshots_share_one_key_list_one_opening_and_one_question() {
+    for jobs in [0, 1, 4, 99] {
+        let key = FakeSource::new("a.pem").opening(Opening::Asks);
+        let cluster = FakeCluster::new(locked_with(&key));
+        let results = run_all(&several(&[&key], jobs), &cluster);
+        assert_eq!(
+            endings(&results),
+            [4, 2, 9, 1].map(|id| (id, Ending::Done)),
+            "with {jobs} jobs"
+        );
+        assert_eq!(cluster.count(&Call::Keys), 1);
+        assert_eq!((key.opened(), key.asked(), key.signed().len()), (1, 1, 4));
+        assert_eq!(cluster.submissions(), 4);
+        for id in 1..=9 {
+            assert_eq!(lock_key(&cluster, id).is_none(), [1, 2, 4, 9].contains(&id));
+        }
+    }
+}
+
+#[test]
+fn one_job_works_on_one_snapshot_after_the_other() {
+    let key = FakeSource::new("a.pem");
+    let cluster = FakeCluster::new(locked_with(&key));
+    run_all(&several(&[&key], 1), &cluster);
+    let mut ids: Vec<_> = cluster
+        .calls()
+        .iter()
+        .filter_map(|call| match call {
+            Call::Snapshot(id) | Call::UnlockChallenge(id) | Call::Unlock(id) => Some(*id),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(ids.len(), 12);
+    ids.dedup();
+    assert_eq!(ids, [4, 2, 9, 1]);
+}
+
+#[test]
+fn four_jobs_work_on_four_snapshots_at_a_time() {
+    let key = FakeSource::new("a.pem");
+    let mut cluster = FakeCluster::new(locked_with(&key));
+    let (reading, submitting) = (Rendezvous::of(4), Rendezvous::of(4));
+    for id in [4, 2, 9, 1] {
+        cluster = cluster
+            .fault(Call::Snapshot(id), .., Fault::Meet(reading.clone()))
+            .fault(Call::Unlock(id), .., Fault::Meet(submitting.clone()));
+    }
+    let results = run_all(&several(&[&key], 4), &cluster);
+    assert_eq!(endings(&results), [4, 2, 9, 1].map(|id| (id, Ending::Done)));
+}
+
+#[test]
+fn results_are_reported_in_the_order_of_the_ids() {
+    // The first one ends last: the other job has to do all the rest meanwhile.
+    let rendezvous = Rendezvous::of(2);
+    let key = FakeSource::new("a.pem");
+    let cluster = FakeCluster::new(locked_with(&key))
+        .fault(Call::Unlock(4), .., Fault::Meet(rendezvous.clone()))
+        .fault(Call::Unlock(1), .., Fault::Meet(rendezvous));
+    let results = run_all(&several(&[&key], 2), &cluster);
+    assert_eq!(endings(&results), [4, 2, 9, 1].map(|id| (id, Ending::Done)));
+}
+
+#[test]
+fn a_result_is_reported_while_others_are_under_way() {
+    for jobs in [1, 4] {
+        let rendezvous = Rendezvous::of(2);
+        let key = FakeSource::new("a.pem");
+        let cluster = FakeCluster::new(locked_with(&key)).fault(
+            Call::Unlock(2),
+            ..,
+            Fault::Meet(rendezvous.clone()),
+        );
+        several(&[&key], jobs).run(&cluster, |id, _| {
+            if id == 4 {
+                rendezvous.meet();
+            }
+        });
+        assert_eq!(cluster.submissions(), 4);
+    }
+}
+
+#[test]
+fn one_that_fails_leaves_the_others_alone() {
+    for jobs in [1, 4] {
+        let key = FakeSource::new("a.pem");
+        let cluster = FakeCluster::new(locked_with(&key).with_snapshot(9, None)).fault(
+            Call::Unlock(2),
+            ..,
+            Fault::Refused,
+        );
+        let mut results = run_all(&several(&[&key], jobs), &cluster);
+        let (id, result) = results.remove(1);
+        assert_eq!(id, 2);
+        failed(result, Kind::Refused, 5);
+        assert_eq!(
+            endings(&results),
+            [(4, Ending::Done), (9, Ending::AlreadySo), (1, Ending::Done)]
+        );
+    }
+}
+
+#[test]
+fn each_snapshot_is_unlocked_with_the_key_that_locks_it() {
+    for jobs in [1, 4] {
+        let [a, b] = ["a.pem", "b.pem"].map(|title| FakeSource::new(title).opening(Opening::Asks));
+        let world = locked_with(&a)
+            .with_key("lock-2027", b.public_key())
+            .with_snapshot(2, Some("2"));
+        let results = run_all(&several(&[&a, &b], jobs), &FakeCluster::new(world));
+        let keys = results
+            .into_iter()
+            .map(|(_, result)| result.unwrap().key.unwrap().id);
+        assert_eq!(keys.collect::<Vec<_>>(), ["1", "2", "1", "1"]);
+        assert_eq!((a.asked(), b.asked()), (1, 1));
+        assert_eq!((a.signed().len(), b.signed().len()), (3, 1));
+    }
+}
+
+#[test]
+fn a_key_list_that_cannot_be_read_fails_every_locked_snapshot_and_is_read_once() {
+    for jobs in [1, 4] {
+        let key = FakeSource::new("a.pem").opening(Opening::Asks);
+        let cluster = FakeCluster::new(locked_with(&key).with_snapshot(9, None)).fault(
+            Call::Keys,
+            ..,
+            Fault::Unauthorized,
+        );
+        let mut results = run_all(&several(&[&key], jobs), &cluster);
+        assert_eq!(endings(&results[2..=2]), [(9, Ending::AlreadySo)]);
+        results.retain(|(id, _)| *id != 9);
+        assert_eq!(results.len(), 3);
+        for (_, result) in results {
+            failed(result, Kind::Auth, 6);
+        }
+        assert_eq!((cluster.count(&Call::Keys), cluster.submissions()), (1, 0));
+        assert_eq!(key.asked(), 0);
+    }
+}
+
+#[test]
+fn a_snapshot_that_is_asked_for_twice_is_unlocked_and_then_so() {
+    let key = FakeSource::new("a.pem");
+    let twice = |jobs| Unlock {
+        ids: vec![7, 7],
+        jobs,
+        ..unlock(&[&key])
+    };
+    let cluster = FakeCluster::new(locked_with(&key));
+    let results = run_all(&twice(1), &cluster);
+    assert_eq!(
+        endings(&results),
+        [(7, Ending::Done), (7, Ending::AlreadySo)]
+    );
+    assert_eq!(cluster.submissions(), 1);
+
+    // Even when both have seen it locked.
+    let rendezvous = Rendezvous::of(2);
+    let cluster = FakeCluster::new(locked_with(&key)).fault(
+        Call::Unlock(7),
+        ..,
+        Fault::Meet(rendezvous.clone()),
+    );
+    let mut endings = endings(&run_all(&twice(2), &cluster));
+    endings.sort_by_key(|(_, ending)| *ending != Ending::Done);
+    assert_eq!(endings, [(7, Ending::Done), (7, Ending::AlreadySo)]);
+}
+
+#[test]
+fn after_a_signal_no_further_snapshot_is_begun() {
+    let key = FakeSource::new("a.pem");
+    let stopped = |call| {
+        FakeCluster::new(locked_with(&key)).fault(call, .., Fault::Stopped(Kind::Interrupted))
+    };
+    for call in [Call::Snapshot(2), Call::UnlockChallenge(2), Call::Unlock(2)] {
+        let cluster = stopped(call);
+        let mut results = run_all(&several(&[&key], 1), &cluster);
+        assert_eq!(results.len(), 2);
+        failed(results.remove(1).1, Kind::Interrupted, 130);
+        assert_eq!(endings(&results), [(4, Ending::Done)]);
+        assert_eq!(cluster.count(&Call::Snapshot(9)), 0);
+    }
+
+    // Not by a job either that was busy with another one meanwhile.
+    let (begun, rendezvous) = (Rendezvous::of(2), Rendezvous::of(2));
+    let cluster = stopped(Call::Snapshot(4))
+        .fault(Call::Snapshot(4), .., Fault::Meet(begun.clone()))
+        .fault(Call::Snapshot(2), .., Fault::Meet(begun))
+        .fault(Call::Unlock(2), .., Fault::Meet(rendezvous.clone()));
+    let mut reported = Vec::new();
+    several(&[&key], 2).run(&cluster, |id, _| {
+        reported.push(id);
+        if id == 4 {
+            rendezvous.meet();
+        }
+    });
+    assert_eq!(reported, [4, 2]);
+    assert_eq!(cluster.count(&Call::Snapshot(9)), 0);
+}
+
+#[test]
+fn after_a_signal_during_a_question_nobody_is_asked_again() {
+    let kind = Kind::Interrupted;
+    let stopped = FakeSource::new("a.pem").opening(Opening::AsksInVain(kind));
+    let locked = FakeSource::new("b.pem").opening(Opening::Asks);
+    for jobs in [1, 4] {
+        let cluster = FakeCluster::new(locked_with(&FakeSource::new("c.pem")));
+        for (_, result) in run_all(&several(&[&stopped, &locked], jobs), &cluster) {
+            failed(result, kind, 130);
+        }
+        assert_eq!((locked.asked(), cluster.submissions()), (0, 0));
+    }
+}
