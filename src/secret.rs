@@ -5,7 +5,7 @@ use std::{
     env, fmt,
     fs::{File, OpenOptions},
     io::{self, Read, Write},
-    os::fd::AsFd,
+    os::fd::{AsFd, BorrowedFd},
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
     time::Duration,
@@ -13,6 +13,7 @@ use std::{
 
 use rustix::{
     event::{PollFd, PollFlags, poll},
+    io::Errno,
     process::{Resource, Rlimit, getrlimit, setrlimit},
     termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr},
 };
@@ -46,6 +47,12 @@ pub struct Secret(Zeroizing<Vec<u8>>);
 impl Secret {
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
+    }
+}
+
+impl From<Vec<u8>> for Secret {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self(Zeroizing::new(bytes))
     }
 }
 
@@ -85,9 +92,9 @@ pub enum Error {
     NoInput { what: String },
     #[error("{what} is needed, and there is no terminal to ask on")]
     NoTerminal { what: String },
-    #[error("no {what} was typed")]
+    #[error("nothing was typed for {what}")]
     NothingTyped { what: String },
-    #[error("the two {what} that were typed differ")]
+    #[error("the {what} was not the same both times")]
     Differ { what: String },
     #[error("stopped by a signal")]
     Interrupted(Kind),
@@ -143,8 +150,11 @@ impl Asker {
                     return Ok(secret.clone());
                 }
                 let what = format!("{what} from file descriptor {number}");
-                let path = PathBuf::from(format!("/dev/fd/{number}"));
-                let secret = one_line(open(&path, &what)?, what)?;
+                let file = descriptor(*number).map_err(|source| Error::Unreadable {
+                    what: what.clone(),
+                    source,
+                })?;
+                let secret = one_line(file, what)?;
                 fds.insert(*number, secret.clone());
                 Ok(secret)
             }
@@ -152,6 +162,7 @@ impl Asker {
                 let output = Command::new("/bin/sh", self.command_timeout)
                     .arg("-c")
                     .arg(command)
+                    .secret_stdout()
                     .run()
                     .map_err(|failure| match failure {
                         Failure::Interrupted(kind) => Error::Interrupted(kind),
@@ -171,10 +182,8 @@ impl Asker {
     /// # Errors
     /// When nobody may or can be asked.
     pub fn ask(&self, what: &str) -> Result<Secret, Error> {
+        self.may_ask(what)?;
         let what = what.to_owned();
-        if self.asking == Asking::Never {
-            return Err(Error::NoInput { what });
-        }
         let _one_at_a_time = self.terminal.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(kind) = interrupt::received() {
             return Err(Error::Interrupted(kind));
@@ -189,7 +198,22 @@ impl Asker {
         };
         let _quiet = Quiet::new(&terminal).map_err(unreadable)?;
         write!(terminal, "Enter {what}: ").map_err(unreadable)?;
-        read_typed_line(&mut terminal, what)
+        read_typed_line(&mut terminal, what).inspect_err(|_| {
+            // No Return has ended the prompt's line; a terminal that is gone needs none.
+            let _ = writeln!(terminal);
+        })
+    }
+
+    /// Whether a person may be asked for what `what` names, here or on a device of its own.
+    ///
+    /// # Errors
+    /// When that is switched off.
+    pub fn may_ask(&self, what: &str) -> Result<(), Error> {
+        let what = what.to_owned();
+        match self.asking {
+            Asking::Allowed => Ok(()),
+            Asking::Never => Err(Error::NoInput { what }),
+        }
     }
 
     /// Asks twice, for a new secret.
@@ -213,6 +237,15 @@ fn open(path: &Path, what: &str) -> Result<File, Error> {
         what: what.to_owned(),
         source,
     })
+}
+
+/// What the caller of this program has left open under a number, as it stands: reopening it as
+/// /dev/fd/N would start a file anew, and fail for a socket.
+fn descriptor(number: u32) -> io::Result<File> {
+    let number = i32::try_from(number).map_err(|_| Errno::BADF)?;
+    // SAFETY: it is borrowed for one call, which copies it, or fails where none is open.
+    let borrowed = unsafe { BorrowedFd::borrow_raw(number) };
+    Ok(File::from(borrowed.try_clone_to_owned()?))
 }
 
 /// Takes all of `input` but one line ending.
@@ -256,7 +289,7 @@ fn read_typed_line(terminal: &mut File, what: String) -> Result<Secret, Error> {
         match poll(&mut fds, None) {
             Ok(_) if fds[0].revents().is_empty() => continue,
             Ok(_) => {}
-            Err(rustix::io::Errno::INTR) => continue,
+            Err(Errno::INTR) => continue,
             Err(errno) => return Err(unreadable(errno.into())),
         }
         let mut chunk = Zeroizing::new([0; 256]);

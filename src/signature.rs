@@ -1,9 +1,15 @@
 //! ECDSA P-256/SHA-256 signatures, and the only place that converts their encodings.
 
+#[cfg(test)]
+mod encodings;
+
 use base64::{Engine, prelude::BASE64_STANDARD};
 use p256::ecdsa::{self, signature::Verifier};
 
-use crate::public_key::PublicKey;
+use crate::{
+    container::{algorithm, ssh_wire::Reader},
+    public_key::PublicKey,
+};
 
 /// A signature that is well-formed (r and s in 1..n), in no encoding in particular.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,6 +22,10 @@ pub enum Error {
     NotDer,
     #[error("{0} bytes where r and s take 64")]
     NotP1363(usize),
+    #[error("not an SSH signature")]
+    NotSsh,
+    #[error("an SSH signature of the type {0}, not ecdsa-sha2-nistp256")]
+    OtherSsh(String),
     #[error("r or s is out of range for P-256")]
     OutOfRange,
     #[error("not Base64")]
@@ -40,6 +50,30 @@ impl Signature {
         ecdsa::Signature::from_slice(bytes)
             .map(Self)
             .map_err(|_| Error::OutOfRange)
+    }
+
+    /// Takes what SSH sends as a signature (RFC 5656, section 3.1.2): its type, and r and s as
+    /// mpints. Agents that are not OpenSSH's write these with a zero too many or too few, which
+    /// cannot be mistaken.
+    pub fn from_ssh(blob: &[u8]) -> Result<Self, Error> {
+        let mut reader = Reader(blob);
+        match reader.name() {
+            Some(algorithm::SSH_P256) => {}
+            Some(other) => return Err(Error::OtherSsh(other.to_owned())),
+            None => return Err(Error::NotSsh),
+        }
+        let mut numbers = Reader(reader.string().ok_or(Error::NotSsh)?);
+        let (r, s) = numbers
+            .positive()
+            .zip(numbers.positive())
+            .filter(|_| numbers.0.is_empty() && reader.0.is_empty())
+            .ok_or(Error::NotSsh)?;
+        let mut p1363 = [0; 64];
+        for (number, field) in [r, s].into_iter().zip(p1363.chunks_exact_mut(32)) {
+            let start = field.len().checked_sub(number.len());
+            field[start.ok_or(Error::OutOfRange)?..].copy_from_slice(number);
+        }
+        Self::from_p1363(&p1363)
     }
 
     /// Takes one line of padded standard Base64 (RFC 4648, section 4) of ASN.1 DER.
@@ -108,6 +142,27 @@ impl From<ecdsa::Signature> for Signature {
     }
 }
 
+/// What bytes seem to be that were to be a signature, for a message; nothing where they are like
+/// none.
+pub fn describe(bytes: &[u8]) -> Option<String> {
+    match bytes {
+        _ if Signature::from_der(bytes).is_ok() => return Some("ASN.1 DER".to_owned()),
+        _ if bytes.len() == 64 && Signature::from_p1363(bytes).is_ok() => {
+            return Some("r and s, 32 bytes each (IEEE P1363)".to_owned());
+        }
+        _ => {}
+    }
+    let text = std::str::from_utf8(bytes).ok()?;
+    let (encoding, decoded) = match base16ct::mixed::decode_vec(text.trim()) {
+        Ok(decoded) => ("hexadecimal", decoded),
+        Err(_) => (
+            "Base64",
+            decode_any_base64(&text.split_whitespace().collect::<String>())?,
+        ),
+    };
+    describe(&decoded).map(|inside| format!("{encoding} of {inside}"))
+}
+
 fn decode_any_base64(text: &str) -> Option<Vec<u8>> {
     use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
     let config =
@@ -115,4 +170,83 @@ fn decode_any_base64(text: &str) -> Option<Vec<u8>> {
     [base64::alphabet::STANDARD, base64::alphabet::URL_SAFE]
         .iter()
         .find_map(|alphabet| GeneralPurpose::new(alphabet, config).decode(text).ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::container::ssh_wire::Writer;
+
+    fn ssh(r: &[u8], s: &[u8]) -> Result<Vec<u8>, Error> {
+        let numbers = Writer::with_capacity(80).string(r).string(s).finish();
+        let blob = Writer::with_capacity(120)
+            .string(algorithm::SSH_P256.as_bytes())
+            .string(&numbers)
+            .finish();
+        Signature::from_ssh(&blob).map(|signature| signature.to_p1363())
+    }
+
+    fn p1363(r: &[u8], s: &[u8]) -> Vec<u8> {
+        let padded = |number: &[u8]| [&vec![0; 32 - number.len()], number].concat();
+        [padded(r), padded(s)].concat()
+    }
+
+    #[test]
+    fn ssh_numbers_may_have_zeros_too_many_or_too_few() {
+        let high = [0x80; 32];
+        let with_zero = [&[0][..], &high].concat();
+        for r in [&high[..], &with_zero, &[&[0, 0][..], &with_zero].concat()] {
+            assert_eq!(ssh(r, &[1]).unwrap(), p1363(&high, &[1]));
+            assert_eq!(ssh(&[1], r).unwrap(), p1363(&[1], &high));
+        }
+        let short = [0x7f; 31];
+        let padded = [&[0][..], &short].concat();
+        for s in [&short[..], &padded] {
+            assert_eq!(ssh(&high, s).unwrap(), p1363(&high, &short));
+        }
+    }
+
+    #[test]
+    fn what_a_signature_came_in_is_described() {
+        let p1363 = p1363(&[1; 32], &[2; 32]);
+        let signature = Signature::from_p1363(&p1363).unwrap();
+        for (bytes, said) in [
+            (signature.to_der(), "ASN.1 DER"),
+            (p1363.clone(), "r and s, 32 bytes each (IEEE P1363)"),
+            (signature.to_base64().into(), "Base64 of ASN.1 DER"),
+            (signature.to_hex().into(), "hexadecimal of ASN.1 DER"),
+            (
+                BASE64_STANDARD.encode(&p1363).into(),
+                "Base64 of r and s, 32 bytes each (IEEE P1363)",
+            ),
+        ] {
+            assert_eq!(describe(&bytes).as_deref(), Some(said));
+        }
+        assert_eq!(describe(b"no"), None);
+        assert_eq!(describe(&[0; 64]), None);
+    }
+
+    #[test]
+    fn what_is_no_ssh_signature_is_named() {
+        assert_eq!(ssh(&[0], &[1]), Err(Error::OutOfRange));
+        assert_eq!(ssh(&[1], &[]), Err(Error::OutOfRange));
+        assert_eq!(ssh(&[0xff; 32], &[1]), Err(Error::OutOfRange));
+        assert_eq!(ssh(&[1; 33], &[1]), Err(Error::OutOfRange));
+        assert_eq!(Signature::from_ssh(b""), Err(Error::NotSsh));
+        let other = Writer::with_capacity(40)
+            .string(b"rsa-sha2-256")
+            .string(b"x");
+        assert_eq!(
+            Signature::from_ssh(&other.finish()),
+            Err(Error::OtherSsh("rsa-sha2-256".into()))
+        );
+        let numbers = Writer::with_capacity(40)
+            .string(&[1])
+            .string(&[1])
+            .bytes(&[0]);
+        let left_over = Writer::with_capacity(80)
+            .string(algorithm::SSH_P256.as_bytes())
+            .string(&numbers.finish());
+        assert_eq!(Signature::from_ssh(&left_over.finish()), Err(Error::NotSsh));
+    }
 }

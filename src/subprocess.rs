@@ -21,6 +21,7 @@ use std::{
 };
 
 use rustix::process::Pid;
+use zeroize::Zeroize;
 
 use crate::{error::Kind, interrupt};
 
@@ -44,6 +45,7 @@ pub struct Command {
     args: Vec<OsString>,
     env: Vec<(OsString, OsString)>,
     stdin: Option<Vec<u8>>,
+    secret_stdout: bool,
     timeout: Duration,
 }
 
@@ -127,6 +129,7 @@ impl Command {
             args: Vec::new(),
             env: Vec::new(),
             stdin: None,
+            secret_stdout: false,
             timeout,
         }
     }
@@ -150,6 +153,12 @@ impl Command {
     /// Without it, stdin is empty.
     pub fn stdin(mut self, bytes: impl Into<Vec<u8>>) -> Self {
         self.stdin = Some(bytes.into());
+        self
+    }
+
+    /// What it prints is a secret, and no error shows any of it.
+    pub fn secret_stdout(mut self) -> Self {
+        self.secret_stdout = true;
         self
     }
 
@@ -177,6 +186,10 @@ impl Command {
 
     fn run_to_end(&self, deadline: Instant) -> Result<Output, Failure> {
         let could_not_run = |source: io::Error| match source.kind() {
+            io::ErrorKind::NotFound if self.program.exists() => Failure::CouldNotRun {
+                program: self.name(),
+                source: io::Error::other("the interpreter that its first line names was not found"),
+            },
             io::ErrorKind::NotFound => Failure::NotFound {
                 program: self.name(),
             },
@@ -240,8 +253,11 @@ impl Command {
         self.outcome(status, Output { stdout, stderr })
     }
 
-    fn outcome(&self, status: Option<ExitStatus>, output: Output) -> Result<Output, Failure> {
+    fn outcome(&self, status: Option<ExitStatus>, mut output: Output) -> Result<Output, Failure> {
         let program = self.name();
+        if self.secret_stdout && !status.is_some_and(|status| status.success()) {
+            output.stdout.zeroize();
+        }
         match status {
             None => Err(Failure::TimedOut {
                 program,
@@ -301,7 +317,7 @@ pub fn excerpt(bytes: &[u8]) -> String {
 }
 
 /// The end of what a program said, where the reason usually stands.
-fn excerpt_end(bytes: &[u8]) -> String {
+pub fn excerpt_end(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(bytes);
     let text = text.trim();
     match text.char_indices().rev().nth(EXCERPT) {

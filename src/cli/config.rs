@@ -18,6 +18,7 @@ use crate::{
     config::{self, TEMPLATE},
     error::{Error, Kind, Result},
     output::{Output, table},
+    signer::source::redacted,
 };
 
 /// Show the configuration in force, or begin a configuration file
@@ -154,7 +155,7 @@ fn show(session: &Session) -> Result<()> {
         .config
         .keys
         .iter()
-        .map(|(name, key)| (name.clone(), json!({ "source": key.source })))
+        .map(|(name, key)| (name.clone(), json!({ "source": redacted(&key.source) })))
         .collect();
     let file = session.config_file.as_ref();
     let file_text = match file {
@@ -180,7 +181,7 @@ fn show(session: &Session) -> Result<()> {
                 .config
                 .keys
                 .iter()
-                .map(|(name, key)| [name.clone(), key.source.clone()]),
+                .map(|(name, key)| [name.clone(), redacted(&key.source)]),
         ),
     };
     session.output.result(

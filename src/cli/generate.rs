@@ -37,7 +37,7 @@ enum Container {
 
 impl Generate {
     pub fn run(&self, session: &Session) -> Result<()> {
-        let Openable { source, .. } = session.key_source(&self.source)?;
+        let Openable { source, name, .. } = session.key_source(&self.source)?;
         let how = source::Generate {
             format: self.format.map(|container| match container {
                 Container::Pkcs8 => keyfile::Format::Pkcs8,
@@ -46,7 +46,13 @@ impl Generate {
             }),
             encrypt: self.encrypt,
         };
-        let made = source.generate(session.context(), &how)?;
+        let mut made = source.generate(session.context(), &how)?;
+        // A path of the configuration file is based on the file's folder; its name works anywhere.
+        if let Some(name) = name
+            && made.source == source.text()
+        {
+            made.source = name;
+        }
         session.output.result(
             &format!(
                 "Made a new private key: {}\n  {}\nStore its public half with `qkey add --name NAME --key {}`.",

@@ -238,7 +238,11 @@ fn state(key: &StoredKey) -> &'static str {
 
 /// Nothing that a cluster holds may steer the terminal.
 fn printable(text: &str) -> String {
-    let steers = |c: char| c.is_control();
+    // Control characters, and those that turn the direction of writing.
+    let steers = |c: char| {
+        c.is_control()
+            || matches!(c, '\u{61c}' | '\u{200e}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
     match text.contains(steers) {
         true => text.escape_debug().to_string(),
         false => text.to_owned(),

@@ -136,9 +136,13 @@ fn report_usage(error: &clap::Error) -> u8 {
 /// Whether the command line asks for JSON, though it could not be parsed.
 fn wants_json() -> bool {
     let args: Vec<_> = env::args_os().collect();
-    args.iter().any(|arg| arg == "--output=json")
-        || args
-            .windows(2)
-            .any(|pair| pair[0] == "--output" && pair[1] == "json")
-        || env::var_os("QKEY_OUTPUT").is_some_and(|value| value == "json")
+    let asks_for = |format: &str| {
+        let flag = format!("--output={format}");
+        args.iter().any(|arg| *arg == *flag)
+            || args
+                .windows(2)
+                .any(|pair| pair[0] == "--output" && pair[1] == format)
+    };
+    let by_environment = || env::var_os("QKEY_OUTPUT").is_some_and(|value| value == "json");
+    asks_for("json") || !asks_for("text") && by_environment()
 }

@@ -35,7 +35,6 @@ impl Session {
     /// # Errors
     /// Of kind `usage` when the file is wrong, or names no such cluster.
     pub fn start(globals: Globals, matches: &ArgMatches) -> Result<Self> {
-        globals.output().install_log(globals.verbosity());
         let required = globals.config.is_some();
         let config_file = globals.config.clone().or_else(config::default_path);
         let config = match &config_file {
@@ -47,12 +46,14 @@ impl Session {
             true => Asking::Never,
             false => Asking::Allowed,
         };
+        let output = Output {
+            format: settings.output.value,
+            color: settings.color.value,
+        };
+        output.install_log(globals.verbosity());
         let timeout = settings.timeout.value;
         Ok(Self {
-            output: Output {
-                format: settings.output.value,
-                color: settings.color.value,
-            },
+            output,
             settings,
             config,
             config_file: config_file.filter(|path| path.exists()),

@@ -93,7 +93,7 @@ impl Globals {
 }
 
 /// Where a value comes from, the weakest first.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origin {
     BuiltIn,
     /// The key in the configuration file, as in `clusters.prod.host`.
@@ -101,6 +101,21 @@ pub enum Origin {
     Environment(String),
     Flag(String),
 }
+
+impl Origin {
+    /// What has more of it wins.
+    fn strength(&self) -> u8 {
+        match self {
+            Origin::BuiltIn => 0,
+            Origin::File(_) => 1,
+            Origin::Environment(_) => 2,
+            Origin::Flag(_) => 3,
+        }
+    }
+}
+
+/// In seconds, about a century: more than this is no moment that the clock could show.
+const LONGEST_TIMEOUT: u64 = u32::MAX as u64;
 
 /// A value that is in force, and why.
 #[derive(Clone, Debug)]
@@ -135,7 +150,7 @@ impl Settings {
         // A host that is named more strongly than the cluster is another cluster: neither the
         // credentials nor the port of the configured one belong to it.
         let cluster = match (&cluster, typed("host")) {
-            (Some(cluster), Some(host)) if host > cluster.origin => None,
+            (Some(cluster), Some(host)) if host.strength() > cluster.origin.strength() => None,
             _ => cluster,
         };
         let entry = match &cluster {
@@ -191,7 +206,7 @@ impl Settings {
                 ),
                 30,
             )
-            .map(Duration::from_secs),
+            .map(|seconds| Duration::from_secs(seconds.min(LONGEST_TIMEOUT))),
             output: or_built_in(
                 pick(
                     typed("output").zip(globals.output),

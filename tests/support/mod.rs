@@ -4,6 +4,12 @@
 // Each test file is a crate of its own and uses its own part of this.
 #![allow(dead_code)]
 
+pub mod aws;
 pub mod core;
+pub mod fake_cloud_kms;
+pub mod fake_kms;
+pub mod http;
 pub mod mock;
 pub mod qkey;
+pub mod shell;
+pub mod terminal;

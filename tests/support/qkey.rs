@@ -7,6 +7,12 @@ use std::{
     os::unix::{fs::PermissionsExt, process::CommandExt},
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
+    sync::{
+        OnceLock,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
 };
 
 use tempfile::TempDir;
@@ -35,6 +41,56 @@ DjMwEYzwaHqLn+BXIqKZONqJbaahRANCAATim8+oWmCdVqIvVSr3QiwxCPBrJ4sh
 aSNr1nm2JHsol1uV44Z0mhPXpYlYG9837sjIQMaAdZujI4IPE7/o2DB6
 -----END PRIVATE KEY-----
 ";
+
+/// Their public halves, as a cluster holds them.
+pub const ALICE_PUBLIC: &str = "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEgKmJRFWtWTEHhBTiC5rI1rbBJlXJqTNGHl4O+YRUke1drezNEidIVqu/UMnMs+81HL8VwIyyeeCwHkLLEK2aaQ==";
+pub const BOB_PUBLIC: &str = "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEOIU028PmcXIypVonr+7grS94GTjKdWfDqV86wpdV8UG43vb97CJQ+d+E2roTm9c7MKsPowcCbPlapLeWT05TtA==";
+pub const CAROL_PUBLIC: &str = "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE4pvPqFpgnVaiL1Uq90IsMQjwayeLIWkja9Z5tiR7KJdbleOGdJoT16WJWBvfN+7IyEDGgHWboyOCDxO/6Ngweg==";
+
+/// Names and challenges that encodings, shells, URLs and terminals trip over.
+pub const STRANGE_TEXTS: [&str; 17] = [
+    "two words",
+    " spaces around ",
+    "tab\there",
+    "a/b",
+    "../../etc",
+    "what?",
+    "#1",
+    "100%",
+    "%2e%2e",
+    "--key=1",
+    "it's \"quoted\"",
+    "back\\slash\\n",
+    "two\nlines\n",
+    "\u{1b}[31mred",
+    "Schlüssel",
+    "e\u{301} \u{202e}right to left",
+    "🔑 鍵",
+];
+
+/// The ways in which the mock can lose the answer to a submission, and those that are no answer
+/// though nothing was done.
+pub const LOSSES: [&str; 19] = [
+    "drop-before",
+    "drop-after",
+    "timeout-before",
+    "timeout-after",
+    "traceback",
+    "traceback-after",
+    "garbage",
+    "garbage-after",
+    "empty",
+    "empty-after",
+    "truncated",
+    "kill-9",
+    "kill-9-after",
+    "hang",
+    "hang-after",
+    "huge",
+    "exit 3 something odd",
+    "status 500 internal_error It broke.",
+    "status 503 busy_error Try again later.",
+];
 
 /// A user's home and working directory, with the variables that `qkey` is run with.
 pub struct Qkey {
@@ -77,7 +133,10 @@ impl Qkey {
         Self::new()
             .env("QKEY_HOST", "127.0.0.1")
             .env("QKEY_PORT", &core.port().to_string())
-            .env("QKEY_CREDENTIALS_STORE", core.credentials().to_str().expect("UTF-8"))
+            .env(
+                "QKEY_CREDENTIALS_STORE",
+                core.credentials().to_str().expect("UTF-8"),
+            )
             .env("QKEY_QQ", super::core::qq(version).to_str().expect("UTF-8"))
     }
 
@@ -99,6 +158,32 @@ impl Qkey {
         fs::write(&path, contents).expect("a file");
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("a mode");
         path
+    }
+
+    /// Writes a program into the working directory. Another process does, because one that this
+    /// process forks meanwhile would keep the file open for writing, and it could not be run.
+    pub fn write_program(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.path(name);
+        let mut child = Command::new("/bin/sh")
+            .args(["-c", r#"cat >"$0" && chmod 755 "$0""#])
+            .arg(&path)
+            .stdin(Stdio::piped())
+            .spawn()
+            .expect("a shell runs");
+        let mut stdin = child.stdin.take().expect("a pipe");
+        stdin.write_all(text.as_bytes()).expect("the shell reads");
+        drop(stdin);
+        assert!(child.wait().expect("the shell ends").success());
+        path
+    }
+
+    /// Puts a program between `qkey` and the mock: `hook`, shell commands that see the arguments of
+    /// `qq` in `$*`, and may exit.
+    pub fn between(self, mock: &Mock, hook: &str) -> Self {
+        let program = mock.program();
+        let text = format!("#!/bin/sh\n{hook}\nexec '{}' \"$@\"\n", program.display());
+        let path = self.write_program("qq-between", &text);
+        self.env("QKEY_QQ", path.to_str().expect("UTF-8"))
     }
 
     /// Writes the configuration file.
@@ -157,8 +242,8 @@ impl Qkey {
         self.taken(&child.wait_with_output().expect("qkey ends"))
     }
 
-    /// An output with what differs from run to run replaced: the folder by `[DIR]`, the mock by
-    /// `[QQ]`.
+    /// An output with what differs from run to run replaced: the folder by `[DIR]`, `qq` by
+    /// `[QQ]`, and a credentials file and a port that the environment names.
     pub fn taken(&self, output: &Output) -> Run {
         Run {
             code: output.status.code().unwrap_or(-1),
@@ -174,6 +259,10 @@ impl Qkey {
         let find = |wanted: &str| self.env.iter().find(|(name, _)| name == wanted);
         let text = match find("QKEY_QQ") {
             Some((_, qq)) => text.replace(qq.as_str(), "[QQ]"),
+            None => text,
+        };
+        let text = match find("QKEY_CREDENTIALS_STORE") {
+            Some((_, path)) => text.replace(path.as_str(), "[CREDENTIALS]"),
             None => text,
         };
         match find("QKEY_PORT") {
@@ -206,10 +295,111 @@ pub fn public_key_base64(private_key: &Path) -> String {
         .arg(private_key)
         .output()
         .expect("openssl runs");
-    assert!(pem.status.success(), "openssl reads {}", private_key.display());
+    assert!(
+        pem.status.success(),
+        "openssl reads {}",
+        private_key.display()
+    );
     String::from_utf8(pem.stdout)
         .expect("PEM is text")
         .lines()
         .filter(|line| !line.starts_with("-----"))
         .collect()
+}
+
+/// The commands that were run on a mock, sorted within each of these rounds of calls.
+pub fn rounds(mock: &Mock, sizes: &[usize]) -> Vec<Vec<String>> {
+    let commands: Vec<String> = mock
+        .calls()
+        .into_iter()
+        .map(|call| {
+            let command = call.into_iter().find(|arg| !arg.starts_with("--"));
+            command.expect("qq is given a command")
+        })
+        .collect();
+    assert_eq!(commands.len(), sizes.iter().sum::<usize>(), "{commands:?}");
+    let mut rest = &commands[..];
+    sizes
+        .iter()
+        .map(|&size| {
+            let (round, later) = rest.split_at(size);
+            rest = later;
+            let mut round = round.to_vec();
+            round.sort();
+            round
+        })
+        .collect()
+}
+
+/// Whether a process runs; one that has ended and is not reaped does not.
+pub fn is_alive(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let state = stat
+        .rsplit(") ")
+        .next()
+        .and_then(|rest| rest.chars().next());
+    !matches!(state, None | Some('Z' | 'X'))
+}
+
+/// Waits for an event that is bound to come.
+pub fn wait_until(what: &str, mut event: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !event() {
+        assert!(Instant::now() < deadline, "this did not come: {what}");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Waits until nothing is left that a fault has put to sleep.
+pub fn expect_no_sleepers(mock: &Mock) {
+    let sleepers = mock.sleepers();
+    wait_until("the end of what qq has started", || {
+        !sleepers.iter().any(|&pid| is_alive(pid))
+    });
+}
+
+/// Ends what a fault has left behind on purpose, all of which still runs.
+pub fn end_sleepers(mock: &Mock) {
+    for sleeper in mock.sleepers() {
+        assert!(is_alive(sleeper), "it was waited for or ended");
+        let pid = rustix::process::Pid::from_raw(sleeper.cast_signed()).expect("a process id");
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("it is ours");
+    }
+    expect_no_sleepers(mock);
+}
+
+/// Runs the cases a few at a time, for they wait more than they work; returns what they said, each
+/// under its name.
+pub fn side_by_side(cases: &[&str], run: impl Fn(&str) -> String + Sync) -> String {
+    const AT_A_TIME: usize = 8;
+    let next = AtomicUsize::new(0);
+    let said: Vec<_> = cases.iter().map(|_| OnceLock::new()).collect();
+    thread::scope(|scope| {
+        for _ in 0..AT_A_TIME {
+            scope.spawn(|| {
+                while let index = next.fetch_add(1, Ordering::Relaxed)
+                    && let Some(case) = cases.get(index)
+                {
+                    said[index].get_or_init(|| run(case));
+                }
+            });
+        }
+    });
+    cases
+        .iter()
+        .zip(&said)
+        .map(|(case, said)| {
+            let said = said.get().expect("each case has run");
+            format!("==== {}\n{said}", case.escape_debug())
+        })
+        .collect()
+}
+
+/// The time that a call to the cluster is given under a fault: a short one where all of it will be
+/// waited for.
+pub fn timeout_for(fault: &str) -> &'static str {
+    match fault.starts_with("hang") {
+        true => "--timeout=4",
+        false => "--timeout=60",
+    }
 }

@@ -1,0 +1,270 @@
+//! Unit tests of the encodings: the corners that random signatures reach once in a hundred times,
+//! or never.
+
+use p256::ecdsa::signature::hazmat::PrehashSigner;
+
+use super::{Error, Signature};
+use crate::keyfile::PrivateKey;
+
+/// The order of the group, big-endian; r and s are less (SEC 2, section 2.4.2).
+const N: [u8; 32] = [
+    0xff, 0xff, 0xff, 0xff, 0x00, 0x00, 0x00, 0x00, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff,
+    0xbc, 0xe6, 0xfa, 0xad, 0xa7, 0x17, 0x9e, 0x84, 0xf3, 0xb9, 0xca, 0xc2, 0xfc, 0x63, 0x25, 0x51,
+];
+
+/// A number as 32 bytes.
+fn number(digits: &[u8]) -> [u8; 32] {
+    let mut bytes = [0; 32];
+    bytes[32 - digits.len()..].copy_from_slice(digits);
+    bytes
+}
+
+fn n_minus_one() -> [u8; 32] {
+    let mut bytes = N;
+    bytes[31] -= 1;
+    bytes
+}
+
+/// The content octets as an INTEGER of DER.
+fn integer(content: &[u8]) -> Vec<u8> {
+    [&[0x02, content.len() as u8], content].concat()
+}
+
+/// As DER has it: no zeros in front, but one where the first bit is set.
+fn canonical(number: &[u8; 32]) -> Vec<u8> {
+    let start = number.iter().position(|byte| *byte != 0).unwrap_or(31);
+    let digits = &number[start..];
+    let sign: &[u8] = if digits[0] >= 0x80 { &[0] } else { &[] };
+    integer(&[sign, digits].concat())
+}
+
+fn sequence(members: &[&[u8]]) -> Vec<u8> {
+    let content = members.concat();
+    [&[0x30, content.len() as u8], &content[..]].concat()
+}
+
+fn der(r: &[u8; 32], s: &[u8; 32]) -> Vec<u8> {
+    sequence(&[&canonical(r), &canonical(s)])
+}
+
+#[test]
+fn small_and_large_numbers_keep_their_place_in_both_encodings() {
+    let numbers = [
+        number(&[1]),
+        number(&[0x7f]),
+        number(&[0x80]),
+        number(&[0xff, 0xff]),
+        number(&[0x7f; 31]),
+        number(&[0x80; 31]),
+        number(&[0x01; 24]),
+        number(&[0x80; 32]),
+        number(&[0x7f; 32]),
+        n_minus_one(),
+    ];
+    for r in &numbers {
+        for s in &numbers {
+            let raw = [*r, *s].concat();
+            let from_raw = Signature::from_p1363(&raw).unwrap();
+            let from_der = Signature::from_der(&der(r, s)).unwrap();
+            assert_eq!(from_raw, from_der);
+            assert_eq!(from_raw.to_p1363(), raw);
+            assert_eq!(from_raw.to_der(), der(r, s));
+            assert_eq!(
+                Signature::from_base64(&from_raw.to_base64()).unwrap(),
+                from_raw
+            );
+            // A text of 64 bytes could be raw; no signature of a real key is that short.
+            let texts = [from_raw.to_hex(), from_raw.to_base64()];
+            for text in texts.iter().filter(|text| text.len() != 64) {
+                assert_eq!(Signature::from_any(text.as_bytes()).unwrap(), from_raw);
+            }
+            assert_eq!(Signature::from_any(&raw).unwrap(), from_raw);
+            assert_eq!(Signature::from_any(&der(r, s)).unwrap(), from_raw);
+        }
+    }
+}
+
+#[test]
+fn zero_and_what_is_not_below_the_order_are_out_of_range() {
+    let one = number(&[1]);
+    for bad in [number(&[0]), N, [0xff; 32]] {
+        for (r, s) in [(bad, one), (one, bad), (bad, bad)] {
+            let raw = [r, s].concat();
+            assert_eq!(Signature::from_p1363(&raw), Err(Error::OutOfRange));
+            assert_eq!(Signature::from_der(&der(&r, &s)), Err(Error::NotDer));
+            assert!(Signature::from_any(&raw).is_err());
+            assert!(Signature::from_any(&der(&r, &s)).is_err());
+        }
+    }
+}
+
+#[test]
+fn a_high_s_is_as_good_as_a_low_one_and_stays_as_it_is() {
+    let key = PrivateKey::generate();
+    let (mut high, mut low) = (0, 0);
+    for challenge in 0..32_u8 {
+        let signature = key.sign(&[challenge]);
+        let s = signature.0.s();
+        let other = p256::ecdsa::Signature::from_scalars(signature.0.r(), -s).unwrap();
+        let other = Signature(other);
+        assert!(signature.verifies(&key.public_key(), &[challenge]));
+        assert!(other.verifies(&key.public_key(), &[challenge]));
+        assert_eq!(Signature::from_der(&other.to_der()).unwrap(), other);
+        assert_ne!(other, signature);
+        match signature.to_p1363()[32] >= 0x80 {
+            true => high += 1,
+            false => low += 1,
+        }
+    }
+    assert!(high > 0 && low > 0, "{high} high, {low} low");
+}
+
+#[test]
+fn other_lengths_are_no_p1363() {
+    for length in [0, 1, 32, 63, 65, 96, 128] {
+        let bytes = vec![1; length];
+        assert_eq!(Signature::from_p1363(&bytes), Err(Error::NotP1363(length)));
+        assert!(Signature::from_any(&bytes).is_err());
+    }
+}
+
+#[test]
+fn der_that_is_not_canonical_is_no_der() {
+    let (r, s) = (number(&[0x12; 20]), number(&[0x80; 32]));
+    let good = der(&r, &s);
+    assert!(Signature::from_der(&good).is_ok());
+    let mut long_length = good.clone();
+    long_length.splice(1..2, [0x81, good[1]]);
+    let mut indefinite = good.clone();
+    indefinite[1] = 0x80;
+    indefinite.extend([0, 0]);
+    let mut set = good.clone();
+    set[0] = 0x31;
+    let zeros = integer(&[&[0][..], &[0x12; 20]].concat());
+    for (what, bytes) in [
+        ("a zero too many", sequence(&[&zeros, &canonical(&s)])),
+        (
+            "a negative number",
+            sequence(&[&canonical(&r), &integer(&[0x80; 32])]),
+        ),
+        (
+            "an empty number",
+            sequence(&[&integer(&[]), &canonical(&s)]),
+        ),
+        (
+            "33 bytes",
+            sequence(&[&integer(&[0x12; 33]), &canonical(&s)]),
+        ),
+        ("one number", sequence(&[&canonical(&r)])),
+        (
+            "three numbers",
+            sequence(&[&canonical(&r), &canonical(&s), &canonical(&s)]),
+        ),
+        ("no number", sequence(&[])),
+        ("a byte left over", [&good[..], &[0]].concat()),
+        ("a newline left over", [&good[..], b"\n"].concat()),
+        ("a byte missing", good[..good.len() - 1].to_vec()),
+        ("a long form of the length", long_length),
+        ("an indefinite length", indefinite),
+        ("a SET", set),
+        ("nothing", Vec::new()),
+    ] {
+        assert_eq!(Signature::from_der(&bytes), Err(Error::NotDer), "{what}");
+    }
+}
+
+#[test]
+fn der_of_64_bytes_is_der() {
+    let signature = der(&number(&[0x11; 29]), &number(&[0x11; 29]));
+    assert_eq!(signature.len(), 64);
+    assert_eq!(
+        Signature::from_any(&signature).unwrap(),
+        Signature::from_der(&signature).unwrap()
+    );
+}
+
+#[test]
+fn the_clusters_form_is_strict() {
+    let line = Signature::from_p1363(&[1; 64]).unwrap().to_base64();
+    assert!(Signature::from_base64(&line).is_ok());
+    let raw = base64::Engine::encode(&base64::prelude::BASE64_STANDARD, [1; 64]);
+    assert_eq!(Signature::from_base64(&raw), Err(Error::NotDer));
+    for other in [
+        format!("{line}\n"),
+        format!(" {line}"),
+        line.trim_end_matches('=').to_owned() + "*",
+        line[..20].to_owned() + "\n" + &line[20..],
+        line[1..].to_owned(),
+    ] {
+        assert!(Signature::from_base64(&other).is_err(), "{other:?}");
+    }
+}
+
+#[test]
+fn both_alphabets_of_base64_are_read_and_never_half() {
+    // Its digits hold all that the two alphabets write differently, and padding.
+    let signature = Signature::from_p1363(&[[0xfb; 32], [0x7f; 32]].concat()).unwrap();
+    let line = signature.to_base64();
+    assert!("+/=".chars().all(|digit| line.contains(digit)), "{line}");
+    let url = line.replace('+', "-").replace('/', "_");
+    let unpadded = line.trim_end_matches('=');
+    for text in [&line, &url, unpadded, url.trim_end_matches('=')] {
+        assert_eq!(Signature::from_any(text.as_bytes()).unwrap(), signature);
+    }
+    // A decoder that drops what it does not know would read these.
+    let mixed = format!("{}-_{}", &line[..40], &line[40..]);
+    for text in [
+        format!("{line}*"),
+        format!("{}.{}", &line[..9], &line[9..]),
+        mixed,
+    ] {
+        assert!(Signature::from_any(text.as_bytes()).is_err(), "{text}");
+    }
+}
+
+#[test]
+fn text_around_or_within_may_only_be_white_space() {
+    let signature = Signature::from_p1363(&[3; 64]).unwrap();
+    for text in [
+        signature.to_base64(),
+        signature.to_hex(),
+        signature.to_hex().to_uppercase(),
+    ] {
+        let wrapped: String = text
+            .as_bytes()
+            .chunks(16)
+            .map(|line| String::from_utf8_lossy(line).into_owned() + "\r\n")
+            .collect();
+        for text in [format!("\n {text}\t\n"), wrapped] {
+            assert_eq!(
+                Signature::from_any(text.as_bytes()).unwrap(),
+                signature,
+                "{text:?}"
+            );
+        }
+    }
+    for text in [
+        "",
+        "\n",
+        "0x3006020101020101",
+        "vault:v1:MEUC",
+        "3006 0201 0102 010",
+    ] {
+        assert!(Signature::from_any(text.as_bytes()).is_err(), "{text:?}");
+    }
+    assert!(Signature::from_any(b"30 06 02 01 01 02 01 01").is_ok());
+}
+
+#[test]
+fn the_challenge_is_hashed_once() {
+    let key = p256::ecdsa::SigningKey::from_slice(&[7; 32]).unwrap();
+    let public_key = (*key.verifying_key()).into();
+    use sha2::Digest;
+    let digest = sha2::Sha256::digest(b"challenge");
+    let of_digest: p256::ecdsa::Signature = key.sign_prehash(&digest).unwrap();
+    let of_twice: p256::ecdsa::Signature = key.sign_prehash(&sha2::Sha256::digest(digest)).unwrap();
+    assert!(Signature(of_digest).verifies(&public_key, b"challenge"));
+    assert!(!Signature(of_digest).verifies(&public_key, &digest));
+    assert!(!Signature(of_twice).verifies(&public_key, b"challenge"));
+    assert!(!Signature(of_digest).verifies(&public_key, b"challenge\n"));
+}

@@ -1,0 +1,608 @@
+//! `qkey generate`: new key files.
+
+mod support;
+
+use std::{fs, os::unix::fs::symlink, path::Path, thread};
+
+use snapbox::{IntoData, assert_data_eq, str};
+use support::{
+    qkey::{ALICE, Qkey},
+    shell::{self, prints, transcript},
+};
+
+/// The text with what is new every time replaced: fingerprints, public keys, and the random end of
+/// a temporary file's name.
+fn redacted(text: &str) -> String {
+    let replace = |text: String, mark: &str, digits: usize, name: &str| {
+        let mut parts = text.split(mark);
+        let first = parts.next().unwrap_or_default().to_owned();
+        parts.fold(first, |text, part| text + name + &part[digits..])
+    };
+    let text = replace(text.to_owned(), "SHA256:", 43, "SHA256:[FINGERPRINT]");
+    let text = replace(
+        text,
+        "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE",
+        88,
+        "[PUBLIC KEY]",
+    );
+    shell::without_table(&replace(text, "/.qkey-", 6, "/.qkey-[RANDOM]"))
+}
+
+/// The names in a folder.
+fn names(folder: &Path) -> Vec<String> {
+    let mut names: Vec<String> = fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+const INITIAL: [&str; 3] = ["alice.pem", "bob.pem", "carol.pem"];
+
+#[test]
+fn a_new_key_is_announced_with_its_fingerprint_and_the_next_step() {
+    let qkey = Qkey::new();
+    assert_data_eq!(
+        redacted(&transcript(
+            &qkey,
+            [
+                "qkey generate new.pem",
+                "qkey generate 'my key.pem' --output json",
+                "qkey generate file:third%3F.pem -q",
+            ]
+        )),
+        str![[r#"
+$ qkey generate new.pem
+exit 0
+--- stdout
+Made a new private key: new.pem
+  SHA256:[FINGERPRINT]
+Store its public half with `qkey add --name NAME --key new.pem`.
+--- stderr
+
+$ qkey generate 'my key.pem' --output json
+exit 0
+--- stdout
+{"action":"generate","source":"my key.pem","public_key":"[PUBLIC KEY]","fingerprint":"SHA256:[FINGERPRINT]"}
+--- stderr
+
+$ qkey generate file:third%3F.pem -q
+exit 0
+--- stdout
+Made a new private key: file:third%3F.pem
+  SHA256:[FINGERPRINT]
+Store its public half with `qkey add --name NAME --key file:third%3F.pem`.
+--- stderr
+
+
+"#]].raw()
+    );
+    let fingerprint = prints(
+        &qkey,
+        "qkey pubkey new.pem --format openssh | ssh-keygen -lf -",
+    );
+    assert!(fingerprint.contains("SHA256:"), "{fingerprint}");
+    assert_eq!(
+        names(&qkey.path("")),
+        [
+            &["alice.pem", "bob.pem", "carol.pem"][..],
+            &["my key.pem", "new.pem", "third?.pem"]
+        ]
+        .concat()
+    );
+}
+
+#[test]
+fn the_fingerprint_is_the_one_that_ssh_keygen_shows() {
+    let qkey = Qkey::new();
+    let made = qkey.run(["generate", "new.pem", "--output", "json"]).json();
+    let shown = prints(
+        &qkey,
+        "ssh-keygen -yf new.pem > new.pub && ssh-keygen -lf new.pub",
+    );
+    assert_eq!(shown.split(' ').nth(1), made["fingerprint"].as_str());
+    let public_key = prints(
+        &qkey,
+        "openssl pkey -in new.pem -pubout -outform DER | openssl base64 -A",
+    );
+    assert_eq!(made["public_key"], public_key);
+}
+
+#[test]
+fn every_format_is_what_openssl_and_ssh_keygen_write_and_read() {
+    let qkey = Qkey::new().env("PASSPHRASE", "long enough");
+    let mut labels = String::new();
+    for format in ["pkcs8", "sec1", "openssh"] {
+        for (attribute, passphrase) in [("", ""), ("?passphrase-env=PASSPHRASE", "long enough")] {
+            let file = format!(
+                "{format}{}.pem",
+                if passphrase.is_empty() { "" } else { "-locked" }
+            );
+            prints(
+                &qkey,
+                &format!("qkey generate --format {format} '{file}{attribute}'"),
+            );
+            let text = fs::read_to_string(qkey.path(&file)).unwrap();
+            assert!(text.ends_with("-----\n") && text.lines().all(|line| line.len() <= 76));
+            let known =
+                |line: &&str| line.starts_with("-----BEGIN") || line.starts_with("Proc-Type");
+            labels += &format!(
+                "{file}: {}\n",
+                text.lines().filter(known).collect::<Vec<_>>().join(" / ")
+            );
+
+            let ours = prints(
+                &qkey,
+                &format!("qkey pubkey --format openssh '{file}{attribute}'"),
+            );
+            let theirs = prints(&qkey, &format!("ssh-keygen -y -P '{passphrase}' -f {file}"));
+            let key = |text: &str| {
+                text.split(' ')
+                    .take(2)
+                    .collect::<Vec<_>>()
+                    .join(" ")
+                    .trim_end()
+                    .to_owned()
+            };
+            assert_eq!(key(&ours), key(&theirs), "{file}");
+            let wrong = format!("ssh-keygen -y -P 'not this one' -f {file}");
+            assert_eq!(
+                shell::run(&qkey, &wrong).code == 0,
+                passphrase.is_empty(),
+                "{file}"
+            );
+
+            if format != "openssh" {
+                let openssl = format!("-passin pass:'{passphrase}'");
+                let ours = prints(&qkey, &format!("qkey pubkey '{file}{attribute}'"));
+                let theirs = prints(&qkey, &format!("openssl pkey -in {file} {openssl} -pubout"));
+                assert_eq!(ours, theirs, "{file}");
+                prints(
+                    &qkey,
+                    &format!("openssl pkey -in {file} {openssl} -noout -check"),
+                );
+                // What openssl signs with it, qkey verifies, and the other way round.
+                prints(
+                    &qkey,
+                    &format!(
+                        "printf challenge > challenge
+                         openssl dgst -sha256 -sign {file} {openssl} -out signature challenge &&
+                         qkey verify --key '{file}{attribute}' --signature signature --file challenge &&
+                         qkey sign --key '{file}{attribute}' --file challenge --format der > signature &&
+                         qkey pubkey '{file}{attribute}' > public.pem &&
+                         openssl dgst -sha256 -verify public.pem -signature signature challenge"
+                    ),
+                );
+            }
+        }
+    }
+    assert_data_eq!(
+        labels,
+        str![[r#"
+pkcs8.pem: -----BEGIN PRIVATE KEY-----
+pkcs8-locked.pem: -----BEGIN ENCRYPTED PRIVATE KEY-----
+sec1.pem: -----BEGIN EC PRIVATE KEY-----
+sec1-locked.pem: -----BEGIN EC PRIVATE KEY----- / Proc-Type: 4,ENCRYPTED
+openssh.pem: -----BEGIN OPENSSH PRIVATE KEY-----
+openssh-locked.pem: -----BEGIN OPENSSH PRIVATE KEY-----
+
+"#]]
+        .raw()
+    );
+}
+
+#[test]
+fn a_traditional_key_names_its_curve_and_an_encrypted_one_its_scheme() {
+    let qkey = Qkey::new().env("PASSPHRASE", "long enough");
+    prints(&qkey, "qkey generate --format sec1 sec1.pem");
+    prints(
+        &qkey,
+        "qkey generate 'locked.pem?passphrase-env=PASSPHRASE'",
+    );
+    assert_data_eq!(
+        transcript(
+            &qkey,
+            [
+                "openssl asn1parse -in sec1.pem | grep -o 'prime256v1'",
+                "openssl asn1parse -in locked.pem | grep -oE ':(PBES2|PBKDF2|hmac.*|aes.*)'",
+            ]
+        ),
+        str![[r#"
+$ openssl asn1parse -in sec1.pem | grep -o 'prime256v1'
+exit 0
+--- stdout
+prime256v1
+--- stderr
+
+$ openssl asn1parse -in locked.pem | grep -oE ':(PBES2|PBKDF2|hmac.*|aes.*)'
+exit 0
+--- stdout
+:PBES2
+:PBKDF2
+:hmacWithSHA256
+:aes-256-cbc
+--- stderr
+
+
+"#]]
+        .raw()
+    );
+}
+
+#[test]
+fn a_key_file_is_its_owners_alone_under_any_umask() {
+    let qkey = Qkey::new().env("PASSPHRASE", "long enough");
+    assert_data_eq!(
+        transcript(
+            &qkey,
+            [
+                "umask 000; qkey generate -q open.pem >/dev/null; stat -c %a open.pem",
+                "umask 022; qkey generate -q usual.pem >/dev/null; stat -c %a usual.pem",
+                "umask 0777; qkey generate -q shut.pem >/dev/null; stat -c %a shut.pem",
+                "umask 000; qkey generate 'locked.pem?passphrase-env=PASSPHRASE' >/dev/null; stat -c %a locked.pem",
+            ]
+        ),
+        str![[r#"
+$ umask 000; qkey generate -q open.pem >/dev/null; stat -c %a open.pem
+exit 0
+--- stdout
+600
+--- stderr
+
+$ umask 022; qkey generate -q usual.pem >/dev/null; stat -c %a usual.pem
+exit 0
+--- stdout
+600
+--- stderr
+
+$ umask 0777; qkey generate -q shut.pem >/dev/null; stat -c %a shut.pem
+exit 0
+--- stdout
+600
+--- stderr
+
+$ umask 000; qkey generate 'locked.pem?passphrase-env=PASSPHRASE' >/dev/null; stat -c %a locked.pem
+exit 0
+--- stdout
+600
+--- stderr
+
+
+"#]]
+        .raw()
+    );
+}
+
+#[test]
+fn nothing_that_is_there_is_overwritten() {
+    let qkey = Qkey::new().env("PASSPHRASE", "long enough");
+    symlink("nowhere", qkey.path("dangling")).unwrap();
+    symlink("alice.pem", qkey.path("link")).unwrap();
+    fs::create_dir(qkey.path("folder")).unwrap();
+    let before = names(&qkey.path(""));
+    assert_data_eq!(
+        transcript(
+            &qkey,
+            [
+                "qkey generate alice.pem",
+                "qkey generate alice.pem --output json",
+                "qkey generate 'alice.pem?passphrase-env=PASSPHRASE' --format openssh",
+                "qkey generate dangling",
+                "qkey generate link",
+                "qkey generate folder",
+                "qkey generate folder/",
+            ]
+        ),
+        str![[r#"
+$ qkey generate alice.pem
+exit 3
+--- stdout
+--- stderr
+error: cannot write a new key to alice.pem
+  caused by: File exists (os error 17)
+hint: no file is ever overwritten: choose another path, or look at the key there with `qkey pubkey alice.pem`
+
+$ qkey generate alice.pem --output json
+exit 3
+--- stdout
+--- stderr
+{"error":{"kind":"key","message":"cannot write a new key to alice.pem","causes":["File exists (os error 17)"],"hint":"no file is ever overwritten: choose another path, or look at the key there with `qkey pubkey alice.pem`","exit_code":3}}
+
+$ qkey generate 'alice.pem?passphrase-env=PASSPHRASE' --format openssh
+exit 3
+--- stdout
+--- stderr
+error: cannot write a new key to alice.pem
+  caused by: File exists (os error 17)
+hint: no file is ever overwritten: choose another path, or look at the key there with `qkey pubkey alice.pem`
+
+$ qkey generate dangling
+exit 3
+--- stdout
+--- stderr
+error: cannot write a new key to dangling
+  caused by: File exists (os error 17)
+hint: no file is ever overwritten: choose another path, or look at the key there with `qkey pubkey dangling`
+
+$ qkey generate link
+exit 3
+--- stdout
+--- stderr
+error: cannot write a new key to link
+  caused by: File exists (os error 17)
+hint: no file is ever overwritten: choose another path, or look at the key there with `qkey pubkey link`
+
+$ qkey generate folder
+exit 3
+--- stdout
+--- stderr
+error: cannot write a new key to folder
+  caused by: File exists (os error 17)
+hint: no file is ever overwritten: choose another path, or look at the key there with `qkey pubkey folder`
+
+$ qkey generate folder/
+exit 3
+--- stdout
+--- stderr
+error: cannot write a new key to folder/
+  caused by: File exists (os error 17)
+hint: no file is ever overwritten: choose another path, or look at the key there with `qkey pubkey folder/`
+
+
+"#]].raw()
+    );
+    assert_eq!(fs::read_to_string(qkey.path("alice.pem")).unwrap(), ALICE);
+    assert_eq!(names(&qkey.path("")), before);
+    assert!(names(&qkey.path("folder")).is_empty());
+}
+
+#[test]
+fn a_place_that_takes_no_file_is_an_error_and_left_alone() {
+    let qkey = Qkey::new();
+    assert_data_eq!(
+        redacted(&transcript(
+            &qkey,
+            [
+                "qkey generate missing/new.pem",
+                "qkey generate alice.pem/new.pem",
+                "qkey generate -",
+                "qkey generate ''",
+                "qkey generate file:",
+            ]
+        )),
+        str![[r#"
+$ qkey generate missing/new.pem
+exit 3
+--- stdout
+--- stderr
+error: cannot write a new key to missing/new.pem
+  caused by: No such file or directory (os error 2) at path "[DIR]/missing/.qkey-[RANDOM]"
+hint: make the folder first
+
+$ qkey generate alice.pem/new.pem
+exit 3
+--- stdout
+--- stderr
+error: cannot write a new key to alice.pem/new.pem
+  caused by: Not a directory (os error 20) at path "[DIR]/alice.pem/.qkey-[RANDOM]"
+hint: choose a place where this user can write
+
+$ qkey generate -
+exit 2
+--- stdout
+--- stderr
+error: a new key needs a file; `-` is stdin
+hint: name a path that does not exist yet
+
+$ qkey generate ''
+exit 2
+--- stdout
+--- stderr
+error: "" is not a key source: it is empty
+hint: a key source is one of: [TABLE] written ./PATH
+
+$ qkey generate file:
+exit 2
+--- stdout
+--- stderr
+error: "file:" is not a key source: nothing stands before the attributes
+hint: a key source is one of: [TABLE] written ./PATH
+
+
+"#]]
+        .raw()
+    );
+    assert_eq!(names(&qkey.path("")), INITIAL);
+}
+
+#[test]
+fn a_folder_that_takes_no_file_is_an_error() {
+    // Not even root makes files there; what the system says depends on who asks.
+    let run = Qkey::new().run(["generate", "/proc/new.pem"]);
+    assert_eq!((run.code, &*run.stdout), (3, ""));
+    let message = "error: cannot write a new key to /proc/new.pem\n  caused by: ";
+    assert!(run.stderr.starts_with(message), "{}", run.stderr);
+}
+
+#[test]
+fn a_key_that_does_not_fit_leaves_nothing_behind() {
+    let qkey = Qkey::new();
+    // A file that may not grow fails as a full disk does.
+    assert_data_eq!(
+        redacted(&transcript(
+            &qkey,
+            ["trap '' XFSZ; ulimit -f 0; qkey generate new.pem"]
+        )),
+        str![[r#"
+$ trap '' XFSZ; ulimit -f 0; qkey generate new.pem
+exit 3
+--- stdout
+--- stderr
+error: cannot write a new key to new.pem
+  caused by: File too large (os error 27) at path "[DIR]/./.qkey-[RANDOM]"
+hint: choose a place where this user can write
+
+
+"#]]
+        .raw()
+    );
+    assert_eq!(names(&qkey.path("")), INITIAL);
+}
+
+#[test]
+fn a_passphrase_that_is_not_to_be_had_makes_no_key() {
+    let qkey = Qkey::new().env("EMPTY", "");
+    assert_data_eq!(
+        transcript(
+            &qkey,
+            [
+                "qkey generate 'new.pem?passphrase-env=NOT_SET'",
+                "qkey generate --encrypt new.pem",
+                "qkey generate --encrypt new.pem --no-input",
+                "qkey generate 'new.pem?passphrase-env=EMPTY' --format sec1",
+                "qkey generate 'new.pem?passphrase-env=EMPTY' --format openssh",
+            ]
+        ),
+        str![[r#"
+$ qkey generate 'new.pem?passphrase-env=NOT_SET'
+exit 3
+--- stdout
+--- stderr
+error: cannot open new.pem?passphrase-env=NOT_SET
+  caused by: the environment variable NOT_SET is not set
+hint: an attribute of the key source gives it without a terminal: ?passphrase-file=PATH, passphrase-env=VAR, passphrase-fd=N or passphrase-command=COMMAND
+
+$ qkey generate --encrypt new.pem
+exit 3
+--- stdout
+--- stderr
+error: cannot open new.pem
+  caused by: a new passphrase for new.pem is needed, and there is no terminal to ask on
+hint: an attribute of the key source gives it without a terminal: ?passphrase-file=PATH, passphrase-env=VAR, passphrase-fd=N or passphrase-command=COMMAND
+
+$ qkey generate --encrypt new.pem --no-input
+exit 3
+--- stdout
+--- stderr
+error: cannot open new.pem
+  caused by: a new passphrase for new.pem is needed, and asking is switched off
+hint: an attribute of the key source gives it without a terminal: ?passphrase-file=PATH, passphrase-env=VAR, passphrase-fd=N or passphrase-command=COMMAND
+
+$ qkey generate 'new.pem?passphrase-env=EMPTY' --format sec1
+exit 3
+--- stdout
+--- stderr
+error: cannot use the key file new.pem?passphrase-env=EMPTY
+  caused by: a SEC1 private key cannot be encrypted with an empty passphrase
+hint: give a passphrase, or leave the key unencrypted
+
+$ qkey generate 'new.pem?passphrase-env=EMPTY' --format openssh
+exit 3
+--- stdout
+--- stderr
+error: cannot use the key file new.pem?passphrase-env=EMPTY
+  caused by: an OpenSSH private key cannot be encrypted with an empty passphrase
+hint: give a passphrase, or leave the key unencrypted
+
+
+"#]].raw()
+    );
+    assert_eq!(names(&qkey.path("")), INITIAL);
+}
+
+#[test]
+fn an_empty_passphrase_is_one_where_the_container_takes_it() {
+    let qkey = Qkey::new().env("EMPTY", "");
+    prints(&qkey, "qkey generate 'new.pem?passphrase-env=EMPTY'");
+    let text = fs::read_to_string(qkey.path("new.pem")).unwrap();
+    assert!(text.starts_with("-----BEGIN ENCRYPTED PRIVATE KEY-----\n"));
+    assert_eq!(
+        prints(&qkey, "qkey pubkey 'new.pem?passphrase-env=EMPTY'"),
+        prints(&qkey, "openssl pkey -in new.pem -passin pass: -pubout"),
+    );
+}
+
+#[test]
+fn of_several_at_once_one_makes_the_key() {
+    let qkey = Qkey::new();
+    let runs: Vec<_> = thread::scope(|scope| {
+        let threads: Vec<_> = (0..6)
+            .map(|_| scope.spawn(|| qkey.run(["generate", "new.pem", "--output", "json"])))
+            .collect();
+        threads
+            .into_iter()
+            .map(|thread| thread.join().unwrap())
+            .collect()
+    });
+    let made: Vec<_> = runs.iter().filter(|run| run.code == 0).collect();
+    assert_eq!(made.len(), 1, "{runs:?}");
+    assert!(
+        runs.iter().all(|run| run.code == 0 || run.code == 3),
+        "{runs:?}"
+    );
+    let key = qkey.run(["pubkey", "new.pem", "--output", "json"]).json();
+    assert_eq!(key["public_key"], made[0].json()["public_key"]);
+    assert_eq!(
+        names(&qkey.path("")),
+        ["alice.pem", "bob.pem", "carol.pem", "new.pem"]
+    );
+}
+
+#[test]
+fn a_key_file_is_whole_from_the_moment_it_is_there() {
+    let qkey = Qkey::new();
+    let path = qkey.path("new.pem");
+    let mut child = qkey.command(["generate", "new.pem"]).spawn().unwrap();
+    let first = loop {
+        if let Ok(text) = fs::read_to_string(&path) {
+            break text;
+        }
+        assert!(
+            child
+                .try_wait()
+                .unwrap()
+                .is_none_or(|status| status.success())
+        );
+        thread::yield_now();
+    };
+    assert!(child.wait().unwrap().success());
+    assert!(first.ends_with("-----END PRIVATE KEY-----\n"), "{first:?}");
+    assert_eq!(first, fs::read_to_string(&path).unwrap());
+}
+
+#[test]
+fn two_keys_are_never_the_same() {
+    let qkey = Qkey::new();
+    let a = qkey.run(["generate", "a.pem", "--output", "json"]).json();
+    let b = qkey.run(["generate", "b.pem", "--output", "json"]).json();
+    assert_ne!(a["public_key"], b["public_key"]);
+}
+
+#[test]
+fn a_result_that_cannot_be_written_says_that_the_key_may_be_there() {
+    let qkey = Qkey::new();
+    assert_data_eq!(
+        transcript(
+            &qkey,
+            ["qkey generate new.pem > /dev/full", "test -s new.pem"]
+        ),
+        str![[r#"
+$ qkey generate new.pem > /dev/full
+exit 1
+--- stdout
+--- stderr
+error: the result cannot be written to stdout
+  caused by: No space left on device (os error 28)
+hint: what was asked for may have been done all the same: run it again to see
+
+$ test -s new.pem
+exit 0
+--- stdout
+--- stderr
+
+
+"#]]
+        .raw()
+    );
+}

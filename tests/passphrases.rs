@@ -1,0 +1,819 @@
+//! Where passphrases come from, and where they never go.
+
+mod support;
+
+use std::{
+    fs,
+    io::Write,
+    os::{
+        fd::OwnedFd,
+        unix::{fs::PermissionsExt, net::UnixStream},
+    },
+    time::Instant,
+};
+
+use snapbox::{IntoData, assert_data_eq, str};
+use support::{
+    mock::Mock,
+    qkey::{Qkey, public_key_base64},
+    shell::{self, prints, transcript},
+};
+
+/// `locked.pem` is Alice's key under the passphrase `open sesame`.
+fn with_locked_key() -> Qkey {
+    lock(Qkey::new(), "alice", "locked.pem", "open sesame")
+}
+
+/// Adds a key file under a passphrase.
+fn lock(qkey: Qkey, owner: &str, name: &str, passphrase: &str) -> Qkey {
+    qkey.write("pass.tmp", passphrase);
+    prints(
+        &qkey,
+        &format!(
+            "openssl pkcs8 -topk8 -v2 aes-256-cbc -in {owner}.pem -passout file:pass.tmp -out {name}
+             chmod 600 {name}; rm pass.tmp"
+        ),
+    );
+    qkey
+}
+
+#[test]
+fn an_environment_variable_gives_it() {
+    let qkey = with_locked_key()
+        .env("RIGHT", "open sesame")
+        .env("WRONG", "open barley")
+        .env("NEWLINE", "open sesame\n")
+        .env("EMPTY", "");
+    assert_data_eq!(
+        transcript(
+            &qkey,
+            [
+                "qkey pubkey 'locked.pem?passphrase-env=RIGHT' --format base64",
+                "qkey pubkey 'locked.pem?passphrase-env=WRONG'",
+                "qkey pubkey 'locked.pem?passphrase-env=NEWLINE'",
+                "qkey pubkey 'locked.pem?passphrase-env=EMPTY'",
+                "qkey pubkey 'locked.pem?passphrase-env=NOT_SET'",
+                "qkey pubkey 'locked.pem?passphrase-env=NOT_SET' --output json",
+            ]
+        ),
+        str![[r#"
+$ qkey pubkey 'locked.pem?passphrase-env=RIGHT' --format base64
+exit 0
+--- stdout
+MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEgKmJRFWtWTEHhBTiC5rI1rbBJlXJqTNGHl4O+YRUke1drezNEidIVqu/UMnMs+81HL8VwIyyeeCwHkLLEK2aaQ==
+--- stderr
+
+$ qkey pubkey 'locked.pem?passphrase-env=WRONG'
+exit 3
+--- stdout
+--- stderr
+error: cannot use the key file locked.pem?passphrase-env=WRONG
+  caused by: wrong passphrase
+hint: to try a passphrase elsewhere: `openssl pkey -in locked.pem -noout`, or for OpenSSH's format `ssh-keygen -y -f locked.pem`
+
+$ qkey pubkey 'locked.pem?passphrase-env=NEWLINE'
+exit 3
+--- stdout
+--- stderr
+error: cannot use the key file locked.pem?passphrase-env=NEWLINE
+  caused by: wrong passphrase
+hint: to try a passphrase elsewhere: `openssl pkey -in locked.pem -noout`, or for OpenSSH's format `ssh-keygen -y -f locked.pem`
+
+$ qkey pubkey 'locked.pem?passphrase-env=EMPTY'
+exit 3
+--- stdout
+--- stderr
+error: cannot use the key file locked.pem?passphrase-env=EMPTY
+  caused by: wrong passphrase
+hint: to try a passphrase elsewhere: `openssl pkey -in locked.pem -noout`, or for OpenSSH's format `ssh-keygen -y -f locked.pem`
+
+$ qkey pubkey 'locked.pem?passphrase-env=NOT_SET'
+exit 3
+--- stdout
+--- stderr
+error: cannot open locked.pem?passphrase-env=NOT_SET
+  caused by: the environment variable NOT_SET is not set
+hint: an attribute of the key source gives it without a terminal: ?passphrase-file=PATH, passphrase-env=VAR, passphrase-fd=N or passphrase-command=COMMAND
+
+$ qkey pubkey 'locked.pem?passphrase-env=NOT_SET' --output json
+exit 3
+--- stdout
+--- stderr
+{"error":{"kind":"key","message":"cannot open locked.pem?passphrase-env=NOT_SET","causes":["the environment variable NOT_SET is not set"],"hint":"an attribute of the key source gives it without a terminal: ?passphrase-file=PATH, passphrase-env=VAR, passphrase-fd=N or passphrase-command=COMMAND","exit_code":3}}
+
+
+"#]].raw()
+    );
+}
+
+#[test]
+fn set_but_empty_is_a_passphrase() {
+    let qkey = Qkey::new().env("EMPTY", "");
+    prints(&qkey, "qkey generate 'empty.pem?passphrase-env=EMPTY'");
+    qkey.write("nothing", "");
+    qkey.write("newline", "\n");
+    for source in [
+        "empty.pem?passphrase-env=EMPTY",
+        "empty.pem?passphrase-file=nothing",
+        "empty.pem?passphrase-file=newline",
+        "empty.pem?passphrase-command=true",
+        "empty.pem?passphrase-fd=0",
+    ] {
+        prints(&qkey, &format!("qkey pubkey '{source}'"));
+    }
+}
+
+#[test]
+fn a_file_gives_its_one_line() {
+    let qkey = with_locked_key();
+    qkey.write("plain", "open sesame");
+    qkey.write("newline", "open sesame\n");
+    qkey.write("crlf", "open sesame\r\n");
+    qkey.write("two", "open sesame\nopen barley\n");
+    qkey.write("wrong", "open barley\n");
+    qkey.write("blank", "open sesame \n");
+    qkey.write("long", "x".repeat(20_000));
+    fs::create_dir(qkey.path("folder")).unwrap();
+    for file in ["plain", "newline", "crlf"] {
+        let run = qkey.run(["pubkey", &format!("locked.pem?passphrase-file={file}")]);
+        assert_eq!((run.code, &*run.stderr), (0, ""), "{file}");
+    }
+    assert_data_eq!(
+        transcript(
+            &qkey,
+            [
+                "qkey pubkey 'locked.pem?passphrase-file=two'",
+                "qkey pubkey 'locked.pem?passphrase-file=wrong'",
+                "qkey pubkey 'locked.pem?passphrase-file=blank'",
+                "qkey pubkey 'locked.pem?passphrase-file=long'",
+                "qkey pubkey 'locked.pem?passphrase-file=missing'",
+                "qkey pubkey 'locked.pem?passphrase-file=folder'",
+                "qkey pubkey 'locked.pem?passphrase-file=/dev/null'",
+            ]
+        ),
+        str![[r#"
+$ qkey pubkey 'locked.pem?passphrase-file=two'
+exit 3
+--- stdout
+--- stderr
+error: cannot open locked.pem?passphrase-file=two
+  caused by: the passphrase of locked.pem?passphrase-file=two in two holds more than one line
+hint: an attribute of the key source gives it without a terminal: ?passphrase-file=PATH, passphrase-env=VAR, passphrase-fd=N or passphrase-command=COMMAND
+
+$ qkey pubkey 'locked.pem?passphrase-file=wrong'
+exit 3
+--- stdout
+--- stderr
+error: cannot use the key file locked.pem?passphrase-file=wrong
+  caused by: wrong passphrase
+hint: to try a passphrase elsewhere: `openssl pkey -in locked.pem -noout`, or for OpenSSH's format `ssh-keygen -y -f locked.pem`
+
+$ qkey pubkey 'locked.pem?passphrase-file=blank'
+exit 3
+--- stdout
+--- stderr
+error: cannot use the key file locked.pem?passphrase-file=blank
+  caused by: wrong passphrase
+hint: to try a passphrase elsewhere: `openssl pkey -in locked.pem -noout`, or for OpenSSH's format `ssh-keygen -y -f locked.pem`
+
+$ qkey pubkey 'locked.pem?passphrase-file=long'
+exit 3
+--- stdout
+--- stderr
+error: cannot open locked.pem?passphrase-file=long
+  caused by: the passphrase of locked.pem?passphrase-file=long in long is longer than any passphrase
+hint: an attribute of the key source gives it without a terminal: ?passphrase-file=PATH, passphrase-env=VAR, passphrase-fd=N or passphrase-command=COMMAND
+
+$ qkey pubkey 'locked.pem?passphrase-file=missing'
+exit 3
+--- stdout
+--- stderr
+error: cannot open locked.pem?passphrase-file=missing
+  caused by: cannot read the passphrase of locked.pem?passphrase-file=missing in missing
+  caused by: No such file or directory (os error 2)
+hint: an attribute of the key source gives it without a terminal: ?passphrase-file=PATH, passphrase-env=VAR, passphrase-fd=N or passphrase-command=COMMAND
+
+$ qkey pubkey 'locked.pem?passphrase-file=folder'
+exit 3
+--- stdout
+--- stderr
+error: cannot open locked.pem?passphrase-file=folder
+  caused by: cannot read the passphrase of locked.pem?passphrase-file=folder in folder
+  caused by: Is a directory (os error 21)
+hint: an attribute of the key source gives it without a terminal: ?passphrase-file=PATH, passphrase-env=VAR, passphrase-fd=N or passphrase-command=COMMAND
+
+$ qkey pubkey 'locked.pem?passphrase-file=/dev/null'
+exit 3
+--- stdout
+--- stderr
+error: cannot use the key file locked.pem?passphrase-file=/dev/null
+  caused by: wrong passphrase
+hint: to try a passphrase elsewhere: `openssl pkey -in locked.pem -noout`, or for OpenSSH's format `ssh-keygen -y -f locked.pem`
+
+
+"#]].raw()
+    );
+}
+
+#[test]
+fn a_file_that_others_can_read_is_warned_of_and_taken() {
+    let qkey = with_locked_key();
+    let file = qkey.write("pass word", "open sesame\n");
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).unwrap();
+    assert_data_eq!(
+        transcript(
+            &qkey,
+            [
+                "qkey pubkey 'locked.pem?passphrase-file=pass%20word' --format base64",
+                "qkey pubkey 'locked.pem?passphrase-file=pass%20word' --format base64 -q",
+            ]
+        ),
+        str![[r#"
+$ qkey pubkey 'locked.pem?passphrase-file=pass%20word' --format base64
+exit 0
+--- stdout
+MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEgKmJRFWtWTEHhBTiC5rI1rbBJlXJqTNGHl4O+YRUke1drezNEidIVqu/UMnMs+81HL8VwIyyeeCwHkLLEK2aaQ==
+--- stderr
+warning: pass word can be read or written by others (mode 0640); `chmod 600 'pass word'` mends that
+
+$ qkey pubkey 'locked.pem?passphrase-file=pass%20word' --format base64 -q
+exit 0
+--- stdout
+MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEgKmJRFWtWTEHhBTiC5rI1rbBJlXJqTNGHl4O+YRUke1drezNEidIVqu/UMnMs+81HL8VwIyyeeCwHkLLEK2aaQ==
+--- stderr
+
+
+"#]].raw()
+    );
+}
+
+#[test]
+fn a_file_descriptor_gives_it() {
+    let qkey = with_locked_key();
+    qkey.write("pass", "open sesame\n");
+    qkey.write("wrong", "open barley\n");
+    qkey.write("two", "open sesame\nopen barley\n");
+    assert_data_eq!(
+        transcript(
+            &qkey,
+            [
+                "qkey pubkey 'locked.pem?passphrase-fd=3' --format base64 3< pass",
+                "cat pass | qkey pubkey 'locked.pem?passphrase-fd=0' --format base64",
+                "qkey pubkey 'locked.pem?passphrase-fd=3' 3< wrong",
+                "qkey pubkey 'locked.pem?passphrase-fd=3' 3< two",
+                "qkey pubkey 'locked.pem?passphrase-fd=3' 3< /dev/null",
+                "qkey pubkey 'locked.pem?passphrase-fd=9' 9<&-",
+                "qkey pubkey 'locked.pem?passphrase-fd=3' 3> /dev/null",
+                "qkey pubkey 'locked.pem?passphrase-fd=three'",
+                "qkey pubkey 'locked.pem?passphrase-fd=-1'",
+            ]
+        ),
+        str![[r#"
+$ qkey pubkey 'locked.pem?passphrase-fd=3' --format base64 3< pass
+exit 0
+--- stdout
+MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEgKmJRFWtWTEHhBTiC5rI1rbBJlXJqTNGHl4O+YRUke1drezNEidIVqu/UMnMs+81HL8VwIyyeeCwHkLLEK2aaQ==
+--- stderr
+
+$ cat pass | qkey pubkey 'locked.pem?passphrase-fd=0' --format base64
+exit 0
+--- stdout
+MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEgKmJRFWtWTEHhBTiC5rI1rbBJlXJqTNGHl4O+YRUke1drezNEidIVqu/UMnMs+81HL8VwIyyeeCwHkLLEK2aaQ==
+--- stderr
+
+$ qkey pubkey 'locked.pem?passphrase-fd=3' 3< wrong
+exit 3
+--- stdout
+--- stderr
+error: cannot use the key file locked.pem?passphrase-fd=3
+  caused by: wrong passphrase
+hint: to try a passphrase elsewhere: `openssl pkey -in locked.pem -noout`, or for OpenSSH's format `ssh-keygen -y -f locked.pem`
+
+$ qkey pubkey 'locked.pem?passphrase-fd=3' 3< two
+exit 3
+--- stdout
+--- stderr
+error: cannot open locked.pem?passphrase-fd=3
+  caused by: the passphrase of locked.pem?passphrase-fd=3 from file descriptor 3 holds more than one line
+hint: an attribute of the key source gives it without a terminal: ?passphrase-file=PATH, passphrase-env=VAR, passphrase-fd=N or passphrase-command=COMMAND
+
+$ qkey pubkey 'locked.pem?passphrase-fd=3' 3< /dev/null
+exit 3
+--- stdout
+--- stderr
+error: cannot use the key file locked.pem?passphrase-fd=3
+  caused by: wrong passphrase
+hint: to try a passphrase elsewhere: `openssl pkey -in locked.pem -noout`, or for OpenSSH's format `ssh-keygen -y -f locked.pem`
+
+$ qkey pubkey 'locked.pem?passphrase-fd=9' 9<&-
+exit 3
+--- stdout
+--- stderr
+error: cannot open locked.pem?passphrase-fd=9
+  caused by: cannot read the passphrase of locked.pem?passphrase-fd=9 from file descriptor 9
+  caused by: Bad file descriptor (os error 9)
+hint: an attribute of the key source gives it without a terminal: ?passphrase-file=PATH, passphrase-env=VAR, passphrase-fd=N or passphrase-command=COMMAND
+
+$ qkey pubkey 'locked.pem?passphrase-fd=3' 3> /dev/null
+exit 3
+--- stdout
+--- stderr
+error: cannot open locked.pem?passphrase-fd=3
+  caused by: cannot read the passphrase of locked.pem?passphrase-fd=3 from file descriptor 3
+  caused by: Bad file descriptor (os error 9)
+hint: an attribute of the key source gives it without a terminal: ?passphrase-file=PATH, passphrase-env=VAR, passphrase-fd=N or passphrase-command=COMMAND
+
+$ qkey pubkey 'locked.pem?passphrase-fd=three'
+exit 2
+--- stdout
+--- stderr
+error: "three" in "locked.pem?passphrase-fd=three" is no file descriptor
+hint: give a number, as in passphrase-fd=3
+
+$ qkey pubkey 'locked.pem?passphrase-fd=-1'
+exit 2
+--- stdout
+--- stderr
+error: "-1" in "locked.pem?passphrase-fd=-1" is no file descriptor
+hint: give a number, as in passphrase-fd=3
+
+
+"#]].raw()
+    );
+}
+
+#[test]
+fn a_descriptor_may_be_a_socket() {
+    // What some programs give their children as a pipe.
+    let qkey = with_locked_key();
+    let (mut ours, theirs) = UnixStream::pair().unwrap();
+    let command = qkey
+        .command(["pubkey", "locked.pem?passphrase-fd=0", "--format=base64"])
+        .stdin(OwnedFd::from(theirs))
+        .spawn()
+        .unwrap();
+    // It may end without reading.
+    let _ = ours.write_all(b"open sesame\n");
+    drop(ours);
+    let run = qkey.taken(&command.wait_with_output().unwrap());
+    assert_eq!((run.code, &*run.stderr), (0, ""));
+}
+
+#[test]
+fn a_descriptor_is_read_from_where_it_stands() {
+    let qkey = with_locked_key();
+    qkey.write("two", "the first line\nopen sesame\n");
+    let line = "{ read -r first; qkey pubkey 'locked.pem?passphrase-fd=0'; } < two";
+    let run = shell::run(&qkey, line);
+    assert_eq!((run.code, &*run.stderr), (0, ""));
+}
+
+#[test]
+fn a_command_prints_it() {
+    let qkey = with_locked_key();
+    qkey.write("pass", "open sesame\n");
+    assert_data_eq!(
+        transcript(
+            &qkey,
+            [
+                "qkey pubkey 'locked.pem?passphrase-command=cat%20pass' --format base64",
+                "qkey pubkey 'locked.pem?passphrase-command=echo%20hello%20%3E%262; cat pass' --format base64",
+                "qkey pubkey 'locked.pem?passphrase-command=echo open barley'",
+                "qkey pubkey 'locked.pem?passphrase-command=true'",
+                "qkey pubkey 'locked.pem?passphrase-command=cat pass pass'",
+                "qkey pubkey 'locked.pem?passphrase-command=exit 3'",
+                "qkey pubkey 'locked.pem?passphrase-command=echo the vault is sealed >%262; exit 3'",
+                "qkey pubkey 'locked.pem?passphrase-command=kill -9 $$'",
+            ]
+        ),
+        str![[r#"
+$ qkey pubkey 'locked.pem?passphrase-command=cat%20pass' --format base64
+exit 0
+--- stdout
+MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEgKmJRFWtWTEHhBTiC5rI1rbBJlXJqTNGHl4O+YRUke1drezNEidIVqu/UMnMs+81HL8VwIyyeeCwHkLLEK2aaQ==
+--- stderr
+
+$ qkey pubkey 'locked.pem?passphrase-command=echo%20hello%20%3E%262; cat pass' --format base64
+exit 0
+--- stdout
+MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEgKmJRFWtWTEHhBTiC5rI1rbBJlXJqTNGHl4O+YRUke1drezNEidIVqu/UMnMs+81HL8VwIyyeeCwHkLLEK2aaQ==
+--- stderr
+
+$ qkey pubkey 'locked.pem?passphrase-command=echo open barley'
+exit 3
+--- stdout
+--- stderr
+error: cannot use the key file locked.pem?passphrase-command=echo open barley
+  caused by: wrong passphrase
+hint: to try a passphrase elsewhere: `openssl pkey -in locked.pem -noout`, or for OpenSSH's format `ssh-keygen -y -f locked.pem`
+
+$ qkey pubkey 'locked.pem?passphrase-command=true'
+exit 3
+--- stdout
+--- stderr
+error: cannot use the key file locked.pem?passphrase-command=true
+  caused by: wrong passphrase
+hint: to try a passphrase elsewhere: `openssl pkey -in locked.pem -noout`, or for OpenSSH's format `ssh-keygen -y -f locked.pem`
+
+$ qkey pubkey 'locked.pem?passphrase-command=cat pass pass'
+exit 3
+--- stdout
+--- stderr
+error: cannot open locked.pem?passphrase-command=cat pass pass
+  caused by: the passphrase of locked.pem?passphrase-command=cat pass pass from the command holds more than one line
+hint: an attribute of the key source gives it without a terminal: ?passphrase-file=PATH, passphrase-env=VAR, passphrase-fd=N or passphrase-command=COMMAND
+
+$ qkey pubkey 'locked.pem?passphrase-command=exit 3'
+exit 3
+--- stdout
+--- stderr
+error: cannot open locked.pem?passphrase-command=exit 3
+  caused by: the command for the passphrase of locked.pem?passphrase-command=exit 3 failed
+  caused by: `/bin/sh` exited with 3
+hint: an attribute of the key source gives it without a terminal: ?passphrase-file=PATH, passphrase-env=VAR, passphrase-fd=N or passphrase-command=COMMAND
+
+$ qkey pubkey 'locked.pem?passphrase-command=echo the vault is sealed >%262; exit 3'
+exit 3
+--- stdout
+--- stderr
+error: cannot open locked.pem?passphrase-command=echo the vault is sealed >%262; exit 3
+  caused by: the command for the passphrase of locked.pem?passphrase-command=echo the vault is sealed >%262; exit 3 failed
+  caused by: `/bin/sh` exited with 3: the vault is sealed
+hint: an attribute of the key source gives it without a terminal: ?passphrase-file=PATH, passphrase-env=VAR, passphrase-fd=N or passphrase-command=COMMAND
+
+$ qkey pubkey 'locked.pem?passphrase-command=kill -9 $$'
+exit 3
+--- stdout
+--- stderr
+error: cannot open locked.pem?passphrase-command=kill -9 $$
+  caused by: the command for the passphrase of locked.pem?passphrase-command=kill -9 $$ failed
+  caused by: `/bin/sh` was killed by signal 9
+hint: an attribute of the key source gives it without a terminal: ?passphrase-file=PATH, passphrase-env=VAR, passphrase-fd=N or passphrase-command=COMMAND
+
+
+"#]].raw()
+    );
+}
+
+#[test]
+fn a_command_that_is_not_there_is_named_in_the_shells_words() {
+    let qkey = with_locked_key();
+    let run = qkey.run([
+        "pubkey",
+        "locked.pem?passphrase-command=qkey-has-no-such-program",
+    ]);
+    assert_eq!((run.code, &*run.stdout), (3, ""));
+    let words = run
+        .stderr
+        .lines()
+        .find(|line| line.contains("/bin/sh"))
+        .unwrap();
+    assert!(words.contains("qkey-has-no-such-program"), "{}", run.stderr);
+}
+
+#[test]
+fn what_a_failing_command_has_printed_is_not_shown() {
+    let qkey = with_locked_key();
+    let run = qkey.run([
+        "pubkey",
+        "locked.pem?passphrase-command=echo open sesame; exit 3",
+        "-vv",
+    ]);
+    assert_eq!(run.code, 3);
+    // The command line itself is the user's own and stands in the title; its output does not.
+    let told = run.stderr.replace("echo open sesame", "");
+    assert!(!told.contains("open sesame"), "{told}");
+}
+
+#[test]
+fn a_command_that_hangs_is_ended() {
+    let qkey = with_locked_key();
+    let started = Instant::now();
+    assert_data_eq!(
+        transcript(
+            &qkey,
+            ["qkey pubkey 'locked.pem?passphrase-command=sleep 300' --timeout 1"]
+        ),
+        str![[r#"
+$ qkey pubkey 'locked.pem?passphrase-command=sleep 300' --timeout 1
+exit 3
+--- stdout
+--- stderr
+error: cannot open locked.pem?passphrase-command=sleep 300
+  caused by: the command for the passphrase of locked.pem?passphrase-command=sleep 300 failed
+  caused by: `/bin/sh` did not finish within 1 s and was killed
+hint: an attribute of the key source gives it without a terminal: ?passphrase-file=PATH, passphrase-env=VAR, passphrase-fd=N or passphrase-command=COMMAND
+
+
+"#]].raw()
+    );
+    assert!(started.elapsed().as_secs() < 60);
+}
+
+#[test]
+fn a_key_that_is_not_encrypted_needs_none() {
+    let qkey = Qkey::new();
+    for source in [
+        "alice.pem?passphrase-env=NOT_SET",
+        "alice.pem?passphrase-file=missing",
+        "alice.pem?passphrase-fd=9",
+        "alice.pem?passphrase-command=false",
+    ] {
+        let run = qkey.run(["pubkey", source]);
+        assert_eq!((run.code, &*run.stderr), (0, ""), "{source}");
+    }
+}
+
+#[test]
+fn it_is_given_in_one_way_and_by_an_attribute_that_is_known() {
+    let qkey = with_locked_key();
+    assert_data_eq!(
+        transcript(
+            &qkey,
+            [
+                "qkey pubkey 'locked.pem?passphrase-env=A&passphrase-file=b'",
+                "qkey pubkey 'locked.pem?passphrase-env=A&passphrase-env=B'",
+                "qkey pubkey 'locked.pem?passphrase-flie=b'",
+                "qkey pubkey 'locked.pem?passphrase=secret'",
+                "qkey pubkey 'locked.pem?pin-env=A'",
+                "qkey pubkey 'locked.pem?passphrase-env'",
+                "qkey pubkey 'locked.pem?passphrase-file=%zz'",
+            ]
+        ),
+        str![[r#"
+$ qkey pubkey 'locked.pem?passphrase-env=A&passphrase-file=b'
+exit 2
+--- stdout
+--- stderr
+error: "locked.pem?passphrase-env=A&passphrase-file=b" gives its passphrase in two ways
+
+$ qkey pubkey 'locked.pem?passphrase-env=A&passphrase-env=B'
+exit 2
+--- stdout
+--- stderr
+error: "locked.pem?passphrase-env=A&passphrase-env=B" is not a key source: the attribute "passphrase-env" is given twice
+
+$ qkey pubkey 'locked.pem?passphrase-flie=b'
+exit 2
+--- stdout
+--- stderr
+error: "locked.pem?passphrase-flie=b" is not a key source: it has no attribute "passphrase-flie"
+hint: did you mean "passphrase-file"? file takes passphrase-env, passphrase-file, passphrase-fd, passphrase-command; a `?` that belongs to a path is written file:…%3F
+
+$ qkey pubkey 'locked.pem?passphrase=secret'
+exit 2
+--- stdout
+--- stderr
+error: "locked.pem?passphrase=secret" is not a key source: it has no attribute "passphrase"
+hint: did you mean "passphrase-fd"? file takes passphrase-env, passphrase-file, passphrase-fd, passphrase-command; a `?` that belongs to a path is written file:…%3F
+
+$ qkey pubkey 'locked.pem?pin-env=A'
+exit 2
+--- stdout
+--- stderr
+error: "locked.pem?pin-env=A" is not a key source: it has no attribute "pin-env"
+hint: file takes passphrase-env, passphrase-file, passphrase-fd, passphrase-command; a `?` that belongs to a path is written file:…%3F
+
+$ qkey pubkey 'locked.pem?passphrase-env'
+exit 2
+--- stdout
+--- stderr
+error: "locked.pem?passphrase-env" is not a key source: the attribute "passphrase-env" has no value
+
+$ qkey pubkey 'locked.pem?passphrase-file=%zz'
+exit 2
+--- stdout
+--- stderr
+error: "locked.pem?passphrase-file=%zz" is not a key source: in "%zz" a `%` begins no escape (write `%25`)
+
+
+"#]].raw()
+    );
+}
+
+#[test]
+fn nobody_is_asked_without_a_terminal_or_when_asking_is_off() {
+    let qkey = with_locked_key();
+    assert_data_eq!(
+        transcript(
+            &qkey,
+            [
+                "qkey pubkey locked.pem",
+                "qkey pubkey locked.pem --no-input",
+                "QKEY_NO_INPUT=1 qkey pubkey locked.pem",
+                "QKEY_NO_INPUT=0 qkey pubkey locked.pem",
+                "QKEY_NO_INPUT=false qkey pubkey locked.pem --output json",
+            ]
+        ),
+        str![[r#"
+$ qkey pubkey locked.pem
+exit 3
+--- stdout
+--- stderr
+error: cannot open locked.pem
+  caused by: the passphrase of locked.pem is needed, and there is no terminal to ask on
+hint: an attribute of the key source gives it without a terminal: ?passphrase-file=PATH, passphrase-env=VAR, passphrase-fd=N or passphrase-command=COMMAND
+
+$ qkey pubkey locked.pem --no-input
+exit 3
+--- stdout
+--- stderr
+error: cannot open locked.pem
+  caused by: the passphrase of locked.pem is needed, and asking is switched off
+hint: an attribute of the key source gives it without a terminal: ?passphrase-file=PATH, passphrase-env=VAR, passphrase-fd=N or passphrase-command=COMMAND
+
+$ QKEY_NO_INPUT=1 qkey pubkey locked.pem
+exit 3
+--- stdout
+--- stderr
+error: cannot open locked.pem
+  caused by: the passphrase of locked.pem is needed, and asking is switched off
+hint: an attribute of the key source gives it without a terminal: ?passphrase-file=PATH, passphrase-env=VAR, passphrase-fd=N or passphrase-command=COMMAND
+
+$ QKEY_NO_INPUT=0 qkey pubkey locked.pem
+exit 3
+--- stdout
+--- stderr
+error: cannot open locked.pem
+  caused by: the passphrase of locked.pem is needed, and there is no terminal to ask on
+hint: an attribute of the key source gives it without a terminal: ?passphrase-file=PATH, passphrase-env=VAR, passphrase-fd=N or passphrase-command=COMMAND
+
+$ QKEY_NO_INPUT=false qkey pubkey locked.pem --output json
+exit 3
+--- stdout
+--- stderr
+{"error":{"kind":"key","message":"cannot open locked.pem","causes":["the passphrase of locked.pem is needed, and there is no terminal to ask on"],"hint":"an attribute of the key source gives it without a terminal: ?passphrase-file=PATH, passphrase-env=VAR, passphrase-fd=N or passphrase-command=COMMAND","exit_code":3}}
+
+
+"#]].raw()
+    );
+}
+
+#[test]
+fn nobody_is_asked_when_the_configuration_says_so() {
+    let qkey = with_locked_key();
+    qkey.configure("[defaults]\nno-input = true\n");
+    let run = qkey.run(["pubkey", "locked.pem"]);
+    assert!(
+        run.stderr.contains("asking is switched off"),
+        "{}",
+        run.stderr
+    );
+}
+
+/// A cluster that holds Alice's key, `old.pem` (Alice) and `new.pem` (Bob) with passphrases of
+/// their own.
+fn with_two_locked_keys() -> (Mock, Qkey) {
+    let mock = Mock::new();
+    let qkey = Qkey::with_mock(&mock);
+    let qkey = lock(qkey, "alice", "old.pem", "the old one");
+    let qkey = lock(qkey, "bob", "new.pem", "the new one");
+    mock.add_key("lock", "", &public_key_base64(&qkey.path("alice.pem")));
+    (mock, qkey)
+}
+
+#[test]
+fn two_keys_are_opened_with_two_passphrases() {
+    let (mock, qkey) = with_two_locked_keys();
+    let qkey = qkey.env("NEW", "the new one");
+    qkey.write("old.pass", "the old one\n");
+    assert_data_eq!(
+        transcript(
+            &qkey,
+            ["qkey replace -k lock --old-key 'old.pem?passphrase-file=old.pass' --new-key 'new.pem?passphrase-env=NEW'"]
+        ),
+        str![[r#"
+$ qkey replace -k lock --old-key 'old.pem?passphrase-file=old.pass' --new-key 'new.pem?passphrase-env=NEW'
+exit 0
+--- stdout
+Replaced key 1 ("lock").
+  was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
+  now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
+--- stderr
+
+
+"#]].raw()
+    );
+    assert_eq!(
+        mock.public_key("1"),
+        public_key_base64(&qkey.path("bob.pem"))
+    );
+}
+
+#[test]
+fn one_descriptor_serves_two_keys() {
+    let mock = Mock::new();
+    let qkey = Qkey::with_mock(&mock);
+    let qkey = lock(qkey, "alice", "old.pem", "the same");
+    let qkey = lock(qkey, "bob", "new.pem", "the same");
+    mock.add_key("lock", "", &public_key_base64(&qkey.path("alice.pem")));
+    let run = shell::run(
+        &qkey,
+        "echo the same | qkey replace -k lock --old-key 'old.pem?passphrase-fd=0' --new-key 'new.pem?passphrase-fd=0'",
+    );
+    assert_eq!((run.code, &*run.stderr), (0, ""));
+    assert_eq!(
+        mock.public_key("1"),
+        public_key_base64(&qkey.path("bob.pem"))
+    );
+}
+
+#[test]
+fn a_wrong_passphrase_of_either_key_sends_nothing() {
+    let (mock, qkey) = with_two_locked_keys();
+    let qkey = qkey.env("OLD", "the old one").env("NEW", "the new one");
+    assert_data_eq!(
+        transcript(
+            &qkey,
+            [
+                "qkey replace -k lock --old-key 'old.pem?passphrase-env=NEW' --new-key 'new.pem?passphrase-env=NEW'",
+                "qkey replace -k lock --old-key 'old.pem?passphrase-env=OLD' --new-key 'new.pem?passphrase-env=OLD'",
+                "qkey replace -k lock --old-key old.pem --new-key 'new.pem?passphrase-env=NEW'",
+                "qkey replace -k lock --old-key 'old.pem?passphrase-env=OLD' --new-key new.pem --no-input",
+            ]
+        ),
+        str![[r#"
+$ qkey replace -k lock --old-key 'old.pem?passphrase-env=NEW' --new-key 'new.pem?passphrase-env=NEW'
+exit 3
+--- stdout
+--- stderr
+error: cannot use the key file old.pem?passphrase-env=NEW
+  caused by: wrong passphrase
+hint: to try a passphrase elsewhere: `openssl pkey -in old.pem -noout`, or for OpenSSH's format `ssh-keygen -y -f old.pem`
+
+$ qkey replace -k lock --old-key 'old.pem?passphrase-env=OLD' --new-key 'new.pem?passphrase-env=OLD'
+exit 3
+--- stdout
+--- stderr
+error: cannot use the key file new.pem?passphrase-env=OLD
+  caused by: wrong passphrase
+hint: to try a passphrase elsewhere: `openssl pkey -in new.pem -noout`, or for OpenSSH's format `ssh-keygen -y -f new.pem`
+
+$ qkey replace -k lock --old-key old.pem --new-key 'new.pem?passphrase-env=NEW'
+exit 3
+--- stdout
+--- stderr
+error: cannot open old.pem
+  caused by: the passphrase of old.pem is needed, and there is no terminal to ask on
+hint: an attribute of the key source gives it without a terminal: ?passphrase-file=PATH, passphrase-env=VAR, passphrase-fd=N or passphrase-command=COMMAND
+
+$ qkey replace -k lock --old-key 'old.pem?passphrase-env=OLD' --new-key new.pem --no-input
+exit 3
+--- stdout
+--- stderr
+error: cannot open new.pem
+  caused by: the passphrase of new.pem is needed, and asking is switched off
+hint: an attribute of the key source gives it without a terminal: ?passphrase-file=PATH, passphrase-env=VAR, passphrase-fd=N or passphrase-command=COMMAND
+
+
+"#]].raw()
+    );
+    assert_eq!(mock.count("fs_security_replace_key"), 0);
+}
+
+#[test]
+fn a_passphrase_is_in_no_output_and_in_no_command_line() {
+    let secrets = ["xyzzy-7c1f-old", "xyzzy-93ae-new"];
+    let mock = Mock::new();
+    let qkey = Qkey::with_mock(&mock);
+    let qkey = lock(qkey, "alice", "old.pem", secrets[0]);
+    let qkey = lock(qkey, "bob", "new.pem", secrets[1]);
+    mock.add_key("lock", "", &public_key_base64(&qkey.path("alice.pem")));
+    // A qq that notes the command line of every process there is while qkey works.
+    qkey.write(
+        "qq",
+        "#!/bin/sh\nfor line in /proc/[0-9]*/cmdline; do tr '\\0' ' ' < $line; echo; done >> seen 2>/dev/null\nexec \"$REAL_QQ\" \"$@\"\n",
+    );
+    let real = mock.program();
+    let qkey = qkey.env("REAL_QQ", real.to_str().unwrap());
+    qkey.write("old.pass", secrets[0]);
+    qkey.write("new.pass", secrets[1]);
+    prints(&qkey, "chmod 700 qq");
+    for (old, new) in [
+        ("passphrase-file=old.pass", "passphrase-file=new.pass"),
+        ("passphrase-command=cat old.pass", "passphrase-fd=3"),
+        // Wrong ones are no business of anybody's either.
+        ("passphrase-file=new.pass", "passphrase-file=old.pass"),
+    ] {
+        for output in ["text", "json"] {
+            let line = format!(
+                "qkey --qq ./qq -vv --output {output} replace --dry-run -k lock \\
+                    --old-key 'old.pem?{old}' --new-key 'new.pem?{new}' 3< new.pass"
+            );
+            let run = shell::run(&qkey, &line);
+            assert!(run.stderr.contains("running [DIR]/qq"), "{run:?}");
+            for secret in secrets {
+                assert!(
+                    !run.stdout.contains(secret) && !run.stderr.contains(secret),
+                    "{run:?}"
+                );
+            }
+        }
+    }
+    let seen = fs::read_to_string(qkey.path("seen")).unwrap();
+    assert!(seen.contains("qkey --qq ./qq"), "{seen}");
+    assert!(
+        !secrets.iter().any(|secret| seen.contains(secret)),
+        "{seen}"
+    );
+}
