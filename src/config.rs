@@ -3,10 +3,12 @@
 use std::{
     collections::BTreeMap,
     env, fs, io,
+    num::NonZeroU64,
     path::{Path, PathBuf},
 };
 
 use serde::Deserialize;
+use toml::Spanned;
 
 use crate::{
     error::{Error, Kind, Result},
@@ -20,7 +22,7 @@ use crate::{
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Config {
     /// The cluster to use when none is named.
-    pub default_cluster: Option<String>,
+    pub default_cluster: Option<Spanned<String>>,
     #[serde(default)]
     pub defaults: Defaults,
     #[serde(default)]
@@ -34,11 +36,11 @@ pub struct Config {
 
 /// `[defaults]`.
 #[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, expecting = "a table")]
 pub struct Defaults {
     pub qq: Option<PathBuf>,
     pub via: Option<Via>,
-    pub timeout: Option<u64>,
+    pub timeout: Option<NonZeroU64>,
     pub output: Option<Format>,
     pub color: Option<Color>,
     pub no_input: Option<bool>,
@@ -46,22 +48,22 @@ pub struct Defaults {
 
 /// `[clusters.NAME]`.
 #[derive(Debug, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, expecting = "a table")]
 pub struct ClusterEntry {
     pub host: Option<String>,
     pub port: Option<u16>,
     pub credentials_store: Option<PathBuf>,
     pub qq: Option<PathBuf>,
     pub via: Option<Via>,
-    pub timeout: Option<u64>,
+    pub timeout: Option<NonZeroU64>,
 }
 
 /// `[keys.NAME]`.
 #[derive(Debug, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, expecting = "a table")]
 pub struct KeyEntry {
     /// A path or a URI; a relative path is based on the folder of the configuration file.
-    pub source: String,
+    pub source: Spanned<String>,
 }
 
 /// How the cluster is reached.
@@ -122,60 +124,67 @@ impl Config {
             }
             Err(error) => {
                 let message = format!("cannot read the configuration file {}", path.display());
-                return Err(Error::new(Kind::Usage, message)
-                    .caused_by(&error)
-                    .hint("`qkey config init` writes one"));
+                return Err(Error::new(Kind::Usage, message).caused_by(&error).hint(
+                    match error.kind() {
+                        io::ErrorKind::NotFound => "`qkey config init` writes one",
+                        _ => "it must be a readable file in UTF-8",
+                    },
+                ));
             }
         };
         let mut config: Self =
             toml::from_str(&text).map_err(|error| toml_error(path, &text, &error))?;
         config.resolve_paths(path);
-        config.check(path)?;
+        config.check(|offset| place(path, &text, offset))?;
         Ok(config)
     }
 
     fn resolve_paths(&mut self, path: &Path) {
         self.folder = path.parent().unwrap_or(Path::new("")).to_owned();
-        for cluster in self.clusters.values_mut() {
-            let paths = [&mut cluster.credentials_store, &mut cluster.qq];
-            paths.into_iter().flatten().for_each(expand_home);
-        }
-        self.defaults.qq.iter_mut().for_each(expand_home);
-    }
-
-    fn check(&self, path: &Path) -> Result<()> {
-        let wrong = |what: String, hint: String| {
-            Error::new(Kind::Usage, format!("{}: {what}", path.display())).hint(hint)
-        };
-        if let Some(name) = &self.default_cluster
-            && !self.clusters.contains_key(name)
-        {
-            return Err(wrong(
-                format!("default-cluster names {name:?}, which is not there"),
-                names_hint("clusters", name, self.clusters.keys()),
-            ));
-        }
-        for name in self.keys.keys() {
-            self.source(name).transpose().map_err(|error| {
-                error.context(format!("{}: keys.{name}.source", path.display()))
-            })?;
-            if name.contains([':', '/', '?']) || name == "-" {
-                return Err(wrong(
-                    format!("a key cannot have the name {name:?}"),
-                    "`:`, `/` and `?` belong to paths and URIs".to_owned(),
-                ));
+        let of_clusters = self
+            .clusters
+            .values_mut()
+            .flat_map(|cluster| [&mut cluster.credentials_store, &mut cluster.qq]);
+        for path in of_clusters.chain([&mut self.defaults.qq]).flatten() {
+            expand_home(path);
+            // A bare name is looked for on PATH.
+            if path.components().count() > 1 {
+                *path = self.folder.join(&path);
             }
         }
-        let timeouts = self.clusters.values().map(|cluster| cluster.timeout);
-        if timeouts
-            .chain([self.defaults.timeout])
-            .flatten()
-            .any(|seconds| seconds == 0)
+    }
+
+    /// `place` names the file and the line of an offset.
+    fn check(&self, place: impl Fn(usize) -> String) -> Result<()> {
+        let wrong =
+            |offset, what: String| Error::new(Kind::Usage, format!("{}: {what}", place(offset)));
+        if let Some(name) = &self.default_cluster
+            && !self.clusters.contains_key(name.get_ref())
         {
-            return Err(wrong(
-                "timeout is 0".to_owned(),
-                "give a number of seconds".to_owned(),
-            ));
+            let name_text = name.get_ref();
+            let what = format!("default-cluster names {name_text:?}, which is not there");
+            return Err(wrong(name.span().start, what).hint(names_hint(
+                "clusters",
+                name_text,
+                self.clusters.keys(),
+            )));
+        }
+        for (name, key) in &self.keys {
+            let offset = key.source.span().start;
+            if name.is_empty() || name.contains([':', '/', '?']) {
+                return Err(
+                    wrong(offset, format!("a key cannot have the name {name:?}")).hint(
+                        "take a word without `:`, `/` and `?`, which belong to paths and URIs",
+                    ),
+                );
+            }
+            if name == "-" {
+                return Err(wrong(offset, "a key cannot have the name \"-\"".to_owned())
+                    .hint("`-` is stdin; take another word"));
+            }
+            if let Err(error) = Source::parse(key.source.get_ref()) {
+                return Err(error.about(&place(offset)));
+            }
         }
         Ok(())
     }
@@ -186,7 +195,7 @@ impl Config {
     /// Of kind `usage` when what the file says is no key source.
     pub fn source(&self, name: &str) -> Option<Result<Source>> {
         let key = self.keys.get(name)?;
-        Some(Source::parse(&key.source).map(|source| source.based_on(&self.folder)))
+        Some(Source::parse(key.source.get_ref()).map(|source| source.based_on(&self.folder)))
     }
 
     /// The cluster with this name.
@@ -216,13 +225,19 @@ fn names_hint<'a>(what: &str, wrong: &str, names: impl Iterator<Item = &'a Strin
     }
 }
 
+/// The file, and the line of an offset in it.
+fn place(path: &Path, text: &str, offset: usize) -> String {
+    let line = 1 + text.as_bytes()[..offset.min(text.len())]
+        .iter()
+        .filter(|&&byte| byte == b'\n')
+        .count();
+    format!("{}:{line}", path.display())
+}
+
 /// Says where in the file, and what was probably meant.
 fn toml_error(path: &Path, text: &str, error: &toml::de::Error) -> Error {
-    let line = error
-        .span()
-        .map(|span| 1 + text[..span.start.min(text.len())].matches('\n').count());
-    let place = match line {
-        Some(line) => format!("{}:{line}", path.display()),
+    let place = match error.span() {
+        Some(span) => place(path, text, span.start),
         None => path.display().to_string(),
     };
     // serde says: unknown field `hots`, expected one of `host`, `port`
@@ -231,11 +246,12 @@ fn toml_error(path: &Path, text: &str, error: &toml::de::Error) -> Error {
         .next()
         .filter(|_| error.message().starts_with("unknown"))
         .and_then(|wrong| suggest::nearest(wrong, quoted));
-    Error::new(
-        Kind::Usage,
-        format!("{place}: {}", error.message().replace('\n', "; ")),
-    )
-    .hint(match near {
+    let message = error
+        .message()
+        .replace('\n', "; ")
+        .replace("expected u16", "expected a number up to 65535")
+        .replace("expected a nonzero u64", "expected a number of at least 1");
+    Error::new(Kind::Usage, format!("{place}: {message}")).hint(match near {
         Some(near) => format!("did you mean `{near}`?"),
         None => "`qkey config init --file -` shows every key that there is".to_owned(),
     })
@@ -278,9 +294,9 @@ mod tests {
             .map(|line| format!("{line}\n"))
             .collect();
         let config = load(&uncommented).unwrap();
-        assert_eq!(config.default_cluster.as_deref(), Some("prod"));
+        assert_eq!(config.default_cluster.unwrap().get_ref(), "prod");
         assert_eq!(config.clusters["prod"].port, Some(8000));
-        assert_eq!(config.defaults.timeout, Some(30));
+        assert_eq!(config.defaults.timeout, NonZeroU64::new(30));
         assert_eq!(config.keys.len(), 1);
     }
 
@@ -293,19 +309,19 @@ mod tests {
             ),
             (
                 "[clusters.prod]\nport = \"x\"\n",
-                "2: invalid type: string \"x\", expected u16 / `qkey config init --file -` shows every key that there is",
+                "2: invalid type: string \"x\", expected a number up to 65535 / `qkey config init --file -` shows every key that there is",
             ),
             (
                 "default-cluster = \"prud\"\n[clusters.prod]\n",
-                " default-cluster names \"prud\", which is not there / did you mean \"prod\"?",
+                "1: default-cluster names \"prud\", which is not there / did you mean \"prod\"?",
             ),
             (
                 "[defaults]\ntimeout = 0\n",
-                " timeout is 0 / give a number of seconds",
+                "2: invalid value: integer `0`, expected a number of at least 1 / `qkey config init --file -` shows every key that there is",
             ),
             (
                 "[keys.\"a:b\"]\nsource = \"x\"\n",
-                " a key cannot have the name \"a:b\" / `:`, `/` and `?` belong to paths and URIs",
+                "2: a key cannot have the name \"a:b\" / take a word without `:`, `/` and `?`, which belong to paths and URIs",
             ),
         ] {
             assert_eq!(error(text), expected);

@@ -125,6 +125,15 @@ impl Error {
         self
     }
 
+    /// The message and what caused it, on one line, for notes.
+    pub fn chain(&self) -> String {
+        let causes = self.causes.iter().map(String::as_str);
+        let all: Vec<&str> = std::iter::once(self.message.as_str())
+            .chain(causes)
+            .collect();
+        all.join(": ").replace('\n', " ")
+    }
+
     /// Puts `message` in front: the error was one step of what `message` names.
     pub fn context(mut self, message: impl Into<String>) -> Self {
         let inner = std::mem::replace(&mut self.message, message.into());

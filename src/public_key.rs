@@ -1,15 +1,11 @@
 //! ECDSA P-256 public keys, and the only place that converts their encodings.
 
-use base64::{
-    Engine,
-    prelude::{BASE64_STANDARD, BASE64_STANDARD_NO_PAD},
-};
-use der::{Encode, Tagged};
+use base64::{Engine, prelude::BASE64_STANDARD};
+use der::{Decode, Encode, Tagged, asn1::AnyRef};
 use p256::{
     ecdsa::VerifyingKey,
     pkcs8::{EncodePublicKey, LineEnding},
 };
-use sha2::{Digest, Sha256};
 
 use crate::container::{
     Foreign, NotP256, PublicPart, algorithm, asn1,
@@ -111,6 +107,30 @@ impl PublicKey {
         curve::point(point).map(Self).ok_or(Error::NotAPoint)
     }
 
+    /// Takes what PKCS#11 says of an elliptic-curve key (version 3.1, section 6.3.3): `CKA_EC_PARAMS`,
+    /// the DER of the curve, and `CKA_EC_POINT`, which is the point in a DER OCTET STRING, or from
+    /// some modules the bare point (SEC 1, section 2.3.3).
+    ///
+    /// # Errors
+    /// [`Error::NotP256`], [`Error::NotAPoint`] or [`Error::Malformed`].
+    pub fn from_pkcs11(ec_params: &[u8], ec_point: &[u8]) -> Result<Self, Error> {
+        let malformed = || Error::Malformed("public key".into());
+        let parameters = AnyRef::from_der(ec_params).map_err(|_| malformed())?;
+        curve::check(parameters).map_err(|error| match error {
+            curve::Error::Not(other) => Error::NotP256(other),
+            curve::Error::Malformed => malformed(),
+        })?;
+        // By the length: the first two bytes of a bare point can look like the head of an OCTET
+        // STRING.
+        match ec_point.len() {
+            33 | 65 => Self::from_sec1(ec_point),
+            _ => {
+                let wrapped = AnyRef::from_der(ec_point).ok().and_then(asn1::octets);
+                Self::from_sec1(wrapped.ok_or_else(malformed)?)
+            }
+        }
+    }
+
     /// Takes the form in which a cluster shows a public key: one line of padded Base64 of the DER
     /// SubjectPublicKeyInfo. White space around it is passed over.
     ///
@@ -147,6 +167,17 @@ impl PublicKey {
             Contents::Text(text) => Self::from_ssh_text(&text),
             Contents::Binary => Err(Error::Unrecognized),
         }
+    }
+
+    /// Takes a public key as SSH sends it (RFC 5656, section 3.1).
+    ///
+    /// # Errors
+    /// [`Error::NotP256`], [`Error::NotAPoint`] or [`Error::Malformed`].
+    pub fn from_ssh(blob: &[u8]) -> Result<Self, Error> {
+        let malformed = || Error::Malformed("OpenSSH public key".into());
+        let key_type = ssh_public::key_type(blob).ok_or_else(malformed)?;
+        algorithm::check_ssh(key_type).map_err(Error::NotP256)?;
+        Self::from_sec1(ssh_public::point(blob).ok_or_else(malformed)?)
     }
 
     fn from_blocks(blocks: &[Block]) -> Result<Self, Error> {
@@ -192,14 +223,9 @@ impl PublicKey {
         } else {
             ssh_public::lines(text)
         };
-        let from_blob = |blob: &[u8]| {
-            let key_type = ssh_public::key_type(blob).ok_or_else(malformed)?;
-            algorithm::check_ssh(key_type).map_err(Error::NotP256)?;
-            Self::from_sec1(ssh_public::point(blob).ok_or_else(malformed)?)
-        };
         let keys: Vec<Self> = blobs
             .iter()
-            .map(|blob| from_blob(blob))
+            .map(|blob| Self::from_ssh(blob))
             .collect::<Result<_, _>>()?;
         only(keys).unwrap_or_else(|| match identify::identify_text(text) {
             Some(Kind::Foreign(foreign)) => Err(Error::Foreign(foreign)),
@@ -251,8 +277,7 @@ impl PublicKey {
     /// What `ssh-keygen -lf` shows: `SHA256:` and unpadded Base64 of the SHA-256 of the key as SSH
     /// sends it.
     pub fn fingerprint(&self) -> String {
-        let hash = Sha256::digest(self.to_ssh_blob());
-        format!("SHA256:{}", BASE64_STANDARD_NO_PAD.encode(hash))
+        ssh_public::fingerprint(&self.to_ssh_blob())
     }
 
     /// [`Self::fingerprint`] up to its twelfth digit: enough to tell a person's keys apart.
@@ -313,4 +338,81 @@ fn ssh2_blob(text: &str) -> Option<zeroize::Zeroizing<Vec<u8>>> {
         }
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use p256::ecdsa::SigningKey;
+
+    use super::*;
+
+    /// `CKA_EC_PARAMS` of P-256, by its name.
+    const NAMED: &[u8] = &[6, 8, 0x2a, 0x86, 0x48, 0xce, 0x3d, 3, 1, 7];
+
+    fn key(number: u16) -> PublicKey {
+        let mut scalar = [0; 32];
+        scalar[30..].copy_from_slice(&number.to_be_bytes());
+        let key = SigningKey::from_slice(&scalar).unwrap();
+        PublicKey::from(*key.verifying_key())
+    }
+
+    fn wrapped(point: &[u8]) -> Vec<u8> {
+        [&[4, point.len() as u8], point].concat()
+    }
+
+    #[test]
+    fn a_pkcs11_point_is_wrapped_or_bare() {
+        for number in 1..600 {
+            let key = key(number);
+            let point = key.to_sec1();
+            for bytes in [wrapped(&point), point] {
+                assert_eq!(PublicKey::from_pkcs11(NAMED, &bytes).as_ref(), Ok(&key));
+            }
+        }
+        let looks_wrapped = (1..600).any(|number| key(number).to_sec1()[1] == 63);
+        assert!(looks_wrapped, "no bare point looks like an OCTET STRING");
+    }
+
+    #[test]
+    fn a_pkcs11_point_may_be_compressed() {
+        let key = key(1);
+        let point = key.to_sec1();
+        let compressed = [&[2 | (point[64] & 1)], &point[1..33]].concat();
+        for bytes in [wrapped(&compressed), compressed] {
+            assert_eq!(PublicKey::from_pkcs11(NAMED, &bytes).as_ref(), Ok(&key));
+        }
+    }
+
+    #[test]
+    fn pkcs11_parameters_may_be_written_out() {
+        let pem = include_str!("../fixtures/keys/public-explicit-compressed-generator.pem");
+        let blocks = pem::blocks(pem.as_bytes());
+        let spki = blocks[0].data.as_ref().unwrap();
+        let members = asn1::sequence(spki).unwrap();
+        let (_, parameters) = asn1::algorithm(members[0]).unwrap();
+        let parameters = parameters.unwrap().to_der().unwrap();
+        let point = wrapped(&key(1).to_sec1());
+        assert_eq!(PublicKey::from_pkcs11(&parameters, &point), Ok(key(1)));
+    }
+
+    #[test]
+    fn pkcs11_keys_that_do_not_serve_are_refused() {
+        let p384 = [6, 5, 0x2b, 0x81, 4, 0, 34];
+        let point = wrapped(&key(1).to_sec1());
+        let curve = NotP256::Curve("P-384 (secp384r1)".into());
+        assert_eq!(
+            PublicKey::from_pkcs11(&p384, &point),
+            Err(Error::NotP256(curve))
+        );
+        let mut off_the_curve = key(1).to_sec1();
+        off_the_curve[64] ^= 1;
+        assert_eq!(
+            PublicKey::from_pkcs11(NAMED, &off_the_curve),
+            Err(Error::NotAPoint)
+        );
+        for (parameters, point) in [(&[][..], &point[..]), (NAMED, &point[..66]), (NAMED, &[])] {
+            let malformed = Error::Malformed("public key".into());
+            assert_eq!(PublicKey::from_pkcs11(parameters, point), Err(malformed));
+        }
+    }
 }

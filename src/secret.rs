@@ -6,7 +6,7 @@ use std::{
     fs::{File, OpenOptions},
     io::{self, Read, Write},
     os::fd::{AsFd, BorrowedFd},
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{Mutex, PoisonError},
     time::Duration,
 };
@@ -21,7 +21,7 @@ use zeroize::Zeroizing;
 
 use crate::{
     error::Kind,
-    interrupt, permissions,
+    input, interrupt, permissions,
     subprocess::{Command, Failure},
 };
 
@@ -137,24 +137,22 @@ impl Asker {
                 .map(|value| Secret(Zeroizing::new(value.into_encoded_bytes())))
                 .ok_or_else(|| Error::EnvNotSet(name.clone())),
             SecretSource::File(path) => {
-                let what = format!("{what} in {}", path.display());
-                let file = open(path, &what)?;
-                if let Ok(metadata) = file.metadata() {
+                if let Ok(metadata) = path.metadata() {
                     permissions::warn_if_readable_by_others(path, &metadata);
                 }
-                one_line(file, what)
+                let file = path.clone();
+                read_line(
+                    move || File::open(file),
+                    format!("{what} in {}", path.display()),
+                )
             }
             SecretSource::Fd(number) => {
                 let mut fds = self.fds.lock().unwrap_or_else(PoisonError::into_inner);
                 if let Some(secret) = fds.get(number) {
                     return Ok(secret.clone());
                 }
-                let what = format!("{what} from file descriptor {number}");
-                let file = descriptor(*number).map_err(|source| Error::Unreadable {
-                    what: what.clone(),
-                    source,
-                })?;
-                let secret = one_line(file, what)?;
+                let (fd, what) = (*number, format!("{what} from file descriptor {number}"));
+                let secret = read_line(move || descriptor(fd), what)?;
                 fds.insert(*number, secret.clone());
                 Ok(secret)
             }
@@ -172,7 +170,7 @@ impl Asker {
                         },
                     })?;
                 let stdout = Zeroizing::new(output.stdout);
-                one_line(stdout.as_slice(), format!("{what} from the command"))
+                one_line(stdout, format!("{what} from the command"))
             }
         }
     }
@@ -232,13 +230,6 @@ impl Asker {
     }
 }
 
-fn open(path: &Path, what: &str) -> Result<File, Error> {
-    File::open(path).map_err(|source| Error::Unreadable {
-        what: what.to_owned(),
-        source,
-    })
-}
-
 /// What the caller of this program has left open under a number, as it stands: reopening it as
 /// /dev/fd/N would start a file anew, and fail for a socket.
 fn descriptor(number: u32) -> io::Result<File> {
@@ -248,13 +239,20 @@ fn descriptor(number: u32) -> io::Result<File> {
     Ok(File::from(borrowed.try_clone_to_owned()?))
 }
 
-/// Takes all of `input` but one line ending.
-fn one_line(input: impl Read, what: String) -> Result<Secret, Error> {
-    let mut bytes = Zeroizing::new(Vec::with_capacity(LIMIT + 1));
-    let read = input.take(LIMIT as u64 + 1).read_to_end(&mut bytes);
-    if let Err(source) = read {
-        return Err(Error::Unreadable { what, source });
+fn read_line<R: Read>(
+    open: impl FnOnce() -> io::Result<R> + Send + 'static,
+    what: String,
+) -> Result<Secret, Error> {
+    match input::read_to_end(open, LIMIT) {
+        Ok(bytes) => one_line(bytes, what),
+        Err(input::Error::Unreadable(source)) => Err(Error::Unreadable { what, source }),
+        Err(input::Error::TooLong(_)) => Err(Error::TooLong { what }),
+        Err(input::Error::Interrupted(kind)) => Err(Error::Interrupted(kind)),
     }
+}
+
+/// Takes all but one line ending.
+fn one_line(mut bytes: Zeroizing<Vec<u8>>, what: String) -> Result<Secret, Error> {
     if bytes.len() > LIMIT {
         return Err(Error::TooLong { what });
     }
@@ -349,7 +347,7 @@ mod tests {
     use super::*;
 
     fn line(text: &str) -> Result<Vec<u8>, String> {
-        one_line(text.as_bytes(), "it".to_owned())
+        one_line(text.as_bytes().to_vec().into(), "it".to_owned())
             .map(|secret| secret.as_bytes().to_vec())
             .map_err(|error| error.to_string())
     }
@@ -367,7 +365,7 @@ mod tests {
 
     #[test]
     fn a_secret_is_never_shown() {
-        let secret = one_line(&b"hunter2"[..], "it".to_owned()).unwrap();
+        let secret = one_line(b"hunter2".to_vec().into(), "it".to_owned()).unwrap();
         assert_eq!(format!("{secret:?}"), "Secret(…)");
     }
 

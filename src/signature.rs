@@ -146,6 +146,8 @@ impl From<ecdsa::Signature> for Signature {
 /// none.
 pub fn describe(bytes: &[u8]) -> Option<String> {
     match bytes {
+        // It decodes to itself.
+        b"" => return None,
         _ if Signature::from_der(bytes).is_ok() => return Some("ASN.1 DER".to_owned()),
         _ if bytes.len() == 64 && Signature::from_p1363(bytes).is_ok() => {
             return Some("r and s, 32 bytes each (IEEE P1363)".to_owned());
@@ -223,6 +225,8 @@ mod tests {
             assert_eq!(describe(&bytes).as_deref(), Some(said));
         }
         assert_eq!(describe(b"no"), None);
+        assert_eq!(describe(b""), None);
+        assert_eq!(describe(b"\n"), None);
         assert_eq!(describe(&[0; 64]), None);
     }
 

@@ -110,13 +110,20 @@ pub enum Failure {
 /// Finds a program: a path as it is, a bare name on PATH.
 ///
 /// # Errors
-/// [`Failure::NotFound`] or [`Failure::NotExecutable`].
+/// [`Failure::NotFound`], [`Failure::NotExecutable`], or [`Failure::CouldNotRun`] for a directory.
 pub fn find(program: &OsStr) -> Result<PathBuf, Failure> {
     which::which(program).map_err(|_| {
         let name = program.to_string_lossy().into_owned();
-        match Path::new(program).exists() && name.contains('/') {
-            true => Failure::NotExecutable { program: name },
-            false => Failure::NotFound { program: name },
+        let path = Path::new(program);
+        if name.contains('/') && path.is_dir() {
+            Failure::CouldNotRun {
+                program: name,
+                source: io::ErrorKind::IsADirectory.into(),
+            }
+        } else if name.contains('/') && path.exists() {
+            Failure::NotExecutable { program: name }
+        } else {
+            Failure::NotFound { program: name }
         }
     })
 }
@@ -231,8 +238,8 @@ impl Command {
                 group.kill();
             }
         };
-        let stdout = Drain::start(stdout, STDOUT_LIMIT, Some(Box::new(kill.clone())));
-        let stderr = Drain::start(stderr, STDERR_LIMIT, None);
+        let stdout = Drain::start(stdout, STDOUT_LIMIT, Excess::Stop(Box::new(kill.clone())));
+        let stderr = Drain::start(stderr, STDERR_LIMIT, Excess::DropOldest);
 
         let status = handle
             .wait_deadline(deadline)
@@ -262,7 +269,7 @@ impl Command {
             None => Err(Failure::TimedOut {
                 program,
                 after: self.timeout,
-                words: output.words(),
+                words: excerpt_end(&output.stderr),
             }),
             Some(status) => match (status.code(), status.signal()) {
                 (Some(0), _) => Ok(output),
@@ -274,7 +281,7 @@ impl Command {
                 (None, signal) => Err(Failure::Killed {
                     program,
                     signal: signal.unwrap_or_default(),
-                    words: output.words(),
+                    words: excerpt_end(&output.stderr),
                 }),
             },
         }
@@ -345,13 +352,17 @@ struct Drain {
     done: mpsc::Receiver<()>,
 }
 
+/// What to do with more than the limit.
+enum Excess {
+    /// Keep the beginning, and call this once.
+    Stop(Box<dyn Fn() + Send>),
+    /// Keep the end: that is where a program says why it failed.
+    DropOldest,
+}
+
 impl Drain {
-    /// Keeps the first `limit` bytes; at the first one more calls `on_overflow`, and reads on.
-    fn start(
-        mut pipe: PipeReader,
-        limit: usize,
-        on_overflow: Option<Box<dyn Fn() + Send>>,
-    ) -> Self {
+    /// Keeps `limit` bytes, and reads on to the end in any case.
+    fn start(mut pipe: PipeReader, limit: usize, excess: Excess) -> Self {
         let bytes = Arc::new(Mutex::new(Vec::new()));
         let overflowed = Arc::new(AtomicBool::new(false));
         let (sender, done) = mpsc::channel();
@@ -363,18 +374,25 @@ impl Drain {
         thread::spawn(move || {
             let mut chunk = vec![0; 64 << 10];
             loop {
-                match pipe.read(&mut chunk) {
+                let n = match pipe.read(&mut chunk) {
                     Ok(0) => break,
-                    Ok(n) => {
-                        let mut bytes = bytes.lock().unwrap_or_else(PoisonError::into_inner);
-                        let room = limit - bytes.len();
-                        bytes.extend_from_slice(&chunk[..n.min(room)]);
-                        if n > room && !overflowed.swap(true, Ordering::Relaxed) {
-                            on_overflow.iter().for_each(|kill| kill());
+                    Ok(n) => n,
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                    Err(_) => break,
+                };
+                let mut bytes = bytes.lock().unwrap_or_else(PoisonError::into_inner);
+                bytes.extend_from_slice(&chunk[..n]);
+                let Some(too_many) = bytes.len().checked_sub(limit).filter(|&n| n > 0) else {
+                    continue;
+                };
+                match &excess {
+                    Excess::DropOldest => drop(bytes.drain(..too_many)),
+                    Excess::Stop(stop) => {
+                        bytes.truncate(limit);
+                        if !overflowed.swap(true, Ordering::Relaxed) {
+                            stop();
                         }
                     }
-                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                    Err(_) => break,
                 }
             }
             // Nobody listens any more when the reader took too long.

@@ -11,6 +11,7 @@ use crate::{
     error::{Error, Kind, Result},
     public_key::PublicKey,
     signer::KeySource,
+    text::quoted,
 };
 
 /// What is to be stored.
@@ -62,7 +63,7 @@ impl Add<'_> {
             });
         }
         let submission = Submission {
-            what: &format!("the addition of key {:?}", self.name),
+            what: &format!("the addition of key {}", quoted(self.name)),
             check: cluster.check_command(Check::Keys),
         };
         let answer = cluster.add_key(&NewKey {
@@ -80,7 +81,7 @@ impl Add<'_> {
                 None => Seen::NotDone,
             })
         };
-        match submission.settle(answer, look)? {
+        match submission.settle(answer, &look)? {
             Verdict::Done(stored) if stored.holds(&public_key) && stored.name == self.name => {
                 Ok(Added {
                     ending: Ending::Done,
@@ -89,7 +90,16 @@ impl Add<'_> {
                 })
             }
             Verdict::Done(other) => Err(submission.answered_otherwise(&other)),
-            Verdict::Refused(error) => Err(error),
+            Verdict::Refused(error) if error.kind() == Kind::Auth => Err(error),
+            // Somebody may have been faster with the very same.
+            Verdict::Refused(error) => match look() {
+                Ok(Seen::Done(stored)) => Ok(Added {
+                    ending: Ending::AlreadySo,
+                    public_key: public_key.clone(),
+                    stored: Some(stored),
+                }),
+                _ => Err(error),
+            },
         }
     }
 
@@ -101,15 +111,15 @@ impl Add<'_> {
             }
             _ => return Ok(()),
         };
-        let message = format!("the name {:?} {wrong}", self.name);
+        let message = format!("the name {} {wrong}", quoted(self.name));
         Err(Error::new(Kind::Usage, message).hint("give the key a name such as lock-2026"))
     }
 
     fn already_stored(&self, stored: &StoredKey, public_key: PublicKey) -> Result<Added> {
         if !stored.holds(&public_key) {
             let message = format!(
-                "the name {:?} is taken: the cluster holds another public key as {}",
-                self.name,
+                "the name {} is taken: the cluster holds another public key as {}",
+                quoted(self.name),
                 stored.title()
             );
             return Err(Error::new(Kind::Mismatch, message).hint(format!(
@@ -121,8 +131,8 @@ impl Add<'_> {
         }
         if stored.comment != self.comment && !self.comment.is_empty() {
             log::warn!(
-                "its comment is {:?} and stays so; `qq fs_security_modify_key` changes it",
-                stored.comment
+                "its comment is {} and stays so; `qq fs_security_modify_key` changes it",
+                quoted(&stored.comment)
             );
         }
         Ok(Added {

@@ -82,9 +82,14 @@ impl Lock {
                 Some(now) => Seen::SomethingElse(format!("it is locked with key {now}")),
             })
         };
-        match submission.settle(answer, look)? {
+        match submission.settle(answer, &look)? {
             Verdict::Done(()) => Ok(locked(Ending::Done)),
-            Verdict::Refused(error) => Err(error),
+            Verdict::Refused(error) if error.kind() == Kind::Auth => Err(error),
+            // Somebody may have been faster with the very same.
+            Verdict::Refused(error) => match look() {
+                Ok(Seen::Done(())) => Ok(locked(Ending::AlreadySo)),
+                _ => Err(error),
+            },
         }
     }
 }

@@ -23,6 +23,7 @@ use crate::{
     signature::Signature,
     signer::Signer,
     suggest,
+    text::quoted,
 };
 
 /// How a ceremony that did not fail ended.
@@ -62,11 +63,14 @@ pub fn find_key(keys: &[StoredKey], reference: &KeyRef) -> Result<StoredKey> {
     }
     let wanted = match reference {
         KeyRef::Id(id) => format!("id {id}"),
-        KeyRef::Name(name) => format!("name {name:?}"),
+        KeyRef::Name(name) => format!("name {}", quoted(name)),
     };
     let near = suggest::nearest(reference.as_str(), keys.iter().map(|key| key.name.as_str()));
     let hint = match near {
-        Some(name) => format!("did you mean {name:?}? `qkey keys list` shows what it holds"),
+        Some(name) => format!(
+            "did you mean {}? `qkey keys list` shows what it holds",
+            quoted(name)
+        ),
         None => "`qkey keys list` shows what it holds".to_owned(),
     };
     let message = format!("the key store holds no key with the {wanted}");
@@ -75,9 +79,13 @@ pub fn find_key(keys: &[StoredKey], reference: &KeyRef) -> Result<StoredKey> {
 
 /// The refusal of a challenge that changed each time.
 fn stale(refusal: &Error, attempts: u32) -> Error {
+    let submissions = match attempts {
+        1 => "the submission".to_owned(),
+        several => format!("each of {several} submissions"),
+    };
     Error::new(
         Kind::Refused,
-        format!("the challenge changed before each of {attempts} submissions"),
+        format!("the challenge changed before {submissions}"),
     )
     .caused_by_error(refusal)
     .hint("something keeps changing it (a name, a comment, an expiration); run this again, or give more --attempts")

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     cluster::{Check, Cluster, KeyRef, Replacement, StoredKey},
-    error::{Kind, Result},
+    error::{Error, Kind, Result},
     public_key::PublicKey,
     signer::KeySource,
 };
@@ -173,7 +173,13 @@ impl Replace<'_> {
             if stored.holds(new_key) {
                 return Ok(replaced(Ending::AlreadySo, stored));
             }
-            if fresh == challenge || !stored.holds(old.signer.public_key()) {
+            if !stored.holds(old.signer.public_key()) {
+                let message = format!("somebody else replaced {} meanwhile", stored.title());
+                return Err(Error::new(Kind::Refused, message)
+                    .caused_by_error(&refusal)
+                    .hint("`qkey keys list` shows what it holds now"));
+            }
+            if fresh == challenge {
                 return Err(refusal);
             }
             if attempts_left == 0 {

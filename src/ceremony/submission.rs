@@ -78,8 +78,9 @@ impl Submission<'_> {
             match look() {
                 Ok(Seen::Done(done)) => {
                     log::warn!(
-                        "the answer to {} was lost ({lost}), but the cluster shows that it was done",
-                        self.what
+                        "the answer to {} was lost ({}), but the cluster shows that it was done",
+                        self.what,
+                        lost.chain()
                     );
                     return Ok(Verdict::Done(done));
                 }
@@ -88,7 +89,7 @@ impl Submission<'_> {
                 }
                 Ok(other) => seen = Some(other),
                 Err(failure) => {
-                    log::info!("cannot read the state: {}", failure.error);
+                    log::info!("cannot read the state: {}", failure.error.chain());
                     // It may have been done after the look before.
                     seen = None;
                 }
@@ -96,9 +97,17 @@ impl Submission<'_> {
         }
         Err(match seen {
             Some(Seen::NotDone) => self.not_done(lost),
-            Some(Seen::SomethingElse(what)) => self.unknown(&lost, Kind::Unknown).context(format!(
-                "{} was submitted and its answer lost, and now {what}",
-                self.what
+            Some(Seen::SomethingElse(what)) => Error::new(
+                Kind::Unknown,
+                format!(
+                    "{} was submitted, its answer was lost, and now {what}",
+                    self.what
+                ),
+            )
+            .caused_by_error(&lost)
+            .hint(format!(
+                "`{}` shows it; somebody else may be at work",
+                self.check
             )),
             _ => self.unknown(&lost, Kind::Unknown),
         })

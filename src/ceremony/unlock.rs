@@ -11,11 +11,11 @@ use std::{
 };
 
 use super::{
-    Ending, Keyring, find_key, not_explained, sign, stale,
+    Ending, Keyring, not_explained, sign, stale,
     submission::{Seen, Submission, Verdict},
 };
 use crate::{
-    cluster::{self, Check, Cluster, KeyRef, Snapshot, StoredKey},
+    cluster::{self, Check, Cluster, Snapshot, StoredKey},
     error::{Error, Kind, Result},
     signer::KeySource,
 };
@@ -120,7 +120,7 @@ impl Unlock<'_> {
         let mut challenge = challenge?;
         let mut attempts_left = self.attempts;
         loop {
-            let stored = find_key(stored_keys, &KeyRef::Id(lock_key.clone()))?;
+            let stored = lock_key_of(&before, &lock_key, stored_keys)?;
             let key = shared.keyring.find(&stored)?;
             let signature = sign(&key.title, key.signer.as_ref(), &challenge)?;
             if self.dry_run {
@@ -163,6 +163,19 @@ impl Unlock<'_> {
             }
         }
     }
+}
+
+fn lock_key_of(snapshot: &Snapshot, id: &str, keys: &[StoredKey]) -> Result<StoredKey> {
+    let found = keys.iter().find(|key| key.id == id);
+    found.cloned().ok_or_else(|| {
+        let message = format!(
+            "key {id} locks {}, and the key store does not show it",
+            snapshot.title()
+        );
+        Error::new(Kind::Refused, message).hint(
+            "it may have been stored just now: run this again; or log in as a user who sees every key",
+        )
+    })
 }
 
 fn status_and_challenge(

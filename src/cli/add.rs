@@ -8,6 +8,7 @@ use crate::{
     ceremony::{self, Ending},
     cli::keys::{key_object, public_key_object},
     error::Result,
+    text::quoted,
 };
 
 /// Store the public half of a key in the cluster's key store
@@ -34,8 +35,8 @@ pub struct Add {
 
 impl Add {
     pub fn run(&self, session: &Session) -> Result<()> {
-        let cluster = session.cluster()?;
         let key = session.key_source(&self.key)?;
+        let cluster = session.cluster()?;
         let added = ceremony::add::Add {
             name: &self.name,
             comment: &self.comment,
@@ -56,8 +57,8 @@ impl Add {
                 stored.title()
             ),
             _ => format!(
-                "Would store key {:?}; its signature was checked and nothing was sent.\n  {fingerprint}",
-                self.name
+                "Would store key {}; its signature was checked and nothing was sent.\n  {fingerprint}",
+                quoted(&self.name)
             ),
         };
         let key = match &added.stored {

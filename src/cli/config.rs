@@ -155,7 +155,12 @@ fn show(session: &Session) -> Result<()> {
         .config
         .keys
         .iter()
-        .map(|(name, key)| (name.clone(), json!({ "source": redacted(&key.source) })))
+        .map(|(name, key)| {
+            (
+                name.clone(),
+                json!({ "source": redacted(key.source.get_ref()) }),
+            )
+        })
         .collect();
     let file = session.config_file.as_ref();
     let file_text = match file {
@@ -181,7 +186,7 @@ fn show(session: &Session) -> Result<()> {
                 .config
                 .keys
                 .iter()
-                .map(|(name, key)| [name.clone(), redacted(&key.source)]),
+                .map(|(name, key)| [name.clone(), redacted(key.source.get_ref())]),
         ),
     };
     session.output.result(

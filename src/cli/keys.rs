@@ -12,6 +12,7 @@ use crate::{
     error::{Error, Kind, Result},
     output::table,
     public_key::PublicKey,
+    text::printable,
 };
 
 /// Show what the cluster's key store holds
@@ -65,23 +66,22 @@ impl KeyArg {
 
 impl Keys {
     pub fn run(&self, session: &Session) -> Result<()> {
-        let cluster = session.cluster()?;
         match &self.command {
-            None | Some(Action::List) => list(session, cluster.as_ref()),
+            None | Some(Action::List) => list(session),
             Some(Action::Show { key }) => {
                 let key = key.reference().ok_or_else(|| {
                     Error::new(Kind::Usage, "no stored key is named")
                         .hint("give its id or name; `qkey keys list` shows them")
                 })?;
-                show(session, cluster.as_ref(), &key)
+                show(session, &key)
             }
-            Some(Action::Usage { key }) => usage(session, cluster.as_ref(), key.reference()),
+            Some(Action::Usage { key }) => usage(session, key.reference()),
         }
     }
 }
 
-fn list(session: &Session, cluster: &dyn Cluster) -> Result<()> {
-    let (keys, configured) = keys_and_configured(session, cluster)?;
+fn list(session: &Session) -> Result<()> {
+    let (keys, configured) = keys_and_configured(session)?;
     let objects: Vec<Value> = keys
         .iter()
         .map(|key| with_source(key, &configured))
@@ -115,8 +115,8 @@ fn list(session: &Session, cluster: &dyn Cluster) -> Result<()> {
     session.output.result(&text, &json!({ "keys": objects }))
 }
 
-fn show(session: &Session, cluster: &dyn Cluster, key: &KeyRef) -> Result<()> {
-    let (keys, configured) = keys_and_configured(session, cluster)?;
+fn show(session: &Session, key: &KeyRef) -> Result<()> {
+    let (keys, configured) = keys_and_configured(session)?;
     let key = find_key(&keys, key)?;
     let text = [
         ("id", key.id.clone()),
@@ -140,13 +140,14 @@ fn show(session: &Session, cluster: &dyn Cluster, key: &KeyRef) -> Result<()> {
         .result(&text, &json!({ "key": with_source(&key, &configured) }))
 }
 
-fn usage(session: &Session, cluster: &dyn Cluster, key: Option<KeyRef>) -> Result<()> {
+fn usage(session: &Session, key: Option<KeyRef>) -> Result<()> {
+    let cluster = session.cluster()?;
     let keys = cluster.keys()?;
     let keys = match key {
         Some(key) => vec![find_key(&keys, &key)?],
         None => keys,
     };
-    let used = usages(cluster, keys)?;
+    let used = usages(cluster.as_ref(), keys)?;
     let text: Vec<String> = used
         .iter()
         .map(|(key, usages)| {
@@ -210,11 +211,9 @@ impl Configured {
     }
 }
 
-fn keys_and_configured(
-    session: &Session,
-    cluster: &dyn Cluster,
-) -> Result<(Vec<StoredKey>, Configured)> {
+fn keys_and_configured(session: &Session) -> Result<(Vec<StoredKey>, Configured)> {
     let sources = session.configured_keys()?;
+    let cluster = session.cluster()?;
     let keyring = Keyring::new(as_key_sources(&sources));
     let keys = thread::scope(|scope| {
         let keys = scope.spawn(|| cluster.keys());
@@ -233,19 +232,6 @@ fn state(key: &StoredKey) -> &'static str {
     match key.disabled {
         true => "disabled",
         false => "enabled",
-    }
-}
-
-/// Nothing that a cluster holds may steer the terminal.
-fn printable(text: &str) -> String {
-    // Control characters, and those that turn the direction of writing.
-    let steers = |c: char| {
-        c.is_control()
-            || matches!(c, '\u{61c}' | '\u{200e}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-    };
-    match text.contains(steers) {
-        true => text.escape_debug().to_string(),
-        false => text.to_owned(),
     }
 }
 

@@ -32,7 +32,6 @@ use settings::Globals;
 #[command(
     name = "qkey",
     version,
-    disable_help_subcommand = true,
     after_help = "\
 Exit codes: 0 done, or already so; 1 internal; 2 usage; 3 key; 4 mismatch; 5 refused; 6 auth;
 7 unreachable; 8 unknown outcome; 9 partial; 130 interrupted; 143 terminated."

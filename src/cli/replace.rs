@@ -48,7 +48,6 @@ pub struct Attempts {
 
 impl Replace {
     pub fn run(&self, session: &Session) -> Result<()> {
-        let cluster = session.cluster()?;
         let new = session.key_source(&self.new_key)?;
         let old = session.candidates("--old-key", self.old_key.as_slice())?;
         if new.source.reads_stdin() && old.iter().any(|old| old.source.reads_stdin()) {
@@ -57,6 +56,7 @@ impl Replace {
                     .hint("stdin can be read once; put one of the keys into a file"),
             );
         }
+        let cluster = session.cluster()?;
         let replaced = ceremony::replace::Replace {
             key: KeyRef::new(&self.key_id),
             old: as_key_sources(&old),

@@ -1,7 +1,7 @@
 //! The settings that every command shares: a flag beats the environment, which beats the
 //! configuration file.
 
-use std::{path::PathBuf, time::Duration};
+use std::{num::NonZeroU64, path::PathBuf, time::Duration};
 
 use clap::{ArgAction, ArgMatches, Args, builder::FalseyValueParser, parser::ValueSource};
 
@@ -145,7 +145,13 @@ impl Settings {
         let typed = |id: &str| typed_origin(matches, id);
         let cluster = pick(
             typed("cluster").zip(globals.cluster.clone()),
-            [(config.default_cluster.clone(), "default-cluster".to_owned())],
+            [(
+                config
+                    .default_cluster
+                    .as_ref()
+                    .map(|name| name.get_ref().clone()),
+                "default-cluster".to_owned(),
+            )],
         );
         // A host that is named more strongly than the cluster is another cluster: neither the
         // credentials nor the port of the configured one belong to it.
@@ -200,8 +206,11 @@ impl Settings {
                 pick(
                     typed("timeout").zip(globals.timeout),
                     [
-                        of_cluster.value("timeout", |entry| entry.timeout),
-                        (defaults.timeout, of_defaults("timeout")),
+                        of_cluster.value("timeout", |entry| entry.timeout.map(NonZeroU64::get)),
+                        (
+                            defaults.timeout.map(NonZeroU64::get),
+                            of_defaults("timeout"),
+                        ),
                     ],
                 ),
                 30,

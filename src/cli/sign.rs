@@ -3,7 +3,7 @@
 use std::{
     ffi::OsString,
     fs::File,
-    io::{self, IsTerminal, Read},
+    io::{self, IsTerminal},
     path::{Path, PathBuf},
 };
 
@@ -13,7 +13,7 @@ use serde_json::json;
 use super::{keys::public_key_object, session::Session};
 use crate::{
     error::{Error, Kind, Result},
-    output,
+    input, output,
     signature::Signature,
     signer::KeySource,
 };
@@ -127,33 +127,33 @@ impl Challenge {
 }
 
 /// More than this is no challenge, signature or public key.
-const INPUT_LIMIT: u64 = 16 << 20;
+const INPUT_LIMIT: usize = 16 << 20;
 
 /// Reads a file, or stdin for `-`.
 ///
 /// # Errors
 /// Of kind `usage`; `what` names it.
 pub fn read_input(path: &Path, what: &str) -> Result<Vec<u8>> {
-    let failed = |error: io::Error| {
-        let place = match path.to_string_lossy().as_ref() {
-            "-" => "stdin".to_owned(),
-            path => path.to_owned(),
+    let (place, result) = match path == Path::new("-") {
+        true => (
+            "stdin".to_owned(),
+            input::read_to_end(|| Ok(io::stdin()), INPUT_LIMIT),
+        ),
+        false => {
+            let file = path.to_owned();
+            (
+                path.display().to_string(),
+                input::read_to_end(|| File::open(file), INPUT_LIMIT),
+            )
+        }
+    };
+    result.map(|bytes| bytes.to_vec()).map_err(|error| {
+        let kind = match error {
+            input::Error::Interrupted(kind) => kind,
+            _ => Kind::Usage,
         };
-        Error::new(Kind::Usage, format!("cannot read {what} from {place}")).caused_by(&error)
-    };
-    let input: Box<dyn Read> = match path == Path::new("-") {
-        true => Box::new(io::stdin()),
-        false => Box::new(File::open(path).map_err(failed)?),
-    };
-    let mut bytes = Vec::new();
-    input
-        .take(INPUT_LIMIT + 1)
-        .read_to_end(&mut bytes)
-        .map_err(failed)?;
-    match bytes.len() as u64 > INPUT_LIMIT {
-        true => Err(failed(io::Error::other("it is larger than 16 MiB"))),
-        false => Ok(bytes),
-    }
+        Error::new(kind, format!("cannot read {what} from {place}")).caused_by(&error)
+    })
 }
 
 /// # Errors

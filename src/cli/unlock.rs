@@ -36,8 +36,8 @@ pub struct Unlock {
 
 impl Unlock {
     pub fn run(&self, session: &Session) -> Result<()> {
-        let cluster = session.cluster()?;
         let keys = session.candidates("--key", &self.keys)?;
+        let cluster = session.cluster()?;
         let mut ids = Vec::new();
         for &id in &self.ids {
             if !ids.contains(&id) {
@@ -96,11 +96,10 @@ impl<'a> Tally<'a> {
     }
 
     fn print_one_of_several(&mut self, id: u64, error: &Error) {
+        let title = format!("snapshot {id}");
         match self.session.output.format {
-            Format::Text => self
-                .session
-                .output
-                .error(&error.clone().about(&format!("snapshot {id}"))),
+            Format::Text if error.message().contains(&title) => self.session.output.error(error),
+            Format::Text => self.session.output.error(&error.clone().about(&title)),
             Format::Json => self.print(
                 "",
                 &json!({
@@ -149,26 +148,27 @@ impl<'a> Tally<'a> {
         if self.asked > 1 {
             self.print_summary();
         }
-        let interruption = self
-            .errors
-            .iter()
-            .find(|error| error.kind().is_interruption());
-        if let Some(error) = interruption {
-            return Err(error.clone());
-        }
-        match (&self.errors[..], self.asked) {
+        let (failed, asked) = (self.errors.len(), self.asked);
+        let interruption = |error: &&Error| error.kind().is_interruption();
+        match (&self.errors[..], self.errors.iter().find(interruption)) {
             ([], _) => self.print_error.map_or(Ok(()), Err),
-            ([error], 1) => Err(error.clone()),
-            ([first, ..], asked) if self.errors.len() == asked => Err(Error::new(
-                first.kind(),
-                format!("all {asked} snapshots failed"),
-            )
-            .caused_by_error(first)),
-            (errors, asked) => Err(Error::new(
-                Kind::Partial,
-                format!("{} of {asked} snapshots failed", errors.len()),
+            ([error], _) if asked == 1 => Err(error.clone()),
+            (_, Some(error)) => Err(Error::new(
+                error.kind(),
+                format!(
+                    "stopped by a signal, with {} of {asked} snapshots done",
+                    self.endings.len()
+                ),
             )
             .hint("run this again for the rest: what is unlocked already is left alone")),
+            ([first, ..], None) => {
+                let kind = match failed == asked {
+                    true => first.kind(),
+                    false => Kind::Partial,
+                };
+                Err(Error::new(kind, format!("{failed} of {asked} snapshots failed"))
+                    .hint("each is reported above; run this again for the rest: what is unlocked already is left alone"))
+            }
         }
     }
 }

@@ -16,6 +16,7 @@ use crate::{
     public_key::PublicKey,
     signature::Signature,
     signer::KeySource,
+    subprocess::quote,
 };
 
 /// Check a signature over a challenge, without a cluster
@@ -94,18 +95,21 @@ impl Verify {
         let text = self.public_key.as_deref().unwrap_or_default();
         let bytes = file_or_text(text, "the public key")?;
         PublicKey::from_any(&bytes).map_err(|error| {
+            let hint = error.hint().map(|hint| hint.replace("FILE", &quote(text)));
             Error::new(Kind::Key, "cannot use the public key")
                 .caused_by(&error)
-                .maybe_hint(error.hint())
+                .maybe_hint(no_such_file(text).or(hint))
         })
     }
 
     fn signature(&self) -> Result<Signature> {
         let bytes = file_or_text(&self.signature, "the signature")?;
         Signature::from_any(&bytes).map_err(|error| {
+            let hint =
+                "give Base64 or hexadecimal, or a file with either, with DER, or with 64 raw bytes";
             Error::new(Kind::Mismatch, "that is no ECDSA P-256 signature")
                 .caused_by(&error)
-                .hint("give Base64 or hexadecimal, or a file with either, with DER, or with 64 raw bytes")
+                .hint(no_such_file(&self.signature).unwrap_or_else(|| hint.to_owned()))
         })
     }
 }
@@ -116,6 +120,13 @@ fn file_or_text(text: &str, what: &str) -> Result<Vec<u8>> {
         true => read_input(Path::new(text), what),
         false => Ok(text.as_bytes().to_vec()),
     }
+}
+
+/// What was probably meant as a path, if it is none.
+fn no_such_file(text: &str) -> Option<String> {
+    let looks_like_path = text.contains(['/', '.']) && !text.contains(char::is_whitespace);
+    (looks_like_path && !Path::new(text).exists())
+        .then(|| format!("there is no file {}; check the path", quote(text)))
 }
 
 /// What went wrong, if it is one of the usual mistakes.

@@ -9,6 +9,7 @@ use crate::{
     error::Error as UserError,
     public_key::{self, PublicKey},
     signature::Signature,
+    text::quoted,
 };
 
 /// One entry of the key store.
@@ -40,7 +41,7 @@ impl StoredKey {
 
     /// How messages name it.
     pub fn title(&self) -> String {
-        format!("key {} ({:?})", self.id, self.name)
+        format!("key {} ({})", self.id, quoted(&self.name))
     }
 }
 
@@ -110,7 +111,7 @@ impl Snapshot {
     pub fn title(&self) -> String {
         match self.name.as_str() {
             "" => format!("snapshot {}", self.id),
-            name => format!("snapshot {} ({name:?})", self.id),
+            name => format!("snapshot {} ({})", self.id, quoted(name)),
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::{
     ffi::OsString,
     path::PathBuf,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{Mutex, PoisonError},
     time::Duration,
 };
 
@@ -14,6 +14,7 @@ use super::{
 };
 use crate::{
     error::{Error as UserError, Kind},
+    interrupt,
     signature::Signature,
     subprocess::{self, Command, Failure, Output, quote},
 };
@@ -35,9 +36,17 @@ pub struct Options {
 pub struct Qq {
     options: Options,
     program: PathBuf,
-    /// Set once this `qq` has turned out to be a 6.1.0.x, which takes `--id` or `--name` where
-    /// later ones take `--key`.
-    old_dialect: AtomicBool,
+    /// Known once a command that names a stored key was taken.
+    dialect: Mutex<Option<Dialect>>,
+}
+
+/// How `qq` wants a stored key to be named.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Dialect {
+    /// `--key`: 6.1.1 and later.
+    Key,
+    /// `--id` or `--name`: 6.1.0.x.
+    IdOrName,
 }
 
 /// How an argument names a stored key, in both dialects.
@@ -60,11 +69,11 @@ const LOCK_KEY: KeyFlags = KeyFlags {
 };
 
 impl KeyFlags {
-    fn arg(self, old_dialect: bool, key: &KeyRef) -> String {
-        let flag = match (old_dialect, key) {
-            (false, _) => self.key,
-            (true, KeyRef::Id(_)) => self.old_id,
-            (true, KeyRef::Name(_)) => self.old_name,
+    fn arg(self, dialect: Dialect, key: &KeyRef) -> String {
+        let flag = match (dialect, key) {
+            (Dialect::Key, _) => self.key,
+            (Dialect::IdOrName, KeyRef::Id(_)) => self.old_id,
+            (Dialect::IdOrName, KeyRef::Name(_)) => self.old_name,
         };
         format!("{flag}={}", key.as_str())
     }
@@ -77,14 +86,20 @@ impl Qq {
     /// When there is no such program.
     pub fn find(options: Options) -> std::result::Result<Self, UserError> {
         let program = subprocess::find(options.program.as_os_str()).map_err(|failure| {
-            UserError::new(Kind::Unreachable, failure.to_string()).hint(
-                "install it with `pip install qumulo-api`, or say where it is with --qq PATH or QKEY_QQ",
-            )
+            let hint = match failure {
+                Failure::NotFound { .. } => {
+                    "install it with `pip install qumulo-api`, or say where it is with --qq PATH or QKEY_QQ"
+                }
+                _ => "name the qq program itself with --qq PATH or QKEY_QQ",
+            };
+            UserError::new(Kind::Unreachable, "cannot run qq")
+                .caused_by(&failure)
+                .hint(hint)
         })?;
         Ok(Self {
             options,
             program,
-            old_dialect: AtomicBool::new(false),
+            dialect: Mutex::default(),
         })
     }
 
@@ -105,12 +120,25 @@ impl Qq {
         command
     }
 
+    /// Keeps `command` from being begun after a signal.
+    fn check_for_signal(command: &str) -> Result<()> {
+        match interrupt::received() {
+            None => Ok(()),
+            Some(kind) => Err(Error {
+                certainty: Certainty::NotSent,
+                error: UserError::new(kind, format!("stopped by a signal before {command}"))
+                    .hint(UNCHANGED),
+            }),
+        }
+    }
+
     /// Runs one command that names no stored key.
     fn call<T>(
         &self,
         args: &[&str],
         parse: impl Fn(&[u8]) -> std::result::Result<T, NotAReply>,
     ) -> Result<T> {
+        Self::check_for_signal(args[0])?;
         let output = self
             .command()
             .args(args)
@@ -119,9 +147,7 @@ impl Qq {
         self.parse(args[0], &output, parse)
     }
 
-    /// Runs one command that names a stored key. Only argparse's exit code 2 tells which dialect
-    /// this `qq` speaks; it comes before anything is sent, so that trying the other dialect is
-    /// safe for a submission too.
+    /// Runs one command that names a stored key.
     fn call_with_key<T>(
         &self,
         command: &str,
@@ -130,31 +156,28 @@ impl Qq {
         args: &[String],
         parse: impl Fn(&[u8]) -> std::result::Result<T, NotAReply>,
     ) -> Result<T> {
-        let run = |old_dialect: bool| {
+        Self::check_for_signal(command)?;
+        let run = |dialect: Dialect| {
             self.command()
                 .arg(command)
-                .arg(flags.arg(old_dialect, key))
+                .arg(flags.arg(dialect, key))
                 .args(args)
                 .run()
         };
-        let old_dialect = self.old_dialect.load(Ordering::Relaxed);
-        let output = match run(old_dialect) {
-            Err(failure @ Failure::Exited { code: 2, .. })
-                if matches!(complaint(&failure), Complaint::Usage(_)) =>
-            {
-                log::debug!("trying the other dialect of qq");
-                let other = run(!old_dialect).inspect(|_| {
-                    self.old_dialect.store(!old_dialect, Ordering::Relaxed);
-                });
-                // Where neither is taken, the first complaint is the one to show.
-                match other {
-                    Err(Failure::Exited { code: 2, .. }) => Err(failure),
-                    other => other,
-                }
+        let mut dialect = self.dialect.lock().unwrap_or_else(PoisonError::into_inner);
+        let result = match *dialect {
+            Some(known) => {
+                drop(dialect);
+                run(known)
             }
-            result => result,
-        }
-        .map_err(|failure| self.explain(command, failure))?;
+            // Whoever comes first finds it out, and the others wait for that.
+            None => {
+                let (spoken, result) = find_dialect(run);
+                *dialect = spoken;
+                result
+            }
+        };
+        let output = result.map_err(|failure| self.explain(command, failure))?;
         self.parse(command, &output, parse)
     }
 
@@ -178,80 +201,122 @@ impl Qq {
 
     /// What a failed run means.
     fn explain(&self, command: &str, failure: Failure) -> Error {
-        match (complaint(&failure), &failure) {
-            (Complaint::Api { status, words }, _) => self.api_error(command, status, &words),
-            (Complaint::NotConnected(words), _) => self.not_connected(&words),
-            (Complaint::ConnectionLost(words), _) => Error {
-                certainty: Certainty::Lost,
-                error: UserError::new(
-                    Kind::Unreachable,
-                    format!(
-                        "{} broke the connection during {command}: {words}",
-                        self.address()
-                    ),
-                )
-                .hint(
-                    "look whether the cluster is up and whether a proxy or firewall stands between",
-                ),
-            },
-            (Complaint::Command(words), _) => Error {
-                certainty: Certainty::Lost,
-                error: UserError::new(
-                    Kind::Unreachable,
-                    format!("qq failed during {command}: {words}"),
-                )
-                .hint(self.try_by_hand(command)),
-            },
-            (Complaint::Traceback(words), _) => Error {
-                certainty: Certainty::Lost,
-                error: UserError::new(
-                    Kind::Unreachable,
-                    format!("qq crashed during {command}: {words}"),
-                )
-                .hint(self.try_by_hand(command)),
-            },
-            (Complaint::Usage(words), _) => usage_error(command, &words),
-            (Complaint::Other, Failure::Interrupted(kind)) => Error {
-                certainty: Certainty::Lost,
-                error: UserError::new(*kind, format!("stopped by a signal during {command}")),
-            },
-            (
-                Complaint::Other,
-                Failure::NotFound { .. }
-                | Failure::NotExecutable { .. }
-                | Failure::CouldNotRun { .. },
-            ) => Error {
-                certainty: Certainty::NotSent,
-                error: UserError::new(Kind::Unreachable, format!("cannot run {command}"))
-                    .caused_by(&failure)
-                    .hint("say where qq is with --qq PATH or QKEY_QQ"),
-            },
-            (Complaint::Other, _) => {
-                let hint = match &failure {
-                    Failure::TimedOut { .. } => {
-                        "look whether the cluster answers, or give it longer with --timeout SECONDS"
-                            .to_owned()
-                    }
-                    Failure::Killed { .. } => {
-                        "find out what killed it (out of memory? a limit? an administrator?) and run this again"
-                            .to_owned()
-                    }
-                    _ => self.try_by_hand(command),
-                };
+        let address = self.address();
+        let lost = |message: String, hint: String| Error {
+            certainty: Certainty::Lost,
+            error: UserError::new(Kind::Unreachable, message).hint(hint),
+        };
+        match complaint(&failure) {
+            Complaint::Api { status, words } => self.api_error(command, status, &words),
+            Complaint::NotConnected(words) => self.not_connected(&words),
+            Complaint::ConnectionLost(words) => lost(
+                format!("the connection to {address} was lost during {command}: {words}"),
+                "look whether the cluster is up and whether a proxy or firewall stands between"
+                    .to_owned(),
+            ),
+            Complaint::Command(words) | Complaint::Traceback(words)
+                if is_about_credentials(&words) =>
+            {
                 Error {
-                    certainty: Certainty::Lost,
-                    error: UserError::new(Kind::Unreachable, format!("no answer to {command}"))
-                        .caused_by(&failure)
-                        .hint(hint),
+                    certainty: Certainty::NotSent,
+                    error: UserError::new(
+                        Kind::Auth,
+                        format!("qq cannot read its credentials for {address}: {words}"),
+                    )
+                    .hint(self.log_in()),
                 }
             }
+            Complaint::Command(words) => lost(
+                format!("qq failed during {command}: {words}"),
+                self.try_by_hand(command),
+            ),
+            Complaint::Traceback(words) if words.contains("Error loading data") => lost(
+                format!(
+                    "{address} answered {command} with something else than its REST API does: {words}"
+                ),
+                "check --host and --port: a proxy or another service may answer there".to_owned(),
+            ),
+            Complaint::Traceback(words) => lost(
+                format!("qq crashed during {command}: {words}"),
+                self.try_by_hand(command),
+            ),
+            Complaint::Usage(words) => usage_error(command, &words),
+            Complaint::Other => self.explain_silence(command, &failure),
+        }
+    }
+
+    /// What a run means in which `qq` itself did not say what was wrong.
+    fn explain_silence(&self, command: &str, failure: &Failure) -> Error {
+        let (certainty, hint) = match failure {
+            Failure::Interrupted(kind) => {
+                return Error {
+                    certainty: Certainty::Lost,
+                    error: UserError::new(*kind, format!("stopped by a signal during {command}"))
+                        .hint(UNCHANGED),
+                };
+            }
+            Failure::NotFound { .. }
+            | Failure::NotExecutable { .. }
+            | Failure::CouldNotRun { .. } => (
+                Certainty::NotSent,
+                "say where qq is with --qq PATH or QKEY_QQ".to_owned(),
+            ),
+            Failure::TimedOut { .. } => (
+                Certainty::Lost,
+                "look whether the cluster answers, or give it longer with --timeout SECONDS"
+                    .to_owned(),
+            ),
+            Failure::Killed { .. } => (
+                Certainty::Lost,
+                "find out what killed it (out of memory? a limit? an administrator?) and run this again"
+                    .to_owned(),
+            ),
+            _ => (Certainty::Lost, self.try_by_hand(command)),
+        };
+        Error {
+            certainty,
+            error: UserError::new(
+                Kind::Unreachable,
+                format!("qq gave no usable answer to {command}"),
+            )
+            .caused_by(failure)
+            .hint(hint),
         }
     }
 
     fn api_error(&self, command: &str, status: u16, words: &str) -> Error {
-        let refused = |kind, hint: Option<String>| Error {
+        let (kind, hint) = match status {
+            401 => (Kind::Auth, self.log_in()),
+            403 => (
+                Kind::Auth,
+                "log in as a user whose role has the privilege for it, or ask an administrator"
+                    .to_owned(),
+            ),
+            404 if command.starts_with("snapshot") => (
+                Kind::Refused,
+                format!(
+                    "`{} snapshot_list_statuses` shows what there is",
+                    self.as_typed()
+                ),
+            ),
+            404 => (
+                Kind::Refused,
+                "`qkey keys list` shows what there is".to_owned(),
+            ),
+            500.. => (
+                Kind::Refused,
+                "the cluster has a problem of its own; look at its state, then run this again"
+                    .to_owned(),
+            ),
+            _ => (
+                Kind::Refused,
+                "nothing was changed; mend what the cluster names, then run this again".to_owned(),
+            ),
+        };
+        Error {
             certainty: match status {
-                500.. => Certainty::Lost,
+                // A proxy's time-out says nothing about the cluster.
+                408 | 500.. => Certainty::Lost,
                 _ => Certainty::Refused,
             },
             error: UserError::new(
@@ -261,29 +326,12 @@ impl Qq {
                     self.address()
                 ),
             )
-            .maybe_hint(hint),
-        };
-        match status {
-            401 => refused(
-                Kind::Auth,
-                Some(format!("log in first: `{} login -u USER`", self.as_typed())),
-            ),
-            403 => refused(
-                Kind::Auth,
-                Some(
-                    "log in as a user whose role has the privilege for it, or ask an administrator"
-                        .into(),
-                ),
-            ),
-            500.. => refused(
-                Kind::Refused,
-                Some(
-                    "the cluster has a problem of its own; look at its state, then run this again"
-                        .into(),
-                ),
-            ),
-            _ => refused(Kind::Refused, None),
+            .hint(hint),
         }
+    }
+
+    fn log_in(&self) -> String {
+        format!("log in first: `{} login -u USER`", self.as_typed())
     }
 
     fn not_connected(&self, words: &str) -> Error {
@@ -330,6 +378,32 @@ impl Qq {
     }
 }
 
+/// Runs a command in the newer dialect, and in the older one if the newer is not taken. Only
+/// argparse's exit code 2 tells; it comes before anything is sent, so that trying again is safe for
+/// a submission too.
+fn find_dialect(
+    run: impl Fn(Dialect) -> std::result::Result<Output, Failure>,
+) -> (Option<Dialect>, std::result::Result<Output, Failure>) {
+    let is_usage = |result: &std::result::Result<Output, Failure>| matches!(result, Err(failure) if matches!(complaint(failure), Complaint::Usage(_)));
+    let newer = run(Dialect::Key);
+    if !is_usage(&newer) {
+        return (newer.is_ok().then_some(Dialect::Key), newer);
+    }
+    log::debug!("trying the dialect of qq 6.1.0");
+    let older = run(Dialect::IdOrName);
+    match is_usage(&older) {
+        // The first complaint is the one to show.
+        true => (None, newer),
+        false => (Some(Dialect::IdOrName), older),
+    }
+}
+
+/// Whether `qq` stumbled over the file in which it keeps the bearer token, before any request.
+fn is_about_credentials(words: &str) -> bool {
+    let not_json = words.contains(": line ") && words.contains("(char ");
+    words.contains("CredentialsError") || not_json && !words.contains("Error loading data")
+}
+
 /// What `qq` said of a failure: 7.x on stderr, 6.x on stdout, where warnings do not come.
 fn complaint(failure: &Failure) -> Complaint {
     let Failure::Exited { output, .. } = failure else {
@@ -341,6 +415,9 @@ fn complaint(failure: &Failure) -> Complaint {
         .find(|complaint| *complaint != Complaint::Other)
         .unwrap_or(Complaint::Other)
 }
+
+/// After a signal, where no submission is under way.
+const UNCHANGED: &str = "nothing was submitted by this step; run this again";
 
 /// The port of a cluster's REST API.
 pub const DEFAULT_PORT: u16 = 8000;

@@ -3,7 +3,7 @@
 
 use der::asn1::ObjectIdentifier;
 
-use super::curve::NotP256;
+use super::{curve::NotP256, ssh_public};
 
 /// `id-ecPublicKey` (RFC 5480, section 2.1.1).
 const EC_PUBLIC_KEY: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.2.1");
@@ -46,6 +46,9 @@ pub(crate) fn check_ssh(key_type: &str) -> Result<(), NotP256> {
         "ssh-dss" => "DSA",
         "ssh-ed25519" => "Ed25519",
         "ssh-ed448" => "Ed448",
+        _ if ssh_public::is_certificate(key_type) => {
+            return Err(NotP256::Certificate(key_type.into()));
+        }
         _ if key_type.starts_with("sk-") || key_type.starts_with("webauthn-sk-") => {
             return Err(NotP256::SecurityKey(key_type.into()));
         }

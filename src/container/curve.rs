@@ -24,6 +24,9 @@ pub enum NotP256 {
     /// A key inside a FIDO security key, by its OpenSSH type.
     #[error("on a FIDO security key ({0}), which signs more than the challenge")]
     SecurityKey(String),
+    /// An SSH certificate, by its OpenSSH type.
+    #[error("a certificate ({0}), not the key itself")]
+    Certificate(String),
 }
 
 /// Why curve parameters are not P-256's.

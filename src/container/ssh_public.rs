@@ -1,5 +1,8 @@
-//! ECDSA public keys as SSH writes them: in a line of a `.pub` file, and inside a private key.
+//! Public keys as SSH writes them: in a line of a `.pub` file, inside a private key, and in the
+//! answers of an agent.
 
+use base64::{Engine, prelude::BASE64_STANDARD_NO_PAD};
+use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
 use super::{
@@ -12,6 +15,10 @@ pub(crate) const OPENSSH_MAGIC: &[u8] = b"openssh-key-v1\0";
 
 /// What SSH calls the curve (RFC 5656, section 10.1).
 pub(crate) const CURVE: &str = "nistp256";
+
+/// What the type of a certificate ends with:
+/// <https://github.com/openssh/openssh-portable/blob/master/PROTOCOL.certkeys>
+const CERTIFICATE: &str = "-cert-v01@openssh.com";
 
 /// The public key `point` (SEC1, uncompressed) as SSH sends it (RFC 5656, section 3.1).
 pub(crate) fn blob(point: &[u8]) -> Vec<u8> {
@@ -35,6 +42,40 @@ pub(crate) fn point(blob: &[u8]) -> Option<&[u8]> {
     reader.name().filter(|&curve| curve == CURVE)?;
     let point = reader.string()?;
     reader.0.is_empty().then_some(point)
+}
+
+/// What `ssh-keygen -l` and `ssh-add -l` show of a public key or certificate: `SHA256:` and
+/// unpadded Base64 of the SHA-256 of the key as SSH sends it; a certificate's is its key's.
+pub(crate) fn fingerprint(blob: &[u8]) -> String {
+    let certified = certified(blob);
+    let hash = Sha256::digest(certified.as_deref().map_or(blob, Vec::as_slice));
+    format!("SHA256:{}", BASE64_STANDARD_NO_PAD.encode(hash))
+}
+
+/// Whether what SSH sends under this type is a certificate.
+pub(crate) fn is_certificate(key_type: &str) -> bool {
+    key_type.ends_with(CERTIFICATE)
+}
+
+/// The public key in a certificate: its type, a nonce, the members of the key, and what is
+/// certified of it.
+fn certified(certificate: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+    let mut reader = Reader(certificate);
+    let name = reader.name()?.strip_suffix(CERTIFICATE)?;
+    let (domain, members) = match name {
+        "ssh-ed25519" => ("", 1),
+        "ssh-dss" => ("", 4),
+        "sk-ssh-ed25519" => ("@openssh.com", 2),
+        "sk-ecdsa-sha2-nistp256" => ("@openssh.com", 3),
+        _ => ("", 2),
+    };
+    let _nonce = reader.string()?;
+    let mut key =
+        Writer::with_capacity(certificate.len()).string(format!("{name}{domain}").as_bytes());
+    for _ in 0..members {
+        key = key.string(reader.string()?);
+    }
+    Some(key.finish())
 }
 
 /// The blobs of the public keys in `text` that are written as in a `.pub` file, in

@@ -1,4 +1,5 @@
-//! The data types of SSH (RFC 4251, section 5) that OpenSSH's key files are made of.
+//! The data types of SSH (RFC 4251, section 5) that OpenSSH's key files and agents
+//! are made of.
 
 use zeroize::Zeroizing;
 
@@ -34,6 +35,12 @@ impl<'a> Reader<'a> {
             [first, ..] if *first >= 0x80 => None,
             digits => Some(super::asn1::without_leading_zeros(digits)),
         }
+    }
+
+    /// As [`Self::unsigned`], of a number that nobody means to be negative: the zero in front that
+    /// RFC 4251 asks for before a high bit may be missing.
+    pub(crate) fn positive(&mut self) -> Option<&'a [u8]> {
+        self.string().map(super::asn1::without_leading_zeros)
     }
 }
 
@@ -97,5 +104,14 @@ mod tests {
         assert_eq!(Reader(&[0, 0]).uint32(), None);
         assert_eq!(Reader(&[0, 0, 0, 1, 0x80]).unsigned(), None);
         assert_eq!(Reader(&[0, 0, 0, 1, 0x07]).name(), None);
+        assert_eq!(Reader(&[0, 0, 0, 2, 0x80]).positive(), None);
+    }
+
+    #[test]
+    fn the_zero_before_a_high_bit_may_be_missing_or_one_of_many() {
+        let read = |bytes: &'static [u8]| Reader(bytes).positive();
+        assert_eq!(read(&[0, 0, 0, 1, 0x80]), Some(&[0x80][..]));
+        assert_eq!(read(&[0, 0, 0, 3, 0, 0, 0x80]), Some(&[0x80][..]));
+        assert_eq!(read(&[0, 0, 0, 1, 0]), Some(&[][..]));
     }
 }

@@ -1,8 +1,9 @@
 //! Private keys in files, on stdin, or in a FIFO.
 
 use std::{
+    error::Error as StdError,
     fs::{File, Permissions},
-    io::{self, Read, Write},
+    io::{self, Write},
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     sync::Arc,
@@ -17,6 +18,7 @@ use super::{
 };
 use crate::{
     error::{Error, Kind as ErrorKind, Result},
+    input,
     keyfile::{self, EncryptedKey, KeyFile, PrivateKey},
     permissions,
     public_key::PublicKey,
@@ -38,7 +40,7 @@ const FAMILY: &str = "passphrase";
 
 /// The largest container of a P-256 key, with a certificate chain in the same file, is far
 /// smaller.
-const LIMIT: u64 = 1 << 20;
+const LIMIT: usize = 1 << 20;
 
 /// How often a person may mistype a passphrase.
 const TRIES: usize = 3;
@@ -81,7 +83,7 @@ fn open(source: &Source, context: &Arc<Context>) -> Result<Opened> {
         let passphrase = context
             .asker
             .read(&secret_source, &passphrase_of(source))
-            .map_err(|error| secret_error(source.text(), FAMILY, &error))?;
+            .map_err(|error| secret_error(source.body(), FAMILY, &error))?;
         let key = encrypted
             .decrypt(passphrase.as_bytes())
             .map_err(|error| key_error(source, &error))?;
@@ -94,7 +96,7 @@ fn open(source: &Source, context: &Arc<Context>) -> Result<Opened> {
 }
 
 fn passphrase_of(source: &Source) -> String {
-    format!("the passphrase of {}", source.text())
+    format!("the passphrase of {}", source.body())
 }
 
 fn ask_and_decrypt(
@@ -108,7 +110,7 @@ fn ask_and_decrypt(
         let passphrase = context
             .asker
             .ask(&what)
-            .map_err(|error| secret_error(source.text(), FAMILY, &error))?;
+            .map_err(|error| secret_error(source.body(), FAMILY, &error))?;
         tries_left -= 1;
         match encrypted.decrypt(passphrase.as_bytes()) {
             Ok(key) => return Ok(Box::new(FileSigner::from(key))),
@@ -121,52 +123,46 @@ fn ask_and_decrypt(
 }
 
 fn read(source: &Source) -> Result<Zeroizing<Vec<u8>>> {
-    let path = Path::new(source.body());
-    let unreadable = |error: io::Error| {
-        let hint = match error.kind() {
-            io::ErrorKind::NotFound => {
-                Some("check the path, or make a key with `qkey generate PATH`")
-            }
-            io::ErrorKind::PermissionDenied => Some("run this as the user who owns the key file"),
-            _ => None,
-        };
-        Error::new(
-            ErrorKind::Key,
-            format!("cannot read the key file {}", source.text()),
-        )
-        .caused_by(&error)
-        .maybe_hint(hint.map(str::to_owned))
-    };
-    let input: Box<dyn Read> = if is_stdin(source) {
-        Box::new(io::stdin())
+    let title = source.body();
+    let result = if is_stdin(source) {
+        input::read_to_end(|| Ok(io::stdin()), LIMIT)
     } else {
-        let file = File::open(path).map_err(unreadable)?;
-        let metadata = file.metadata().map_err(unreadable)?;
-        if metadata.is_dir() {
-            return Err(
-                Error::new(ErrorKind::Key, format!("{} is a directory", source.text()))
-                    .hint("name the key file in it"),
-            );
+        let path = PathBuf::from(title);
+        match path.metadata() {
+            Ok(metadata) if metadata.is_dir() => {
+                return Err(
+                    Error::new(ErrorKind::Key, format!("{title} is a directory"))
+                        .hint("name the key file in it"),
+                );
+            }
+            Ok(metadata) => permissions::warn_if_readable_by_others(&path, &metadata),
+            // Opening it says why.
+            Err(_) => {}
         }
-        permissions::warn_if_readable_by_others(path, &metadata);
-        Box::new(file)
+        input::read_to_end(|| File::open(path), LIMIT)
     };
-    let mut contents = Zeroizing::new(Vec::with_capacity(64 << 10));
-    input
-        .take(LIMIT + 1)
-        .read_to_end(&mut contents)
-        .map_err(unreadable)?;
-    match contents.len() as u64 > LIMIT {
-        true => Err(Error::new(
+    result.map_err(|error| match error {
+        input::Error::Interrupted(kind) => {
+            Error::new(kind, format!("stopped by a signal while {title} was read"))
+        }
+        input::Error::TooLong(_) => Error::new(
             ErrorKind::Key,
-            format!(
-                "{} is larger than 1 MiB: that is no key file",
-                source.text()
-            ),
+            format!("{title} is larger than 1 MiB: that is no key file"),
         )
-        .hint("name the file that holds the private key")),
-        false => Ok(contents),
-    }
+        .hint("name the file that holds the private key"),
+        input::Error::Unreadable(error) => unreadable(title, &error),
+    })
+}
+
+fn unreadable(title: &str, error: &io::Error) -> Error {
+    let hint = match error.kind() {
+        io::ErrorKind::NotFound => Some("check the path, or make a key with `qkey generate PATH`"),
+        io::ErrorKind::PermissionDenied => Some("run this as the user who owns the key file"),
+        _ => None,
+    };
+    Error::new(ErrorKind::Key, format!("cannot read the key file {title}"))
+        .caused_by(error)
+        .maybe_hint(hint.map(str::to_owned))
 }
 
 fn key_error(source: &Source, error: &keyfile::Error) -> Error {
@@ -176,7 +172,7 @@ fn key_error(source: &Source, error: &keyfile::Error) -> Error {
     };
     Error::new(
         ErrorKind::Key,
-        format!("cannot use the key file {}", source.text()),
+        format!("cannot use the key file {}", source.body()),
     )
     .caused_by(error)
     .maybe_hint(error.hint().map(|hint| hint.replace("FILE", &path)))
@@ -189,18 +185,17 @@ fn generate(source: &Source, context: &Arc<Context>, how: &Generate) -> Result<G
             Error::new(ErrorKind::Usage, message).hint("name a path that does not exist yet")
         );
     }
-    let title = source.text();
     let passphrase = match source.secret()? {
         Some(secret_source) => Some(context.asker.read(&secret_source, &passphrase_of(source))),
         None if how.encrypt => Some(
             context
                 .asker
-                .ask_for_new(&format!("passphrase for {title}")),
+                .ask_for_new(&format!("passphrase for {}", source.body())),
         ),
         None => None,
     }
     .transpose()
-    .map_err(|error| secret_error(title, FAMILY, &error))?;
+    .map_err(|error| secret_error(source.body(), FAMILY, &error))?;
     let key = PrivateKey::generate();
     let format = how.format.unwrap_or(keyfile::Format::Pkcs8);
     let passphrase = passphrase.as_ref().map(Secret::as_bytes);
@@ -208,7 +203,7 @@ fn generate(source: &Source, context: &Arc<Context>, how: &Generate) -> Result<G
         .map_err(|error| key_error(source, &error))?;
     write_new(Path::new(source.body()), text.as_bytes())?;
     Ok(Generated {
-        source: title.to_owned(),
+        source: source.text().to_owned(),
         public_key: key.public_key(),
     })
 }
@@ -233,7 +228,7 @@ fn write_new(path: &Path, contents: &[u8]) -> Result<()> {
             ErrorKind::Key,
             format!("cannot write a new key to {}", path.display()),
         )
-        .caused_by(error)
+        .caused_by(without_temporary_path(error))
         .hint(hint)
     };
     // Asked beforehand only to spare the work: the last step refuses as well.
@@ -255,4 +250,9 @@ fn write_new(path: &Path, contents: &[u8]) -> Result<()> {
     File::open(&folder)
         .and_then(|folder| folder.sync_all())
         .map_err(|error| failed(&error))
+}
+
+/// The system's own words: the name of a temporary file tells a user nothing.
+fn without_temporary_path(error: &io::Error) -> &(dyn StdError + 'static) {
+    error.source().unwrap_or(error)
 }

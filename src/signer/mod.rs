@@ -1,7 +1,12 @@
 //! Signers: opened key sources. A kind of key source is one file in this folder and one line in
 //! [`source::KINDS`].
 
+mod agent;
+mod aws;
 mod file;
+mod gcp;
+mod pkcs11;
+mod plugin;
 pub mod source;
 mod tool;
 
@@ -20,7 +25,8 @@ pub trait Signer: Send + Sync {
     fn public_key(&self) -> &PublicKey;
 
     /// Signs exactly these bytes: ECDSA over their SHA-256, which is computed once, here or where
-    /// the key lives.
+    /// the key lives. A token that shows its public keys to everybody wants its PIN here, for the
+    /// first signature.
     ///
     /// # Errors
     /// Of kind [`Kind::Key`] when the key source cannot sign.
@@ -74,10 +80,10 @@ fn secret_error(title: &str, attribute: &str, error: &secret::Error) -> Error {
     if let secret::Error::Interrupted(kind) = error {
         return Error::new(
             *kind,
-            format!("stopped by a signal before {title} was open"),
+            format!("stopped by a signal before there was a {attribute} for {title}"),
         );
     }
-    Error::new(Kind::Key, format!("cannot open {title}"))
+    Error::new(Kind::Key, format!("there is no {attribute} for {title}"))
         .caused_by(error)
         .hint(format!(
             "an attribute of the key source gives it without a terminal: ?{attribute}-file=PATH, \

@@ -8,7 +8,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{Context, KeySource, Opened, file};
+use super::{Context, KeySource, Opened, agent, aws, file, gcp, pkcs11, plugin};
 use crate::{
     config::expand_home,
     error::{Error, Kind as ErrorKind, Result},
@@ -16,6 +16,7 @@ use crate::{
     public_key::PublicKey,
     secret::SecretSource,
     suggest,
+    text::quoted,
 };
 
 /// One kind of key source.
@@ -40,10 +41,20 @@ pub type Open = fn(&Source, &Arc<Context>) -> Result<Opened>;
 pub type Make = fn(&Source, &Arc<Context>, &Generate) -> Result<Generated>;
 
 /// Every kind of key source there is.
-pub static KINDS: &[&Kind] = &[&file::KIND];
+pub static KINDS: &[&Kind] = &[
+    &file::KIND,
+    &agent::KIND,
+    &plugin::KIND,
+    &aws::KIND,
+    &gcp::KIND,
+    &pkcs11::KIND,
+];
 
 /// The four ways to give a secret, as endings of an attribute's name.
 const SECRET_WAYS: [&str; 4] = ["env", "file", "fd", "command"];
+
+/// The attribute of RFC 7512, section 2.4, that holds the PIN itself.
+const PIN_VALUE: &str = "pin-value";
 
 /// How a new key is to be made.
 #[derive(Clone, Copy, Debug)]
@@ -77,10 +88,11 @@ impl Source {
     /// # Errors
     /// Of kind `usage`: an unknown scheme or attribute, or bad percent-encoding.
     pub fn parse(text: &str) -> Result<Self> {
+        let shown = redacted(text);
         let invalid = |why: String| {
             Error::new(
                 ErrorKind::Usage,
-                format!("{text:?} is not a key source: {why}"),
+                format!("{shown:?} is not a key source: {why}"),
             )
         };
         if text.is_empty() {
@@ -104,6 +116,8 @@ impl Source {
         let (decoded, raw) = match scheme {
             // A plain path is taken as it is, `%` and all.
             None => (body.to_owned(), body),
+            // Its attributes are decoded one by one, and need not be UTF-8.
+            Some(scheme) if scheme == pkcs11::KIND.scheme => (body.to_owned(), body),
             Some(_) => (percent_decode(body).map_err(invalid)?, body),
         };
         if body.is_empty() {
@@ -120,10 +134,16 @@ impl Source {
             if attributes.iter().any(|(other, _)| other == name) {
                 return Err(invalid(format!("the attribute {name:?} is given twice")));
             }
-            attributes.push((name.to_owned(), percent_decode(value).map_err(invalid)?));
+            let value = percent_decode(value).map_err(|why| match name {
+                PIN_VALUE => invalid(format!(
+                    "the attribute {name:?} is not percent-encoded UTF-8"
+                )),
+                _ => invalid(why),
+            })?;
+            attributes.push((name.to_owned(), value));
         }
         let source = Self {
-            text: text.to_owned(),
+            text: shown.clone(),
             kind,
             raw: raw.to_owned(),
             body: decoded,
@@ -144,14 +164,22 @@ impl Source {
         if self.kind.scheme == file::KIND.scheme && !self.reads_stdin() {
             base(&mut self.body);
         }
-        let files = self.attributes.iter_mut();
-        files
-            .filter(|(name, _)| name.ends_with("-file"))
-            .for_each(|(_, value)| base(value));
+        for (name, value) in &mut self.attributes {
+            match name.as_str() {
+                "pin-source" if !value.starts_with('|') => {
+                    *value = value.trim_start_matches("file:").to_owned();
+                    base(value);
+                }
+                // Without a folder it is looked for in the usual ones.
+                "module-path" if value.contains('/') => base(value),
+                name if name.ends_with("-file") => base(value),
+                _ => {}
+            }
+        }
         self
     }
 
-    /// The source as it was written.
+    /// The source as it was written, but for a PIN in it.
     pub fn text(&self) -> &str {
         &self.text
     }
@@ -190,7 +218,7 @@ impl Source {
         };
         let mut ways = self.attributes.iter().filter_map(|(name, value)| {
             let way = name.strip_prefix(family)?.strip_prefix('-')?;
-            Some((way, value))
+            SECRET_WAYS.contains(&way).then_some((way, value))
         });
         let Some((way, value)) = ways.next() else {
             return Ok(None);
@@ -205,7 +233,8 @@ impl Source {
             "command" => SecretSource::Command(value.clone()),
             _ => SecretSource::Fd(value.parse().map_err(|_| {
                 let message = format!("{value:?} in {:?} is no file descriptor", self.text);
-                Error::new(ErrorKind::Usage, message).hint("give a number, as in passphrase-fd=3")
+                Error::new(ErrorKind::Usage, message)
+                    .hint(format!("give a number, as in {family}-fd=3"))
             })?),
         }))
     }
@@ -219,7 +248,7 @@ impl Source {
         let Some(generate) = self.kind.generate else {
             let message = format!("no key can be made in {:?}", self.text);
             return Err(Error::new(ErrorKind::Usage, message)
-                .hint(format!("make it with the tool that {scheme} belongs to")));
+                .hint("make it by its own means, or make a key file: `qkey generate PATH`"));
         };
         if scheme != file::KIND.scheme && (how.format.is_some() || how.encrypt) {
             let message = format!("--format and --encrypt are for key files, not for {scheme}");
@@ -247,7 +276,10 @@ impl KeySource for Openable {
     }
 
     fn open(&self) -> Result<Opened> {
-        (self.source.kind.open)(&self.source, &self.context)
+        (self.source.kind.open)(&self.source, &self.context).map_err(|error| match &self.name {
+            Some(name) => error.about(&format!("key {}", quoted(name))),
+            None => error,
+        })
     }
 }
 
@@ -267,6 +299,12 @@ impl Kind {
 
     fn help(&self, wrong: &str) -> String {
         let names = self.attribute_names();
+        if names.is_empty() {
+            let scheme = self.scheme;
+            return format!(
+                "{scheme} takes no attributes; a `?` that belongs to it is written %3F"
+            );
+        }
         let nearest = suggest::nearest(wrong, names.iter().map(String::as_str))
             .map(|near| format!("did you mean {near:?}? "))
             .unwrap_or_default();
@@ -299,6 +337,12 @@ fn split_scheme(text: &str) -> Option<(&str, &str)> {
 
 /// Strict: a `%` that begins no escape is an error, and so is what is not UTF-8.
 pub fn percent_decode(text: &str) -> std::result::Result<String, String> {
+    String::from_utf8(percent_decode_bytes(text)?)
+        .map_err(|_| format!("{text:?} does not decode to UTF-8"))
+}
+
+/// Strict: a `%` that begins no escape is an error.
+pub fn percent_decode_bytes(text: &str) -> std::result::Result<Vec<u8>, String> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((&byte, tail)) = rest.split_first() {
@@ -315,7 +359,42 @@ pub fn percent_decode(text: &str) -> std::result::Result<String, String> {
         bytes.extend(decoded);
         rest = &tail[2..];
     }
-    String::from_utf8(bytes).map_err(|_| format!("{text:?} does not decode to UTF-8"))
+    Ok(bytes)
+}
+
+/// A source as a user writes it, without the PIN that may stand in it, at whatever place and
+/// under whatever name.
+pub fn redacted(text: &str) -> String {
+    const DELIMITERS: [char; 4] = [':', '?', '&', ';'];
+    let has_scheme = split_scheme(text).is_some();
+    let mut shown = String::with_capacity(text.len());
+    let mut in_pin = false;
+    for piece in text.split_inclusive(DELIMITERS) {
+        let pin = piece
+            .split_once('=')
+            .filter(|(name, _)| !in_pin && holds_pin(name, has_scheme));
+        match pin {
+            Some((name, _)) => shown.extend([name, "=…"]),
+            None if !in_pin => shown.push_str(piece),
+            None => {}
+        }
+        // A PIN may hold the other delimiters.
+        in_pin = (in_pin || pin.is_some()) && !piece.ends_with('&');
+        if !in_pin && piece.ends_with('&') && !shown.ends_with('&') {
+            shown.push('&');
+        }
+    }
+    shown
+}
+
+/// Whether an attribute, known or mistyped, holds a PIN rather than says where it is.
+fn holds_pin(name: &str, has_scheme: bool) -> bool {
+    let name = name.to_ascii_lowercase();
+    match name.strip_prefix("pin-") {
+        Some("source") => false,
+        Some(way) => !SECRET_WAYS.contains(&way),
+        None => has_scheme && name == "pin",
+    }
 }
 
 #[cfg(test)]
@@ -373,6 +452,47 @@ mod tests {
             secret("key?passphrase-file="),
             Some(SecretSource::File(PathBuf::new()))
         );
+    }
+
+    #[test]
+    fn a_pin_is_never_shown() {
+        for (text, shown) in [
+            (
+                "pkcs11:object=O?pin-value=1&module-path=/m",
+                "pkcs11:object=O?pin-value=…&module-path=/m",
+            ),
+            (
+                "pkcs11:object=O?module-path=/m&pin-value=1?2;3",
+                "pkcs11:object=O?module-path=/m&pin-value=…",
+            ),
+            ("pkcs11:pin-value=1;object=O", "pkcs11:pin-value=…"),
+            (
+                "PKCS11:object=O?PIN-VALUE=1&pin-value=2",
+                "PKCS11:object=O?PIN-VALUE=…&pin-value=…",
+            ),
+            (
+                "pkcs11:object=O?pin-valu=1&pin-file=a",
+                "pkcs11:object=O?pin-valu=…&pin-file=a",
+            ),
+            (
+                "pkcs11:object=O?pin=1&&pin-env=P",
+                "pkcs11:object=O?pin=…&&pin-env=P",
+            ),
+            ("pin=value.pem", "pin=value.pem"),
+        ] {
+            assert_eq!(redacted(text), shown);
+        }
+        let source = Source::parse("pkcs11:object=O?pin-value=1").ok().unwrap();
+        assert_eq!(source.text(), "pkcs11:object=O?pin-value=…");
+        assert_eq!(source.attribute("pin-value"), Some("1"));
+        for wrong in [
+            "pkcs11:object=O?pin-value=77%",
+            "nosuch:x?pin-value=77",
+            "k?pin-value=77",
+        ] {
+            let error = error(wrong);
+            assert!(!error.contains("77"), "{error}");
+        }
     }
 
     #[test]

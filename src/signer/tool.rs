@@ -4,7 +4,7 @@ use std::{ffi::OsStr, path::PathBuf, time::Duration};
 
 use crate::{
     error::{Error, Kind, Result},
-    public_key::{self, PublicKey},
+    public_key, signature,
     subprocess::{self, Command, Failure, Output},
 };
 
@@ -15,9 +15,11 @@ pub struct Tool {
     program: PathBuf,
     timeout: Duration,
     hints: Hints,
+    key: String,
 }
 
-/// What to do next when the program's words hold a text, the first match deciding.
+/// What to do next when the program's words hold a text, the first match deciding. `{key}` stands
+/// for what [`Tool::naming_key`] was given.
 pub type Hints = &'static [(&'static str, &'static str)];
 
 impl Tool {
@@ -42,6 +44,7 @@ impl Tool {
                         program,
                         timeout,
                         hints,
+                        key: String::new(),
                     });
                 }
                 Err(failure) => missing = missing.or(Some(failure)),
@@ -54,6 +57,12 @@ impl Tool {
         })
     }
 
+    /// The same tool, with how its own command line names the key, for hints.
+    pub fn naming_key(mut self, key: impl Into<String>) -> Self {
+        self.key = key.into();
+        self
+    }
+
     /// The program, with the time that a call to a signer may take.
     pub fn command(&self) -> Command {
         Command::new(&self.program, self.timeout)
@@ -64,24 +73,29 @@ impl Tool {
     /// # Errors
     /// With the program's own words, and a hint where they are known.
     pub fn run(&self, doing: &str, command: &Command) -> Result<Output> {
-        command.run().map_err(|failure| {
-            if let Failure::Interrupted(kind) = failure {
-                let message = format!("stopped by a signal, about to {doing} {}", self.title);
-                return Error::new(kind, message);
+        command
+            .run()
+            .map_err(|failure| self.failed(doing, &failure))
+    }
+
+    /// The error for a program that failed, as [`Self::run`] gives it.
+    pub fn failed(&self, doing: &str, failure: &Failure) -> Error {
+        if let Failure::Interrupted(kind) = failure {
+            let message = format!("stopped by a signal, about to {doing} {}", self.title);
+            return Error::new(*kind, message);
+        }
+        let words = failure.to_string();
+        let known = self.hints.iter().find(|(text, _)| words.contains(text));
+        let hint = match (known, failure) {
+            (Some((_, hint)), _) => Some(*hint),
+            (None, Failure::TimedOut { .. }) => {
+                Some("check the network, or give it longer with --timeout SECONDS")
             }
-            let words = failure.to_string();
-            let known = self.hints.iter().find(|(text, _)| words.contains(text));
-            let hint = match (known, &failure) {
-                (Some((_, hint)), _) => Some(*hint),
-                (None, Failure::TimedOut { .. }) => {
-                    Some("check the network, or give it longer with --timeout SECONDS")
-                }
-                (None, _) => None,
-            };
-            Error::new(Kind::Key, format!("cannot {doing} {}", self.title))
-                .caused_by(&failure)
-                .maybe_hint(hint.map(str::to_owned))
-        })
+            (None, _) => None,
+        };
+        Error::new(Kind::Key, format!("cannot {doing} {}", self.title))
+            .caused_by(failure)
+            .maybe_hint(hint.map(|hint| hint.replace("{key}", &self.key)))
     }
 
     /// The error for a reply that is not what was asked for.
@@ -92,6 +106,21 @@ impl Tool {
             excerpt: subprocess::excerpt(reply),
         };
         Error::new(Kind::Key, format!("cannot use {}", self.title)).caused_by(&failure)
+    }
+
+    /// The error for a signature that is not in the encoding `expected`, with the one that it
+    /// seems to be in.
+    pub fn not_a_signature(&self, expected: &'static str, reply: &[u8]) -> Error {
+        let seems = match signature::describe(reply) {
+            Some(found) => format!("it seems to be {found}"),
+            None => "it is like no signature at all".to_owned(),
+        };
+        let shown = match str::from_utf8(reply) {
+            Ok(text) => text.to_owned(),
+            Err(_) => base16ct::lower::encode_string(reply),
+        };
+        self.unexpected("a signature", shown.as_bytes())
+            .hint(format!("a signature is to come as {expected}; {seems}"))
     }
 
     /// The error for a public key that does not serve.

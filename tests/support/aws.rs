@@ -38,7 +38,7 @@ pub fn moto() -> &'static str {
     static MOTO: OnceLock<(String, ChildStdin)> = OnceLock::new();
     let start = || {
         let mut process = Command::new(folder("aws-1").join("python"))
-            .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/moto.py"))
+            .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/run_moto.py"))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())

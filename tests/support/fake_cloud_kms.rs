@@ -1,4 +1,5 @@
-//! A fake Google Cloud KMS: the REST calls that `gcloud kms` makes for asymmetric signing.
+//! A fake Google Cloud KMS: the REST calls that `gcloud kms` makes for asymmetric signing, and the
+//! one that it makes to become somebody else.
 //!
 //! Names, states, algorithms and messages are those of the Cloud KMS API, version 1. Every
 //! signature comes with the CRC32C that gcloud checks.
@@ -63,6 +64,7 @@ pub struct Call {
     pub method: String,
     pub path: String,
     pub body: Value,
+    pub authorization: Option<String>,
 }
 
 impl FakeCloudKms {
@@ -128,6 +130,7 @@ fn serve(state: &mut State, request: &Request) -> Reply {
         method: request.method.clone(),
         path: request.path.clone(),
         body: body.clone(),
+        authorization: request.headers.get("authorization").cloned(),
     });
     let mut changes = json!({});
     if let Some((text, fault)) = &mut state.fault
@@ -152,6 +155,9 @@ fn serve(state: &mut State, request: &Request) -> Reply {
         usable(state, name).and_then(|version| sign(name, version, &body))
     } else if let Some(key) = name.strip_suffix("/cryptoKeyVersions") {
         list(state, key)
+    } else if name.ends_with(":generateAccessToken") {
+        // IAM Service Account Credentials API, for impersonation.
+        Ok(json!({ "accessToken": "of-another", "expireTime": "2099-01-01T00:00:00Z" }))
     } else {
         create(state, &request.path, &body)
     };

@@ -1,0 +1,64 @@
+//! Reads a file, a FIFO or stdin to its end, up to a limit, and stops at a signal: whoever should
+//! write may never do so.
+
+use std::{
+    io::{self, Read},
+    sync::mpsc::{self, RecvTimeoutError},
+    thread,
+    time::Duration,
+};
+
+use zeroize::Zeroizing;
+
+use crate::{error::Kind, interrupt};
+
+/// How soon a signal is noticed.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// Why there is no input.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Unreadable(#[from] io::Error),
+    #[error("it is longer than {0} bytes")]
+    TooLong(usize),
+    #[error("stopped by a signal")]
+    Interrupted(Kind),
+}
+
+/// Opens an input and reads all of it, which is wiped from memory when it goes. `open` may block.
+///
+/// # Errors
+/// When it cannot be read, is longer than `limit`, or a signal arrives.
+pub fn read_to_end<R: Read>(
+    open: impl FnOnce() -> io::Result<R> + Send + 'static,
+    limit: usize,
+) -> Result<Zeroizing<Vec<u8>>, Error> {
+    let (sender, receiver) = mpsc::channel();
+    // Left behind when a signal comes first: nothing can end a blocked `open` from outside.
+    thread::spawn(move || {
+        let read = || {
+            let mut bytes = Zeroizing::new(Vec::with_capacity(limit.min(64 << 10) + 1));
+            open()?
+                .take(limit as u64 + 1)
+                .read_to_end(&mut bytes)
+                .map(|_| bytes)
+        };
+        // Nobody listens any more after a signal.
+        let _ = sender.send(read());
+    });
+    loop {
+        match receiver.recv_timeout(LOOK) {
+            Ok(Ok(bytes)) if bytes.len() > limit => return Err(Error::TooLong(limit)),
+            Ok(result) => return Ok(result?),
+            Err(RecvTimeoutError::Timeout) => {
+                if let Some(kind) = interrupt::received() {
+                    return Err(Error::Interrupted(kind));
+                }
+            }
+            Err(RecvTimeoutError::Disconnected) => {
+                return Err(io::Error::other("the reading ended without a result").into());
+            }
+        }
+    }
+}

@@ -1,0 +1,468 @@
+//! Keys in an ssh-agent, reached over the socket that `SSH_AUTH_SOCK` names (draft-miller-ssh-agent,
+//! with the encodings of RFC 4251 and RFC 5656).
+//!
+//! The agent is given the challenge itself: it hashes, once, with the SHA-256 that belongs to keys
+//! of the type `ecdsa-sha2-nistp256`.
+
+mod connection;
+
+use std::{env, path::PathBuf, sync::Arc, time::Duration};
+
+use base64::{Engine, prelude::BASE64_STANDARD_NO_PAD};
+
+use self::connection::{Failure, exchange};
+use super::{
+    Context, Opened, Signer,
+    source::{Kind, Source},
+};
+use crate::{
+    container::{
+        ssh_public,
+        ssh_wire::{Reader, Writer},
+    },
+    error::{self, Kind as ErrorKind},
+    public_key::{self, PublicKey},
+    signature::{self, Signature},
+};
+
+pub static KIND: Kind = Kind {
+    scheme: "ssh-agent",
+    form: "ssh-agent:SHA256:FINGERPRINT or ssh-agent:COMMENT",
+    attributes: &[],
+    secret: None,
+    open,
+    generate: None,
+};
+
+/// What is left of an agent's longest message, 256 KiB, with room for a key and the framing.
+const MAX_CHALLENGE: usize = 250_000;
+
+/// The messages that are needed (draft-miller-ssh-agent, section 5.1).
+mod message {
+    pub(super) const FAILURE: u8 = 5;
+    pub(super) const REQUEST_IDENTITIES: u8 = 11;
+    pub(super) const IDENTITIES_ANSWER: u8 = 12;
+    pub(super) const SIGN_REQUEST: u8 = 13;
+    pub(super) const SIGN_RESPONSE: u8 = 14;
+}
+
+/// Why an agent's key cannot be used.
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    #[error("SSH_AUTH_SOCK is not set: no agent is known here")]
+    NoAgent,
+    #[error(transparent)]
+    Exchange(#[from] Failure),
+    #[error("the agent refused")]
+    Refused,
+    #[error("the agent answered with something else than {expected}: {excerpt}")]
+    Unexpected {
+        expected: &'static str,
+        excerpt: String,
+    },
+    #[error("the agent answered with something else than a signature: {excerpt}")]
+    NotASignature {
+        excerpt: String,
+        source: signature::Error,
+    },
+    #[error("the agent holds no key")]
+    Empty,
+    #[error("the agent holds no key with the {wanted}, only:\n{held}")]
+    NotFound { wanted: String, held: String },
+    #[error("several keys in the agent have the {wanted}:\n{found}")]
+    Several { wanted: String, found: String },
+    #[error("{key} is of no use")]
+    Unusable {
+        key: String,
+        source: public_key::Error,
+    },
+    #[error("the challenge has {0} bytes, and an agent signs at most {MAX_CHALLENGE}")]
+    TooLong(usize),
+}
+
+impl Error {
+    /// The next step for the user.
+    fn hint(&self) -> &'static str {
+        match self {
+            Self::NoAgent => {
+                "start an agent (`eval \"$(ssh-agent)\"`), load the key (`ssh-add KEY`), and run \
+                 this in the same shell; sudo passes SSH_AUTH_SOCK on only when told to"
+            }
+            Self::Exchange(Failure::Unreachable { .. }) => {
+                "the agent may have ended, or belong to another user: `ssh-add -l` asks the same \
+                 one; `eval \"$(ssh-agent)\"` starts a new one"
+            }
+            Self::Exchange(Failure::TimedOut(_)) => {
+                "the agent may be waiting for a confirmation or a touch; give it longer with \
+                 --timeout SECONDS, or restart it"
+            }
+            Self::Exchange(_) | Self::Unexpected { .. } | Self::NotASignature { .. } => {
+                "see whether `ssh-add -l` gets on with this agent"
+            }
+            Self::Refused => {
+                "it does so when a confirmation was not given (`ssh-add -c`), when it is locked \
+                 (`ssh-add -X` unlocks it), when the key was removed meanwhile, and when the key is \
+                 kept for certain hosts (`ssh-add -h`)"
+            }
+            Self::Empty => {
+                "load the key with `ssh-add KEY`; a locked agent shows no keys either: \
+                 `ssh-add -X` unlocks it"
+            }
+            Self::NotFound { .. } => "load the key with `ssh-add KEY`, or take one that is there",
+            Self::Several { .. } => "name the key by its fingerprint: ssh-agent:SHA256:…",
+            Self::Unusable { .. } => {
+                "take an ECDSA P-256 key (ecdsa-sha2-nistp256): `ssh-keygen -t ecdsa -b 256 -f KEY` \
+                 makes one, `ssh-add KEY` loads it"
+            }
+            Self::TooLong(_) => "sign it with a key file, which has no such limit",
+        }
+    }
+
+    /// As the user sees it; `doing` is what was being done with the key source called `title`.
+    fn into_error(self, doing: &str, title: &str) -> error::Error {
+        if let Self::Exchange(Failure::Interrupted(kind)) = self {
+            return error::Error::new(
+                kind,
+                format!("stopped by a signal, about to {doing} {title}"),
+            );
+        }
+        error::Error::new(ErrorKind::Key, format!("cannot {doing} {title}"))
+            .caused_by(&self)
+            .hint(self.hint())
+    }
+}
+
+fn open(source: &Source, context: &Arc<Context>) -> error::Result<Opened> {
+    let wanted = Wanted::parse(source.body())?;
+    let title = source.text();
+    open_key(title, &wanted, context.timeout)
+        .map(|signer| Opened::Signer(Box::new(signer)))
+        .map_err(|error| error.into_error("open", title))
+}
+
+fn open_key(title: &str, wanted: &Wanted, timeout: Duration) -> Result<AgentSigner, Error> {
+    let agent = Agent::from_environment(timeout)?;
+    let identity = wanted.choose(agent.identities()?)?;
+    let public_key = PublicKey::from_ssh(&identity.blob).map_err(|source| Error::Unusable {
+        key: identity.title(),
+        source,
+    })?;
+    Ok(AgentSigner {
+        title: title.to_owned(),
+        agent,
+        blob: identity.blob,
+        public_key,
+    })
+}
+
+struct AgentSigner {
+    title: String,
+    agent: Agent,
+    /// The public key as the agent sent it, by which it knows the key again.
+    blob: Vec<u8>,
+    public_key: PublicKey,
+}
+
+impl Signer for AgentSigner {
+    fn public_key(&self) -> &PublicKey {
+        &self.public_key
+    }
+
+    fn sign(&self, challenge: &[u8]) -> error::Result<Signature> {
+        self.agent
+            .sign(&self.blob, challenge)
+            .map_err(|error| error.into_error("sign with", &self.title))
+    }
+}
+
+/// Where the agent listens.
+struct Agent {
+    socket: PathBuf,
+    timeout: Duration,
+}
+
+impl Agent {
+    fn from_environment(timeout: Duration) -> Result<Self, Error> {
+        let socket = env::var_os("SSH_AUTH_SOCK").filter(|path| !path.is_empty());
+        Ok(Self {
+            socket: socket.ok_or(Error::NoAgent)?.into(),
+            timeout,
+        })
+    }
+
+    /// Every key that the agent is ready to show.
+    fn identities(&self) -> Result<Vec<Identity>, Error> {
+        let answer = exchange(&self.socket, &[message::REQUEST_IDENTITIES], self.timeout)?;
+        let contents = contents(&answer, message::IDENTITIES_ANSWER, LIST)?;
+        parse_identities(contents).ok_or_else(|| unexpected(&answer, LIST))
+    }
+
+    fn sign(&self, blob: &[u8], challenge: &[u8]) -> Result<Signature, Error> {
+        if challenge.len() > MAX_CHALLENGE {
+            return Err(Error::TooLong(challenge.len()));
+        }
+        let no_flags = 0;
+        let request = Writer::with_capacity(challenge.len() + blob.len() + 16)
+            .bytes(&[message::SIGN_REQUEST])
+            .string(blob)
+            .string(challenge)
+            .uint32(no_flags);
+        let answer = exchange(&self.socket, &request.finish(), self.timeout)?;
+        let mut contents = Reader(contents(&answer, message::SIGN_RESPONSE, SIGNATURE)?);
+        match contents.string() {
+            Some(signature) if contents.0.is_empty() => {
+                Signature::from_ssh(signature).map_err(|source| Error::NotASignature {
+                    excerpt: excerpt(signature),
+                    source,
+                })
+            }
+            _ => Err(unexpected(&answer, SIGNATURE)),
+        }
+    }
+}
+
+const LIST: &str = "a list of keys";
+const SIGNATURE: &str = "a signature";
+
+/// What follows the number of an answer that is of the kind that was asked for.
+fn contents<'a>(answer: &'a [u8], number: u8, expected: &'static str) -> Result<&'a [u8], Error> {
+    match answer {
+        [first, contents @ ..] if *first == number => Ok(contents),
+        [message::FAILURE, ..] => Err(Error::Refused),
+        _ => Err(unexpected(answer, expected)),
+    }
+}
+
+fn unexpected(answer: &[u8], expected: &'static str) -> Error {
+    Error::Unexpected {
+        expected,
+        excerpt: excerpt(answer),
+    }
+}
+
+/// The beginning of what an agent sent, in hexadecimal.
+fn excerpt(bytes: &[u8]) -> String {
+    const SHOWN: usize = 32;
+    let shown = base16ct::lower::encode_string(&bytes[..bytes.len().min(SHOWN)]);
+    match bytes.len() {
+        0 => "(nothing)".to_owned(),
+        length if length > SHOWN => format!("{shown}…"),
+        _ => shown,
+    }
+}
+
+/// How many keys there are, and for each the key and its comment; nothing for an answer that is
+/// not that to its end.
+fn parse_identities(contents: &[u8]) -> Option<Vec<Identity>> {
+    let mut reader = Reader(contents);
+    let count = reader.uint32()?;
+    let identities = (0..count)
+        .map(|_| {
+            Some(Identity {
+                blob: reader.string()?.to_vec(),
+                comment: String::from_utf8_lossy(reader.string()?).into_owned(),
+            })
+        })
+        .collect::<Option<Vec<Identity>>>()?;
+    reader.0.is_empty().then_some(identities)
+}
+
+/// A key or certificate as an agent shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Identity {
+    blob: Vec<u8>,
+    comment: String,
+}
+
+impl Identity {
+    fn key_type(&self) -> &str {
+        ssh_public::key_type(&self.blob).unwrap_or("a key of no type")
+    }
+
+    fn fingerprint(&self) -> String {
+        ssh_public::fingerprint(&self.blob)
+    }
+
+    fn title(&self) -> String {
+        format!(
+            "{} {} {:?}",
+            self.key_type(),
+            self.fingerprint(),
+            self.comment
+        )
+    }
+}
+
+/// One a line.
+fn titles(identities: &[Identity]) -> String {
+    let titles: Vec<String> = identities.iter().map(Identity::title).collect();
+    titles.join("\n")
+}
+
+/// Which key a source means.
+#[derive(Debug, PartialEq, Eq)]
+enum Wanted {
+    /// As `ssh-add -l` shows it, without padding.
+    Fingerprint(String),
+    Comment(String),
+}
+
+impl Wanted {
+    fn parse(body: &str) -> error::Result<Self> {
+        let Some(digits) = body.strip_prefix("SHA256:") else {
+            return Ok(Self::Comment(body.to_owned()));
+        };
+        let digits = digits.strip_suffix('=').unwrap_or(digits);
+        match BASE64_STANDARD_NO_PAD.decode(digits) {
+            Ok(hash) if hash.len() == 32 => Ok(Self::Fingerprint(format!("SHA256:{digits}"))),
+            _ => Err(error::Error::new(
+                ErrorKind::Usage,
+                format!(
+                    "{body:?} is not the fingerprint of a key: SHA256: and 43 digits of Base64"
+                ),
+            )
+            .hint("`ssh-add -l` shows the fingerprints of the keys in the agent")),
+        }
+    }
+
+    /// The one key among `identities` that is meant.
+    fn choose(&self, identities: Vec<Identity>) -> Result<Identity, Error> {
+        let held = titles(&identities);
+        let mut found: Vec<Identity> = identities
+            .into_iter()
+            .filter(|identity| self.means(identity))
+            .collect();
+        // `ssh-add` loads a certificate beside its key, with the same comment and fingerprint.
+        if !found.iter().all(is_certificate) {
+            found.retain(|identity| !is_certificate(identity));
+        }
+        let wanted = self.to_string();
+        match found.len() {
+            1 => Ok(found.remove(0)),
+            0 if held.is_empty() => Err(Error::Empty),
+            0 => Err(Error::NotFound { wanted, held }),
+            _ => Err(Error::Several {
+                wanted,
+                found: titles(&found),
+            }),
+        }
+    }
+
+    fn means(&self, identity: &Identity) -> bool {
+        match self {
+            Self::Fingerprint(fingerprint) => *fingerprint == identity.fingerprint(),
+            Self::Comment(comment) => *comment == identity.comment,
+        }
+    }
+}
+
+impl std::fmt::Display for Wanted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Fingerprint(fingerprint) => write!(f, "fingerprint {fingerprint}"),
+            Self::Comment(comment) => write!(f, "comment {comment:?}"),
+        }
+    }
+}
+
+fn is_certificate(identity: &Identity) -> bool {
+    ssh_public::is_certificate(identity.key_type())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn identity(key_type: &str, contents: &[u8], comment: &str) -> Identity {
+        let blob = Writer::with_capacity(128).string(key_type.as_bytes());
+        Identity {
+            blob: blob.bytes(contents).finish().to_vec(),
+            comment: comment.to_owned(),
+        }
+    }
+
+    fn choose(body: &str, identities: &[Identity]) -> Result<Identity, String> {
+        let wanted = Wanted::parse(body).unwrap();
+        let chosen = wanted.choose(identities.to_vec());
+        chosen.map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_fingerprint_may_be_padded_and_anything_else_is_a_comment() {
+        let fingerprint = "SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4";
+        for text in [fingerprint, &format!("{fingerprint}=")] {
+            let wanted = Wanted::Fingerprint(fingerprint.to_owned());
+            assert_eq!(Wanted::parse(text).unwrap(), wanted);
+        }
+        for text in [
+            "me@host",
+            "MD5:aa:bb",
+            "sha256:abc",
+            "/home/me/.ssh/id_ecdsa",
+        ] {
+            let wanted = Wanted::Comment(text.to_owned());
+            assert_eq!(Wanted::parse(text).unwrap(), wanted);
+        }
+        for text in [
+            "SHA256:",
+            "SHA256:abc",
+            &fingerprint[..49],
+            &format!("{fingerprint}=="),
+        ] {
+            assert_eq!(Wanted::parse(text).unwrap_err().kind(), ErrorKind::Usage);
+        }
+    }
+
+    #[test]
+    fn one_key_must_be_meant() {
+        let a = identity("ssh-ed25519", b"a", "a");
+        let b = identity("ssh-ed25519", b"b", "b");
+        let other_b = identity("ssh-rsa", b"b", "b");
+        let held = [a.clone(), b.clone(), other_b.clone()];
+        assert_eq!(choose("a", &held), Ok(a));
+        assert_eq!(choose(&b.fingerprint(), &held), Ok(b.clone()));
+        let error = choose("b", &held).unwrap_err();
+        assert!(error.contains(&b.title()) && error.contains(&other_b.title()));
+        let error = choose("c", &held).unwrap_err();
+        assert!(error.contains("comment \"c\"") && error.contains(&b.title()));
+        assert_eq!(choose("c", &[]).unwrap_err(), "the agent holds no key");
+    }
+
+    #[test]
+    fn a_certificate_gives_way_to_its_key() {
+        let members = |nonce: &[&[u8]]| {
+            let strings = [nonce, &[b"nistp256", b"point"]].concat();
+            let writer = Writer::with_capacity(80);
+            let writer = strings.into_iter().fold(writer, Writer::string);
+            writer.finish().to_vec()
+        };
+        let key = identity("ecdsa-sha2-nistp256", &members(&[]), "me");
+        let certificate = identity(
+            "ecdsa-sha2-nistp256-cert-v01@openssh.com",
+            &members(&[b"nonce"]),
+            "me",
+        );
+        assert_eq!(certificate.fingerprint(), key.fingerprint());
+        let both = [certificate.clone(), key.clone()];
+        for body in ["me", &key.fingerprint()] {
+            assert_eq!(choose(body, &both), Ok(key.clone()));
+            assert_eq!(choose(body, &both[..1]), Ok(certificate.clone()));
+        }
+    }
+
+    #[test]
+    fn a_list_that_is_not_complete_is_no_list() {
+        let list = Writer::with_capacity(64)
+            .uint32(1)
+            .string(b"blob")
+            .string(b"\xff me");
+        let list = list.finish();
+        let parsed = parse_identities(&list).unwrap();
+        assert_eq!(parsed[0].comment, "\u{fffd} me");
+        for end in 0..list.len() {
+            assert_eq!(parse_identities(&list[..end]), None, "{end}");
+        }
+        assert_eq!(parse_identities(&[&list[..], &[0]].concat()), None);
+        assert_eq!(parse_identities(&[0xff; 4]), None);
+    }
+}

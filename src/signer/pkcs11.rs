@@ -1,0 +1,86 @@
+//! Keys on PKCS#11 tokens: smart cards, TPMs, network HSMs, SoftHSM. Keys are named by URIs of
+//! RFC 7512; the calls are those of PKCS#11, version 2.40.
+
+mod generate;
+mod key;
+mod module;
+mod request;
+mod search;
+mod sign;
+mod token;
+mod uri;
+
+use std::sync::Arc;
+
+use self::{
+    generate::generate,
+    module::Access,
+    request::Request,
+    search::{Found, Sight, Survey},
+    sign::TokenSigner,
+    token::Pin,
+};
+use super::{
+    Context, Opened, Signer,
+    source::{Kind, Source},
+};
+use crate::error::Result;
+
+pub static KIND: Kind = Kind {
+    scheme: "pkcs11",
+    form: "pkcs11:token=T;object=O?module-path=M&pin-file=P",
+    attributes: &["module-path", "module-name", "pin-source", "pin-value"],
+    secret: Some(FAMILY),
+    open,
+    generate: Some(generate),
+};
+
+const FAMILY: &str = "pin";
+
+fn open(source: &Source, context: &Arc<Context>) -> Result<Opened> {
+    let request = Request::new(source, context)?;
+    let mut survey = request.survey(Access::Read, |token, session| {
+        let sight = match token.needs_login() {
+            true => Sight::Public,
+            false => Sight::Whole,
+        };
+        request.key_in_sight(token, session, sight)
+    })?;
+    match survey.matches.len() {
+        0 => {}
+        1 => {
+            let (token, session, found) = survey.matches.pop().expect("there is one");
+            let signer = TokenSigner::new(request, token, session, found);
+            return Ok(Opened::Signer(Box::new(signer)));
+        }
+        _ => return Err(request.several(&survey)),
+    }
+    if survey.closed.iter().any(|(token, _)| token.needs_login()) {
+        // The others have shown all that they have.
+        survey.closed.retain(|(token, _)| token.needs_login());
+    }
+    match &survey.closed[..] {
+        [(token, _)] if token.needs_login() => match request.pin {
+            Pin::Person => Ok(Opened::Locked(Box::new(move || {
+                open_closed(request, survey)
+            }))),
+            _ => open_closed(request, survey).map(Opened::Signer),
+        },
+        _ => Err(request.nothing(&survey)),
+    }
+}
+
+/// Opens a key that its token does not show before a login.
+fn open_closed(request: Request, survey: Survey<Found>) -> Result<Box<dyn Signer>> {
+    let Some((token, session)) = survey.closed.first() else {
+        return Err(request.nothing(&survey));
+    };
+    token.log_in(session, &request.login())?;
+    match request.key_in_sight(token, session, Sight::Whole)? {
+        None => Err(request.nothing(&survey)),
+        Some(found) => {
+            let (token, session) = survey.closed.into_iter().next().expect("it is the first");
+            Ok(Box::new(TokenSigner::new(request, token, session, found)))
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! New keys on a token.
+
+use std::sync::Arc;
+
+use cryptoki::{
+    error::Error as Pkcs11Error,
+    mechanism::Mechanism,
+    object::{Attribute, KeyType},
+    session::Session as RawSession,
+};
+
+use super::{
+    KIND,
+    key::{self, Wanted},
+    module::{Access, Session},
+    request::{Note, Request, failure_error, list},
+    search::Sight,
+    token::Token,
+    uri::{self, Uri},
+};
+use crate::{
+    error::{Error, Kind as ErrorKind, Result},
+    signer::{
+        Context,
+        source::{Generate, Generated, Source},
+    },
+};
+
+/// What may follow the `?` and may be shown.
+const SHOWN_ATTRIBUTES: [&str; 7] = [
+    "module-path",
+    "module-name",
+    "pin-source",
+    "pin-env",
+    "pin-file",
+    "pin-fd",
+    "pin-command",
+];
+
+/// `CKA_EC_PARAMS` of P-256: the DER of its object identifier (RFC 5480, section 2.1.1.1).
+const P256: [u8; 10] = [6, 8, 0x2a, 0x86, 0x48, 0xce, 0x3d, 3, 1, 7];
+
+/// How many random bytes identify a new key.
+const NEW_ID_LENGTH: u32 = 8;
+
+/// Makes a key on the one token that the URI names.
+///
+/// # Errors
+/// When there is no such token, or a key with this label or id.
+pub(super) fn generate(source: &Source, context: &Arc<Context>, _: &Generate) -> Result<Generated> {
+    let request = Request::new(source, context)?;
+    let Some(label) = request.uri.object().map(str::to_owned) else {
+        let message = format!("{:?} names no new key", request.title);
+        return Err(Error::new(ErrorKind::Usage, message).hint("add object=NAME to the URI"));
+    };
+    let survey = request.survey(Access::Write, |_, _| Ok(None::<()>))?;
+    let [(token, session)] = &survey.closed[..] else {
+        return Err(request.no_token(&survey));
+    };
+    if token.is_write_protected() {
+        return Err(request
+            .not_opened(format!("{token} is write-protected"))
+            .hint("choose another token"));
+    }
+    if token.needs_login() {
+        token.log_in(session, &request.login())?;
+    }
+    request.expect_none(token, session, &label)?;
+    let label_bytes = label.as_bytes().to_vec();
+    let id = request.uri.id().map(<[u8]>::to_vec);
+    let id = session
+        .call(move |session| make(session, label_bytes, id))
+        .map_err(|failure| {
+            failure_error(format!("cannot make a key in {}", request.title), &failure)
+        })?;
+    let uri = request.uri.clone().with("token", token.label().as_bytes());
+    let uri = uri.with("object", label.as_bytes()).with("id", &id);
+    let made = Request { uri, ..request };
+    match made.key_in_sight(token, session, Sight::Whole)? {
+        Some(found) => Ok(Generated {
+            source: address(&made.uri, source),
+            public_key: found.public_key,
+        }),
+        None => Err(made.unusable(format!("{token} does not show the key that it made"))),
+    }
+}
+
+/// Makes a key pair for signatures that never leaves the token; returns its id.
+fn make(
+    session: &RawSession,
+    label: Vec<u8>,
+    id: Option<Vec<u8>>,
+) -> std::result::Result<Vec<u8>, Pkcs11Error> {
+    let id = match id {
+        Some(id) => id,
+        None => session.generate_random_vec(NEW_ID_LENGTH)?,
+    };
+    let common = [
+        Attribute::Token(true),
+        Attribute::KeyType(KeyType::EC),
+        Attribute::Label(label),
+        Attribute::Id(id.clone()),
+    ];
+    let public = [
+        Attribute::Private(false),
+        Attribute::Verify(true),
+        Attribute::EcParams(P256.to_vec()),
+    ];
+    let private = [
+        Attribute::Private(true),
+        Attribute::Sensitive(true),
+        Attribute::Extractable(false),
+        Attribute::Sign(true),
+    ];
+    let (_, key) = session.generate_key_pair(
+        &Mechanism::EccKeyPairGen,
+        &[&common[..], &public].concat(),
+        &[&common[..], &private].concat(),
+    )?;
+    // Afterwards, because tpm2-pkcs11 refuses a template with these; a module that keeps one at
+    // true makes a key for signatures all the same.
+    for not_for in [
+        Attribute::Decrypt(false),
+        Attribute::Unwrap(false),
+        Attribute::Derive(false),
+    ] {
+        let _ = session.update_attributes(key, &[not_for]);
+    }
+    Ok(id)
+}
+
+impl Request {
+    /// Refuses a label or an id that any key has.
+    fn expect_none(&self, token: &Token, session: &Session, label: &str) -> Result<()> {
+        let by_label = Wanted {
+            label: Some(label.as_bytes().to_vec()),
+            id: None,
+        };
+        let by_id = self.uri.id().map(|id| Wanted {
+            label: None,
+            id: Some(id.to_vec()),
+        });
+        for wanted in [Some(by_label), by_id].into_iter().flatten() {
+            let keys = key::all(session, &wanted).map_err(|failure| self.error(&failure))?;
+            if !keys.is_empty() {
+                let message = format!("cannot make a key in {}", self.title);
+                return Err(Error::new(ErrorKind::Key, message)
+                    .caused_by(&Note(format!("{token} has {} already", list(&keys))))
+                    .hint("no key is ever replaced: choose another object= or id="));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The URI to use from now on; a PIN that stands in `source` is left out.
+fn address(uri: &Uri, source: &Source) -> String {
+    let query: Vec<String> = SHOWN_ATTRIBUTES
+        .iter()
+        .filter_map(|name| {
+            let value = source.attribute(name)?;
+            Some(format!("{name}={}", uri::encode(value.as_bytes())))
+        })
+        .collect();
+    match query.is_empty() {
+        true => format!("{}:{uri}", KIND.scheme),
+        false => format!("{}:{uri}?{}", KIND.scheme, query.join("&")),
+    }
+}

@@ -1,0 +1,129 @@
+//! Signatures by a token.
+
+use std::sync::{Mutex, PoisonError};
+
+use cryptoki::mechanism::Mechanism;
+use sha2::{Digest, Sha256};
+
+use super::{
+    key::{self, Key, Wanted},
+    module::{Failure, Session},
+    request::{Request, failure_error},
+    search::Found,
+    token::Token,
+};
+use crate::{
+    error::{Error, Result},
+    public_key::PublicKey,
+    signature::Signature,
+    signer::Signer,
+    subprocess::excerpt,
+};
+
+/// A key whose public half is known. The login waits for the first signature.
+pub(super) struct TokenSigner {
+    request: Request,
+    token: Token,
+    session: Session,
+    public_key: PublicKey,
+    id: Vec<u8>,
+    /// The private key, once it was needed; locked for as long as a signature is made.
+    private: Mutex<Option<Key>>,
+}
+
+impl Signer for TokenSigner {
+    fn public_key(&self) -> &PublicKey {
+        &self.public_key
+    }
+
+    fn sign(&self, challenge: &[u8]) -> Result<Signature> {
+        let mut private = self.private.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = match &*private {
+            Some(key) => key,
+            None => private.insert(self.private_key()?),
+        };
+        let reply = match key.always_authenticates {
+            false => self.sign_digest(key, challenge)?,
+            true => self.sign_with_pin(key, challenge)?,
+        };
+        Signature::from_p1363(&reply).map_err(|error| {
+            let looks = match Signature::from_der(&reply) {
+                Ok(_) => "ASN.1 DER".to_owned(),
+                Err(_) => excerpt(base16ct::lower::encode_string(&reply).as_bytes()),
+            };
+            self.request
+                .unusable(format!("C_Sign answered with {looks}"))
+                .caused_by(&error)
+                .hint("CKM_ECDSA gives r and s, 32 bytes each: look for a newer module")
+        })
+    }
+}
+
+impl TokenSigner {
+    pub(super) fn new(request: Request, token: Token, session: Session, found: Found) -> Self {
+        Self {
+            request,
+            token,
+            session,
+            public_key: found.public_key,
+            id: found.id,
+            private: Mutex::new(None),
+        }
+    }
+
+    /// Logs in where need be, and finds the private key that belongs to the public one.
+    fn private_key(&self) -> Result<Key> {
+        let request = &self.request;
+        if self.token.needs_login() {
+            self.token.log_in(&self.session, &request.login())?;
+        }
+        let mut wanted = Wanted::by(&request.uri);
+        if !self.id.is_empty() {
+            wanted.id = Some(self.id.clone());
+        }
+        let keys =
+            key::private(&self.session, &wanted).map_err(|failure| request.error(&failure))?;
+        let Some(key) = request.single(&self.token, keys)? else {
+            return Err(request
+                .unusable(format!("{} has the public key alone", self.token))
+                .hint("the private key must be on the token under the same label and id"));
+        };
+        key.check()
+            .map_err(|error| request.wrong_key(&self.token, &error))?;
+        match key.signs {
+            Some(false) => Err(request
+                .unusable(format!("{key} may not sign: its CKA_SIGN is false"))
+                .hint("use a key that was made for signatures")),
+            _ => Ok(key),
+        }
+    }
+
+    fn sign_digest(&self, key: &Key, challenge: &[u8]) -> Result<Vec<u8>> {
+        let (handle, digest) = (key.handle, Sha256::digest(challenge));
+        self.session
+            .call(move |session| session.sign(&Mechanism::Ecdsa, handle, &digest))
+            .map_err(|failure| self.failed(&failure))
+    }
+
+    /// The login belongs between the beginning and the end of the signature, and only a mechanism
+    /// that hashes has the two apart.
+    fn sign_with_pin(&self, key: &Key, challenge: &[u8]) -> Result<Vec<u8>> {
+        let (handle, challenge) = (key.handle, challenge.to_vec());
+        let failed = |failure: Failure| self.failed(&failure);
+        self.session
+            .call(move |session| session.sign_init(&Mechanism::EcdsaSha256, handle))
+            .map_err(failed)?;
+        self.token
+            .log_in_to_key(&self.session, &self.request.login())?;
+        self.session
+            .call(move |session| {
+                session.sign_update(&challenge)?;
+                session.sign_final()
+            })
+            .map_err(failed)
+    }
+
+    fn failed(&self, failure: &Failure) -> Error {
+        failure_error(format!("cannot sign with {}", self.request.title), failure)
+    }
+}

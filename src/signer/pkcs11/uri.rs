@@ -1,0 +1,215 @@
+//! The part of a PKCS#11 URI before the `?` (RFC 7512, section 2.3): which token, which key.
+
+use std::fmt;
+
+use crate::signer::source::percent_decode_bytes;
+
+/// What may be named before the `?`; vendors' own attributes are not known here.
+const NAMES: [&str; 13] = [
+    "token",
+    "manufacturer",
+    "serial",
+    "model",
+    "object",
+    "id",
+    "type",
+    "slot-id",
+    "slot-description",
+    "slot-manufacturer",
+    "library-description",
+    "library-manufacturer",
+    "library-version",
+];
+
+/// The attributes of a URI, each at most once. All must hold for what it names.
+#[derive(Clone)]
+pub(super) struct Uri(Vec<(&'static str, Vec<u8>)>);
+
+impl Uri {
+    /// The one that names a token by its label.
+    pub(super) fn of_token(label: &str) -> Self {
+        Self(vec![("token", label.as_bytes().to_vec())])
+    }
+
+    /// Takes what stands between `pkcs11:` and `?`, still percent-encoded.
+    ///
+    /// # Errors
+    /// With what is wrong in it.
+    pub(super) fn parse(path: &str) -> Result<Self, String> {
+        let mut uri = Self(Vec::new());
+        for attribute in path.split(';').filter(|attribute| !attribute.is_empty()) {
+            let (name, value) = attribute
+                .split_once('=')
+                .ok_or_else(|| format!("{attribute:?} is no attribute, as in token=NAME"))?;
+            let name = *NAMES
+                .iter()
+                .find(|&&known| known == name)
+                .ok_or_else(|| unknown(name))?;
+            if uri.bytes(name).is_some() {
+                return Err(format!("the attribute {name:?} is given twice"));
+            }
+            uri.0.push((name, percent_decode_bytes(value)?));
+            if name != "id" && uri.text(name).is_none() {
+                return Err(format!("the attribute {name:?} does not decode to UTF-8"));
+            }
+        }
+        match uri.text("type") {
+            None | Some("private") => {}
+            Some(other) => return Err(format!("type={other} names no private key")),
+        }
+        match uri.text("slot-id") {
+            Some(number) if number.parse::<u64>().is_err() => {
+                Err(format!("{number:?} is no slot-id, which is a number"))
+            }
+            _ => Ok(uri),
+        }
+    }
+
+    fn bytes(&self, name: &str) -> Option<&[u8]> {
+        let mut attributes = self.0.iter();
+        let (_, value) = attributes.find(|(known, _)| *known == name)?;
+        Some(value)
+    }
+
+    /// The value of an attribute other than `id`.
+    pub(super) fn text(&self, name: &str) -> Option<&str> {
+        std::str::from_utf8(self.bytes(name)?).ok()
+    }
+
+    pub(super) fn object(&self) -> Option<&str> {
+        self.text("object")
+    }
+
+    pub(super) fn id(&self) -> Option<&[u8]> {
+        self.bytes("id")
+    }
+
+    pub(super) fn slot_id(&self) -> Option<u64> {
+        self.text("slot-id")?.parse().ok()
+    }
+
+    /// Whether it tells which token is meant.
+    pub(super) fn names_token(&self) -> bool {
+        ["token", "serial", "slot-id"]
+            .iter()
+            .any(|name| self.bytes(name).is_some())
+    }
+
+    /// Whether each of these attributes that is given has this value.
+    pub(super) fn agrees(&self, values: &[(&str, &str)]) -> bool {
+        values
+            .iter()
+            .all(|(name, value)| self.text(name).is_none_or(|wanted| wanted == *value))
+    }
+
+    /// The same, with this attribute as well or instead.
+    pub(super) fn with(mut self, name: &'static str, value: &[u8]) -> Self {
+        match self.0.iter_mut().find(|(known, _)| *known == name) {
+            Some((_, old)) => *old = value.to_vec(),
+            None => self.0.push((name, value.to_vec())),
+        }
+        self
+    }
+}
+
+/// As it stands in a URI: `id` is encoded throughout (RFC 7512, section 2.3), of the others only
+/// what must be, or what a shell would not leave alone.
+impl fmt::Display for Uri {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (number, (name, value)) in self.0.iter().enumerate() {
+            let separator = if number == 0 { "" } else { ";" };
+            let value = match *name {
+                "id" => encode_all(value),
+                _ => encode(value),
+            };
+            write!(f, "{separator}{name}={value}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Percent-encodes each byte.
+pub(super) fn encode_all(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("%{byte:02X}")).collect()
+}
+
+/// Percent-encodes all but what is unreserved (RFC 3986, section 2.3), and `/` and `:`.
+pub(super) fn encode(bytes: &[u8]) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~/:".contains(&byte);
+    bytes
+        .iter()
+        .map(|&byte| match plain(byte) {
+            true => char::from(byte).to_string(),
+            false => format!("%{byte:02X}"),
+        })
+        .collect()
+}
+
+fn unknown(name: &str) -> String {
+    if name.starts_with("pin-") || name.starts_with("module-") {
+        return format!("{name} stands after the `?`");
+    }
+    format!(
+        "it has no attribute {name:?} before the `?`, only {}",
+        NAMES.join(", ")
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_attribute_is_decoded_by_itself() {
+        let uri = Uri::parse("token=a%3Bb%20c;object=100%25;id=%00%ff;type=private;slot-id=7");
+        let uri = uri.ok().unwrap();
+        assert_eq!(uri.text("token"), Some("a;b c"));
+        assert_eq!(uri.object(), Some("100%"));
+        assert_eq!(uri.id(), Some(&[0, 0xff][..]));
+        assert_eq!(uri.slot_id(), Some(7));
+        assert_eq!(
+            uri.to_string(),
+            "token=a%3Bb%20c;object=100%25;id=%00%FF;type=private;slot-id=7"
+        );
+    }
+
+    #[test]
+    fn what_is_written_is_read_again() {
+        for text in ["", "Schlüssel 🔑", "a;b?c&d=e%f#g", "'\"$`\\", "a/b:c"] {
+            let uri = Uri(Vec::new())
+                .with("object", text.as_bytes())
+                .with("id", text.as_bytes());
+            let again = Uri::parse(&uri.to_string()).ok().unwrap();
+            assert_eq!(again.object(), Some(text));
+            assert_eq!(again.id(), Some(text.as_bytes()));
+        }
+    }
+
+    #[test]
+    fn only_what_is_given_must_agree() {
+        let uri = Uri::parse("token=T;serial=1").ok().unwrap();
+        assert!(uri.agrees(&[("token", "T"), ("serial", "1"), ("model", "M")]));
+        assert!(!uri.agrees(&[("token", "T"), ("serial", "2")]));
+    }
+
+    #[test]
+    fn what_is_wrong_is_said() {
+        for (text, message) in [
+            ("token", "\"token\" is no attribute, as in token=NAME"),
+            ("token=a;token=b", "the attribute \"token\" is given twice"),
+            (
+                "token=%ff",
+                "the attribute \"token\" does not decode to UTF-8",
+            ),
+            ("id=%f", "in \"%f\" a `%` begins no escape (write `%25`)"),
+            ("type=cert", "type=cert names no private key"),
+            ("slot-id=x", "\"x\" is no slot-id, which is a number"),
+            ("pin-value=1234", "pin-value stands after the `?`"),
+            ("module-path=m", "module-path stands after the `?`"),
+        ] {
+            assert_eq!(Uri::parse(text).err().as_deref(), Some(message));
+        }
+        let message = Uri::parse("label=x").err().unwrap();
+        assert!(message.starts_with("it has no attribute \"label\" before the `?`, only token, "));
+    }
+}

@@ -1,0 +1,476 @@
+//! SIGINT and SIGTERM while `qkey` works.
+
+mod support;
+
+use std::{
+    fs,
+    process::{Child, Command, Stdio},
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+use snapbox::{IntoData, assert_data_eq, str};
+use support::{
+    mock::Mock,
+    qkey::{
+        ALICE_PUBLIC, BOB_PUBLIC, Qkey, Run, expect_no_sleepers, is_alive, side_by_side, wait_until,
+    },
+};
+
+const ADD: [&str; 5] = ["add", "--name", "new", "--key", "carol.pem"];
+const REPLACE: [&str; 4] = ["replace", "-k1", "--old-key=alice.pem", "--new-key=bob.pem"];
+const UNLOCK: [&str; 3] = ["unlock", "--id=2", "--key=alice.pem"];
+const LOCK: [&str; 3] = ["lock", "--id=3", "--lock-key=1"];
+
+/// A cluster that holds Alice's key as key 1, which locks snapshot 2.
+fn mock() -> Mock {
+    let mock = Mock::new();
+    mock.add_key("lock-2026", "", ALICE_PUBLIC);
+    mock.set_snapshot_field(2, "lock_key", "1");
+    mock
+}
+
+fn start(qkey: &Qkey, args: &[&str]) -> Child {
+    qkey.command(args).spawn().expect("qkey runs")
+}
+
+fn send(child: &Child, signal: Signal) {
+    let pid = Pid::from_raw(child.id().cast_signed()).expect("a process id");
+    kill_process(pid, signal).expect("qkey takes signals");
+}
+
+fn end(qkey: &Qkey, child: Child) -> Run {
+    qkey.taken(&child.wait_with_output().expect("qkey ends"))
+}
+
+/// Runs a command, sends it a signal once the mock hangs, and expects that nothing is left.
+fn interrupted(mock: &Mock, args: &[&str], signal: Signal) -> Run {
+    let qkey = Qkey::with_mock(mock);
+    let child = start(&qkey, args);
+    wait_until("a qq that hangs", || !mock.sleepers().is_empty());
+    send(&child, signal);
+    let run = end(&qkey, child);
+    expect_no_sleepers(mock);
+    run
+}
+
+#[test]
+fn a_signal_in_the_first_round_ends_qq_and_sends_nothing() {
+    let said = side_by_side(&["add", "replace", "unlock", "lock", "keys"], |command| {
+        let (args, hanging): (&[&str], _) = match command {
+            "add" => (&ADD, "fs_security_list_keys"),
+            "replace" => (&REPLACE, "fs_security_get_key_replace_challenge"),
+            "unlock" => (&UNLOCK, "snapshot_get_status"),
+            "lock" => (&LOCK, "snapshot_get_status"),
+            _ => (&["keys"], "fs_security_list_keys"),
+        };
+        [Signal::INT, Signal::TERM]
+            .map(|signal| {
+                let mock = mock();
+                mock.fault(hanging, "hang");
+                // Whatever ends beside it must not decide which call is named.
+                mock.fault("fs_security_list_keys", "hang");
+                mock.fault("snapshot_get_unlock_challenge", "hang");
+                let run = interrupted(&mock, args, signal);
+                let expected = if signal == Signal::INT { 130 } else { 143 };
+                assert_eq!(run.code, expected, "{run:?}");
+                for submission in [
+                    "fs_security_add_key",
+                    "fs_security_replace_key",
+                    "snapshot_unlock_snapshot",
+                    "snapshot_lock_snapshot",
+                ] {
+                    assert_eq!(mock.count(submission), 0);
+                }
+                run.transcript()
+            })
+            .concat()
+    });
+    assert_data_eq!(
+        said,
+        str![[r#"
+==== add
+exit 130
+--- stdout
+--- stderr
+error: stopped by a signal during fs_security_list_keys
+hint: nothing was submitted by this step; run this again
+exit 143
+--- stdout
+--- stderr
+error: stopped by a signal during fs_security_list_keys
+hint: nothing was submitted by this step; run this again
+==== replace
+exit 130
+--- stdout
+--- stderr
+error: stopped by a signal during fs_security_list_keys
+hint: nothing was submitted by this step; run this again
+exit 143
+--- stdout
+--- stderr
+error: stopped by a signal during fs_security_list_keys
+hint: nothing was submitted by this step; run this again
+==== unlock
+exit 130
+--- stdout
+--- stderr
+error: stopped by a signal during snapshot_get_status
+hint: nothing was submitted by this step; run this again
+exit 143
+--- stdout
+--- stderr
+error: stopped by a signal during snapshot_get_status
+hint: nothing was submitted by this step; run this again
+==== lock
+exit 130
+--- stdout
+--- stderr
+error: stopped by a signal during snapshot_get_status
+hint: nothing was submitted by this step; run this again
+exit 143
+--- stdout
+--- stderr
+error: stopped by a signal during snapshot_get_status
+hint: nothing was submitted by this step; run this again
+==== keys
+exit 130
+--- stdout
+--- stderr
+error: stopped by a signal during fs_security_list_keys
+hint: nothing was submitted by this step; run this again
+exit 143
+--- stdout
+--- stderr
+error: stopped by a signal during fs_security_list_keys
+hint: nothing was submitted by this step; run this again
+
+"#]]
+        .raw()
+    );
+}
+
+#[test]
+fn a_signal_during_a_submission_ends_qq_and_tells_how_to_check() {
+    let said = side_by_side(&["add", "replace", "unlock", "lock"], |command| {
+        let (args, submission): (&[&str], _) = match command {
+            "add" => (&ADD, "fs_security_add_key"),
+            "replace" => (&REPLACE, "fs_security_replace_key"),
+            "unlock" => (&UNLOCK, "snapshot_unlock_snapshot"),
+            _ => (&LOCK, "snapshot_lock_snapshot"),
+        };
+        ["hang", "hang-after"]
+            .map(|fault| {
+                let mock = mock();
+                mock.fault(submission, fault);
+                let run = interrupted(&mock, args, Signal::INT);
+                assert_eq!(mock.count(submission), 1);
+                let calls = mock.calls().len();
+                assert!(calls <= 4, "nothing is asked after a signal: {calls} calls");
+                let again = Qkey::with_mock(&mock).run(args);
+                assert_eq!(again.code, 0, "{again:?}");
+                let expected = if fault == "hang" { 2 } else { 1 };
+                assert_eq!(mock.count(submission), expected);
+                run.transcript()
+            })
+            .concat()
+    });
+    assert_data_eq!(said, str![[r#"
+==== add
+exit 130
+--- stdout
+--- stderr
+error: the addition of key "new" was submitted, and whether it was done could not be confirmed
+  caused by: stopped by a signal during fs_security_add_key
+hint: `[QQ] --host=cluster fs_security_list_keys` shows it; running this again is safe: it looks first
+exit 130
+--- stdout
+--- stderr
+error: the addition of key "new" was submitted, and whether it was done could not be confirmed
+  caused by: stopped by a signal during fs_security_add_key
+hint: `[QQ] --host=cluster fs_security_list_keys` shows it; running this again is safe: it looks first
+==== replace
+exit 130
+--- stdout
+--- stderr
+error: the replacement of key 1 ("lock-2026") was submitted, and whether it was done could not be confirmed
+  caused by: stopped by a signal during fs_security_replace_key
+hint: `[QQ] --host=cluster fs_security_list_keys` shows it; running this again is safe: it looks first
+exit 130
+--- stdout
+--- stderr
+error: the replacement of key 1 ("lock-2026") was submitted, and whether it was done could not be confirmed
+  caused by: stopped by a signal during fs_security_replace_key
+hint: `[QQ] --host=cluster fs_security_list_keys` shows it; running this again is safe: it looks first
+==== unlock
+exit 130
+--- stdout
+--- stderr
+error: the unlocking of snapshot 2 ("2_quarter_end") was submitted, and whether it was done could not be confirmed
+  caused by: stopped by a signal during snapshot_unlock_snapshot
+hint: `[QQ] --host=cluster snapshot_get_status --id=2` shows it; running this again is safe: it looks first
+exit 130
+--- stdout
+--- stderr
+error: the unlocking of snapshot 2 ("2_quarter_end") was submitted, and whether it was done could not be confirmed
+  caused by: stopped by a signal during snapshot_unlock_snapshot
+hint: `[QQ] --host=cluster snapshot_get_status --id=2` shows it; running this again is safe: it looks first
+==== lock
+exit 130
+--- stdout
+--- stderr
+error: the locking of snapshot 3 ("3_nightly_projects") was submitted, and whether it was done could not be confirmed
+  caused by: stopped by a signal during snapshot_lock_snapshot
+hint: `[QQ] --host=cluster snapshot_get_status --id=3` shows it; running this again is safe: it looks first
+exit 130
+--- stdout
+--- stderr
+error: the locking of snapshot 3 ("3_nightly_projects") was submitted, and whether it was done could not be confirmed
+  caused by: stopped by a signal during snapshot_lock_snapshot
+hint: `[QQ] --host=cluster snapshot_get_status --id=3` shows it; running this again is safe: it looks first
+
+"#]].raw());
+}
+
+#[test]
+fn a_termination_during_a_submission_has_its_own_code_and_kind() {
+    let mock = mock();
+    mock.fault("fs_security_replace_key", "hang-after");
+    let args = [&REPLACE[..], &["--output=json"]].concat();
+    let run = interrupted(&mock, &args, Signal::TERM);
+    assert_data_eq!(run.transcript(), str![[r#"
+exit 143
+--- stdout
+--- stderr
+{"error":{"kind":"terminated","message":"the replacement of key 1 (\"lock-2026\") was submitted, and whether it was done could not be confirmed","causes":["stopped by a signal during fs_security_replace_key"],"hint":"`[QQ] --host=cluster fs_security_list_keys` shows it; running this again is safe: it looks first","exit_code":143}}
+
+"#]].raw());
+    assert_eq!(mock.public_key("1"), BOB_PUBLIC);
+}
+
+#[test]
+fn a_signal_while_a_lost_answer_is_looked_up_tells_how_to_check() {
+    let mock = mock();
+    mock.fault("fs_security_replace_key", "drop-after");
+    mock.fault("fs_security_list_keys", "");
+    mock.fault("fs_security_list_keys", "hang");
+    let run = interrupted(&mock, &REPLACE, Signal::INT);
+    assert_data_eq!(run.transcript(), str![[r#"
+exit 130
+--- stdout
+--- stderr
+error: the replacement of key 1 ("lock-2026") was submitted, and whether it was done could not be confirmed
+  caused by: cluster:8000 broke the connection during fs_security_replace_key: Remote end closed connection without response
+hint: `[QQ] --host=cluster fs_security_list_keys` shows it; running this again is safe: it looks first
+
+"#]].raw());
+    assert_eq!(mock.count("fs_security_replace_key"), 1);
+}
+
+#[test]
+fn a_signal_while_a_refusal_is_looked_into_ends_in_its_own_code() {
+    let said = side_by_side(&["replace", "unlock"], |command| {
+        let (args, submission, look): (&[&str], _, _) = match command {
+            "replace" => (&REPLACE, "fs_security_replace_key", "fs_security_list_keys"),
+            _ => (&UNLOCK, "snapshot_unlock_snapshot", "snapshot_get_status"),
+        };
+        let mock = mock();
+        mock.fault(submission, "stale");
+        mock.fault(look, "");
+        mock.fault(look, "hang");
+        let run = interrupted(&mock, args, Signal::INT);
+        assert_eq!(mock.count(submission), 1);
+        run.transcript()
+    });
+    assert_data_eq!(said, str![[r#"
+==== replace
+exit 130
+--- stdout
+--- stderr
+error: stopped by a signal after the cluster had refused
+  caused by: cluster:8000 refused fs_security_replace_key: Error 400: invalid_request_error: The old key verification signature does not match the challenge.
+==== unlock
+exit 130
+--- stdout
+--- stderr
+error: stopped by a signal after the cluster had refused
+  caused by: cluster:8000 refused snapshot_unlock_snapshot: Error 400: invalid_request_error: The signature does not match the challenge.
+
+"#]].raw());
+}
+
+#[test]
+fn a_signal_among_several_snapshots_tells_what_came_of_each() {
+    let mock = mock();
+    mock.set_snapshot_field(1, "lock_key", "1");
+    let hook = r#"case "$*" in *unlock_snapshot*--id=2*)
+        echo $$ >>"$QQ_MOCK_STATE/sleepers"
+        exec sleep 300
+    esac"#;
+    let qkey = Qkey::with_mock(&mock).between(&mock, hook);
+    let child = start(&qkey, &["unlock", "--id=1", "--id=2", "--key=alice.pem"]);
+    wait_until("a qq that hangs", || !mock.sleepers().is_empty());
+    wait_until("the first snapshot's unlocking", || {
+        mock.lock_key(1).is_none()
+    });
+    wait_until("the end of the first snapshot's qq", || {
+        children(child.id()).len() == 1
+    });
+    send(&child, Signal::INT);
+    let run = end(&qkey, child);
+    expect_no_sleepers(&mock);
+    assert_data_eq!(run.transcript(), str![[r#"
+exit 130
+--- stdout
+Unlocked snapshot 1 ("1_before_upgrade"), which key 1 ("lock-2026") locked.
+1 unlocked, 0 not locked before, 1 failed.
+--- stderr
+error: snapshot 2: the unlocking of snapshot 2 ("2_quarter_end") was submitted, and whether it was done could not be confirmed
+  caused by: stopped by a signal during snapshot_unlock_snapshot
+hint: `[DIR]/qq-between --host=cluster snapshot_get_status --id=2` shows it; running this again is safe: it looks first
+error: the unlocking of snapshot 2 ("2_quarter_end") was submitted, and whether it was done could not be confirmed
+  caused by: stopped by a signal during snapshot_unlock_snapshot
+hint: `[DIR]/qq-between --host=cluster snapshot_get_status --id=2` shows it; running this again is safe: it looks first
+
+"#]].raw());
+}
+
+#[test]
+fn after_a_signal_no_further_snapshot_is_begun() {
+    let mock = mock();
+    mock.fault("snapshot_get_status", "always hang");
+    mock.fault("snapshot_get_unlock_challenge", "always hang");
+    let ids: Vec<String> = (101..=400).map(|id| format!("--id={id}")).collect();
+    let mut args = vec!["unlock", "--key=alice.pem", "--output=json"];
+    args.extend(ids.iter().map(String::as_str));
+    let run = interrupted(&mock, &args, Signal::INT);
+    assert_eq!(run.code, 130);
+    let last = run.stdout.lines().last().unwrap_or_default();
+    let summary: serde_json::Value = serde_json::from_str(last).expect("a summary in JSON");
+    let number = |field: &str| summary["summary"][field].as_u64().expect("a number");
+    assert_eq!(number("asked"), 300);
+    assert_eq!(number("changed") + number("unchanged"), 0);
+    assert_eq!(number("failed") + number("not_tried"), 300);
+    assert!(number("failed") < 300, "{summary}");
+    assert!(mock.count("snapshot_get_status") as u64 <= number("failed"));
+}
+
+#[test]
+fn a_qq_that_ignores_sigterm_is_killed() {
+    let mock = mock();
+    let hook = r#"trap '' TERM INT
+        echo $$ >>"$QQ_MOCK_STATE/sleepers"
+        exec sleep 300"#;
+    let qkey = Qkey::with_mock(&mock).between(&mock, hook);
+    let child = start(&qkey, &["keys"]);
+    wait_until("a qq that hangs", || !mock.sleepers().is_empty());
+    send(&child, Signal::TERM);
+    let run = end(&qkey, child);
+    expect_no_sleepers(&mock);
+    assert_data_eq!(
+        run.transcript(),
+        str![[r#"
+exit 143
+--- stdout
+--- stderr
+error: stopped by a signal during fs_security_list_keys
+hint: nothing was submitted by this step; run this again
+
+"#]]
+        .raw()
+    );
+}
+
+#[test]
+fn a_qq_with_children_is_ended_with_them() {
+    let mock = mock();
+    mock.fault("fs_security_list_keys", "hang-with-grandchild-and-stay");
+    let qkey = Qkey::with_mock(&mock);
+    let child = start(&qkey, &["keys"]);
+    wait_until("both sleepers", || mock.sleepers().len() == 2);
+    send(&child, Signal::INT);
+    assert_eq!(end(&qkey, child).code, 130);
+    expect_no_sleepers(&mock);
+}
+
+#[test]
+fn a_signal_during_a_key_that_nobody_writes_ends_qkey_with_a_word() {
+    let mock = mock();
+    let qkey = Qkey::with_mock(&mock);
+    make_fifo(&qkey);
+    let child = start(&qkey, &["add", "--name=new", "--key=key.fifo"]);
+    wait_until("the end of qq", || {
+        mock.count("fs_security_list_keys") == 1 && children(child.id()).is_empty()
+    });
+    send(&child, Signal::INT);
+    let run = end(&qkey, child);
+    assert_eq!(mock.count("fs_security_add_key"), 0);
+    assert_eq!(run.code, 130);
+    assert!(run.stderr.starts_with("error: "), "{run:?}");
+}
+
+#[test]
+fn a_second_signal_ends_qkey_at_once() {
+    let mock = mock();
+    mock.fault("fs_security_list_keys", "hang");
+    let qkey = Qkey::with_mock(&mock);
+    let mut child = qkey
+        .command(["add", "--name=new", "--key=-"])
+        .stdin(Stdio::piped())
+        .spawn()
+        .expect("qkey runs");
+    let stdin = child.stdin.take();
+    wait_until("a qq that hangs", || !mock.sleepers().is_empty());
+    send(&child, Signal::INT);
+    expect_no_sleepers(&mock);
+    // The key is still being read: the first signal alone would end in 130.
+    if is_alive(child.id()) {
+        send(&child, Signal::TERM);
+    }
+    let code = end(&qkey, child).code;
+    drop(stdin);
+    assert!([130, 143].contains(&code), "{code}");
+}
+
+#[test]
+fn a_signal_before_the_submission_keeps_it_from_being_begun() {
+    let mock = mock();
+    // Answers as soon as qkey has noticed the signal.
+    let hook = r#"case "$*" in *fs_security_list_keys*)
+        trap 'answer=yes' TERM
+        sleep 300 &
+        echo $! >>"$QQ_MOCK_STATE/sleepers"
+        wait
+        echo '{"entries": []}'
+        exit 0
+    esac"#;
+    let qkey = Qkey::with_mock(&mock).between(&mock, hook);
+    let child = start(&qkey, &ADD);
+    wait_until("a qq that waits", || !mock.sleepers().is_empty());
+    send(&child, Signal::INT);
+    let run = end(&qkey, child);
+    expect_no_sleepers(&mock);
+    assert_eq!(run.code, 130);
+    assert_eq!(mock.count("fs_security_add_key"), 0);
+    assert!(!run.stderr.contains("could not be confirmed"), "{run:?}");
+}
+
+fn make_fifo(qkey: &Qkey) {
+    let status = Command::new("mkfifo").arg(qkey.path("key.fifo")).status();
+    assert!(status.expect("mkfifo runs").success());
+}
+
+/// The processes that a process has started and not reaped.
+fn children(pid: u32) -> Vec<String> {
+    let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else {
+        return Vec::new();
+    };
+    tasks
+        .flatten()
+        .filter_map(|task| fs::read_to_string(task.path().join("children")).ok())
+        .flat_map(|pids| {
+            pids.split_whitespace()
+                .map(str::to_owned)
+                .collect::<Vec<_>>()
+        })
+        .collect()
+}

@@ -1,0 +1,954 @@
+//! `qkey unlock` against the mock `qq`.
+
+mod support;
+
+use snapbox::{IntoData, assert_data_eq, str};
+use support::{
+    mock::Mock,
+    qkey::{
+        ALICE, ALICE_PUBLIC, BOB_PUBLIC, LOSSES, Qkey, STRANGE_TEXTS, end_sleepers,
+        expect_no_sleepers, rounds, side_by_side, timeout_for,
+    },
+};
+
+const UNLOCK: [&str; 5] = ["unlock", "--id", "2", "--key", "alice.pem"];
+
+/// The three snapshots, and one that is not there.
+const FOUR: [&str; 6] = [
+    "unlock",
+    "--id=1",
+    "--id=2",
+    "--id=3",
+    "--id=99",
+    "--key=alice.pem",
+];
+
+fn with<'a>(more: &[&'a str]) -> Vec<&'a str> {
+    [&UNLOCK[..], more].concat()
+}
+
+/// A cluster that holds Alice's key as key 1, which locks snapshot 2, and Bob's as key 2.
+fn mock() -> Mock {
+    let mock = Mock::new();
+    mock.add_key("lock-2026", "", ALICE_PUBLIC);
+    mock.add_key("other", "", BOB_PUBLIC);
+    mock.set_snapshot_field(2, "lock_key", "1");
+    mock
+}
+
+/// As [`mock`], with snapshot 1 locked by Alice's key, too, and snapshot 3 by Bob's.
+fn mock_with_three() -> Mock {
+    let mock = mock();
+    mock.set_snapshot_field(1, "lock_key", "1");
+    mock.set_snapshot_field(3, "lock_key", "2");
+    mock
+}
+
+#[test]
+fn a_snapshot_is_unlocked_and_then_already_so() {
+    let mock = mock();
+    let qkey = Qkey::with_mock(&mock);
+    assert_data_eq!(
+        qkey.run(UNLOCK).transcript(),
+        str![[r#"
+exit 0
+--- stdout
+Unlocked snapshot 2 ("2_quarter_end"), which key 1 ("lock-2026") locked.
+--- stderr
+
+"#]]
+        .raw()
+    );
+    assert_eq!(mock.lock_key(2), None);
+    assert_data_eq!(
+        qkey.run(UNLOCK).transcript(),
+        str![[r#"
+exit 0
+--- stdout
+The cluster has snapshot 2 ("2_quarter_end") unlocked already: nothing to do.
+--- stderr
+
+"#]]
+        .raw()
+    );
+    assert_eq!(mock.count("snapshot_unlock_snapshot"), 1);
+}
+
+#[test]
+fn json_says_what_was_done_would_be_done_or_failed() {
+    let mock = mock();
+    let qkey = Qkey::with_mock(&mock).env("QKEY_OUTPUT", "json");
+    assert_data_eq!(qkey.run(with(&["--dry-run"])).transcript(), str![[r#"
+exit 0
+--- stdout
+{"action":"unlock","changed":false,"dry_run":true,"snapshot":{"id":2,"name":"2_quarter_end","source_file_path":"/finance/","timestamp":"2026-01-01T00:00:00Z","expiration":"","lock_key":"1"},"key":{"id":"1","name":"lock-2026","comment":"","disabled":false,"public_key":"MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEgKmJRFWtWTEHhBTiC5rI1rbBJlXJqTNGHl4O+YRUke1drezNEidIVqu/UMnMs+81HL8VwIyyeeCwHkLLEK2aaQ==","fingerprint":"SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4"}}
+--- stderr
+
+"#]].raw());
+    let wrong = ["unlock", "--id=2", "--key=bob.pem"];
+    assert_data_eq!(qkey.run(wrong).transcript(), str![[r#"
+exit 4
+--- stdout
+--- stderr
+{"error":{"kind":"mismatch","message":"bob.pem (SHA256:Bigzvx05JkuL) is not the key that the cluster holds as key 1 (\"lock-2026\")","causes":[],"hint":"nothing was sent; the cluster holds SHA256:qDNOdPfn/SvG, and only its private half can sign here","exit_code":4}}
+
+"#]].raw());
+    assert_data_eq!(qkey.run(UNLOCK).transcript(), str![[r#"
+exit 0
+--- stdout
+{"action":"unlock","changed":true,"dry_run":false,"snapshot":{"id":2,"name":"2_quarter_end","source_file_path":"/finance/","timestamp":"2026-01-01T00:00:00Z","expiration":"","lock_key":null},"key":{"id":"1","name":"lock-2026","comment":"","disabled":false,"public_key":"MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEgKmJRFWtWTEHhBTiC5rI1rbBJlXJqTNGHl4O+YRUke1drezNEidIVqu/UMnMs+81HL8VwIyyeeCwHkLLEK2aaQ==","fingerprint":"SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4"}}
+--- stderr
+
+"#]].raw());
+    assert_data_eq!(qkey.run(UNLOCK).transcript(), str![[r#"
+exit 0
+--- stdout
+{"action":"unlock","changed":false,"dry_run":false,"snapshot":{"id":2,"name":"2_quarter_end","source_file_path":"/finance/","timestamp":"2026-01-01T00:00:00Z","expiration":"","lock_key":null},"key":null}
+--- stderr
+
+"#]].raw());
+}
+
+#[test]
+fn a_dry_run_unlocks_nothing() {
+    let mock = mock();
+    let qkey = Qkey::with_mock(&mock);
+    assert_data_eq!(qkey.run(with(&["--dry-run"])).transcript(), str![[r#"
+exit 0
+--- stdout
+Would unlock snapshot 2 ("2_quarter_end"), which key 1 ("lock-2026") locks; the signature was checked and nothing was sent.
+--- stderr
+
+"#]].raw());
+    assert_eq!(
+        rounds(&mock, &[3]),
+        [[
+            "fs_security_list_keys",
+            "snapshot_get_status",
+            "snapshot_get_unlock_challenge"
+        ]]
+    );
+    assert_eq!(mock.lock_key(2).as_deref(), Some("1"));
+}
+
+#[test]
+fn two_rounds_of_qq_are_all_it_takes() {
+    let mock = mock();
+    Qkey::with_mock(&mock).run(UNLOCK);
+    assert_eq!(
+        rounds(&mock, &[3, 1]),
+        [
+            &[
+                "fs_security_list_keys",
+                "snapshot_get_status",
+                "snapshot_get_unlock_challenge"
+            ][..],
+            &["snapshot_unlock_snapshot"]
+        ]
+    );
+}
+
+#[test]
+fn several_snapshots_share_the_key_list() {
+    let mock = mock_with_three();
+    let run = Qkey::with_mock(&mock).run(["unlock", "--id=1", "--id=2", "--key=alice.pem"]);
+    assert_data_eq!(
+        run.transcript(),
+        str![[r#"
+exit 0
+--- stdout
+Unlocked snapshot 1 ("1_before_upgrade"), which key 1 ("lock-2026") locked.
+Unlocked snapshot 2 ("2_quarter_end"), which key 1 ("lock-2026") locked.
+2 unlocked, 0 not locked before, 0 failed.
+--- stderr
+
+"#]]
+        .raw()
+    );
+    assert_eq!(mock.count("fs_security_list_keys"), 1);
+    assert_eq!(mock.count("snapshot_get_status"), 2);
+    assert_eq!(mock.count("snapshot_get_unlock_challenge"), 2);
+    assert_eq!(mock.count("snapshot_unlock_snapshot"), 2);
+    assert_eq!(mock.calls().len(), 7);
+}
+
+#[test]
+fn a_key_that_does_not_lock_the_snapshot_is_not_used() {
+    let mock = mock();
+    let qkey = Qkey::with_mock(&mock);
+    let run = qkey.run(["unlock", "--id=2", "--key=carol.pem"]);
+    assert_data_eq!(run.transcript(), str![[r#"
+exit 4
+--- stdout
+--- stderr
+error: carol.pem (SHA256:JSkAIR0avXSX) is not the key that the cluster holds as key 1 ("lock-2026")
+hint: nothing was sent; the cluster holds SHA256:qDNOdPfn/SvG, and only its private half can sign here
+
+"#]].raw());
+    let run = qkey.run(["unlock", "--id=2", "--key=carol.pem", "--key=bob.pem"]);
+    assert_data_eq!(run.transcript(), str![[r#"
+exit 4
+--- stdout
+--- stderr
+error: none of these is the key that the cluster holds as key 1 ("lock-2026"): carol.pem (SHA256:JSkAIR0avXSX), bob.pem (SHA256:Bigzvx05JkuL)
+hint: nothing was sent; the cluster holds SHA256:qDNOdPfn/SvG, and only its private half can sign here
+
+"#]].raw());
+    assert_eq!(mock.count("snapshot_unlock_snapshot"), 0);
+}
+
+#[test]
+fn each_snapshot_gets_the_key_that_locks_it() {
+    let mock = mock_with_three();
+    let run = Qkey::with_mock(&mock).run([
+        "unlock",
+        "--id=3",
+        "--id=2",
+        "--id=1",
+        "--key=carol.pem",
+        "--key=bob.pem",
+        "--key=alice.pem",
+    ]);
+    assert_data_eq!(
+        run.transcript(),
+        str![[r#"
+exit 0
+--- stdout
+Unlocked snapshot 3 ("3_nightly_projects"), which key 2 ("other") locked.
+Unlocked snapshot 2 ("2_quarter_end"), which key 1 ("lock-2026") locked.
+Unlocked snapshot 1 ("1_before_upgrade"), which key 1 ("lock-2026") locked.
+3 unlocked, 0 not locked before, 0 failed.
+--- stderr
+
+"#]]
+        .raw()
+    );
+    assert!((1..=3).all(|id| mock.lock_key(id).is_none()));
+}
+
+#[test]
+fn some_done_and_some_failed_is_a_code_of_its_own() {
+    let mock = mock_with_three();
+    let run = Qkey::with_mock(&mock).run(FOUR);
+    assert_data_eq!(run.transcript(), str![[r#"
+exit 9
+--- stdout
+Unlocked snapshot 1 ("1_before_upgrade"), which key 1 ("lock-2026") locked.
+Unlocked snapshot 2 ("2_quarter_end"), which key 1 ("lock-2026") locked.
+2 unlocked, 0 not locked before, 2 failed.
+--- stderr
+error: snapshot 3: alice.pem (SHA256:qDNOdPfn/SvG) is not the key that the cluster holds as key 2 ("other")
+hint: nothing was sent; the cluster holds SHA256:Bigzvx05JkuL, and only its private half can sign here
+error: snapshot 99: cluster:8000 refused snapshot_get_status: Error 404: fs_no_such_entry_error: There is no snapshot 99.
+error: 2 of 4 snapshots failed
+hint: run this again for the rest: what is unlocked already is left alone
+
+"#]].raw());
+    assert_eq!(mock.count("snapshot_unlock_snapshot"), 2);
+    assert_eq!(mock.lock_key(3).as_deref(), Some("2"));
+}
+
+#[test]
+fn some_done_and_some_failed_is_one_object_a_line_in_json() {
+    let mock = mock_with_three();
+    mock.set_snapshot_field(1, "lock_key", "");
+    let run = Qkey::with_mock(&mock).env("QKEY_OUTPUT", "json").run(FOUR);
+    assert_data_eq!(run.transcript(), str![[r#"
+exit 9
+--- stdout
+{"action":"unlock","changed":false,"dry_run":false,"snapshot":{"id":1,"name":"1_before_upgrade","source_file_path":"/","timestamp":"2026-01-01T00:00:00Z","expiration":"","lock_key":null},"key":null}
+{"action":"unlock","changed":true,"dry_run":false,"snapshot":{"id":2,"name":"2_quarter_end","source_file_path":"/finance/","timestamp":"2026-01-01T00:00:00Z","expiration":"","lock_key":null},"key":{"id":"1","name":"lock-2026","comment":"","disabled":false,"public_key":"MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEgKmJRFWtWTEHhBTiC5rI1rbBJlXJqTNGHl4O+YRUke1drezNEidIVqu/UMnMs+81HL8VwIyyeeCwHkLLEK2aaQ==","fingerprint":"SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4"}}
+{"action":"unlock","changed":false,"dry_run":false,"snapshot":{"id":3},"error":{"kind":"mismatch","message":"alice.pem (SHA256:qDNOdPfn/SvG) is not the key that the cluster holds as key 2 (\"other\")","causes":[],"hint":"nothing was sent; the cluster holds SHA256:Bigzvx05JkuL, and only its private half can sign here","exit_code":4}}
+{"action":"unlock","changed":false,"dry_run":false,"snapshot":{"id":99},"error":{"kind":"refused","message":"cluster:8000 refused snapshot_get_status: Error 404: fs_no_such_entry_error: There is no snapshot 99.","causes":[],"hint":null,"exit_code":5}}
+{"summary":{"asked":4,"changed":1,"unchanged":1,"failed":2,"not_tried":0}}
+--- stderr
+{"error":{"kind":"partial","message":"2 of 4 snapshots failed","causes":[],"hint":"run this again for the rest: what is unlocked already is left alone","exit_code":9}}
+
+"#]].raw());
+    for line in run.stdout.lines().chain(run.stderr.lines()) {
+        serde_json::from_str::<serde_json::Value>(line).expect("one object a line");
+    }
+}
+
+#[test]
+fn all_failed_has_the_code_of_the_first() {
+    let mock = mock_with_three();
+    let qkey = Qkey::with_mock(&mock);
+    let run = qkey.run(["unlock", "--id=3", "--id=99", "--key=alice.pem"]);
+    assert_data_eq!(run.transcript(), str![[r#"
+exit 4
+--- stdout
+0 unlocked, 0 not locked before, 2 failed.
+--- stderr
+error: snapshot 3: alice.pem (SHA256:qDNOdPfn/SvG) is not the key that the cluster holds as key 2 ("other")
+hint: nothing was sent; the cluster holds SHA256:Bigzvx05JkuL, and only its private half can sign here
+error: snapshot 99: cluster:8000 refused snapshot_get_status: Error 404: fs_no_such_entry_error: There is no snapshot 99.
+error: all 2 snapshots failed
+  caused by: alice.pem (SHA256:qDNOdPfn/SvG) is not the key that the cluster holds as key 2 ("other")
+
+"#]].raw());
+    let run = qkey.run([
+        "unlock",
+        "--id=99",
+        "--id=3",
+        "--key=alice.pem",
+        "--output=json",
+    ]);
+    assert_data_eq!(run.transcript(), str![[r#"
+exit 5
+--- stdout
+{"action":"unlock","changed":false,"dry_run":false,"snapshot":{"id":99},"error":{"kind":"refused","message":"cluster:8000 refused snapshot_get_status: Error 404: fs_no_such_entry_error: There is no snapshot 99.","causes":[],"hint":null,"exit_code":5}}
+{"action":"unlock","changed":false,"dry_run":false,"snapshot":{"id":3},"error":{"kind":"mismatch","message":"alice.pem (SHA256:qDNOdPfn/SvG) is not the key that the cluster holds as key 2 (\"other\")","causes":[],"hint":"nothing was sent; the cluster holds SHA256:Bigzvx05JkuL, and only its private half can sign here","exit_code":4}}
+{"summary":{"asked":2,"changed":0,"unchanged":0,"failed":2,"not_tried":0}}
+--- stderr
+{"error":{"kind":"refused","message":"all 2 snapshots failed","causes":["cluster:8000 refused snapshot_get_status: Error 404: fs_no_such_entry_error: There is no snapshot 99."],"hint":null,"exit_code":5}}
+
+"#]].raw());
+    assert_eq!(mock.count("snapshot_unlock_snapshot"), 0);
+}
+
+#[test]
+fn several_dry_runs_are_summed_up() {
+    let mock = mock_with_three();
+    let args = [
+        &FOUR[..4],
+        &["--key=alice.pem", "--key=bob.pem", "--dry-run"],
+    ]
+    .concat();
+    let qkey = Qkey::with_mock(&mock);
+    assert_data_eq!(qkey.run(&args).transcript(), str![[r#"
+exit 0
+--- stdout
+Would unlock snapshot 1 ("1_before_upgrade"), which key 1 ("lock-2026") locks; the signature was checked and nothing was sent.
+Would unlock snapshot 2 ("2_quarter_end"), which key 1 ("lock-2026") locks; the signature was checked and nothing was sent.
+Would unlock snapshot 3 ("3_nightly_projects"), which key 2 ("other") locks; the signature was checked and nothing was sent.
+3 would be unlocked, 0 not locked before, 0 failed.
+--- stderr
+
+"#]].raw());
+    mock.set_snapshot_field(1, "lock_key", "");
+    assert_data_eq!(qkey.run(&args).transcript(), str![[r#"
+exit 0
+--- stdout
+The cluster has snapshot 1 ("1_before_upgrade") unlocked already: nothing to do.
+Would unlock snapshot 2 ("2_quarter_end"), which key 1 ("lock-2026") locks; the signature was checked and nothing was sent.
+Would unlock snapshot 3 ("3_nightly_projects"), which key 2 ("other") locks; the signature was checked and nothing was sent.
+2 would be unlocked, 1 not locked before, 0 failed.
+--- stderr
+
+"#]].raw());
+    assert_eq!(mock.count("snapshot_unlock_snapshot"), 0);
+}
+
+#[test]
+fn a_repeated_id_is_one_id() {
+    let mock = mock();
+    let run =
+        Qkey::with_mock(&mock).run(["unlock", "--id=2", "--id=2", "--id=02", "--key=alice.pem"]);
+    assert_data_eq!(
+        run.transcript(),
+        str![[r#"
+exit 0
+--- stdout
+Unlocked snapshot 2 ("2_quarter_end"), which key 1 ("lock-2026") locked.
+--- stderr
+
+"#]]
+        .raw()
+    );
+    assert_eq!(mock.calls().len(), 4);
+}
+
+#[test]
+fn an_id_that_is_no_number_is_refused_before_qq_runs() {
+    let mock = mock();
+    let qkey = Qkey::with_mock(&mock);
+    let said = ["--id=two", "--id=-1", "--id=", "--id=18446744073709551616"].map(|id| {
+        let run = qkey.run(["unlock", id, "--key=alice.pem"]);
+        format!("==== {id}\n{}", run.transcript())
+    });
+    assert_data_eq!(
+        said.concat(),
+        str![[r#"
+==== --id=two
+exit 2
+--- stdout
+--- stderr
+error: invalid value 'two' for '--id <N>': invalid digit found in string
+
+For more information, try '--help'.
+==== --id=-1
+exit 2
+--- stdout
+--- stderr
+error: invalid value '-1' for '--id <N>': invalid digit found in string
+
+For more information, try '--help'.
+==== --id=
+exit 2
+--- stdout
+--- stderr
+error: invalid value '' for '--id <N>': cannot parse integer from empty string
+
+For more information, try '--help'.
+==== --id=18446744073709551616
+exit 2
+--- stdout
+--- stderr
+error: invalid value '18446744073709551616' for '--id <N>': number too large to fit in target type
+
+For more information, try '--help'.
+
+"#]]
+        .raw()
+    );
+    assert_data_eq!(
+        qkey.run(["unlock"]).transcript(),
+        str![[r#"
+exit 2
+--- stdout
+--- stderr
+error: the following required arguments were not provided:
+  --id <N>
+
+Usage: qkey unlock --id <N> --host <HOST> --qq <PATH>
+
+For more information, try '--help'.
+
+"#]]
+        .raw()
+    );
+    assert!(mock.calls().is_empty());
+}
+
+#[test]
+fn a_snapshot_that_is_not_there_is_told() {
+    let mock = mock();
+    let run = Qkey::with_mock(&mock).run(["unlock", "--id=99", "--key=alice.pem"]);
+    assert_data_eq!(run.transcript(), str![[r#"
+exit 5
+--- stdout
+--- stderr
+error: cluster:8000 refused snapshot_get_status: Error 404: fs_no_such_entry_error: There is no snapshot 99.
+
+"#]].raw());
+}
+
+#[test]
+fn a_snapshot_that_an_unlisted_key_locks_is_left_alone() {
+    let mock = mock();
+    mock.set_snapshot_field(2, "lock_key", "77");
+    let run = Qkey::with_mock(&mock).run(UNLOCK);
+    assert_data_eq!(
+        run.transcript(),
+        str![[r#"
+exit 5
+--- stdout
+--- stderr
+error: the key store holds no key with the id 77
+hint: `qkey keys list` shows what it holds
+
+"#]]
+        .raw()
+    );
+}
+
+#[test]
+fn a_disabled_key_still_unlocks() {
+    let mock = mock();
+    mock.set_key_field("1", "disabled", "true");
+    assert_eq!(Qkey::with_mock(&mock).run(UNLOCK).code, 0);
+    assert_eq!(mock.lock_key(2), None);
+}
+
+#[test]
+fn the_configured_key_that_locks_the_snapshot_signs() {
+    let mock = mock();
+    let qkey = Qkey::with_mock(&mock);
+    let run = qkey.run(["unlock", "--id=2"]);
+    assert_data_eq!(
+        run.transcript(),
+        str![[r#"
+exit 2
+--- stdout
+--- stderr
+error: no key is named: --key is missing
+hint: give --key SOURCE, or name your keys in the configuration file (`qkey config init`)
+
+"#]]
+        .raw()
+    );
+    qkey.configure(
+        r#"
+        [keys.gone]
+        source = "gone.pem"
+        [keys.spare]
+        source = "../../carol.pem"
+        [keys.vault]
+        source = "../../alice.pem"
+        "#,
+    );
+    let run = qkey.run(["unlock", "--id=2", "--dry-run"]);
+    assert_eq!(run.code, 0, "{run:?}");
+    let run = qkey.run(["unlock", "--id=2", "--key=spare"]);
+    assert_data_eq!(run.transcript(), str![[r#"
+exit 4
+--- stdout
+--- stderr
+error: spare (../../carol.pem) (SHA256:JSkAIR0avXSX) is not the key that the cluster holds as key 1 ("lock-2026")
+hint: nothing was sent; the cluster holds SHA256:qDNOdPfn/SvG, and only its private half can sign here
+
+"#]].raw());
+    let run = qkey.run(["unlock", "--id=2", "--key=vault"]);
+    assert_eq!(run.code, 0, "{run:?}");
+    assert_eq!(mock.lock_key(2), None);
+}
+
+#[test]
+fn a_key_that_fails_to_open_is_told_unless_another_fits() {
+    let mock = mock();
+    let qkey = Qkey::with_mock(&mock);
+    let run = qkey.run(["unlock", "--id=2", "--key=gone.pem"]);
+    assert_data_eq!(
+        run.transcript(),
+        str![[r#"
+exit 3
+--- stdout
+--- stderr
+error: cannot read the key file gone.pem
+  caused by: No such file or directory (os error 2)
+hint: check the path, or make a key with `qkey generate PATH`
+
+"#]]
+        .raw()
+    );
+    let run = qkey.run(["unlock", "--id=2", "--key=gone.pem", "--key=alice.pem"]);
+    assert_eq!(run.code, 0, "{run:?}");
+}
+
+#[test]
+fn a_key_is_read_from_stdin_once() {
+    let mock = mock_with_three();
+    let qkey = Qkey::with_mock(&mock);
+    let twice = ["unlock", "--id=2", "--key=-", "--key=file:-"];
+    let run = qkey.run_with_stdin(twice, ALICE.as_bytes());
+    assert_data_eq!(
+        run.transcript(),
+        str![[r#"
+exit 2
+--- stdout
+--- stderr
+error: two keys are to be read from stdin
+hint: stdin can be read once; put one of the keys into a file
+
+"#]]
+        .raw()
+    );
+    assert!(mock.calls().is_empty());
+    let both = ["unlock", "--id=2", "--id=1", "--key=-"];
+    let run = qkey.run_with_stdin(both, ALICE.as_bytes());
+    assert_eq!(run.code, 0, "{run:?}");
+}
+
+#[test]
+fn a_challenge_is_signed_byte_for_byte() {
+    let long = "é".repeat(10_000);
+    let more = [
+        " ",
+        "\n",
+        "ends in spaces   ",
+        "ends in a line ending\r\n",
+        &long,
+    ];
+    let challenges = [&STRANGE_TEXTS[..], &more[..]].concat();
+    side_by_side(&challenges, |challenge| {
+        let mock = mock();
+        mock.set_challenge(challenge.as_bytes());
+        let run = Qkey::with_mock(&mock).run(UNLOCK);
+        assert_eq!(run.code, 0, "{challenge:?}: {run:?}");
+        assert_eq!(mock.lock_key(2), None);
+        String::new()
+    });
+}
+
+#[test]
+fn a_challenge_that_went_stale_once_is_signed_anew() {
+    let mock = mock();
+    mock.fault("snapshot_unlock_snapshot", "stale");
+    let run = Qkey::with_mock(&mock).run(UNLOCK);
+    assert_data_eq!(
+        run.transcript(),
+        str![[r#"
+exit 0
+--- stdout
+Unlocked snapshot 2 ("2_quarter_end"), which key 1 ("lock-2026") locked.
+--- stderr
+
+"#]]
+        .raw()
+    );
+    assert_eq!(mock.lock_key(2), None);
+    assert_eq!(
+        rounds(&mock, &[3, 1, 2, 1])[2],
+        ["snapshot_get_status", "snapshot_get_unlock_challenge"]
+    );
+}
+
+#[test]
+fn a_challenge_that_always_goes_stale_is_given_up() {
+    let said = ["--attempts=1", "--attempts=2", "--attempts=3"].map(|attempts| {
+        let mock = mock();
+        mock.fault("snapshot_unlock_snapshot", "always stale");
+        let run = Qkey::with_mock(&mock).run(with(&[attempts]));
+        assert_eq!(mock.lock_key(2).as_deref(), Some("1"));
+        let submissions = mock.count("snapshot_unlock_snapshot");
+        format!("==== {attempts}: {submissions}\n{}", run.transcript())
+    });
+    assert_data_eq!(said.concat(), str![[r#"
+==== --attempts=1: 1
+exit 5
+--- stdout
+--- stderr
+error: the challenge changed before each of 1 submissions
+  caused by: cluster:8000 refused snapshot_unlock_snapshot: Error 400: invalid_request_error: The signature does not match the challenge.
+hint: something keeps changing it (a name, a comment, an expiration); run this again, or give more --attempts
+==== --attempts=2: 2
+exit 5
+--- stdout
+--- stderr
+error: the challenge changed before each of 2 submissions
+  caused by: cluster:8000 refused snapshot_unlock_snapshot: Error 400: invalid_request_error: The signature does not match the challenge.
+hint: something keeps changing it (a name, a comment, an expiration); run this again, or give more --attempts
+==== --attempts=3: 3
+exit 5
+--- stdout
+--- stderr
+error: the challenge changed before each of 3 submissions
+  caused by: cluster:8000 refused snapshot_unlock_snapshot: Error 400: invalid_request_error: The signature does not match the challenge.
+hint: something keeps changing it (a name, a comment, an expiration); run this again, or give more --attempts
+
+"#]].raw());
+}
+
+#[test]
+fn a_key_that_was_replaced_meanwhile_is_told() {
+    let mock = mock();
+    let hook = format!(
+        r#"case "$*" in *snapshot_unlock_snapshot*)
+            printf %s {BOB_PUBLIC} >"$QQ_MOCK_STATE/keys/1/public_key"
+        esac"#
+    );
+    let run = Qkey::with_mock(&mock).between(&mock, &hook).run(UNLOCK);
+    assert_data_eq!(run.transcript(), str![[r#"
+exit 5
+--- stdout
+--- stderr
+error: cluster:8000 refused snapshot_unlock_snapshot: Error 400: invalid_request_error: The signature does not match the challenge.
+
+"#]].raw());
+    assert_eq!(mock.count("snapshot_unlock_snapshot"), 1);
+}
+
+#[test]
+fn a_snapshot_that_another_locked_with_another_key_meanwhile_is_told() {
+    let mock = mock();
+    let hook = r#"case "$*" in *snapshot_unlock_snapshot*)
+        printf 2 >"$QQ_MOCK_STATE/snapshots/2/lock_key"
+        kill -9 $$
+    esac"#;
+    let run = Qkey::with_mock(&mock).between(&mock, hook).run(UNLOCK);
+    assert_data_eq!(run.transcript(), str![[r#"
+exit 8
+--- stdout
+--- stderr
+error: the unlocking of snapshot 2 ("2_quarter_end") was submitted and its answer lost, and now it is locked with key 2
+  caused by: the unlocking of snapshot 2 ("2_quarter_end") was submitted, and whether it was done could not be confirmed
+  caused by: no answer to snapshot_unlock_snapshot
+  caused by: `[DIR]/qq-between` was killed by signal 9
+hint: `[DIR]/qq-between --host=cluster snapshot_get_status --id=2` shows it; running this again is safe: it looks first
+
+"#]].raw());
+}
+
+#[test]
+fn a_refusal_of_a_challenge_that_still_holds_stands() {
+    let said = side_by_side(
+        &[
+            "status 400 invalid_request_error The signature is not to my liking.",
+            "status 403 privilege_error You are not allowed to.",
+            "unauthenticated",
+            "refused-connection",
+        ],
+        |fault| {
+            let mock = mock();
+            mock.fault("snapshot_unlock_snapshot", fault);
+            let run = Qkey::with_mock(&mock).run(UNLOCK);
+            assert_eq!(mock.count("snapshot_unlock_snapshot"), 1);
+            assert_eq!(mock.lock_key(2).as_deref(), Some("1"));
+            run.transcript()
+        },
+    );
+    assert_data_eq!(said, str![[r#"
+==== status 400 invalid_request_error The signature is not to my liking.
+exit 5
+--- stdout
+--- stderr
+error: cluster:8000 refused snapshot_unlock_snapshot: Error 400: invalid_request_error: The signature is not to my liking.
+==== status 403 privilege_error You are not allowed to.
+exit 6
+--- stdout
+--- stderr
+error: cluster:8000 refused snapshot_unlock_snapshot: Error 403: privilege_error: You are not allowed to.
+hint: log in as a user whose role has the privilege for it, or ask an administrator
+==== unauthenticated
+exit 6
+--- stdout
+--- stderr
+error: cluster:8000 refused snapshot_unlock_snapshot: Error 401: http_unauthorized_error: Need to log in first to establish credentials.
+hint: log in first: `[QQ] --host=cluster login -u USER`
+==== refused-connection
+exit 7
+--- stdout
+--- stderr
+error: cannot reach cluster:8000: [Errno 111] Connection refused
+hint: check --host and --port (or the cluster's entry in the configuration file), and the network
+
+"#]].raw());
+}
+
+#[test]
+fn a_lost_answer_is_looked_up_and_never_asked_for_again() {
+    let said = side_by_side(&LOSSES, |fault| {
+        let mock = mock();
+        mock.fault("snapshot_unlock_snapshot", fault);
+        let run = Qkey::with_mock(&mock).run(with(&[timeout_for(fault)]));
+        assert_eq!(mock.count("snapshot_unlock_snapshot"), 1, "{fault}");
+        assert_eq!(run.code == 0, mock.lock_key(2).is_none(), "{fault}");
+        expect_no_sleepers(&mock);
+        run.transcript()
+    });
+    assert_data_eq!(said, str![[r#"
+==== drop-before
+exit 7
+--- stdout
+--- stderr
+error: the unlocking of snapshot 2 ("2_quarter_end") was submitted, and the cluster shows that it was not done
+  caused by: cluster:8000 broke the connection during snapshot_unlock_snapshot: Remote end closed connection without response
+hint: run this again: it looks first whether it was done after all (`[QQ] --host=cluster snapshot_get_status --id=2` shows it too)
+==== drop-after
+exit 0
+--- stdout
+Unlocked snapshot 2 ("2_quarter_end"), which key 1 ("lock-2026") locked.
+--- stderr
+warning: the answer to the unlocking of snapshot 2 ("2_quarter_end") was lost (cluster:8000 broke the connection during snapshot_unlock_snapshot: Remote end closed connection without response), but the cluster shows that it was done
+==== timeout-before
+exit 7
+--- stdout
+--- stderr
+error: the unlocking of snapshot 2 ("2_quarter_end") was submitted, and the cluster shows that it was not done
+  caused by: cluster:8000 broke the connection during snapshot_unlock_snapshot: The read operation timed out
+hint: run this again: it looks first whether it was done after all (`[QQ] --host=cluster snapshot_get_status --id=2` shows it too)
+==== timeout-after
+exit 0
+--- stdout
+Unlocked snapshot 2 ("2_quarter_end"), which key 1 ("lock-2026") locked.
+--- stderr
+warning: the answer to the unlocking of snapshot 2 ("2_quarter_end") was lost (cluster:8000 broke the connection during snapshot_unlock_snapshot: The read operation timed out), but the cluster shows that it was done
+==== traceback
+exit 7
+--- stdout
+--- stderr
+error: the unlocking of snapshot 2 ("2_quarter_end") was submitted, and the cluster shows that it was not done
+  caused by: qq crashed during snapshot_unlock_snapshot: qumulo.lib.request.APIException: Error loading data: Expecting value: line 1 column 1 (char 0)
+hint: run this again: it looks first whether it was done after all (`[QQ] --host=cluster snapshot_get_status --id=2` shows it too)
+==== traceback-after
+exit 0
+--- stdout
+Unlocked snapshot 2 ("2_quarter_end"), which key 1 ("lock-2026") locked.
+--- stderr
+warning: the answer to the unlocking of snapshot 2 ("2_quarter_end") was lost (qq crashed during snapshot_unlock_snapshot: qumulo.lib.request.APIException: Error loading data: Expecting value: line 1 column 1 (char 0)), but the cluster shows that it was done
+==== garbage
+exit 7
+--- stdout
+--- stderr
+error: the unlocking of snapshot 2 ("2_quarter_end") was submitted, and the cluster shows that it was not done
+  caused by: no answer to snapshot_unlock_snapshot
+  caused by: `[QQ]` answered with something else than is unlocked: <html> This is not what you are looking for.
+hint: run this again: it looks first whether it was done after all (`[QQ] --host=cluster snapshot_get_status --id=2` shows it too)
+==== garbage-after
+exit 0
+--- stdout
+Unlocked snapshot 2 ("2_quarter_end"), which key 1 ("lock-2026") locked.
+--- stderr
+warning: the answer to the unlocking of snapshot 2 ("2_quarter_end") was lost (no answer to snapshot_unlock_snapshot), but the cluster shows that it was done
+==== empty
+exit 7
+--- stdout
+--- stderr
+error: the unlocking of snapshot 2 ("2_quarter_end") was submitted, and the cluster shows that it was not done
+  caused by: no answer to snapshot_unlock_snapshot
+  caused by: `[QQ]` answered with something else than is unlocked: (nothing)
+hint: run this again: it looks first whether it was done after all (`[QQ] --host=cluster snapshot_get_status --id=2` shows it too)
+==== empty-after
+exit 0
+--- stdout
+Unlocked snapshot 2 ("2_quarter_end"), which key 1 ("lock-2026") locked.
+--- stderr
+warning: the answer to the unlocking of snapshot 2 ("2_quarter_end") was lost (no answer to snapshot_unlock_snapshot), but the cluster shows that it was done
+==== truncated
+exit 0
+--- stdout
+Unlocked snapshot 2 ("2_quarter_end"), which key 1 ("lock-2026") locked.
+--- stderr
+warning: the answer to the unlocking of snapshot 2 ("2_quarter_end") was lost (no answer to snapshot_unlock_snapshot), but the cluster shows that it was done
+==== kill-9
+exit 7
+--- stdout
+--- stderr
+error: the unlocking of snapshot 2 ("2_quarter_end") was submitted, and the cluster shows that it was not done
+  caused by: no answer to snapshot_unlock_snapshot
+  caused by: `[QQ]` was killed by signal 9
+hint: run this again: it looks first whether it was done after all (`[QQ] --host=cluster snapshot_get_status --id=2` shows it too)
+==== kill-9-after
+exit 0
+--- stdout
+Unlocked snapshot 2 ("2_quarter_end"), which key 1 ("lock-2026") locked.
+--- stderr
+warning: the answer to the unlocking of snapshot 2 ("2_quarter_end") was lost (no answer to snapshot_unlock_snapshot), but the cluster shows that it was done
+==== hang
+exit 7
+--- stdout
+--- stderr
+error: the unlocking of snapshot 2 ("2_quarter_end") was submitted, and the cluster shows that it was not done
+  caused by: no answer to snapshot_unlock_snapshot
+  caused by: `[QQ]` did not finish within 4 s and was killed
+hint: run this again: it looks first whether it was done after all (`[QQ] --host=cluster snapshot_get_status --id=2` shows it too)
+==== hang-after
+exit 0
+--- stdout
+Unlocked snapshot 2 ("2_quarter_end"), which key 1 ("lock-2026") locked.
+--- stderr
+warning: the answer to the unlocking of snapshot 2 ("2_quarter_end") was lost (no answer to snapshot_unlock_snapshot), but the cluster shows that it was done
+==== huge
+exit 7
+--- stdout
+--- stderr
+error: the unlocking of snapshot 2 ("2_quarter_end") was submitted, and the cluster shows that it was not done
+  caused by: no answer to snapshot_unlock_snapshot
+  caused by: `[QQ]` wrote more than 32 MiB and was killed
+hint: run this again: it looks first whether it was done after all (`[QQ] --host=cluster snapshot_get_status --id=2` shows it too)
+==== exit 3 something odd
+exit 7
+--- stdout
+--- stderr
+error: the unlocking of snapshot 2 ("2_quarter_end") was submitted, and the cluster shows that it was not done
+  caused by: no answer to snapshot_unlock_snapshot
+  caused by: `[QQ]` exited with 3: something odd
+hint: run this again: it looks first whether it was done after all (`[QQ] --host=cluster snapshot_get_status --id=2` shows it too)
+==== status 500 internal_error It broke.
+exit 5
+--- stdout
+--- stderr
+error: the unlocking of snapshot 2 ("2_quarter_end") was submitted, and the cluster shows that it was not done
+  caused by: cluster:8000 refused snapshot_unlock_snapshot: Error 500: internal_error: It broke.
+hint: run this again: it looks first whether it was done after all (`[QQ] --host=cluster snapshot_get_status --id=2` shows it too)
+==== status 503 busy_error Try again later.
+exit 5
+--- stdout
+--- stderr
+error: the unlocking of snapshot 2 ("2_quarter_end") was submitted, and the cluster shows that it was not done
+  caused by: cluster:8000 refused snapshot_unlock_snapshot: Error 503: busy_error: Try again later.
+hint: run this again: it looks first whether it was done after all (`[QQ] --host=cluster snapshot_get_status --id=2` shows it too)
+
+"#]].raw());
+}
+
+#[test]
+fn an_answer_is_taken_though_a_grandchild_holds_the_pipes() {
+    let mock = mock();
+    mock.fault("snapshot_unlock_snapshot", "hang-with-grandchild");
+    let run = Qkey::with_mock(&mock).run(UNLOCK);
+    assert_data_eq!(
+        run.transcript(),
+        str![[r#"
+exit 0
+--- stdout
+Unlocked snapshot 2 ("2_quarter_end"), which key 1 ("lock-2026") locked.
+--- stderr
+
+"#]]
+        .raw()
+    );
+    assert_eq!(mock.calls().len(), 4);
+    end_sleepers(&mock);
+}
+
+#[test]
+fn an_outcome_that_nobody_can_see_is_unknown() {
+    let mock = mock_with_three();
+    mock.fault("snapshot_unlock_snapshot", "always drop-after");
+    mock.fault("snapshot_get_status", "");
+    mock.fault("snapshot_get_status", "always drop-before");
+    let qkey = Qkey::with_mock(&mock);
+    assert_data_eq!(qkey.run(UNLOCK).transcript(), str![[r#"
+exit 8
+--- stdout
+--- stderr
+error: the unlocking of snapshot 2 ("2_quarter_end") was submitted, and whether it was done could not be confirmed
+  caused by: cluster:8000 broke the connection during snapshot_unlock_snapshot: Remote end closed connection without response
+hint: `[QQ] --host=cluster snapshot_get_status --id=2` shows it; running this again is safe: it looks first
+
+"#]].raw());
+    assert_eq!(mock.count("snapshot_unlock_snapshot"), 1);
+}
+
+#[test]
+fn several_refusals_of_a_login_are_one_code() {
+    let mock = mock_with_three();
+    mock.fault("snapshot_get_status", "always unauthenticated");
+    let run = Qkey::with_mock(&mock).run(FOUR);
+    assert_data_eq!(run.transcript(), str![[r#"
+exit 6
+--- stdout
+0 unlocked, 0 not locked before, 4 failed.
+--- stderr
+error: snapshot 1: cluster:8000 refused snapshot_get_status: Error 401: http_unauthorized_error: Need to log in first to establish credentials.
+hint: log in first: `[QQ] --host=cluster login -u USER`
+error: snapshot 2: cluster:8000 refused snapshot_get_status: Error 401: http_unauthorized_error: Need to log in first to establish credentials.
+hint: log in first: `[QQ] --host=cluster login -u USER`
+error: snapshot 3: cluster:8000 refused snapshot_get_status: Error 401: http_unauthorized_error: Need to log in first to establish credentials.
+hint: log in first: `[QQ] --host=cluster login -u USER`
+error: snapshot 99: cluster:8000 refused snapshot_get_status: Error 401: http_unauthorized_error: Need to log in first to establish credentials.
+hint: log in first: `[QQ] --host=cluster login -u USER`
+error: all 4 snapshots failed
+  caused by: cluster:8000 refused snapshot_get_status: Error 401: http_unauthorized_error: Need to log in first to establish credentials.
+
+"#]].raw());
+}
+
+#[test]
+fn a_key_store_that_cannot_be_read_fails_only_what_is_locked() {
+    let mock = mock();
+    mock.fault(
+        "fs_security_list_keys",
+        "always status 500 internal_error It broke.",
+    );
+    let run = Qkey::with_mock(&mock).run(["unlock", "--id=1", "--id=2", "--key=alice.pem"]);
+    assert_data_eq!(
+        run.transcript(),
+        str![[r#"
+exit 9
+--- stdout
+The cluster has snapshot 1 ("1_before_upgrade") unlocked already: nothing to do.
+0 unlocked, 1 not locked before, 1 failed.
+--- stderr
+error: snapshot 2: cluster:8000 refused fs_security_list_keys: Error 500: internal_error: It broke.
+hint: the cluster has a problem of its own; look at its state, then run this again
+error: 1 of 2 snapshots failed
+hint: run this again for the rest: what is unlocked already is left alone
+
+"#]]
+        .raw()
+    );
+    assert_eq!(mock.count("fs_security_list_keys"), 1);
+}
