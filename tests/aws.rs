@@ -251,7 +251,7 @@ exit 3
 --- stderr
 error: cannot open awskms:///alias/bob?endpoint-url=[URL]
   caused by: `aws` did not finish within 2 s and was killed
-hint: check the network, or give it longer with --timeout SECONDS
+hint: check the network, or give it longer with --timeout SECONDS; where the profile asks for an MFA code, get the credentials of a session first (`aws sts get-session-token`)
 
 "#]]
         .raw()
@@ -776,7 +776,7 @@ exit 3
 --- stderr
 error: cannot open awskms:///alias/bob?endpoint-url=[URL]
   caused by: `aws` exited with 255: An error occurred (ThrottlingException) when calling the GetPublicKey operation (reached max retries: 1): Rate exceeded
-hint: aws has tried it several times over; try again later, or let it try more often with AWS_MAX_ATTEMPTS
+hint: try again later; AWS_MAX_ATTEMPTS says how often aws tries by itself
 
 "#]].raw());
 }
@@ -940,7 +940,7 @@ exit 3
 --- stderr
 error: cannot make a key in awskms:///alias/new?endpoint-url=[URL]
   caused by: `aws` exited with 255: An error occurred (ThrottlingException) when calling the CreateKey operation (reached max retries: 0): Rate exceeded
-hint: aws has tried it several times over; try again later, or let it try more often with AWS_MAX_ATTEMPTS
+hint: try again later; AWS_MAX_ATTEMPTS says how often aws tries by itself
 ==== no answer
 exit 3
 --- stdout

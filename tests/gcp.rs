@@ -630,33 +630,30 @@ hint: the key ring needs a binding of the role roles/cloudkms.admin for you: `gc
 #[test]
 fn the_attributes_choose_a_configuration_and_an_identity() {
     let lab = Lab::new();
-    let token = lab.qkey.write("other-token", "of-a-configuration");
-    lab.qkey.write(
-        "gcloud/configurations/config_lock",
-        format!("[auth]\naccess_token_file = {}\n", token.display()),
-    );
-    let qkey = with_gcloud(lab.qkey, &lab.kms.url()).env(
-        "CLOUDSDK_API_ENDPOINT_OVERRIDES_IAMCREDENTIALS",
-        &lab.kms.url(),
-    );
-    let another = "impersonate-service-account=lock@p.iam.gserviceaccount.com";
+    let url = lab.kms.url();
+    let qkey =
+        with_gcloud(Qkey::new(), &url).env("CLOUDSDK_API_ENDPOINT_OVERRIDES_IAMCREDENTIALS", &url);
+    qkey.write("gcloud/active_config", "default");
+    for name in ["default", "lock"] {
+        let token = qkey.write(&format!("{name}-token"), name);
+        qkey.write(
+            &format!("gcloud/configurations/config_{name}"),
+            format!("[auth]\naccess_token_file = {}\n", token.display()),
+        );
+    }
     for (attributes, token) in [
-        ("", "Bearer token"),
-        (&format!("?{another}"), "Bearer of-another"),
+        ("", "Bearer default"),
+        ("?configuration=lock", "Bearer lock"),
+        (
+            "?impersonate-service-account=lock@p.iam.gserviceaccount.com",
+            "Bearer of-another",
+        ),
     ] {
         let run = qkey.run(["pubkey", &format!("{}{attributes}", first("bob"))]);
         assert_eq!(run.code, 0, "{run:?}");
         let call = lab.kms.take_calls().pop().expect("a call");
         assert_eq!(call.authorization.as_deref(), Some(token));
     }
-    let qkey = qkey.env("CLOUDSDK_AUTH_ACCESS_TOKEN_FILE", "");
-    let run = qkey.run(["pubkey", &format!("{}?configuration=lock", first("bob"))]);
-    assert_eq!(run.code, 0, "{run:?}");
-    let call = lab.kms.take_calls().pop().expect("a call");
-    assert_eq!(
-        call.authorization.as_deref(),
-        Some("Bearer of-a-configuration")
-    );
 }
 
 #[test]

@@ -179,6 +179,26 @@ impl Tokens {
         );
     }
 
+    /// Stores the public half of the key in a file.
+    fn write_public(&self, file: &str, label: &str, id: &str, more: &[&str]) {
+        let public = self.qkey.path("public.der");
+        must_run(
+            Command::new("openssl")
+                .args(["pkey", "-pubout", "-outform", "DER", "-in"])
+                .arg(self.qkey.path(file))
+                .arg("-out")
+                .arg(&public),
+        );
+        must_run(
+            self.pkcs11_tool("T")
+                .args(["--login", "--pin", PIN, "--type", "pubkey"])
+                .args(["--label", label, "--id", id])
+                .args(more)
+                .arg("--write-object")
+                .arg(&public),
+        );
+    }
+
     /// What the token says of its PIN, among other flags.
     fn flags(&self) -> String {
         let listed = must_run(
@@ -296,7 +316,7 @@ fn a_public_key_needs_no_pin_and_a_signature_does() {
 exit 3
 --- stdout
 --- stderr
-error: cannot open pkcs11:token=T;object=alice
+error: there is no pin for pkcs11:token=T;object=alice
   caused by: the PIN of the token "T", for pkcs11:token=T;object=alice is needed, and there is no terminal to ask on
 hint: an attribute of the key source gives it without a terminal: ?pin-file=PATH, pin-env=VAR, pin-fd=N or pin-command=COMMAND
 
@@ -310,7 +330,7 @@ hint: an attribute of the key source gives it without a terminal: ?pin-file=PATH
 exit 3
 --- stdout
 --- stderr
-error: cannot open pkcs11:object=alice
+error: there is no pin for pkcs11:object=alice
   caused by: the PIN of the token "T", for pkcs11:object=alice is needed, and asking is switched off
 hint: an attribute of the key source gives it without a terminal: ?pin-file=PATH, pin-env=VAR, pin-fd=N or pin-command=COMMAND
 
@@ -526,8 +546,8 @@ exit 3
 --- stdout
 --- stderr
 error: cannot open pkcs11:object=carol?pin-env=PIN
-  caused by: 2 tokens match, and the key shows in none of them before a login: "T" (SoftHSM project, SoftHSM v2, serial=[SERIAL]); "U V" (SoftHSM project, SoftHSM v2, serial=[SERIAL])
-hint: name one of them: no PIN is tried on a token that may be the wrong one
+  caused by: 2 tokens match: "T" (SoftHSM project, SoftHSM v2, serial=[SERIAL]); "U V" (SoftHSM project, SoftHSM v2, serial=[SERIAL])
+hint: name one of them: no PIN is tried on what may be the wrong token
 ==== pkcs11:token=T;object=carol?pin-env=PIN
 exit 3
 --- stdout
@@ -807,14 +827,14 @@ fn a_pin_comes_from_wherever_it_is_said_to_be() {
 exit 3
 --- stdout
 --- stderr
-error: cannot open pkcs11:object=alice?pin-env=NOWHERE
+error: there is no pin for pkcs11:object=alice?pin-env=NOWHERE
   caused by: the environment variable NOWHERE is not set
 hint: an attribute of the key source gives it without a terminal: ?pin-file=PATH, pin-env=VAR, pin-fd=N or pin-command=COMMAND
 ==== pkcs11:object=alice?pin-file=nowhere
 exit 3
 --- stdout
 --- stderr
-error: cannot open pkcs11:object=alice?pin-file=nowhere
+error: there is no pin for pkcs11:object=alice?pin-file=nowhere
   caused by: cannot read the PIN of the token "T", for pkcs11:object=alice?pin-file=nowhere in nowhere
   caused by: No such file or directory (os error 2)
 hint: an attribute of the key source gives it without a terminal: ?pin-file=PATH, pin-env=VAR, pin-fd=N or pin-command=COMMAND
@@ -822,7 +842,7 @@ hint: an attribute of the key source gives it without a terminal: ?pin-file=PATH
 exit 3
 --- stdout
 --- stderr
-error: cannot open pkcs11:object=alice?pin-source=|false
+error: there is no pin for pkcs11:object=alice?pin-source=|false
   caused by: the command for the PIN of the token "T", for pkcs11:object=alice?pin-source=|false failed
   caused by: `/bin/sh` exited with 1
 hint: an attribute of the key source gives it without a terminal: ?pin-file=PATH, pin-env=VAR, pin-fd=N or pin-command=COMMAND
@@ -1013,7 +1033,7 @@ fn a_key_that_shows_only_after_a_login_is_asked_for() {
 exit 3
 --- stdout
 --- stderr
-error: cannot open pkcs11:token=T;object=alice
+error: there is no pin for pkcs11:token=T;object=alice
   caused by: the PIN of the token "T", for pkcs11:token=T;object=alice is needed, and there is no terminal to ask on
 hint: an attribute of the key source gives it without a terminal: ?pin-file=PATH, pin-env=VAR, pin-fd=N or pin-command=COMMAND
 ==== pkcs11:token=T;object=alice?pin-env=PIN
@@ -1043,11 +1063,30 @@ exit 3
 --- stdout
 --- stderr
 error: cannot open pkcs11:object=alice?pin-value=…
-  caused by: 2 tokens match, and the key shows in none of them before a login: "T" (SoftHSM project, SoftHSM v2, serial=[SERIAL]); "U" (SoftHSM project, SoftHSM v2, serial=[SERIAL])
-hint: name one of them: no PIN is tried on a token that may be the wrong one
+  caused by: 2 tokens match: "T" (SoftHSM project, SoftHSM v2, serial=[SERIAL]); "U" (SoftHSM project, SoftHSM v2, serial=[SERIAL])
+hint: name one of them: no PIN is tried on what may be the wrong token
 
 "#]].raw()
     );
+}
+
+#[test]
+fn a_hidden_key_is_found_with_the_login_that_then_signs() {
+    let tokens = Tokens::new().with_alice().through_shim("");
+    tokens.delete_public("01");
+    tokens.write_public("alice.pem", "alice", "01", &["--private"]);
+    let hidden = tokens.pubkey("pkcs11:token=T;object=alice");
+    assert_eq!(hidden.code, 3, "{hidden:?}");
+    assert_eq!(tokens.calls("C_Login"), 0);
+    let run = tokens.sign("pkcs11:token=T;object=alice?pin-env=PIN");
+    assert_eq!(run.code, 0, "{run:?}");
+    assert_eq!(tokens.calls("C_Login"), 1);
+    let args = ["sign", "--key", "pkcs11:token=T;object=alice", "x"];
+    let command = tokens.qkey.command_with_terminal(args);
+    let mut session = Terminal::new().start(command);
+    session.answer("Enter the PIN of the token \"T\"", PIN);
+    assert_eq!(session.end().output.status.code(), Some(0));
+    assert_eq!(tokens.calls("C_Login"), 2);
 }
 
 #[test]
@@ -1163,7 +1202,7 @@ warning: enter the PIN of the token "T" on the keypad of its reader
 exit 3
 --- stdout
 --- stderr
-error: cannot open pkcs11:object=alice
+error: there is no pin for pkcs11:object=alice
   caused by: the PIN of the token "T", for pkcs11:object=alice is needed, and asking is switched off
 hint: an attribute of the key source gives it without a terminal: ?pin-file=PATH, pin-env=VAR, pin-fd=N or pin-command=COMMAND
 
@@ -1212,23 +1251,7 @@ fn a_key_that_cannot_serve_is_refused() {
         &["no-sign"],
     );
     // Only the public half is there.
-    let public = tokens.qkey.path("public.der");
-    must_run(
-        Command::new("openssl")
-            .args(["pkey", "-pubout", "-outform", "DER", "-in"])
-            .arg(tokens.qkey.path("alice.pem"))
-            .arg("-out")
-            .arg(&public),
-    );
-    must_run(
-        tokens
-            .pkcs11_tool("T")
-            .args([
-                "--login", "--pin", PIN, "--type", "pubkey", "--label", "half", "--id", "06",
-            ])
-            .arg("--write-object")
-            .arg(&public),
-    );
+    tokens.write_public("alice.pem", "half", "06", &[]);
     said += &tokens.each(Tokens::sign, &["pkcs11:object=half?pin-env=PIN"]);
     assert_data_eq!(
         said,
@@ -1560,7 +1583,7 @@ hint: correct token=, serial= and so on; ?module-path=PATH names another module
 exit 3
 --- stdout
 --- stderr
-error: cannot open pkcs11:token=T;object=new
+error: there is no pin for pkcs11:token=T;object=new
   caused by: the PIN of the token "T", for pkcs11:token=T;object=new is needed, and there is no terminal to ask on
 hint: an attribute of the key source gives it without a terminal: ?pin-file=PATH, pin-env=VAR, pin-fd=N or pin-command=COMMAND
 ==== pkcs11:token=T;object=new?pin-value=4321
@@ -1580,8 +1603,8 @@ exit 3
 --- stdout
 --- stderr
 error: cannot open pkcs11:object=new?pin-env=PIN
-  caused by: 2 tokens match, and the key shows in none of them before a login: "T" (SoftHSM project, SoftHSM v2, serial=[SERIAL]); "U" (SoftHSM project, SoftHSM v2, serial=[SERIAL])
-hint: name one of them: no PIN is tried on a token that may be the wrong one
+  caused by: 2 tokens match: "T" (SoftHSM project, SoftHSM v2, serial=[SERIAL]); "U" (SoftHSM project, SoftHSM v2, serial=[SERIAL])
+hint: name one of them: no PIN is tried on what may be the wrong token
 
 "#]].raw());
     assert_eq!(

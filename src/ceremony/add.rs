@@ -3,7 +3,7 @@
 use std::thread;
 
 use super::{
-    Ending, Keyring, sign,
+    Ending, Keyring, not_explained, sign,
     submission::{Seen, Submission, Verdict},
 };
 use crate::{
@@ -81,7 +81,7 @@ impl Add<'_> {
                 None => Seen::NotDone,
             })
         };
-        match submission.settle(answer, &look)? {
+        match submission.settle(answer, look)? {
             Verdict::Done(stored) if stored.holds(&public_key) && stored.name == self.name => {
                 Ok(Added {
                     ending: Ending::Done,
@@ -98,7 +98,8 @@ impl Add<'_> {
                     public_key: public_key.clone(),
                     stored: Some(stored),
                 }),
-                _ => Err(error),
+                Ok(_) => Err(error),
+                Err(failure) => Err(not_explained(error, &failure)),
             },
         }
     }
@@ -307,10 +308,10 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_stands_after_one_submission_without_a_second_look() {
-        for (fault, kind, exit_code) in [
-            (Fault::Refused, Kind::Refused, 5),
-            (Fault::Unauthorized, Kind::Auth, 6),
+    fn a_refusal_stands_after_one_submission() {
+        for (fault, kind, exit_code, looks) in [
+            (Fault::Refused, Kind::Refused, 5, 1),
+            (Fault::Unauthorized, Kind::Auth, 6, 0),
         ] {
             let words = match kind {
                 Kind::Auth => "Error 403: no right",
@@ -319,8 +320,34 @@ mod tests {
             let (cluster, key) = (empty().fault(Call::Add, .., fault), FakeSource::new("a"));
             let error = failed(add(&key).run(&cluster), kind, exit_code);
             assert_tells(&error, words);
-            assert_eq!(cluster.calls(), [Call::Keys, Call::Add]);
+            assert_eq!(cluster.submissions(), 1);
+            assert_eq!(cluster.count(&Call::Keys), 1 + looks);
         }
+    }
+
+    #[test]
+    fn a_refusal_because_another_run_was_faster_means_that_it_is_so() {
+        let key = FakeSource::new("a.pem");
+        let rendezvous = Rendezvous::of(2);
+        let cluster = empty().fault(Call::Add, .., Fault::Meet(rendezvous.clone()));
+        let mut endings = thread::scope(|scope| {
+            let runs = [(); 2].map(|()| scope.spawn(|| add(&key).run(&cluster).unwrap()));
+            runs.map(|run| run.join().unwrap().ending)
+        });
+        endings.sort_by_key(|ending| *ending != Ending::Done);
+        assert_eq!(endings, [Ending::Done, Ending::AlreadySo]);
+        assert_eq!(cluster.submissions(), 2);
+    }
+
+    #[test]
+    fn a_signal_during_the_look_after_a_refusal_is_told() {
+        let key = FakeSource::new("a.pem");
+        let cluster = empty().fault(Call::Add, .., Fault::Refused).fault(
+            Call::Keys,
+            2..,
+            Fault::Stopped(Kind::Interrupted),
+        );
+        failed(add(&key).run(&cluster), Kind::Interrupted, 130);
     }
 
     #[test]

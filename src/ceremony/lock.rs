@@ -3,7 +3,7 @@
 use std::thread;
 
 use super::{
-    Ending, find_key,
+    Ending, find_key, not_explained,
     submission::{Seen, Submission, Verdict},
 };
 use crate::{
@@ -82,13 +82,14 @@ impl Lock {
                 Some(now) => Seen::SomethingElse(format!("it is locked with key {now}")),
             })
         };
-        match submission.settle(answer, &look)? {
+        match submission.settle(answer, look)? {
             Verdict::Done(()) => Ok(locked(Ending::Done)),
             Verdict::Refused(error) if error.kind() == Kind::Auth => Err(error),
             // Somebody may have been faster with the very same.
             Verdict::Refused(error) => match look() {
                 Ok(Seen::Done(())) => Ok(locked(Ending::AlreadySo)),
-                _ => Err(error),
+                Ok(_) => Err(error),
+                Err(failure) => Err(not_explained(error, &failure)),
             },
         }
     }
@@ -218,16 +219,28 @@ mod tests {
 
     #[test]
     fn a_refusal_stands_and_what_was_not_sent_is_not_looked_up() {
-        for (fault, kind, exit_code) in [
-            (Fault::Refused, Kind::Refused, 5),
-            (Fault::Unauthorized, Kind::Auth, 6),
-            (Fault::NotSent, Kind::Unreachable, 7),
+        for (fault, kind, exit_code, looks) in [
+            (Fault::Refused, Kind::Refused, 5, 1),
+            (Fault::Unauthorized, Kind::Auth, 6, 0),
+            (Fault::NotSent, Kind::Unreachable, 7, 0),
         ] {
             let cluster = cluster().fault(Call::Lock(7), .., fault);
             failed(lock("1").run(&cluster), kind, exit_code);
             assert_eq!(cluster.submissions(), 1);
-            assert_eq!(cluster.count(&Call::Snapshot(7)), 1);
+            assert_eq!(cluster.count(&Call::Snapshot(7)), 1 + looks);
         }
+    }
+
+    #[test]
+    fn a_refusal_is_already_so_when_somebody_was_faster_with_the_same_lock() {
+        let somebody_else = |world: &mut World| {
+            world.snapshot(7).lock_key = Some("1".to_owned());
+        };
+        let cluster = cluster()
+            .fault(Call::Lock(7), .., Fault::Meanwhile(somebody_else))
+            .fault(Call::Lock(7), .., Fault::Refused);
+        assert_eq!(lock("1").run(&cluster).unwrap().ending, Ending::AlreadySo);
+        assert_eq!(cluster.submissions(), 1);
     }
 
     #[test]

@@ -96,8 +96,7 @@ const HINTS: Hints = &[
     ),
     (
         "(ThrottlingException)",
-        "aws has tried it several times over; try again later, or let it try more often with \
-         AWS_MAX_ATTEMPTS",
+        "try again later; AWS_MAX_ATTEMPTS says how often aws tries by itself",
     ),
     (
         "(LimitExceededException)",
@@ -120,6 +119,11 @@ const HINTS: Hints = &[
     ("Token has expired", LOG_IN),
     ("Could not connect to the endpoint URL", REACH),
     ("timeout on endpoint URL", REACH),
+    (
+        "did not finish within",
+        "check the network, or give it longer with --timeout SECONDS; where the profile asks for \
+         an MFA code, get the credentials of a session first (`aws sts get-session-token`)",
+    ),
     (
         "SSL validation failed",
         "a proxy's certificate authority is given with AWS_CA_BUNDLE",

@@ -247,7 +247,11 @@ fn a_challenge_that_always_goes_stale_is_submitted_as_often_as_asked() {
             ..replace(&old, &new)
         };
         let error = failed(replace.run(&cluster), Kind::Refused, 5);
-        assert_tells(&error, &format!("before each of {attempts} submissions"));
+        let submissions = match attempts {
+            1 => "before the submission".to_owned(),
+            several => format!("before each of {several} submissions"),
+        };
+        assert_tells(&error, &submissions);
         assert_tells(&error, "fs_invalid_signature_error");
         assert_tells(&error, "--attempts");
         assert_eq!(cluster.submissions(), attempts as usize);

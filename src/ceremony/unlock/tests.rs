@@ -152,7 +152,7 @@ fn a_lock_by_a_key_that_is_not_stored_is_told() {
     let key = FakeSource::new("a.pem");
     let cluster = FakeCluster::new(locked_with(&key).with_snapshot(7, Some("9")));
     let error = failed(run(&unlock(&[&key]), &cluster), Kind::Refused, 5);
-    assert_tells(&error, "no key with the id 9");
+    assert_tells(&error, "key 9 locks snapshot 7");
     assert_eq!(cluster.submissions(), 0);
 }
 
@@ -272,7 +272,11 @@ fn a_challenge_that_always_goes_stale_is_submitted_as_often_as_asked() {
             ..unlock(&[&key])
         };
         let error = failed(run(&unlock, &cluster), Kind::Refused, 5);
-        assert_tells(&error, &format!("before each of {attempts} submissions"));
+        let submissions = match attempts {
+            1 => "before the submission".to_owned(),
+            several => format!("before each of {several} submissions"),
+        };
+        assert_tells(&error, &submissions);
         assert_tells(&error, "fs_invalid_signature_error");
         assert_eq!(cluster.submissions(), attempts as usize);
         assert_eq!(key.signed().len(), attempts as usize);

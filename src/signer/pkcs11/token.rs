@@ -201,6 +201,7 @@ impl Token {
             return Err(error.clone());
         }
         let info = self.current_info(login)?;
+        self.expect_openable(&info, login)?;
         let tried = match self.pin(&info, login)? {
             Some(pin) => {
                 let pin = RawAuthPin::new(Box::new(pin.as_bytes().to_vec()));
@@ -231,35 +232,35 @@ impl Token {
             .map_err(|failure| request::error(login.title, &failure))
     }
 
-    /// The PIN; `None` when it is to be typed on the reader's keypad.
-    fn pin(&self, info: &TokenInfo, login: &Login) -> Result<Option<Secret>> {
-        let closed = |why: &str, hint: &str| {
-            Err(
-                Error::new(Kind::Key, format!("cannot open {}", login.title))
-                    .caused_by(&Note(format!("{self} {why}")))
-                    .hint(hint),
-            )
-        };
+    /// Refuses when the token says that no PIN opens it, or that a wrong one would be the last.
+    fn expect_openable(&self, info: &TokenInfo, login: &Login) -> Result<()> {
         if info.user_pin_locked() {
-            return closed(
+            return self.closed(
+                login,
                 "is locked: a wrong PIN was given too often",
                 "unlock it with the SO PIN or PUK, with the tool that came with the token",
             );
         }
         if !info.user_pin_initialized() {
-            return closed(
+            return self.closed(
+                login,
                 "has no user PIN yet",
                 "set one with the tool that came with the token, as in `pkcs11-tool --init-pin`",
             );
         }
-        let last = info.user_pin_final_try();
-        if last && !matches!(login.pin, Pin::Person) {
-            return closed(
+        if info.user_pin_final_try() && !matches!(login.pin, Pin::Person) {
+            return self.closed(
+                login,
                 "takes one more PIN, and is locked if that is wrong",
                 "leave out the pin attributes to be asked for it, or log in once with the tool that \
                  came with the token",
             );
         }
+        Ok(())
+    }
+
+    /// The PIN; `None` when it is to be typed on the reader's keypad.
+    fn pin(&self, info: &TokenInfo, login: &Login) -> Result<Option<Secret>> {
         let asker = &login.context.asker;
         let what = format!("the PIN of {self}, for {}", login.title);
         let failed = |error: secret::Error| secret_error(login.title, super::FAMILY, &error);
@@ -275,13 +276,22 @@ impl Token {
         };
         let (shortest, longest) = (info.min_pin_length(), info.max_pin_length());
         let length = pin.as_bytes().len();
-        if length < shortest || (longest >= shortest && length > longest) {
-            return closed(
+        // Some modules say that 0 is the longest.
+        if length < shortest || (longest >= shortest.max(1) && length > longest) {
+            return self.closed(
+                login,
                 &format!("takes PINs of {shortest} to {longest} bytes, and this one has {length}"),
                 "it was not tried; check where the PIN comes from",
             );
         }
         Ok(Some(pin))
+    }
+
+    fn closed<T>(&self, login: &Login, why: &str, hint: &str) -> Result<T> {
+        let message = format!("cannot open {}", login.title);
+        Err(Error::new(Kind::Key, message)
+            .caused_by(&Note(format!("{self} {why}")))
+            .hint(hint))
     }
 
     fn refusal(&self, login: &Login, failure: &Failure) -> Error {
