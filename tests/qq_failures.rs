@@ -103,79 +103,69 @@ fn each_way_to_fail_is_told_apart() {
 exit 7
 --- stdout
 --- stderr
-error: qq crashed during fs_security_list_keys: qumulo.lib.request.APIException: Error loading data: Expecting value: line 1 column 1 (char 0)
-hint: run `[QQ] --host=cluster fs_security_list_keys --help` by hand; if qq itself works, run this again with -vv and report what it shows
+error: cluster:8000 answered fs_security_list_keys with something else than its REST API does: qumulo.lib.request.APIException: Error loading data: Expecting value: line 1 column 1 (char 0)
+hint: check --host and --port: a proxy or another service may answer there
 ==== garbage
 exit 7
 --- stdout
 --- stderr
-error: no answer to fs_security_list_keys
+error: qq gave no usable answer to fs_security_list_keys
   caused by: `[QQ]` answered with something else than a list of keys in JSON: <html> This is not what you are looking for.
 hint: run `[QQ] --host=cluster fs_security_list_keys --help` by hand; if qq itself works, run this again with -vv and report what it shows
 ==== empty
 exit 7
 --- stdout
 --- stderr
-error: no answer to fs_security_list_keys
+error: qq gave no usable answer to fs_security_list_keys
   caused by: `[QQ]` answered with something else than a list of keys in JSON: (nothing)
 hint: run `[QQ] --host=cluster fs_security_list_keys --help` by hand; if qq itself works, run this again with -vv and report what it shows
 ==== truncated
 exit 7
 --- stdout
 --- stderr
-error: no answer to fs_security_list_keys
+error: qq gave no usable answer to fs_security_list_keys
   caused by: `[QQ]` answered with something else than a list of keys in JSON: {     "entries": [         {             "comment": "",             "disabled": false,             "id": "1",           …
 hint: run `[QQ] --host=cluster fs_security_list_keys --help` by hand; if qq itself works, run this again with -vv and report what it shows
 ==== huge
 exit 7
 --- stdout
 --- stderr
-error: no answer to fs_security_list_keys
+error: qq gave no usable answer to fs_security_list_keys
   caused by: `[QQ]` wrote more than 32 MiB and was killed
 hint: run `[QQ] --host=cluster fs_security_list_keys --help` by hand; if qq itself works, run this again with -vv and report what it shows
 ==== hang
 exit 7
 --- stdout
 --- stderr
-error: no answer to fs_security_list_keys
+error: qq gave no usable answer to fs_security_list_keys
   caused by: `[QQ]` did not finish within 4 s and was killed
 hint: look whether the cluster answers, or give it longer with --timeout SECONDS
 ==== hang-with-grandchild-and-stay
 exit 7
 --- stdout
 --- stderr
-error: no answer to fs_security_list_keys
-  caused by: `[QQ]` did not finish within 4 s and was killed: {
-        "entries": [
-            {
-                "comment": "",
-                "disabled": false,
-                "id": "1",
-                "name": "lock-2026",
-                "public_key": "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEgKmJRFWtWTEHhBTiC5rI1rbBJlXJqTNGHl4O+YRUke1drezNEidIVqu/UMnMs+81HL8VwIyyeeCwHkLLEK2aaQ=="
-            }
-        ]
-    }
+error: qq gave no usable answer to fs_security_list_keys
+  caused by: `[QQ]` did not finish within 4 s and was killed
 hint: look whether the cluster answers, or give it longer with --timeout SECONDS
 ==== kill-9
 exit 7
 --- stdout
 --- stderr
-error: no answer to fs_security_list_keys
+error: qq gave no usable answer to fs_security_list_keys
   caused by: `[QQ]` was killed by signal 9
 hint: find out what killed it (out of memory? a limit? an administrator?) and run this again
 ==== exit 3 out of luck
 exit 7
 --- stdout
 --- stderr
-error: no answer to fs_security_list_keys
+error: qq gave no usable answer to fs_security_list_keys
   caused by: `[QQ]` exited with 3: out of luck
 hint: run `[QQ] --host=cluster fs_security_list_keys --help` by hand; if qq itself works, run this again with -vv and report what it shows
 ==== exit 127 python3: not found
 exit 7
 --- stdout
 --- stderr
-error: no answer to fs_security_list_keys
+error: qq gave no usable answer to fs_security_list_keys
   caused by: `[QQ]` exited with 127: python3: not found
 hint: run `[QQ] --host=cluster fs_security_list_keys --help` by hand; if qq itself works, run this again with -vv and report what it shows
 ==== unauthenticated
@@ -195,11 +185,13 @@ exit 5
 --- stdout
 --- stderr
 error: cluster:8000 refused fs_security_list_keys: Error 404: fs_no_such_entry_error: There is no such thing.
+hint: `qkey keys list` shows what there is
 ==== status 409 fs_entry_exists_error It exists.
 exit 5
 --- stdout
 --- stderr
 error: cluster:8000 refused fs_security_list_keys: Error 409: fs_entry_exists_error: It exists.
+hint: nothing was changed; mend what the cluster names, then run this again
 ==== status 500 internal_error It broke.
 exit 5
 --- stdout
@@ -216,13 +208,13 @@ hint: the cluster has a problem of its own; look at its state, then run this aga
 exit 7
 --- stdout
 --- stderr
-error: cluster:8000 broke the connection during fs_security_list_keys: Remote end closed connection without response
+error: the connection to cluster:8000 was lost during fs_security_list_keys: Remote end closed connection without response
 hint: look whether the cluster is up and whether a proxy or firewall stands between
 ==== timeout-before
 exit 7
 --- stdout
 --- stderr
-error: cluster:8000 broke the connection during fs_security_list_keys: The read operation timed out
+error: the connection to cluster:8000 was lost during fs_security_list_keys: The read operation timed out
 hint: look whether the cluster is up and whether a proxy or firewall stands between
 ==== refused-connection
 exit 7
@@ -255,12 +247,12 @@ fn each_way_to_fail_has_its_kind_in_json() {
 exit 7
 --- stdout
 --- stderr
-{"error":{"kind":"unreachable","message":"qq crashed during fs_security_list_keys: qumulo.lib.request.APIException: Error loading data: Expecting value: line 1 column 1 (char 0)","causes":[],"hint":"run `[QQ] --host=cluster fs_security_list_keys --help` by hand; if qq itself works, run this again with -vv and report what it shows","exit_code":7}}
+{"error":{"kind":"unreachable","message":"cluster:8000 answered fs_security_list_keys with something else than its REST API does: qumulo.lib.request.APIException: Error loading data: Expecting value: line 1 column 1 (char 0)","causes":[],"hint":"check --host and --port: a proxy or another service may answer there","exit_code":7}}
 ==== hang
 exit 7
 --- stdout
 --- stderr
-{"error":{"kind":"unreachable","message":"no answer to fs_security_list_keys","causes":["`[QQ]` did not finish within 4 s and was killed"],"hint":"look whether the cluster answers, or give it longer with --timeout SECONDS","exit_code":7}}
+{"error":{"kind":"unreachable","message":"qq gave no usable answer to fs_security_list_keys","causes":["`[QQ]` did not finish within 4 s and was killed"],"hint":"look whether the cluster answers, or give it longer with --timeout SECONDS","exit_code":7}}
 ==== unauthenticated
 exit 6
 --- stdout
@@ -270,12 +262,12 @@ exit 6
 exit 5
 --- stdout
 --- stderr
-{"error":{"kind":"refused","message":"cluster:8000 refused fs_security_list_keys: Error 409: x_error: y","causes":[],"hint":null,"exit_code":5}}
+{"error":{"kind":"refused","message":"cluster:8000 refused fs_security_list_keys: Error 409: x_error: y","causes":[],"hint":"nothing was changed; mend what the cluster names, then run this again","exit_code":5}}
 ==== kill-9
 exit 7
 --- stdout
 --- stderr
-{"error":{"kind":"unreachable","message":"no answer to fs_security_list_keys","causes":["`[QQ]` was killed by signal 9"],"hint":"find out what killed it (out of memory? a limit? an administrator?) and run this again","exit_code":7}}
+{"error":{"kind":"unreachable","message":"qq gave no usable answer to fs_security_list_keys","causes":["`[QQ]` was killed by signal 9"],"hint":"find out what killed it (out of memory? a limit? an administrator?) and run this again","exit_code":7}}
 
 "#]].raw());
 }
@@ -360,6 +352,7 @@ exit 5
 --- stdout
 --- stderr
 error: cluster:8000 refused fs_security_list_keys: Error 404: fs_no_such_entry_error: Not there.
+hint: `qkey keys list` shows what there is
 
 "#]]
         .raw()
@@ -451,31 +444,36 @@ fn a_qq_that_cannot_be_run_is_told_apart() {
 exit 7
 --- stdout
 --- stderr
-error: `./missing` was not found
+error: cannot run qq
+  caused by: `./missing` was not found
 hint: install it with `pip install qumulo-api`, or say where it is with --qq PATH or QKEY_QQ
 ==== missing
 exit 7
 --- stdout
 --- stderr
-error: `missing` was not found
+error: cannot run qq
+  caused by: `missing` was not found
 hint: install it with `pip install qumulo-api`, or say where it is with --qq PATH or QKEY_QQ
 ==== ./folder
 exit 7
 --- stdout
 --- stderr
-error: `./folder` is not executable
-hint: install it with `pip install qumulo-api`, or say where it is with --qq PATH or QKEY_QQ
+error: cannot run qq
+  caused by: `./folder` could not be run
+  caused by: is a directory
+hint: name the qq program itself with --qq PATH or QKEY_QQ
 ==== ./plain
 exit 7
 --- stdout
 --- stderr
-error: `./plain` is not executable
-hint: install it with `pip install qumulo-api`, or say where it is with --qq PATH or QKEY_QQ
+error: cannot run qq
+  caused by: `./plain` is not executable
+hint: name the qq program itself with --qq PATH or QKEY_QQ
 ==== ./headless
 exit 7
 --- stdout
 --- stderr
-error: cannot run fs_security_list_keys
+error: qq gave no usable answer to fs_security_list_keys
   caused by: `[DIR]/headless` could not be run
   caused by: Exec format error (os error 8)
 hint: say where qq is with --qq PATH or QKEY_QQ
@@ -483,7 +481,7 @@ hint: say where qq is with --qq PATH or QKEY_QQ
 exit 7
 --- stdout
 --- stderr
-error: cannot run fs_security_list_keys
+error: qq gave no usable answer to fs_security_list_keys
   caused by: `[DIR]/orphan` could not be run
   caused by: the interpreter that its first line names was not found
 hint: say where qq is with --qq PATH or QKEY_QQ
@@ -491,14 +489,15 @@ hint: say where qq is with --qq PATH or QKEY_QQ
 exit 7
 --- stdout
 --- stderr
-error: no answer to fs_security_list_keys
+error: qq gave no usable answer to fs_security_list_keys
   caused by: `[DIR]/exits-127` exited with 127
 hint: run `./exits-127 --host=cluster fs_security_list_keys --help` by hand; if qq itself works, run this again with -vv and report what it shows
 ==== ./dangling
 exit 7
 --- stdout
 --- stderr
-error: `./dangling` was not found
+error: cannot run qq
+  caused by: `./dangling` was not found
 hint: install it with `pip install qumulo-api`, or say where it is with --qq PATH or QKEY_QQ
 ==== 
 exit 2
@@ -521,7 +520,8 @@ fn a_qq_that_cannot_be_run_stops_a_ceremony_before_a_key_is_opened() {
 exit 7
 --- stdout
 --- stderr
-error: `./missing` was not found
+error: cannot run qq
+  caused by: `./missing` was not found
 hint: install it with `pip install qumulo-api`, or say where it is with --qq PATH or QKEY_QQ
 
 "#]]
@@ -772,6 +772,7 @@ exit 5
 --- stdout
 --- stderr
 error: cluster:8000 refused fs_security_list_keys: Error 404: fs_no_such_entry_error: There is no such thing.
+hint: `qkey keys list` shows what there is
 ==== refused-connection
 exit 7
 --- stdout
@@ -782,7 +783,7 @@ hint: check --host and --port (or the cluster's entry in the configuration file)
 exit 7
 --- stdout
 --- stderr
-error: cluster:8000 broke the connection during fs_security_list_keys: Remote end closed connection without response
+error: the connection to cluster:8000 was lost during fs_security_list_keys: Remote end closed connection without response
 hint: look whether the cluster is up and whether a proxy or firewall stands between
 
 "#]].raw());

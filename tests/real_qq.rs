@@ -553,7 +553,7 @@ hint: something keeps changing it (a name, a comment, an expiration); run this a
 exit 5
 --- stdout
 --- stderr
-error: the challenge changed before each of 1 submissions
+error: the challenge changed before the submission
   caused by: 127.0.0.1:[PORT] refused snapshot_unlock_snapshot: Error 400: invalid_request_error: The signature does not match the challenge.
 hint: something keeps changing it (a name, a comment, an expiration); run this again, or give more --attempts
 
@@ -718,7 +718,7 @@ exit 7
 --- stdout
 --- stderr
 error: the replacement of key 1 ("vault") was submitted, and the cluster shows that it was not done
-  caused by: 127.0.0.1:[PORT] broke the connection during fs_security_replace_key: Remote end closed connection without response
+  caused by: the connection to 127.0.0.1:[PORT] was lost during fs_security_replace_key: Remote end closed connection without response
 hint: run this again: it looks first whether it was done after all (`[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] fs_security_list_keys` shows it too)
 
 "#]]
@@ -733,7 +733,7 @@ Replaced key 1 ("vault").
   was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
   now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
 --- stderr
-warning: the answer to the replacement of key 1 ("vault") was lost (qq crashed during fs_security_replace_key: qumulo.lib.request.APIException: Error loading data: Expecting value: line 1 column 1 (char 0)), but the cluster shows that it was done
+warning: the answer to the replacement of key 1 ("vault") was lost (127.0.0.1:[PORT] answered fs_security_replace_key with something else than its REST API does: qumulo.lib.request.APIException: Error loading data: Expecting value: line 1 column 1 (char 0)), but the cluster shows that it was done
 
 "#]]
     );
@@ -761,7 +761,7 @@ exit 7
 --- stdout
 --- stderr
 error: the replacement of key 1 ("vault") was submitted, and the cluster shows that it was not done
-  caused by: 127.0.0.1:[PORT] broke the connection during fs_security_replace_key: Remote end closed connection without response
+  caused by: the connection to 127.0.0.1:[PORT] was lost during fs_security_replace_key: Remote end closed connection without response
 hint: run this again: it looks first whether it was done after all (`[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] fs_security_list_keys` shows it too)
 
 "#]]
@@ -784,7 +784,7 @@ exit 8
 --- stdout
 --- stderr
 error: the unlocking of snapshot 7 ("7_snapshot") was submitted, and whether it was done could not be confirmed
-  caused by: 127.0.0.1:[PORT] broke the connection during snapshot_unlock_snapshot: Remote end closed connection without response
+  caused by: the connection to 127.0.0.1:[PORT] was lost during snapshot_unlock_snapshot: Remote end closed connection without response
 hint: `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] snapshot_get_status --id=7` shows it; running this again is safe: it looks first
 
 "#]]
@@ -815,10 +815,9 @@ fn a_lost_answer_and_a_snapshot_that_somebody_else_locked_is_unknown() {
 exit 8
 --- stdout
 --- stderr
-error: the locking of snapshot 9 ("9_snapshot") was submitted and its answer lost, and now it is locked with key 2
-  caused by: the locking of snapshot 9 ("9_snapshot") was submitted, and whether it was done could not be confirmed
-  caused by: 127.0.0.1:[PORT] broke the connection during snapshot_lock_snapshot: Remote end closed connection without response
-hint: `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] snapshot_get_status --id=9` shows it; running this again is safe: it looks first
+error: the locking of snapshot 9 ("9_snapshot") was submitted, its answer was lost, and now it is locked with key 2
+  caused by: the connection to 127.0.0.1:[PORT] was lost during snapshot_lock_snapshot: Remote end closed connection without response
+hint: `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] snapshot_get_status --id=9` shows it; somebody else may be at work
 
 "#]]
     );
@@ -874,11 +873,11 @@ fn a_corrupt_credentials_file_is_reported_with_its_words() {
         assert_data_eq!(
             lab.run(&["keys"]).transcript(),
             str![[r#"
-exit 7
+exit 6
 --- stdout
 --- stderr
-error: qq failed during fs_security_list_keys: Expecting value: line 1 column 1 (char 0)
-hint: run `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=bad.json fs_security_list_keys --help` by hand; if qq itself works, run this again with -vv and report what it shows
+error: qq cannot read its credentials for 127.0.0.1:[PORT]: Expecting value: line 1 column 1 (char 0)
+hint: log in first: `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=bad.json login -u USER`
 
 "#]]
         );
@@ -898,6 +897,7 @@ exit 5
 --- stdout
 --- stderr
 error: 127.0.0.1:[PORT] refused fs_security_add_key: Error 409: fs_entry_exists_error: Somebody was faster.
+hint: nothing was changed; mend what the cluster names, then run this again
 
 "#]]
     );
@@ -933,6 +933,7 @@ exit 5
 --- stdout
 --- stderr
 error: 127.0.0.1:[PORT] refused snapshot_unlock_snapshot: Error 409: fs_entry_exists_error: Somebody was faster.
+hint: nothing was changed; mend what the cluster names, then run this again
 
 "#]]
     );
@@ -972,6 +973,7 @@ exit 5
 --- stdout
 --- stderr
 error: 127.0.0.1:[PORT] refused snapshot_get_status: Error 404: fs_no_such_entry_error: There is no snapshot 99.
+hint: `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] snapshot_list_statuses` shows what there is
 
 "#]]
     );
@@ -996,9 +998,10 @@ exit 9
 Unlocked snapshot 7 ("7_snapshot"), which key 1 ("vault") locked.
 1 unlocked, 0 not locked before, 1 failed.
 --- stderr
-error: snapshot 99: 127.0.0.1:[PORT] refused snapshot_get_status: Error 404: fs_no_such_entry_error: There is no snapshot 99.
+error: 127.0.0.1:[PORT] refused snapshot_get_status: Error 404: fs_no_such_entry_error: There is no snapshot 99.
+hint: `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] snapshot_list_statuses` shows what there is
 error: 1 of 2 snapshots failed
-hint: run this again for the rest: what is unlocked already is left alone
+hint: each is reported by itself; run this again for the rest: what is unlocked already is left alone
 
 "#]]
     );
@@ -1031,8 +1034,8 @@ hint: the cluster has a problem of its own; look at its state, then run this aga
 exit 7
 --- stdout
 --- stderr
-error: qq crashed during fs_security_get_key_replace_challenge: qumulo.lib.request.APIException: Error loading data: Expecting value: line 1 column 1 (char 0)
-hint: run `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] fs_security_get_key_replace_challenge --help` by hand; if qq itself works, run this again with -vv and report what it shows
+error: 127.0.0.1:[PORT] answered fs_security_get_key_replace_challenge with something else than its REST API does: qumulo.lib.request.APIException: Error loading data: Expecting value: line 1 column 1 (char 0)
+hint: check --host and --port: a proxy or another service may answer there
 
 "#]]
     );

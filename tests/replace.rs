@@ -341,7 +341,7 @@ Replaced key 1 ("\u{1b}[31mred").
 ==== Schlüssel
 Replaced key 1 ("Schlüssel").
 ==== é \u{202e}right to left
-Replaced key 1 ("e\u{301} \u{202e}right to left").
+Replaced key 1 ("é \u{202e}right to left").
 ==== 🔑 鍵
 Replaced key 1 ("🔑 鍵").
 
@@ -387,13 +387,13 @@ fn a_challenge_that_is_none_is_not_signed() {
 exit 7
 --- stdout
 --- stderr
-error: no answer to fs_security_get_key_replace_challenge
+error: qq gave no usable answer to fs_security_get_key_replace_challenge
   caused by: `[QQ]` answered with something else than a challenge in JSON: {     "challenge": "" }
 hint: run `[QQ] --host=cluster fs_security_get_key_replace_challenge --help` by hand; if qq itself works, run this again with -vv and report what it shows
 exit 7
 --- stdout
 --- stderr
-error: no answer to fs_security_get_key_replace_challenge
+error: qq gave no usable answer to fs_security_get_key_replace_challenge
   caused by: `[QQ]` answered with something else than a challenge in JSON: {     "challenge": "not UTF-8: �" }
 hint: run `[QQ] --host=cluster fs_security_get_key_replace_challenge --help` by hand; if qq itself works, run this again with -vv and report what it shows
 
@@ -449,7 +449,7 @@ fn a_challenge_that_always_goes_stale_is_given_up() {
 exit 5
 --- stdout
 --- stderr
-error: the challenge changed before each of 1 submissions
+error: the challenge changed before the submission
   caused by: cluster:8000 refused fs_security_replace_key: Error 400: invalid_request_error: The old key verification signature does not match the challenge.
 hint: something keeps changing it (a name, a comment, an expiration); run this again, or give more --attempts
 ==== --attempts=2: 2
@@ -501,6 +501,7 @@ exit 5
 --- stdout
 --- stderr
 error: cluster:8000 refused fs_security_replace_key: Error 400: invalid_request_error: The signature is not to my liking.
+hint: nothing was changed; mend what the cluster names, then run this again
 ==== status 403 privilege_error You are not allowed to.
 exit 6
 --- stdout
@@ -545,7 +546,7 @@ exit 7
 --- stdout
 --- stderr
 error: the replacement of key 1 ("lock-2026") was submitted, and the cluster shows that it was not done
-  caused by: cluster:8000 broke the connection during fs_security_replace_key: Remote end closed connection without response
+  caused by: the connection to cluster:8000 was lost during fs_security_replace_key: Remote end closed connection without response
 hint: run this again: it looks first whether it was done after all (`[QQ] --host=cluster fs_security_list_keys` shows it too)
 ==== drop-after
 exit 0
@@ -554,13 +555,13 @@ Replaced key 1 ("lock-2026").
   was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
   now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
 --- stderr
-warning: the answer to the replacement of key 1 ("lock-2026") was lost (cluster:8000 broke the connection during fs_security_replace_key: Remote end closed connection without response), but the cluster shows that it was done
+warning: the answer to the replacement of key 1 ("lock-2026") was lost (the connection to cluster:8000 was lost during fs_security_replace_key: Remote end closed connection without response), but the cluster shows that it was done
 ==== timeout-before
 exit 7
 --- stdout
 --- stderr
 error: the replacement of key 1 ("lock-2026") was submitted, and the cluster shows that it was not done
-  caused by: cluster:8000 broke the connection during fs_security_replace_key: The read operation timed out
+  caused by: the connection to cluster:8000 was lost during fs_security_replace_key: The read operation timed out
 hint: run this again: it looks first whether it was done after all (`[QQ] --host=cluster fs_security_list_keys` shows it too)
 ==== timeout-after
 exit 0
@@ -569,13 +570,13 @@ Replaced key 1 ("lock-2026").
   was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
   now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
 --- stderr
-warning: the answer to the replacement of key 1 ("lock-2026") was lost (cluster:8000 broke the connection during fs_security_replace_key: The read operation timed out), but the cluster shows that it was done
+warning: the answer to the replacement of key 1 ("lock-2026") was lost (the connection to cluster:8000 was lost during fs_security_replace_key: The read operation timed out), but the cluster shows that it was done
 ==== traceback
 exit 7
 --- stdout
 --- stderr
 error: the replacement of key 1 ("lock-2026") was submitted, and the cluster shows that it was not done
-  caused by: qq crashed during fs_security_replace_key: qumulo.lib.request.APIException: Error loading data: Expecting value: line 1 column 1 (char 0)
+  caused by: cluster:8000 answered fs_security_replace_key with something else than its REST API does: qumulo.lib.request.APIException: Error loading data: Expecting value: line 1 column 1 (char 0)
 hint: run this again: it looks first whether it was done after all (`[QQ] --host=cluster fs_security_list_keys` shows it too)
 ==== traceback-after
 exit 0
@@ -584,13 +585,13 @@ Replaced key 1 ("lock-2026").
   was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
   now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
 --- stderr
-warning: the answer to the replacement of key 1 ("lock-2026") was lost (qq crashed during fs_security_replace_key: qumulo.lib.request.APIException: Error loading data: Expecting value: line 1 column 1 (char 0)), but the cluster shows that it was done
+warning: the answer to the replacement of key 1 ("lock-2026") was lost (cluster:8000 answered fs_security_replace_key with something else than its REST API does: qumulo.lib.request.APIException: Error loading data: Expecting value: line 1 column 1 (char 0)), but the cluster shows that it was done
 ==== garbage
 exit 7
 --- stdout
 --- stderr
 error: the replacement of key 1 ("lock-2026") was submitted, and the cluster shows that it was not done
-  caused by: no answer to fs_security_replace_key
+  caused by: qq gave no usable answer to fs_security_replace_key
   caused by: `[QQ]` answered with something else than a key in JSON: <html> This is not what you are looking for.
 hint: run this again: it looks first whether it was done after all (`[QQ] --host=cluster fs_security_list_keys` shows it too)
 ==== garbage-after
@@ -600,13 +601,13 @@ Replaced key 1 ("lock-2026").
   was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
   now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
 --- stderr
-warning: the answer to the replacement of key 1 ("lock-2026") was lost (no answer to fs_security_replace_key), but the cluster shows that it was done
+warning: the answer to the replacement of key 1 ("lock-2026") was lost (qq gave no usable answer to fs_security_replace_key: `[QQ]` answered with something else than a key in JSON: <html> This is not what you are looking for.), but the cluster shows that it was done
 ==== empty
 exit 7
 --- stdout
 --- stderr
 error: the replacement of key 1 ("lock-2026") was submitted, and the cluster shows that it was not done
-  caused by: no answer to fs_security_replace_key
+  caused by: qq gave no usable answer to fs_security_replace_key
   caused by: `[QQ]` answered with something else than a key in JSON: (nothing)
 hint: run this again: it looks first whether it was done after all (`[QQ] --host=cluster fs_security_list_keys` shows it too)
 ==== empty-after
@@ -616,7 +617,7 @@ Replaced key 1 ("lock-2026").
   was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
   now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
 --- stderr
-warning: the answer to the replacement of key 1 ("lock-2026") was lost (no answer to fs_security_replace_key), but the cluster shows that it was done
+warning: the answer to the replacement of key 1 ("lock-2026") was lost (qq gave no usable answer to fs_security_replace_key: `[QQ]` answered with something else than a key in JSON: (nothing)), but the cluster shows that it was done
 ==== truncated
 exit 0
 --- stdout
@@ -624,13 +625,13 @@ Replaced key 1 ("lock-2026").
   was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
   now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
 --- stderr
-warning: the answer to the replacement of key 1 ("lock-2026") was lost (no answer to fs_security_replace_key), but the cluster shows that it was done
+warning: the answer to the replacement of key 1 ("lock-2026") was lost (qq gave no usable answer to fs_security_replace_key: `[QQ]` answered with something else than a key in JSON: {     "comment": "in the safe",     "disabled": false,     "id": "1",     "name": "lock-2026",     "public_key": "MFkwEw…), but the cluster shows that it was done
 ==== kill-9
 exit 7
 --- stdout
 --- stderr
 error: the replacement of key 1 ("lock-2026") was submitted, and the cluster shows that it was not done
-  caused by: no answer to fs_security_replace_key
+  caused by: qq gave no usable answer to fs_security_replace_key
   caused by: `[QQ]` was killed by signal 9
 hint: run this again: it looks first whether it was done after all (`[QQ] --host=cluster fs_security_list_keys` shows it too)
 ==== kill-9-after
@@ -640,13 +641,13 @@ Replaced key 1 ("lock-2026").
   was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
   now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
 --- stderr
-warning: the answer to the replacement of key 1 ("lock-2026") was lost (no answer to fs_security_replace_key), but the cluster shows that it was done
+warning: the answer to the replacement of key 1 ("lock-2026") was lost (qq gave no usable answer to fs_security_replace_key: `[QQ]` was killed by signal 9), but the cluster shows that it was done
 ==== hang
 exit 7
 --- stdout
 --- stderr
 error: the replacement of key 1 ("lock-2026") was submitted, and the cluster shows that it was not done
-  caused by: no answer to fs_security_replace_key
+  caused by: qq gave no usable answer to fs_security_replace_key
   caused by: `[QQ]` did not finish within 4 s and was killed
 hint: run this again: it looks first whether it was done after all (`[QQ] --host=cluster fs_security_list_keys` shows it too)
 ==== hang-after
@@ -656,13 +657,13 @@ Replaced key 1 ("lock-2026").
   was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
   now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
 --- stderr
-warning: the answer to the replacement of key 1 ("lock-2026") was lost (no answer to fs_security_replace_key), but the cluster shows that it was done
+warning: the answer to the replacement of key 1 ("lock-2026") was lost (qq gave no usable answer to fs_security_replace_key: `[QQ]` did not finish within 4 s and was killed), but the cluster shows that it was done
 ==== huge
 exit 7
 --- stdout
 --- stderr
 error: the replacement of key 1 ("lock-2026") was submitted, and the cluster shows that it was not done
-  caused by: no answer to fs_security_replace_key
+  caused by: qq gave no usable answer to fs_security_replace_key
   caused by: `[QQ]` wrote more than 32 MiB and was killed
 hint: run this again: it looks first whether it was done after all (`[QQ] --host=cluster fs_security_list_keys` shows it too)
 ==== exit 3 something odd
@@ -670,7 +671,7 @@ exit 7
 --- stdout
 --- stderr
 error: the replacement of key 1 ("lock-2026") was submitted, and the cluster shows that it was not done
-  caused by: no answer to fs_security_replace_key
+  caused by: qq gave no usable answer to fs_security_replace_key
   caused by: `[QQ]` exited with 3: something odd
 hint: run this again: it looks first whether it was done after all (`[QQ] --host=cluster fs_security_list_keys` shows it too)
 ==== status 500 internal_error It broke.
@@ -706,7 +707,7 @@ exit 8
 --- stdout
 --- stderr
 error: the replacement of key 1 ("lock-2026") was submitted, and whether it was done could not be confirmed
-  caused by: cluster:8000 broke the connection during fs_security_replace_key: The read operation timed out
+  caused by: the connection to cluster:8000 was lost during fs_security_replace_key: The read operation timed out
 hint: `[QQ] --host=cluster fs_security_list_keys` shows it; running this again is safe: it looks first
 
 "#]].raw());
@@ -728,10 +729,9 @@ fn a_third_key_after_a_lost_answer_is_told() {
 exit 8
 --- stdout
 --- stderr
-error: the replacement of key 1 ("lock-2026") was submitted and its answer lost, and now key 1 ("lock-2026") holds a third key
-  caused by: the replacement of key 1 ("lock-2026") was submitted, and whether it was done could not be confirmed
-  caused by: cluster:8000 broke the connection during fs_security_replace_key: The read operation timed out
-hint: `[DIR]/qq-between --host=cluster fs_security_list_keys` shows it; running this again is safe: it looks first
+error: the replacement of key 1 ("lock-2026") was submitted, its answer was lost, and now key 1 ("lock-2026") holds a third key
+  caused by: the connection to cluster:8000 was lost during fs_security_replace_key: The read operation timed out
+hint: `[DIR]/qq-between --host=cluster fs_security_list_keys` shows it; somebody else may be at work
 
 "#]].raw());
 }
@@ -750,7 +750,9 @@ fn a_key_that_another_replaced_meanwhile_is_not_tried_again() {
 exit 5
 --- stdout
 --- stderr
-error: cluster:8000 refused fs_security_replace_key: Error 400: invalid_request_error: The old key verification signature does not match the challenge.
+error: somebody else replaced key 1 ("lock-2026") meanwhile
+  caused by: cluster:8000 refused fs_security_replace_key: Error 400: invalid_request_error: The old key verification signature does not match the challenge.
+hint: `qkey keys list` shows what it holds now
 
 "#]].raw());
     assert_eq!(mock.count("fs_security_replace_key"), 1);

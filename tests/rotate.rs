@@ -370,7 +370,7 @@ exit 8
 --- stdout
 --- stderr
 error: the replacement of key 1 ("vault") was submitted, and whether it was done could not be confirmed
-  caused by: cluster:8000 broke the connection during fs_security_replace_key: Remote end closed connection without response
+  caused by: the connection to cluster:8000 was lost during fs_security_replace_key: Remote end closed connection without response
 hint: `[QQ] --host=cluster fs_security_list_keys` shows it; running this again is safe: it looks first
 
 "#]]

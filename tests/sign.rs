@@ -292,7 +292,7 @@ exit 2
 --- stdout
 --- stderr
 error: cannot read the challenge from /dev/zero
-  caused by: it is larger than 16 MiB
+  caused by: it is longer than 16777216 bytes
 
 $ qkey sign --key alice.pem lock-2026 --file alice.pem
 exit 2

@@ -176,7 +176,7 @@ fn ctrl_c_at_the_prompt_ends_it_and_restores_the_terminal() {
 exit 130
 --- stdout
 --- stderr
-error: stopped by a signal before locked.pem was open
+error: stopped by a signal before there was a passphrase for locked.pem
 --- terminal (typing is shown)
 Enter the passphrase of locked.pem: 
 
@@ -198,7 +198,7 @@ fn sigterm_at_the_prompt_ends_it_and_restores_the_terminal() {
 exit 143
 --- stdout
 --- stderr
-{"error":{"kind":"terminated","message":"stopped by a signal before locked.pem was open","causes":[],"hint":null,"exit_code":143}}
+{"error":{"kind":"terminated","message":"stopped by a signal before there was a passphrase for locked.pem","causes":[],"hint":null,"exit_code":143}}
 --- terminal (typing is shown)
 Enter the passphrase of locked.pem: 
 
@@ -218,7 +218,7 @@ fn ctrl_d_at_the_prompt_is_no_passphrase() {
 exit 3
 --- stdout
 --- stderr
-error: cannot open locked.pem
+error: there is no passphrase for locked.pem
   caused by: nothing was typed for the passphrase of locked.pem
 hint: an attribute of the key source gives it without a terminal: ?passphrase-file=PATH, passphrase-env=VAR, passphrase-fd=N or passphrase-command=COMMAND
 --- terminal (typing is shown)
@@ -267,7 +267,7 @@ exit 130
 --- stderr
 --- terminal (typing is shown)
 Enter the passphrase of locked.pem: 
-error: stopped by a signal before locked.pem was open
+error: stopped by a signal before there was a passphrase for locked.pem
 
 Ctrl-D
 exit 3
@@ -275,7 +275,7 @@ exit 3
 --- stderr
 --- terminal (typing is shown)
 Enter the passphrase of locked.pem: 
-error: cannot open locked.pem
+error: there is no passphrase for locked.pem
   caused by: nothing was typed for the passphrase of locked.pem
 hint: an attribute of the key source gives it without a terminal: ?passphrase-file=PATH, passphrase-env=VAR, passphrase-fd=N or passphrase-command=COMMAND
 
@@ -293,7 +293,7 @@ fn with_no_input_nobody_is_asked_at_a_terminal_either() {
 exit 3
 --- stdout
 --- stderr
-error: cannot open locked.pem
+error: there is no passphrase for locked.pem
   caused by: the passphrase of locked.pem is needed, and asking is switched off
 hint: an attribute of the key source gives it without a terminal: ?passphrase-file=PATH, passphrase-env=VAR, passphrase-fd=N or passphrase-command=COMMAND
 --- terminal (typing is shown)
@@ -343,7 +343,7 @@ fn no_key_is_made_when_the_two_differ() {
 exit 3
 --- stdout
 --- stderr
-error: cannot open new.pem
+error: there is no passphrase for new.pem
   caused by: the passphrase for new.pem was not the same both times
 hint: an attribute of the key source gives it without a terminal: ?passphrase-file=PATH, passphrase-env=VAR, passphrase-fd=N or passphrase-command=COMMAND
 --- terminal (typing is shown)
@@ -435,7 +435,7 @@ fn an_interrupted_prompt_sends_nothing() {
 exit 130
 --- stdout
 --- stderr
-error: stopped by a signal before old.pem was open
+error: stopped by a signal before there was a passphrase for old.pem
 --- terminal (typing is shown)
 Enter the passphrase of old.pem: 
 

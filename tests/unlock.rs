@@ -239,9 +239,10 @@ Unlocked snapshot 2 ("2_quarter_end"), which key 1 ("lock-2026") locked.
 --- stderr
 error: snapshot 3: alice.pem (SHA256:qDNOdPfn/SvG) is not the key that the cluster holds as key 2 ("other")
 hint: nothing was sent; the cluster holds SHA256:Bigzvx05JkuL, and only its private half can sign here
-error: snapshot 99: cluster:8000 refused snapshot_get_status: Error 404: fs_no_such_entry_error: There is no snapshot 99.
+error: cluster:8000 refused snapshot_get_status: Error 404: fs_no_such_entry_error: There is no snapshot 99.
+hint: `[QQ] --host=cluster snapshot_list_statuses` shows what there is
 error: 2 of 4 snapshots failed
-hint: run this again for the rest: what is unlocked already is left alone
+hint: each is reported by itself; run this again for the rest: what is unlocked already is left alone
 
 "#]].raw());
     assert_eq!(mock.count("snapshot_unlock_snapshot"), 2);
@@ -259,10 +260,10 @@ exit 9
 {"action":"unlock","changed":false,"dry_run":false,"snapshot":{"id":1,"name":"1_before_upgrade","source_file_path":"/","timestamp":"2026-01-01T00:00:00Z","expiration":"","lock_key":null},"key":null}
 {"action":"unlock","changed":true,"dry_run":false,"snapshot":{"id":2,"name":"2_quarter_end","source_file_path":"/finance/","timestamp":"2026-01-01T00:00:00Z","expiration":"","lock_key":null},"key":{"id":"1","name":"lock-2026","comment":"","disabled":false,"public_key":"MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEgKmJRFWtWTEHhBTiC5rI1rbBJlXJqTNGHl4O+YRUke1drezNEidIVqu/UMnMs+81HL8VwIyyeeCwHkLLEK2aaQ==","fingerprint":"SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4"}}
 {"action":"unlock","changed":false,"dry_run":false,"snapshot":{"id":3},"error":{"kind":"mismatch","message":"alice.pem (SHA256:qDNOdPfn/SvG) is not the key that the cluster holds as key 2 (\"other\")","causes":[],"hint":"nothing was sent; the cluster holds SHA256:Bigzvx05JkuL, and only its private half can sign here","exit_code":4}}
-{"action":"unlock","changed":false,"dry_run":false,"snapshot":{"id":99},"error":{"kind":"refused","message":"cluster:8000 refused snapshot_get_status: Error 404: fs_no_such_entry_error: There is no snapshot 99.","causes":[],"hint":null,"exit_code":5}}
+{"action":"unlock","changed":false,"dry_run":false,"snapshot":{"id":99},"error":{"kind":"refused","message":"cluster:8000 refused snapshot_get_status: Error 404: fs_no_such_entry_error: There is no snapshot 99.","causes":[],"hint":"`[QQ] --host=cluster snapshot_list_statuses` shows what there is","exit_code":5}}
 {"summary":{"asked":4,"changed":1,"unchanged":1,"failed":2,"not_tried":0}}
 --- stderr
-{"error":{"kind":"partial","message":"2 of 4 snapshots failed","causes":[],"hint":"run this again for the rest: what is unlocked already is left alone","exit_code":9}}
+{"error":{"kind":"partial","message":"2 of 4 snapshots failed","causes":[],"hint":"each is reported by itself; run this again for the rest: what is unlocked already is left alone","exit_code":9}}
 
 "#]].raw());
     for line in run.stdout.lines().chain(run.stderr.lines()) {
@@ -282,9 +283,10 @@ exit 4
 --- stderr
 error: snapshot 3: alice.pem (SHA256:qDNOdPfn/SvG) is not the key that the cluster holds as key 2 ("other")
 hint: nothing was sent; the cluster holds SHA256:Bigzvx05JkuL, and only its private half can sign here
-error: snapshot 99: cluster:8000 refused snapshot_get_status: Error 404: fs_no_such_entry_error: There is no snapshot 99.
-error: all 2 snapshots failed
-  caused by: alice.pem (SHA256:qDNOdPfn/SvG) is not the key that the cluster holds as key 2 ("other")
+error: cluster:8000 refused snapshot_get_status: Error 404: fs_no_such_entry_error: There is no snapshot 99.
+hint: `[QQ] --host=cluster snapshot_list_statuses` shows what there is
+error: 2 of 2 snapshots failed
+hint: each is reported by itself; run this again for the rest: what is unlocked already is left alone
 
 "#]].raw());
     let run = qkey.run([
@@ -297,11 +299,11 @@ error: all 2 snapshots failed
     assert_data_eq!(run.transcript(), str![[r#"
 exit 5
 --- stdout
-{"action":"unlock","changed":false,"dry_run":false,"snapshot":{"id":99},"error":{"kind":"refused","message":"cluster:8000 refused snapshot_get_status: Error 404: fs_no_such_entry_error: There is no snapshot 99.","causes":[],"hint":null,"exit_code":5}}
+{"action":"unlock","changed":false,"dry_run":false,"snapshot":{"id":99},"error":{"kind":"refused","message":"cluster:8000 refused snapshot_get_status: Error 404: fs_no_such_entry_error: There is no snapshot 99.","causes":[],"hint":"`[QQ] --host=cluster snapshot_list_statuses` shows what there is","exit_code":5}}
 {"action":"unlock","changed":false,"dry_run":false,"snapshot":{"id":3},"error":{"kind":"mismatch","message":"alice.pem (SHA256:qDNOdPfn/SvG) is not the key that the cluster holds as key 2 (\"other\")","causes":[],"hint":"nothing was sent; the cluster holds SHA256:Bigzvx05JkuL, and only its private half can sign here","exit_code":4}}
 {"summary":{"asked":2,"changed":0,"unchanged":0,"failed":2,"not_tried":0}}
 --- stderr
-{"error":{"kind":"refused","message":"all 2 snapshots failed","causes":["cluster:8000 refused snapshot_get_status: Error 404: fs_no_such_entry_error: There is no snapshot 99."],"hint":null,"exit_code":5}}
+{"error":{"kind":"refused","message":"2 of 2 snapshots failed","causes":[],"hint":"each is reported by itself; run this again for the rest: what is unlocked already is left alone","exit_code":5}}
 
 "#]].raw());
     assert_eq!(mock.count("snapshot_unlock_snapshot"), 0);
@@ -430,6 +432,7 @@ exit 5
 --- stdout
 --- stderr
 error: cluster:8000 refused snapshot_get_status: Error 404: fs_no_such_entry_error: There is no snapshot 99.
+hint: `[QQ] --host=cluster snapshot_list_statuses` shows what there is
 
 "#]].raw());
 }
@@ -445,8 +448,8 @@ fn a_snapshot_that_an_unlisted_key_locks_is_left_alone() {
 exit 5
 --- stdout
 --- stderr
-error: the key store holds no key with the id 77
-hint: `qkey keys list` shows what it holds
+error: key 77 locks snapshot 2 ("2_quarter_end"), and the key store does not show it
+hint: it may have been stored just now: run this again; or log in as a user who sees every key
 
 "#]]
         .raw()
@@ -609,7 +612,7 @@ fn a_challenge_that_always_goes_stale_is_given_up() {
 exit 5
 --- stdout
 --- stderr
-error: the challenge changed before each of 1 submissions
+error: the challenge changed before the submission
   caused by: cluster:8000 refused snapshot_unlock_snapshot: Error 400: invalid_request_error: The signature does not match the challenge.
 hint: something keeps changing it (a name, a comment, an expiration); run this again, or give more --attempts
 ==== --attempts=2: 2
@@ -644,6 +647,7 @@ exit 5
 --- stdout
 --- stderr
 error: cluster:8000 refused snapshot_unlock_snapshot: Error 400: invalid_request_error: The signature does not match the challenge.
+hint: nothing was changed; mend what the cluster names, then run this again
 
 "#]].raw());
     assert_eq!(mock.count("snapshot_unlock_snapshot"), 1);
@@ -661,11 +665,10 @@ fn a_snapshot_that_another_locked_with_another_key_meanwhile_is_told() {
 exit 8
 --- stdout
 --- stderr
-error: the unlocking of snapshot 2 ("2_quarter_end") was submitted and its answer lost, and now it is locked with key 2
-  caused by: the unlocking of snapshot 2 ("2_quarter_end") was submitted, and whether it was done could not be confirmed
-  caused by: no answer to snapshot_unlock_snapshot
+error: the unlocking of snapshot 2 ("2_quarter_end") was submitted, its answer was lost, and now it is locked with key 2
+  caused by: qq gave no usable answer to snapshot_unlock_snapshot
   caused by: `[DIR]/qq-between` was killed by signal 9
-hint: `[DIR]/qq-between --host=cluster snapshot_get_status --id=2` shows it; running this again is safe: it looks first
+hint: `[DIR]/qq-between --host=cluster snapshot_get_status --id=2` shows it; somebody else may be at work
 
 "#]].raw());
 }
@@ -694,6 +697,7 @@ exit 5
 --- stdout
 --- stderr
 error: cluster:8000 refused snapshot_unlock_snapshot: Error 400: invalid_request_error: The signature is not to my liking.
+hint: nothing was changed; mend what the cluster names, then run this again
 ==== status 403 privilege_error You are not allowed to.
 exit 6
 --- stdout
@@ -733,80 +737,80 @@ exit 7
 --- stdout
 --- stderr
 error: the unlocking of snapshot 2 ("2_quarter_end") was submitted, and the cluster shows that it was not done
-  caused by: cluster:8000 broke the connection during snapshot_unlock_snapshot: Remote end closed connection without response
+  caused by: the connection to cluster:8000 was lost during snapshot_unlock_snapshot: Remote end closed connection without response
 hint: run this again: it looks first whether it was done after all (`[QQ] --host=cluster snapshot_get_status --id=2` shows it too)
 ==== drop-after
 exit 0
 --- stdout
 Unlocked snapshot 2 ("2_quarter_end"), which key 1 ("lock-2026") locked.
 --- stderr
-warning: the answer to the unlocking of snapshot 2 ("2_quarter_end") was lost (cluster:8000 broke the connection during snapshot_unlock_snapshot: Remote end closed connection without response), but the cluster shows that it was done
+warning: the answer to the unlocking of snapshot 2 ("2_quarter_end") was lost (the connection to cluster:8000 was lost during snapshot_unlock_snapshot: Remote end closed connection without response), but the cluster shows that it was done
 ==== timeout-before
 exit 7
 --- stdout
 --- stderr
 error: the unlocking of snapshot 2 ("2_quarter_end") was submitted, and the cluster shows that it was not done
-  caused by: cluster:8000 broke the connection during snapshot_unlock_snapshot: The read operation timed out
+  caused by: the connection to cluster:8000 was lost during snapshot_unlock_snapshot: The read operation timed out
 hint: run this again: it looks first whether it was done after all (`[QQ] --host=cluster snapshot_get_status --id=2` shows it too)
 ==== timeout-after
 exit 0
 --- stdout
 Unlocked snapshot 2 ("2_quarter_end"), which key 1 ("lock-2026") locked.
 --- stderr
-warning: the answer to the unlocking of snapshot 2 ("2_quarter_end") was lost (cluster:8000 broke the connection during snapshot_unlock_snapshot: The read operation timed out), but the cluster shows that it was done
+warning: the answer to the unlocking of snapshot 2 ("2_quarter_end") was lost (the connection to cluster:8000 was lost during snapshot_unlock_snapshot: The read operation timed out), but the cluster shows that it was done
 ==== traceback
 exit 7
 --- stdout
 --- stderr
 error: the unlocking of snapshot 2 ("2_quarter_end") was submitted, and the cluster shows that it was not done
-  caused by: qq crashed during snapshot_unlock_snapshot: qumulo.lib.request.APIException: Error loading data: Expecting value: line 1 column 1 (char 0)
+  caused by: cluster:8000 answered snapshot_unlock_snapshot with something else than its REST API does: qumulo.lib.request.APIException: Error loading data: Expecting value: line 1 column 1 (char 0)
 hint: run this again: it looks first whether it was done after all (`[QQ] --host=cluster snapshot_get_status --id=2` shows it too)
 ==== traceback-after
 exit 0
 --- stdout
 Unlocked snapshot 2 ("2_quarter_end"), which key 1 ("lock-2026") locked.
 --- stderr
-warning: the answer to the unlocking of snapshot 2 ("2_quarter_end") was lost (qq crashed during snapshot_unlock_snapshot: qumulo.lib.request.APIException: Error loading data: Expecting value: line 1 column 1 (char 0)), but the cluster shows that it was done
+warning: the answer to the unlocking of snapshot 2 ("2_quarter_end") was lost (cluster:8000 answered snapshot_unlock_snapshot with something else than its REST API does: qumulo.lib.request.APIException: Error loading data: Expecting value: line 1 column 1 (char 0)), but the cluster shows that it was done
 ==== garbage
 exit 7
 --- stdout
 --- stderr
 error: the unlocking of snapshot 2 ("2_quarter_end") was submitted, and the cluster shows that it was not done
-  caused by: no answer to snapshot_unlock_snapshot
-  caused by: `[QQ]` answered with something else than is unlocked: <html> This is not what you are looking for.
+  caused by: qq gave no usable answer to snapshot_unlock_snapshot
+  caused by: `[QQ]` answered with something else than the sentence that it is unlocked: <html> This is not what you are looking for.
 hint: run this again: it looks first whether it was done after all (`[QQ] --host=cluster snapshot_get_status --id=2` shows it too)
 ==== garbage-after
 exit 0
 --- stdout
 Unlocked snapshot 2 ("2_quarter_end"), which key 1 ("lock-2026") locked.
 --- stderr
-warning: the answer to the unlocking of snapshot 2 ("2_quarter_end") was lost (no answer to snapshot_unlock_snapshot), but the cluster shows that it was done
+warning: the answer to the unlocking of snapshot 2 ("2_quarter_end") was lost (qq gave no usable answer to snapshot_unlock_snapshot: `[QQ]` answered with something else than the sentence that it is unlocked: <html> This is not what you are looking for.), but the cluster shows that it was done
 ==== empty
 exit 7
 --- stdout
 --- stderr
 error: the unlocking of snapshot 2 ("2_quarter_end") was submitted, and the cluster shows that it was not done
-  caused by: no answer to snapshot_unlock_snapshot
-  caused by: `[QQ]` answered with something else than is unlocked: (nothing)
+  caused by: qq gave no usable answer to snapshot_unlock_snapshot
+  caused by: `[QQ]` answered with something else than the sentence that it is unlocked: (nothing)
 hint: run this again: it looks first whether it was done after all (`[QQ] --host=cluster snapshot_get_status --id=2` shows it too)
 ==== empty-after
 exit 0
 --- stdout
 Unlocked snapshot 2 ("2_quarter_end"), which key 1 ("lock-2026") locked.
 --- stderr
-warning: the answer to the unlocking of snapshot 2 ("2_quarter_end") was lost (no answer to snapshot_unlock_snapshot), but the cluster shows that it was done
+warning: the answer to the unlocking of snapshot 2 ("2_quarter_end") was lost (qq gave no usable answer to snapshot_unlock_snapshot: `[QQ]` answered with something else than the sentence that it is unlocked: (nothing)), but the cluster shows that it was done
 ==== truncated
 exit 0
 --- stdout
 Unlocked snapshot 2 ("2_quarter_end"), which key 1 ("lock-2026") locked.
 --- stderr
-warning: the answer to the unlocking of snapshot 2 ("2_quarter_end") was lost (no answer to snapshot_unlock_snapshot), but the cluster shows that it was done
+warning: the answer to the unlocking of snapshot 2 ("2_quarter_end") was lost (qq gave no usable answer to snapshot_unlock_snapshot: `[QQ]` answered with something else than the sentence that it is unlocked: Snapshot 2 i), but the cluster shows that it was done
 ==== kill-9
 exit 7
 --- stdout
 --- stderr
 error: the unlocking of snapshot 2 ("2_quarter_end") was submitted, and the cluster shows that it was not done
-  caused by: no answer to snapshot_unlock_snapshot
+  caused by: qq gave no usable answer to snapshot_unlock_snapshot
   caused by: `[QQ]` was killed by signal 9
 hint: run this again: it looks first whether it was done after all (`[QQ] --host=cluster snapshot_get_status --id=2` shows it too)
 ==== kill-9-after
@@ -814,13 +818,13 @@ exit 0
 --- stdout
 Unlocked snapshot 2 ("2_quarter_end"), which key 1 ("lock-2026") locked.
 --- stderr
-warning: the answer to the unlocking of snapshot 2 ("2_quarter_end") was lost (no answer to snapshot_unlock_snapshot), but the cluster shows that it was done
+warning: the answer to the unlocking of snapshot 2 ("2_quarter_end") was lost (qq gave no usable answer to snapshot_unlock_snapshot: `[QQ]` was killed by signal 9), but the cluster shows that it was done
 ==== hang
 exit 7
 --- stdout
 --- stderr
 error: the unlocking of snapshot 2 ("2_quarter_end") was submitted, and the cluster shows that it was not done
-  caused by: no answer to snapshot_unlock_snapshot
+  caused by: qq gave no usable answer to snapshot_unlock_snapshot
   caused by: `[QQ]` did not finish within 4 s and was killed
 hint: run this again: it looks first whether it was done after all (`[QQ] --host=cluster snapshot_get_status --id=2` shows it too)
 ==== hang-after
@@ -828,13 +832,13 @@ exit 0
 --- stdout
 Unlocked snapshot 2 ("2_quarter_end"), which key 1 ("lock-2026") locked.
 --- stderr
-warning: the answer to the unlocking of snapshot 2 ("2_quarter_end") was lost (no answer to snapshot_unlock_snapshot), but the cluster shows that it was done
+warning: the answer to the unlocking of snapshot 2 ("2_quarter_end") was lost (qq gave no usable answer to snapshot_unlock_snapshot: `[QQ]` did not finish within 4 s and was killed), but the cluster shows that it was done
 ==== huge
 exit 7
 --- stdout
 --- stderr
 error: the unlocking of snapshot 2 ("2_quarter_end") was submitted, and the cluster shows that it was not done
-  caused by: no answer to snapshot_unlock_snapshot
+  caused by: qq gave no usable answer to snapshot_unlock_snapshot
   caused by: `[QQ]` wrote more than 32 MiB and was killed
 hint: run this again: it looks first whether it was done after all (`[QQ] --host=cluster snapshot_get_status --id=2` shows it too)
 ==== exit 3 something odd
@@ -842,7 +846,7 @@ exit 7
 --- stdout
 --- stderr
 error: the unlocking of snapshot 2 ("2_quarter_end") was submitted, and the cluster shows that it was not done
-  caused by: no answer to snapshot_unlock_snapshot
+  caused by: qq gave no usable answer to snapshot_unlock_snapshot
   caused by: `[QQ]` exited with 3: something odd
 hint: run this again: it looks first whether it was done after all (`[QQ] --host=cluster snapshot_get_status --id=2` shows it too)
 ==== status 500 internal_error It broke.
@@ -895,7 +899,7 @@ exit 8
 --- stdout
 --- stderr
 error: the unlocking of snapshot 2 ("2_quarter_end") was submitted, and whether it was done could not be confirmed
-  caused by: cluster:8000 broke the connection during snapshot_unlock_snapshot: Remote end closed connection without response
+  caused by: the connection to cluster:8000 was lost during snapshot_unlock_snapshot: Remote end closed connection without response
 hint: `[QQ] --host=cluster snapshot_get_status --id=2` shows it; running this again is safe: it looks first
 
 "#]].raw());
@@ -920,8 +924,8 @@ error: snapshot 3: cluster:8000 refused snapshot_get_status: Error 401: http_una
 hint: log in first: `[QQ] --host=cluster login -u USER`
 error: snapshot 99: cluster:8000 refused snapshot_get_status: Error 401: http_unauthorized_error: Need to log in first to establish credentials.
 hint: log in first: `[QQ] --host=cluster login -u USER`
-error: all 4 snapshots failed
-  caused by: cluster:8000 refused snapshot_get_status: Error 401: http_unauthorized_error: Need to log in first to establish credentials.
+error: 4 of 4 snapshots failed
+hint: each is reported by itself; run this again for the rest: what is unlocked already is left alone
 
 "#]].raw());
 }
@@ -945,7 +949,7 @@ The cluster has snapshot 1 ("1_before_upgrade") unlocked already: nothing to do.
 error: snapshot 2: cluster:8000 refused fs_security_list_keys: Error 500: internal_error: It broke.
 hint: the cluster has a problem of its own; look at its state, then run this again
 error: 1 of 2 snapshots failed
-hint: run this again for the rest: what is unlocked already is left alone
+hint: each is reported by itself; run this again for the rest: what is unlocked already is left alone
 
 "#]]
         .raw()

@@ -78,6 +78,7 @@ Commands:
   sign      Sign a challenge, without a cluster
   verify    Check a signature over a challenge, without a cluster
   config    Show the configuration in force, or begin a configuration file
+  help      Print this message or the help of the given subcommand(s)
 
 Options:
   -h, --help
@@ -192,6 +193,7 @@ Commands:
   list   Every stored key, and the configured key that matches it
   show   One stored key
   usage  What a stored key protects; without a key, what each of them does
+  help   Print this message or the help of the given subcommand(s)
 
 Options:
   -h, --help
@@ -359,6 +361,7 @@ Usage: qkey config [OPTIONS] <COMMAND>
 Commands:
   show  What is in force, and where each value comes from
   init  Write a commented configuration file, never over an existing one
+  help  Print this message or the help of the given subcommand(s)
 
 Options:
   -h, --help
@@ -412,6 +415,7 @@ Commands:
   sign      Sign a challenge, without a cluster
   verify    Check a signature over a challenge, without a cluster
   config    Show the configuration in force, or begin a configuration file
+  help      Print this message or the help of the given subcommand(s)
 
 Options:
   -h, --help     Print help (see more with '--help')
@@ -574,7 +578,7 @@ $ qkey --output json
 exit 2
 --- stdout
 --- stderr
-{"error":{"kind":"usage","message":"'qkey' requires a subcommand but one was not provided [subcommands: add, replace, unlock, lock, keys, generate, pubkey, sign, verify, config]","causes":[],"hint":"`qkey --help` shows what there is","exit_code":2}}
+{"error":{"kind":"usage","message":"'qkey' requires a subcommand but one was not provided [subcommands: add, replace, unlock, lock, keys, generate, pubkey, sign, verify, config, help]","causes":[],"hint":"`qkey --help` shows what there is","exit_code":2}}
 
 $ qkey unlock --output json
 exit 2
@@ -651,14 +655,113 @@ Usage: qkey [OPTIONS] <COMMAND>
 For more information, try '--help'.
 
 $ qkey help
-exit 2
+exit 0
 --- stdout
---- stderr
-error: unrecognized subcommand 'help'
+Prove to a Qumulo cluster that you hold the private half of a lock key, wherever it lives
 
 Usage: qkey [OPTIONS] <COMMAND>
 
-For more information, try '--help'.
+Commands:
+  add       Store the public half of a key in the cluster's key store
+  replace   Replace a stored key: the old and the new private key sign one challenge
+  unlock    Unlock snapshots with the private key that locks them
+  lock      Lock a snapshot with a stored key
+  keys      Show what the cluster's key store holds
+  generate  Make a new private key, never over an existing one
+  pubkey    Print the public half of a key
+  sign      Sign a challenge, without a cluster
+  verify    Check a signature over a challenge, without a cluster
+  config    Show the configuration in force, or begin a configuration file
+  help      Print this message or the help of the given subcommand(s)
+
+Options:
+  -h, --help
+          Print help (see a summary with '-h')
+
+  -V, --version
+          Print version
+
+Global options:
+      --cluster <NAME>
+          The cluster's name in the configuration file
+          
+          [env: QKEY_CLUSTER=]
+
+      --host <HOST>
+          The cluster's host name or address [default: what qq takes, a cluster node]
+          
+          [env: QKEY_HOST=cluster]
+
+      --port <PORT>
+          The port of the cluster's REST API [default: 8000]
+          
+          [env: QKEY_PORT=]
+
+      --credentials-store <PATH>
+          The file with the cluster's credentials, as `qq --credentials-store`
+          
+          [env: QKEY_CREDENTIALS_STORE=]
+
+      --qq <PATH>
+          The qq program [default: qq, from PATH]
+          
+          [env: QKEY_QQ=[QQ]]
+
+      --via <VIA>
+          How to reach the cluster [default: qq]
+
+          Possible values:
+          - qq: Run the `qq` program
+          
+          [env: QKEY_VIA=]
+
+      --timeout <SECONDS>
+          How long each call to the cluster or a signer may take [default: 30]
+          
+          [env: QKEY_TIMEOUT=]
+
+      --config <FILE>
+          The configuration file [default: $XDG_CONFIG_HOME/qkey/config.toml]
+          
+          [env: QKEY_CONFIG=]
+
+      --output <FORMAT>
+          The form of results, errors and notes [default: text]
+
+          Possible values:
+          - text
+          - json: One object a line
+          
+          [env: QKEY_OUTPUT=]
+
+      --no-input
+          Never ask on the terminal
+          
+          [env: QKEY_NO_INPUT=]
+
+  -v, --verbose...
+          Say what is being done; twice: show the programs that are run
+          
+          [env: QKEY_VERBOSE=]
+
+  -q, --quiet
+          No warnings
+          
+          [env: QKEY_QUIET=]
+
+      --color <WHEN>
+          Whether to use color [default: auto]
+
+          Possible values:
+          - auto:   On a terminal, unless NO_COLOR is set
+          - always
+          - never
+          
+          [env: QKEY_COLOR=]
+
+Exit codes: 0 done, or already so; 1 internal; 2 usage; 3 key; 4 mismatch; 5 refused; 6 auth;
+7 unreachable; 8 unknown outcome; 9 partial; 130 interrupted; 143 terminated.
+--- stderr
 
 $ qkey keys lst
 exit 2
@@ -677,7 +780,7 @@ exit 2
 --- stdout
 --- stderr
 error: 'qkey config' requires a subcommand but one was not provided
-  [subcommands: show, init]
+  [subcommands: show, init, help]
 
 Usage: qkey config [OPTIONS] <COMMAND>
 

@@ -409,7 +409,7 @@ exit 4
 --- stderr
 error: that is no ECDSA P-256 signature
   caused by: neither Base64, hexadecimal, DER nor 64 raw bytes
-hint: give Base64 or hexadecimal, or a file with either, with DER, or with 64 raw bytes
+hint: there is no file misspelt.der; check the path
 
 $ qkey verify --key alice.pem --signature folder lock-2026
 exit 2
@@ -424,7 +424,7 @@ exit 3
 --- stderr
 error: cannot use the public key
   caused by: neither PEM, DER, Base64 of DER, nor an OpenSSH public key
-hint: take the public half of an ECDSA P-256 key: `qkey pubkey KEY`
+hint: there is no file misspelt.pub; check the path
 
 $ qkey verify --public-key alice.pem --signature s.der lock-2026
 exit 3
@@ -432,7 +432,7 @@ exit 3
 --- stderr
 error: cannot use the public key
   caused by: a private key where a public key belongs
-hint: take its public half: `qkey pubkey FILE`
+hint: take its public half: `qkey pubkey alice.pem`
 
 $ qkey verify --public-key p384.pub --signature s.der lock-2026
 exit 3

@@ -167,7 +167,7 @@ impl<'a> Tally<'a> {
                     false => Kind::Partial,
                 };
                 Err(Error::new(kind, format!("{failed} of {asked} snapshots failed"))
-                    .hint("each is reported above; run this again for the rest: what is unlocked already is left alone"))
+                    .hint("each is reported by itself; run this again for the rest: what is unlocked already is left alone"))
             }
         }
     }

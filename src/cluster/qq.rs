@@ -527,7 +527,7 @@ impl Cluster for Qq {
                 &format!("--id={id}"),
                 &format!("--signature={}", signature.to_base64()),
             ],
-            |stdout| reply::done(stdout, "is unlocked"),
+            reply::unlocked,
         )
     }
 
@@ -537,7 +537,7 @@ impl Cluster for Qq {
             LOCK_KEY,
             &KeyRef::Id(key_id.to_owned()),
             &[format!("--id={id}"), "--force".to_owned()],
-            |stdout| reply::done(stdout, "is locked"),
+            reply::locked,
         )
     }
 

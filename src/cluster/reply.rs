@@ -160,11 +160,20 @@ pub fn snapshot(stdout: &[u8]) -> Result<Snapshot, NotAReply> {
     })
 }
 
-/// `snapshot_unlock_snapshot` and `snapshot_lock_snapshot`: a sentence with `expected` in it; the
-/// empty reply of the REST API, `null`, in 6.1.0.x.
-pub fn done(stdout: &[u8], expected: &'static str) -> Result<(), NotAReply> {
+/// `snapshot_unlock_snapshot`.
+pub fn unlocked(stdout: &[u8]) -> Result<(), NotAReply> {
+    done(stdout, "is unlocked", "the sentence that it is unlocked")
+}
+
+/// `snapshot_lock_snapshot`.
+pub fn locked(stdout: &[u8]) -> Result<(), NotAReply> {
+    done(stdout, "is locked", "the sentence that it is locked")
+}
+
+/// A sentence with these words; in 6.1.0.x the empty reply of the REST API, `null`.
+fn done(stdout: &[u8], words: &str, expected: &'static str) -> Result<(), NotAReply> {
     let text = String::from_utf8_lossy(stdout);
-    match text.contains(expected) || text.trim() == "null" {
+    match text.contains(words) || text.trim() == "null" {
         true => Ok(()),
         false => Err(NotAReply { expected }),
     }
@@ -317,10 +326,10 @@ mod tests {
 
     #[test]
     fn an_empty_reply_to_a_submission_is_no_proof() {
-        assert!(done(b"Snapshot 7 is unlocked.\n", "is unlocked").is_ok());
-        assert!(done(b"null\n", "is unlocked").is_ok());
-        assert!(done(b"", "is unlocked").is_err());
-        assert!(done(b"\n", "is unlocked").is_err());
+        assert!(unlocked(b"Snapshot 7 is unlocked.\n").is_ok());
+        assert!(locked(b"null\n").is_ok());
+        assert!(unlocked(b"").is_err());
+        assert!(locked(b"\n").is_err());
     }
 
     #[test]

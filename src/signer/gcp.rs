@@ -53,7 +53,7 @@ const NOT_KMS: &str = "try again; what answers may not be Cloud KMS: check the p
 const PENDING: &str = "PENDING_GENERATION";
 
 /// How often a version that is being made is asked for.
-const POLL: Duration = Duration::from_millis(500);
+const POLL: Duration = Duration::from_secs(1);
 
 const LOG_IN: &str = "log in: `gcloud auth login`, or choose an account with `gcloud config set \
                       account`, CLOUDSDK_CORE_ACCOUNT or the attribute configuration";

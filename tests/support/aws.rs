@@ -3,7 +3,7 @@
 use std::{
     io::{BufRead, BufReader},
     path::{Path, PathBuf},
-    process::{ChildStdin, Command, Stdio},
+    process::{Child, Command, Stdio},
     sync::OnceLock,
 };
 
@@ -35,7 +35,7 @@ pub fn with_aws(qkey: Qkey, version: &str) -> Qkey {
 
 /// The URL of one moto, which all the tests of a file share and which ends with them.
 pub fn moto() -> &'static str {
-    static MOTO: OnceLock<(String, ChildStdin)> = OnceLock::new();
+    static MOTO: OnceLock<(String, Child)> = OnceLock::new();
     let start = || {
         let mut process = Command::new(folder("aws-1").join("python"))
             .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/run_moto.py"))
@@ -49,7 +49,8 @@ pub fn moto() -> &'static str {
             .read_line(&mut port)
             .expect("moto names its port");
         let url = format!("http://127.0.0.1:{}", port.trim());
-        (url, process.stdin.take().expect("its stdin is piped"))
+        // With the tests goes the writing end of its stdin, and with that moto.
+        (url, process)
     };
     &MOTO.get_or_init(start).0
 }

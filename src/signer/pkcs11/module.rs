@@ -145,13 +145,17 @@ impl Module {
                 job(&mut library);
             }
         });
-        wait(&answer, Some(timeout))??;
-        let module = Arc::new(Self {
-            path,
-            worker: Mutex::new(Worker { jobs, hangs: false }),
-        });
-        loaded.push(module.clone());
-        Ok(module)
+        let initialized = wait(&answer, Some(timeout));
+        let hangs = initialized.is_err();
+        // One that hangs is kept as well: nobody else is to wait for it.
+        if hangs || matches!(initialized, Ok(Ok(()))) {
+            loaded.push(Arc::new(Self {
+                path,
+                worker: Mutex::new(Worker { jobs, hangs }),
+            }));
+        }
+        initialized??;
+        Ok(loaded.last().expect("it was pushed").clone())
     }
 
     /// Makes calls, which end within `timeout` where there is one; each caller's turn comes when
