@@ -131,6 +131,24 @@ impl PublicKey {
         }
     }
 
+    /// Takes the members x and y of a JSON Web Key on P-256 (RFC 7518, section 6.2.1): 32 bytes each,
+    /// in Base64 of either alphabet, padded or not.
+    ///
+    /// # Errors
+    /// [`Error::NotBase64`], [`Error::NotAPoint`] or [`Error::Malformed`].
+    pub fn from_jwk(x: &str, y: &str) -> Result<Self, Error> {
+        let mut point = vec![0x04];
+        for text in [x, y] {
+            let member = any_base64::decode(text);
+            let member = member.ok_or_else(|| Error::NotBase64("public key".into()))?;
+            if member.len() != 32 {
+                return Err(Error::Malformed("public key".into()));
+            }
+            point.extend(member);
+        }
+        Self::from_sec1(&point)
+    }
+
     /// Takes the form in which a cluster shows a public key: one line of padded Base64 of the DER
     /// SubjectPublicKeyInfo. White space around it is passed over.
     ///

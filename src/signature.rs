@@ -7,7 +7,7 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use p256::ecdsa::{self, signature::Verifier};
 
 use crate::{
-    container::{algorithm, ssh_wire::Reader},
+    container::{algorithm, any_base64, ssh_wire::Reader},
     public_key::PublicKey,
 };
 
@@ -82,6 +82,12 @@ impl Signature {
         Self::from_der(&der)
     }
 
+    /// Takes Base64 of either alphabet, padded or not, of r then s, 32 bytes each (RFC 7518, section
+    /// 3.4, has them like that).
+    pub fn from_p1363_base64(text: &str) -> Result<Self, Error> {
+        Self::from_p1363(&any_base64::decode(text).ok_or(Error::NotBase64)?)
+    }
+
     /// Takes whatever a signing tool leaves in a file: DER or P1363, raw, in hexadecimal, or in
     /// Base64 of either alphabet, padded or not, wrapped or not.
     pub fn from_any(bytes: &[u8]) -> Result<Self, Error> {
@@ -94,7 +100,7 @@ impl Signature {
             .collect();
         let decoded = base16ct::mixed::decode_vec(&text)
             .ok()
-            .or_else(|| decode_any_base64(&text))
+            .or_else(|| any_base64::decode(&text))
             .ok_or(Error::UnknownEncoding)?;
         Self::from_binary(&decoded)
     }
@@ -159,19 +165,10 @@ pub fn describe(bytes: &[u8]) -> Option<String> {
         Ok(decoded) => ("hexadecimal", decoded),
         Err(_) => (
             "Base64",
-            decode_any_base64(&text.split_whitespace().collect::<String>())?,
+            any_base64::decode(&text.split_whitespace().collect::<String>())?,
         ),
     };
     describe(&decoded).map(|inside| format!("{encoding} of {inside}"))
-}
-
-fn decode_any_base64(text: &str) -> Option<Vec<u8>> {
-    use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
-    let config =
-        GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
-    [base64::alphabet::STANDARD, base64::alphabet::URL_SAFE]
-        .iter()
-        .find_map(|alphabet| GeneralPurpose::new(alphabet, config).decode(text).ok())
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 //! SSH, and the algorithms and curves that are named in them.
 
 pub(crate) mod algorithm;
+pub(crate) mod any_base64;
 pub(crate) mod asn1;
 pub(crate) mod contents;
 pub(crate) mod curve;
