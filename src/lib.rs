@@ -4,6 +4,8 @@
 //! A *ceremony* ([`ceremony`]) fetches a challenge from a [`cluster`], has it signed by a
 //! [`signer`], checks the signature itself, submits it, and says what the cluster now holds.
 
+#![deny(unsafe_code)]
+
 pub mod ceremony;
 pub mod cli;
 pub mod cluster;

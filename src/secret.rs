@@ -234,6 +234,7 @@ impl Asker {
 /// /dev/fd/N would start a file anew, and fail for a socket.
 fn descriptor(number: u32) -> io::Result<File> {
     let number = i32::try_from(number).map_err(|_| Errno::BADF)?;
+    #[allow(unsafe_code)]
     // SAFETY: it is borrowed for one call, which copies it, or fails where none is open.
     let borrowed = unsafe { BorrowedFd::borrow_raw(number) };
     Ok(File::from(borrowed.try_clone_to_owned()?))

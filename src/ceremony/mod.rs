@@ -40,6 +40,7 @@ pub enum Ending {
 /// Signs a challenge, and verifies the signature with the public key of `signer` before anybody
 /// else sees it.
 fn sign(title: &str, signer: &dyn Signer, challenge: &str) -> Result<Signature> {
+    log::info!("signing with {title}");
     let signature = signer.sign(challenge.as_bytes())?;
     match signature.verifies(signer.public_key(), challenge.as_bytes()) {
         true => Ok(signature),

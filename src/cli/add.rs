@@ -6,7 +6,7 @@ use serde_json::json;
 use super::session::Session;
 use crate::{
     ceremony::{self, Ending},
-    cli::keys::{key_object, public_key_object},
+    cli::keys::key_object,
     error::Result,
     text::quoted,
 };
@@ -63,7 +63,12 @@ impl Add {
         };
         let key = match &added.stored {
             Some(stored) => key_object(stored),
-            None => public_key_object(&added.public_key),
+            None => json!({
+                "name": self.name,
+                "comment": self.comment,
+                "public_key": added.public_key.to_base64(),
+                "fingerprint": fingerprint,
+            }),
         };
         session.output.result(
             &text,

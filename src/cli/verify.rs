@@ -59,6 +59,7 @@ impl Verify {
         }
         let mut object = public_key_object(&public_key);
         object["verified"] = json!(true);
+        object["signature"] = json!(signature.to_base64());
         session.output.result(
             &format!(
                 "Verified: {} signed this challenge.",

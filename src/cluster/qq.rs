@@ -120,10 +120,13 @@ impl Qq {
         command
     }
 
-    /// Keeps `command` from being begun after a signal.
-    fn check_for_signal(command: &str) -> Result<()> {
+    /// Notes that `command` is begun, and keeps it from that after a signal.
+    fn begin(command: &str) -> Result<()> {
         match interrupt::received() {
-            None => Ok(()),
+            None => {
+                log::info!("qq {command}");
+                Ok(())
+            }
             Some(kind) => Err(Error {
                 certainty: Certainty::NotSent,
                 error: UserError::new(kind, format!("stopped by a signal before {command}"))
@@ -138,7 +141,7 @@ impl Qq {
         args: &[&str],
         parse: impl Fn(&[u8]) -> std::result::Result<T, NotAReply>,
     ) -> Result<T> {
-        Self::check_for_signal(args[0])?;
+        Self::begin(args[0])?;
         let output = self
             .command()
             .args(args)
@@ -156,7 +159,7 @@ impl Qq {
         args: &[String],
         parse: impl Fn(&[u8]) -> std::result::Result<T, NotAReply>,
     ) -> Result<T> {
-        Self::check_for_signal(command)?;
+        Self::begin(command)?;
         let run = |dialect: Dialect| {
             self.command()
                 .arg(command)

@@ -74,11 +74,18 @@ pub fn is_stdin(source: &Source) -> bool {
 }
 
 fn open(source: &Source, context: &Arc<Context>) -> Result<Opened> {
-    let encrypted =
-        match keyfile::parse(&read(source)?).map_err(|error| key_error(source, &error))? {
-            KeyFile::Plain(key) => return Ok(Opened::Signer(Box::new(FileSigner::from(key)))),
-            KeyFile::Encrypted(encrypted) => encrypted,
-        };
+    let contents = read(source)?;
+    let key_file = keyfile::parse(&contents).map_err(|error| key_error(source, &error))?;
+    let path = Path::new(source.body());
+    if !is_stdin(source)
+        && let Ok(metadata) = path.metadata()
+    {
+        permissions::warn_if_readable_by_others(path, &metadata);
+    }
+    let encrypted = match key_file {
+        KeyFile::Plain(key) => return Ok(Opened::Signer(Box::new(FileSigner::from(key)))),
+        KeyFile::Encrypted(encrypted) => encrypted,
+    };
     if let Some(secret_source) = source.secret()? {
         let passphrase = context
             .asker
@@ -135,9 +142,8 @@ fn read(source: &Source) -> Result<Zeroizing<Vec<u8>>> {
                         .hint("name the key file in it"),
                 );
             }
-            Ok(metadata) => permissions::warn_if_readable_by_others(&path, &metadata),
-            // Opening it says why.
-            Err(_) => {}
+            // Opening it says what is wrong with it.
+            _ => {}
         }
         input::read_to_end(|| File::open(path), LIMIT)
     };
@@ -198,6 +204,11 @@ fn generate(source: &Source, context: &Arc<Context>, how: &Generate) -> Result<G
     .map_err(|error| secret_error(source.body(), FAMILY, &error))?;
     let key = PrivateKey::generate();
     let format = how.format.unwrap_or(keyfile::Format::Pkcs8);
+    if format == keyfile::Format::Sec1 && passphrase.is_some() {
+        log::warn!(
+            "a SEC1 file is encrypted with a key that is derived in a weak way; leave out --format for a better one"
+        );
+    }
     let passphrase = passphrase.as_ref().map(Secret::as_bytes);
     let text = keyfile::encode(&key, format, passphrase, "qkey")
         .map_err(|error| key_error(source, &error))?;
