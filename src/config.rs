@@ -2,7 +2,9 @@
 
 use std::{
     collections::BTreeMap,
-    env, fs, io,
+    env,
+    fs::File,
+    io,
     num::NonZeroU64,
     path::{Path, PathBuf},
 };
@@ -12,6 +14,7 @@ use toml::Spanned;
 
 use crate::{
     error::{Error, Kind, Result},
+    input,
     output::{Color, Format},
     signer::source::Source,
     suggest,
@@ -74,6 +77,9 @@ pub enum Via {
     Qq,
 }
 
+/// A larger file is none that anybody wrote.
+const LIMIT: usize = 1 << 20;
+
 /// What `qkey config init` writes.
 pub const TEMPLATE: &str = r#"# Configuration of qkey. A flag beats an environment variable (QKEY_HOST, …), which beats this file;
 # `qkey config show` tells what is in force, and why.
@@ -117,7 +123,17 @@ impl Config {
     /// # Errors
     /// Of kind `usage`, with the file and the line.
     pub fn load(path: &Path, required: bool) -> Result<Self> {
-        let text = match fs::read_to_string(path) {
+        let file = path.to_owned();
+        let text = input::read_to_end(move || File::open(file), LIMIT, None)
+            .map_err(|error| match error {
+                input::Error::Unreadable(error) => error,
+                error => io::Error::other(error),
+            })
+            .and_then(|bytes| {
+                let text = String::from_utf8(bytes.to_vec());
+                text.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.utf8_error()))
+            });
+        let text = match text {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound && !required => {
                 return Ok(Self::default());
@@ -273,7 +289,7 @@ mod tests {
     fn load(text: &str) -> Result<Config> {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("config.toml");
-        fs::write(&path, text).unwrap();
+        std::fs::write(&path, text).unwrap();
         Config::load(&path, true)
     }
 

@@ -141,6 +141,12 @@ impl Error {
         self
     }
 
+    /// The same error as another kind.
+    pub fn with_kind(mut self, kind: Kind) -> Self {
+        self.kind = kind;
+        self
+    }
+
     /// Puts what it is about in front of the message, where there are several.
     pub fn about(mut self, what: &str) -> Self {
         self.message = format!("{what}: {}", self.message);

@@ -5,7 +5,7 @@ use std::{
     io::{self, Read},
     sync::mpsc::{self, RecvTimeoutError},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use zeroize::Zeroizing;
@@ -22,6 +22,8 @@ pub enum Error {
     Unreadable(#[from] io::Error),
     #[error("it is longer than {0} bytes")]
     TooLong(usize),
+    #[error("nothing came within {} s", .0.as_secs())]
+    TimedOut(Duration),
     #[error("stopped by a signal")]
     Interrupted(Kind),
 }
@@ -29,13 +31,16 @@ pub enum Error {
 /// Opens an input and reads all of it, which is wiped from memory when it goes. `open` may block.
 ///
 /// # Errors
-/// When it cannot be read, is longer than `limit`, or a signal arrives.
+/// When it cannot be read, is longer than `limit` bytes, has not come to its end within the time it
+/// is given, or a signal arrives.
 pub fn read_to_end<R: Read>(
     open: impl FnOnce() -> io::Result<R> + Send + 'static,
     limit: usize,
+    within: Option<Duration>,
 ) -> Result<Zeroizing<Vec<u8>>, Error> {
     let (sender, receiver) = mpsc::channel();
-    // Left behind when a signal comes first: nothing can end a blocked `open` from outside.
+    let begun = Instant::now();
+    // Left behind when something else comes first: nothing ends a blocked `open` from outside.
     thread::spawn(move || {
         let read = || {
             let mut bytes = Zeroizing::new(Vec::with_capacity(limit.min(64 << 10) + 1));
@@ -54,6 +59,9 @@ pub fn read_to_end<R: Read>(
             Err(RecvTimeoutError::Timeout) => {
                 if let Some(kind) = interrupt::received() {
                     return Err(Error::Interrupted(kind));
+                }
+                if let Some(within) = within.filter(|within| begun.elapsed() > *within) {
+                    return Err(Error::TimedOut(within));
                 }
             }
             Err(RecvTimeoutError::Disconnected) => {

@@ -1,8 +1,9 @@
-//! SIGINT and SIGTERM: children are ended first, then the call under way returns, so that the
-//! user is told what had been sent. A second signal, or a call that does not return, ends the
-//! process at once.
+//! SIGINT, SIGTERM and SIGHUP: children are ended first, then the call under way returns, so that
+//! the user is told what had been sent. A second signal, or a call that does not return, ends the
+//! process at once; what must be said even then has been laid down beforehand.
 
 use std::{
+    fs,
     io::{self, PipeReader, Write},
     os::fd::BorrowedFd,
     process,
@@ -13,11 +14,11 @@ use std::{
 
 use rustix::process::{Pid, Signal, kill_process_group};
 use signal_hook::{
-    consts::{SIGINT, SIGTERM},
+    consts::{SIGHUP, SIGINT, SIGTERM},
     iterator::Signals,
 };
 
-use crate::error::Kind;
+use crate::error::{Error, Kind};
 
 /// How long a child may take to end by itself before it is killed.
 const CHILD_GRACE: Duration = Duration::from_millis(500);
@@ -30,12 +31,17 @@ struct State {
     groups: Vec<Pid>,
     /// Undoes what a prompt did to the terminal.
     restore_terminal: Option<Box<dyn FnOnce() + Send>>,
+    /// What must be said if the process ends without a report of its own.
+    last_words: Vec<(u64, Error)>,
+    report: Option<Box<dyn Fn(&Error) + Send>>,
 }
 
 static STATE: Mutex<State> = Mutex::new(State {
     signal: None,
     groups: Vec::new(),
     restore_terminal: None,
+    last_words: Vec::new(),
+    report: None,
 });
 
 static WAKE: OnceLock<PipeReader> = OnceLock::new();
@@ -45,12 +51,18 @@ fn with_state<T>(f: impl FnOnce(&mut State) -> T) -> T {
     f(&mut STATE.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
-/// Starts to watch for SIGINT and SIGTERM.
+/// Starts to watch for the signals, but for those that whoever started this process has had
+/// ignored, as `nohup` does.
 ///
 /// # Errors
 /// When the system gives out no pipe, thread or handler.
 pub fn install() -> io::Result<()> {
-    let mut signals = Signals::new([SIGINT, SIGTERM])?;
+    let ignored = ignored_signals();
+    let watched = [SIGINT, SIGTERM, SIGHUP];
+    let watched = watched
+        .iter()
+        .filter(|&&signal| ignored >> (signal - 1) & 1 == 0);
+    let mut signals = Signals::new(watched)?;
     let (reader, mut writer) = io::pipe()?;
     WAKE.get_or_init(|| reader);
     thread::Builder::new().spawn(move || {
@@ -88,6 +100,40 @@ pub fn wake_fd() -> Option<BorrowedFd<'static>> {
 /// the prompt is over.
 pub fn on_end(restore_terminal: Option<Box<dyn FnOnce() + Send>>) {
     with_state(|state| state.restore_terminal = restore_terminal);
+}
+
+/// How last words are said.
+pub fn report_with(report: impl Fn(&Error) + Send + 'static) {
+    with_state(|state| state.report = Some(Box::new(report)));
+}
+
+/// What is to be said if the process ends without a report, as long as this value lives.
+pub struct LastWords(u64);
+
+impl LastWords {
+    /// The error becomes one of the kind of the signal.
+    pub fn lay_down(error: Error) -> Self {
+        with_state(|state| {
+            let number = state.last_words.last().map_or(0, |(number, _)| number + 1);
+            state.last_words.push((number, error));
+            Self(number)
+        })
+    }
+}
+
+impl Drop for LastWords {
+    fn drop(&mut self) {
+        with_state(|state| state.last_words.retain(|(number, _)| *number != self.0));
+    }
+}
+
+/// The signals that are ignored, a bit each, from the lowest; none where the system does not tell
+/// (proc(5), `SigIgn`).
+fn ignored_signals() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .unwrap_or_default()
 }
 
 /// A child's process group, ended with `qkey` as long as this value lives.
@@ -129,8 +175,8 @@ fn kill_groups(signal: Signal) {
 
 fn kind_of(signal: i32) -> Kind {
     match signal {
-        SIGTERM => Kind::Terminated,
-        _ => Kind::Interrupted,
+        SIGINT => Kind::Interrupted,
+        _ => Kind::Terminated,
     }
 }
 
@@ -138,6 +184,15 @@ fn end(signal: i32) -> ! {
     kill_groups(Signal::KILL);
     if let Some(restore) = with_state(|state| state.restore_terminal.take()) {
         restore();
+    }
+    let (words, report) = with_state(|state| {
+        let words = std::mem::take(&mut state.last_words);
+        (words, state.report.take())
+    });
+    if let Some(report) = report {
+        for (_, error) in words {
+            report(&error.with_kind(kind_of(signal)));
+        }
     }
     process::exit(i32::from(kind_of(signal).exit_code()))
 }

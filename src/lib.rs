@@ -16,7 +16,7 @@ pub mod input;
 pub mod interrupt;
 pub mod keyfile;
 pub mod output;
-pub mod permissions;
+pub mod private_file;
 pub mod public_key;
 pub mod secret;
 pub mod signature;

@@ -9,7 +9,10 @@ use log::{Level, LevelFilter, Log, Metadata, Record};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::error::{Error, Kind, Result};
+use crate::{
+    error::{Error, Kind, Result},
+    text::printable,
+};
 
 /// The form of results, errors and notes.
 #[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, clap::ValueEnum)]
@@ -125,15 +128,20 @@ pub fn error_object(error: &Error) -> Value {
 }
 
 fn error_text(error: &Error) -> String {
-    let mut text = format!("{ERROR}error:{ERROR:#} {}", error.message());
+    let mut text = format!("{ERROR}error:{ERROR:#} {}", lines(error.message()));
     for cause in error.causes() {
-        let cause = cause.replace('\n', "\n    ");
-        text.push_str(&format!("\n  caused by: {cause}"));
+        text.push_str(&format!("\n  caused by: {}", lines(cause)));
     }
     if let Some(hint) = error.hint_text() {
-        text.push_str(&format!("\n{HINT}hint:{HINT:#} {hint}"));
+        text.push_str(&format!("\n{HINT}hint:{HINT:#} {}", lines(hint)));
     }
     text
+}
+
+/// What others may have said in it steers no terminal, and looks like no line of ours.
+fn lines(text: &str) -> String {
+    let lines: Vec<String> = text.lines().map(printable).collect();
+    lines.join("\n    ")
 }
 
 struct Notes(Output);
@@ -147,7 +155,7 @@ impl Log for Notes {
         if !self.enabled(record.metadata()) {
             return;
         }
-        let message = record.args().to_string();
+        let message = lines(&record.args().to_string());
         let text = match (self.0.format, record.level()) {
             (Format::Json, level) => {
                 let level = match level {

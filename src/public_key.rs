@@ -8,7 +8,7 @@ use p256::{
 };
 
 use crate::container::{
-    Foreign, NotP256, PublicPart, algorithm, asn1,
+    Foreign, NotP256, PublicPart, algorithm, any_base64, asn1,
     contents::{self, Contents},
     curve,
     identify::{self, Kind, SSH2_PUBLIC_KEY},
@@ -389,6 +389,33 @@ mod tests {
         }
         let looks_wrapped = (1..600).any(|number| key(number).to_sec1()[1] == 63);
         assert!(looks_wrapped, "no bare point looks like an OCTET STRING");
+    }
+
+    #[test]
+    fn a_json_web_key_is_read_with_all_its_zeros() {
+        for number in 1..600 {
+            let key = key(number);
+            let point = key.to_sec1();
+            let [x, y] = [&point[1..33], &point[33..]].map(|member| BASE64_STANDARD.encode(member));
+            assert_eq!(PublicKey::from_jwk(&x, &y), Ok(key.clone()));
+            let url = |text: &str| text.replace('+', "-").replace('/', "_").replace('=', "");
+            assert_eq!(PublicKey::from_jwk(&url(&x), &url(&y)), Ok(key));
+        }
+        let leading_zero = (1..600).any(|number| key(number).to_sec1()[1] == 0);
+        assert!(leading_zero, "no x begins with a zero byte");
+    }
+
+    #[test]
+    fn a_json_web_key_that_is_none_is_refused() {
+        let zeros = "A".repeat(43);
+        for (x, y, error) in [
+            (zeros.as_str(), zeros.as_str(), Error::NotAPoint),
+            ("", &zeros, Error::Malformed("public key".into())),
+            (&zeros, "AAAA", Error::Malformed("public key".into())),
+            ("*", &zeros, Error::NotBase64("public key".into())),
+        ] {
+            assert_eq!(PublicKey::from_jwk(x, y), Err(error));
+        }
     }
 
     #[test]

@@ -1,28 +1,28 @@
 //! Passphrases and PINs: where they come from, and how they are kept.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, btree_map::Entry},
     env, fmt,
     fs::{File, OpenOptions},
     io::{self, Read, Write},
-    os::fd::{AsFd, BorrowedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::PathBuf,
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use rustix::{
     event::{PollFd, PollFlags, poll},
-    io::Errno,
+    io::{Errno, FdFlags, fcntl_getfd, fcntl_setfd},
     process::{Resource, Rlimit, getrlimit, setrlimit},
-    termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr},
+    termios::{LocalModes, OptionalActions, SpecialCodeIndex, Termios, tcgetattr, tcsetattr},
 };
 use zeroize::Zeroizing;
 
 use crate::{
     error::Kind,
-    input, interrupt, permissions,
-    subprocess::{Command, Failure},
+    input, interrupt, private_file,
+    subprocess::{self, Command, Failure},
 };
 
 /// No passphrase is longer; more than this comes from a wrong file.
@@ -107,24 +107,71 @@ pub enum Asking {
     Never,
 }
 
+/// What the caller of this program has left open under a number.
+enum Descriptor {
+    Open(OwnedFd),
+    /// It gives its secret only once; several keys may share it.
+    Read(Secret),
+}
+
 /// Reads secrets; one question at a time.
 pub struct Asker {
     asking: Asking,
-    command_timeout: Duration,
-    /// A descriptor gives its secret only once; several keys may share it.
-    fds: Mutex<BTreeMap<u32, Secret>>,
+    timeout: Duration,
+    descriptors: Mutex<BTreeMap<u32, Descriptor>>,
     terminal: Mutex<()>,
 }
 
 impl Asker {
-    /// `asking` is the user's word (`--no-input`); `command_timeout` is for a secret's command.
-    pub fn new(asking: Asking, command_timeout: Duration) -> Self {
+    /// `asking` is the user's word (`--no-input`); `timeout` is for each place that gives a secret.
+    pub fn new(asking: Asking, timeout: Duration) -> Self {
         Self {
             asking,
-            command_timeout,
-            fds: Mutex::default(),
+            timeout,
+            descriptors: Mutex::default(),
             terminal: Mutex::default(),
         }
+    }
+
+    /// Keeps what `source` names from the programs that are run: a descriptor with a secret in it,
+    /// or a variable.
+    pub fn withhold(&self, source: &SecretSource) {
+        match source {
+            SecretSource::Env(name) => subprocess::withhold(name),
+            SecretSource::Fd(number) => {
+                let mut descriptors = self.lock_descriptors();
+                // What is not open is an error once it is needed.
+                if let (Entry::Vacant(entry), Ok(fd)) =
+                    (descriptors.entry(*number), take_over(*number))
+                {
+                    entry.insert(Descriptor::Open(fd));
+                }
+            }
+            SecretSource::File(_) | SecretSource::Command(_) => {}
+        }
+    }
+
+    fn read_line<R: Read>(
+        &self,
+        open: impl FnOnce() -> io::Result<R> + Send + 'static,
+        what: String,
+    ) -> Result<Secret, Error> {
+        match input::read_to_end(open, LIMIT, Some(self.timeout)) {
+            Ok(bytes) => one_line(bytes, what),
+            Err(input::Error::Interrupted(kind)) => Err(Error::Interrupted(kind)),
+            Err(input::Error::TooLong(_)) => Err(Error::TooLong { what }),
+            Err(input::Error::Unreadable(source)) => Err(Error::Unreadable { what, source }),
+            Err(error @ input::Error::TimedOut(_)) => Err(Error::Unreadable {
+                what,
+                source: io::Error::new(io::ErrorKind::TimedOut, error),
+            }),
+        }
+    }
+
+    fn lock_descriptors(&self) -> MutexGuard<'_, BTreeMap<u32, Descriptor>> {
+        self.descriptors
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Reads a secret from `source`. `what` names it in errors, as in "the passphrase of a.pem".
@@ -138,26 +185,28 @@ impl Asker {
                 .ok_or_else(|| Error::EnvNotSet(name.clone())),
             SecretSource::File(path) => {
                 if let Ok(metadata) = path.metadata() {
-                    permissions::warn_if_readable_by_others(path, &metadata);
+                    private_file::warn_if_readable_by_others(path, &metadata);
                 }
                 let file = path.clone();
-                read_line(
+                self.read_line(
                     move || File::open(file),
                     format!("{what} in {}", path.display()),
                 )
             }
             SecretSource::Fd(number) => {
-                let mut fds = self.fds.lock().unwrap_or_else(PoisonError::into_inner);
-                if let Some(secret) = fds.get(number) {
-                    return Ok(secret.clone());
-                }
-                let (fd, what) = (*number, format!("{what} from file descriptor {number}"));
-                let secret = read_line(move || descriptor(fd), what)?;
-                fds.insert(*number, secret.clone());
+                let what = format!("{what} from file descriptor {number}");
+                let mut descriptors = self.lock_descriptors();
+                let fd = match descriptors.get(number) {
+                    Some(Descriptor::Read(secret)) => return Ok(secret.clone()),
+                    Some(Descriptor::Open(fd)) => fd.try_clone(),
+                    None => Err(Errno::BADF.into()),
+                };
+                let secret = self.read_line(move || Ok(File::from(fd?)), what)?;
+                descriptors.insert(*number, Descriptor::Read(secret.clone()));
                 Ok(secret)
             }
             SecretSource::Command(command) => {
-                let output = Command::new("/bin/sh", self.command_timeout)
+                let output = Command::new("/bin/sh", self.timeout)
                     .arg("-c")
                     .arg(command)
                     .secret_stdout()
@@ -230,26 +279,21 @@ impl Asker {
     }
 }
 
-/// What the caller of this program has left open under a number, as it stands: reopening it as
-/// /dev/fd/N would start a file anew, and fail for a socket.
-fn descriptor(number: u32) -> io::Result<File> {
+/// Takes over what the caller of this program has left open under a number, as it stands: reopening
+/// it as /dev/fd/N would start a file anew, and fail for a socket. From then on no program that is
+/// run inherits it.
+fn take_over(number: u32) -> io::Result<OwnedFd> {
     let number = i32::try_from(number).map_err(|_| Errno::BADF)?;
     #[allow(unsafe_code)]
-    // SAFETY: it is borrowed for one call, which copies it, or fails where none is open.
-    let borrowed = unsafe { BorrowedFd::borrow_raw(number) };
-    Ok(File::from(borrowed.try_clone_to_owned()?))
-}
-
-fn read_line<R: Read>(
-    open: impl FnOnce() -> io::Result<R> + Send + 'static,
-    what: String,
-) -> Result<Secret, Error> {
-    match input::read_to_end(open, LIMIT) {
-        Ok(bytes) => one_line(bytes, what),
-        Err(input::Error::Unreadable(source)) => Err(Error::Unreadable { what, source }),
-        Err(input::Error::TooLong(_)) => Err(Error::TooLong { what }),
-        Err(input::Error::Interrupted(kind)) => Err(Error::Interrupted(kind)),
+    // SAFETY: it is borrowed for these calls, which fail where none is open.
+    let given = unsafe { BorrowedFd::borrow_raw(number) };
+    // What this program has opened itself is never inherited, and what was given to it always was.
+    if fcntl_getfd(given)?.contains(FdFlags::CLOEXEC) {
+        return Err(Errno::BADF.into());
     }
+    let own = given.try_clone_to_owned()?;
+    fcntl_setfd(given, FdFlags::CLOEXEC)?;
+    Ok(own)
 }
 
 /// Takes all but one line ending.
@@ -322,6 +366,9 @@ impl Quiet {
         };
         let mut silent = before.clone();
         silent.local_modes.remove(LocalModes::ECHO);
+        // Neither leaves a chance to switch it on again; 0 is _POSIX_VDISABLE.
+        silent.special_codes[SpecialCodeIndex::VSUSP] = 0;
+        silent.special_codes[SpecialCodeIndex::VQUIT] = 0;
         // The user sees that the line was taken.
         silent
             .local_modes

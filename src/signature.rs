@@ -206,6 +206,38 @@ mod tests {
     }
 
     #[test]
+    fn r_and_s_come_in_base64_of_either_alphabet_with_all_their_zeros() {
+        // Its digits differ in both alphabets: 0xfb 0xff 0xbf is "+/+/" or "-_-_".
+        for (r, s) in [
+            (&[1][..], &[0xfb, 0xff, 0xbf][..]),
+            (&[0xfe; 32], &[0x7f; 31]),
+        ] {
+            let bytes = p1363(r, s);
+            let wanted = Signature::from_p1363(&bytes).unwrap();
+            let standard = BASE64_STANDARD.encode(&bytes);
+            let url = standard.replace('+', "-").replace('/', "_");
+            let bare = url.trim_end_matches('=');
+            for text in [
+                standard.as_str(),
+                &url,
+                bare,
+                standard.trim_end_matches('='),
+            ] {
+                assert_eq!(Signature::from_p1363_base64(text), Ok(wanted.clone()));
+            }
+        }
+        for (text, error) in [
+            ("", Error::NotP1363(0)),
+            ("+_==", Error::NotBase64),
+            ("AAAA\n", Error::NotBase64),
+            ("AAAA", Error::NotP1363(3)),
+            (&"A".repeat(86), Error::OutOfRange),
+        ] {
+            assert_eq!(Signature::from_p1363_base64(text), Err(error), "{text:?}");
+        }
+    }
+
+    #[test]
     fn what_a_signature_came_in_is_described() {
         let p1363 = p1363(&[1; 32], &[2; 32]);
         let signature = Signature::from_p1363(&p1363).unwrap();

@@ -5,14 +5,15 @@
 //! of its own that shows the child's own words.
 
 use std::{
+    collections::BTreeSet,
     ffi::{OsStr, OsString},
     fmt,
-    io::{self, PipeReader, Read},
+    io::{self, PipeReader, Read, Write},
     os::unix::process::{CommandExt, ExitStatusExt},
     path::{Path, PathBuf},
-    process::ExitStatus,
+    process::{self, ExitStatus},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
         mpsc,
     },
@@ -20,14 +21,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::process::Pid;
-use zeroize::Zeroize;
+use rustix::process::{Pid, setsid};
+use zeroize::{Zeroize, Zeroizing};
 
 use crate::{error::Kind, interrupt};
 
 /// A list of 80,000 snapshots takes about this much.
 const STDOUT_LIMIT: usize = 32 << 20;
 const STDERR_LIMIT: usize = 64 << 10;
+
+/// How long a secret on stdin may be: with the end of its line, what the smallest pipe holds.
+pub const SECRET_LIMIT: usize = 4095;
 
 /// How long a grandchild that holds a pipe is waited for once the child is gone.
 const DRAIN_GRACE: Duration = Duration::from_millis(500);
@@ -39,13 +43,15 @@ const REAP_GRACE: Duration = Duration::from_secs(2);
 const EXCERPT: usize = 2_000;
 
 /// A program to run, with all it is given.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Command {
     program: PathBuf,
     args: Vec<OsString>,
     env: Vec<(OsString, OsString)>,
     stdin: Option<Vec<u8>>,
+    secret_line: Option<Zeroizing<Vec<u8>>>,
     secret_stdout: bool,
+    terminal: bool,
     timeout: Duration,
 }
 
@@ -107,6 +113,17 @@ pub enum Failure {
     Interrupted(Kind),
 }
 
+static WITHHELD: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+
+fn withheld() -> MutexGuard<'static, BTreeSet<String>> {
+    WITHHELD.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Keeps a variable with a secret in it from every program that is run from now on.
+pub fn withhold(variable: &str) {
+    withheld().insert(variable.to_owned());
+}
+
 /// Finds a program: a path as it is, a bare name on PATH.
 ///
 /// # Errors
@@ -136,7 +153,9 @@ impl Command {
             args: Vec::new(),
             env: Vec::new(),
             stdin: None,
+            secret_line: None,
             secret_stdout: false,
+            terminal: true,
             timeout,
         }
     }
@@ -160,6 +179,26 @@ impl Command {
     /// Without it, stdin is empty.
     pub fn stdin(mut self, bytes: impl Into<Vec<u8>>) -> Self {
         self.stdin = Some(bytes.into());
+        self
+    }
+
+    /// A secret on stdin and the end of its line; it is wiped from memory when this goes.
+    ///
+    /// # Panics
+    /// When it is longer than [`SECRET_LIMIT`].
+    pub fn secret_line(mut self, secret: &[u8]) -> Self {
+        assert!(secret.len() <= SECRET_LIMIT, "the secret is too long");
+        let mut line = Zeroizing::new(Vec::with_capacity(SECRET_LIMIT + 1));
+        line.extend_from_slice(secret);
+        line.push(b'\n');
+        self.secret_line = Some(line);
+        self
+    }
+
+    /// Keeps the terminal from it: what wants to ask there fails at once, where otherwise it would
+    /// be stopped as a background job until its time is over.
+    pub fn without_terminal(mut self) -> Self {
+        self.terminal = false;
         self
     }
 
@@ -214,16 +253,20 @@ impl Command {
             .stdout_file(stdout_writer)
             .stderr_file(stderr_writer)
             .unchecked()
-            .before_spawn(|command| {
-                command.process_group(0);
-                Ok(())
+            .before_spawn(match self.terminal {
+                true => in_own_group,
+                false => in_own_session,
             });
+        for name in withheld().iter() {
+            expression = expression.env_remove(name);
+        }
         for (name, value) in &self.env {
             expression = expression.env(name, value);
         }
-        expression = match &self.stdin {
-            Some(bytes) => expression.stdin_bytes(bytes.clone()),
-            None => expression.stdin_null(),
+        expression = match (&self.secret_line, &self.stdin) {
+            (Some(line), _) => expression.stdin_file(filled_pipe(line).map_err(could_not_run)?),
+            (None, Some(bytes)) => expression.stdin_bytes(bytes.clone()),
+            (None, None) => expression.stdin_null(),
         };
         let handle = expression.start().map_err(could_not_run)?;
         // Our own writing ends would keep the pipes open for ever.
@@ -286,6 +329,29 @@ impl Command {
             },
         }
     }
+}
+
+fn in_own_group(command: &mut process::Command) -> io::Result<()> {
+    command.process_group(0);
+    Ok(())
+}
+
+/// A session has a process group of its own too, with the same leader, and no terminal.
+fn in_own_session(command: &mut process::Command) -> io::Result<()> {
+    // SAFETY: only setsid(2) runs between fork and exec.
+    #[allow(unsafe_code)]
+    unsafe {
+        command.pre_exec(|| Ok(setsid().map(drop)?))
+    };
+    Ok(())
+}
+
+/// A pipe with all that is to be read from it. Unlike a thread that writes, it keeps no copy that
+/// nobody wipes.
+fn filled_pipe(bytes: &[u8]) -> io::Result<PipeReader> {
+    let (reader, mut writer) = io::pipe()?;
+    writer.write_all(bytes)?;
+    Ok(reader)
 }
 
 /// As a user would type it; only argv, never stdin or the environment.

@@ -66,12 +66,14 @@ impl Add<'_> {
             what: &format!("the addition of key {}", quoted(self.name)),
             check: cluster.check_command(Check::Keys),
         };
-        let answer = cluster.add_key(&NewKey {
-            name: self.name,
-            comment: self.comment,
-            public_key: &public_key,
-            signature: &signature,
-        });
+        let submit = || {
+            cluster.add_key(&NewKey {
+                name: self.name,
+                comment: self.comment,
+                public_key: &public_key,
+                signature: &signature,
+            })
+        };
         let look = || {
             let keys = cluster.keys()?;
             let stored = keys.into_iter().find(|stored| stored.name == self.name);
@@ -81,7 +83,7 @@ impl Add<'_> {
                 None => Seen::NotDone,
             })
         };
-        match submission.settle(answer, look)? {
+        match submission.submit(submit, look)? {
             Verdict::Done(stored) if stored.holds(&public_key) && stored.name == self.name => {
                 Ok(Added {
                     ending: Ending::Done,
@@ -125,10 +127,14 @@ impl Add<'_> {
             );
             return Err(Error::new(Kind::Mismatch, message).hint(format!(
                 "nothing was sent; choose another --name, or replace that key: \
-                 `qkey replace --key-id {} --old-key … --new-key {}`",
-                stored.id,
-                self.key.title()
+                 `qkey replace --key-id {}`",
+                stored.id
             )));
+        }
+        if stored.disabled {
+            log::warn!(
+                "it is disabled, and locks nothing until `qq fs_security_modify_key` enables it"
+            );
         }
         if stored.comment != self.comment && !self.comment.is_empty() {
             log::warn!(

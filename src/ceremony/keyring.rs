@@ -65,6 +65,24 @@ impl<'a> Keyring<'a> {
         self.lock().iter().map(key).collect()
     }
 
+    /// The sources that did not open, with the reason.
+    pub fn unopened(&self) -> Vec<(String, Error)> {
+        let states = self.lock();
+        let reason = |(source, state): (&&dyn KeySource, &State)| match state {
+            State::Open(_) => None,
+            State::Locked(_) => Some((
+                source.title(),
+                Error::new(Kind::Key, "somebody would have to be asked to open it"),
+            )),
+            State::Failed(error) => Some((source.title(), error.clone())),
+        };
+        self.sources
+            .iter()
+            .zip(states.iter())
+            .filter_map(reason)
+            .collect()
+    }
+
     /// The only key in the ring; asks for its passphrase where need be.
     ///
     /// # Errors

@@ -73,7 +73,7 @@ impl Lock {
             what: &format!("the locking of {title}"),
             check: cluster.check_command(Check::Snapshot(self.id)),
         };
-        let answer = cluster.lock(self.id, &key.id);
+        let submit = || cluster.lock(self.id, &key.id);
         let look = || {
             let status = cluster.snapshot(self.id)?;
             Ok(match status.lock_key {
@@ -82,7 +82,7 @@ impl Lock {
                 Some(now) => Seen::SomethingElse(format!("it is locked with key {now}")),
             })
         };
-        match submission.settle(answer, look)? {
+        match submission.submit(submit, look)? {
             Verdict::Done(()) => Ok(locked(Ending::Done)),
             Verdict::Refused(error) if error.kind() == Kind::Auth => Err(error),
             // Somebody may have been faster with the very same.

@@ -126,14 +126,16 @@ impl Replace<'_> {
                 what: &format!("the replacement of {}", before.title()),
                 check: cluster.check_command(Check::Keys),
             };
-            let answer = cluster.replace_key(
-                &before.id,
-                &Replacement {
-                    new_key,
-                    old_signature: &old_signature,
-                    new_signature: &new_signature,
-                },
-            );
+            let submit = || {
+                cluster.replace_key(
+                    &before.id,
+                    &Replacement {
+                        new_key,
+                        old_signature: &old_signature,
+                        new_signature: &new_signature,
+                    },
+                )
+            };
             let look = || {
                 let keys = cluster.keys()?;
                 Ok(match keys.into_iter().find(|key| id.matches(key)) {
@@ -145,7 +147,7 @@ impl Replace<'_> {
                     None => Seen::SomethingElse("the key store does not hold it any more".into()),
                 })
             };
-            let refusal = match submission.settle(answer, look)? {
+            let refusal = match submission.submit(submit, look)? {
                 Verdict::Done(stored) if stored.holds(new_key) => {
                     return Ok(replaced(Ending::Done, stored));
                 }

@@ -5,6 +5,7 @@ use std::{thread, time::Duration};
 use crate::{
     cluster::{self, Certainty, StoredKey},
     error::{Error, Kind, Result},
+    interrupt::LastWords,
 };
 
 /// When the cluster's state is read after an answer was lost: the change may still be on its way.
@@ -44,13 +45,23 @@ pub struct Submission<'a> {
 }
 
 impl Submission<'_> {
-    /// Turns the answer to a submission into a verdict; where the answer was lost, `look` reads
-    /// the cluster's state, and nothing is submitted again.
+    /// Submits, and turns the answer into a verdict; where the answer was lost, `look` reads the
+    /// cluster's state, and nothing is submitted again.
     ///
     /// # Errors
     /// When it was not done for another reason than a refusal, or when nobody can tell (kind
     /// `unknown`; `interrupted` or `terminated` after a signal).
-    pub fn settle<T>(
+    pub fn submit<T>(
+        &self,
+        submit: impl FnOnce() -> cluster::Result<T>,
+        look: impl Fn() -> cluster::Result<Seen<T>>,
+    ) -> Result<Verdict<T>> {
+        let stopped = Error::new(Kind::Interrupted, "stopped by a signal");
+        let _said_if_all_ends = LastWords::lay_down(self.unknown(&stopped, stopped.kind()));
+        self.settle(submit(), look)
+    }
+
+    fn settle<T>(
         &self,
         answer: cluster::Result<T>,
         look: impl Fn() -> cluster::Result<Seen<T>>,
@@ -62,10 +73,10 @@ impl Submission<'_> {
         match failure.certainty {
             Certainty::Refused => return Ok(Verdict::Refused(failure.error)),
             Certainty::NotSent => return Err(failure.error),
-            Certainty::Lost if failure.error.kind().is_interruption() => {
+            _ if failure.error.kind().is_interruption() => {
                 return Err(self.unknown(&failure.error, failure.error.kind()));
             }
-            Certainty::Lost => {}
+            Certainty::Lost | Certainty::Unanswered => {}
         }
         let lost = failure.error;
         log::info!(
@@ -96,6 +107,9 @@ impl Submission<'_> {
             }
         }
         Err(match seen {
+            Some(Seen::NotDone) if failure.certainty == Certainty::Unanswered => {
+                self.not_done_so_far(&lost)
+            }
             Some(Seen::NotDone) => self.not_done(lost),
             Some(Seen::SomethingElse(what)) => Error::new(
                 Kind::Unknown,
@@ -111,6 +125,22 @@ impl Submission<'_> {
             )),
             _ => self.unknown(&lost, Kind::Unknown),
         })
+    }
+
+    /// Nobody can tell whether the cluster is still at it.
+    fn not_done_so_far(&self, lost: &Error) -> Error {
+        Error::new(
+            Kind::Unknown,
+            format!(
+                "{} was submitted and not answered: it is not done so far, and may still be",
+                self.what
+            ),
+        )
+        .caused_by_error(lost)
+        .hint(format!(
+            "keep every key; `{}` shows whether it was done, and running this again is safe: it looks first",
+            self.check
+        ))
     }
 
     fn not_done(&self, lost: Error) -> Error {

@@ -131,7 +131,7 @@ impl Unlock<'_> {
                 what: &format!("the unlocking of {}", before.title()),
                 check: cluster.check_command(Check::Snapshot(id)),
             };
-            let answer = cluster.unlock(id, &signature);
+            let submit = || cluster.unlock(id, &signature);
             let look = || {
                 let status = cluster.snapshot(id)?;
                 Ok(match status.lock_key {
@@ -140,7 +140,7 @@ impl Unlock<'_> {
                     Some(now) => Seen::SomethingElse(format!("it is locked with key {now}")),
                 })
             };
-            let refusal = match submission.settle(answer, look)? {
+            let refusal = match submission.submit(submit, look)? {
                 Verdict::Done(()) => return Ok(unlocked(Ending::Done, Some(stored))),
                 Verdict::Refused(error) if error.kind() == Kind::Auth => return Err(error),
                 Verdict::Refused(error) => error,

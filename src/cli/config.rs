@@ -1,9 +1,9 @@
 //! `qkey config`
 
 use std::{
-    fs::{DirBuilder, OpenOptions},
-    io::{self, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    fs::DirBuilder,
+    io,
+    os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
 };
 
@@ -18,6 +18,7 @@ use crate::{
     config::{self, TEMPLATE},
     error::{Error, Kind, Result},
     output::{Output, table},
+    private_file,
     signer::source::redacted,
 };
 
@@ -95,12 +96,7 @@ fn write_new(path: &Path) -> io::Result<()> {
             .mode(0o700)
             .create(folder)?;
     }
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)?;
-    file.write_all(TEMPLATE.as_bytes())
+    private_file::write_new(path, TEMPLATE.as_bytes())
 }
 
 fn show(session: &Session) -> Result<()> {

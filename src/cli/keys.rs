@@ -220,6 +220,12 @@ fn keys_and_configured(session: &Session) -> Result<(Vec<StoredKey>, Configured)
         keyring.open();
         keys.join().expect("reading the key list does not panic")
     })?;
+    for (title, error) in keyring.unopened() {
+        if error.kind().is_interruption() {
+            return Err(error);
+        }
+        log::warn!("{title} is not compared: {}", error.chain());
+    }
     let opened = keyring.ready();
     let configured = sources.iter().zip(opened).filter_map(|(source, key)| {
         let public_key = key?.signer.public_key().clone();

@@ -92,6 +92,8 @@ fn run(cli: Cli, matches: &ArgMatches, output: &mut Output) -> Result<()> {
     };
     let session = Session::start(cli.globals, matches)?;
     *output = session.output;
+    let last_output = session.output;
+    interrupt::report_with(move |error| last_output.error(error));
     match command {
         Command::Add(command) => command.run(&session),
         Command::Replace(command) => command.run(&session),

@@ -90,8 +90,8 @@ impl Session {
     /// Of kind `usage` when it is none of these.
     pub fn key_source(&self, text: &str) -> Result<Openable> {
         match self.config.source(text) {
-            Some(source) => Ok(self.openable(source?, Some(text))),
-            None => Ok(self.openable(Source::parse(text)?, None)),
+            Some(source) => self.openable(source?, Some(text)),
+            None => self.openable(Source::parse(text)?, None),
         }
     }
 
@@ -142,12 +142,15 @@ impl Session {
         }
     }
 
-    fn openable(&self, source: Source, name: Option<&str>) -> Openable {
-        Openable {
+    fn openable(&self, source: Source, name: Option<&str>) -> Result<Openable> {
+        if let Some(secret) = source.secret()? {
+            self.context.asker.withhold(&secret);
+        }
+        Ok(Openable {
             source,
             context: self.context.clone(),
             name: name.map(str::to_owned),
-        }
+        })
     }
 }
 

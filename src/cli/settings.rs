@@ -164,22 +164,27 @@ impl Settings {
             None => None,
         };
         let of_cluster = Entry(entry);
+        // And a cluster that is named more strongly than an address is not at that address.
+        let strength = cluster
+            .as_ref()
+            .map_or(0, |cluster| cluster.origin.strength());
+        let address = |id: &str| typed(id).filter(|origin| origin.strength() >= strength);
         let defaults = &config.defaults;
         let of_defaults = |key: &str| format!("defaults.{key}");
         let settings = Self {
             host: optional(pick(
-                typed("host").zip(globals.host.clone()),
+                address("host").zip(globals.host.clone()),
                 [of_cluster.value("host", |entry| entry.host.clone())],
             )),
             port: or_built_in(
                 pick(
-                    typed("port").zip(globals.port),
+                    address("port").zip(globals.port),
                     [of_cluster.value("port", |entry| entry.port)],
                 ),
                 qq::DEFAULT_PORT,
             ),
             credentials_store: optional(pick(
-                typed("credentials_store").zip(globals.credentials_store.clone()),
+                address("credentials_store").zip(globals.credentials_store.clone()),
                 [of_cluster.value("credentials-store", |entry| entry.credentials_store.clone())],
             )),
             qq: or_built_in(

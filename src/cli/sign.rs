@@ -137,13 +137,13 @@ pub fn read_input(path: &Path, what: &str) -> Result<Vec<u8>> {
     let (place, result) = match path == Path::new("-") {
         true => (
             "stdin".to_owned(),
-            input::read_to_end(|| Ok(io::stdin()), INPUT_LIMIT),
+            input::read_to_end(|| Ok(io::stdin()), INPUT_LIMIT, None),
         ),
         false => {
             let file = path.to_owned();
             (
                 path.display().to_string(),
-                input::read_to_end(|| File::open(file), INPUT_LIMIT),
+                input::read_to_end(|| File::open(file), INPUT_LIMIT, None),
             )
         }
     };

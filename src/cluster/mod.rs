@@ -143,8 +143,10 @@ pub enum Certainty {
     Refused,
     /// The cluster never got it; nothing was changed.
     NotSent,
-    /// The answer was lost: it may have been carried out, or may still be.
+    /// The answer was lost: it may have been carried out.
     Lost,
+    /// There was no answer in time: it may have been carried out, or may still be.
+    Unanswered,
 }
 
 /// A call that failed: what is certain, and what to tell the user.
@@ -164,7 +166,8 @@ pub type Result<T> = std::result::Result<T, Error>;
 
 /// Typed calls to a cluster. Calls that only read can be repeated at will; `add_key`,
 /// `replace_key`, `unlock` and `lock` are submissions: after an error whose certainty is
-/// [`Certainty::Lost`], the cluster's state must be read before anything else.
+/// [`Certainty::Lost`] or [`Certainty::Unanswered`], the cluster's state must be read before anything
+/// else.
 pub trait Cluster: Sync {
     /// The whole key store.
     fn keys(&self) -> Result<Vec<StoredKey>>;

@@ -212,11 +212,17 @@ impl Qq {
         match complaint(&failure) {
             Complaint::Api { status, words } => self.api_error(command, status, &words),
             Complaint::NotConnected(words) => self.not_connected(&words),
-            Complaint::ConnectionLost(words) => lost(
-                format!("the connection to {address} was lost during {command}: {words}"),
-                "look whether the cluster is up and whether a proxy or firewall stands between"
-                    .to_owned(),
-            ),
+            Complaint::ConnectionLost(words) => Error {
+                certainty: match words.contains("timed out") {
+                    true => Certainty::Unanswered,
+                    false => Certainty::Lost,
+                },
+                ..lost(
+                    format!("the connection to {address} was lost during {command}: {words}"),
+                    "look whether the cluster is up and whether a proxy or firewall stands between"
+                        .to_owned(),
+                )
+            },
             Complaint::Command(words) | Complaint::Traceback(words)
                 if is_about_credentials(&words) =>
             {
@@ -265,7 +271,7 @@ impl Qq {
                 "say where qq is with --qq PATH or QKEY_QQ".to_owned(),
             ),
             Failure::TimedOut { .. } => (
-                Certainty::Lost,
+                Certainty::Unanswered,
                 "look whether the cluster answers, or give it longer with --timeout SECONDS"
                     .to_owned(),
             ),
@@ -306,6 +312,10 @@ impl Qq {
                 Kind::Refused,
                 "`qkey keys list` shows what there is".to_owned(),
             ),
+            502..=504 => (
+                Kind::Unreachable,
+                "the cluster, or a proxy before it, is not ready; try again later".to_owned(),
+            ),
             500.. => (
                 Kind::Refused,
                 "the cluster has a problem of its own; look at its state, then run this again"
@@ -319,7 +329,8 @@ impl Qq {
         Error {
             certainty: match status {
                 // A proxy's time-out says nothing about the cluster.
-                408 | 500.. => Certainty::Lost,
+                408 | 504 => Certainty::Unanswered,
+                500.. => Certainty::Lost,
                 _ => Certainty::Refused,
             },
             error: UserError::new(
@@ -409,13 +420,17 @@ fn is_about_credentials(words: &str) -> bool {
 
 /// What `qq` said of a failure: 7.x on stderr, 6.x on stdout, where warnings do not come.
 fn complaint(failure: &Failure) -> Complaint {
-    let Failure::Exited { output, .. } = failure else {
+    let Failure::Exited { code, output, .. } = failure else {
         return Complaint::Other;
     };
     [&output.stderr, &output.stdout]
         .into_iter()
         .map(|stream| reply::complaint(&String::from_utf8_lossy(stream)))
-        .find(|complaint| *complaint != Complaint::Other)
+        .find(|complaint| match complaint {
+            // A wrapper around qq may print its own usage at any time; argparse's code is 2.
+            Complaint::Usage(_) => *code == 2,
+            complaint => *complaint != Complaint::Other,
+        })
         .unwrap_or(Complaint::Other)
 }
 

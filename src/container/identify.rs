@@ -70,7 +70,11 @@ impl Foreign {
             Self::Putty => Some("convert it: `puttygen FILE -O private-openssh -o key`"),
             Self::Jwk => Some("convert it: `step crypto key format --pem --out key.pem FILE`"),
             Self::SshCom => Some("convert it: `ssh-keygen -i -f FILE > key.pem`"),
-            Self::OpenPgp | Self::Tpm => None,
+            Self::Tpm => Some(
+                "let the `openssl` program open it: openssl:FILE?provider=tpm2,default as the key \
+                 source",
+            ),
+            Self::OpenPgp => None,
         }
     }
 }

@@ -3,11 +3,10 @@
 //! The operations, their limits and their errors: AWS KMS API Reference, `Sign`, `GetPublicKey`,
 //! `CreateKey`, `CreateAlias`; how a key is named: there, `KeyId` of `Sign`.
 
-use std::{ffi::OsString, io::Write, sync::Arc};
+use std::{ffi::OsString, sync::Arc};
 
 use serde::{Deserialize, de::DeserializeOwned};
 use sha2::{Digest, Sha256};
-use tempfile::NamedTempFile;
 
 use super::{
     Context, Opened, Signer,
@@ -186,7 +185,7 @@ impl Signer for AwsSigner {
             1..=RAW_LIMIT => ("RAW", challenge),
             _ => ("DIGEST", digest.as_slice()),
         };
-        let file = self.aws.private_file(message)?;
+        let file = self.aws.tool.private_file(message)?;
         // Versions 1 and 2 read a message that stands in argv differently.
         let mut flag = OsString::from("--message=fileb://");
         flag.push(file.path());
@@ -254,10 +253,8 @@ impl Aws {
     }
 
     fn parse<T: DeserializeOwned>(&self, output: &Output, expected: &'static str) -> Result<T> {
-        serde_json::from_slice(&output.stdout).map_err(|_| {
-            let error = self.tool.unexpected(expected, &output.stdout);
-            error.hint(NOT_KMS)
-        })
+        let reply = self.tool.json(output, expected);
+        reply.map_err(|error| error.hint(NOT_KMS))
     }
 
     fn public_key(&self) -> Result<PublicKey> {
@@ -296,20 +293,6 @@ impl Aws {
                 .context(format!("cannot use {}", self.title))
                 .hint(MAKE_ONE)),
         }
-    }
-
-    /// A file that only the user can read, and that is gone when this goes.
-    fn private_file(&self, contents: &[u8]) -> Result<NamedTempFile> {
-        let write = || {
-            let mut file = NamedTempFile::with_prefix("qkey-")?;
-            file.write_all(contents)?;
-            Ok(file)
-        };
-        write().map_err(|error: std::io::Error| {
-            Error::new(ErrorKind::Key, format!("cannot sign with {}", self.title))
-                .caused_by(&error)
-                .hint("aws reads the message from a file: TMPDIR must name a writable folder")
-        })
     }
 
     /// # Errors
@@ -430,13 +413,7 @@ fn generate(source: &Source, context: &Arc<Context>, _: &Generate) -> Result<Gen
 
 /// The key's id, and its region where it or an attribute says so.
 fn key_id(source: &Source) -> Result<(String, Option<String>)> {
-    let invalid = |why: &str| {
-        Error::new(
-            ErrorKind::Usage,
-            format!("{:?} is not a key source: {why}", source.text()),
-        )
-        .hint(format!("write {}", KIND.form))
-    };
+    let invalid = |why: &str| source.invalid(why).hint(format!("write {}", KIND.form));
     let id = source.body().strip_prefix("///").ok_or_else(|| {
         invalid("three slashes follow awskms: (an endpoint is the attribute endpoint-url)")
     })?;

@@ -1,15 +1,12 @@
 //! Private keys in files, on stdin, or in a FIFO.
 
 use std::{
-    error::Error as StdError,
-    fs::{File, Permissions},
-    io::{self, Write},
-    os::unix::fs::PermissionsExt,
+    fs::File,
+    io,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-use rustix::io::Errno;
 use zeroize::Zeroizing;
 
 use super::{
@@ -20,7 +17,7 @@ use crate::{
     error::{Error, Kind as ErrorKind, Result},
     input,
     keyfile::{self, EncryptedKey, KeyFile, PrivateKey},
-    permissions,
+    private_file,
     public_key::PublicKey,
     secret::Secret,
     signature::Signature,
@@ -80,7 +77,7 @@ fn open(source: &Source, context: &Arc<Context>) -> Result<Opened> {
     if !is_stdin(source)
         && let Ok(metadata) = path.metadata()
     {
-        permissions::warn_if_readable_by_others(path, &metadata);
+        private_file::warn_if_readable_by_others(path, &metadata);
     }
     let encrypted = match key_file {
         KeyFile::Plain(key) => return Ok(Opened::Signer(Box::new(FileSigner::from(key)))),
@@ -132,7 +129,7 @@ fn ask_and_decrypt(
 fn read(source: &Source) -> Result<Zeroizing<Vec<u8>>> {
     let title = source.body();
     let result = if is_stdin(source) {
-        input::read_to_end(|| Ok(io::stdin()), LIMIT)
+        input::read_to_end(|| Ok(io::stdin()), LIMIT, None)
     } else {
         let path = PathBuf::from(title);
         match path.metadata() {
@@ -145,7 +142,7 @@ fn read(source: &Source) -> Result<Zeroizing<Vec<u8>>> {
             // Opening it says what is wrong with it.
             _ => {}
         }
-        input::read_to_end(|| File::open(path), LIMIT)
+        input::read_to_end(|| File::open(path), LIMIT, None)
     };
     result.map_err(|error| match error {
         input::Error::Interrupted(kind) => {
@@ -157,6 +154,7 @@ fn read(source: &Source) -> Result<Zeroizing<Vec<u8>>> {
         )
         .hint("name the file that holds the private key"),
         input::Error::Unreadable(error) => unreadable(title, &error),
+        error @ input::Error::TimedOut(_) => unreadable(title, &io::Error::other(error)),
     })
 }
 
@@ -219,51 +217,22 @@ fn generate(source: &Source, context: &Arc<Context>, how: &Generate) -> Result<G
     })
 }
 
-/// Writes a file that must not exist yet: whole or not at all, readable by its owner alone from
-/// the first byte, and on disk when this returns.
 fn write_new(path: &Path, contents: &[u8]) -> Result<()> {
-    let folder = match path.parent() {
-        Some(parent) if parent != Path::new("") => parent.to_owned(),
-        _ => PathBuf::from("."),
-    };
-    let failed = |error: &io::Error| {
+    private_file::write_new(path, contents).map_err(|error| {
         let hint = match error.kind() {
             io::ErrorKind::AlreadyExists => format!(
                 "no file is ever overwritten: choose another path, or look at the key there with `qkey pubkey {}`",
                 quote(&path.to_string_lossy())
             ),
             io::ErrorKind::NotFound => "make the folder first".to_owned(),
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                "free some space first".to_owned()
+            }
             _ => "choose a place where this user can write".to_owned(),
         };
-        Error::new(
-            ErrorKind::Key,
-            format!("cannot write a new key to {}", path.display()),
-        )
-        .caused_by(without_temporary_path(error))
-        .hint(hint)
-    };
-    // Asked beforehand only to spare the work: the last step refuses as well.
-    if path.symlink_metadata().is_ok() {
-        return Err(failed(&Errno::EXIST.into()));
-    }
-    let mut file = tempfile::Builder::new()
-        .prefix(".qkey-")
-        .tempfile_in(&folder)
-        .map_err(|error| failed(&error))?;
-    // A umask may have taken even the owner's rights.
-    file.as_file()
-        .set_permissions(Permissions::from_mode(0o600))
-        .map_err(|error| failed(&error))?;
-    file.write_all(contents).map_err(|error| failed(&error))?;
-    file.as_file().sync_all().map_err(|error| failed(&error))?;
-    file.persist_noclobber(path)
-        .map_err(|error| failed(&error.error))?;
-    File::open(&folder)
-        .and_then(|folder| folder.sync_all())
-        .map_err(|error| failed(&error))
-}
-
-/// The system's own words: the name of a temporary file tells a user nothing.
-fn without_temporary_path(error: &io::Error) -> &(dyn StdError + 'static) {
-    error.source().unwrap_or(error)
+        let message = format!("cannot write a new key to {}", path.display());
+        Error::new(ErrorKind::Key, message)
+            .caused_by(&error)
+            .hint(hint)
+    })
 }

@@ -231,10 +231,7 @@ impl Gcloud {
             .command(&["keys", "versions", "list", "--format=json"])
             .arg(format!("--key={key}"));
         let output = self.tool.run("open", &command)?;
-        let versions: Vec<Version> = serde_json::from_slice(&output.stdout).map_err(|_| {
-            self.tool
-                .unexpected("a JSON list of versions", &output.stdout)
-        })?;
+        let versions: Vec<Version> = self.tool.json(&output, "a JSON list of versions")?;
         let enabled: Vec<&Version> = versions
             .iter()
             .filter(|version| version.state == "ENABLED")
@@ -349,10 +346,7 @@ impl Name {
     /// # Errors
     /// Of kind `usage` when the source names no key.
     fn of(source: &Source) -> Result<Self> {
-        let invalid = |why: &str, hint: String| {
-            let message = format!("{:?} is not a key source: {why}", source.text());
-            Error::new(ErrorKind::Usage, message).hint(hint)
-        };
+        let invalid = |why: &str, hint: String| source.invalid(why).hint(hint);
         let form = || format!("write {FORM}; the version may be left out where one is enabled");
         if let Some(level) = source.attribute(PROTECTION)
             && !["software", "hsm"].contains(&level)

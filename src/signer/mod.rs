@@ -3,12 +3,15 @@
 
 mod agent;
 mod aws;
+mod azure;
 mod file;
 mod gcp;
+mod openssl;
 mod pkcs11;
 mod plugin;
 pub mod source;
 mod tool;
+mod vault;
 
 use std::time::Duration;
 

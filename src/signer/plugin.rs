@@ -122,8 +122,8 @@ fn open(source: &Source, context: &Arc<Context>) -> Result<Opened> {
 /// The plugin's name and the reference to a key, as a source has them.
 fn parse(source: &Source) -> Result<(&str, &str)> {
     let invalid = |why: &str| {
-        let message = format!("{:?} is not a key source: {why}", source.text());
-        Error::new(ErrorKind::Usage, message).hint(format!("write it as {}", KIND.form))
+        let error = source.invalid(why);
+        error.hint(format!("write it as {}", KIND.form))
     };
     let (name, reference) = source
         .body()

@@ -4,11 +4,14 @@
 //! between, in every kind alike; their values are percent-decoded (RFC 3986, section 2.1).
 
 use std::{
+    fmt,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-use super::{Context, KeySource, Opened, agent, aws, file, gcp, pkcs11, plugin};
+use super::{
+    Context, KeySource, Opened, agent, aws, azure, file, gcp, openssl, pkcs11, plugin, vault,
+};
 use crate::{
     config::expand_home,
     error::{Error, Kind as ErrorKind, Result},
@@ -47,7 +50,10 @@ pub static KINDS: &[&Kind] = &[
     &plugin::KIND,
     &aws::KIND,
     &gcp::KIND,
+    &azure::KIND,
+    &vault::KIND,
     &pkcs11::KIND,
+    &openssl::KIND,
 ];
 
 /// The four ways to give a secret, as endings of an attribute's name.
@@ -161,7 +167,12 @@ impl Source {
             // Both parts were UTF-8, or came from the system as a path that is.
             *text = folder.join(path).to_string_lossy().into_owned();
         };
-        if self.kind.scheme == file::KIND.scheme && !self.reads_stdin() {
+        let names_file = match self.kind.scheme {
+            scheme if scheme == file::KIND.scheme => !self.reads_stdin(),
+            scheme if scheme == openssl::KIND.scheme => openssl::names_file(&self),
+            _ => false,
+        };
+        if names_file {
             base(&mut self.body);
         }
         for (name, value) in &mut self.attributes {
@@ -177,6 +188,12 @@ impl Source {
             }
         }
         self
+    }
+
+    /// The error for a source whose kind does not allow what stands in it.
+    pub fn invalid(&self, why: impl fmt::Display) -> Error {
+        let message = format!("{:?} is not a key source: {why}", self.text);
+        Error::new(ErrorKind::Usage, message)
     }
 
     /// The source as it was written, but for a PIN in it.
@@ -327,7 +344,7 @@ fn table() -> String {
 }
 
 /// `scheme:` as RFC 3986, section 3.1 has it.
-fn split_scheme(text: &str) -> Option<(&str, &str)> {
+pub fn split_scheme(text: &str) -> Option<(&str, &str)> {
     let (scheme, rest) = text.split_once(':')?;
     let mut chars = scheme.chars();
     let first = chars.next()?;

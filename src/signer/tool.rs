@@ -1,6 +1,9 @@
 //! What the key sources share that run a vendor's program.
 
-use std::{ffi::OsStr, path::PathBuf, time::Duration};
+use std::{ffi::OsStr, io::Write, path::PathBuf, time::Duration};
+
+use serde::de::DeserializeOwned;
+use tempfile::NamedTempFile;
 
 use crate::{
     error::{Error, Kind, Result},
@@ -19,7 +22,7 @@ pub struct Tool {
 }
 
 /// What to do next when the program's words hold a text, the first match deciding. `{key}` stands
-/// for what [`Tool::naming_key`] was given.
+/// for what [`Tool::naming_key`] was given, and `{tool}` for the program's name.
 pub type Hints = &'static [(&'static str, &'static str)];
 
 impl Tool {
@@ -35,25 +38,22 @@ impl Tool {
         timeout: Duration,
         hints: Hints,
     ) -> Result<Self> {
-        let mut missing = None;
-        for program in programs {
-            match subprocess::find(OsStr::new(program)) {
-                Ok(program) => {
-                    return Ok(Self {
-                        title: title.to_owned(),
-                        program,
-                        timeout,
-                        hints,
-                        key: String::new(),
-                    });
-                }
-                Err(failure) => missing = missing.or(Some(failure)),
-            }
-        }
-        let error = Error::new(Kind::Key, format!("cannot open {title}")).hint(install);
-        Err(match missing {
-            Some(failure) => error.caused_by(&failure),
-            None => error,
+        let found = programs
+            .iter()
+            .find_map(|program| subprocess::find(OsStr::new(program)).ok());
+        let Some(program) = found else {
+            let missing = Failure::NotFound {
+                program: programs.join("` or `"),
+            };
+            let error = Error::new(Kind::Key, format!("cannot open {title}"));
+            return Err(error.caused_by(&missing).hint(install));
+        };
+        Ok(Self {
+            title: title.to_owned(),
+            program,
+            timeout,
+            hints,
+            key: String::new(),
         })
     }
 
@@ -95,7 +95,41 @@ impl Tool {
         };
         Error::new(Kind::Key, format!("cannot {doing} {}", self.title))
             .caused_by(failure)
-            .maybe_hint(hint.map(|hint| hint.replace("{key}", &self.key)))
+            .maybe_hint(hint.map(|hint| self.filled_in(hint)))
+    }
+
+    fn filled_in(&self, hint: &str) -> String {
+        let program = self.program.file_name().unwrap_or_default();
+        hint.replace("{key}", &self.key)
+            .replace("{tool}", &program.to_string_lossy())
+    }
+
+    /// Takes an answer as JSON.
+    ///
+    /// # Errors
+    /// When it is something else than `expected`.
+    pub fn json<T: DeserializeOwned>(&self, output: &Output, expected: &'static str) -> Result<T> {
+        serde_json::from_slice(&output.stdout)
+            .map_err(|_| self.unexpected(expected, &output.stdout))
+    }
+
+    /// A file for a program that reads what it is to sign from one. Only the user can read it, and
+    /// it is gone when this goes.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn private_file(&self, contents: &[u8]) -> Result<NamedTempFile> {
+        let write = || {
+            let mut file = NamedTempFile::with_prefix("qkey-")?;
+            file.write_all(contents)?;
+            Ok(file)
+        };
+        write().map_err(|error: std::io::Error| {
+            let hint = "{tool} reads the message from a file: TMPDIR must name a writable folder";
+            Error::new(Kind::Key, format!("cannot sign with {}", self.title))
+                .caused_by(&error)
+                .hint(self.filled_in(hint))
+        })
     }
 
     /// The error for a reply that is not what was asked for.
