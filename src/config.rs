@@ -211,7 +211,7 @@ impl Config {
     /// Of kind `usage` when what the file says is no key source.
     pub fn source(&self, name: &str) -> Option<Result<Source>> {
         let key = self.keys.get(name)?;
-        Some(Source::parse(key.source.get_ref()).map(|source| source.based_on(&self.folder)))
+        Some(Source::parse(key.source.get_ref()).and_then(|source| source.based_on(&self.folder)))
     }
 
     /// The cluster with this name.

@@ -6,7 +6,7 @@ use std::{
     fs::{File, OpenOptions},
     io::{self, Read, Write},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -73,6 +73,17 @@ pub enum SecretSource {
     Fd(u32),
     /// A shell command that prints one line.
     Command(String),
+}
+
+impl SecretSource {
+    /// Whether it takes stdin, which can be read once.
+    pub fn reads_stdin(&self) -> bool {
+        match self {
+            Self::Fd(number) => *number == 0,
+            Self::File(path) => *path == Path::new("/dev/stdin"),
+            Self::Env(_) | Self::Command(_) => false,
+        }
+    }
 }
 
 /// Why there is no secret.

@@ -13,7 +13,7 @@ use base64::{Engine, prelude::BASE64_STANDARD_NO_PAD};
 use self::connection::{Failure, exchange};
 use super::{
     Context, Opened, Signer,
-    source::{Kind, Source},
+    source::{Body, Kind, Source, no_path},
 };
 use crate::{
     container::{
@@ -28,7 +28,10 @@ use crate::{
 pub static KIND: Kind = Kind {
     scheme: "ssh-agent",
     form: "ssh-agent:SHA256:FINGERPRINT or ssh-agent:COMMENT",
+    body: Body::Text,
     attributes: &[],
+    confidential: &[],
+    path_in: no_path,
     secret: None,
     open,
     generate: None,

@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 
 use super::{
     Context, Opened, Signer,
-    source::{Generate, Generated, Kind, Source},
+    source::{Body, Generate, Generated, Kind, Source, no_path},
     tool::{Hints, Tool},
 };
 use crate::{
@@ -23,7 +23,10 @@ use crate::{
 pub static KIND: Kind = Kind {
     scheme: "awskms",
     form: "awskms:///KEY-ID, awskms:///alias/NAME or awskms:///ARN",
+    body: Body::Text,
     attributes: &[REGION, PROFILE, ENDPOINT],
+    confidential: &[],
+    path_in: no_path,
     secret: None,
     open,
     generate: Some(generate),

@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 
 use super::{
     Context, Opened, Signer,
-    source::{Generate, Generated, Kind, Source},
+    source::{Body, Generate, Generated, Kind, Source, no_path},
     tool::{Hints, Tool},
 };
 use crate::{
@@ -24,7 +24,10 @@ use crate::{
 pub static KIND: Kind = Kind {
     scheme: "azurekms",
     form: "azurekms://VAULT/KEY or azurekms://VAULT/KEY/VERSION",
+    body: Body::Text,
     attributes: &[PROTECTION],
+    confidential: &[],
+    path_in: no_path,
     secret: None,
     open,
     generate: Some(generate),

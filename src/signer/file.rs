@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 
 use super::{
     Context, Opened, Signer, secret_error,
-    source::{Generate, Generated, Kind, Source},
+    source::{Body, Generate, Generated, Kind, Source, no_path},
 };
 use crate::{
     error::{Error, Kind as ErrorKind, Result},
@@ -27,7 +27,10 @@ use crate::{
 pub static KIND: Kind = Kind {
     scheme: "file",
     form: "PATH or file:PATH (`-` is stdin)",
+    body: Body::Path(|source| !source.body_is_stdin()),
     attributes: &[],
+    confidential: &[],
+    path_in: no_path,
     secret: Some(FAMILY),
     open,
     generate: Some(generate),
@@ -66,15 +69,11 @@ impl From<PrivateKey> for FileSigner {
     }
 }
 
-pub fn is_stdin(source: &Source) -> bool {
-    source.body() == "-"
-}
-
 fn open(source: &Source, context: &Arc<Context>) -> Result<Opened> {
     let contents = read(source)?;
     let key_file = keyfile::parse(&contents).map_err(|error| key_error(source, &error))?;
     let path = Path::new(source.body());
-    if !is_stdin(source)
+    if !source.body_is_stdin()
         && let Ok(metadata) = path.metadata()
     {
         private_file::warn_if_readable_by_others(path, &metadata);
@@ -128,7 +127,7 @@ fn ask_and_decrypt(
 
 fn read(source: &Source) -> Result<Zeroizing<Vec<u8>>> {
     let title = source.body();
-    let result = if is_stdin(source) {
+    let result = if source.body_is_stdin() {
         input::read_to_end(|| Ok(io::stdin()), LIMIT, None)
     } else {
         let path = PathBuf::from(title);
@@ -170,7 +169,7 @@ fn unreadable(title: &str, error: &io::Error) -> Error {
 }
 
 fn key_error(source: &Source, error: &keyfile::Error) -> Error {
-    let path = match is_stdin(source) {
+    let path = match source.body_is_stdin() {
         true => "FILE".to_owned(),
         false => quote(source.body()),
     };
@@ -183,7 +182,7 @@ fn key_error(source: &Source, error: &keyfile::Error) -> Error {
 }
 
 fn generate(source: &Source, context: &Arc<Context>, how: &Generate) -> Result<Generated> {
-    if is_stdin(source) {
+    if source.body_is_stdin() {
         let message = "a new key needs a file; `-` is stdin";
         return Err(
             Error::new(ErrorKind::Usage, message).hint("name a path that does not exist yet")

@@ -14,7 +14,7 @@ use serde::Deserialize;
 
 use super::{
     Context, Opened, Signer,
-    source::{Generate, Generated, Kind, Source},
+    source::{Body, Generate, Generated, Kind, Source, no_path},
     tool::{Hints, Tool},
 };
 use crate::{
@@ -27,7 +27,10 @@ use crate::{
 pub static KIND: Kind = Kind {
     scheme: "gcpkms",
     form: FORM,
+    body: Body::Text,
     attributes: &[CONFIGURATION, IMPERSONATE, PROTECTION],
+    confidential: &[],
+    path_in: no_path,
     secret: None,
     open,
     generate: Some(generate),

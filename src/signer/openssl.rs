@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::{
     Context, Opened, Signer, secret_error,
-    source::{Kind, Source, split_scheme},
+    source::{Body, Kind, Source, no_path, split_scheme},
     tool::{Hints, Tool},
 };
 use crate::{
@@ -22,7 +22,10 @@ use crate::{
 pub static KIND: Kind = Kind {
     scheme: "openssl",
     form: "openssl:PATH",
+    body: Body::Path(names_file),
     attributes: &[PROVIDER, ENGINE],
+    confidential: &[],
+    path_in: no_path,
     secret: Some(FAMILY),
     open,
     generate: None,

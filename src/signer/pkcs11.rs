@@ -18,18 +18,20 @@ use self::{
     request::Request,
     search::{Found, Sight, Survey},
     sign::TokenSigner,
-    token::Pin,
 };
 use super::{
     Context, Opened, Signer,
-    source::{Kind, Source},
+    source::{Body, Kind, Source},
 };
 use crate::error::Result;
 
 pub static KIND: Kind = Kind {
     scheme: "pkcs11",
     form: "pkcs11:token=T;object=O?module-path=M&pin-file=P",
+    body: Body::Encoded,
     attributes: &["module-path", "module-name", "pin-source", "pin-value"],
+    confidential: &["pin-value"],
+    path_in: path_in,
     secret: Some(FAMILY),
     open,
     generate: Some(generate),
@@ -37,8 +39,18 @@ pub static KIND: Kind = Kind {
 
 const FAMILY: &str = "pin";
 
+/// RFC 7512, section 2.4.
+fn path_in<'v>(name: &str, value: &'v str) -> Option<&'v str> {
+    match name {
+        "pin-source" if !value.starts_with('|') => Some(value.trim_start_matches("file:")),
+        // Without a folder it is looked for in the usual ones.
+        "module-path" if value.contains('/') => Some(value),
+        _ => None,
+    }
+}
+
 fn open(source: &Source, context: &Arc<Context>) -> Result<Opened> {
-    let request = Request::new(source, context)?;
+    let mut request = Request::new(source, context)?;
     let mut survey = request.survey(Access::Read, |token, session| {
         let sight = match token.needs_login() {
             true => Sight::Public,
@@ -46,6 +58,7 @@ fn open(source: &Source, context: &Arc<Context>) -> Result<Opened> {
         };
         request.key_in_sight(token, session, sight)
     })?;
+    request.withhold_pin_in_doubt(&survey);
     match survey.matches.len() {
         0 => {}
         1 => {
@@ -60,12 +73,10 @@ fn open(source: &Source, context: &Arc<Context>) -> Result<Opened> {
         survey.closed.retain(|(token, _)| token.needs_login());
     }
     match &survey.closed[..] {
-        [(token, _)] if token.needs_login() => match request.pin {
-            Pin::Person => Ok(Opened::Locked(Box::new(move || {
-                open_closed(request, survey)
-            }))),
-            _ => open_closed(request, survey).map(Opened::Signer),
-        },
+        // Wherever its PIN comes from: a wrong one costs a try, and may not be needed at all.
+        [(token, _)] if token.needs_login() => Ok(Opened::Locked(Box::new(move || {
+            open_closed(request, survey)
+        }))),
         _ => Err(request.nothing(&survey)),
     }
 }

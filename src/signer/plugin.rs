@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::{
     Context, Opened, Signer,
-    source::{Kind, Source},
+    source::{Body, Kind, Source, no_path},
     tool::Tool,
 };
 use crate::{
@@ -22,7 +22,10 @@ use crate::{
 pub static KIND: Kind = Kind {
     scheme: "plugin",
     form: "plugin:NAME:REFERENCE",
+    body: Body::Text,
     attributes: &[],
+    confidential: &[],
+    path_in: no_path,
     secret: None,
     open,
     generate: None,

@@ -28,13 +28,33 @@ pub struct Kind {
     pub scheme: &'static str,
     /// How such a source is written, for the table in errors and in `--help`.
     pub form: &'static str,
+    /// What stands between the scheme and the attributes.
+    pub body: Body,
     /// The attributes it takes, without the ways to give a secret.
     pub attributes: &'static [&'static str],
+    /// Those of the attributes that hold a secret itself, and are never shown.
+    pub confidential: &'static [&'static str],
+    /// The path in the value of an attribute (its name, its value), if that is one.
+    pub path_in: for<'v> fn(&str, &'v str) -> Option<&'v str>,
     /// The attribute family of its secret: `passphrase` or `pin`.
     pub secret: Option<&'static str>,
     pub open: Open,
     /// Makes a new key there, never over an existing one; missing where none can be made.
     pub generate: Option<Make>,
+}
+
+/// What stands between the scheme and the attributes of a key source.
+pub enum Body {
+    /// A path, where this function does not say otherwise.
+    Path(fn(&Source) -> bool),
+    Text,
+    /// Attributes of its own, whose delimiters may be percent-encoded.
+    Encoded,
+}
+
+/// For a kind without paths in its attributes.
+pub fn no_path<'v>(_: &str, _: &'v str) -> Option<&'v str> {
+    None
 }
 
 /// Opens a key source, without asking anybody.
@@ -59,9 +79,6 @@ pub static KINDS: &[&Kind] = &[
 /// The four ways to give a secret, as endings of an attribute's name.
 const SECRET_WAYS: [&str; 4] = ["env", "file", "fd", "command"];
 
-/// The attribute of RFC 7512, section 2.4, that holds the PIN itself.
-const PIN_VALUE: &str = "pin-value";
-
 /// How a new key is to be made.
 #[derive(Clone, Copy, Debug)]
 pub struct Generate {
@@ -81,6 +98,7 @@ pub struct Generated {
 /// A parsed key source.
 #[derive(Clone)]
 pub struct Source {
+    /// As it was written, but for what may be secret.
     text: String,
     kind: &'static Kind,
     raw: String,
@@ -98,101 +116,108 @@ impl Source {
         let invalid = |why: String| {
             Error::new(
                 ErrorKind::Usage,
-                format!("{shown:?} is not a key source: {why}"),
+                format!("{} is not a key source: {why}", quoted(&shown)),
             )
         };
         if text.is_empty() {
             return Err(invalid("it is empty".to_owned()).hint(table()));
         }
-        let (scheme, rest) = match split_scheme(text) {
-            Some((scheme, rest)) => (Some(scheme), rest),
-            None => (None, text),
+        let parts = Parts::of(text);
+        let kind = match (parts.scheme, parts.kind()) {
+            (_, Some(kind)) => kind,
+            (scheme, None) => {
+                let scheme = quoted(scheme.unwrap_or_default());
+                return Err(invalid(format!("there is no scheme {scheme}")).hint(table()));
+            }
         };
-        let kind = match scheme {
-            None => &file::KIND,
-            Some(scheme) => KINDS
-                .iter()
-                .find(|kind| kind.scheme == scheme)
-                .ok_or_else(|| invalid(format!("there is no scheme {scheme:?}")).hint(table()))?,
-        };
-        let (body, query) = match rest.split_once('?') {
-            Some((body, query)) => (body, query),
-            None => (rest, ""),
-        };
-        let (decoded, raw) = match scheme {
-            // A plain path is taken as it is, `%` and all.
-            None => (body.to_owned(), body),
-            // Its attributes are decoded one by one, and need not be UTF-8.
-            Some(scheme) if scheme == pkcs11::KIND.scheme => (body.to_owned(), body),
-            Some(_) => (percent_decode(body).map_err(invalid)?, body),
-        };
-        if body.is_empty() {
+        if parts.body.is_empty() {
             return Err(invalid("nothing stands before the attributes".to_owned()).hint(table()));
         }
-        let mut attributes = Vec::new();
-        for attribute in query.split('&').filter(|attribute| !attribute.is_empty()) {
-            let (name, value) = attribute
-                .split_once('=')
-                .ok_or_else(|| invalid(format!("the attribute {attribute:?} has no value")))?;
+        let body = match (parts.scheme, &kind.body) {
+            // A plain path is taken as it is, `%` and all.
+            (None, _) | (_, Body::Encoded) => parts.body.to_owned(),
+            (Some(_), Body::Path(_) | Body::Text) => {
+                percent_decode(parts.body).map_err(|why| invalid(why.to_string()))?
+            }
+        };
+        let mut attributes: Vec<(String, String)> = Vec::new();
+        for attribute in parts.attributes() {
+            let Some((name, value)) = attribute.split_once('=') else {
+                return Err(invalid("an attribute has no value".to_owned()).hint(kind.help("")));
+            };
             if !kind.takes(name) {
-                return Err(invalid(format!("it has no attribute {name:?}")).hint(kind.help(name)));
+                return Err(
+                    invalid(format!("it has no attribute {}", quoted(name))).hint(kind.help(name))
+                );
             }
             if attributes.iter().any(|(other, _)| other == name) {
                 return Err(invalid(format!("the attribute {name:?} is given twice")));
             }
-            let value = percent_decode(value).map_err(|why| match name {
-                PIN_VALUE => invalid(format!(
-                    "the attribute {name:?} is not percent-encoded UTF-8"
-                )),
-                _ => invalid(why),
-            })?;
+            let value = percent_decode(value)
+                .map_err(|why| invalid(format!("the attribute {name:?}: {why}")))?;
             attributes.push((name.to_owned(), value));
         }
-        let source = Self {
+        let mut source = Self {
             text: shown.clone(),
             kind,
-            raw: raw.to_owned(),
-            body: decoded,
+            raw: parts.body.to_owned(),
+            body,
             attributes,
         };
-        source.secret()?;
+        source.replace_paths(|path| {
+            let mut path = PathBuf::from(path);
+            expand_home(&mut path);
+            path
+        })?;
+        if source.secret()?.is_some_and(|secret| secret.reads_stdin()) && source.body_is_stdin() {
+            return Err(invalid(
+                "the key and its passphrase are both to be read from stdin".to_owned(),
+            )
+            .hint("stdin can be read once; put one of them into a file"));
+        }
         Ok(source)
     }
 
-    /// The same source with its relative paths based on `folder`, and `~` on the home directory.
-    pub fn based_on(mut self, folder: &Path) -> Self {
-        let base = |text: &mut String| {
-            let mut path = PathBuf::from(&*text);
-            expand_home(&mut path);
-            // Both parts were UTF-8, or came from the system as a path that is.
-            *text = folder.join(path).to_string_lossy().into_owned();
+    /// The same source with its relative paths based on `folder`.
+    ///
+    /// # Errors
+    /// Of kind `usage` when the folder's name is not UTF-8.
+    pub fn based_on(mut self, folder: &Path) -> Result<Self> {
+        self.replace_paths(|path| folder.join(path))?;
+        Ok(self)
+    }
+
+    fn replace_paths(&mut self, replaced: impl Fn(&str) -> PathBuf) -> Result<()> {
+        let text = self.text.clone();
+        let replaced = |path: &str| {
+            replaced(path)
+                .into_os_string()
+                .into_string()
+                .map_err(|path| {
+                    let message = format!("{} of {} is not UTF-8", path.display(), quoted(&text));
+                    Error::new(ErrorKind::Usage, message).hint("take a folder with another name")
+                })
         };
-        let names_file = match self.kind.scheme {
-            scheme if scheme == file::KIND.scheme => !self.reads_stdin(),
-            scheme if scheme == openssl::KIND.scheme => openssl::names_file(&self),
-            _ => false,
-        };
-        if names_file {
-            base(&mut self.body);
+        if let Body::Path(names_file) = &self.kind.body
+            && names_file(self)
+        {
+            self.body = replaced(&self.body)?;
         }
         for (name, value) in &mut self.attributes {
-            match name.as_str() {
-                "pin-source" if !value.starts_with('|') => {
-                    *value = value.trim_start_matches("file:").to_owned();
-                    base(value);
-                }
-                // Without a folder it is looked for in the usual ones.
-                "module-path" if value.contains('/') => base(value),
-                name if name.ends_with("-file") => base(value),
-                _ => {}
+            let path = match self.kind.secret_way(name) {
+                Some("file") => Some(value.as_str()),
+                _ => (self.kind.path_in)(name, value),
+            };
+            if let Some(path) = path {
+                *value = replaced(path)?;
             }
         }
-        self
+        Ok(())
     }
 
     /// The error for a source whose kind does not allow what stands in it.
     pub fn invalid(&self, why: impl fmt::Display) -> Error {
-        let message = format!("{:?} is not a key source: {why}", self.text);
+        let message = format!("{} is not a key source: {why}", quoted(&self.text));
         Error::new(ErrorKind::Usage, message)
     }
 
@@ -220,9 +245,15 @@ impl Source {
             .map(|(_, value)| value.as_str())
     }
 
+    /// Whether the key itself is on stdin.
+    pub fn body_is_stdin(&self) -> bool {
+        matches!(self.kind.body, Body::Path(_)) && self.body == "-"
+    }
+
     /// Whether it reads stdin, which can be read once.
     pub fn reads_stdin(&self) -> bool {
-        file::is_stdin(self)
+        let secret = self.secret().ok().flatten();
+        self.body_is_stdin() || secret.is_some_and(|secret| secret.reads_stdin())
     }
 
     /// Where the passphrase or PIN comes from, if the source says so.
@@ -233,24 +264,22 @@ impl Source {
         let Some(family) = self.kind.secret else {
             return Ok(None);
         };
-        let mut ways = self.attributes.iter().filter_map(|(name, value)| {
-            let way = name.strip_prefix(family)?.strip_prefix('-')?;
-            SECRET_WAYS.contains(&way).then_some((way, value))
-        });
+        let mut ways = self
+            .attributes
+            .iter()
+            .filter_map(|(name, value)| Some((self.kind.secret_way(name)?, value)));
         let Some((way, value)) = ways.next() else {
             return Ok(None);
         };
         if ways.next().is_some() {
-            let message = format!("{:?} gives its {family} in two ways", self.text);
-            return Err(Error::new(ErrorKind::Usage, message));
+            return Err(self.invalid(format!("it gives its {family} in two ways")));
         }
         Ok(Some(match way {
             "env" => SecretSource::Env(value.clone()),
             "file" => SecretSource::File(PathBuf::from(value)),
             "command" => SecretSource::Command(value.clone()),
             _ => SecretSource::Fd(value.parse().map_err(|_| {
-                let message = format!("{value:?} in {:?} is no file descriptor", self.text);
-                Error::new(ErrorKind::Usage, message)
+                self.invalid(format!("{family}-fd names no file descriptor"))
                     .hint(format!("give a number, as in {family}-fd=3"))
             })?),
         }))
@@ -263,11 +292,12 @@ impl Source {
     pub fn generate(&self, context: &Arc<Context>, how: &Generate) -> Result<Generated> {
         let scheme = self.kind.scheme;
         let Some(generate) = self.kind.generate else {
-            let message = format!("no key can be made in {:?}", self.text);
+            let message = format!("no key can be made in {}", quoted(&self.text));
             return Err(Error::new(ErrorKind::Usage, message)
                 .hint("make it by its own means, or make a key file: `qkey generate PATH`"));
         };
-        if scheme != file::KIND.scheme && (how.format.is_some() || how.encrypt) {
+        let makes_file = matches!(self.kind.body, Body::Path(_));
+        if !makes_file && (how.format.is_some() || how.encrypt) {
             let message = format!("--format and --encrypt are for key files, not for {scheme}");
             return Err(Error::new(ErrorKind::Usage, message).hint("leave them out"));
         }
@@ -310,25 +340,28 @@ impl Kind {
         plain.chain(secret).collect()
     }
 
+    /// How an attribute gives the secret, if it does.
+    fn secret_way(&self, name: &str) -> Option<&'static str> {
+        let way = name.strip_prefix(self.secret?)?.strip_prefix('-')?;
+        SECRET_WAYS.into_iter().find(|known| *known == way)
+    }
+
     fn takes(&self, name: &str) -> bool {
         self.attribute_names().iter().any(|known| known == name)
     }
 
     fn help(&self, wrong: &str) -> String {
         let names = self.attribute_names();
-        if names.is_empty() {
-            let scheme = self.scheme;
-            return format!(
-                "{scheme} takes no attributes; a `?` that belongs to it is written %3F"
-            );
-        }
         let nearest = suggest::nearest(wrong, names.iter().map(String::as_str))
             .map(|near| format!("did you mean {near:?}? "))
             .unwrap_or_default();
+        let takes = match names.is_empty() {
+            true => "no attributes".to_owned(),
+            false => names.join(", "),
+        };
         format!(
-            "{nearest}{} takes {}; a `?` that belongs to a path is written file:…%3F",
-            self.scheme,
-            names.join(", ")
+            "{nearest}{scheme} takes {takes}; a `?` that begins none is written %3F, behind {scheme}:",
+            scheme = self.scheme,
         )
     }
 }
@@ -352,14 +385,34 @@ pub fn split_scheme(text: &str) -> Option<(&str, &str)> {
     (first.is_ascii_alphabetic() && rest_is_scheme).then_some((scheme, rest))
 }
 
-/// Strict: a `%` that begins no escape is an error, and so is what is not UTF-8.
-pub fn percent_decode(text: &str) -> std::result::Result<String, String> {
-    String::from_utf8(percent_decode_bytes(text)?)
-        .map_err(|_| format!("{text:?} does not decode to UTF-8"))
+/// Why a text is not percent-encoded; it does not show the text, which may be secret.
+#[derive(Clone, Copy, Debug, thiserror::Error, PartialEq, Eq)]
+pub enum NotEncoded {
+    #[error("a `%` begins no escape (write `%25`)")]
+    NoEscape,
+    #[error("it does not decode to UTF-8")]
+    NotUtf8,
+    #[error("there is a NUL in it")]
+    Nul,
 }
 
-/// Strict: a `%` that begins no escape is an error.
-pub fn percent_decode_bytes(text: &str) -> std::result::Result<Vec<u8>, String> {
+/// Percent-decoding to text (RFC 3986, section 2.1).
+///
+/// # Errors
+/// Strict: see [`NotEncoded`].
+pub fn percent_decode(text: &str) -> std::result::Result<String, NotEncoded> {
+    match String::from_utf8(percent_decode_bytes(text)?) {
+        Ok(text) if text.contains('\0') => Err(NotEncoded::Nul),
+        Ok(text) => Ok(text),
+        Err(_) => Err(NotEncoded::NotUtf8),
+    }
+}
+
+/// Percent-decoding to bytes (RFC 3986, section 2.1).
+///
+/// # Errors
+/// When a `%` begins no escape.
+pub fn percent_decode_bytes(text: &str) -> std::result::Result<Vec<u8>, NotEncoded> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((&byte, tail)) = rest.split_first() {
@@ -372,46 +425,90 @@ pub fn percent_decode_bytes(text: &str) -> std::result::Result<Vec<u8>, String> 
         let decoded = base16ct::mixed::decode_vec(escape)
             .ok()
             .filter(|decoded| decoded.len() == 1)
-            .ok_or_else(|| format!("in {text:?} a `%` begins no escape (write `%25`)"))?;
+            .ok_or(NotEncoded::NoEscape)?;
         bytes.extend(decoded);
         rest = &tail[2..];
     }
     Ok(bytes)
 }
 
-/// A source as a user writes it, without the PIN that may stand in it, at whatever place and
-/// under whatever name.
-pub fn redacted(text: &str) -> String {
-    const DELIMITERS: [char; 4] = [':', '?', '&', ';'];
-    let has_scheme = split_scheme(text).is_some();
-    let mut shown = String::with_capacity(text.len());
-    let mut in_pin = false;
-    for piece in text.split_inclusive(DELIMITERS) {
-        let pin = piece
-            .split_once('=')
-            .filter(|(name, _)| !in_pin && holds_pin(name, has_scheme));
-        match pin {
-            Some((name, _)) => shown.extend([name, "=…"]),
-            None if !in_pin => shown.push_str(piece),
-            None => {}
-        }
-        // A PIN may hold the other delimiters.
-        in_pin = (in_pin || pin.is_some()) && !piece.ends_with('&');
-        if !in_pin && piece.ends_with('&') && !shown.ends_with('&') {
-            shown.push('&');
-        }
-    }
-    shown
+/// A key source in its parts, not decoded.
+struct Parts<'a> {
+    scheme: Option<&'a str>,
+    body: &'a str,
+    query: Option<&'a str>,
 }
 
-/// Whether an attribute, known or mistyped, holds a PIN rather than says where it is.
-fn holds_pin(name: &str, has_scheme: bool) -> bool {
-    let name = name.to_ascii_lowercase();
-    match name.strip_prefix("pin-") {
-        Some("source") => false,
-        Some(way) => !SECRET_WAYS.contains(&way),
-        None => has_scheme && name == "pin",
+impl<'a> Parts<'a> {
+    fn of(text: &'a str) -> Self {
+        let (scheme, rest) = match split_scheme(text) {
+            Some((scheme, rest)) => (Some(scheme), rest),
+            None => (None, text),
+        };
+        let (body, query) = match rest.split_once('?') {
+            Some((body, query)) => (body, Some(query)),
+            None => (rest, None),
+        };
+        Self {
+            scheme,
+            body,
+            query,
+        }
     }
+
+    fn kind(&self) -> Option<&'static Kind> {
+        match self.scheme {
+            None => Some(&file::KIND),
+            Some(scheme) => {
+                let is_it = |kind: &&&Kind| kind.scheme.eq_ignore_ascii_case(scheme);
+                KINDS.iter().find(is_it).copied()
+            }
+        }
+    }
+
+    fn attributes(&self) -> impl Iterator<Item = &'a str> {
+        let all = self.query.unwrap_or_default().split('&');
+        all.filter(|attribute| !attribute.is_empty())
+    }
+}
+
+/// A source as a user writes it, without what may be secret: the values of attributes are shown
+/// only where the kind knows them as something else.
+pub fn redacted(text: &str) -> String {
+    let parts = Parts::of(text);
+    let kind = parts.kind();
+    let shown = |attribute: &str, is_open: &dyn Fn(&str) -> bool| match attribute.split_once('=') {
+        Some((name, _)) if is_open(name) => attribute.to_owned(),
+        Some((name, _)) => format!("{name}=…"),
+        None => "…".to_owned(),
+    };
+    let is_open = |name: &str| {
+        kind.is_some_and(|kind| kind.takes(name) && !kind.confidential.contains(&name))
+    };
+    let body = match kind.map(|kind| &kind.body) {
+        // A PIN belongs to the query, and has been seen here.
+        Some(Body::Encoded) => {
+            let is_open = |name: &str| !name.to_ascii_lowercase().contains("pin");
+            let all = parts.body.split(';');
+            let all: Vec<String> = all
+                .map(|attribute| match attribute.contains('=') {
+                    true => shown(attribute, &is_open),
+                    false => attribute.to_owned(),
+                })
+                .collect();
+            all.join(";")
+        }
+        _ => parts.body.to_owned(),
+    };
+    let scheme = parts.scheme.map(|scheme| format!("{scheme}:"));
+    let query = parts.query.map(|_| {
+        let all: Vec<String> = parts
+            .attributes()
+            .map(|attribute| shown(attribute, &is_open))
+            .collect();
+        format!("?{}", all.join("&"))
+    });
+    [scheme, Some(body), query].into_iter().flatten().collect()
 }
 
 #[cfg(test)]
@@ -447,11 +544,18 @@ mod tests {
             ("-", "-"),
         ] {
             let source = Source::parse(text).ok().unwrap();
-            assert_eq!(source.based_on(Path::new("/etc/qkey")).body(), body);
+            assert_eq!(
+                source.based_on(Path::new("/etc/qkey")).unwrap().body(),
+                body
+            );
         }
         let source = Source::parse("a?passphrase-file=b").ok().unwrap();
         assert_eq!(
-            source.based_on(Path::new("/etc")).secret().unwrap(),
+            source
+                .based_on(Path::new("/etc"))
+                .unwrap()
+                .secret()
+                .unwrap(),
             Some(SecretSource::File(PathBuf::from("/etc/b")))
         );
     }
@@ -472,7 +576,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pin_is_never_shown() {
+    fn what_may_be_secret_is_never_shown() {
         for (text, shown) in [
             (
                 "pkcs11:object=O?pin-value=1&module-path=/m",
@@ -482,19 +586,26 @@ mod tests {
                 "pkcs11:object=O?module-path=/m&pin-value=1?2;3",
                 "pkcs11:object=O?module-path=/m&pin-value=…",
             ),
-            ("pkcs11:pin-value=1;object=O", "pkcs11:pin-value=…"),
+            ("pkcs11:pinvalue=1;object=O", "pkcs11:pinvalue=…;object=O"),
             (
                 "PKCS11:object=O?PIN-VALUE=1&pin-value=2",
                 "PKCS11:object=O?PIN-VALUE=…&pin-value=…",
             ),
             (
-                "pkcs11:object=O?pin-valu=1&pin-file=a",
-                "pkcs11:object=O?pin-valu=…&pin-file=a",
+                "pkcs11:object=O?pin-value=1&2",
+                "pkcs11:object=O?pin-value=…&…",
             ),
             (
                 "pkcs11:object=O?pin=1&&pin-env=P",
-                "pkcs11:object=O?pin=…&&pin-env=P",
+                "pkcs11:object=O?pin=…&pin-env=P",
             ),
+            ("k.pem?passphrase=1", "k.pem?passphrase=…"),
+            ("k.pem?passphrase-env=P", "k.pem?passphrase-env=P"),
+            (
+                "awskms:///alias/a?region=r&secret=1",
+                "awskms:///alias/a?region=r&secret=…",
+            ),
+            ("nosuch:x?region=1", "nosuch:x?region=…"),
             ("pin=value.pem", "pin=value.pem"),
         ] {
             assert_eq!(redacted(text), shown);
@@ -522,19 +633,19 @@ mod tests {
             ("", "\"\" is not a key source: it is empty"),
             (
                 "k?x=1",
-                "\"k?x=1\" is not a key source: it has no attribute \"x\"",
+                "\"k?x=…\" is not a key source: it has no attribute \"x\"",
             ),
             (
                 "k?passphrase-env",
-                "\"k?passphrase-env\" is not a key source: the attribute \"passphrase-env\" has no value",
+                "\"k?…\" is not a key source: an attribute has no value",
             ),
             (
                 "k?passphrase-fd=x",
-                "\"x\" in \"k?passphrase-fd=x\" is no file descriptor",
+                "\"k?passphrase-fd=x\" is not a key source: passphrase-fd names no file descriptor",
             ),
             (
                 "k?passphrase-fd=1&passphrase-env=X",
-                "\"k?passphrase-fd=1&passphrase-env=X\" gives its passphrase in two ways",
+                "\"k?passphrase-fd=1&passphrase-env=X\" is not a key source: it gives its passphrase in two ways",
             ),
             (
                 "k?passphrase-fd=1&passphrase-fd=1",
@@ -542,7 +653,15 @@ mod tests {
             ),
             (
                 "file:%zz",
-                "\"file:%zz\" is not a key source: in \"%zz\" a `%` begins no escape (write `%25`)",
+                "\"file:%zz\" is not a key source: a `%` begins no escape (write `%25`)",
+            ),
+            (
+                "file:a%00b",
+                "\"file:a%00b\" is not a key source: there is a NUL in it",
+            ),
+            (
+                "-?passphrase-fd=0",
+                "\"-?passphrase-fd=0\" is not a key source: the key and its passphrase are both to be read from stdin",
             ),
             (
                 "file:?passphrase-fd=1",

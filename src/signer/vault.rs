@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::{
     Context, Opened, Signer,
-    source::{Generate, Generated, Kind, Source},
+    source::{Body, Generate, Generated, Kind, Source, no_path},
     tool::{Hints, Tool},
 };
 use crate::{
@@ -25,7 +25,10 @@ use crate::{
 pub static KIND: Kind = Kind {
     scheme: "hashivault",
     form: "hashivault://KEY",
+    body: Body::Text,
     attributes: &[MOUNT, VERSION, TOOL],
+    confidential: &[],
+    path_in: no_path,
     secret: None,
     open,
     generate: Some(generate),

@@ -46,9 +46,10 @@ const NEW_ID_LENGTH: u32 = 8;
 /// Makes a key on the one token that the URI names.
 ///
 /// # Errors
-/// When there is no such token, or a key with this label or id.
+/// When there is no such token, or a key with this label or id; and when the URI does not name the
+/// token, unless a person gives the PIN.
 pub(super) fn generate(source: &Source, context: &Arc<Context>, _: &Generate) -> Result<Generated> {
-    let request = Request::new(source, context)?;
+    let mut request = Request::new(source, context)?;
     let Some(label) = request.uri.object().map(str::to_owned) else {
         let message = format!("{:?} names no new key", request.title);
         return Err(Error::new(ErrorKind::Usage, message).hint("add object=NAME to the URI"));
@@ -57,6 +58,7 @@ pub(super) fn generate(source: &Source, context: &Arc<Context>, _: &Generate) ->
     let [(token, session)] = &survey.closed[..] else {
         return Err(request.no_token(&survey));
     };
+    request.withhold_pin_in_doubt(&survey);
     if token.is_write_protected() {
         return Err(request
             .not_opened(format!("{token} is write-protected"))

@@ -158,6 +158,10 @@ impl Module {
         Ok(loaded.last().expect("it was pushed").clone())
     }
 
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Makes calls, which end within `timeout` where there is one; each caller's turn comes when
     /// the calls before have ended.
     ///
@@ -307,41 +311,56 @@ impl Drop for Session {
     }
 }
 
-/// The modules to look in: the one that is named, else all that are in the usual places.
+/// The modules to look in.
+pub(super) enum Candidates {
+    /// By the key source, or the environment.
+    Named(PathBuf),
+    Usual(Vec<PathBuf>),
+}
+
+/// The module that is named, else all that are in the usual places.
 ///
 /// # Errors
 /// When there is none.
-pub(super) fn candidates(path: Option<&str>, name: Option<&str>) -> Result<Vec<PathBuf>, Failure> {
-    let path = path.map(PathBuf::from);
-    match (path, name) {
-        (Some(folder), Some(name)) if folder.is_dir() => named(name, vec![folder]),
-        (Some(path), _) => Ok(vec![in_folders(path)]),
-        (None, Some(name)) => named(name, folders()),
+pub(super) fn candidates(path: Option<&str>, name: Option<&str>) -> Result<Candidates, Failure> {
+    let path = path.map(Path::new);
+    let named = match (path, name) {
+        (Some(folder), Some(name)) if has_folder(folder) && folder.is_dir() => {
+            by_name(name, vec![folder.to_owned()])
+        }
+        (Some(path), _) => by_path(path),
+        (None, Some(name)) => by_name(name, folders()),
         (None, None) => match env::var_os(VARIABLE).filter(|path| !path.is_empty()) {
-            Some(path) => Ok(vec![in_folders(PathBuf::from(path))]),
-            None => usual(),
+            Some(path) => by_path(Path::new(&path)),
+            None => return usual().map(Candidates::Usual),
         },
-    }
-}
-
-/// A file that is named without its folder, in the one of the usual folders that has it.
-fn in_folders(path: PathBuf) -> PathBuf {
-    let bare = path.components().count() == 1 && !path.exists();
-    let mut places = folders().into_iter().map(|folder| folder.join(&path));
-    let found = if bare {
-        places.find(|place| place.is_file())
-    } else {
-        None
     };
-    found.unwrap_or(path)
+    named.map(Candidates::Named)
 }
 
-fn named(name: &str, places: Vec<PathBuf>) -> Result<Vec<PathBuf>, Failure> {
-    let name = name.to_owned();
-    match find(&name, &places) {
-        Some(path) => Ok(vec![path]),
-        None => Err(Failure::NotFound { name, places }),
+/// Without its folder a file is looked for in the usual ones, and never in the current directory,
+/// where somebody else may have put it.
+fn by_path(path: &Path) -> Result<PathBuf, Failure> {
+    if has_folder(path) {
+        return Ok(path.to_owned());
     }
+    let places = folders();
+    let mut files = places.iter().map(|folder| folder.join(path));
+    files
+        .find(|file| file.is_file())
+        .ok_or_else(|| Failure::NotFound {
+            name: path.display().to_string(),
+            places: places.clone(),
+        })
+}
+
+fn has_folder(path: &Path) -> bool {
+    path.as_os_str().as_encoded_bytes().contains(&b'/')
+}
+
+fn by_name(name: &str, places: Vec<PathBuf>) -> Result<PathBuf, Failure> {
+    let name = name.to_owned();
+    find(&name, &places).ok_or(Failure::NotFound { name, places })
 }
 
 fn usual() -> Result<Vec<PathBuf>, Failure> {

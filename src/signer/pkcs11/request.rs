@@ -42,7 +42,7 @@ const HINTS: &[(&str, &str)] = &[
     (
         "CKR_MECHANISM_INVALID",
         "the token must offer CKM_ECDSA, or CKM_EC_KEY_PAIR_GEN for a new key: see `pkcs11-tool \
-         --list-mechanisms`",
+         --module MODULE --list-mechanisms`",
     ),
     (
         "CKR_SESSION_COUNT",
@@ -65,11 +65,8 @@ impl Request {
     pub(super) fn new(source: &Source, context: &Arc<Context>) -> Result<Self> {
         let title = source.text().to_owned();
         let uri = Uri::parse(source.raw_body()).map_err(|why| {
-            Error::new(
-                ErrorKind::Usage,
-                format!("{title:?} is not a key source: {why}"),
-            )
-            .hint(format!("it is written {}", KIND.form))
+            let hint = format!("it is written {}", KIND.form);
+            source.invalid(why).hint(hint)
         })?;
         let owned = |name| source.attribute(name).map(str::to_owned);
         Ok(Self {

@@ -5,13 +5,15 @@ use std::{collections::BTreeSet, fmt::Display};
 use super::{
     KIND,
     key::{self, Key, Wanted},
-    module::{self, Access, Failure, Module, Session},
+    module::{self, Access, Candidates, Failure, Module, Session},
     request::{Note, Request, list},
-    token::Token,
+    token::{Identity, Pin, Token},
 };
 use crate::{
     error::{Error, Kind as ErrorKind, Result},
     public_key::{self, PublicKey},
+    subprocess::quote,
+    text::printable,
 };
 
 /// What is on the tokens.
@@ -24,6 +26,7 @@ pub(super) struct Survey<T> {
     pub(super) others: Vec<Token>,
     /// The modules that do not work, and why.
     pub(super) failures: Vec<String>,
+    module_is_named: bool,
 }
 
 impl<T> Survey<T> {
@@ -44,11 +47,10 @@ impl<T> Survey<T> {
         }
     }
 
-    /// Leaves each token once, which may be reached through several modules.
-    fn drop_doubles(&mut self) {
-        let mut seen = BTreeSet::new();
-        self.closed
-            .retain(|(token, _)| seen.insert(token.identity()));
+    /// The tokens that the URI names.
+    fn named(&self) -> impl Iterator<Item = &Token> {
+        let matches = self.matches.iter().map(|(token, ..)| token);
+        matches.chain(self.closed.iter().map(|(token, _)| token))
     }
 }
 
@@ -67,34 +69,47 @@ pub(super) struct Found {
 }
 
 impl Request {
-    /// Goes through the modules until a token in one of them has what is looked for.
+    /// Goes through the modules until a token in one of them has what is looked for; through all
+    /// of them if there is a PIN to be tried that nobody types, lest it be tried on the first of
+    /// several tokens.
     pub(super) fn survey<T>(
         &self,
         access: Access,
         mut look: impl FnMut(&Token, &Session) -> Result<Option<T>>,
     ) -> Result<Survey<T>> {
         let failed = |failure: Failure| self.error(&failure);
-        let paths = module::candidates(self.module_path.as_deref(), self.module_name.as_deref())
-            .map_err(failed)?;
-        let is_named = paths.len() == 1;
+        let candidates =
+            module::candidates(self.module_path.as_deref(), self.module_name.as_deref());
+        let (paths, module_is_named) = match candidates.map_err(failed)? {
+            Candidates::Named(path) => (vec![path], true),
+            Candidates::Usual(paths) => (paths, false),
+        };
+        let is_only_module = paths.len() == 1;
+        let names_token = self.uri.names_token(module_is_named);
         let timeout = self.context.timeout;
         let mut survey = Survey {
             matches: Vec::new(),
             others: Vec::new(),
             closed: Vec::new(),
             failures: Vec::new(),
+            module_is_named,
         };
         for path in paths {
             let tokens = Module::load(&path, timeout)
                 .and_then(|module| Token::all(&module, &self.uri, timeout));
-            let tokens = survey.noted(&path.display(), tokens, is_named);
+            let tokens = survey.noted(&path.display(), tokens, is_only_module);
+            // A token may be reached through several modules.
+            let known: BTreeSet<Identity> = survey.named().map(Token::identity).collect();
             for (token, agrees) in tokens.map_err(failed)?.unwrap_or_default() {
                 if !agrees {
                     survey.others.push(token);
                     continue;
                 }
+                if known.contains(&token.identity()) {
+                    continue;
+                }
                 let session = token.open(access, timeout);
-                let session = survey.noted(&token, session, self.uri.names_token());
+                let session = survey.noted(&token, session, names_token);
                 let Some(session) = session.map_err(failed)? else {
                     continue;
                 };
@@ -103,13 +118,45 @@ impl Request {
                     None => survey.closed.push((token, session)),
                 }
             }
-            let is_right_token = self.uri.names_token() && !survey.closed.is_empty();
-            if !survey.matches.is_empty() || is_right_token {
+            let is_found = !survey.matches.is_empty() || (names_token && !survey.closed.is_empty());
+            if is_found && matches!(self.pin, Pin::Person) {
                 break;
             }
         }
-        survey.drop_doubles();
         Ok(survey)
+    }
+
+    /// Sees to it that a PIN is tried only where it belongs: a person is told which token asks, and
+    /// any other PIN is for the only token that the URI names.
+    pub(super) fn withhold_pin_in_doubt<T>(&mut self, survey: &Survey<T>) {
+        if matches!(self.pin, Pin::Person) {
+            return;
+        }
+        if let Some(doubt) = self.doubt(survey) {
+            self.pin = Pin::Withheld(doubt);
+        }
+    }
+
+    /// Why it is not clear which token a PIN is for.
+    fn doubt<T>(&self, survey: &Survey<T>) -> Option<Error> {
+        let named: Vec<String> = survey.named().map(Token::title).collect();
+        if !self.uri.names_token(survey.module_is_named) {
+            let why = "no PIN is tried on a token that the URI does not name";
+            return Some(self.not_opened(format!("{why}: {}", list(&named))).hint(
+                "add token= or serial= to the URI, as it stands in this list, or leave out the pin \
+                 attributes to be asked for the PIN",
+            ));
+        }
+        if named.len() > 1 {
+            return Some(self.no_token(survey));
+        }
+        if survey.module_is_named || survey.failures.is_empty() {
+            return None;
+        }
+        let why = "no PIN is tried while another module may have the token that is meant";
+        let error = self.not_opened(format!("{why}; found: {}", list(&named)));
+        let error = caused_by_all(error, &survey.failures);
+        Some(error.hint("name the token's module in the URI, with ?module-path=PATH"))
     }
 
     /// The key as far as the token shows it now.
@@ -175,10 +222,7 @@ impl Request {
                 "{token} shows no public key for {}",
                 halves.first().map(Key::to_string).unwrap_or_default()
             ))
-            .hint(
-                "store its public half under the same id, as in `pkcs11-tool --write-object \
-                 PUBLIC.der --type pubkey --id ID`",
-            ))
+            .maybe_hint(halves.first().map(|half| how_to_store_public(token, half))))
     }
 
     pub(super) fn wrong_key(&self, token: &Token, error: &public_key::Error) -> Error {
@@ -216,11 +260,7 @@ impl Request {
     /// The error when not exactly one token matches; lists those that there are.
     pub(super) fn no_token<T>(&self, survey: &Survey<T>) -> Error {
         let others: Vec<String> = survey.others.iter().map(Token::title).collect();
-        let matching: Vec<String> = survey
-            .closed
-            .iter()
-            .map(|(token, _)| token.title())
-            .collect();
+        let matching: Vec<String> = survey.named().map(Token::title).collect();
         let (error, hint) = match (matching.len(), others.len()) {
             (0, 0) => (
                 self.not_opened("there is no token at all".to_owned()),
@@ -237,11 +277,28 @@ impl Request {
                 "name one of them: no PIN is tried on what may be the wrong token",
             ),
         };
-        let failures = survey.failures.iter().cloned().map(Note);
-        failures
-            .fold(error, |error, failure| error.caused_by(&failure))
-            .hint(hint)
+        caused_by_all(error, &survey.failures).hint(hint)
     }
+}
+
+fn caused_by_all(error: Error, failures: &[String]) -> Error {
+    let failures = failures.iter().cloned().map(Note);
+    failures.fold(error, |error, failure| error.caused_by(&failure))
+}
+
+/// The command that stores what a private key lacks, whatever its public half is.
+fn how_to_store_public(token: &Token, key: &Key) -> String {
+    let id =
+        (!key.id.is_empty()).then(|| format!(" --id {}", base16ct::lower::encode_string(&key.id)));
+    let label =
+        (!key.label.is_empty()).then(|| format!(" --label {}", printable(&quote(&key.label))));
+    format!(
+        "store its public half under the same id, as in `{} --login --write-object PUBLIC.der \
+         --type pubkey{}{}`",
+        token.pkcs11_tool(),
+        id.unwrap_or_default(),
+        label.unwrap_or_default()
+    )
 }
 
 /// The command that makes a key on this token.

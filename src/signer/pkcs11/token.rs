@@ -22,6 +22,8 @@ use crate::{
     error::{Error, Kind, Result},
     secret::{self, Secret, SecretSource},
     signer::{Context, secret_error},
+    subprocess::quote,
+    text::{printable, quoted},
 };
 
 /// A token in a slot of a module.
@@ -33,7 +35,7 @@ pub(super) struct Token {
 }
 
 /// What tells a token from all others, through whichever module it is reached.
-type Identity = [String; 4];
+pub(super) type Identity = [String; 4];
 
 /// Where the PIN comes from.
 #[derive(Clone)]
@@ -41,6 +43,8 @@ pub(super) enum Pin {
     /// It stands in the URI.
     Given(Secret),
     From(SecretSource),
+    /// Not to be tried, for this reason.
+    Withheld(Error),
     /// Nothing names it: from the reader's keypad, or the terminal.
     Person,
 }
@@ -122,12 +126,20 @@ impl Token {
     pub(super) fn title(&self) -> String {
         let info = &self.info;
         format!(
-            "{:?} ({}, {}, serial={})",
-            info.label(),
-            info.manufacturer_id(),
-            info.model(),
-            info.serial_number()
+            "{} ({}, {}, serial={})",
+            quoted(info.label()),
+            printable(info.manufacturer_id()),
+            printable(info.model()),
+            printable(info.serial_number())
         )
+    }
+
+    /// The beginning of a command that does something to this token.
+    pub(super) fn pkcs11_tool(&self) -> String {
+        let module = self.module.path().to_string_lossy();
+        let words = ["--module", &module, "--token-label", self.label()];
+        let words = words.map(|word| printable(&quote(word)));
+        format!("pkcs11-tool {}", words.join(" "))
     }
 
     pub(super) fn is_write_protected(&self) -> bool {
@@ -197,7 +209,7 @@ impl Token {
         user: UserType,
         refused: &mut Option<Error>,
     ) -> Result<()> {
-        if let Some(error) = refused {
+        if let (Pin::Withheld(error), _) | (_, Some(error)) = (login.pin, refused.as_ref()) {
             return Err(error.clone());
         }
         let info = self.current_info(login)?;
@@ -245,7 +257,11 @@ impl Token {
             return self.closed(
                 login,
                 "has no user PIN yet",
-                "set one with the tool that came with the token, as in `pkcs11-tool --init-pin`",
+                &format!(
+                    "set one with the tool that came with the token, as in `{} --login \
+                     --login-type so --init-pin`",
+                    self.pkcs11_tool()
+                ),
             );
         }
         if info.user_pin_final_try() && !matches!(login.pin, Pin::Person) {
@@ -271,6 +287,7 @@ impl Token {
         let pin = match login.pin {
             Pin::Given(pin) => pin.clone(),
             Pin::From(source) => asker.read(source, &what).map_err(failed)?,
+            Pin::Withheld(error) => return Err(error.clone()),
             Pin::Person if info.protected_authentication_path() => return Ok(None),
             Pin::Person => asker.ask(&what).map_err(failed)?,
         };

@@ -48,7 +48,9 @@ impl Uri {
             if uri.bytes(name).is_some() {
                 return Err(format!("the attribute {name:?} is given twice"));
             }
-            uri.0.push((name, percent_decode_bytes(value)?));
+            let value = percent_decode_bytes(value)
+                .map_err(|why| format!("the attribute {name:?}: {why}"))?;
+            uri.0.push((name, value));
             if name != "id" && uri.text(name).is_none() {
                 return Err(format!("the attribute {name:?} does not decode to UTF-8"));
             }
@@ -88,11 +90,10 @@ impl Uri {
         self.text("slot-id")?.parse().ok()
     }
 
-    /// Whether it tells which token is meant.
-    pub(super) fn names_token(&self) -> bool {
-        ["token", "serial", "slot-id"]
-            .iter()
-            .any(|name| self.bytes(name).is_some())
+    /// Whether it tells which token is meant; each module has slots of the same numbers.
+    pub(super) fn names_token(&self, module_is_named: bool) -> bool {
+        let is_given = |name| self.bytes(name).is_some();
+        is_given("token") || is_given("serial") || (module_is_named && is_given("slot-id"))
     }
 
     /// Whether each of these attributes that is given has this value.
@@ -193,6 +194,20 @@ mod tests {
     }
 
     #[test]
+    fn a_slot_names_a_token_within_one_module() {
+        for (text, in_any_module, in_one) in [
+            ("token=T", true, true),
+            ("serial=1", true, true),
+            ("slot-id=0", false, true),
+            ("object=O;model=M;slot-description=S", false, false),
+        ] {
+            let uri = Uri::parse(text).ok().unwrap();
+            assert_eq!(uri.names_token(false), in_any_module, "{text}");
+            assert_eq!(uri.names_token(true), in_one, "{text}");
+        }
+    }
+
+    #[test]
     fn what_is_wrong_is_said() {
         for (text, message) in [
             ("token", "\"token\" is no attribute, as in token=NAME"),
@@ -201,7 +216,10 @@ mod tests {
                 "token=%ff",
                 "the attribute \"token\" does not decode to UTF-8",
             ),
-            ("id=%f", "in \"%f\" a `%` begins no escape (write `%25`)"),
+            (
+                "id=%f",
+                "the attribute \"id\": a `%` begins no escape (write `%25`)",
+            ),
             ("type=cert", "type=cert names no private key"),
             ("slot-id=x", "\"x\" is no slot-id, which is a number"),
             ("pin-value=1234", "pin-value stands after the `?`"),
