@@ -33,8 +33,10 @@ struct State {
     restore_terminal: Option<Box<dyn FnOnce() + Send>>,
     /// What must be said if the process ends without a report of its own.
     last_words: Vec<(u64, Error)>,
-    report: Option<Box<dyn Fn(&Error) + Send>>,
+    report: Option<Report>,
 }
+
+type Report = Box<dyn Fn(&Error) + Send>;
 
 static STATE: Mutex<State> = Mutex::new(State {
     signal: None,

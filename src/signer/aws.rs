@@ -153,6 +153,7 @@ struct AwsSigner {
 struct KeyReply {
     /// Base64 of the DER SubjectPublicKeyInfo.
     public_key: String,
+    key_id: Option<String>,
     key_spec: Option<String>,
     key_usage: Option<String>,
     signing_algorithms: Option<Vec<String>>,
@@ -260,17 +261,23 @@ impl Aws {
         reply.map_err(|error| error.hint(NOT_KMS))
     }
 
-    fn public_key(&self) -> Result<PublicKey> {
+    /// The public half, and from here on the key itself: an alias may be given to another key
+    /// meanwhile.
+    fn public_key(&mut self) -> Result<PublicKey> {
         let command = self.key_command("get-public-key");
         let reply: KeyReply = self.call("open", &command, "JSON with a PublicKey")?;
         self.check(&reply)?;
-        PublicKey::from_base64(&reply.public_key).map_err(|error| {
+        let public_key = PublicKey::from_base64(&reply.public_key).map_err(|error| {
             let hint = match error {
                 public_key::Error::NotP256(_) => MAKE_ONE,
                 _ => NOT_KMS,
             };
             self.tool.unusable(&error).hint(hint)
-        })
+        })?;
+        if let Some(arn) = reply.key_id.filter(|id| id.starts_with("arn:")) {
+            self.key_id = arn;
+        }
+        Ok(public_key)
     }
 
     /// # Errors
@@ -378,7 +385,7 @@ fn flags(own: &[(&str, &str)], options: &[String]) -> String {
 }
 
 fn open(source: &Source, context: &Arc<Context>) -> Result<Opened> {
-    let aws = Aws::find(source, context)?;
+    let mut aws = Aws::find(source, context)?;
     let public_key = aws.public_key()?;
     Ok(Opened::Signer(Box::new(AwsSigner { aws, public_key })))
 }

@@ -254,7 +254,19 @@ impl Gcloud {
             .hint(hint));
         };
         match version.algorithm.as_deref() {
-            None | Some(ALGORITHM) => Ok(version.name.clone()),
+            None | Some(ALGORITHM) => {
+                // What gcloud answers goes back to it as an argument.
+                let number = version
+                    .name
+                    .strip_prefix(key)
+                    .and_then(|rest| rest.strip_prefix("/cryptoKeyVersions/"));
+                match number {
+                    Some(number) if number.parse::<u64>().is_ok() => Ok(version.name.clone()),
+                    _ => Err(self
+                        .tool
+                        .unexpected("versions of the key", version.name.as_bytes())),
+                }
+            }
             Some(other) => Err(cannot_use(format!(
                 "its algorithm is {other}, and {ALGORITHM} is needed"
             ))

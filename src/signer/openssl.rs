@@ -185,9 +185,7 @@ impl OpenSsl {
             .tool
             .command()
             .args([command, key_flag, &self.key])
-            .args(&self.options)
-            // To ask is not its affair, and what it says instead tells that it wants to.
-            .without_terminal();
+            .args(&self.options);
         let run = match self.uses_engine {
             true => run.args([form_flag, "ENGINE"]),
             false => run,

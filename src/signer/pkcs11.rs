@@ -31,7 +31,7 @@ pub static KIND: Kind = Kind {
     body: Body::Encoded,
     attributes: &["module-path", "module-name", "pin-source", "pin-value"],
     confidential: &["pin-value"],
-    path_in: path_in,
+    path_in,
     secret: Some(FAMILY),
     open,
     generate: Some(generate),

@@ -66,9 +66,16 @@ struct Refusal {
 }
 
 impl Refusal {
+    /// Its kind, as far as this version knows it.
+    fn kind(&self) -> &'static str {
+        const KINDS: [&str; 3] = ["not-found", "denied", "unsupported"];
+        let known = KINDS.into_iter().find(|known| *known == self.kind);
+        known.unwrap_or("failed")
+    }
+
     /// The next step for the user: the plugin's own word, or what its kind of error allows to say.
     fn hint(&self) -> String {
-        let by_kind = || match self.kind.as_str() {
+        let by_kind = || match self.kind() {
             "not-found" => "check what follows plugin:NAME: in the key source",
             "denied" => "log in, or get the permission, where the plugin's keys are",
             "unsupported" => "take an ECDSA P-256 key, or a newer version of the plugin",
@@ -80,7 +87,7 @@ impl Refusal {
 
 /// A refusal as the plugin told it; on stderr it may have said more.
 #[derive(Debug, thiserror::Error)]
-#[error("{program} answered {}: {}", .refusal.kind, .refusal.message)]
+#[error("{program} answered {}: {}", .refusal.kind(), .refusal.message)]
 struct Refused {
     program: String,
     refusal: Refusal,

@@ -63,9 +63,9 @@ impl Tool {
         self
     }
 
-    /// The program, with the time that a call to a signer may take.
+    /// The program, with the time that a call to a signer may take, and nobody to ask.
     pub fn command(&self) -> Command {
-        Command::new(&self.program, self.timeout)
+        Command::new(&self.program, self.timeout).without_terminal()
     }
 
     /// Runs a command; `doing` says what for, as in "sign with".
