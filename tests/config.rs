@@ -343,7 +343,7 @@ exit 0
 --- stdout
 SETTING  VALUE  FROM
 cluster  prod  flag, --cluster
-host  other.example.com  environment, QKEY_HOST
+host  prod.example.com  file, clusters.prod.host
 port  8001  file, clusters.prod.port
 credentials-store  [DIR]/credentials/prod  file, clusters.prod.credentials-store
 --- stderr
@@ -543,13 +543,13 @@ hint: a key source is one of: [TABLE] written ./PATH
 [keys.alice]
 source = "a.pem?passphrase-evn=X"
 exit 2
-error: [DIR]/.config/qkey/config.toml:2: "a.pem?passphrase-evn=X" is not a key source: it has no attribute "passphrase-evn"
-hint: did you mean "passphrase-env"? file takes passphrase-env, passphrase-file, passphrase-fd, passphrase-command; a `?` that belongs to a path is written file:…%3F
+error: [DIR]/.config/qkey/config.toml:2: "a.pem?passphrase-evn=…" is not a key source: it has no attribute "passphrase-evn"
+hint: did you mean "passphrase-env"? file takes passphrase-env, passphrase-file, passphrase-fd, passphrase-command; a `?` that begins none is written %3F, behind file:
 
 [keys.alice]
 source = "a.pem?passphrase-fd=x"
 exit 2
-error: [DIR]/.config/qkey/config.toml:2: "x" in "a.pem?passphrase-fd=x" is no file descriptor
+error: [DIR]/.config/qkey/config.toml:2: "a.pem?passphrase-fd=x" is not a key source: passphrase-fd names no file descriptor
 hint: give a number, as in passphrase-fd=3
 
 [keys.alice]
@@ -636,7 +636,7 @@ exit 2
 --- stdout
 --- stderr
 error: cannot read the configuration file latin-1.toml
-  caused by: stream did not contain valid UTF-8
+  caused by: invalid utf-8 sequence of 1 bytes from index 5
 hint: it must be a readable file in UTF-8
 
 $ qkey config show --config .
@@ -1354,6 +1354,7 @@ ID  NAME   STATE    FINGERPRINT          CONFIGURED KEY  COMMENT
 1   lock   enabled  SHA256:qDNOdPfn/SvG  z-alice         of Alice
 2   spare  enabled  SHA256:JSkAIR0avXSX  -
 --- stderr
+warning: broken (none.pem) is not compared: key "broken": cannot read the key file [DIR]/.config/qkey/none.pem: No such file or directory (os error 2)
 
 $ qkey keys show lock
 exit 0
@@ -1366,6 +1367,7 @@ fingerprint     SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
 public key      MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEgKmJRFWtWTEHhBTiC5rI1rbBJlXJqTNGHl4O+YRUke1drezNEidIVqu/UMnMs+81HL8VwIyyeeCwHkLLEK2aaQ==
 configured key  z-alice
 --- stderr
+warning: broken (none.pem) is not compared: key "broken": cannot read the key file [DIR]/.config/qkey/none.pem: No such file or directory (os error 2)
 
 $ qkey unlock --id 1
 exit 0
@@ -1388,6 +1390,7 @@ ID  NAME   STATE    FINGERPRINT          CONFIGURED KEY  COMMENT
 1   lock   enabled  SHA256:Bigzvx05JkuL  a-bob           of Alice
 2   spare  enabled  SHA256:JSkAIR0avXSX  -
 --- stderr
+warning: broken (none.pem) is not compared: key "broken": cannot read the key file [DIR]/.config/qkey/none.pem: No such file or directory (os error 2)
 
 
 "#]].raw()

@@ -377,7 +377,7 @@ exit 3
 --- stdout
 --- stderr
 error: cannot write a new key to missing/new.pem
-  caused by: No such file or directory (os error 2) at path "[DIR]/missing/.qkey-[RANDOM]"
+  caused by: No such file or directory (os error 2)
 hint: make the folder first
 
 $ qkey generate alice.pem/new.pem
@@ -440,7 +440,7 @@ exit 3
 --- stdout
 --- stderr
 error: cannot write a new key to new.pem
-  caused by: File too large (os error 27) at path "[DIR]/./.qkey-[RANDOM]"
+  caused by: File too large (os error 27)
 hint: choose a place where this user can write
 
 
@@ -493,6 +493,7 @@ $ qkey generate 'new.pem?passphrase-env=EMPTY' --format sec1
 exit 3
 --- stdout
 --- stderr
+warning: a SEC1 file is encrypted with a key that is derived in a weak way; leave out --format for a better one
 error: cannot use the key file new.pem
   caused by: a SEC1 private key cannot be encrypted with an empty passphrase
 hint: give a passphrase, or leave the key unencrypted

@@ -64,11 +64,12 @@ error: "tpm:handle" is not a key source: there is no scheme "tpm"
 hint: a key source is one of: [TABLE] written ./PATH
 
 $ qkey verify --key 'FILE:alice.pem' --signature AA x
-exit 2
+exit 4
 --- stdout
 --- stderr
-error: "FILE:alice.pem" is not a key source: there is no scheme "FILE"
-hint: a key source is one of: [TABLE] written ./PATH
+error: that is no ECDSA P-256 signature
+  caused by: not an ASN.1 DER ECDSA signature
+hint: give Base64 or hexadecimal, or a file with either, with DER, or with 64 raw bytes
 
 $ qkey pubkey 'https://example.com/key.pem'
 exit 2
@@ -190,25 +191,25 @@ $ qkey pubkey 'file:100%.pem'
 exit 2
 --- stdout
 --- stderr
-error: "file:100%.pem" is not a key source: in "100%.pem" a `%` begins no escape (write `%25`)
+error: "file:100%.pem" is not a key source: a `%` begins no escape (write `%25`)
 
 $ qkey pubkey 'file:a%zz.pem'
 exit 2
 --- stdout
 --- stderr
-error: "file:a%zz.pem" is not a key source: in "a%zz.pem" a `%` begins no escape (write `%25`)
+error: "file:a%zz.pem" is not a key source: a `%` begins no escape (write `%25`)
 
 $ qkey pubkey 'file:a%'
 exit 2
 --- stdout
 --- stderr
-error: "file:a%" is not a key source: in "a%" a `%` begins no escape (write `%25`)
+error: "file:a%" is not a key source: a `%` begins no escape (write `%25`)
 
 $ qkey pubkey 'file:%FF.pem'
 exit 2
 --- stdout
 --- stderr
-error: "file:%FF.pem" is not a key source: "%FF.pem" does not decode to UTF-8
+error: "file:%FF.pem" is not a key source: it does not decode to UTF-8
 
 $ qkey pubkey 'file:?passphrase-env=X'
 exit 2
@@ -228,14 +229,15 @@ $ qkey pubkey 'what?.pem'
 exit 2
 --- stdout
 --- stderr
-error: "what?.pem" is not a key source: the attribute ".pem" has no value
+error: "what?…" is not a key source: an attribute has no value
+hint: file takes passphrase-env, passphrase-file, passphrase-fd, passphrase-command; a `?` that is part of a name is written file:…%3F…
 
 $ qkey pubkey 'alice.pem?format=pem'
 exit 2
 --- stdout
 --- stderr
-error: "alice.pem?format=pem" is not a key source: it has no attribute "format"
-hint: file takes passphrase-env, passphrase-file, passphrase-fd, passphrase-command; a `?` that belongs to a path is written file:…%3F
+error: "alice.pem?format=…" is not a key source: it has no attribute "format"
+hint: file takes passphrase-env, passphrase-file, passphrase-fd, passphrase-command; a `?` that is part of a name is written file:…%3F…
 
 
 "#]].raw()
@@ -271,15 +273,15 @@ $ qkey replace -k 1 --old-key - --new-key - < alice.pem
 exit 2
 --- stdout
 --- stderr
-error: both keys are to be read from stdin
-hint: stdin can be read once; put one of the keys into a file
+error: two keys, or a key and a passphrase, are to be read from stdin
+hint: stdin can be read once; put one of them into a file
 
 $ qkey unlock --id 1 --key - --key file:- < alice.pem
 exit 2
 --- stdout
 --- stderr
-error: two keys are to be read from stdin
-hint: stdin can be read once; put one of the keys into a file
+error: two keys, or a key and a passphrase, are to be read from stdin
+hint: stdin can be read once; put one of them into a file
 
 $ qkey pubkey - < /dev/null
 exit 3

@@ -782,7 +782,7 @@ mod refused {
         assert_refused(
             b"-----BEGIN TSS2 PRIVATE KEY-----\nMAA=\n-----END TSS2 PRIVATE KEY-----",
             "a private key that only its TPM can open, which qkey does not read",
-            "",
+            "let the `openssl` program open it: openssl:FILE?provider=tpm2,default as the key source",
         );
     }
 

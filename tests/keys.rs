@@ -49,6 +49,7 @@ ID  NAME          STATE     FINGERPRINT          CONFIGURED KEY  COMMENT
 2   Schlüssel 🔑  disabled  SHA256:Bigzvx05JkuL  -
 3   odd           enabled   (not a P-256 key)    -               steers\u{1b}[31m\nthe terminal
 --- stderr
+warning: gone (../../gone.pem) is not compared: key "gone": cannot read the key file [DIR]/.config/qkey/../../gone.pem: No such file or directory (os error 2)
 
 "#]]
         .raw()
@@ -66,6 +67,7 @@ exit 0
 --- stdout
 {"keys":[{"id":"1","name":"lock-2026","comment":"in the safe","disabled":false,"public_key":"MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEgKmJRFWtWTEHhBTiC5rI1rbBJlXJqTNGHl4O+YRUke1drezNEidIVqu/UMnMs+81HL8VwIyyeeCwHkLLEK2aaQ==","fingerprint":"SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4","configured_key":"vault"},{"id":"2","name":"Schlüssel 🔑","comment":"","disabled":true,"public_key":"MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEOIU028PmcXIypVonr+7grS94GTjKdWfDqV86wpdV8UG43vb97CJQ+d+E2roTm9c7MKsPowcCbPlapLeWT05TtA==","fingerprint":"SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s","configured_key":null},{"id":"3","name":"odd","comment":"steers\u001b[31m\nthe terminal","disabled":false,"public_key":"bm90IGEga2V5","fingerprint":null,"configured_key":null}]}
 --- stderr
+{"log":{"level":"warning","message":"gone (../../gone.pem) is not compared: key \"gone\": cannot read the key file [DIR]/.config/qkey/../../gone.pem: No such file or directory (os error 2)"}}
 
 "#]].raw());
 }
@@ -125,6 +127,7 @@ fingerprint     SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
 public key      MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEgKmJRFWtWTEHhBTiC5rI1rbBJlXJqTNGHl4O+YRUke1drezNEidIVqu/UMnMs+81HL8VwIyyeeCwHkLLEK2aaQ==
 configured key  vault
 --- stderr
+warning: gone (../../gone.pem) is not compared: key "gone": cannot read the key file [DIR]/.config/qkey/../../gone.pem: No such file or directory (os error 2)
 
 "#]].raw());
     let by_name = qkey.run(["keys", "show", "--key-id", "lock-2026"]);
@@ -141,6 +144,7 @@ fingerprint     SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
 public key      MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEOIU028PmcXIypVonr+7grS94GTjKdWfDqV86wpdV8UG43vb97CJQ+d+E2roTm9c7MKsPowcCbPlapLeWT05TtA==
 configured key  -
 --- stderr
+warning: gone (../../gone.pem) is not compared: key "gone": cannot read the key file [DIR]/.config/qkey/../../gone.pem: No such file or directory (os error 2)
 
 "#]].raw());
 }
@@ -180,6 +184,7 @@ exit 0
 --- stdout
 {"key":{"id":"1","name":"lock-2026","comment":"in the safe","disabled":false,"public_key":"MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEgKmJRFWtWTEHhBTiC5rI1rbBJlXJqTNGHl4O+YRUke1drezNEidIVqu/UMnMs+81HL8VwIyyeeCwHkLLEK2aaQ==","fingerprint":"SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4","configured_key":"vault"}}
 --- stderr
+{"log":{"level":"warning","message":"gone (../../gone.pem) is not compared: key \"gone\": cannot read the key file [DIR]/.config/qkey/../../gone.pem: No such file or directory (os error 2)"}}
 
 "#]].raw());
 }
@@ -322,6 +327,7 @@ ID  NAME  STATE    FINGERPRINT          CONFIGURED KEY  COMMENT
 1   a     enabled  SHA256:JSkAIR0avXSX  spare
 2   b     enabled  SHA256:JSkAIR0avXSX  spare
 --- stderr
+warning: gone (../../gone.pem) is not compared: key "gone": cannot read the key file [DIR]/.config/qkey/../../gone.pem: No such file or directory (os error 2)
 
 "#]]
         .raw()

@@ -378,12 +378,12 @@ Locked snapshot 2 ("2_quarter_end") with key 1 ("lock-2026").
 --- stderr
 warning: the answer to the locking of snapshot 2 ("2_quarter_end") was lost (the connection to cluster:8000 was lost during snapshot_lock_snapshot: Remote end closed connection without response), but the cluster shows that it was done
 ==== timeout-before
-exit 7
+exit 8
 --- stdout
 --- stderr
-error: the locking of snapshot 2 ("2_quarter_end") was submitted, and the cluster shows that it was not done
+error: the locking of snapshot 2 ("2_quarter_end") was submitted and not answered: it is not done so far, and may still be
   caused by: the connection to cluster:8000 was lost during snapshot_lock_snapshot: The read operation timed out
-hint: run this again: it looks first whether it was done after all (`[QQ] --host=cluster snapshot_get_status --id=2` shows it too)
+hint: keep every key; `[QQ] --host=cluster snapshot_get_status --id=2` shows whether it was done, and running this again is safe: it looks first
 ==== timeout-after
 exit 0
 --- stdout
@@ -452,13 +452,13 @@ Locked snapshot 2 ("2_quarter_end") with key 1 ("lock-2026").
 --- stderr
 warning: the answer to the locking of snapshot 2 ("2_quarter_end") was lost (qq gave no usable answer to snapshot_lock_snapshot: `[QQ]` was killed by signal 9), but the cluster shows that it was done
 ==== hang
-exit 7
+exit 8
 --- stdout
 --- stderr
-error: the locking of snapshot 2 ("2_quarter_end") was submitted, and the cluster shows that it was not done
+error: the locking of snapshot 2 ("2_quarter_end") was submitted and not answered: it is not done so far, and may still be
   caused by: qq gave no usable answer to snapshot_lock_snapshot
   caused by: `[QQ]` did not finish within 4 s and was killed
-hint: run this again: it looks first whether it was done after all (`[QQ] --host=cluster snapshot_get_status --id=2` shows it too)
+hint: keep every key; `[QQ] --host=cluster snapshot_get_status --id=2` shows whether it was done, and running this again is safe: it looks first
 ==== hang-after
 exit 0
 --- stdout
@@ -489,7 +489,7 @@ error: the locking of snapshot 2 ("2_quarter_end") was submitted, and the cluste
   caused by: cluster:8000 refused snapshot_lock_snapshot: Error 500: internal_error: It broke.
 hint: run this again: it looks first whether it was done after all (`[QQ] --host=cluster snapshot_get_status --id=2` shows it too)
 ==== status 503 busy_error Try again later.
-exit 5
+exit 7
 --- stdout
 --- stderr
 error: the locking of snapshot 2 ("2_quarter_end") was submitted, and the cluster shows that it was not done

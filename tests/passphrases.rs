@@ -327,14 +327,14 @@ $ qkey pubkey 'locked.pem?passphrase-fd=three'
 exit 2
 --- stdout
 --- stderr
-error: "three" in "locked.pem?passphrase-fd=three" is no file descriptor
+error: "locked.pem?passphrase-fd=three" is not a key source: passphrase-fd names no file descriptor
 hint: give a number, as in passphrase-fd=3
 
 $ qkey pubkey 'locked.pem?passphrase-fd=-1'
 exit 2
 --- stdout
 --- stderr
-error: "-1" in "locked.pem?passphrase-fd=-1" is no file descriptor
+error: "locked.pem?passphrase-fd=-1" is not a key source: passphrase-fd names no file descriptor
 hint: give a number, as in passphrase-fd=3
 
 
@@ -545,7 +545,7 @@ $ qkey pubkey 'locked.pem?passphrase-env=A&passphrase-file=b'
 exit 2
 --- stdout
 --- stderr
-error: "locked.pem?passphrase-env=A&passphrase-file=b" gives its passphrase in two ways
+error: "locked.pem?passphrase-env=A&passphrase-file=b" is not a key source: it gives its passphrase in two ways
 
 $ qkey pubkey 'locked.pem?passphrase-env=A&passphrase-env=B'
 exit 2
@@ -557,34 +557,35 @@ $ qkey pubkey 'locked.pem?passphrase-flie=b'
 exit 2
 --- stdout
 --- stderr
-error: "locked.pem?passphrase-flie=b" is not a key source: it has no attribute "passphrase-flie"
-hint: did you mean "passphrase-file"? file takes passphrase-env, passphrase-file, passphrase-fd, passphrase-command; a `?` that belongs to a path is written file:…%3F
+error: "locked.pem?passphrase-flie=…" is not a key source: it has no attribute "passphrase-flie"
+hint: did you mean "passphrase-file"? file takes passphrase-env, passphrase-file, passphrase-fd, passphrase-command; a `?` that is part of a name is written file:…%3F…
 
 $ qkey pubkey 'locked.pem?passphrase=secret'
 exit 2
 --- stdout
 --- stderr
-error: "locked.pem?passphrase=secret" is not a key source: it has no attribute "passphrase"
-hint: did you mean "passphrase-fd"? file takes passphrase-env, passphrase-file, passphrase-fd, passphrase-command; a `?` that belongs to a path is written file:…%3F
+error: "locked.pem?passphrase=…" is not a key source: it has no attribute "passphrase"
+hint: did you mean "passphrase-fd"? file takes passphrase-env, passphrase-file, passphrase-fd, passphrase-command; a `?` that is part of a name is written file:…%3F…
 
 $ qkey pubkey 'locked.pem?pin-env=A'
 exit 2
 --- stdout
 --- stderr
-error: "locked.pem?pin-env=A" is not a key source: it has no attribute "pin-env"
-hint: file takes passphrase-env, passphrase-file, passphrase-fd, passphrase-command; a `?` that belongs to a path is written file:…%3F
+error: "locked.pem?pin-env=…" is not a key source: it has no attribute "pin-env"
+hint: file takes passphrase-env, passphrase-file, passphrase-fd, passphrase-command; a `?` that is part of a name is written file:…%3F…
 
 $ qkey pubkey 'locked.pem?passphrase-env'
 exit 2
 --- stdout
 --- stderr
-error: "locked.pem?passphrase-env" is not a key source: the attribute "passphrase-env" has no value
+error: "locked.pem?…" is not a key source: an attribute has no value
+hint: file takes passphrase-env, passphrase-file, passphrase-fd, passphrase-command; a `?` that is part of a name is written file:…%3F…
 
 $ qkey pubkey 'locked.pem?passphrase-file=%zz'
 exit 2
 --- stdout
 --- stderr
-error: "locked.pem?passphrase-file=%zz" is not a key source: in "%zz" a `%` begins no escape (write `%25`)
+error: "locked.pem?passphrase-file=%zz" is not a key source: the attribute "passphrase-file": a `%` begins no escape (write `%25`)
 
 
 "#]].raw()

@@ -4,9 +4,8 @@ mod support;
 
 use std::{
     fs,
-    net::TcpListener,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::Command,
     sync::OnceLock,
 };
 
@@ -17,6 +16,7 @@ use support::{
     mock::Mock,
     qkey::{ALICE_PUBLIC, BOB, BOB_PUBLIC, CAROL_PUBLIC, Qkey, Run, STRANGE_TEXTS, wait_until},
     shell,
+    swtpm::Swtpm,
     terminal::Terminal,
 };
 
@@ -211,8 +211,8 @@ impl Tokens {
         line.expect("a line with flags").trim().to_owned()
     }
 
-    /// The serial number of a token.
-    fn serial(&self, label: &str) -> String {
+    /// What `pkcs11-tool` says of the slot with a token, the first of those with its label.
+    fn listed(&self, label: &str) -> String {
         let listed = must_run(
             self.program("pkcs11-tool")
                 .arg("--module")
@@ -221,18 +221,56 @@ impl Tokens {
         );
         let label = format!(": {label}\n");
         let mut slots = listed.split("\nSlot ");
-        let slot = slots
-            .find(|slot| slot.contains(&label))
-            .expect("the token is listed");
-        let line = slot.lines().find(|line| line.contains("serial num"));
+        let slot = slots.find(|slot| slot.contains(&label));
+        slot.expect("the token is listed").to_owned()
+    }
+
+    /// The serial number of a token.
+    fn serial(&self, label: &str) -> String {
+        let listed = self.listed(label);
+        let line = listed.lines().find(|line| line.contains("serial num"));
         let (_, serial) = line
             .and_then(|line| line.rsplit_once(": "))
             .expect("a serial number");
         serial.to_owned()
     }
 
+    /// The number of the slot that a token is in.
+    fn slot(&self, label: &str) -> u64 {
+        let listed = self.listed(label);
+        let number = listed
+            .split_once("(0x")
+            .and_then(|(_, rest)| rest.split_once(')'))
+            .map(|(number, _)| u64::from_str_radix(number, 16));
+        number.expect("a number").expect("hexadecimal")
+    }
+
     fn run(&self, args: &[&str]) -> Run {
         self.shown(self.qkey.run(args))
+    }
+
+    /// In a changed environment.
+    fn run_changed(&self, args: &[&str], change: impl Fn(&mut Command)) -> Run {
+        let mut command = self.qkey.command(args);
+        change(&mut command);
+        let output = command.output().expect("qkey runs");
+        self.shown(self.qkey.taken(&output))
+    }
+
+    /// Runs the command in backticks that a hint gives, with what a person would type.
+    fn run_hinted(&self, hint: &str, typed: &[&str]) {
+        let command = hint.split('`').nth(1).expect("a command");
+        let command = command
+            .replace("[SOFTHSM]", &softhsm().to_string_lossy())
+            .replace(
+                "PUBLIC.der",
+                &self.qkey.path("public.der").to_string_lossy(),
+            );
+        must_run(
+            self.program("/bin/sh")
+                .args(["-c", &format!("{command} \"$@\""), "sh"])
+                .args(typed),
+        );
     }
 
     fn pubkey(&self, source: &str) -> Run {
@@ -261,7 +299,9 @@ impl Tokens {
     /// With what differs from machine to machine and from run to run replaced.
     fn shown(&self, run: Run) -> Run {
         let show = |text: String| {
+            let real = softhsm().canonicalize().expect("a path");
             let text = text
+                .replace(&*real.to_string_lossy(), "[SOFTHSM]")
                 .replace(&*softhsm().to_string_lossy(), "[SOFTHSM]")
                 .replace(&*shim().to_string_lossy(), "[SHIM]");
             let mut pieces = text.split("serial=");
@@ -612,7 +652,7 @@ hint: it is written pkcs11:token=T;object=O?module-path=M&pin-file=P
 exit 2
 --- stdout
 --- stderr
-error: "pkcs11:token=%zz" is not a key source: in "%zz" a `%` begins no escape (write `%25`)
+error: "pkcs11:token=%zz" is not a key source: the attribute "token": a `%` begins no escape (write `%25`)
 hint: it is written pkcs11:token=T;object=O?module-path=M&pin-file=P
 ==== pkcs11:token=%ff
 exit 2
@@ -643,7 +683,7 @@ exit 2
 --- stdout
 --- stderr
 error: "pkcs11:object=alice?pin-valu=…" is not a key source: it has no attribute "pin-valu"
-hint: did you mean "pin-value"? pkcs11 takes module-path, module-name, pin-source, pin-value, pin-env, pin-file, pin-fd, pin-command; a `?` that belongs to a path is written file:…%3F
+hint: did you mean "pin-value"? pkcs11 takes module-path, module-name, pin-source, pin-value, pin-env, pin-file, pin-fd, pin-command; a `?` that begins none is written %3F, behind pkcs11:
 ==== pkcs11:object=alice?pin-value=1234&pin-env=PIN
 exit 2
 --- stdout
@@ -654,12 +694,12 @@ hint: leave one of the pin attributes
 exit 2
 --- stdout
 --- stderr
-error: "pkcs11:object=alice?pin-file=a&pin-fd=3" gives its pin in two ways
+error: "pkcs11:object=alice?pin-file=a&pin-fd=3" is not a key source: it gives its pin in two ways
 ==== pkcs11:object=alice?pin-fd=x
 exit 2
 --- stdout
 --- stderr
-error: "x" in "pkcs11:object=alice?pin-fd=x" is no file descriptor
+error: "pkcs11:object=alice?pin-fd=x" is not a key source: pin-fd names no file descriptor
 hint: give a number, as in pin-fd=3
 
 "#]].raw());
@@ -685,11 +725,9 @@ fn a_module_is_named_in_several_ways() {
         ("/nowhere", format!("module-path={}", module.display())),
     ] {
         let source = format!("pkcs11:token=T;object=alice?{attributes}");
-        let mut command = tokens
-            .qkey
-            .command(["pubkey", "--format", "base64", &source]);
-        let output = command.env("PKCS11_MODULE", variable).output();
-        let run = tokens.qkey.taken(&output.expect("qkey runs"));
+        let run = tokens.run_changed(&["pubkey", "--format", "base64", &source], |command| {
+            command.env("PKCS11_MODULE", variable);
+        });
         assert_eq!(run.stdout.trim(), ALICE_PUBLIC, "{source}: {run:?}");
     }
     let source = format!(
@@ -700,19 +738,52 @@ fn a_module_is_named_in_several_ways() {
 }
 
 #[test]
+fn a_module_in_the_current_directory_is_loaded_only_when_its_folder_is_named() {
+    let tokens = Tokens::new().with_alice().through_shim("");
+    fs::create_dir(tokens.qkey.path("modules")).expect("a folder");
+    for place in ["libplanted.so", "modules/libplanted.so"] {
+        fs::copy(shim(), tokens.qkey.path(place)).expect("a copy");
+    }
+    let pubkey = |variable: &str, attributes: &str| {
+        let source = format!("pkcs11:token=T;object=alice{attributes}");
+        tokens.run_changed(&["pubkey", "--format", "base64", &source], |command| {
+            command.env("PKCS11_MODULE", variable);
+        })
+    };
+    for (variable, attributes) in [
+        ("", "?module-path=libplanted.so"),
+        ("", "?module-path=modules&module-name=planted"),
+        ("", "?module-name=planted"),
+        ("libplanted.so", ""),
+    ] {
+        let run = pubkey(variable, attributes);
+        assert_eq!(run.code, 3, "{run:?}");
+        assert!(run.stderr.contains(": there is no module "), "{run:?}");
+    }
+    for (variable, attributes) in [
+        ("", "?module-path=./libplanted.so"),
+        ("", "?module-path=modules/libplanted.so"),
+        ("", "?module-path=./modules&module-name=planted"),
+        ("./libplanted.so", ""),
+    ] {
+        let run = pubkey(variable, attributes);
+        assert_eq!(run.stdout.trim(), ALICE_PUBLIC, "{run:?}");
+    }
+}
+
+#[test]
 fn the_usual_places_are_looked_through_when_nothing_names_a_module() {
     let tokens = Tokens::new().with_alice();
-    let mut command = tokens.qkey.command([
+    let args = [
         "pubkey",
         "--format",
         "base64",
         "pkcs11:token=T;object=alice",
-    ]);
-    let output = command
-        .env_remove("PKCS11_MODULE")
-        .output()
-        .expect("qkey runs");
-    assert_eq!(tokens.qkey.taken(&output).stdout.trim(), ALICE_PUBLIC);
+    ];
+    let run = tokens.run_changed(&args, |command| {
+        command.env_remove("PKCS11_MODULE");
+    });
+    assert_eq!(run.stdout.trim(), ALICE_PUBLIC);
 }
 
 #[test]
@@ -800,8 +871,8 @@ fn a_pin_comes_from_wherever_it_is_said_to_be() {
     // From the configuration file, paths are relative to its folder.
     tokens.qkey.write(".config/qkey/pin", "1234\n");
     tokens.qkey.configure(
-        "[keys]\na.source = 'pkcs11:object=alice?pin-source=file:pin'\n\
-         b.source = 'pkcs11:object=alice?pin-file=pin'\n",
+        "[keys]\na.source = 'pkcs11:token=T;object=alice?pin-source=file:pin'\n\
+         b.source = 'pkcs11:token=T;object=alice?pin-file=pin'\n",
     );
     fs::remove_file(file).expect("it was there");
     tokens.expect_signature("a");
@@ -809,49 +880,49 @@ fn a_pin_comes_from_wherever_it_is_said_to_be() {
     let said = tokens.each(
         Tokens::sign,
         &[
-            "pkcs11:object=alice?pin-env=NOWHERE",
-            "pkcs11:object=alice?pin-file=nowhere",
-            "pkcs11:object=alice?pin-source=|false",
-            "pkcs11:object=alice?pin-value=",
-            "pkcs11:object=alice?pin-value=123",
+            "pkcs11:token=T;object=alice?pin-env=NOWHERE",
+            "pkcs11:token=T;object=alice?pin-file=nowhere",
+            "pkcs11:token=T;object=alice?pin-source=|false",
+            "pkcs11:token=T;object=alice?pin-value=",
+            "pkcs11:token=T;object=alice?pin-value=123",
         ],
     );
     assert_data_eq!(said, str![[r#"
-==== pkcs11:object=alice?pin-env=NOWHERE
+==== pkcs11:token=T;object=alice?pin-env=NOWHERE
 exit 3
 --- stdout
 --- stderr
-error: there is no pin for pkcs11:object=alice?pin-env=NOWHERE
+error: there is no pin for pkcs11:token=T;object=alice?pin-env=NOWHERE
   caused by: the environment variable NOWHERE is not set
 hint: an attribute of the key source gives it without a terminal: ?pin-file=PATH, pin-env=VAR, pin-fd=N or pin-command=COMMAND
-==== pkcs11:object=alice?pin-file=nowhere
+==== pkcs11:token=T;object=alice?pin-file=nowhere
 exit 3
 --- stdout
 --- stderr
-error: there is no pin for pkcs11:object=alice?pin-file=nowhere
-  caused by: cannot read the PIN of the token "T", for pkcs11:object=alice?pin-file=nowhere in nowhere
+error: there is no pin for pkcs11:token=T;object=alice?pin-file=nowhere
+  caused by: cannot read the PIN of the token "T", for pkcs11:token=T;object=alice?pin-file=nowhere in nowhere
   caused by: No such file or directory (os error 2)
 hint: an attribute of the key source gives it without a terminal: ?pin-file=PATH, pin-env=VAR, pin-fd=N or pin-command=COMMAND
-==== pkcs11:object=alice?pin-source=|false
+==== pkcs11:token=T;object=alice?pin-source=|false
 exit 3
 --- stdout
 --- stderr
-error: there is no pin for pkcs11:object=alice?pin-source=|false
-  caused by: the command for the PIN of the token "T", for pkcs11:object=alice?pin-source=|false failed
+error: there is no pin for pkcs11:token=T;object=alice?pin-source=|false
+  caused by: the command for the PIN of the token "T", for pkcs11:token=T;object=alice?pin-source=|false failed
   caused by: `/bin/sh` exited with 1
 hint: an attribute of the key source gives it without a terminal: ?pin-file=PATH, pin-env=VAR, pin-fd=N or pin-command=COMMAND
-==== pkcs11:object=alice?pin-value=
+==== pkcs11:token=T;object=alice?pin-value=
 exit 3
 --- stdout
 --- stderr
-error: cannot open pkcs11:object=alice?pin-value=…
+error: cannot open pkcs11:token=T;object=alice?pin-value=…
   caused by: the token "T" takes PINs of 4 to 255 bytes, and this one has 0
 hint: it was not tried; check where the PIN comes from
-==== pkcs11:object=alice?pin-value=123
+==== pkcs11:token=T;object=alice?pin-value=123
 exit 3
 --- stdout
 --- stderr
-error: cannot open pkcs11:object=alice?pin-value=…
+error: cannot open pkcs11:token=T;object=alice?pin-value=…
   caused by: the token "T" takes PINs of 4 to 255 bytes, and this one has 3
 hint: it was not tried; check where the PIN comes from
 
@@ -965,15 +1036,166 @@ fn no_pin_is_spent_on_a_key_that_is_not_the_right_one() {
     let mock = Mock::new();
     let tokens = Tokens::with_mock(&mock).with_alice().through_shim("");
     tokens.import("T", "bob.pem", "bob", "02");
+    tokens.import("T", "bob.pem", "hidden", "03");
+    tokens.delete_public("03");
+    tokens.qkey.write("pin", "4321\n");
     mock.add_key("lock-2026", "", CAROL_PUBLIC);
     mock.add_snapshot(7, "daily", Some("1"));
     tokens.qkey.configure(
         "[keys]\nalice.source = 'pkcs11:token=T;object=alice'\n\
-         bob.source = 'pkcs11:token=T;object=bob?pin-value=4321'\ncarol.source = '../../carol.pem'\n",
+         bob.source = 'pkcs11:token=T;object=bob?pin-value=4321'\n\
+         hidden.source = 'pkcs11:token=T;object=hidden?pin-value=4321'\n\
+         hidden-too.source = 'pkcs11:token=T;id=%03?pin-file=../../pin'\n\
+         carol.source = '../../carol.pem'\n",
     );
-    let run = tokens.run(&["unlock", "--id", "7"]);
-    assert_eq!(run.code, 0, "{run:?}");
+    for args in [&["keys", "list"][..], &["unlock", "--id", "7"]] {
+        let run = tokens.run(args);
+        assert_eq!(run.code, 0, "{run:?}");
+        assert_eq!(tokens.calls("C_Login"), 0, "{args:?}");
+    }
+    assert_eq!(mock.lock_key(7), None);
+}
+
+#[test]
+fn no_pin_is_tried_on_a_token_that_the_uri_does_not_name() {
+    let tokens = Tokens::new().with_alice().through_shim("");
+    tokens.import("T", "bob.pem", "hidden", "03");
+    tokens.delete_public("03");
+    let mut said = tokens.each(
+        Tokens::sign,
+        &[
+            "pkcs11:object=alice?pin-value=4321",
+            "pkcs11:object=hidden?pin-value=4321",
+            "pkcs11:manufacturer=SoftHSM%20project;id=%01?pin-command=echo%204321",
+        ],
+    );
+    said += &tokens
+        .run(&["generate", "pkcs11:object=new?pin-value=4321"])
+        .transcript();
+    assert_data_eq!(said, str![[r#"
+==== pkcs11:object=alice?pin-value=4321
+exit 3
+--- stdout
+--- stderr
+error: cannot open pkcs11:object=alice?pin-value=…
+  caused by: no PIN is tried on a token that the URI does not name: "T" (SoftHSM project, SoftHSM v2, serial=[SERIAL])
+hint: add token= or serial= to the URI, as it stands in this list, or leave out the pin attributes to be asked for the PIN
+==== pkcs11:object=hidden?pin-value=4321
+exit 3
+--- stdout
+--- stderr
+error: cannot open pkcs11:object=hidden?pin-value=…
+  caused by: no PIN is tried on a token that the URI does not name: "T" (SoftHSM project, SoftHSM v2, serial=[SERIAL])
+hint: add token= or serial= to the URI, as it stands in this list, or leave out the pin attributes to be asked for the PIN
+==== pkcs11:manufacturer=SoftHSM%20project;id=%01?pin-command=echo%204321
+exit 3
+--- stdout
+--- stderr
+error: cannot open pkcs11:manufacturer=SoftHSM%20project;id=%01?pin-command=echo%204321
+  caused by: no PIN is tried on a token that the URI does not name: "T" (SoftHSM project, SoftHSM v2, serial=[SERIAL])
+hint: add token= or serial= to the URI, as it stands in this list, or leave out the pin attributes to be asked for the PIN
+exit 3
+--- stdout
+--- stderr
+error: cannot open pkcs11:object=new?pin-value=…
+  caused by: no PIN is tried on a token that the URI does not name: "T" (SoftHSM project, SoftHSM v2, serial=[SERIAL])
+hint: add token= or serial= to the URI, as it stands in this list, or leave out the pin attributes to be asked for the PIN
+
+"#]].raw());
     assert_eq!(tokens.calls("C_Login"), 0);
+    // A public key costs no PIN.
+    let run = tokens.pubkey("pkcs11:object=alice?pin-value=4321");
+    assert_eq!(run.stdout.trim(), ALICE_PUBLIC, "{run:?}");
+    // A person sees which token it is that asks.
+    let args = ["sign", "--key", "pkcs11:object=hidden", "x"];
+    let command = tokens.qkey.command_with_terminal(args);
+    let mut session = Terminal::new().start(command);
+    session.answer("Enter the PIN of the token \"T\"", PIN);
+    session.end();
+    assert_eq!(tokens.calls("C_Login"), 1);
+    // Two tokens may have one label.
+    tokens.initialize("T");
+    let run = tokens.sign("pkcs11:token=T;object=alice?pin-value=4321");
+    assert_data_eq!(run.transcript(), str![[r#"
+exit 3
+--- stdout
+--- stderr
+error: cannot open pkcs11:token=T;object=alice?pin-value=…
+  caused by: 2 tokens match: "T" (SoftHSM project, SoftHSM v2, serial=[SERIAL]); "T" (SoftHSM project, SoftHSM v2, serial=[SERIAL])
+hint: name one of them: no PIN is tried on what may be the wrong token
+
+"#]].raw());
+    assert_eq!(tokens.calls("C_Login"), 1);
+    let serial = tokens.serial("T");
+    let run = tokens.sign(&format!(
+        "pkcs11:serial={serial};object=alice?pin-value=4321"
+    ));
+    assert!(run.stderr.contains("CKR_PIN_INCORRECT"), "{run:?}");
+    assert_eq!(tokens.calls("C_Login"), 2);
+}
+
+#[test]
+fn the_number_of_a_slot_names_a_token_only_in_a_module_that_is_named() {
+    let tokens = Tokens::new().with_alice();
+    let slot = tokens.slot("T");
+    let source = format!("pkcs11:slot-id={slot};object=alice?pin-env=PIN");
+    tokens.expect_signature(&source);
+    let run = tokens.run_changed(&["sign", "--key", &source, "x"], |command| {
+        command.env_remove("PKCS11_MODULE");
+    });
+    assert_eq!(run.code, 3, "{run:?}");
+    assert!(
+        run.stderr
+            .contains("no PIN is tried on a token that the URI does not name: \"T\""),
+        "{run:?}"
+    );
+}
+
+#[test]
+fn no_pin_is_tried_while_another_module_may_have_the_token() {
+    let tokens = Tokens::new().with_alice();
+    let source = "pkcs11:token=T;object=alice?pin-env=PIN";
+    let sign = ["sign", "--key", source, "x"];
+    let tpm = tokens.qkey.path("tpm");
+    fs::create_dir(&tpm).expect("a folder");
+
+    // The module of the TPM does not work.
+    let broken = |command: &mut Command| {
+        command
+            .env_remove("PKCS11_MODULE")
+            .env("TPM2_PKCS11_STORE", "/nowhere");
+    };
+    let run = tokens.run_changed(&sign, broken);
+    // The module of the TPM says something as well.
+    for line in [
+        "caused by: no PIN is tried while another module may have the token that is meant; found: \"T\" (",
+        "libtpm2_pkcs11.so: C_Initialize failed with CKR_GENERAL_ERROR\n",
+        "hint: name the token's module in the URI, with ?module-path=PATH\n",
+    ] {
+        assert!(run.stderr.contains(line), "{run:?}");
+    }
+    assert_eq!(run.code, 3);
+    let run = tokens.run_changed(&["pubkey", "--format", "base64", source], broken);
+    assert_eq!(run.stdout.trim(), ALICE_PUBLIC, "{run:?}");
+    let named = format!("{source}&module-name=softhsm2");
+    let run = tokens.run_changed(&["sign", "--key", &named, "x"], broken);
+    assert_eq!(run.code, 0, "{run:?}");
+
+    // It has a token of the same name.
+    let tpm = Tpm::with_token(&tpm);
+    let run = tokens.run_changed(&sign, |command| {
+        command
+            .env_remove("PKCS11_MODULE")
+            .env("TPM2_PKCS11_TCTI", tpm.swtpm.address())
+            .env("TPM2_PKCS11_STORE", tokens.qkey.path("tpm/store"));
+    });
+    assert_data_eq!(run.stderr, str![[r#"
+error: cannot open pkcs11:token=T;object=alice?pin-env=PIN
+  caused by: 2 tokens match: "T" (IBM, SW   TPM, serial=[SERIAL]); "T" (SoftHSM project, SoftHSM v2, serial=[SERIAL])
+hint: name one of them: no PIN is tried on what may be the wrong token
+
+"#]].raw());
+    assert_eq!(run.code, 3);
 }
 
 #[test]
@@ -1036,7 +1258,7 @@ exit 3
 --- stderr
 error: cannot use pkcs11:token=T;object=alice?pin-env=PIN
   caused by: the token "T" shows no public key for "alice" id=%01 (private EC)
-hint: store its public half under the same id, as in `pkcs11-tool --write-object PUBLIC.der --type pubkey --id ID`
+hint: store its public half under the same id, as in `pkcs11-tool --module [SOFTHSM] --token-label T --login --write-object PUBLIC.der --type pubkey --id 01 --label alice`
 ==== pkcs11:token=T;object=alice?pin-value=4321
 exit 3
 --- stdout
@@ -1061,6 +1283,59 @@ error: cannot open pkcs11:object=alice?pin-value=…
 hint: name one of them: no PIN is tried on what may be the wrong token
 
 "#]].raw()
+    );
+}
+
+#[test]
+fn the_commands_in_hints_work() {
+    let tokens = Tokens::new().with_alice();
+    tokens.delete_public("01");
+    tokens.write_public("alice.pem", "other", "02", &[]);
+    let alice = "pkcs11:token=T;object=alice?pin-env=PIN";
+    let run = tokens.pubkey(alice);
+    tokens.run_hinted(&run.stderr, &["--pin", PIN]);
+    let run = tokens.pubkey("pkcs11:token=T;object=alice");
+    assert_eq!(run.stdout.trim(), ALICE_PUBLIC, "{run:?}");
+
+    must_run(
+        tokens
+            .program("pkcs11-tool")
+            .arg("--module")
+            .arg(softhsm())
+            .args(["--slot-index", "1", "--init-token", "--label", "it's new"])
+            .args(["--so-pin", SO_PIN]),
+    );
+    let generate = ["generate", "pkcs11:token=it's%20new;object=new?pin-env=PIN"];
+    let run = tokens.run(&generate);
+    assert_data_eq!(run.transcript(), str![[r#"
+exit 3
+--- stdout
+--- stderr
+error: cannot open pkcs11:token=it's%20new;object=new?pin-env=PIN
+  caused by: the token "it's new" has no user PIN yet
+hint: set one with the tool that came with the token, as in `pkcs11-tool --module [SOFTHSM] --token-label 'it'\''s new' --login --login-type so --init-pin`
+
+"#]].raw());
+    tokens.run_hinted(&run.stderr, &["--so-pin", SO_PIN, "--new-pin", PIN]);
+    assert_eq!(tokens.run(&generate).code, 0);
+}
+
+#[test]
+fn what_a_token_says_of_itself_does_not_steer_the_terminal() {
+    let tokens = Tokens::new().through_shim("steers-terminal");
+    assert_data_eq!(
+        tokens.pubkey("pkcs11:token=X;object=alice").transcript(),
+        str![[r#"
+exit 3
+--- stdout
+--- stderr
+error: cannot open pkcs11:token=X;object=alice
+  caused by: no token matches
+  caused by: found: "T" (\u{1b}[2JHSM project, \u{1b}[2JHSM v2, serial=\u{1b}[2J)
+hint: correct token=, serial= and so on; ?module-path=PATH names another module
+
+"#]]
+        .raw()
     );
 }
 
@@ -1125,7 +1400,7 @@ exit 3
 --- stderr
 error: cannot open pkcs11:token=T;object=alice?pin-env=PIN
   caused by: the token "T" has no user PIN yet
-hint: set one with the tool that came with the token, as in `pkcs11-tool --init-pin`
+hint: set one with the tool that came with the token, as in `pkcs11-tool --module [SHIM] --token-label T --login --login-type so --init-pin`
 ==== count-low
 exit 0
 --- stdout
@@ -1152,11 +1427,15 @@ hint: set a new PIN with the tool that came with the token
 #[test]
 fn only_a_person_who_knows_may_use_the_last_try() {
     let tokens = Tokens::new().with_alice().through_shim("final-try");
-    assert_eq!(tokens.sign("pkcs11:object=alice?pin-env=PIN").code, 3);
+    assert_eq!(
+        tokens.sign("pkcs11:token=T;object=alice?pin-env=PIN").code,
+        3
+    );
     assert_eq!(tokens.calls("C_Login"), 0);
-    let command = tokens
-        .qkey
-        .command_with_terminal(["sign", "--key", "pkcs11:object=alice", "x"]);
+    let command =
+        tokens
+            .qkey
+            .command_with_terminal(["sign", "--key", "pkcs11:token=T;object=alice", "x"]);
     let mut session = Terminal::new().start(command);
     session.answer("Enter the PIN of the token \"T\"", PIN);
     let ended = session.end();
@@ -1218,10 +1497,10 @@ fn modules_have_their_ways() {
     for fault in ["bare-point", "already-initialized", "cant-lock"] {
         let tokens = Tokens::new().with_alice().through_shim(fault);
         assert_eq!(
-            tokens.pubkey("pkcs11:object=alice").stdout.trim(),
+            tokens.pubkey("pkcs11:token=T;object=alice").stdout.trim(),
             ALICE_PUBLIC
         );
-        tokens.expect_signature("pkcs11:object=alice?pin-env=PIN");
+        tokens.expect_signature("pkcs11:token=T;object=alice?pin-env=PIN");
     }
 }
 
@@ -1246,7 +1525,7 @@ fn a_key_that_cannot_serve_is_refused() {
     );
     // Only the public half is there.
     tokens.write_public("alice.pem", "half", "06", &[]);
-    said += &tokens.each(Tokens::sign, &["pkcs11:object=half?pin-env=PIN"]);
+    said += &tokens.each(Tokens::sign, &["pkcs11:token=T;object=half?pin-env=PIN"]);
     assert_data_eq!(
         said,
         str![[r#"
@@ -1278,11 +1557,11 @@ exit 3
 error: cannot use pkcs11:token=T;object=alice?pin-env=PIN
   caused by: "alice" id=%01 (private EC) may not sign: its CKA_SIGN is false
 hint: use a key that was made for signatures
-==== pkcs11:object=half?pin-env=PIN
+==== pkcs11:token=T;object=half?pin-env=PIN
 exit 3
 --- stdout
 --- stderr
-error: cannot use pkcs11:object=half?pin-env=PIN
+error: cannot use pkcs11:token=T;object=half?pin-env=PIN
   caused by: the token "T" has the public key alone
 hint: the private key must be on the token under the same label and id
 
@@ -1656,10 +1935,9 @@ hint: choose another token
     );
 }
 
-/// A TPM simulated by swtpm, with a token `T` of tpm2-pkcs11's.
+/// A simulated TPM, with the module of tpm2-pkcs11.
 struct Tpm {
-    process: Child,
-    address: String,
+    swtpm: Swtpm,
     module: PathBuf,
 }
 
@@ -1675,39 +1953,39 @@ impl Tpm {
         for name in ["state", "store"] {
             fs::create_dir(folder.join(name)).expect("a folder");
         }
-        // swtpm's control port is the one after, by the convention of its clients; a pair that
-        // somebody else takes meanwhile is tried again.
-        loop {
-            let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-            let port = listener.local_addr().expect("its number").port();
-            drop(listener);
-            let mut process = Command::new("swtpm")
-                .args(["socket", "--tpm2", "--flags", "not-need-init,startup-clear"])
-                .arg(format!("--tpmstate=dir={}", folder.join("state").display()))
-                .arg(format!("--server=type=tcp,port={port},bindaddr=127.0.0.1"))
-                .arg(format!(
-                    "--ctrl=type=tcp,port={},bindaddr=127.0.0.1",
-                    port.wrapping_add(1)
-                ))
-                .stdout(Stdio::null())
-                .stderr(Stdio::null())
-                .spawn()
-                .expect("scripts/test-tools has installed it");
-            let mut has_ended = false;
-            let socket = format!("/proc/{}/fd", process.id());
-            wait_until("the TPM", || {
-                has_ended = process.try_wait().expect("its state").is_some();
-                has_ended || listens(&socket, port)
-            });
-            if !has_ended {
-                let address = format!("swtpm:host=127.0.0.1,port={port}");
-                return Self {
-                    process,
-                    address,
-                    module,
-                };
-            }
+        Self {
+            swtpm: Swtpm::start(&folder.join("state")),
+            module,
         }
+    }
+
+    /// With an empty token `T`.
+    fn with_token(folder: &Path) -> Self {
+        let tpm = Self::start(folder);
+        tpm.tool(
+            folder,
+            &[
+                "--slot-index=0",
+                "--init-token",
+                "--label=T",
+                "--so-pin",
+                SO_PIN,
+            ],
+        );
+        tpm.tool(
+            folder,
+            &[
+                "--token-label=T",
+                "--login",
+                "--login-type=so",
+                "--init-pin",
+                "--so-pin",
+                SO_PIN,
+                "--new-pin",
+                PIN,
+            ],
+        );
+        tpm
     }
 
     fn tool(&self, folder: &Path, args: &[&str]) {
@@ -1716,31 +1994,9 @@ impl Tpm {
                 .arg("--module")
                 .arg(&self.module)
                 .args(args)
-                .env("TPM2_PKCS11_TCTI", &self.address)
+                .env("TPM2_PKCS11_TCTI", self.swtpm.address())
                 .env("TPM2_PKCS11_STORE", folder.join("store")),
         );
-    }
-}
-
-/// Whether a process listens on a port: a connection would be the one that the TPM serves.
-fn listens(descriptors: &str, port: u16) -> bool {
-    let hex = format!("0100007F:{port:04X} 00000000:0000 0A");
-    let table = fs::read_to_string("/proc/net/tcp").expect("the table of sockets");
-    let Some(line) = table.lines().find(|line| line.contains(&hex)) else {
-        return false;
-    };
-    let inode = line.split_whitespace().nth(9).expect("an inode");
-    let is_socket = |entry: fs::DirEntry| {
-        fs::read_link(entry.path())
-            .is_ok_and(|link| link == Path::new(&format!("socket:[{inode}]")))
-    };
-    fs::read_dir(descriptors).is_ok_and(|entries| entries.flatten().any(is_socket))
-}
-
-impl Drop for Tpm {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
     }
 }
 
@@ -1750,30 +2006,9 @@ fn a_key_in_a_tpm_is_made_added_and_unlocks() {
     let qkey = Qkey::with_mock(&mock);
     let folder = qkey.path("tpm");
     fs::create_dir(&folder).expect("a folder");
-    let tpm = Tpm::start(&folder);
-    tpm.tool(
-        &folder,
-        &[
-            "--slot-index=0",
-            "--init-token",
-            "--label=T",
-            "--so-pin",
-            SO_PIN,
-        ],
-    );
-    tpm.tool(
-        &folder,
-        &[
-            "--token-label=T",
-            "--init-pin",
-            "--so-pin",
-            SO_PIN,
-            "--pin",
-            PIN,
-        ],
-    );
+    let tpm = Tpm::with_token(&folder);
     let qkey = qkey
-        .env("TPM2_PKCS11_TCTI", &tpm.address)
+        .env("TPM2_PKCS11_TCTI", tpm.swtpm.address())
         .env(
             "TPM2_PKCS11_STORE",
             folder.join("store").to_str().expect("UTF-8"),

@@ -199,11 +199,11 @@ exit 5
 error: cluster:8000 refused fs_security_list_keys: Error 500: internal_error: It broke.
 hint: the cluster has a problem of its own; look at its state, then run this again
 ==== status 503 busy_error Try again later.
-exit 5
+exit 7
 --- stdout
 --- stderr
 error: cluster:8000 refused fs_security_list_keys: Error 503: busy_error: Try again later.
-hint: the cluster has a problem of its own; look at its state, then run this again
+hint: the cluster, or a proxy before it, is not ready; try again later
 ==== drop-before
 exit 7
 --- stdout

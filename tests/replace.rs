@@ -557,12 +557,12 @@ Replaced key 1 ("lock-2026").
 --- stderr
 warning: the answer to the replacement of key 1 ("lock-2026") was lost (the connection to cluster:8000 was lost during fs_security_replace_key: Remote end closed connection without response), but the cluster shows that it was done
 ==== timeout-before
-exit 7
+exit 8
 --- stdout
 --- stderr
-error: the replacement of key 1 ("lock-2026") was submitted, and the cluster shows that it was not done
+error: the replacement of key 1 ("lock-2026") was submitted and not answered: it is not done so far, and may still be
   caused by: the connection to cluster:8000 was lost during fs_security_replace_key: The read operation timed out
-hint: run this again: it looks first whether it was done after all (`[QQ] --host=cluster fs_security_list_keys` shows it too)
+hint: keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether it was done, and running this again is safe: it looks first
 ==== timeout-after
 exit 0
 --- stdout
@@ -643,13 +643,13 @@ Replaced key 1 ("lock-2026").
 --- stderr
 warning: the answer to the replacement of key 1 ("lock-2026") was lost (qq gave no usable answer to fs_security_replace_key: `[QQ]` was killed by signal 9), but the cluster shows that it was done
 ==== hang
-exit 7
+exit 8
 --- stdout
 --- stderr
-error: the replacement of key 1 ("lock-2026") was submitted, and the cluster shows that it was not done
+error: the replacement of key 1 ("lock-2026") was submitted and not answered: it is not done so far, and may still be
   caused by: qq gave no usable answer to fs_security_replace_key
   caused by: `[QQ]` did not finish within 4 s and was killed
-hint: run this again: it looks first whether it was done after all (`[QQ] --host=cluster fs_security_list_keys` shows it too)
+hint: keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether it was done, and running this again is safe: it looks first
 ==== hang-after
 exit 0
 --- stdout
@@ -682,7 +682,7 @@ error: the replacement of key 1 ("lock-2026") was submitted, and the cluster sho
   caused by: cluster:8000 refused fs_security_replace_key: Error 500: internal_error: It broke.
 hint: run this again: it looks first whether it was done after all (`[QQ] --host=cluster fs_security_list_keys` shows it too)
 ==== status 503 busy_error Try again later.
-exit 5
+exit 7
 --- stdout
 --- stderr
 error: the replacement of key 1 ("lock-2026") was submitted, and the cluster shows that it was not done
@@ -780,8 +780,8 @@ fn a_key_is_read_from_stdin_once() {
 exit 2
 --- stdout
 --- stderr
-error: both keys are to be read from stdin
-hint: stdin can be read once; put one of the keys into a file
+error: two keys, or a key and a passphrase, are to be read from stdin
+hint: stdin can be read once; put one of them into a file
 
 "#]]
         .raw()

@@ -746,12 +746,12 @@ Unlocked snapshot 2 ("2_quarter_end"), which key 1 ("lock-2026") locked.
 --- stderr
 warning: the answer to the unlocking of snapshot 2 ("2_quarter_end") was lost (the connection to cluster:8000 was lost during snapshot_unlock_snapshot: Remote end closed connection without response), but the cluster shows that it was done
 ==== timeout-before
-exit 7
+exit 8
 --- stdout
 --- stderr
-error: the unlocking of snapshot 2 ("2_quarter_end") was submitted, and the cluster shows that it was not done
+error: the unlocking of snapshot 2 ("2_quarter_end") was submitted and not answered: it is not done so far, and may still be
   caused by: the connection to cluster:8000 was lost during snapshot_unlock_snapshot: The read operation timed out
-hint: run this again: it looks first whether it was done after all (`[QQ] --host=cluster snapshot_get_status --id=2` shows it too)
+hint: keep every key; `[QQ] --host=cluster snapshot_get_status --id=2` shows whether it was done, and running this again is safe: it looks first
 ==== timeout-after
 exit 0
 --- stdout
@@ -820,13 +820,13 @@ Unlocked snapshot 2 ("2_quarter_end"), which key 1 ("lock-2026") locked.
 --- stderr
 warning: the answer to the unlocking of snapshot 2 ("2_quarter_end") was lost (qq gave no usable answer to snapshot_unlock_snapshot: `[QQ]` was killed by signal 9), but the cluster shows that it was done
 ==== hang
-exit 7
+exit 8
 --- stdout
 --- stderr
-error: the unlocking of snapshot 2 ("2_quarter_end") was submitted, and the cluster shows that it was not done
+error: the unlocking of snapshot 2 ("2_quarter_end") was submitted and not answered: it is not done so far, and may still be
   caused by: qq gave no usable answer to snapshot_unlock_snapshot
   caused by: `[QQ]` did not finish within 4 s and was killed
-hint: run this again: it looks first whether it was done after all (`[QQ] --host=cluster snapshot_get_status --id=2` shows it too)
+hint: keep every key; `[QQ] --host=cluster snapshot_get_status --id=2` shows whether it was done, and running this again is safe: it looks first
 ==== hang-after
 exit 0
 --- stdout
@@ -857,7 +857,7 @@ error: the unlocking of snapshot 2 ("2_quarter_end") was submitted, and the clus
   caused by: cluster:8000 refused snapshot_unlock_snapshot: Error 500: internal_error: It broke.
 hint: run this again: it looks first whether it was done after all (`[QQ] --host=cluster snapshot_get_status --id=2` shows it too)
 ==== status 503 busy_error Try again later.
-exit 5
+exit 7
 --- stdout
 --- stderr
 error: the unlocking of snapshot 2 ("2_quarter_end") was submitted, and the cluster shows that it was not done

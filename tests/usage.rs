@@ -1084,23 +1084,21 @@ MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEgKmJRFWtWTEHhBTiC5rI1rbBJlXJqTNGHl4O+YRUke1d
 }
 
 #[test]
-fn twice_verbose_shows_the_programs_that_are_run() {
+fn verbose_shows_the_steps_and_twice_verbose_the_programs_that_are_run() {
     let mock = Mock::new();
     let qkey = Qkey::with_mock(&mock);
     let qkey_verbose = |line: &str| shell::run(&qkey, line).stderr;
     for line in ["qkey keys -vv", "qkey -vv keys", "QKEY_VERBOSE=2 qkey keys"] {
         let stderr = qkey_verbose(line);
         assert!(
-            stderr.starts_with("running [QQ] --host=cluster"),
+            stderr.contains("\nrunning [QQ] --host=cluster"),
             "{line}: {stderr}"
         );
     }
-    for line in [
-        "qkey keys",
-        "qkey keys -v",
-        "QKEY_VERBOSE=1 qkey keys",
-        "QKEY_VERBOSE=2 qkey keys -q",
-    ] {
+    for line in ["qkey keys -v", "QKEY_VERBOSE=1 qkey keys"] {
+        assert_eq!(qkey_verbose(line), "qq fs_security_list_keys\n", "{line}");
+    }
+    for line in ["qkey keys", "QKEY_VERBOSE=2 qkey keys -q"] {
         assert_eq!(qkey_verbose(line), "", "{line}");
     }
 }

@@ -250,7 +250,7 @@ Verified: SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4 signed this challen
 $ qkey verify --key alice.pem --signature s.line lock-2026 --output json
 exit 0
 --- stdout
-{"public_key":"MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEgKmJRFWtWTEHhBTiC5rI1rbBJlXJqTNGHl4O+YRUke1drezNEidIVqu/UMnMs+81HL8VwIyyeeCwHkLLEK2aaQ==","fingerprint":"SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4","verified":true}
+{"public_key":"MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEgKmJRFWtWTEHhBTiC5rI1rbBJlXJqTNGHl4O+YRUke1drezNEidIVqu/UMnMs+81HL8VwIyyeeCwHkLLEK2aaQ==","fingerprint":"SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4","verified":true,"signature":"MEQCIEw/1Zf+GBunaVLaI7ex3rrZMnOWKUFmYfAidcjAoFPxAiApsB1DmLBxxEPU1QStU0MuuAMqB42obXa2iUyBp8U7kw=="}
 --- stderr
 
 $ qkey verify --key bob.pem --signature s.line lock-2026

@@ -5,12 +5,12 @@ use serde_json::json;
 
 use super::{
     keys::{fingerprint_of, key_object, public_key_object},
-    session::{Session, as_key_sources},
+    session::{Session, as_key_sources, check_stdin},
 };
 use crate::{
     ceremony::{self, Ending},
     cluster::KeyRef,
-    error::{Error, Kind, Result},
+    error::Result,
 };
 
 /// Replace a stored key: the old and the new private key sign one challenge
@@ -50,12 +50,7 @@ impl Replace {
     pub fn run(&self, session: &Session) -> Result<()> {
         let new = session.key_source(&self.new_key)?;
         let old = session.candidates("--old-key", self.old_key.as_slice())?;
-        if new.source.reads_stdin() && old.iter().any(|old| old.source.reads_stdin()) {
-            return Err(
-                Error::new(Kind::Usage, "both keys are to be read from stdin")
-                    .hint("stdin can be read once; put one of the keys into a file"),
-            );
-        }
+        check_stdin(old.iter().chain([&new]))?;
         let cluster = session.cluster()?;
         let replaced = ceremony::replace::Replace {
             key: KeyRef::new(&self.key_id),

@@ -107,14 +107,8 @@ impl Session {
             .into_iter()
             .map(|text| self.key_source(text))
             .collect::<Result<_>>()?;
-        let on_stdin = sources.iter().filter(|source| source.source.reads_stdin());
-        match on_stdin.count() {
-            0 | 1 => Ok(sources),
-            _ => Err(
-                Error::new(Kind::Usage, "two keys are to be read from stdin")
-                    .hint("stdin can be read once; put one of the keys into a file"),
-            ),
-        }
+        check_stdin(&sources)?;
+        Ok(sources)
     }
 
     /// Every key of the configuration file.
@@ -151,6 +145,24 @@ impl Session {
             context: self.context.clone(),
             name: name.map(str::to_owned),
         })
+    }
+}
+
+/// # Errors
+/// Of kind `usage` when stdin would be read twice. One passphrase may serve several keys.
+pub fn check_stdin<'s>(sources: impl IntoIterator<Item = &'s Openable> + Clone) -> Result<()> {
+    let keys = sources.clone().into_iter();
+    let keys = keys.filter(|key| key.source.body_is_stdin()).count();
+    let passphrase = sources
+        .into_iter()
+        .any(|key| key.source.reads_stdin() && !key.source.body_is_stdin());
+    match keys + usize::from(passphrase) {
+        0 | 1 => Ok(()),
+        _ => Err(Error::new(
+            Kind::Usage,
+            "two keys, or a key and a passphrase, are to be read from stdin",
+        )
+        .hint("stdin can be read once; put one of them into a file")),
     }
 }
 

@@ -360,7 +360,7 @@ impl Kind {
             false => names.join(", "),
         };
         format!(
-            "{nearest}{scheme} takes {takes}; a `?` that begins none is written %3F, behind {scheme}:",
+            "{nearest}{scheme} takes {takes}; a `?` that is part of a name is written {scheme}:…%3F…",
             scheme = self.scheme,
         )
     }

@@ -2,14 +2,13 @@
 proxy for is answered here, with a certificate of a CA of its own. So `az` runs as it does against the
 real Azure, names and all.
 
-    fake_key_vault.py FOLDER
-
-prints its port, and ends when stdin does. FOLDER/ca.pem is the CA. FOLDER/VAULT/KEY/VERSION.pem is the
-private key of one version, and the last one in alphabetical order is the current one; beside them may
-lie, read at each request:
+It prints its port and the path of its FOLDER, and ends when stdin does, taking the folder along.
+FOLDER/ca.pem is the CA. FOLDER/VAULT/KEY/VERSION.pem is the private key of one version, and the last
+one in alphabetical order is the current one; beside them may lie, read at each request:
 
     show.json, sign.json    members that go over those of the answer
-    OPERATION.fault         instead of an answer of show, sign or create: {"status", "error"}, or "hang"
+    show.fault, sign.fault, create.fault
+                            {"status", "error"} instead of an answer, or "hang" for none
     rotate                  after each show there is one version more
 
 FOLDER/calls gets a line for each request: method, host, path and body. Paths, members and messages are
@@ -20,6 +19,7 @@ import datetime
 import json
 import ssl
 import sys
+import tempfile
 import threading
 import time
 from base64 import urlsafe_b64decode, urlsafe_b64encode
@@ -32,10 +32,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa, utils
 from cryptography.x509.oid import NameOID
 
-FOLDER = Path(sys.argv[1])
 TENANT = "00000000-0000-4000-8000-000000000001"
-VAULT_SUFFIXES = ("vault.azure.net", "vault.azure.cn", "managedhsm.azure.net")
-HOSTS = ("login.microsoftonline.com", "login.chinacloudapi.cn", "management.azure.com")
+VAULT_SUFFIXES = ("vault.azure.net", "managedhsm.azure.net")
+HOSTS = ("login.microsoftonline.com", "management.azure.com")
 CALLS = threading.Lock()
 
 
@@ -175,7 +174,7 @@ def key_vault(method, host, path, body):
     _, name, *rest = path.strip("/").split("/")
     key = Key(host, name)
     if rest == ["create"]:
-        return {**Key(host, name).show(key.create()), "request": body}
+        return key.show(key.create())
     if rest[-1:] == ["sign"]:
         return key.sign(rest[0] if len(rest) == 2 else None, body)
     return key.show(rest[0] if rest and rest[0] else None)
@@ -249,10 +248,13 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
+scratch = tempfile.TemporaryDirectory(prefix="fake-azure-")
+FOLDER = Path(scratch.name)
 write_certificates()
 CONTEXT = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
 CONTEXT.load_cert_chain(FOLDER / "server.pem")
 server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
 threading.Thread(target=server.serve_forever, daemon=True).start()
-print(server.server_port, flush=True)
+print(server.server_port, FOLDER, flush=True)
 sys.stdin.read()
+scratch.cleanup()

@@ -5,11 +5,15 @@
 #![allow(dead_code)]
 
 pub mod aws;
+pub mod azure;
 pub mod core;
 pub mod fake_cloud_kms;
 pub mod fake_kms;
 pub mod http;
+pub mod key_source;
 pub mod mock;
+pub mod openbao;
 pub mod qkey;
 pub mod shell;
+pub mod swtpm;
 pub mod terminal;

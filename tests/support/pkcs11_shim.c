@@ -3,7 +3,8 @@
  * SHIM_REAL   the module that does the work
  * SHIM_LOG    a file that gets a line for each call to C_Login and C_Sign
  * SHIM_FAULTS words, each one a fault or a property that the real module does not have:
- *   count-low final-try locked no-pin pinpad write-protected   what C_GetTokenInfo says
+ *   count-low final-try locked no-pin pinpad write-protected
+ *   steers-terminal                                            what C_GetTokenInfo says
  *   no-sign always-authenticate bare-point                     what keys say of themselves
  *   already-initialized cant-lock                              how C_Initialize answers
  *   pin-locked pin-expired                                     how C_Login answers
@@ -32,7 +33,7 @@ enum {
 struct functions { byte_t major, minor; function_t at[FUNCTIONS]; };
 struct attribute { ulong_t type; void *value; ulong_t length; };
 struct mechanism { ulong_t type; void *parameter; ulong_t length; };
-struct token_info { byte_t texts[96]; ulong_t flags; };
+struct token_info { byte_t label[32], manufacturer[32], model[16], serial[16]; ulong_t flags; };
 
 static struct functions *real, ours;
 
@@ -86,6 +87,11 @@ static ulong_t get_token_info(ulong_t slot, struct token_info *info)
     if (told("count-low")) info->flags |= 0x10000;
     if (told("final-try")) info->flags |= 0x20000;
     if (told("locked")) info->flags |= 0x40000;
+    if (told("steers-terminal")) {
+        memcpy(info->manufacturer, "\033[2J", 4);
+        memcpy(info->model, "\033[2J", 4);
+        memcpy(info->serial, "\033[2J            ", 16);
+    }
     return result;
 }
 

@@ -125,12 +125,14 @@ impl Token {
     /// As a line of a list.
     pub(super) fn title(&self) -> String {
         let info = &self.info;
+        // Some modules fill up with zeros what the standard wants filled up with blanks.
+        let shown = |text: &str| printable(text.trim_end_matches('\0'));
         format!(
             "{} ({}, {}, serial={})",
             quoted(info.label()),
-            printable(info.manufacturer_id()),
-            printable(info.model()),
-            printable(info.serial_number())
+            shown(info.manufacturer_id()),
+            shown(info.model()),
+            shown(info.serial_number())
         )
     }
 
