@@ -140,6 +140,7 @@ fn error_text(error: &Error) -> String {
 
 /// What others may have said in it steers no terminal, and looks like no line of ours.
 fn lines(text: &str) -> String {
+    let text = text.replace('\t', "    ");
     let lines: Vec<String> = text.lines().map(printable).collect();
     lines.join("\n    ")
 }

@@ -751,8 +751,8 @@ hint: write azurekms://VAULT/KEY or azurekms://VAULT/KEY/VERSION, where VAULT is
 exit 2
 --- stdout
 --- stderr
-error: "azurekms://v/k?version=1" is not a key source: it has no attribute "version"
-hint: azurekms takes protection; a `?` that belongs to a path is written file:…%3F
+error: "azurekms://v/k?version=…" is not a key source: it has no attribute "version"
+hint: azurekms takes protection; a `?` that is part of a name is written azurekms:…%3F…
 
 "#]].raw()
     );

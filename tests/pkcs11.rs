@@ -683,7 +683,7 @@ exit 2
 --- stdout
 --- stderr
 error: "pkcs11:object=alice?pin-valu=…" is not a key source: it has no attribute "pin-valu"
-hint: did you mean "pin-value"? pkcs11 takes module-path, module-name, pin-source, pin-value, pin-env, pin-file, pin-fd, pin-command; a `?` that begins none is written %3F, behind pkcs11:
+hint: did you mean "pin-value"? pkcs11 takes module-path, module-name, pin-source, pin-value, pin-env, pin-file, pin-fd, pin-command; a `?` that is part of a name is written pkcs11:…%3F…
 ==== pkcs11:object=alice?pin-value=1234&pin-env=PIN
 exit 2
 --- stdout

@@ -750,7 +750,7 @@ exit 2
 --- stdout
 --- stderr
 error: "hashivault://lock?namespace=…" is not a key source: it has no attribute "namespace"
-hint: hashivault takes mount, key-version, tool; a `?` that begins none is written %3F, behind hashivault:
+hint: hashivault takes mount, key-version, tool; a `?` that is part of a name is written hashivault:…%3F…
 
 "#]].raw()
     );
