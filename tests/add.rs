@@ -718,3 +718,39 @@ hint: look at what it holds: `[DIR]/qq-between --host=cluster fs_security_list_k
 
 "#]].raw());
 }
+
+#[test]
+fn a_key_that_is_stored_but_disabled_is_warned_of() {
+    let mock = Mock::new();
+    mock.add_key("lock-2026", "", ALICE_PUBLIC);
+    mock.set_key_field("1", "disabled", "true");
+    let qkey = Qkey::with_mock(&mock);
+    let said = [&[][..], &["--dry-run"], &["--output=json"]].map(|more| {
+        let run = qkey.run(with(more));
+        format!("==== {more:?}\n{}", run.transcript())
+    });
+    assert_data_eq!(said.concat(), str![[r#"
+==== []
+exit 0
+--- stdout
+The key store holds this as key 1 ("lock-2026") already: nothing to do.
+  SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
+--- stderr
+warning: it is disabled, and locks nothing until `qq fs_security_modify_key` enables it
+==== ["--dry-run"]
+exit 0
+--- stdout
+The key store holds this as key 1 ("lock-2026") already: nothing to do.
+  SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
+--- stderr
+warning: it is disabled, and locks nothing until `qq fs_security_modify_key` enables it
+==== ["--output=json"]
+exit 0
+--- stdout
+{"action":"add","changed":false,"dry_run":false,"key":{"id":"1","name":"lock-2026","comment":"","disabled":true,"public_key":"MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEgKmJRFWtWTEHhBTiC5rI1rbBJlXJqTNGHl4O+YRUke1drezNEidIVqu/UMnMs+81HL8VwIyyeeCwHkLLEK2aaQ==","fingerprint":"SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4"}}
+--- stderr
+{"log":{"level":"warning","message":"it is disabled, and locks nothing until `qq fs_security_modify_key` enables it"}}
+
+"#]].raw());
+    assert_eq!(mock.count("fs_security_add_key"), 0);
+}

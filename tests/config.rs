@@ -544,7 +544,7 @@ hint: a key source is one of: [TABLE] written ./PATH
 source = "a.pem?passphrase-evn=X"
 exit 2
 error: [DIR]/.config/qkey/config.toml:2: "a.pem?passphrase-evn=…" is not a key source: it has no attribute "passphrase-evn"
-hint: did you mean "passphrase-env"? file takes passphrase-env, passphrase-file, passphrase-fd, passphrase-command; a `?` that begins none is written %3F, behind file:
+hint: did you mean "passphrase-env"? file takes passphrase-env, passphrase-file, passphrase-fd, passphrase-command; a `?` that is part of a name is written file:…%3F…
 
 [keys.alice]
 source = "a.pem?passphrase-fd=x"
@@ -1533,5 +1533,199 @@ hint: it names no clusters at all; `qkey config init` shows how
 
 
 "#]].raw()
+    );
+}
+
+#[test]
+fn a_cluster_that_was_typed_is_not_at_the_address_that_the_environment_names() {
+    let mock = Mock::new();
+    let qkey = Qkey::with_mock(&mock)
+        .env("QKEY_PORT", "9999")
+        .env("QKEY_CREDENTIALS_STORE", "/credentials/of/the/environment");
+    qkey.configure(
+        "[clusters.prod]\nhost = \"prod.example.com\"\nport = 9000\ncredentials-store = \"~/creds\"\n\
+         [clusters.bare]\nhost = \"bare.example.com\"\n",
+    );
+    let called = |line: &str| {
+        mock.forget_calls();
+        prints(&qkey, line);
+        let calls = mock.calls().concat().join(" ");
+        calls.replace(qkey.path("").to_str().unwrap(), "[DIR]/")
+    };
+    let said = [
+        "qkey keys --cluster prod",
+        "qkey keys --cluster bare",
+        "qkey keys --cluster prod --port 7000",
+        "QKEY_CLUSTER=prod qkey keys",
+        "QKEY_CLUSTER=prod qkey keys --host other.example.com",
+        "qkey keys --host other.example.com",
+    ]
+    .map(|line| format!("{line}\n  {}\n", called(line)));
+    assert_data_eq!(said.concat(), str![[r#"
+qkey keys --cluster prod
+  --host=prod.example.com --port=9000 --credentials-store=[DIR]/creds fs_security_list_keys --json
+qkey keys --cluster bare
+  --host=bare.example.com --port=8000 fs_security_list_keys --json
+qkey keys --cluster prod --port 7000
+  --host=prod.example.com --port=7000 --credentials-store=[DIR]/creds fs_security_list_keys --json
+QKEY_CLUSTER=prod qkey keys
+  --host=cluster --port=9999 --credentials-store=/credentials/of/the/environment fs_security_list_keys --json
+QKEY_CLUSTER=prod qkey keys --host other.example.com
+  --host=other.example.com --port=9999 --credentials-store=/credentials/of/the/environment fs_security_list_keys --json
+qkey keys --host other.example.com
+  --host=other.example.com --port=9999 --credentials-store=/credentials/of/the/environment fs_security_list_keys --json
+
+"#]].raw());
+    assert_data_eq!(
+        narrow(&transcript(
+            &qkey,
+            [
+                "qkey config show --cluster prod | sed -n '3,7p'",
+                "qkey config show --cluster bare | sed -n '3,7p'",
+                "QKEY_CLUSTER=prod qkey config show | sed -n '3,7p'",
+                "QKEY_CLUSTER=prod qkey config show --host other.example.com | sed -n '3,7p'",
+                "QKEY_CLUSTER=prod qkey config show --cluster bare | sed -n '3,7p'",
+            ]
+        )),
+        str![[r#"
+$ qkey config show --cluster prod | sed -n '3,7p'
+exit 0
+--- stdout
+SETTING  VALUE  FROM
+cluster  prod  flag, --cluster
+host  prod.example.com  file, clusters.prod.host
+port  9000  file, clusters.prod.port
+credentials-store  [DIR]/creds  file, clusters.prod.credentials-store
+--- stderr
+
+$ qkey config show --cluster bare | sed -n '3,7p'
+exit 0
+--- stdout
+SETTING  VALUE  FROM
+cluster  bare  flag, --cluster
+host  bare.example.com  file, clusters.bare.host
+port  8000  default
+credentials-store  -  default
+--- stderr
+
+$ QKEY_CLUSTER=prod qkey config show | sed -n '3,7p'
+exit 0
+--- stdout
+SETTING  VALUE  FROM
+cluster  prod  environment, QKEY_CLUSTER
+host  cluster  environment, QKEY_HOST
+port  [PORT]  environment, QKEY_PORT
+credentials-store  [CREDENTIALS]  environment, QKEY_CREDENTIALS_STORE
+--- stderr
+
+$ QKEY_CLUSTER=prod qkey config show --host other.example.com | sed -n '3,7p'
+exit 0
+--- stdout
+SETTING  VALUE  FROM
+cluster  -  default
+host  other.example.com  flag, --host
+port  [PORT]  environment, QKEY_PORT
+credentials-store  [CREDENTIALS]  environment, QKEY_CREDENTIALS_STORE
+--- stderr
+
+$ QKEY_CLUSTER=prod qkey config show --cluster bare | sed -n '3,7p'
+exit 0
+--- stdout
+SETTING  VALUE  FROM
+cluster  bare  flag, --cluster
+host  bare.example.com  file, clusters.bare.host
+port  8000  default
+credentials-store  -  default
+--- stderr
+
+
+"#]]
+        .raw()
+    );
+}
+
+#[test]
+fn a_file_that_is_larger_than_any_configuration_is_an_error() {
+    let qkey = Qkey::new();
+    let limit = 1 << 20;
+    qkey.write("full.toml", "#".repeat(limit));
+    qkey.write("over.toml", "#".repeat(limit + 1));
+    assert_data_eq!(
+        transcript(
+            &qkey,
+            [
+                "qkey config show --config full.toml | head -1",
+                "qkey config show --config over.toml",
+                "qkey config show --config /dev/zero",
+            ]
+        ),
+        str![[r#"
+$ qkey config show --config full.toml | head -1
+exit 0
+--- stdout
+Configuration file: full.toml
+--- stderr
+
+$ qkey config show --config over.toml
+exit 2
+--- stdout
+--- stderr
+error: cannot read the configuration file over.toml
+  caused by: it is longer than 1048576 bytes
+hint: it must be a readable file in UTF-8
+
+$ qkey config show --config /dev/zero
+exit 2
+--- stdout
+--- stderr
+error: cannot read the configuration file /dev/zero
+  caused by: it is longer than 1048576 bytes
+hint: it must be a readable file in UTF-8
+
+
+"#]]
+        .raw()
+    );
+}
+
+#[test]
+fn a_configuration_file_that_does_not_fit_is_not_begun() {
+    let qkey = Qkey::new();
+    // A file that may not grow fails as a full disk does.
+    assert_data_eq!(
+        transcript(
+            &qkey,
+            [
+                "trap '' XFSZ; ulimit -f 0; qkey config init --file new.toml",
+                "ls -A",
+                "qkey config init --file new.toml",
+            ]
+        ),
+        str![[r#"
+$ trap '' XFSZ; ulimit -f 0; qkey config init --file new.toml
+exit 2
+--- stdout
+--- stderr
+error: cannot write the configuration file new.toml
+  caused by: File too large (os error 27)
+hint: name another place with --file PATH
+
+$ ls -A
+exit 0
+--- stdout
+alice.pem
+bob.pem
+carol.pem
+--- stderr
+
+$ qkey config init --file new.toml
+exit 0
+--- stdout
+Wrote new.toml: a commented file that sets nothing yet.
+--- stderr
+
+
+"#]]
+        .raw()
     );
 }

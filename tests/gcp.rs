@@ -693,8 +693,8 @@ hint: write software or hsm
 exit 2
 --- stdout
 --- stderr
-error: "gcpkms://projects/p/locations/l/keyRings/r/cryptoKeys/k?account=x" is not a key source: it has no attribute "account"
-hint: gcpkms takes configuration, impersonate-service-account, protection-level; a `?` that belongs to a path is written file:…%3F
+error: "gcpkms://projects/p/locations/l/keyRings/r/cryptoKeys/k?account=…" is not a key source: it has no attribute "account"
+hint: gcpkms takes configuration, impersonate-service-account, protection-level; a `?` that is part of a name is written gcpkms:…%3F…
 
 "#]].raw()
     );

@@ -1,4 +1,4 @@
-//! SIGINT and SIGTERM while `qkey` works.
+//! SIGINT, SIGTERM and SIGHUP while `qkey` works.
 
 mod support;
 
@@ -14,6 +14,7 @@ use support::{
     qkey::{
         ALICE_PUBLIC, BOB_PUBLIC, Qkey, Run, expect_no_sleepers, is_alive, side_by_side, wait_until,
     },
+    shell,
 };
 
 const ADD: [&str; 5] = ["add", "--name", "new", "--key", "carol.pem"];
@@ -472,4 +473,156 @@ fn children(pid: u32) -> Vec<String> {
                 .collect::<Vec<_>>()
         })
         .collect()
+}
+
+#[test]
+fn a_second_signal_during_a_submission_still_tells_how_to_check() {
+    // Told to end, it goes on, so that nothing but the second signal ends the call.
+    let hook = r#"case "$*" in *fs_security_replace_key*)
+        trap ': >"$QQ_MOCK_STATE/told"' TERM
+        echo $$ >>"$QQ_MOCK_STATE/sleepers"
+        while :; do
+            sleep 300 &
+            wait
+        done
+    esac"#;
+    let said = side_by_side(&["text", "json"], |output| {
+        let mock = mock();
+        let qkey = Qkey::with_mock(&mock).between(&mock, hook);
+        let args = [&REPLACE[..], &["--output", output]].concat();
+        let child = start(&qkey, &args);
+        wait_until("a qq that hangs", || !mock.sleepers().is_empty());
+        send(&child, Signal::INT);
+        wait_until("a qq that was told to end", || {
+            mock.state().join("told").exists()
+        });
+        send(&child, Signal::INT);
+        let run = end(&qkey, child);
+        expect_no_sleepers(&mock);
+        // On a busy machine the second may come when the first has done all already.
+        let transcript = run.transcript();
+        transcript.replace("a signal during fs_security_replace_key", "a signal")
+    });
+    assert_data_eq!(said, str![[r#"
+==== text
+exit 130
+--- stdout
+--- stderr
+error: the replacement of key 1 ("lock-2026") was submitted, and whether it was done could not be confirmed
+  caused by: stopped by a signal
+hint: `[DIR]/qq-between --host=cluster fs_security_list_keys` shows it; running this again is safe: it looks first
+==== json
+exit 130
+--- stdout
+--- stderr
+{"error":{"kind":"interrupted","message":"the replacement of key 1 (\"lock-2026\") was submitted, and whether it was done could not be confirmed","causes":["stopped by a signal"],"hint":"`[DIR]/qq-between --host=cluster fs_security_list_keys` shows it; running this again is safe: it looks first","exit_code":130}}
+
+"#]].raw());
+}
+
+#[test]
+fn a_hangup_during_a_submission_is_a_termination() {
+    let mock = mock();
+    mock.fault("snapshot_unlock_snapshot", "hang");
+    let run = interrupted(&mock, &UNLOCK, Signal::HUP);
+    assert_data_eq!(run.transcript(), str![[r#"
+exit 143
+--- stdout
+--- stderr
+error: the unlocking of snapshot 2 ("2_quarter_end") was submitted, and whether it was done could not be confirmed
+  caused by: stopped by a signal during snapshot_unlock_snapshot
+hint: `[QQ] --host=cluster snapshot_get_status --id=2` shows it; running this again is safe: it looks first
+
+"#]].raw());
+    assert_eq!(mock.count("snapshot_unlock_snapshot"), 1);
+}
+
+#[test]
+fn a_signal_that_was_ignored_from_the_start_stops_nothing() {
+    let mock = mock();
+    // Answers once the signals have been sent.
+    let hook = r#"case "$*" in *fs_security_list_keys*)
+        : >"$QQ_MOCK_STATE/asked"
+        while ! [ -e "$QQ_MOCK_STATE/sent" ]; do sleep 0.05; done
+    esac"#;
+    let qkey = Qkey::with_mock(&mock).between(&mock, hook);
+    let child = shell::command(
+        &qkey,
+        "trap '' INT HUP; exec qkey add --name=new --key=carol.pem",
+    )
+    .spawn()
+    .expect("sh runs");
+    wait_until("a qq that waits", || mock.state().join("asked").exists());
+    send(&child, Signal::INT);
+    send(&child, Signal::HUP);
+    fs::write(mock.state().join("sent"), "").expect("a file");
+    let run = end(&qkey, child);
+    assert_eq!((run.code, &*run.stderr), (0, ""), "{run:?}");
+    assert_eq!(mock.count("fs_security_add_key"), 1);
+}
+
+#[test]
+fn a_signal_that_was_not_ignored_counts_beside_those_that_were() {
+    let mock = mock();
+    mock.fault("fs_security_add_key", "hang");
+    let qkey = Qkey::with_mock(&mock);
+    let child = shell::command(
+        &qkey,
+        "trap '' INT HUP; exec qkey add --name=new --key=carol.pem",
+    )
+    .spawn()
+    .expect("sh runs");
+    wait_until("a qq that hangs", || !mock.sleepers().is_empty());
+    send(&child, Signal::TERM);
+    let run = end(&qkey, child);
+    expect_no_sleepers(&mock);
+    assert_eq!(run.code, 143, "{run:?}");
+    assert!(run.stderr.contains("could not be confirmed"), "{run:?}");
+}
+
+#[test]
+fn a_signal_during_a_configuration_file_that_nobody_writes_ends_qkey_with_a_word() {
+    let said = side_by_side(&["INT", "TERM"], |name| {
+        let (signal, mask) = match name {
+            "INT" => (Signal::INT, 1 << 1),
+            _ => (Signal::TERM, 1 << 14),
+        };
+        let qkey = Qkey::new();
+        make_fifo(&qkey);
+        let child = start(&qkey, &["config", "show", "--config=key.fifo"]);
+        wait_until("a qkey that watches for signals", || {
+            caught_signals(child.id()) & mask != 0
+        });
+        send(&child, signal);
+        end(&qkey, child).transcript()
+    });
+    assert_data_eq!(
+        said,
+        str![[r#"
+==== INT
+exit 2
+--- stdout
+--- stderr
+error: cannot read the configuration file key.fifo
+  caused by: stopped by a signal
+hint: it must be a readable file in UTF-8
+==== TERM
+exit 2
+--- stdout
+--- stderr
+error: cannot read the configuration file key.fifo
+  caused by: stopped by a signal
+hint: it must be a readable file in UTF-8
+
+"#]]
+        .raw()
+    );
+}
+
+/// The signals that a process has a handler for, a bit each, from the lowest.
+fn caught_signals(pid: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .unwrap_or_default()
 }

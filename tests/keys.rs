@@ -6,6 +6,7 @@ use snapbox::{IntoData, assert_data_eq, str};
 use support::{
     mock::Mock,
     qkey::{ALICE_PUBLIC, BOB_PUBLIC, CAROL_PUBLIC, Qkey, rounds},
+    shell::prints,
 };
 
 /// Three stored keys, of which the second is disabled; the third is none of P-256.
@@ -350,4 +351,47 @@ error: cluster:8000 refused fs_security_get_key_usage: Error 404: fs_no_such_ent
 hint: `qkey keys list` shows what there is
 
 "#]].raw());
+}
+
+#[test]
+fn a_configured_key_that_could_not_be_compared_is_warned_of() {
+    let mock = mock();
+    let qkey = Qkey::with_mock(&mock)
+        .env("RIGHT", "open sesame")
+        .env("WRONG", "open barley");
+    qkey.write("pass.tmp", "open sesame");
+    prints(
+        &qkey,
+        "openssl pkcs8 -topk8 -v2 aes-256-cbc -in alice.pem -passout file:pass.tmp -out locked.pem
+         chmod 600 locked.pem; rm pass.tmp",
+    );
+    qkey.configure(
+        r#"
+        [keys.bob]
+        source = "../../bob.pem"
+        [keys.gone]
+        source = "../../gone.pem"
+        [keys.locked]
+        source = "../../locked.pem"
+        [keys.locked-open]
+        source = "../../locked.pem?passphrase-env=RIGHT"
+        [keys.locked-wrong]
+        source = "../../locked.pem?passphrase-env=WRONG"
+        "#,
+    );
+    assert_data_eq!(qkey.run(["keys", "list"]).transcript(), str![[r#"
+exit 0
+--- stdout
+ID  NAME          STATE     FINGERPRINT          CONFIGURED KEY  COMMENT
+1   lock-2026     enabled   SHA256:qDNOdPfn/SvG  locked-open     in the safe
+2   Schlüssel 🔑  disabled  SHA256:Bigzvx05JkuL  bob
+3   odd           enabled   (not a P-256 key)    -               steers\u{1b}[31m\nthe terminal
+--- stderr
+warning: gone (../../gone.pem) is not compared: key "gone": cannot read the key file [DIR]/.config/qkey/../../gone.pem: No such file or directory (os error 2)
+warning: locked (../../locked.pem) is not compared: it would need a passphrase or a PIN
+warning: locked-wrong (../../locked.pem?passphrase-env=WRONG) is not compared: key "locked-wrong": cannot use the key file [DIR]/.config/qkey/../../locked.pem: wrong passphrase
+
+"#]].raw());
+    let quiet = qkey.run(["keys", "list", "--quiet"]);
+    assert_eq!((quiet.code, &*quiet.stderr), (0, ""));
 }

@@ -818,3 +818,217 @@ fn a_passphrase_is_in_no_output_and_in_no_command_line() {
         "{seen}"
     );
 }
+
+#[test]
+fn a_descriptor_that_is_not_open_is_an_error_whatever_qkey_has_opened_itself() {
+    let qkey = with_locked_key();
+    for number in 3..=9 {
+        let line = format!(
+            "exec timeout 20 qkey pubkey 'locked.pem?passphrase-fd={number}' \
+                3<&- 4<&- 5<&- 6<&- 7<&- 8<&- 9<&-"
+        );
+        let run = shell::run(&qkey, &line);
+        let expected = format!(
+            "error: there is no passphrase for locked.pem\n  \
+                caused by: cannot read the passphrase of locked.pem from file descriptor {number}\n  \
+                caused by: Bad file descriptor (os error 9)\n"
+        );
+        assert_eq!(run.code, 3, "{run:?}");
+        assert!(run.stderr.starts_with(&expected), "{run:?}");
+    }
+}
+
+#[test]
+fn a_descriptor_that_is_not_open_is_an_error_while_qq_runs() {
+    let (mock, qkey) = with_two_locked_keys();
+    for number in 3..=9 {
+        let line = format!(
+            "exec timeout 20 qkey replace -k lock --old-key 'old.pem?passphrase-fd={number}' \
+                --new-key bob.pem 3<&- 4<&- 5<&- 6<&- 7<&- 8<&- 9<&-"
+        );
+        let run = shell::run(&qkey, &line);
+        assert_eq!(run.code, 3, "{run:?}");
+        assert!(run.stderr.contains("Bad file descriptor"), "{run:?}");
+    }
+    assert_eq!(mock.count("fs_security_replace_key"), 0);
+}
+
+/// Tells what it gets from `qkey`: its environment, and what it can read of descriptor 7.
+const CURIOUS: &str = r#"env >>seen
+    if [ -e /proc/self/fd/7 ]; then echo 'descriptor 7 is open' >>seen; fi
+    { cat <&7; } >>seen 2>/dev/null"#;
+
+#[test]
+fn qq_gets_no_passphrase_from_a_descriptor_or_a_variable() {
+    let (mock, qkey) = with_two_locked_keys();
+    let qkey = qkey
+        .between(&mock, CURIOUS)
+        .env("OLD", "the old one")
+        .env("BYSTANDER", "in plain sight");
+    qkey.write("new.pass", "the new one\n");
+    let line = "qkey replace -k lock --old-key 'old.pem?passphrase-env=OLD' \
+        --new-key 'new.pem?passphrase-fd=7' 7< new.pass";
+    let run = shell::run(&qkey, line);
+    assert_eq!((run.code, &*run.stderr), (0, ""), "{run:?}");
+    assert_eq!(
+        mock.public_key("1"),
+        public_key_base64(&qkey.path("bob.pem"))
+    );
+    let seen = fs::read_to_string(qkey.path("seen")).unwrap();
+    assert!(seen.contains("BYSTANDER=in plain sight\n"), "{seen}");
+    for secret in ["OLD=", "the old one", "the new one", "descriptor 7"] {
+        assert!(!seen.contains(secret), "{secret}: {seen}");
+    }
+}
+
+#[test]
+fn qq_gets_no_passphrase_of_a_configured_key() {
+    let (mock, qkey) = with_two_locked_keys();
+    let qkey = qkey.between(&mock, CURIOUS).env("OLD", "the old one");
+    mock.set_snapshot_field(1, "lock_key", "1");
+    qkey.write("new.pass", "the new one\n");
+    qkey.configure(
+        "[keys.old]\nsource = \"../../old.pem?passphrase-env=OLD\"\n\
+         [keys.new]\nsource = \"../../new.pem?passphrase-fd=7\"\n",
+    );
+    let run = shell::run(&qkey, "qkey unlock --id=1 7< new.pass");
+    assert_eq!((run.code, &*run.stderr), (0, ""), "{run:?}");
+    let seen = fs::read_to_string(qkey.path("seen")).unwrap();
+    for secret in ["OLD=", "the old one", "the new one", "descriptor 7"] {
+        assert!(!seen.contains(secret), "{secret}: {seen}");
+    }
+}
+
+#[test]
+fn a_file_that_nobody_writes_is_waited_for_no_longer_than_the_timeout() {
+    let qkey = with_locked_key();
+    assert_data_eq!(
+        transcript(
+            &qkey,
+            [
+                "mkfifo pass.fifo",
+                "exec timeout 30 qkey pubkey 'locked.pem?passphrase-file=pass.fifo' --timeout 1",
+                "sleep 300 >pass.fifo & timeout 30 qkey pubkey 'locked.pem?passphrase-file=pass.fifo' --timeout 1; code=$?; kill $!; exit $code",
+            ]
+        ),
+        str![[r#"
+$ mkfifo pass.fifo
+exit 0
+--- stdout
+--- stderr
+
+$ exec timeout 30 qkey pubkey 'locked.pem?passphrase-file=pass.fifo' --timeout 1
+exit 3
+--- stdout
+--- stderr
+error: there is no passphrase for locked.pem
+  caused by: cannot read the passphrase of locked.pem in pass.fifo
+  caused by: nothing came within 1 s
+hint: an attribute of the key source gives it without a terminal: ?passphrase-file=PATH, passphrase-env=VAR, passphrase-fd=N or passphrase-command=COMMAND
+
+$ sleep 300 >pass.fifo & timeout 30 qkey pubkey 'locked.pem?passphrase-file=pass.fifo' --timeout 1; code=$?; kill $!; exit $code
+exit 3
+--- stdout
+--- stderr
+error: there is no passphrase for locked.pem
+  caused by: cannot read the passphrase of locked.pem in pass.fifo
+  caused by: nothing came within 1 s
+hint: an attribute of the key source gives it without a terminal: ?passphrase-file=PATH, passphrase-env=VAR, passphrase-fd=N or passphrase-command=COMMAND
+
+
+"#]].raw()
+    );
+}
+
+#[test]
+fn stdin_is_not_both_the_passphrase_and_something_else() {
+    let qkey = with_locked_key();
+    qkey.write("alice.pub", "");
+    assert_data_eq!(
+        transcript(
+            &qkey,
+            [
+                "printf x | qkey sign --key 'locked.pem?passphrase-fd=0'",
+                "printf x | qkey sign --key 'locked.pem?passphrase-fd=0' -",
+                "printf x | qkey sign --key 'locked.pem?passphrase-fd=0' --challenge-file -",
+                "printf x | qkey sign --key 'locked.pem?passphrase-file=/dev/stdin'",
+                "printf x | qkey sign --key '-?passphrase-fd=0' lock-2026",
+                "cat locked.pem | qkey pubkey '-?passphrase-fd=0'",
+                "cat locked.pem | qkey pubkey '-?passphrase-file=/dev/stdin'",
+            ]
+        ),
+        str![[r#"
+$ printf x | qkey sign --key 'locked.pem?passphrase-fd=0'
+exit 2
+--- stdout
+--- stderr
+error: key and challenge are both to be read from stdin
+hint: give the challenge as an argument, or with --challenge-file
+
+$ printf x | qkey sign --key 'locked.pem?passphrase-fd=0' -
+exit 2
+--- stdout
+--- stderr
+error: key and challenge are both to be read from stdin
+hint: give the challenge as an argument, or with --challenge-file
+
+$ printf x | qkey sign --key 'locked.pem?passphrase-fd=0' --challenge-file -
+exit 2
+--- stdout
+--- stderr
+error: key and challenge are both to be read from stdin
+hint: give the challenge as an argument, or with --challenge-file
+
+$ printf x | qkey sign --key 'locked.pem?passphrase-file=/dev/stdin'
+exit 2
+--- stdout
+--- stderr
+error: key and challenge are both to be read from stdin
+hint: give the challenge as an argument, or with --challenge-file
+
+$ printf x | qkey sign --key '-?passphrase-fd=0' lock-2026
+exit 2
+--- stdout
+--- stderr
+error: unexpected argument '-?' found
+
+  tip: to pass '-?' as a value, use '-- -?'
+
+Usage: qkey sign [OPTIONS] --key <SOURCE> [CHALLENGE]
+
+For more information, try '--help'.
+
+$ cat locked.pem | qkey pubkey '-?passphrase-fd=0'
+exit 2
+--- stdout
+--- stderr
+error: unexpected argument '-?' found
+
+  tip: to pass '-?' as a value, use '-- -?'
+
+Usage: qkey pubkey [OPTIONS] <SOURCE>
+
+For more information, try '--help'.
+
+$ cat locked.pem | qkey pubkey '-?passphrase-file=/dev/stdin'
+exit 2
+--- stdout
+--- stderr
+error: unexpected argument '-?' found
+
+  tip: to pass '-?' as a value, use '-- -?'
+
+Usage: qkey pubkey [OPTIONS] <SOURCE>
+
+For more information, try '--help'.
+
+
+"#]]
+        .raw()
+    );
+    let run = shell::run(
+        &qkey,
+        "printf 'open sesame' | qkey sign --key 'locked.pem?passphrase-fd=0' lock-2026",
+    );
+    assert_eq!((run.code, &*run.stderr), (0, ""), "{run:?}");
+}

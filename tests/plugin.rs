@@ -274,8 +274,8 @@ $ qkey pubkey 'plugin:test:x?slot=1'
 exit 2
 --- stdout
 --- stderr
-error: "plugin:test:x?slot=1" is not a key source: it has no attribute "slot"
-hint: plugin takes no attributes; a `?` that belongs to it is written %3F
+error: "plugin:test:x?slot=…" is not a key source: it has no attribute "slot"
+hint: plugin takes no attributes; a `?` that is part of a name is written plugin:…%3F…
 
 $ qkey generate plugin:test:x 2>&1 | head -1
 exit 0
@@ -410,7 +410,7 @@ exit 3
 --- stdout
 --- stderr
 error: cannot sign with plugin:test:x
-  caused by: qkey-signer-test answered throttled: It is so.
+  caused by: qkey-signer-test answered failed: It is so.
 hint: the documentation of the plugin may say more
 ==== more on stderr
 exit 3
@@ -724,7 +724,7 @@ fn a_plugin_cannot_read_from_the_terminal() {
     write_plugin(
         &qkey,
         "test",
-        &when_it_signs("echo 'PIN?' >&2; read -r pin </dev/tty; echo \"$pin\" >pin"),
+        &when_it_signs("echo 'PIN?' >&2; read -r pin </dev/tty && echo \"$pin\" >pin"),
     );
     let line = format!("exec {SIGN} --timeout 5");
     let mut session = Terminal::new().start(command_with_terminal(&qkey, &line));
@@ -737,8 +737,8 @@ exit 3
 --- stdout
 --- stderr
 error: cannot sign with plugin:test:x
-  caused by: `[DIR]/bin/qkey-signer-test` did not finish within 5 s and was killed: PIN?
-hint: check the network, or give it longer with --timeout SECONDS
+  caused by: `[DIR]/bin/qkey-signer-test` exited with 2: PIN?
+    [DIR]/bin/qkey-signer-test: 8: cannot open /dev/tty: No such device or address
 
 "#]]
         .raw()

@@ -92,10 +92,13 @@ fn each_way_to_fail_is_told_apart() {
         "status 404 fs_no_such_entry_error There is no such thing.",
         "status 409 fs_entry_exists_error It exists.",
         "status 500 internal_error It broke.",
+        "status 502 proxy_error Bad gateway.",
         "status 503 busy_error Try again later.",
+        "status 504 proxy_error Gateway time-out.",
         "drop-before",
         "timeout-before",
         "refused-connection",
+        "exit 1 Command error: Expecting value: line 1 column 1 (char 0)",
     ];
     let said = side_by_side(&faults, |fault| keys_with_fault(fault).1.transcript());
     assert_data_eq!(said, str![[r#"
@@ -978,4 +981,76 @@ fn no_command_asks_for_the_version() {
     let calls = mock.calls();
     assert!(calls.iter().flatten().all(|arg| arg != "--version"));
     assert_eq!(calls.len(), 2 + 4 + 3 + 3 + 1);
+}
+
+#[test]
+fn a_wrapper_that_fails_after_the_submission_does_not_make_it_be_sent_twice() {
+    // Its words are those of argparse, but argparse's code is 2.
+    let said = side_by_side(&["done", "not done"], |case| {
+        let mock = mock();
+        let submit = match case {
+            "done" => mock.program().display().to_string(),
+            _ => "true".to_owned(),
+        };
+        let hook = format!(
+            r#"case "$*" in *snapshot_lock_snapshot*)
+                echo "$*" >>"$QQ_MOCK_STATE/submitted"
+                '{submit}' "$@"
+                echo 'usage: wrapper [-h]' >&2
+                echo 'wrapper: error: cannot write to the audit log' >&2
+                exit 3
+            esac"#
+        );
+        let run = Qkey::with_mock(&mock).between(&mock, &hook).run(LOCK);
+        let submitted = fs::read_to_string(mock.state().join("submitted")).expect("qq ran");
+        assert_eq!(submitted.lines().count(), 1, "{submitted}");
+        // The first command that names a stored key is the submission itself.
+        assert!(submitted.contains("--lock-key=1"), "{submitted}");
+        assert!(mock.count("snapshot_get_status") > 1, "it looks");
+        assert_eq!(mock.lock_key(3).is_some(), case == "done");
+        run.transcript()
+    });
+    assert_data_eq!(said, str![].raw());
+}
+
+#[test]
+fn what_others_say_steers_no_terminal_and_looks_like_no_line_of_qkey() {
+    let said = side_by_side(&["cluster", "two lines", "qq"], |whose| {
+        let mock = mock();
+        let qkey = Qkey::with_mock(&mock);
+        let qkey = match whose {
+            "cluster" => {
+                let words = "one\u{1b}]0;x\u{7}two \u{1b}[2Jthree \u{202e}four";
+                let fault = format!("always status 400 odd_error {words}");
+                mock.fault("fs_security_list_keys", &fault);
+                qkey
+            }
+            "two lines" => {
+                let words = r"Error 400: odd_error: one\nerror: forged\r\nhint: \033[2Jforged\n";
+                qkey.between(&mock, &format!("printf '{words}' >&2; exit 1"))
+            }
+            _ => {
+                let words = r"one\033]0;x\007two\nerror: forged\r\nhint: \033[2Jforged\n";
+                qkey.between(&mock, &format!("printf '{words}' >&2; exit 3"))
+            }
+        };
+        ["text", "json"]
+            .map(|output| {
+                // As on a terminal: where there is none, every sequence is taken out.
+                let run = qkey.run(["keys", "--color=always", "--output", output]);
+                for sequence in ["\u{1b}]", "\u{7}", "\u{1b}[2J", "\r", "\u{202e}"] {
+                    assert!(!run.stderr.contains(sequence), "{run:?}");
+                }
+                let mut lines = run.stderr.lines();
+                let is_forged = |line: &str| {
+                    ["error: forged", "hint: "]
+                        .iter()
+                        .any(|words| line.starts_with(words))
+                };
+                assert!(!lines.any(is_forged), "{run:?}");
+                run.transcript().replace('\u{1b}', "ESC")
+            })
+            .concat()
+    });
+    assert_data_eq!(said, str![].raw());
 }

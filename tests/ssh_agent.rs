@@ -259,6 +259,7 @@ exit 0
 ID  NAME  STATE    FINGERPRINT          CONFIGURED KEY  COMMENT
 1   lock  enabled  SHA256:qDNOdPfn/SvG  alice
 --- stderr
+warning: gone (ssh-agent:gone) is not compared: key "gone": cannot open ssh-agent:gone: the agent holds no key with the comment "gone", only: ecdsa-sha2-nistp256 SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4 "alice" ecdsa-sha2-nistp256 SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s "bob"
 
 
 "#]]
@@ -466,8 +467,8 @@ $ qkey pubkey 'ssh-agent:alice?confirm=no'
 exit 2
 --- stdout
 --- stderr
-error: "ssh-agent:alice?confirm=no" is not a key source: it has no attribute "confirm"
-hint: ssh-agent takes no attributes; a `?` that belongs to it is written %3F
+error: "ssh-agent:alice?confirm=…" is not a key source: it has no attribute "confirm"
+hint: ssh-agent takes no attributes; a `?` that is part of a name is written ssh-agent:…%3F…
 
 $ qkey generate ssh-agent:alice 2>&1 | head -1
 exit 0

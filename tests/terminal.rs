@@ -8,7 +8,7 @@ use snapbox::{IntoData, assert_data_eq, str};
 use support::{
     mock::Mock,
     qkey::{Qkey, public_key_base64},
-    shell::prints,
+    shell::{command_with_terminal, prints},
     terminal::{Ended, Session, Terminal},
 };
 
@@ -629,4 +629,47 @@ fn the_prompt_goes_to_the_terminal_when_stderr_is_closed() {
     let mut session = Terminal::new().start(command);
     session.answer(PROMPT, "open sesame");
     assert_eq!(session.end().output.status.code(), Some(0));
+}
+
+/// `qkey` as a job of a shell on the terminal, so that it can be stopped.
+fn start_as_job(qkey: &Qkey, line: &str) -> Session {
+    let line = format!("exec bash -c 'set -m; {line}; echo \"ended with $?\"'");
+    Terminal::new().start(command_with_terminal(qkey, &line))
+}
+
+#[test]
+fn neither_ctrl_backslash_nor_ctrl_z_leaves_a_terminal_that_hides_what_is_typed() {
+    let qkey = with_locked_key();
+    let mut text = String::new();
+    for (key, typed) in [("Ctrl-\\", "\u{1c}"), ("Ctrl-Z", "\u{1a}")] {
+        let line = "qkey pubkey locked.pem --format base64";
+        let mut session = start_as_job(&qkey, line);
+        session.wait_for(PROMPT);
+        session.type_in(typed);
+        // Ctrl-U takes it away again.
+        session.type_in("\u{15}open sesame\n");
+        text += &format!("{key}\n{}\n", transcript(&qkey, &session.end()));
+    }
+    assert_data_eq!(text, str![].raw());
+}
+
+#[test]
+fn the_words_of_others_do_not_steer_the_terminal() {
+    let mock = Mock::new();
+    let qkey = Qkey::with_mock(&mock);
+    mock.fault(
+        "fs_security_list_keys",
+        "status 400 odd_error one\u{1b}]0;x\u{7}two\u{1b}[2J",
+    );
+    let said_by_the_cluster = start_interactively(&qkey, &["keys", "-vv"]).end().screen;
+    let hook = r#"printf 'one\033]0;x\007two\033[2J\nerror: forged\n' >&2; exit 3"#;
+    let qkey = qkey.between(&mock, hook);
+    let said_by_qq = start_interactively(&qkey, &["keys", "-vv"]).end().screen;
+    for screen in [said_by_the_cluster, said_by_qq] {
+        assert!(screen.contains("one"), "{screen:?}");
+        assert!(screen.contains("\u{1b}["), "qkey's own colors: {screen:?}");
+        for sequence in ["\u{1b}]", "\u{7}", "\u{1b}[2J", "\nerror: forged"] {
+            assert!(!screen.contains(sequence), "{sequence:?} in {screen:?}");
+        }
+    }
 }

@@ -272,7 +272,7 @@ error: cannot open hashivault://one
     Code: 403. Errors:
     
     * 1 error occurred:
-    \t* permission denied
+        * permission denied
 hint: log in (`bao login`), or get a policy that allows it; `bao token capabilities transit/keys/one` shows what you may do. To sign needs `read` on keys/KEY and `update` on sign/KEY/sha2-256, to make a key `create` and `update` on keys/KEY
 ==== may not sign
 exit 3
@@ -285,7 +285,7 @@ error: cannot sign with hashivault://unsigned
     Code: 403. Errors:
     
     * 1 error occurred:
-    \t* permission denied
+        * permission denied
 hint: log in (`bao login`), or get a policy that allows it; `bao token capabilities transit/keys/unsigned` shows what you may do. To sign needs `read` on keys/KEY and `update` on sign/KEY/sha2-256, to make a key `create` and `update` on keys/KEY
 ==== sealed
 exit 3
@@ -436,8 +436,8 @@ error: cannot sign with hashivault://lock
   caused by: `vault` exited with 2: Code: 403. Errors:
     
     * 2 errors occurred:
-    \t* permission denied
-    \t* invalid token
+        * permission denied
+        * invalid token
 hint: log in: `vault login`, or a new token in VAULT_TOKEN or BAO_TOKEN
 ==== Code: 400. Errors:\n\n* missing client token
 exit 3
@@ -666,7 +666,7 @@ error: cannot make a key in hashivault://new
     Code: 403. Errors:
     
     * 1 error occurred:
-    \t* permission denied
+        * permission denied
 hint: log in (`bao login`), or get a policy that allows it; `bao token capabilities transit/keys/new` shows what you may do. To sign needs `read` on keys/KEY and `update` on sign/KEY/sha2-256, to make a key `create` and `update` on keys/KEY
 ==== a version
 exit 2

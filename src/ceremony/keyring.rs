@@ -72,7 +72,7 @@ impl<'a> Keyring<'a> {
             State::Open(_) => None,
             State::Locked(_) => Some((
                 source.title(),
-                Error::new(Kind::Key, "somebody would have to be asked to open it"),
+                Error::new(Kind::Key, "it would need a passphrase or a PIN"),
             )),
             State::Failed(error) => Some((source.title(), error.clone())),
         };

@@ -308,6 +308,26 @@ mod tests {
     }
 
     #[test]
+    fn what_nobody_answered_may_be_done_after_the_last_look() {
+        let unanswered = || Err(failure(Certainty::Unanswered, Kind::Unreachable));
+        for looks in [&[not_done as fn() -> _][..], &[unreadable, not_done]] {
+            let (settled, looked) = settle(unanswered(), looks);
+            let error = failed(settled, Kind::Unknown, 8);
+            assert_eq!(looked, LOOKS.len());
+            assert_tells(&error, "the painting was submitted and not answered");
+            assert_tells(&error, "not done so far, and may still be");
+            assert_tells(&error, "the first answer");
+            assert_tells(&error, "`look at it`");
+        }
+        let (settled, looked) = settle(unanswered(), &[not_done, done]);
+        assert_eq!((verdict(settled), looked), ("looked up", 2));
+        let (settled, _) = settle(unanswered(), &[not_done, unreadable]);
+        assert_tells(&failed(settled, Kind::Unknown, 8), "could not be confirmed");
+        let (settled, _) = settle(unanswered(), &[something_else]);
+        assert_tells(&failed(settled, Kind::Unknown, 8), "now it is blue");
+    }
+
+    #[test]
     fn what_no_look_could_read_is_unknown() {
         let (settled, looked) = settle(lost(Kind::Unreachable), &[unreadable]);
         let error = failed(settled, Kind::Unknown, 8);

@@ -51,11 +51,11 @@ pub trait KeySource: Sync {
 /// A key source that was opened.
 pub enum Opened {
     Signer(Box<dyn Signer>),
-    /// A person must be asked before it signs.
+    /// A person must be asked, or a PIN spent, before it shows its key: only where it is needed.
     Locked(Unlock),
 }
 
-/// Asks a person, and opens the key source with the answer.
+/// Opens what was locked.
 pub type Unlock = Box<dyn FnOnce() -> Result<Box<dyn Signer>> + Send>;
 
 impl Opened {

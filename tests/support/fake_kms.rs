@@ -158,13 +158,18 @@ fn serve(state: &Mutex<State>, request: &Request) -> Reply {
     }
 }
 
+/// The name under which a key was added, from that or from its ARN.
+fn key_name(input: &Value) -> &str {
+    let id = input["KeyId"].as_str().unwrap_or_default();
+    id.rsplit_once(":key/").map_or(id, |(_, name)| name)
+}
+
 fn with_key(
     state: &State,
     input: &Value,
     answer: impl FnOnce(&Value) -> Result<Value, Reply>,
 ) -> Reply {
-    let id = input["KeyId"].as_str().unwrap_or_default();
-    let name = id.rsplit_once(":key/").map_or(id, |(_, name)| name);
+    let name = key_name(input);
     match state.keys.get(name).map(answer) {
         Some(Ok(value)) => json_reply(&value),
         Some(Err(reply)) => reply,
@@ -183,9 +188,9 @@ fn sign(input: &Value) -> Result<Value, Reply> {
         Some("DIGEST") if message.len() == 32 => message,
         _ => return Err(error("ValidationException", "the length of Message")),
     };
-    let key = match input["KeyId"].as_str() {
-        Some("alias/carol") => CAROL,
-        Some("alias/alice") => ALICE,
+    let key = match key_name(input) {
+        "alias/carol" => CAROL,
+        "alias/alice" => ALICE,
         _ => BOB,
     };
     Ok(json!({
