@@ -16,7 +16,7 @@ use crate::{
     error::{Error, Kind, Result},
     input,
     output::{Color, Format},
-    signer::source::Source,
+    signer::source::{Source, expand_home},
     suggest,
 };
 
@@ -271,15 +271,6 @@ fn toml_error(path: &Path, text: &str, error: &toml::de::Error) -> Error {
         Some(near) => format!("did you mean `{near}`?"),
         None => "`qkey config init --file -` shows every key that there is".to_owned(),
     })
-}
-
-/// Replaces a leading `~`, which no shell has seen here.
-pub fn expand_home(path: &mut PathBuf) {
-    if let Ok(rest) = path.strip_prefix("~")
-        && let Some(home) = env::home_dir()
-    {
-        *path = home.join(rest);
-    }
 }
 
 #[cfg(test)]

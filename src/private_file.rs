@@ -9,7 +9,7 @@ use std::{
 
 use rustix::io::Errno;
 
-use crate::subprocess::quote;
+use crate::text::quote;
 
 /// Warns when the group or everybody can read or write the file.
 pub fn warn_if_readable_by_others(path: &Path, metadata: &Metadata) {

@@ -24,7 +24,7 @@ use std::{
 use rustix::process::{Pid, setsid};
 use zeroize::{Zeroize, Zeroizing};
 
-use crate::{error::Kind, interrupt};
+use crate::{error::Kind, interrupt, text::quote};
 
 /// A list of 80,000 snapshots takes about this much.
 const STDOUT_LIMIT: usize = 32 << 20;
@@ -362,15 +362,6 @@ impl fmt::Display for Command {
             write!(f, " {}", quote(&arg.to_string_lossy()))?;
         }
         Ok(())
-    }
-}
-
-/// Quotes for a POSIX shell, where need be.
-pub fn quote(arg: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_=+:,./@%".contains(c);
-    match !arg.is_empty() && arg.chars().all(plain) {
-        true => arg.to_owned(),
-        false => format!("'{}'", arg.replace('\'', r"'\''")),
     }
 }
 

@@ -1,4 +1,4 @@
-//! Text of unknown origin, made fit to be shown.
+//! Text of unknown origin, made fit to be shown or typed.
 
 /// The text itself, or with escapes where it would steer a terminal: control characters, and those
 /// that turn the direction of writing (Unicode Standard Annex 9, table 1).
@@ -21,6 +21,15 @@ pub fn printable(text: &str) -> String {
 pub fn quoted(text: &str) -> String {
     let inside = text.replace('\\', r"\\").replace('"', "\\\"");
     format!("\"{}\"", printable(&inside))
+}
+
+/// Quotes for a POSIX shell, where need be.
+pub fn quote(arg: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_=+:,./@%".contains(c);
+    match !arg.is_empty() && arg.chars().all(plain) {
+        true => arg.to_owned(),
+        false => format!("'{}'", arg.replace('\'', r"'\''")),
+    }
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
-//! Ceremonies: what must be proven, and in which order. They know a [`Cluster`](crate::cluster::Cluster) and
-//! [key sources](crate::signer::KeySource),
-//! and neither processes nor terminals.
+//! Ceremonies: what must be proven, and in which order. They know a
+//! [`Cluster`](crate::cluster::Cluster) and [key sources](crate::signer::KeySource), and neither
+//! processes nor terminals.
 //!
 //! The rules are the same for all: independent steps run side by side; nothing is sent before the
 //! key is known to be the right one and its signature verifies here; a refusal is believed only

@@ -8,7 +8,7 @@ use crate::{
     error::Result,
     keyfile,
     signer::source::{self, Openable},
-    subprocess::quote,
+    text::quote,
 };
 
 /// Make a new private key, never over an existing one

@@ -16,7 +16,7 @@ use crate::{
     public_key::PublicKey,
     signature::Signature,
     signer::KeySource,
-    subprocess::quote,
+    text::quote,
 };
 
 /// Check a signature over a challenge, without a cluster

@@ -16,7 +16,8 @@ use crate::{
     error::{Error as UserError, Kind},
     interrupt,
     signature::Signature,
-    subprocess::{self, Command, Failure, Output, quote},
+    subprocess::{self, Command, Failure, Output},
+    text::quote,
 };
 
 /// Where `qq` is and which cluster it should talk to.

@@ -17,7 +17,8 @@ use crate::{
     error::{Error, Kind as ErrorKind, Result},
     public_key::{self, PublicKey},
     signature::Signature,
-    subprocess::{Command, Failure, Output, quote},
+    subprocess::{Command, Failure, Output},
+    text::quote,
 };
 
 pub static KIND: Kind = Kind {

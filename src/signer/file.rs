@@ -21,7 +21,7 @@ use crate::{
     public_key::PublicKey,
     secret::Secret,
     signature::Signature,
-    subprocess::quote,
+    text::quote,
 };
 
 pub static KIND: Kind = Kind {

@@ -21,7 +21,8 @@ use crate::{
     error::{Error, Kind as ErrorKind, Result},
     public_key::{self, PublicKey},
     signature::Signature,
-    subprocess::{Command, quote},
+    subprocess::Command,
+    text::quote,
 };
 
 pub static KIND: Kind = Kind {

@@ -16,7 +16,8 @@ use crate::{
     public_key::{self, PublicKey},
     secret::Secret,
     signature::Signature,
-    subprocess::{Command, Failure, Output, quote},
+    subprocess::{Command, Failure, Output},
+    text::quote,
 };
 
 pub static KIND: Kind = Kind {

@@ -4,7 +4,7 @@
 //! between, in every kind alike; their values are percent-decoded (RFC 3986, section 2.1).
 
 use std::{
-    fmt,
+    env, fmt,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -13,7 +13,6 @@ use super::{
     Context, KeySource, Opened, agent, aws, azure, file, gcp, openssl, pkcs11, plugin, vault,
 };
 use crate::{
-    config::expand_home,
     error::{Error, Kind as ErrorKind, Result},
     keyfile::Format,
     public_key::PublicKey,
@@ -363,6 +362,15 @@ impl Kind {
             "{nearest}{scheme} takes {takes}; a `?` that is part of a name is written {scheme}:…%3F…",
             scheme = self.scheme,
         )
+    }
+}
+
+/// Replaces a leading `~`, which no shell has seen here.
+pub fn expand_home(path: &mut PathBuf) {
+    if let Ok(rest) = path.strip_prefix("~")
+        && let Some(home) = env::home_dir()
+    {
+        *path = home.join(rest);
     }
 }
 

@@ -19,7 +19,8 @@ use crate::{
     error::{Error, Kind as ErrorKind, Result},
     public_key::PublicKey,
     signature::Signature,
-    subprocess::{Command, Failure, Output, quote},
+    subprocess::{Command, Failure, Output},
+    text::quote,
 };
 
 pub static KIND: Kind = Kind {

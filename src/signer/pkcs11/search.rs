@@ -12,8 +12,7 @@ use super::{
 use crate::{
     error::{Error, Kind as ErrorKind, Result},
     public_key::{self, PublicKey},
-    subprocess::quote,
-    text::printable,
+    text::{printable, quote},
 };
 
 /// What is on the tokens.

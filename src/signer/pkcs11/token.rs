@@ -22,8 +22,7 @@ use crate::{
     error::{Error, Kind, Result},
     secret::{self, Secret, SecretSource},
     signer::{Context, secret_error},
-    subprocess::quote,
-    text::{printable, quoted},
+    text::{printable, quote, quoted},
 };
 
 /// A token in a slot of a module.
