@@ -541,8 +541,8 @@ fn a_key_is_read_from_stdin_once() {
 exit 2
 --- stdout
 --- stderr
-error: two keys are to be read from stdin
-hint: stdin can be read once; put one of the keys into a file
+error: two keys, or a key and a passphrase, are to be read from stdin
+hint: stdin can be read once; put one of them into a file
 
 "#]]
         .raw()

@@ -229,7 +229,9 @@ fn the_challenge_is_taken_to_the_byte() {
 
 #[test]
 fn the_answer_is_a_line_or_an_object() {
-    let qkey = with_signatures();
+    let qkey = Qkey::new();
+    // Unlike that of openssl, always the same.
+    prints(&qkey, "qkey sign --key alice.pem lock-2026 > s.line");
     assert_data_eq!(
         transcript(
             &qkey,
@@ -250,7 +252,7 @@ Verified: SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4 signed this challen
 $ qkey verify --key alice.pem --signature s.line lock-2026 --output json
 exit 0
 --- stdout
-{"public_key":"MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEgKmJRFWtWTEHhBTiC5rI1rbBJlXJqTNGHl4O+YRUke1drezNEidIVqu/UMnMs+81HL8VwIyyeeCwHkLLEK2aaQ==","fingerprint":"SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4","verified":true,"signature":"MEQCIEw/1Zf+GBunaVLaI7ex3rrZMnOWKUFmYfAidcjAoFPxAiApsB1DmLBxxEPU1QStU0MuuAMqB42obXa2iUyBp8U7kw=="}
+{"public_key":"MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEgKmJRFWtWTEHhBTiC5rI1rbBJlXJqTNGHl4O+YRUke1drezNEidIVqu/UMnMs+81HL8VwIyyeeCwHkLLEK2aaQ==","fingerprint":"SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4","verified":true,"signature":"MEUCIQDvRbRJfkXZQ0UqNn5jcqAMoNA2UFV+dEv9i8Vl8XFiZQIgT+4UqgLCDe5entD1bZd5YSo+b4UNZhJ/XVj+oxIHJdY="}
 --- stderr
 
 $ qkey verify --key bob.pem --signature s.line lock-2026
