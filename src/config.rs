@@ -124,28 +124,33 @@ impl Config {
     /// Of kind `usage`, with the file and the line.
     pub fn load(path: &Path, required: bool) -> Result<Self> {
         let file = path.to_owned();
-        let text = input::read_to_end(move || File::open(file), LIMIT, None)
-            .map_err(|error| match error {
-                input::Error::Unreadable(error) => error,
-                error => io::Error::other(error),
-            })
-            .and_then(|bytes| {
-                let text = String::from_utf8(bytes.to_vec());
-                text.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.utf8_error()))
-            });
+        let unreadable = |kind| {
+            Error::new(
+                kind,
+                format!("cannot read the configuration file {}", path.display()),
+            )
+        };
+        let text = match input::read_to_end(move || File::open(file), LIMIT, None) {
+            Err(error @ input::Error::Interrupted(kind)) => {
+                return Err(unreadable(kind).caused_by(&error));
+            }
+            Err(input::Error::Unreadable(error)) => Err(error),
+            Err(error) => Err(io::Error::other(error)),
+            Ok(bytes) => String::from_utf8(bytes.to_vec())
+                .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.utf8_error())),
+        };
         let text = match text {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound && !required => {
                 return Ok(Self::default());
             }
             Err(error) => {
-                let message = format!("cannot read the configuration file {}", path.display());
-                return Err(Error::new(Kind::Usage, message).caused_by(&error).hint(
-                    match error.kind() {
+                return Err(unreadable(Kind::Usage)
+                    .caused_by(&error)
+                    .hint(match error.kind() {
                         io::ErrorKind::NotFound => "`qkey config init` writes one",
                         _ => "it must be a readable file in UTF-8",
-                    },
-                ));
+                    }));
             }
         };
         let mut config: Self =

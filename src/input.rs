@@ -3,6 +3,7 @@
 
 use std::{
     io::{self, Read},
+    path::Path,
     sync::mpsc::{self, RecvTimeoutError},
     thread,
     time::{Duration, Instant},
@@ -26,6 +27,13 @@ pub enum Error {
     TimedOut(Duration),
     #[error("stopped by a signal")]
     Interrupted(Kind),
+}
+
+/// Whether a path is another name of stdin.
+pub fn is_stdin(path: &Path) -> bool {
+    ["-", "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0"]
+        .into_iter()
+        .any(|name| path == Path::new(name))
 }
 
 /// Opens an input and reads all of it, which is wiped from memory when it goes. `open` may block.

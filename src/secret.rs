@@ -80,7 +80,7 @@ impl SecretSource {
     pub fn reads_stdin(&self) -> bool {
         match self {
             Self::Fd(number) => *number == 0,
-            Self::File(path) => *path == Path::new("/dev/stdin"),
+            Self::File(path) => input::is_stdin(path),
             Self::Env(_) | Self::Command(_) => false,
         }
     }

@@ -736,20 +736,20 @@ exit 0
 The key store holds this as key 1 ("lock-2026") already: nothing to do.
   SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
 --- stderr
-warning: it is disabled, and locks nothing until `qq fs_security_modify_key` enables it
+warning: the key is disabled, and locks nothing until `qq fs_security_modify_key` enables it
 ==== ["--dry-run"]
 exit 0
 --- stdout
 The key store holds this as key 1 ("lock-2026") already: nothing to do.
   SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
 --- stderr
-warning: it is disabled, and locks nothing until `qq fs_security_modify_key` enables it
+warning: the key is disabled, and locks nothing until `qq fs_security_modify_key` enables it
 ==== ["--output=json"]
 exit 0
 --- stdout
 {"action":"add","changed":false,"dry_run":false,"key":{"id":"1","name":"lock-2026","comment":"","disabled":true,"public_key":"MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEgKmJRFWtWTEHhBTiC5rI1rbBJlXJqTNGHl4O+YRUke1drezNEidIVqu/UMnMs+81HL8VwIyyeeCwHkLLEK2aaQ==","fingerprint":"SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4"}}
 --- stderr
-{"log":{"level":"warning","message":"it is disabled, and locks nothing until `qq fs_security_modify_key` enables it"}}
+{"log":{"level":"warning","message":"the key is disabled, and locks nothing until `qq fs_security_modify_key` enables it"}}
 
 "#]].raw());
     assert_eq!(mock.count("fs_security_add_key"), 0);

@@ -600,19 +600,17 @@ fn a_signal_during_a_configuration_file_that_nobody_writes_ends_qkey_with_a_word
         said,
         str![[r#"
 ==== INT
-exit 2
+exit 130
 --- stdout
 --- stderr
 error: cannot read the configuration file key.fifo
   caused by: stopped by a signal
-hint: it must be a readable file in UTF-8
 ==== TERM
-exit 2
+exit 143
 --- stdout
 --- stderr
 error: cannot read the configuration file key.fifo
   caused by: stopped by a signal
-hint: it must be a readable file in UTF-8
 
 "#]]
         .raw()

@@ -943,7 +943,6 @@ hint: an attribute of the key source gives it without a terminal: ?passphrase-fi
 #[test]
 fn stdin_is_not_both_the_passphrase_and_something_else() {
     let qkey = with_locked_key();
-    qkey.write("alice.pub", "");
     assert_data_eq!(
         transcript(
             &qkey,
@@ -952,9 +951,9 @@ fn stdin_is_not_both_the_passphrase_and_something_else() {
                 "printf x | qkey sign --key 'locked.pem?passphrase-fd=0' -",
                 "printf x | qkey sign --key 'locked.pem?passphrase-fd=0' --challenge-file -",
                 "printf x | qkey sign --key 'locked.pem?passphrase-file=/dev/stdin'",
-                "printf x | qkey sign --key '-?passphrase-fd=0' lock-2026",
-                "cat locked.pem | qkey pubkey '-?passphrase-fd=0'",
-                "cat locked.pem | qkey pubkey '-?passphrase-file=/dev/stdin'",
+                "cat locked.pem | qkey sign --key='-?passphrase-fd=0' lock-2026",
+                "cat locked.pem | qkey pubkey -- '-?passphrase-fd=0'",
+                "cat locked.pem | qkey pubkey -- '-?passphrase-file=/dev/stdin'",
             ]
         ),
         str![[r#"
@@ -986,41 +985,26 @@ exit 2
 error: key and challenge are both to be read from stdin
 hint: give the challenge as an argument, or with --challenge-file
 
-$ printf x | qkey sign --key '-?passphrase-fd=0' lock-2026
+$ cat locked.pem | qkey sign --key='-?passphrase-fd=0' lock-2026
 exit 2
 --- stdout
 --- stderr
-error: unexpected argument '-?' found
+error: "-?passphrase-fd=0" is not a key source: the key and its passphrase are both to be read from stdin
+hint: stdin can be read once; put one of them into a file
 
-  tip: to pass '-?' as a value, use '-- -?'
-
-Usage: qkey sign [OPTIONS] --key <SOURCE> [CHALLENGE]
-
-For more information, try '--help'.
-
-$ cat locked.pem | qkey pubkey '-?passphrase-fd=0'
+$ cat locked.pem | qkey pubkey -- '-?passphrase-fd=0'
 exit 2
 --- stdout
 --- stderr
-error: unexpected argument '-?' found
+error: "-?passphrase-fd=0" is not a key source: the key and its passphrase are both to be read from stdin
+hint: stdin can be read once; put one of them into a file
 
-  tip: to pass '-?' as a value, use '-- -?'
-
-Usage: qkey pubkey [OPTIONS] <SOURCE>
-
-For more information, try '--help'.
-
-$ cat locked.pem | qkey pubkey '-?passphrase-file=/dev/stdin'
+$ cat locked.pem | qkey pubkey -- '-?passphrase-file=/dev/stdin'
 exit 2
 --- stdout
 --- stderr
-error: unexpected argument '-?' found
-
-  tip: to pass '-?' as a value, use '-- -?'
-
-Usage: qkey pubkey [OPTIONS] <SOURCE>
-
-For more information, try '--help'.
+error: "-?passphrase-file=/dev/stdin" is not a key source: the key and its passphrase are both to be read from stdin
+hint: stdin can be read once; put one of them into a file
 
 
 "#]]

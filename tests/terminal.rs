@@ -634,7 +634,11 @@ fn the_prompt_goes_to_the_terminal_when_stderr_is_closed() {
 /// `qkey` as a job of a shell on the terminal, so that it can be stopped.
 fn start_as_job(qkey: &Qkey, line: &str) -> Session {
     let line = format!("exec bash -c 'set -m; {line}; echo \"ended with $?\"'");
-    Terminal::new().start(command_with_terminal(qkey, &line))
+    let terminal = Terminal::new();
+    let mut command = command_with_terminal(qkey, &line);
+    // Where the shell finds the terminal that it lends to its jobs.
+    command.stderr(terminal.stream());
+    terminal.start(command)
 }
 
 #[test]
@@ -650,7 +654,27 @@ fn neither_ctrl_backslash_nor_ctrl_z_leaves_a_terminal_that_hides_what_is_typed(
         session.type_in("\u{15}open sesame\n");
         text += &format!("{key}\n{}\n", transcript(&qkey, &session.end()));
     }
-    assert_data_eq!(text, str![].raw());
+    assert_data_eq!(text, str![[r#"
+Ctrl-\
+exit 0
+--- stdout
+MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEgKmJRFWtWTEHhBTiC5rI1rbBJlXJqTNGHl4O+YRUke1drezNEidIVqu/UMnMs+81HL8VwIyyeeCwHkLLEK2aaQ==
+ended with 0
+--- stderr
+--- terminal (typing is shown)
+Enter the passphrase of locked.pem: 
+
+Ctrl-Z
+exit 0
+--- stdout
+MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEgKmJRFWtWTEHhBTiC5rI1rbBJlXJqTNGHl4O+YRUke1drezNEidIVqu/UMnMs+81HL8VwIyyeeCwHkLLEK2aaQ==
+ended with 0
+--- stderr
+--- terminal (typing is shown)
+Enter the passphrase of locked.pem: 
+
+
+"#]].raw());
 }
 
 #[test]

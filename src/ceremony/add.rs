@@ -133,7 +133,7 @@ impl Add<'_> {
         }
         if stored.disabled {
             log::warn!(
-                "it is disabled, and locks nothing until `qq fs_security_modify_key` enables it"
+                "the key is disabled, and locks nothing until `qq fs_security_modify_key` enables it"
             );
         }
         if stored.comment != self.comment && !self.comment.is_empty() {

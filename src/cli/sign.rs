@@ -105,10 +105,9 @@ impl Sign {
 
 impl Challenge {
     pub fn reads_stdin(&self) -> bool {
-        let dash = |path: &Path| path == Path::new("-");
         match (&self.challenge, &self.challenge_file) {
             (Some(challenge), _) => challenge == "-",
-            (None, Some(path)) => dash(path),
+            (None, Some(path)) => input::is_stdin(path),
             (None, None) => true,
         }
     }
@@ -134,7 +133,7 @@ const INPUT_LIMIT: usize = 16 << 20;
 /// # Errors
 /// Of kind `usage`; `what` names it.
 pub fn read_input(path: &Path, what: &str) -> Result<Vec<u8>> {
-    let (place, result) = match path == Path::new("-") {
+    let (place, result) = match input::is_stdin(path) {
         true => (
             "stdin".to_owned(),
             input::read_to_end(|| Ok(io::stdin()), INPUT_LIMIT, None),

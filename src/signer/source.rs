@@ -14,6 +14,7 @@ use super::{
 };
 use crate::{
     error::{Error, Kind as ErrorKind, Result},
+    input,
     keyfile::Format,
     public_key::PublicKey,
     secret::SecretSource,
@@ -246,7 +247,7 @@ impl Source {
 
     /// Whether the key itself is on stdin.
     pub fn body_is_stdin(&self) -> bool {
-        matches!(self.kind.body, Body::Path(_)) && self.body == "-"
+        matches!(self.kind.body, Body::Path(_)) && input::is_stdin(Path::new(&self.body))
     }
 
     /// Whether it reads stdin, which can be read once.
