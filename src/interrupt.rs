@@ -169,6 +169,11 @@ impl Drop for Group {
     }
 }
 
+/// Kills every child that is left.
+pub fn end_children() {
+    kill_groups(Signal::KILL);
+}
+
 fn kill_groups(signal: Signal) {
     for group in with_state(|state| state.groups.clone()) {
         let _ = kill_process_group(group, signal);

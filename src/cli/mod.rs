@@ -14,7 +14,10 @@ mod sign;
 mod unlock;
 mod verify;
 
-use std::env;
+use std::{
+    env,
+    panic::{self, AssertUnwindSafe},
+};
 
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand, error::ErrorKind};
 
@@ -69,7 +72,15 @@ pub fn main() -> u8 {
         Err(error) => return report_usage(&error),
     };
     let mut output = cli.globals.output();
-    match run(cli, &matches, &mut output) {
+    // A machine without a thread to spare makes the standard library panic.
+    let result = panic::catch_unwind(AssertUnwindSafe(|| run(cli, &matches, &mut output)));
+    let result = result.unwrap_or_else(|_| {
+        interrupt::end_children();
+        Err(Error::new(Kind::Internal, "qkey itself failed").hint(
+            "if the message above names no lack of memory or threads, it is a bug; run this again: it looks first what was done",
+        ))
+    });
+    match result {
         Ok(()) => 0,
         Err(error) => {
             output.error(&error);
