@@ -592,7 +592,7 @@ fn losses() -> Vec<Loss> {
         loss("html_502_after", json!({}), None),
         loss("status_after", json!({ "status": 500 }), None),
         loss("status_after", json!({ "status": 503 }), None),
-        loss("status", json!({ "status": 503 }), Some(5)),
+        loss("status", json!({ "status": 503 }), Some(7)),
         // Longer than the test takes: qq is killed at the deadline.
         loss("slow_after", json!({ "seconds": 600 }), None),
     ]
@@ -1017,11 +1017,11 @@ fn a_cluster_that_is_not_available_is_an_error_of_every_reading() {
         assert_data_eq!(
             lab.run(&["keys"]).transcript(),
             str![[r#"
-exit 5
+exit 7
 --- stdout
 --- stderr
 error: 127.0.0.1:[PORT] refused fs_security_list_keys: Error 503: http_service_unavailable_error: Simulated failure 503.
-hint: the cluster has a problem of its own; look at its state, then run this again
+hint: the cluster, or a proxy before it, is not ready; try again later
 
 "#]]
         );
