@@ -13,6 +13,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use crate::{
+    cluster::rest::Fingerprint,
     error::{Error, Kind, Result},
     input,
     output::{Color, Format},
@@ -56,6 +57,8 @@ pub struct ClusterEntry {
     pub host: Option<String>,
     pub port: Option<u16>,
     pub credentials_store: Option<PathBuf>,
+    pub ca_file: Option<PathBuf>,
+    pub tls_fingerprint: Option<Fingerprint>,
     pub qq: Option<PathBuf>,
     pub via: Option<Via>,
     pub timeout: Option<NonZeroU64>,
@@ -75,6 +78,8 @@ pub struct KeyEntry {
 pub enum Via {
     /// Run the `qq` program.
     Qq,
+    /// Speak to its REST API over HTTPS.
+    Rest,
 }
 
 /// A larger file is none that anybody wrote.
@@ -92,6 +97,9 @@ pub const TEMPLATE: &str = r#"# Configuration of qkey. A flag beats an environme
 # port = 8000
 # credentials-store = "~/.config/qumulo/credentials/prod"   # as `qq --credentials-store`
 # qq = "/opt/qumulo/qq"                                     # the qq program for this cluster
+# via = "rest"                                              # without qq, straight to its REST API
+# ca-file = "prod-ca.pem"                                   # who vouches for its certificate (rest)
+# tls-fingerprint = "sha256:0000000000000000000000000000000000000000000000000000000000000000"  # or: which it is
 # timeout = 30                                              # seconds for each call
 
 # With keys named here, `qkey unlock` and `qkey replace` find the right one by its public key.
@@ -101,7 +109,7 @@ pub const TEMPLATE: &str = r#"# Configuration of qkey. A flag beats an environme
 
 # [defaults]
 # qq = "qq"
-# via = "qq"
+# via = "qq"           # or "rest"
 # timeout = 30
 # output = "text"      # or "json"
 # color = "auto"       # or "always", "never"
@@ -162,10 +170,13 @@ impl Config {
 
     fn resolve_paths(&mut self, path: &Path) {
         self.folder = path.parent().unwrap_or(Path::new("")).to_owned();
-        let of_clusters = self
-            .clusters
-            .values_mut()
-            .flat_map(|cluster| [&mut cluster.credentials_store, &mut cluster.qq]);
+        let of_clusters = self.clusters.values_mut().flat_map(|cluster| {
+            [
+                &mut cluster.credentials_store,
+                &mut cluster.ca_file,
+                &mut cluster.qq,
+            ]
+        });
         for path in of_clusters.chain([&mut self.defaults.qq]).flatten() {
             expand_home(path);
             // A bare name is looked for on PATH.
@@ -317,7 +328,7 @@ mod tests {
         for (text, expected) in [
             (
                 "[clusters.prod]\nhots = \"x\"\n",
-                "2: unknown field `hots`, expected one of `host`, `port`, `credentials-store`, `qq`, `via`, `timeout` / did you mean `host`?",
+                "2: unknown field `hots`, expected one of `host`, `port`, `credentials-store`, `ca-file`, `tls-fingerprint`, `qq`, `via`, `timeout` / did you mean `host`?",
             ),
             (
                 "[clusters.prod]\nport = \"x\"\n",

@@ -13,9 +13,6 @@ use zeroize::Zeroizing;
 
 use crate::{error::Kind, interrupt};
 
-/// How soon a signal is noticed.
-const LOOK: Duration = Duration::from_millis(50);
-
 /// Why there is no input.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -61,7 +58,7 @@ pub fn read_to_end<R: Read>(
         let _ = sender.send(read());
     });
     loop {
-        match receiver.recv_timeout(LOOK) {
+        match receiver.recv_timeout(interrupt::LOOK) {
             Ok(Ok(bytes)) if bytes.len() > limit => return Err(Error::TooLong(limit)),
             Ok(result) => return Ok(result?),
             Err(RecvTimeoutError::Timeout) => {

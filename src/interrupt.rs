@@ -7,9 +7,9 @@ use std::{
     io::{self, PipeReader, Write},
     os::fd::BorrowedFd,
     process,
-    sync::{Mutex, OnceLock, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use rustix::process::{Pid, Signal, kill_process_group};
@@ -26,9 +26,14 @@ const CHILD_GRACE: Duration = Duration::from_millis(500);
 /// How long the main thread may take to report after the children are gone.
 const REPORT_GRACE: Duration = Duration::from_secs(2);
 
+/// How soon a signal is noticed by what only looks for one.
+pub const LOOK: Duration = Duration::from_millis(50);
+
 struct State {
     signal: Option<i32>,
     groups: Vec<Pid>,
+    /// What else makes a call under way return.
+    enders: Vec<(u64, Arc<dyn Fn() + Send + Sync>)>,
     /// Undoes what a prompt did to the terminal.
     restore_terminal: Option<Box<dyn FnOnce() + Send>>,
     /// What must be said if the process ends without a report of its own.
@@ -41,6 +46,7 @@ type Report = Box<dyn Fn(&Error) + Send>;
 static STATE: Mutex<State> = Mutex::new(State {
     signal: None,
     groups: Vec::new(),
+    enders: Vec::new(),
     restore_terminal: None,
     last_words: Vec::new(),
     report: None,
@@ -76,6 +82,9 @@ pub fn install() -> io::Result<()> {
             // The pipe only wakes a prompt; without one nobody reads it.
             let _ = writer.write_all(b"!");
             kill_groups(Signal::TERM);
+            for (_, end) in with_state(|state| state.enders.clone()) {
+                end();
+            }
             thread::spawn(move || {
                 thread::sleep(CHILD_GRACE);
                 kill_groups(Signal::KILL);
@@ -85,6 +94,37 @@ pub fn install() -> io::Result<()> {
         }
     })?;
     Ok(())
+}
+
+/// Waits, but no longer than until a signal arrives.
+pub fn pause(duration: Duration) {
+    let begun = Instant::now();
+    while let Some(left) = duration.checked_sub(begun.elapsed())
+        && !left.is_zero()
+        && received().is_none()
+    {
+        thread::sleep(left.min(LOOK));
+    }
+}
+
+/// What makes a call under way return at a signal, as long as this value lives.
+pub struct Ender(u64);
+
+impl Ender {
+    /// `end` may be called from another thread, at most once for each signal.
+    pub fn register(end: impl Fn() + Send + Sync + 'static) -> Self {
+        with_state(|state| {
+            let number = state.enders.last().map_or(0, |(number, _)| number + 1);
+            state.enders.push((number, Arc::new(end)));
+            Self(number)
+        })
+    }
+}
+
+impl Drop for Ender {
+    fn drop(&mut self) {
+        with_state(|state| state.enders.retain(|(number, _)| *number != self.0));
+    }
 }
 
 /// The kind of error to end with, once a signal has arrived.

@@ -106,7 +106,7 @@ pub enum Failure {
     #[error("`{program}` answered with something else than {expected}: {excerpt}")]
     UnparsableReply {
         program: String,
-        expected: &'static str,
+        expected: String,
         excerpt: String,
     },
     #[error("stopped by a signal")]

@@ -121,6 +121,8 @@ pub enum Fault {
     Refused,
     Unauthorized,
     NotSent,
+    /// The cluster is busy, and not any more after this time.
+    Passing(Duration),
     /// It does not arrive, and nobody can tell.
     Lost,
     /// It is carried out and its answer lost; it shows from this look on.
@@ -134,6 +136,10 @@ pub enum Fault {
 impl Fault {
     fn error(&self) -> cluster::Error {
         let (certainty, kind, message) = match self {
+            Fault::Passing(after) => {
+                let error = Error::new(Kind::Unreachable, "busy");
+                return cluster::Error::new(Certainty::Refused, error).worth_repeating(*after);
+            }
             Fault::Refused => (Certainty::Refused, Kind::Refused, "Error 400: no".into()),
             Fault::Unauthorized => (Certainty::Refused, Kind::Auth, "Error 403: no right".into()),
             Fault::NotSent => (
@@ -149,10 +155,7 @@ impl Fault {
                 unreachable!("this makes no call fail")
             }
         };
-        cluster::Error {
-            certainty,
-            error: Error::new(kind, message),
-        }
+        cluster::Error::new(certainty, Error::new(kind, message))
     }
 }
 
@@ -444,10 +447,7 @@ impl FakeCluster {
 }
 
 fn refusal(words: String) -> cluster::Error {
-    cluster::Error {
-        certainty: Certainty::Refused,
-        error: Error::new(Kind::Refused, words),
-    }
+    cluster::Error::new(Certainty::Refused, Error::new(Kind::Refused, words))
 }
 
 fn another_key(stored: StoredKey) -> StoredKey {

@@ -8,7 +8,7 @@
 
 pub mod add;
 #[cfg(test)]
-mod fakes;
+pub(crate) mod fakes;
 mod keyring;
 pub mod lock;
 pub mod replace;

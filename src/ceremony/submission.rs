@@ -1,11 +1,11 @@
 //! What to believe after a submission.
 
-use std::{thread, time::Duration};
+use std::time::Duration;
 
 use crate::{
     cluster::{self, Certainty, StoredKey},
     error::{Error, Kind, Result},
-    interrupt::LastWords,
+    interrupt::{self, LastWords},
 };
 
 /// When the cluster's state is read after an answer was lost: the change may still be on its way.
@@ -85,7 +85,7 @@ impl Submission<'_> {
         );
         let mut seen = None;
         for pause in LOOKS {
-            thread::sleep(pause);
+            interrupt::pause(pause);
             match look() {
                 Ok(Seen::Done(done)) => {
                     log::warn!(
@@ -196,10 +196,7 @@ mod tests {
     use crate::ceremony::fakes::{assert_tells, failed};
 
     fn failure(certainty: Certainty, kind: Kind) -> cluster::Error {
-        cluster::Error {
-            certainty,
-            error: Error::new(kind, "the first answer"),
-        }
+        cluster::Error::new(certainty, Error::new(kind, "the first answer"))
     }
 
     fn lost(kind: Kind) -> cluster::Result<&'static str> {

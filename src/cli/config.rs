@@ -15,6 +15,7 @@ use super::{
     settings::{Globals, Origin},
 };
 use crate::{
+    cluster::rest::{TokenSource, Trust},
     config::{self, TEMPLATE},
     error::{Error, Kind, Result},
     output::{Output, table},
@@ -103,6 +104,12 @@ fn show(session: &Session) -> Result<()> {
     let settings = &session.settings;
     let path = |path: &PathBuf| json!(path.to_string_lossy());
     let optional_path = |value: &Option<PathBuf>| value.as_ref().map_or(Value::Null, path);
+    let (token, token_origin) = match &settings.token.value {
+        TokenSource::Env(name) => (json!(format!("${name}")), &settings.token.origin),
+        TokenSource::File(file) => (path(file), &settings.token.origin),
+        // The line above tells it.
+        TokenSource::Store(_) => (Value::Null, &Origin::BuiltIn),
+    };
     let rows = [
         (
             "cluster",
@@ -115,6 +122,17 @@ fn show(session: &Session) -> Result<()> {
             "credentials-store",
             optional_path(&settings.credentials_store.value),
             &settings.credentials_store.origin,
+        ),
+        ("token", token, token_origin),
+        (
+            "trust",
+            match &settings.trust.value {
+                Trust::System => json!("the authorities of this system"),
+                Trust::CaFile(file) => path(file),
+                Trust::Pinned(fingerprint) => json!(fingerprint.to_string()),
+                Trust::Insecure => json!("any certificate"),
+            },
+            &settings.trust.origin,
         ),
         ("qq", path(&settings.qq.value), &settings.qq.origin),
         ("via", name_of(settings.via.value), &settings.via.origin),
@@ -141,7 +159,7 @@ fn show(session: &Session) -> Result<()> {
     ];
     let mut objects = Map::new();
     for (name, value, origin) in &rows {
-        let origin = origin_text(origin);
+        let origin = origin.to_string();
         objects.insert(
             (*name).to_owned(),
             json!({ "value": value, "origin": origin }),
@@ -171,7 +189,7 @@ fn show(session: &Session) -> Result<()> {
                 Value::String(text) => text.clone(),
                 other => other.to_string(),
             };
-            [(*name).to_owned(), value, origin_text(origin)]
+            [(*name).to_owned(), value, origin.to_string()]
         }),
     );
     let keys_text = match session.config.keys.is_empty() {
@@ -201,13 +219,4 @@ fn name_of(value: impl ValueEnum) -> Value {
             .to_possible_value()
             .map(|value| value.get_name().to_owned())
     )
-}
-
-fn origin_text(origin: &Origin) -> String {
-    match origin {
-        Origin::BuiltIn => "default".to_owned(),
-        Origin::File(key) => format!("file, {key}"),
-        Origin::Environment(name) => format!("environment, {name}"),
-        Origin::Flag(name) => format!("flag, {name}"),
-    }
 }

@@ -9,6 +9,8 @@ use crate::{
     cluster::{
         Cluster,
         qq::{self, Qq},
+        rest::{self, Rest},
+        retry::Retrying,
     },
     config::{self, Config, Via},
     error::{Error, Kind, Result},
@@ -64,20 +66,40 @@ impl Session {
         })
     }
 
-    /// The cluster to talk to; nothing is run yet.
+    /// The cluster to talk to, with at most `jobs` calls at a time where they share connections;
+    /// nothing is run yet, and nothing connected.
     ///
     /// # Errors
-    /// Of kind `unreachable` when there is no `qq`.
-    pub fn cluster(&self) -> Result<Box<dyn Cluster>> {
-        match self.settings.via.value {
-            Via::Qq => Ok(Box::new(Qq::find(qq::Options {
-                program: self.settings.qq.value.clone(),
-                host: self.settings.host.value.clone(),
-                port: self.settings.port.value,
-                credentials_store: self.settings.credentials_store.value.clone(),
-                timeout: self.settings.timeout.value,
-            })?)),
-        }
+    /// Of kind `unreachable` when there is no `qq`; of kind `usage` or `auth` when the settings of
+    /// the connection are wrong, or its token cannot be read.
+    pub fn cluster(&self, jobs: usize) -> Result<Box<dyn Cluster>> {
+        let settings = &self.settings;
+        let (host, port) = (settings.host.value.clone(), settings.port.value);
+        let (program, timeout) = (settings.qq.value.clone(), settings.timeout.value);
+        Ok(match settings.via.value {
+            Via::Qq => {
+                let qq = Qq::find(qq::Options {
+                    program,
+                    host,
+                    port,
+                    credentials_store: settings.credentials_store.value.clone(),
+                    timeout,
+                })?;
+                Box::new(Retrying::new(qq, timeout))
+            }
+            Via::Rest => {
+                let rest = Rest::new(rest::Options {
+                    host,
+                    port,
+                    token: settings.token.value.clone(),
+                    trust: settings.trust.value.clone(),
+                    timeout,
+                    connections: jobs,
+                    qq: program,
+                })?;
+                Box::new(Retrying::new(rest, timeout))
+            }
+        })
     }
 
     pub fn context(&self) -> &Arc<Context> {

@@ -1,12 +1,15 @@
 //! The settings that every command shares: a flag beats the environment, which beats the
 //! configuration file.
 
-use std::{num::NonZeroU64, path::PathBuf, time::Duration};
+use std::{env, fmt, num::NonZeroU64, path::PathBuf, time::Duration};
 
 use clap::{ArgAction, ArgMatches, Args, builder::FalseyValueParser, parser::ValueSource};
 
 use crate::{
-    cluster::qq,
+    cluster::{
+        DEFAULT_PORT,
+        rest::{Fingerprint, TokenSource, Trust},
+    },
     config::{ClusterEntry, Config, Via},
     error::{Error, Kind, Result},
     output::{Color, Format, Output},
@@ -33,6 +36,20 @@ pub struct Globals {
         value_name = "PATH"
     )]
     credentials_store: Option<PathBuf>,
+    /// Trust the certificate authorities in this PEM file, and not those of the system (--via rest)
+    #[arg(long, global = true, env = "QKEY_CA_FILE", value_name = "PEM")]
+    ca_file: Option<PathBuf>,
+    /// Trust this certificate and no other (--via rest)
+    #[arg(
+        long,
+        global = true,
+        env = "QKEY_TLS_FINGERPRINT",
+        value_name = "sha256:HEX"
+    )]
+    tls_fingerprint: Option<Fingerprint>,
+    /// Trust any certificate: whoever stands between can take the token (--via rest)
+    #[arg(long, global = true, env = "QKEY_INSECURE", action = ArgAction::SetTrue, value_parser = FalseyValueParser::new())]
+    insecure: bool,
     /// The qq program [default: qq, from PATH]
     #[arg(long, global = true, env = "QKEY_QQ", value_name = "PATH")]
     qq: Option<PathBuf>,
@@ -114,6 +131,27 @@ impl Origin {
     }
 }
 
+impl Origin {
+    /// What was typed or written, without the place where.
+    fn name(&self) -> &str {
+        match self {
+            Origin::BuiltIn => "the default",
+            Origin::File(name) | Origin::Environment(name) | Origin::Flag(name) => name,
+        }
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Origin::BuiltIn => f.write_str("default"),
+            Origin::File(key) => write!(f, "file, {key}"),
+            Origin::Environment(name) => write!(f, "environment, {name}"),
+            Origin::Flag(name) => write!(f, "flag, {name}"),
+        }
+    }
+}
+
 /// In seconds, about a century: more than this is no moment that the clock could show.
 const LONGEST_TIMEOUT: u64 = u32::MAX as u64;
 
@@ -130,6 +168,9 @@ pub struct Settings {
     pub host: Setting<Option<String>>,
     pub port: Setting<u16>,
     pub credentials_store: Setting<Option<PathBuf>>,
+    /// The bearer token, for a cluster that is reached over REST.
+    pub token: Setting<TokenSource>,
+    pub trust: Setting<Trust>,
     pub qq: Setting<PathBuf>,
     pub via: Setting<Via>,
     pub timeout: Setting<Duration>,
@@ -169,6 +210,19 @@ impl Settings {
             .as_ref()
             .map_or(0, |cluster| cluster.origin.strength());
         let address = |id: &str| typed(id).filter(|origin| origin.strength() >= strength);
+        let credentials_store = optional(pick(
+            address("credentials_store").zip(globals.credentials_store.clone()),
+            [of_cluster.value("credentials-store", |entry| entry.credentials_store.clone())],
+        ));
+        let trust = strongest_trust([
+            address("ca_file").zip(globals.ca_file.clone().map(Trust::CaFile)),
+            address("tls_fingerprint").zip(globals.tls_fingerprint.map(Trust::Pinned)),
+            address("insecure").zip(globals.insecure.then_some(Trust::Insecure)),
+            of_cluster.typed("ca-file", |entry| entry.ca_file.clone().map(Trust::CaFile)),
+            of_cluster.typed("tls-fingerprint", |entry| {
+                entry.tls_fingerprint.map(Trust::Pinned)
+            }),
+        ])?;
         let defaults = &config.defaults;
         let of_defaults = |key: &str| format!("defaults.{key}");
         let settings = Self {
@@ -181,12 +235,11 @@ impl Settings {
                     address("port").zip(globals.port),
                     [of_cluster.value("port", |entry| entry.port)],
                 ),
-                qq::DEFAULT_PORT,
+                DEFAULT_PORT,
             ),
-            credentials_store: optional(pick(
-                address("credentials_store").zip(globals.credentials_store.clone()),
-                [of_cluster.value("credentials-store", |entry| entry.credentials_store.clone())],
-            )),
+            token: token(&credentials_store, strength),
+            credentials_store,
+            trust,
             qq: or_built_in(
                 pick(
                     typed("qq").zip(globals.qq.clone()),
@@ -270,6 +323,58 @@ impl Entry<'_> {
             Some((name, entry)) => (get(entry), format!("clusters.{name}.{key}")),
             None => (None, String::new()),
         }
+    }
+
+    fn typed<T>(&self, key: &str, get: impl Fn(&ClusterEntry) -> Option<T>) -> Option<(Origin, T)> {
+        let (value, key) = self.value(key, get);
+        Some((Origin::File(key), value?))
+    }
+}
+
+/// The environment variables that give a token.
+const TOKEN_VARIABLE: &str = "QKEY_TOKEN";
+const TOKEN_FILE_VARIABLE: &str = "QKEY_TOKEN_FILE";
+
+/// A token in the environment beats a credentials file there, and belongs, as that does, to no
+/// cluster that is named more strongly than by the environment.
+fn token(store: &Setting<Option<PathBuf>>, strength: u8) -> Setting<TokenSource> {
+    let stored = store.clone().map(TokenSource::Store);
+    let found = [TOKEN_VARIABLE, TOKEN_FILE_VARIABLE]
+        .into_iter()
+        .find_map(|name| Some((name, env::var_os(name)?)));
+    let Some((name, value)) = found else {
+        return stored;
+    };
+    let origin = Origin::Environment(name.to_owned());
+    let ours = origin.strength();
+    match ours < strength || stored.origin.strength() > ours {
+        true => stored,
+        false => Setting {
+            value: match name {
+                TOKEN_VARIABLE => TokenSource::Env(TOKEN_VARIABLE),
+                _ => TokenSource::File(value.into()),
+            },
+            origin,
+        },
+    }
+}
+
+/// # Errors
+/// Of kind `usage` when two are given in the same place.
+fn strongest_trust<const N: usize>(given: [Option<(Origin, Trust)>; N]) -> Result<Setting<Trust>> {
+    let given: Vec<_> = given.into_iter().flatten().collect();
+    let strength = given.iter().map(|(origin, _)| origin.strength()).max();
+    let mut strongest = given
+        .into_iter()
+        .filter(|(origin, _)| Some(origin.strength()) == strength);
+    match (strongest.next(), strongest.next()) {
+        (Some((origin, value)), None) => Ok(Setting { value, origin }),
+        (None, _) => Ok(or_built_in(None, Trust::System)),
+        (Some((one, _)), Some((other, _))) => Err(Error::new(
+            Kind::Usage,
+            format!("{} and {} exclude each other", one.name(), other.name()),
+        )
+        .hint("say in one way which certificate is the cluster's")),
     }
 }
 

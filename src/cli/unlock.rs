@@ -37,7 +37,7 @@ pub struct Unlock {
 impl Unlock {
     pub fn run(&self, session: &Session) -> Result<()> {
         let keys = session.candidates("--key", &self.keys)?;
-        let cluster = session.cluster()?;
+        let cluster = session.cluster(1)?;
         let mut ids = Vec::new();
         for &id in &self.ids {
             if !ids.contains(&id) {

@@ -1,7 +1,12 @@
 //! The cluster as the ceremonies see it: a key store and snapshots, behind one trait.
 
+mod failure;
 pub mod qq;
 mod reply;
+pub mod rest;
+pub mod retry;
+
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -154,6 +159,25 @@ pub enum Certainty {
 pub struct Error {
     pub certainty: Certainty,
     pub error: UserError,
+    /// How long to wait at least before a call that only reads is made once more; `None` where that
+    /// would not help.
+    pub repeat_after: Option<Duration>,
+}
+
+impl Error {
+    pub fn new(certainty: Certainty, error: UserError) -> Self {
+        Self {
+            certainty,
+            error,
+            repeat_after: None,
+        }
+    }
+
+    /// The same, of something that may be over soon.
+    pub fn worth_repeating(mut self, after: Duration) -> Self {
+        self.repeat_after = Some(after);
+        self
+    }
 }
 
 impl From<Error> for UserError {
@@ -163,6 +187,9 @@ impl From<Error> for UserError {
 }
 
 pub type Result<T> = std::result::Result<T, Error>;
+
+/// The port of a cluster's REST API.
+pub const DEFAULT_PORT: u16 = 8000;
 
 /// Typed calls to a cluster. Calls that only read can be repeated at will; `add_key`,
 /// `replace_key`, `unlock` and `lock` are submissions: after an error whose certainty is

@@ -2,19 +2,19 @@
 
 use std::{
     ffi::OsString,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
     time::Duration,
 };
 
 use super::{
-    Certainty, Check, Cluster, Error, KeyRef, NewKey, Replacement, Result, Snapshot, StoredKey,
-    Usage,
+    Certainty, Check, Cluster, DEFAULT_PORT, Error, KeyRef, NewKey, Replacement, Result, Snapshot,
+    StoredKey, Usage,
+    failure::{GIVE_IT_LONGER, Named, begin, no_cluster, stopped_during},
     reply::{self, Complaint, NotAReply},
 };
 use crate::{
     error::{Error as UserError, Kind},
-    interrupt,
     signature::Signature,
     subprocess::{self, Command, Failure, Output},
     text::quote,
@@ -121,28 +121,14 @@ impl Qq {
         command
     }
 
-    /// Notes that `command` is begun, and keeps it from that after a signal.
-    fn begin(command: &str) -> Result<()> {
-        match interrupt::received() {
-            None => {
-                log::info!("qq {command}");
-                Ok(())
-            }
-            Some(kind) => Err(Error {
-                certainty: Certainty::NotSent,
-                error: UserError::new(kind, format!("stopped by a signal before {command}"))
-                    .hint(UNCHANGED),
-            }),
-        }
-    }
-
     /// Runs one command that names no stored key.
     fn call<T>(
         &self,
         args: &[&str],
         parse: impl Fn(&[u8]) -> std::result::Result<T, NotAReply>,
     ) -> Result<T> {
-        Self::begin(args[0])?;
+        begin(args[0])?;
+        log::info!("qq {}", args[0]);
         let output = self
             .command()
             .args(args)
@@ -160,7 +146,8 @@ impl Qq {
         args: &[String],
         parse: impl Fn(&[u8]) -> std::result::Result<T, NotAReply>,
     ) -> Result<T> {
-        Self::begin(command)?;
+        begin(command)?;
+        log::info!("qq {command}");
         let run = |dialect: Dialect| {
             self.command()
                 .arg(command)
@@ -191,12 +178,12 @@ impl Qq {
         output: &Output,
         parse: impl Fn(&[u8]) -> std::result::Result<T, NotAReply>,
     ) -> Result<T> {
-        parse(&output.stdout).map_err(|NotAReply { expected }| {
+        parse(&output.stdout).map_err(|wrong| {
             self.explain(
                 command,
                 Failure::UnparsableReply {
                     program: self.program.to_string_lossy().into_owned(),
-                    expected,
+                    expected: wrong.to_string(),
                     excerpt: subprocess::excerpt(&output.stdout),
                 },
             )
@@ -205,51 +192,33 @@ impl Qq {
 
     /// What a failed run means.
     fn explain(&self, command: &str, failure: Failure) -> Error {
-        let address = self.address();
-        let lost = |message: String, hint: String| Error {
-            certainty: Certainty::Lost,
-            error: UserError::new(Kind::Unreachable, message).hint(hint),
+        let named = self.named();
+        let lost = |message: String| {
+            let error = UserError::new(Kind::Unreachable, message).hint(self.try_by_hand(command));
+            Error::new(Certainty::Lost, error)
         };
         match complaint(&failure) {
-            Complaint::Api { status, words } => self.api_error(command, status, &words),
-            Complaint::NotConnected(words) => self.not_connected(&words),
-            Complaint::ConnectionLost(words) => Error {
-                certainty: match words.contains("timed out") {
-                    true => Certainty::Unanswered,
-                    false => Certainty::Lost,
-                },
-                ..lost(
-                    format!("the connection to {address} was lost during {command}: {words}"),
-                    "look whether the cluster is up and whether a proxy or firewall stands between"
-                        .to_owned(),
-                )
-            },
+            Complaint::Api { status, words } => named.refused(command, status, &words),
+            Complaint::NotConnected(words) => named.not_connected(&words),
+            Complaint::ConnectionLost(words) => named.connection_lost(command, &words),
             Complaint::Command(words) | Complaint::Traceback(words)
                 if is_about_credentials(&words) =>
             {
-                Error {
-                    certainty: Certainty::NotSent,
-                    error: UserError::new(
-                        Kind::Auth,
-                        format!("qq cannot read its credentials for {address}: {words}"),
-                    )
-                    .hint(self.log_in()),
-                }
+                let message = format!(
+                    "qq cannot read its credentials for {}: {words}",
+                    named.address
+                );
+                let error = UserError::new(Kind::Auth, message).hint(named.log_in);
+                Error::new(Certainty::NotSent, error)
             }
-            Complaint::Command(words) => lost(
-                format!("qq failed during {command}: {words}"),
-                self.try_by_hand(command),
-            ),
-            Complaint::Traceback(words) if words.contains("Error loading data") => lost(
-                format!(
-                    "{address} answered {command} with something else than its REST API does: {words}"
-                ),
-                "check --host and --port: a proxy or another service may answer there".to_owned(),
-            ),
-            Complaint::Traceback(words) => lost(
-                format!("qq crashed during {command}: {words}"),
-                self.try_by_hand(command),
-            ),
+            Complaint::Command(words) => lost(format!("qq failed during {command}: {words}")),
+            Complaint::Traceback(words) if words.contains("Error loading data") => {
+                named.not_the_api(command, &words)
+            }
+            Complaint::Traceback(words) if words.starts_with("http.client.IncompleteRead") => {
+                named.connection_lost(command, &words)
+            }
+            Complaint::Traceback(words) => lost(format!("qq crashed during {command}: {words}")),
             Complaint::Usage(words) => usage_error(command, &words),
             Complaint::Other => self.explain_silence(command, &failure),
         }
@@ -258,24 +227,14 @@ impl Qq {
     /// What a run means in which `qq` itself did not say what was wrong.
     fn explain_silence(&self, command: &str, failure: &Failure) -> Error {
         let (certainty, hint) = match failure {
-            Failure::Interrupted(kind) => {
-                return Error {
-                    certainty: Certainty::Lost,
-                    error: UserError::new(*kind, format!("stopped by a signal during {command}"))
-                        .hint(UNCHANGED),
-                };
-            }
+            Failure::Interrupted(kind) => return stopped_during(command, *kind),
             Failure::NotFound { .. }
             | Failure::NotExecutable { .. }
             | Failure::CouldNotRun { .. } => (
                 Certainty::NotSent,
                 "say where qq is with --qq PATH or QKEY_QQ".to_owned(),
             ),
-            Failure::TimedOut { .. } => (
-                Certainty::Unanswered,
-                "look whether the cluster answers, or give it longer with --timeout SECONDS"
-                    .to_owned(),
-            ),
+            Failure::TimedOut { .. } => (Certainty::Unanswered, GIVE_IT_LONGER.to_owned()),
             Failure::Killed { .. } => (
                 Certainty::Lost,
                 "find out what killed it (out of memory? a limit? an administrator?) and run this again"
@@ -283,81 +242,11 @@ impl Qq {
             ),
             _ => (Certainty::Lost, self.try_by_hand(command)),
         };
-        Error {
-            certainty,
-            error: UserError::new(
-                Kind::Unreachable,
-                format!("qq gave no usable answer to {command}"),
-            )
+        let message = format!("qq gave no usable answer to {command}");
+        let error = UserError::new(Kind::Unreachable, message)
             .caused_by(failure)
-            .hint(hint),
-        }
-    }
-
-    fn api_error(&self, command: &str, status: u16, words: &str) -> Error {
-        let (kind, hint) = match status {
-            401 => (Kind::Auth, self.log_in()),
-            403 => (
-                Kind::Auth,
-                "log in as a user whose role has the privilege for it, or ask an administrator"
-                    .to_owned(),
-            ),
-            404 if command.starts_with("snapshot") => (
-                Kind::Refused,
-                format!(
-                    "`{} snapshot_list_statuses` shows what there is",
-                    self.as_typed()
-                ),
-            ),
-            404 => (
-                Kind::Refused,
-                "`qkey keys list` shows what there is".to_owned(),
-            ),
-            502..=504 => (
-                Kind::Unreachable,
-                "the cluster, or a proxy before it, is not ready; try again later".to_owned(),
-            ),
-            500.. => (
-                Kind::Refused,
-                "the cluster has a problem of its own; look at its state, then run this again"
-                    .to_owned(),
-            ),
-            _ => (
-                Kind::Refused,
-                "nothing was changed; mend what the cluster names, then run this again".to_owned(),
-            ),
-        };
-        Error {
-            certainty: match status {
-                // A proxy's time-out says nothing about the cluster.
-                408 | 504 => Certainty::Unanswered,
-                500.. => Certainty::Lost,
-                _ => Certainty::Refused,
-            },
-            error: UserError::new(
-                kind,
-                format!(
-                    "{} refused {command}: Error {status}: {words}",
-                    self.address()
-                ),
-            )
-            .hint(hint),
-        }
-    }
-
-    fn log_in(&self) -> String {
-        format!("log in first: `{} login -u USER`", self.as_typed())
-    }
-
-    fn not_connected(&self, words: &str) -> Error {
-        Error {
-            certainty: Certainty::NotSent,
-            error: UserError::new(
-                Kind::Unreachable,
-                format!("cannot reach {}: {words}", self.address()),
-            )
-            .hint("check --host and --port (or the cluster's entry in the configuration file), and the network"),
-        }
+            .hint(hint);
+        Error::new(certainty, error)
     }
 
     fn try_by_hand(&self, command: &str) -> String {
@@ -367,30 +256,49 @@ impl Qq {
         )
     }
 
-    fn address(&self) -> String {
-        match &self.options.host {
-            Some(host) => format!("{host}:{}", self.options.port),
-            None => format!("localhost:{}", self.options.port),
+    fn named(&self) -> Named {
+        let host = self.options.host.as_deref().unwrap_or("localhost");
+        let qq = self.as_typed();
+        Named {
+            address: format!("{host}:{}", self.options.port),
+            log_in: format!("log in first: `{qq} login -u USER`"),
+            find_snapshots: format!("`{qq} snapshot_list_statuses` shows what there is"),
         }
     }
 
     /// `qq` with the options that lead to this cluster, for hints.
     fn as_typed(&self) -> String {
-        let mut typed = quote(&self.options.program.to_string_lossy());
-        if let Some(host) = &self.options.host {
-            typed.push_str(&format!(" --host={}", quote(host)));
-        }
-        if self.options.port != DEFAULT_PORT {
-            typed.push_str(&format!(" --port={}", self.options.port));
-        }
-        if let Some(path) = &self.options.credentials_store {
-            typed.push_str(&format!(
-                " --credentials-store={}",
-                quote(&path.to_string_lossy())
-            ));
-        }
-        typed
+        let options = &self.options;
+        qq_command(
+            &options.program,
+            options.host.as_deref(),
+            options.port,
+            options.credentials_store.as_deref(),
+        )
     }
+}
+
+/// `qq` with the options that lead to a cluster, as it is typed.
+pub(super) fn qq_command(
+    program: &Path,
+    host: Option<&str>,
+    port: u16,
+    credentials_store: Option<&Path>,
+) -> String {
+    let mut typed = quote(&program.to_string_lossy());
+    if let Some(host) = host {
+        typed.push_str(&format!(" --host={}", quote(host)));
+    }
+    if port != DEFAULT_PORT {
+        typed.push_str(&format!(" --port={port}"));
+    }
+    if let Some(path) = credentials_store {
+        typed.push_str(&format!(
+            " --credentials-store={}",
+            quote(&path.to_string_lossy())
+        ));
+    }
+    typed
 }
 
 /// Runs a command in the newer dialect, and in the older one if the newer is not taken. Only
@@ -435,17 +343,9 @@ fn complaint(failure: &Failure) -> Complaint {
         .unwrap_or(Complaint::Other)
 }
 
-/// After a signal, where no submission is under way.
-const UNCHANGED: &str = "nothing was submitted by this step; run this again";
-
-/// The port of a cluster's REST API.
-pub const DEFAULT_PORT: u16 = 8000;
-
 fn usage_error(command: &str, words: &str) -> Error {
     let error = if words.contains("--host") {
-        UserError::new(Kind::Usage, "no cluster is named").hint(
-            "give --host HOST, set QKEY_HOST, or write the cluster into the configuration file (`qkey config init`)",
-        )
+        no_cluster()
     } else if words.contains("invalid choice") {
         UserError::new(Kind::Unreachable, format!("this qq does not know {command}"))
             .hint("it needs qq 6.1.0 or later: `pip install --upgrade qumulo-api`, or name another with --qq PATH")
@@ -456,10 +356,7 @@ fn usage_error(command: &str, words: &str) -> Error {
         )
         .hint("name another qq with --qq PATH; versions 6.1.0 to 7.10 are known to work")
     };
-    Error {
-        certainty: Certainty::NotSent,
-        error,
-    }
+    Error::new(Certainty::NotSent, error)
 }
 
 impl Cluster for Qq {

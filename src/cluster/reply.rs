@@ -1,6 +1,12 @@
-//! Pure parsers of what `qq` writes: replies on stdout, failures on stderr.
+//! Pure parsers of replies: what the REST API answers, what `qq` makes of it on stdout, and its
+//! failures on stderr. Unknown fields are passed over.
 
-use serde::{Deserialize, Deserializer, de::DeserializeOwned};
+use std::fmt;
+
+use serde::{
+    Deserialize, Deserializer,
+    de::{DeserializeOwned, IgnoredAny},
+};
 
 use super::{Snapshot, StoredKey, Usage};
 
@@ -18,6 +24,37 @@ struct KeyReply {
 #[derive(Deserialize)]
 struct KeysReply {
     entries: Vec<KeyReply>,
+    #[serde(default)]
+    paging: Paging,
+}
+
+#[derive(Deserialize)]
+struct UsagesPage {
+    usages: Vec<UsageReply>,
+    #[serde(default)]
+    paging: Paging,
+}
+
+/// Empty on the last page.
+#[derive(Default, Deserialize)]
+struct Paging {
+    #[serde(default)]
+    next: Option<String>,
+}
+
+impl Paging {
+    fn next(self) -> Option<String> {
+        self.next.filter(|next| !next.is_empty())
+    }
+}
+
+/// The REST API's answer to what it refuses.
+#[derive(Deserialize)]
+struct ErrorReply {
+    error_class: String,
+    #[serde(default)]
+    description: String,
+    inner: Option<Box<ErrorReply>>,
 }
 
 #[derive(Deserialize)]
@@ -93,21 +130,81 @@ impl From<KeyReply> for StoredKey {
     }
 }
 
+impl From<UsageReply> for Usage {
+    fn from(reply: UsageReply) -> Self {
+        Self {
+            kind: reply.kind,
+            id: reply.id.into(),
+        }
+    }
+}
+
 /// A reply that is not what was asked for.
 #[derive(Debug, PartialEq, Eq)]
 pub struct NotAReply {
     /// What should have come.
     pub expected: &'static str,
+    /// What is wrong with it, where it is JSON.
+    pub why: Option<String>,
 }
 
-fn json<T: DeserializeOwned>(stdout: &[u8], expected: &'static str) -> Result<T, NotAReply> {
-    serde_json::from_slice(stdout).map_err(|_| NotAReply { expected })
+impl NotAReply {
+    fn new(expected: &'static str) -> Self {
+        Self {
+            expected,
+            why: None,
+        }
+    }
 }
+
+/// What should have come, and what is wrong.
+impl fmt::Display for NotAReply {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.why {
+            Some(why) => write!(f, "{} ({why})", self.expected),
+            None => f.write_str(self.expected),
+        }
+    }
+}
+
+/// Some of what was asked for.
+pub struct Page<T> {
+    pub entries: Vec<T>,
+    /// Where the rest is: a path, or a URL.
+    pub next: Option<String>,
+}
+
+fn json<T: DeserializeOwned>(reply: &[u8], expected: &'static str) -> Result<T, NotAReply> {
+    serde_json::from_slice(reply).map_err(|error| NotAReply {
+        expected,
+        why: error.is_data().then(|| error.to_string()),
+    })
+}
+
+const KEYS: &str = "a list of keys in JSON";
+const USAGES: &str = "a list of usages in JSON";
 
 /// `fs_security_list_keys --json`.
 pub fn keys(stdout: &[u8]) -> Result<Vec<StoredKey>, NotAReply> {
-    let reply: KeysReply = json(stdout, "a list of keys in JSON")?;
-    Ok(reply.entries.into_iter().map(Into::into).collect())
+    keys_page(stdout).map(|page| page.entries)
+}
+
+/// `GET /v1/file-system/security/keys/`.
+pub fn keys_page(body: &[u8]) -> Result<Page<StoredKey>, NotAReply> {
+    let reply: KeysReply = json(body, KEYS)?;
+    Ok(Page {
+        entries: reply.entries.into_iter().map(Into::into).collect(),
+        next: reply.paging.next(),
+    })
+}
+
+/// `GET /v1/file-system/security/keys/{ref}/usages`.
+pub fn usages_page(body: &[u8]) -> Result<Page<Usage>, NotAReply> {
+    let reply: UsagesPage = json(body, USAGES)?;
+    Ok(Page {
+        entries: reply.usages.into_iter().map(Into::into).collect(),
+        next: reply.paging.next(),
+    })
 }
 
 /// `fs_security_add_key --json`, `fs_security_replace_key --json`.
@@ -117,15 +214,14 @@ pub fn key(stdout: &[u8]) -> Result<StoredKey, NotAReply> {
 
 /// `fs_security_get_key_usage --json`.
 pub fn usage(stdout: &[u8]) -> Result<Vec<Usage>, NotAReply> {
-    let usage = |kind: &str, id: TextOrNumber| Usage {
-        kind: kind.to_owned(),
-        id: id.into(),
+    let usage = |kind: &str, id| {
+        Usage::from(UsageReply {
+            kind: kind.to_owned(),
+            id,
+        })
     };
-    Ok(match json(stdout, "a list of usages in JSON")? {
-        UsagesReply::List(list) => list
-            .into_iter()
-            .map(|reply| usage(&reply.kind, reply.id))
-            .collect(),
+    Ok(match json(stdout, USAGES)? {
+        UsagesReply::List(list) => list.into_iter().map(Into::into).collect(),
         UsagesReply::ByKind {
             snapshots,
             snapshot_policies,
@@ -143,7 +239,7 @@ pub fn challenge(stdout: &[u8]) -> Result<String, NotAReply> {
     let expected = "a challenge in JSON";
     let reply: ChallengeReply = json(stdout, expected)?;
     match reply.challenge.is_empty() {
-        true => Err(NotAReply { expected }),
+        true => Err(NotAReply::new(expected)),
         false => Ok(reply.challenge),
     }
 }
@@ -158,6 +254,28 @@ pub fn snapshot(stdout: &[u8]) -> Result<Snapshot, NotAReply> {
         expiration: reply.expiration.unwrap_or_default(),
         lock_key: reply.lock_key,
     })
+}
+
+/// `POST …/lock`, `POST …/unlock`: an empty body, or JSON that tells nothing.
+pub fn nothing(body: &[u8]) -> Result<(), NotAReply> {
+    let json = serde_json::from_slice::<IgnoredAny>(body);
+    match body.trim_ascii().is_empty() || json.is_ok() {
+        true => Ok(()),
+        false => Err(NotAReply::new("an empty reply")),
+    }
+}
+
+/// The words of the REST API's own error, as `qq` writes them: its class and its description, and
+/// those of an inner error in parentheses. `None` for what is none.
+pub fn api_error(body: &[u8]) -> Option<String> {
+    fn words(error: ErrorReply) -> String {
+        let outer = format!("{}: {}", error.error_class, error.description);
+        match error.inner {
+            Some(inner) => format!("{outer} ({})", words(*inner)),
+            None => outer,
+        }
+    }
+    serde_json::from_slice(body).ok().map(words)
 }
 
 /// `snapshot_unlock_snapshot`.
@@ -175,7 +293,7 @@ fn done(stdout: &[u8], words: &str, expected: &'static str) -> Result<(), NotARe
     let text = String::from_utf8_lossy(stdout);
     match text.contains(words) || text.trim() == "null" {
         true => Ok(()),
-        false => Err(NotAReply { expected }),
+        false => Err(NotAReply::new(expected)),
     }
 }
 
@@ -216,7 +334,7 @@ pub fn complaint(text: &str) -> Complaint {
     let mut usage_seen = false;
     while !rest.is_empty() {
         let line = rest.lines().next().unwrap_or_default();
-        if let Some((status, words)) = api_error(rest) {
+        if let Some((status, words)) = printed_error(rest) {
             return Complaint::Api { status, words };
         }
         if let Some(words) = rest.strip_prefix("Connection error: ") {
@@ -243,7 +361,7 @@ pub fn complaint(text: &str) -> Complaint {
 }
 
 /// `Error 404: fs_no_such_entry_error: …`; the words are all that follows the status.
-fn api_error(text: &str) -> Option<(u16, String)> {
+fn printed_error(text: &str) -> Option<(u16, String)> {
     let (status, words) = text.strip_prefix("Error ")?.split_once(": ")?;
     let status = (status.len() == 3).then(|| status.parse().ok())??;
     Some((status, words.trim_end().to_owned()))
@@ -340,5 +458,62 @@ mod tests {
         assert_eq!(lock_key(r#", "lock_key": 2"#).as_deref(), Some("2"));
         assert_eq!(lock_key(r#", "lock_key": null"#), None);
         assert!(parse("").is_err());
+    }
+
+    #[test]
+    fn a_missing_field_is_named_and_an_unknown_one_passed_over() {
+        let key = br#"{"id": "1", "name": "a", "public_key": "b", "new": {"x": [1]}}"#;
+        assert_eq!(parsed_key(key).unwrap().name, "a");
+        let wrong = parsed_key(br#"{"id": "1", "name": "a"}"#).unwrap_err();
+        assert!(
+            wrong
+                .to_string()
+                .starts_with("a key in JSON (missing field `public_key`")
+        );
+        let wrong = parsed_key(b"<html>").unwrap_err();
+        assert_eq!(wrong.to_string(), "a key in JSON");
+    }
+
+    fn parsed_key(body: &[u8]) -> Result<StoredKey, NotAReply> {
+        key(body)
+    }
+
+    #[test]
+    fn pages_name_the_next_one() {
+        let next = |paging: &str| {
+            let body = format!(r#"{{"usages": [{{"type": "snapshot", "id": 7}}]{paging}}}"#);
+            usages_page(body.as_bytes()).unwrap().next
+        };
+        assert_eq!(next(""), None);
+        assert_eq!(next(r#", "paging": {"next": ""}"#), None);
+        assert_eq!(next(r#", "paging": {"next": null}"#), None);
+        assert_eq!(
+            next(r#", "paging": {"next": "/a?b"}"#).as_deref(),
+            Some("/a?b")
+        );
+        assert!(usages_page(b"{}").is_err());
+    }
+
+    #[test]
+    fn only_an_empty_body_or_json_is_the_reply_to_a_lock() {
+        for done in [&b""[..], b" \r\n", b"null", b"{}"] {
+            assert!(nothing(done).is_ok());
+        }
+        for wrong in [&b"{"[..], b"<html>", b"Unlocked."] {
+            assert!(nothing(wrong).is_err());
+        }
+    }
+
+    #[test]
+    fn an_error_of_the_api_is_worded_as_qq_does() {
+        let body = br#"{"module": "m", "error_class": "outer_error", "description": "Outer.",
+            "stack": [], "user_visible": true,
+            "inner": {"error_class": "inner_error", "description": "Inner."}}"#;
+        assert_eq!(
+            api_error(body).unwrap(),
+            "outer_error: Outer. (inner_error: Inner.)"
+        );
+        assert_eq!(api_error(b"<html>"), None);
+        assert_eq!(api_error(br#"{"error": "x"}"#), None);
     }
 }

@@ -136,7 +136,7 @@ impl Tool {
     pub fn unexpected(&self, expected: &'static str, reply: &[u8]) -> Error {
         let failure = Failure::UnparsableReply {
             program: self.program.to_string_lossy().into_owned(),
-            expected,
+            expected: expected.to_owned(),
             excerpt: subprocess::excerpt(reply),
         };
         Error::new(Kind::Key, format!("cannot use {}", self.title)).caused_by(&failure)

@@ -1,0 +1,448 @@
+//! The cluster through its REST API, over HTTPS.
+
+mod credentials;
+mod http;
+mod tls;
+
+use std::{env, path::PathBuf, time::Duration};
+
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use serde_json::{Value, json};
+use ureq::{
+    Proxy, ProxyProtocol,
+    http::{HeaderValue, Uri},
+};
+use zeroize::Zeroizing;
+
+pub use self::{
+    credentials::TokenSource,
+    tls::{Fingerprint, Trust},
+};
+use self::{
+    http::{Answer, Client, Failure},
+    tls::Untrusted,
+};
+use super::{
+    Certainty, Check, Cluster, DEFAULT_PORT, Error, KeyRef, NewKey, Replacement, Result, Snapshot,
+    StoredKey, Usage,
+    failure::{GIVE_IT_LONGER, Named, begin, no_cluster, stopped_during},
+    qq::qq_command,
+    reply::{self, NotAReply, Page},
+};
+use crate::{
+    error::{Error as UserError, Kind},
+    signature::Signature,
+    subprocess,
+    text::quote,
+};
+
+/// Which cluster, and how to reach it.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// A name, or an address; IPv6 with or without brackets.
+    pub host: Option<String>,
+    pub port: u16,
+    pub token: TokenSource,
+    pub trust: Trust,
+    /// For each call.
+    pub timeout: Duration,
+    /// How many connections there may be at a time.
+    pub connections: usize,
+    /// The `qq` program, for hints.
+    pub qq: PathBuf,
+}
+
+/// A cluster reached over HTTPS, on connections that are kept.
+pub struct Rest {
+    client: Client,
+    named: Named,
+    options: Options,
+}
+
+/// The unreserved characters (RFC 3986) stay, but for the dot: `.` and `..` are no names in a path.
+const IN_PATH: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'~');
+
+const KEYS: &str = "/v1/file-system/security/keys/";
+
+/// More pages are a list without end.
+const PAGE_LIMIT: usize = 10_000;
+
+impl Rest {
+    /// Reads the token and the certificates; connects to nothing.
+    ///
+    /// # Errors
+    /// Of kind `usage` when no host is named, or something in the settings is none of what it
+    /// should be; of kind `auth` when the token cannot be read.
+    pub fn new(options: Options) -> std::result::Result<Self, UserError> {
+        let host = options.host.as_deref().ok_or_else(no_cluster)?;
+        let authority = match host.contains(':') && !host.starts_with('[') {
+            true => format!("[{host}]:{}", options.port),
+            false => format!("{host}:{}", options.port),
+        };
+        let base = format!("https://{authority}");
+        let is_host = |uri: Uri| {
+            let found = uri.authority()?.host().to_owned();
+            (uri.path() == "/" && authority.starts_with(&found)).then_some(())
+        };
+        if base.parse().ok().and_then(is_host).is_none() || authority.contains('@') {
+            let message = format!("{host:?} is no host");
+            return Err(UserError::new(Kind::Usage, message)
+                .hint("give its name or address alone; the port goes into --port"));
+        }
+        let token = options.token.read(host, options.port, options.timeout);
+        let qq = qq_command(&options.qq, Some(host), options.port, options.store());
+        let log_in = format!(
+            "log in first: `{qq} login -u USER`, or give a token with QKEY_TOKEN or QKEY_TOKEN_FILE"
+        );
+        let token = token.map_err(|error| match error.kind() {
+            Kind::Auth => error.hint(log_in.clone()),
+            _ => error,
+        })?;
+        let (tls, verifier) = tls::client_config(&options.trust)?;
+        if options.trust == Trust::Insecure {
+            log::warn!(
+                "the certificate of {authority} is not looked at (--insecure): whoever stands between can read the token, and answer in the cluster's place"
+            );
+        }
+        let client = Client::new(http::Settings {
+            base,
+            tls,
+            verifier,
+            proxy: proxy()?,
+            authorization: token.as_ref().map(|token| bearer(token)),
+            timeout: options.timeout,
+            connections: options.connections.max(1),
+        });
+        Ok(Self {
+            client,
+            named: Named {
+                address: authority,
+                log_in,
+                find_snapshots: format!(
+                    "`{}` shows which snapshots are locked",
+                    options.check_command(Check::Snapshot(0))
+                ),
+            },
+            options,
+        })
+    }
+
+    /// Reads something.
+    fn get<T>(
+        &self,
+        call: &str,
+        path: &str,
+        parse: impl Fn(&[u8]) -> std::result::Result<T, NotAReply>,
+    ) -> Result<T> {
+        let answer = self.exchange(call, path, None)?;
+        self.parse(call, &answer, parse)
+    }
+
+    /// Reads something that may come in several pages.
+    fn get_all<T>(
+        &self,
+        call: &str,
+        path: &str,
+        parse: impl Fn(&[u8]) -> std::result::Result<Page<T>, NotAReply>,
+    ) -> Result<Vec<T>> {
+        let mut all = Vec::new();
+        let mut path = path.to_owned();
+        for _ in 0..PAGE_LIMIT {
+            let page = self.get(call, &path, &parse)?;
+            all.extend(page.entries);
+            path = match page.next {
+                None => return Ok(all),
+                Some(next) => self.next_page(call, &path, &next)?,
+            };
+        }
+        Err(self.named.not_the_api(call, "a list without end"))
+    }
+
+    /// The path of the next page. Only one of the same cluster gets the token.
+    fn next_page(&self, call: &str, path: &str, next: &str) -> Result<String> {
+        let found = next.parse::<Uri>().ok().and_then(|uri| {
+            let here = match uri.authority() {
+                Some(authority) => authority.as_str().eq_ignore_ascii_case(&self.named.address),
+                None => next.starts_with('/'),
+            };
+            let path = uri.path_and_query()?.as_str().to_owned();
+            here.then_some(path)
+        });
+        match found {
+            Some(found) if found != path => Ok(found),
+            Some(_) => Err(self.named.not_the_api(call, "a list without end")),
+            None => {
+                let words = format!(
+                    "its next page is elsewhere: {}",
+                    subprocess::excerpt(next.as_bytes())
+                );
+                Err(self.named.not_the_api(call, &words))
+            }
+        }
+    }
+
+    /// Submits something.
+    fn post<T>(
+        &self,
+        call: &str,
+        path: &str,
+        body: &Value,
+        parse: impl Fn(&[u8]) -> std::result::Result<T, NotAReply>,
+    ) -> Result<T> {
+        let answer = self.exchange(call, path, Some(body.to_string().into_bytes()))?;
+        self.parse(call, &answer, parse)
+    }
+
+    /// Asks once, and sorts out what is no success.
+    fn exchange(&self, call: &str, path: &str, body: Option<Vec<u8>>) -> Result<Answer> {
+        begin(call)?;
+        log::info!("{call}");
+        let answer = self.client.request(path, body);
+        let answer = answer.map_err(|failure| self.explain(call, failure))?;
+        let status = answer.status;
+        if status.is_success() {
+            return Ok(answer);
+        }
+        if status.is_redirection() {
+            let to = answer.location.as_deref().unwrap_or("nowhere");
+            let words = format!("a redirection to {to}, which qkey does not follow");
+            return Err(self.named.not_the_api(call, &words));
+        }
+        match reply::api_error(&answer.body) {
+            Some(words) => {
+                let error = self.named.refused(call, status.as_u16(), &words);
+                Err(match (error.repeat_after, answer.retry_after) {
+                    (Some(_), Some(after)) => error.worth_repeating(after),
+                    _ => error,
+                })
+            }
+            None => {
+                let excerpt = subprocess::excerpt(&answer.body);
+                Err(self
+                    .named
+                    .not_the_api(call, &format!("status {status}: {excerpt}")))
+            }
+        }
+    }
+
+    fn parse<T>(
+        &self,
+        call: &str,
+        answer: &Answer,
+        parse: impl Fn(&[u8]) -> std::result::Result<T, NotAReply>,
+    ) -> Result<T> {
+        parse(&answer.body).map_err(|wrong| {
+            let words = format!("not {wrong}: {}", subprocess::excerpt(&answer.body));
+            self.named.not_the_api(call, &words)
+        })
+    }
+
+    /// What it means that no answer came.
+    fn explain(&self, call: &str, failure: Failure) -> Error {
+        let named = &self.named;
+        let address = &named.address;
+        let too_slow = |certainty, message| {
+            let error = UserError::new(Kind::Unreachable, message).hint(GIVE_IT_LONGER);
+            Error::new(certainty, error)
+        };
+        match failure {
+            Failure::NotConnected(words) => named.not_connected(&words),
+            Failure::NotConnectedWithin(time) => too_slow(
+                Certainty::NotSent,
+                format!(
+                    "cannot reach {address}: no connection within {} s",
+                    time.as_secs()
+                ),
+            ),
+            Failure::Untrusted(untrusted) => self.untrusted(&untrusted),
+            Failure::StoppedBefore(kind) => Error {
+                certainty: Certainty::NotSent,
+                ..stopped_during(call, kind)
+            },
+            Failure::StoppedDuring(kind) => stopped_during(call, kind),
+            Failure::TimedOut(time) => too_slow(
+                Certainty::Unanswered,
+                format!(
+                    "{address} did not answer {call} within {} s",
+                    time.as_secs()
+                ),
+            ),
+            Failure::Lost(words) => named.connection_lost(call, &words),
+            Failure::NotAnAnswer(words) => named.not_the_api(call, &words),
+        }
+    }
+
+    fn untrusted(&self, untrusted: &Untrusted) -> Error {
+        let fingerprint = untrusted.fingerprint;
+        let message = format!("the certificate of {} is not trusted", self.named.address);
+        let hint = match self.options.trust {
+            Trust::Pinned(_) => format!(
+                "its fingerprint is {fingerprint}; if the cluster was given a new certificate, pin that one, otherwise find out who answers there"
+            ),
+            _ => format!(
+                "its fingerprint is {fingerprint}; if the cluster's administrator confirms that, pin it with --tls-fingerprint={fingerprint}, or give the authority that signed it with --ca-file PEM"
+            ),
+        };
+        let error = UserError::new(Kind::Unreachable, message)
+            .caused_by(&untrusted.reason)
+            .hint(hint);
+        Error::new(Certainty::NotSent, error)
+    }
+}
+
+impl Options {
+    fn store(&self) -> Option<&std::path::Path> {
+        match &self.token {
+            TokenSource::Store(path) => path.as_deref(),
+            _ => None,
+        }
+    }
+
+    /// `qkey` with what leads to this cluster, as it is typed.
+    fn check_command(&self, what: Check) -> String {
+        let mut typed = "qkey --via=rest".to_owned();
+        if let Some(host) = &self.host {
+            typed.push_str(&format!(" --host={}", quote(host)));
+        }
+        if self.port != DEFAULT_PORT {
+            typed.push_str(&format!(" --port={}", self.port));
+        }
+        if let Some(path) = self.store() {
+            let path = quote(&path.to_string_lossy());
+            typed.push_str(&format!(" --credentials-store={path}"));
+        }
+        match &self.trust {
+            Trust::System => {}
+            Trust::CaFile(path) => {
+                typed.push_str(&format!(" --ca-file={}", quote(&path.to_string_lossy())));
+            }
+            Trust::Pinned(fingerprint) => {
+                typed.push_str(&format!(" --tls-fingerprint={fingerprint}"));
+            }
+            Trust::Insecure => typed.push_str(" --insecure"),
+        }
+        typed.push_str(match what {
+            Check::Keys => " keys list",
+            // There is no closer look: it lists what each key locks.
+            Check::Snapshot(_) => " keys usage",
+        });
+        typed
+    }
+}
+
+fn bearer(token: &str) -> HeaderValue {
+    let text = Zeroizing::new(format!("Bearer {token}"));
+    let mut value = HeaderValue::from_str(&text).expect("a token is visible ASCII");
+    value.set_sensitive(true);
+    value
+}
+
+/// The proxy that the environment names for HTTPS, as curl reads it.
+fn proxy() -> std::result::Result<Option<Proxy>, UserError> {
+    let find = |names: &[&'static str]| {
+        names.iter().find_map(|&name| {
+            let value = env::var(name).ok().filter(|value| !value.is_empty())?;
+            Some((name, value))
+        })
+    };
+    let names = ["https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"];
+    let Some((name, value)) = find(&names) else {
+        return Ok(None);
+    };
+    let unusable = || {
+        UserError::new(
+            Kind::Usage,
+            format!("{name} names no proxy that can be used"),
+        )
+        .hint("it must be http://HOST:PORT, with USER:PASSWORD@ before the host where need be")
+    };
+    let parsed = Proxy::new(&value).map_err(|error| unusable().caused_by(&error))?;
+    if parsed.protocol() != ProxyProtocol::Http {
+        return Err(unusable());
+    }
+    let mut builder = Proxy::builder(ProxyProtocol::Http)
+        .host(parsed.host())
+        .port(parsed.port());
+    if let Some(user) = parsed.username() {
+        builder = builder.username(user);
+    }
+    if let Some(password) = parsed.password() {
+        builder = builder.password(password);
+    }
+    if let Some((_, exceptions)) = find(&["no_proxy", "NO_PROXY"]) {
+        builder = exceptions
+            .split(',')
+            .fold(builder, |builder, host| builder.no_proxy(host.trim()));
+    }
+    builder
+        .build()
+        .map(Some)
+        .map_err(|error| unusable().caused_by(&error))
+}
+
+fn key_path(reference: &str) -> String {
+    format!("{KEYS}{}", utf8_percent_encode(reference, IN_PATH))
+}
+
+impl Cluster for Rest {
+    fn keys(&self) -> Result<Vec<StoredKey>> {
+        self.get_all("fs_security_list_keys", KEYS, reply::keys_page)
+    }
+
+    fn key_usage(&self, key_id: &str) -> Result<Vec<Usage>> {
+        let path = format!("{}/usages", key_path(key_id));
+        self.get_all("fs_security_get_key_usage", &path, reply::usages_page)
+    }
+
+    fn add_key(&self, key: &NewKey<'_>) -> Result<StoredKey> {
+        let body = json!({
+            "name": key.name,
+            "public_key": key.public_key.to_base64(),
+            "verification_signature": key.signature.to_base64(),
+            "comment": key.comment,
+        });
+        self.post("fs_security_add_key", KEYS, &body, reply::key)
+    }
+
+    fn replacement_challenge(&self, key: &KeyRef) -> Result<String> {
+        let path = format!("{}/key-replacement-challenge", key_path(key.as_str()));
+        let call = "fs_security_get_key_replace_challenge";
+        self.get(call, &path, reply::challenge)
+    }
+
+    fn replace_key(&self, key_id: &str, replacement: &Replacement<'_>) -> Result<StoredKey> {
+        let path = format!("{}/replace", key_path(key_id));
+        let body = json!({
+            "replacement_key": replacement.new_key.to_base64(),
+            "old_key_verification_signature": replacement.old_signature.to_base64(),
+            "replacement_key_verification_signature": replacement.new_signature.to_base64(),
+        });
+        self.post("fs_security_replace_key", &path, &body, reply::key)
+    }
+
+    fn snapshot(&self, id: u64) -> Result<Snapshot> {
+        let path = format!("/v3/snapshots/status/{id}");
+        self.get("snapshot_get_status", &path, reply::snapshot)
+    }
+
+    fn unlock_challenge(&self, id: u64) -> Result<String> {
+        let path = format!("/v3/snapshots/{id}/unlock-challenge");
+        self.get("snapshot_get_unlock_challenge", &path, reply::challenge)
+    }
+
+    fn unlock(&self, id: u64, signature: &Signature) -> Result<()> {
+        let path = format!("/v3/snapshots/{id}/unlock");
+        let body = json!({ "signature": signature.to_base64() });
+        self.post("snapshot_unlock_snapshot", &path, &body, reply::nothing)
+    }
+
+    fn lock(&self, id: u64, key_id: &str) -> Result<()> {
+        let path = format!("/v3/snapshots/{id}/lock");
+        let body = json!({ "lock_key_ref": key_id });
+        self.post("snapshot_lock_snapshot", &path, &body, reply::nothing)
+    }
+
+    fn check_command(&self, what: Check) -> String {
+        self.options.check_command(what)
+    }
+}

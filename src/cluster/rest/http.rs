@@ -1,0 +1,345 @@
+//! HTTP/1.1 (RFC 9112) over a few connections that are kept, and what went wrong on one: whether
+//! anything was sent decides what is certain afterwards.
+
+use std::{
+    fmt, io,
+    sync::{
+        Arc, Condvar, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+        mpsc::{self, RecvTimeoutError},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use rustls::ClientConfig;
+use ureq::{
+    Agent, Body, Proxy, RequestBuilder, Timeout,
+    http::{HeaderName, HeaderValue, Response, StatusCode, header},
+    unversioned::{
+        resolver::DefaultResolver,
+        transport::{ConnectProxyConnector, Connector, TcpConnector},
+    },
+};
+
+use super::tls::{TlsConnector, Untrusted, Verifier};
+use crate::{
+    error::Kind,
+    interrupt::{self, Ender},
+};
+
+/// A larger answer is none that the REST API gives to these calls.
+const ANSWER_LIMIT: u64 = 8 << 20;
+
+/// How long a connection may take to come about, within the time that the call has.
+const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+
+/// How long a connection may be idle and still be used: servers close theirs after 5 s and more.
+const IDLE_LIMIT: Duration = Duration::from_secs(4);
+
+/// What one connection, or the attempt to make one, has come to in the call under way.
+#[derive(Debug, Default)]
+pub(super) struct Progress {
+    connected: AtomicBool,
+    sent: AtomicBool,
+}
+
+impl Progress {
+    pub fn connected(&self) {
+        self.connected.store(true, Ordering::Relaxed);
+    }
+
+    pub fn sent(&self) {
+        self.sent.store(true, Ordering::Relaxed);
+    }
+}
+
+/// How to reach the cluster.
+pub(super) struct Settings {
+    /// `https://HOST:PORT`.
+    pub base: String,
+    pub tls: Arc<ClientConfig>,
+    pub verifier: Arc<Verifier>,
+    pub proxy: Option<Proxy>,
+    /// `Bearer TOKEN`.
+    pub authorization: Option<HeaderValue>,
+    /// For each call.
+    pub timeout: Duration,
+    /// How many connections there may be at a time.
+    pub connections: usize,
+}
+
+/// What came back.
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub status: StatusCode,
+    pub location: Option<String>,
+    pub retry_after: Option<Duration>,
+    pub body: Vec<u8>,
+}
+
+/// Why no answer came back.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// There was no connection; nothing was sent.
+    NotConnected(String),
+    /// There was none within this time; nothing was sent.
+    NotConnectedWithin(Duration),
+    /// Nothing was sent to whoever shows this certificate.
+    Untrusted(Untrusted),
+    /// A signal came before the request was sent.
+    StoppedBefore(Kind),
+    /// A signal came afterwards.
+    StoppedDuring(Kind),
+    /// The request was sent, and not answered within this time.
+    TimedOut(Duration),
+    /// The request was sent, and the connection broke.
+    Lost(String),
+    /// The answer is larger than [`ANSWER_LIMIT`], or no HTTP.
+    NotAnAnswer(String),
+}
+
+/// The connections to one cluster.
+pub(super) struct Client {
+    settings: Settings,
+    lines: Mutex<Lines>,
+    returned: Condvar,
+}
+
+#[derive(Default)]
+struct Lines {
+    idle: Vec<Line>,
+    made: usize,
+}
+
+/// One connection, once it is made; made anew when the other side has closed it.
+struct Line {
+    agent: Agent,
+    progress: Arc<Progress>,
+    _ender: Ender,
+}
+
+impl Client {
+    pub fn new(settings: Settings) -> Self {
+        Self {
+            settings,
+            lines: Mutex::default(),
+            returned: Condvar::new(),
+        }
+    }
+
+    /// Sends one request, a POST if it has a body, and reads the answer, once. The time it has begins now, and includes what
+    /// is spent waiting for a free connection.
+    pub fn request(&self, path: &str, body: Option<Vec<u8>>) -> Result<Answer, Failure> {
+        let begun = Instant::now();
+        let method = match &body {
+            Some(_) => "POST",
+            None => "GET",
+        };
+        let line = self.take_line();
+        let result = self.request_on(&line, begun, path, body);
+        self.give_back(line);
+        let took = begun.elapsed().as_secs_f64() * 1000.0;
+        match &result {
+            Ok(answer) => log::debug!("{method} {path}: {} in {took:.1} ms", answer.status),
+            Err(_) => log::debug!("{method} {path}: no answer in {took:.1} ms"),
+        }
+        result
+    }
+
+    fn request_on(
+        &self,
+        line: &Line,
+        begun: Instant,
+        path: &str,
+        body: Option<Vec<u8>>,
+    ) -> Result<Answer, Failure> {
+        line.progress.sent.store(false, Ordering::Relaxed);
+        let left = self.settings.timeout.saturating_sub(begun.elapsed());
+        if left.is_zero() {
+            return Err(Failure::NotConnectedWithin(self.settings.timeout));
+        }
+        let ask = Ask {
+            uri: format!("{}{path}", self.settings.base),
+            authorization: self.settings.authorization.clone(),
+            body,
+            within: left,
+        };
+        let agent = line.agent.clone();
+        let call = move || exchange(&agent, ask);
+        let result = match line.progress.connected.load(Ordering::Relaxed) {
+            // The line's `Ender` makes it return at a signal.
+            true => call(),
+            // Nothing ends the search for a host's address, or an attempt to connect.
+            false => wait_for(call),
+        };
+        result.map_err(|error| self.explain(&line.progress, error))
+    }
+
+    fn explain(&self, progress: &Progress, error: Option<ureq::Error>) -> Failure {
+        let sent = progress.sent.load(Ordering::Relaxed);
+        let timeout = self.settings.timeout;
+        let (error, signal) = match (error, interrupt::received()) {
+            (Some(error), None) => (error, None),
+            (error, signal) => (
+                error.unwrap_or(ureq::Error::ConnectionFailed),
+                Some(signal.unwrap_or(Kind::Interrupted)),
+            ),
+        };
+        match (signal, error) {
+            (Some(kind), _) if sent => Failure::StoppedDuring(kind),
+            (Some(kind), _) => Failure::StoppedBefore(kind),
+            (None, ureq::Error::Timeout(_)) if sent => Failure::TimedOut(timeout),
+            (None, ureq::Error::Timeout(Timeout::Connect | Timeout::Resolve)) => {
+                Failure::NotConnectedWithin(timeout.min(CONNECT_LIMIT))
+            }
+            (None, ureq::Error::Timeout(_)) => Failure::NotConnectedWithin(timeout),
+            (None, ureq::Error::BodyExceedsLimit(_)) => {
+                Failure::NotAnAnswer(format!("more than {} MiB", ANSWER_LIMIT >> 20))
+            }
+            (None, error @ (ureq::Error::Protocol(_) | ureq::Error::LargeResponseHeader(..))) => {
+                Failure::NotAnAnswer(error.to_string())
+            }
+            (None, error) if sent => Failure::Lost(words(&error)),
+            (None, error) => match self.settings.verifier.refused() {
+                Some(untrusted) => Failure::Untrusted(untrusted),
+                None => Failure::NotConnected(words(&error)),
+            },
+        }
+    }
+
+    /// Waits for one that is free, where there are as many as there may be.
+    fn take_line(&self) -> Line {
+        let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut lines = self
+            .returned
+            .wait_while(lines, |lines| {
+                lines.idle.is_empty() && lines.made >= self.settings.connections
+            })
+            .unwrap_or_else(PoisonError::into_inner);
+        lines.idle.pop().unwrap_or_else(|| {
+            lines.made += 1;
+            self.new_line()
+        })
+    }
+
+    fn give_back(&self, line: Line) {
+        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        lines.idle.push(line);
+        self.returned.notify_one();
+    }
+
+    fn new_line(&self) -> Line {
+        let progress = Arc::new(Progress::default());
+        let config = Agent::config_builder()
+            .https_only(true)
+            .http_status_as_error(false)
+            // The token is for the named host alone.
+            .max_redirects(0)
+            .max_redirects_will_error(false)
+            .proxy(self.settings.proxy.clone())
+            .max_idle_connections(1)
+            .max_idle_age(IDLE_LIMIT)
+            .timeout_resolve(Some(CONNECT_LIMIT))
+            .timeout_connect(Some(CONNECT_LIMIT))
+            .user_agent(concat!("qkey/", env!("CARGO_PKG_VERSION")))
+            .build();
+        let connector =
+            ().chain(ConnectProxyConnector::default())
+                .chain(TcpConnector::default())
+                .chain(TlsConnector {
+                    config: self.settings.tls.clone(),
+                    progress: progress.clone(),
+                });
+        let agent = Agent::with_parts(config, connector, DefaultResolver::default());
+        let ending = agent.clone();
+        Line {
+            agent,
+            progress,
+            _ender: Ender::register(move || ending.clone().shutdown()),
+        }
+    }
+}
+
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+
+/// `None` is a call that a signal kept from coming to its end.
+type Exchanged = Result<Answer, Option<ureq::Error>>;
+
+/// What is asked of the cluster: to read, or with a body to do something.
+struct Ask {
+    uri: String,
+    authorization: Option<HeaderValue>,
+    body: Option<Vec<u8>>,
+    within: Duration,
+}
+
+impl Ask {
+    fn send(self, agent: &Agent) -> Result<Response<Body>, ureq::Error> {
+        match &self.body {
+            None => self.prepared(agent.get(&self.uri)).call(),
+            Some(body) => self
+                .prepared(agent.post(&self.uri))
+                .header(header::CONTENT_TYPE, JSON)
+                .send(&body[..]),
+        }
+    }
+
+    fn prepared<B>(&self, request: RequestBuilder<B>) -> RequestBuilder<B> {
+        let request = request.header(header::ACCEPT, JSON);
+        let request = match &self.authorization {
+            Some(authorization) => request.header(header::AUTHORIZATION, authorization),
+            None => request,
+        };
+        request.config().timeout_global(Some(self.within)).build()
+    }
+}
+
+fn exchange(agent: &Agent, ask: Ask) -> Exchanged {
+    let mut response = ask.send(agent).map_err(Some)?;
+    let text = |name: HeaderName| {
+        let value = response.headers().get(name)?;
+        Some(String::from_utf8_lossy(value.as_bytes()).into_owned())
+    };
+    let (location, retry_after) = (text(header::LOCATION), text(header::RETRY_AFTER));
+    let body = response.body_mut().with_config();
+    Ok(Answer {
+        body: body.limit(ANSWER_LIMIT).read_to_vec().map_err(Some)?,
+        status: response.status(),
+        location,
+        // The other form, a date, is left to the back-off.
+        retry_after: retry_after
+            .and_then(|seconds| seconds.trim().parse().ok())
+            .map(Duration::from_secs),
+    })
+}
+
+/// Leaves the call behind when a signal comes first.
+fn wait_for(call: impl FnOnce() -> Exchanged + Send + 'static) -> Exchanged {
+    let (sender, receiver) = mpsc::channel();
+    // Nobody listens any more after a signal.
+    thread::spawn(move || drop(sender.send(call())));
+    loop {
+        match receiver.recv_timeout(interrupt::LOOK) {
+            Ok(result) => return result,
+            Err(RecvTimeoutError::Timeout) if interrupt::received().is_none() => {}
+            Err(_) => return Err(None),
+        }
+    }
+}
+
+/// The error of the system or the library, without what the library puts around it.
+fn words(error: &ureq::Error) -> String {
+    let inner: &dyn fmt::Display = match error {
+        ureq::Error::Io(error) => match error.get_ref() {
+            Some(inner) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                return format!("it was closed without an answer ({inner})");
+            }
+            _ => error,
+        },
+        ureq::Error::Other(error) => error,
+        ureq::Error::ConnectProxyFailed(reason) => reason,
+        error => error,
+    };
+    inner.to_string()
+}
