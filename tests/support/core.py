@@ -986,9 +986,13 @@ class Certificate:
             self.own = self.trusted = issue('core', self.key, 'core', self.key, years, extensions)
         else:
             ca_key = ec.generate_private_key(ec.SECP256R1())
-            ca_extensions = [(x509.BasicConstraints(ca=True, path_length=0), True)]
+            ca_extensions = [
+                (x509.BasicConstraints(ca=True, path_length=0), True),
+                (key_usage('key_cert_sign'), True),
+            ]
             self.trusted = issue('ca', ca_key, 'ca', ca_key, 100, ca_extensions)
             extensions.append((x509.BasicConstraints(ca=False, path_length=None), True))
+            extensions.append((key_usage('digital_signature'), True))
             self.own = issue('core', self.key, 'ca', ca_key, years, extensions)
 
     def trusted_pem(self):
@@ -1016,6 +1020,22 @@ class Certificate:
             )
             context.load_cert_chain(pem)
         return context
+
+
+def key_usage(allowed):
+    """What a certificate's key is for."""
+    usages = (
+        'digital_signature',
+        'content_commitment',
+        'key_encipherment',
+        'data_encipherment',
+        'key_agreement',
+        'key_cert_sign',
+        'crl_sign',
+        'encipher_only',
+        'decipher_only',
+    )
+    return x509.KeyUsage(**{usage: usage == allowed for usage in usages})
 
 
 def issue(subject, key, issuer, issuer_key, years, extensions):
