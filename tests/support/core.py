@@ -749,7 +749,10 @@ class Core:
         if operation == 'challenge_text':
             store.challenge_text = arguments['text']
         elif operation == 'page_limit':
-            self.next_page = NEXT_PAGES[arguments.get('next', 'path')]
+            next_page = arguments.get('next', 'path')
+            if next_page not in NEXT_PAGES:
+                raise ValueError(f'unknown next {next_page}')
+            self.next_page = NEXT_PAGES[next_page]
             store.pages_of_keys = arguments.get('keys', False)
             store.page_limit = arguments['limit']
         elif operation == 'fault':
