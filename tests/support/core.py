@@ -1,10 +1,22 @@
 """A simulated Qumulo Core: the key store and snapshot locks of its REST API, over TLS on loopback.
 
-    python core.py [--port 0] [--token TOKEN]
+    python core.py [--port 0] [--bind 127.0.0.1] [--token TOKEN] [--certificate KIND] [--tls V]
 
-prints one JSON line `{"port": N}` once it listens. From then on every line of standard input is a
-JSON command, answered by one JSON line on standard output; the end of standard input ends the
-program, so it never outlives the test that started it.
+prints one JSON line `{"port": N, "ca": PEM, "fingerprint": "sha256:HEX"}` once it listens: the
+certificate that clients are to trust, and the SHA-256 of the server's own certificate in DER. From
+then on every line of standard input is a JSON command, answered by one JSON line on standard
+output; the end of standard input ends the program, so it never outlives the test that started it.
+
+Certificates
+    All are made for the run. `ca` is the issuer's, or the certificate itself when it is its own.
+
+    signed              by a CA, for localhost, qumulo.test, 127.0.0.1 and ::1
+    self-signed         for the same names, signed by its own key, no CA
+    self-signed-ca      likewise, but says that it is a CA, as those of many appliances do
+    expired             like `signed`, until the end of 2020
+    wrong-name          signed by the CA, for elsewhere.test
+
+    `--tls 1.1`, `1.2` or `1.3` offers that version alone.
 
 Commands
     {"op": "state"}                             keys (with their version) and snapshots
@@ -13,11 +25,22 @@ Commands
     {"op": "add_snapshot", "snapshot": {...}}   store a snapshot; the snapshot
     {"op": "modify_snapshot", "id": 7, ...}     change any of its fields; the snapshot
     {"op": "challenge_text", "text": T}         T is every challenge; null: the usual ones
-    {"op": "page_limit", "limit": N}            key usages come N to a page; null: on one page
+    {"op": "page_limit", "limit": N, ...}       key usages come N to a page; null: on one page.
+                                                "keys": true: the list of keys too, which has no
+                                                pages otherwise. "next" is how the next page is
+                                                named: "path" (the default), "absolute" (a URL with
+                                                the request's Host), "elsewhere" (a URL on another
+                                                host), "loop" (the same page again and again)
     {"op": "fault", "on": OPERATION, "kind": KIND, ...}
     {"op": "clear_faults"}
-    {"op": "requests"}                          what came in: method, path, operation, body, status
-    {"op": "clear_requests"}                    (status is null for an answer never given)
+    {"op": "requests"}                          what came in: method, path, host, connection (their
+                                                number, from 1), operation, body, status (null for
+                                                an answer never given)
+    {"op": "connections"}                       {"opened": N, "most_at_a_time": M}: TCP connections
+                                                so far; requests that were being answered at the
+                                                same moment, at most
+    {"op": "clear_requests"}                    forget the requests and the most at a time
+    {"op": "clock"}                             {"processor_seconds": S} that this program has used
 
 A command that cannot be carried out is answered by {"error": TEXT}.
 
@@ -28,13 +51,24 @@ Faults
     request out first; the others leave no trace.
 
     drop_before, drop_after         close the connection without an answer
-    status, status_after            answer "status" (and "error_class", "description", "inner")
+    status, status_after            answer "status" (and "error_class", "description", "inner"),
+                                    with a "retry_after" in a header of that name, if given
     slow, slow_after                wait "seconds" before, or after, carrying out; then answer
     not_json, not_json_after        answer 200 with text that is no JSON
     truncated, truncated_after      answer 200 with the first half of the JSON
     cut, cut_after                  close the connection in the middle of the answer's body
     empty, empty_after              answer "status" (200) with no body
     html_502, html_502_after        answer 502 with a proxy's HTML page
+    redirect, redirect_after        answer "status" (307) with the header Location: "location"
+    huge, huge_after                answer 200 with the JSON after "mib" (9) MiB of blanks; with
+                                    "chunked": true, without saying beforehand how long it is
+
+    These carry the request out and answer it:
+
+    chunked                         the body comes in several chunks (Transfer-Encoding: chunked)
+    without                         the "field" is missing, wherever the JSON has it
+    with_extra                      every object of the JSON has fields that nobody has heard of
+    close_after_answer              the connection closes, which the answer does not announce
     stale                           replace_key, unlock: the challenge changes just before the
                                     signature is looked at (a `challenge_text` does not)
 
@@ -47,6 +81,8 @@ import base64
 import binascii
 import copy
 import datetime
+import functools
+import ipaddress
 import json
 import re
 import socket
@@ -57,8 +93,9 @@ import tempfile
 import threading
 import time
 import urllib.parse
+import warnings
 
-from http.server import BaseHTTPRequestHandler
+from http import HTTPStatus
 from pathlib import Path
 
 from cryptography import x509
@@ -76,26 +113,23 @@ from cryptography.hazmat.primitives.serialization import (
 
 KEYS = '/v1/file-system/security/keys/'
 # Method, path, operation. The one group of a path is the key reference or the snapshot id.
-ROUTES = [
-    (method, re.compile(path), operation)
-    for method, path, operation in (
-        ('GET', KEYS, 'list_keys'),
-        ('POST', KEYS, 'add_key'),
-        ('GET', KEYS + '([^/]+)', 'get_key'),
-        ('PATCH', KEYS + '([^/]+)', 'modify_key'),
-        ('DELETE', KEYS + '([^/]+)', 'delete_key'),
-        ('GET', KEYS + '([^/]+)/usages', 'key_usage'),
-        # What `qq` 6.1.0.x asks for in place of the above.
-        ('GET', KEYS + '([^/]+)/usage', 'key_usage_unpaged'),
-        ('GET', KEYS + '([^/]+)/key-replacement-challenge', 'replace_challenge'),
-        ('POST', KEYS + '([^/]+)/replace', 'replace_key'),
-        ('GET', '/v4/snapshots/status/', 'list_statuses'),
-        ('GET', r'/v3/snapshots/status/(\d+)', 'get_status'),
-        ('POST', r'/v3/snapshots/(\d+)/lock', 'lock'),
-        ('GET', r'/v3/snapshots/(\d+)/unlock-challenge', 'unlock_challenge'),
-        ('POST', r'/v3/snapshots/(\d+)/unlock', 'unlock'),
-    )
-]
+ROUTES = (
+    ('GET', KEYS, 'list_keys'),
+    ('POST', KEYS, 'add_key'),
+    ('GET', KEYS + '([^/]+)', 'get_key'),
+    ('PATCH', KEYS + '([^/]+)', 'modify_key'),
+    ('DELETE', KEYS + '([^/]+)', 'delete_key'),
+    ('GET', KEYS + '([^/]+)/usages', 'key_usage'),
+    # What `qq` 6.1.0.x asks for in place of the above.
+    ('GET', KEYS + '([^/]+)/usage', 'key_usage_unpaged'),
+    ('GET', KEYS + '([^/]+)/key-replacement-challenge', 'replace_challenge'),
+    ('POST', KEYS + '([^/]+)/replace', 'replace_key'),
+    ('GET', '/v4/snapshots/status/', 'list_statuses'),
+    ('GET', r'/v3/snapshots/status/(\d+)', 'get_status'),
+    ('POST', r'/v3/snapshots/(\d+)/lock', 'lock'),
+    ('GET', r'/v3/snapshots/(\d+)/unlock-challenge', 'unlock_challenge'),
+    ('POST', r'/v3/snapshots/(\d+)/unlock', 'unlock'),
+)
 OPERATIONS = {operation for _, _, operation in ROUTES}
 # An operation that has more than one path has one name for faults and for the request log.
 OPERATION_NAMES = {'key_usage_unpaged': 'key_usage'}
@@ -107,16 +141,30 @@ STATUS_FILTERS = {
     'api_snapshots_exclude_not_locked': lambda snapshot: snapshot['lock_key'] is not None,
 }
 
-FAULT_KINDS = {
-    'drop_before',
-    'drop_after',
-    'stale',
-    *(
-        kind + suffix
-        for kind in ('status', 'slow', 'not_json', 'truncated', 'cut', 'empty', 'html_502')
-        for suffix in ('', '_after')
-    ),
+# What kinds of faults need, and what else they take.
+FAULTS_BEFORE_OR_AFTER = {
+    'status': ({'status'}, {'error_class', 'description', 'inner', 'retry_after'}),
+    'slow': ({'seconds'}, set()),
+    'not_json': (set(), set()),
+    'truncated': (set(), set()),
+    'cut': (set(), set()),
+    'empty': (set(), {'status'}),
+    'html_502': (set(), set()),
+    'redirect': ({'location'}, {'status'}),
+    'huge': (set(), {'mib', 'chunked'}),
 }
+FAULTS = {
+    **FAULTS_BEFORE_OR_AFTER,
+    **{f'{kind}_after': takes for kind, takes in FAULTS_BEFORE_OR_AFTER.items()},
+    'drop_before': (set(), set()),
+    'drop_after': (set(), set()),
+    'chunked': (set(), set()),
+    'without': ({'field'}, set()),
+    'with_extra': (set(), set()),
+    'close_after_answer': (set(), set()),
+    'stale': (set(), set()),
+}
+CARRIED_OUT = {'chunked', 'without', 'with_extra', 'close_after_answer'}
 STALE_OPERATIONS = ('replace_key', 'unlock')
 
 ERROR_CLASSES = {
@@ -133,6 +181,27 @@ BAD_GATEWAY_PAGE = (
     '<html>\r\n<head><title>502 Bad Gateway</title></head>\r\n'
     '<body>\r\n<center><h1>502 Bad Gateway</h1></center>\r\n</body>\r\n</html>\r\n'
 )
+
+
+NEXT_PAGES = {
+    'path': lambda page, target, host: page,
+    'absolute': lambda page, target, host: f'https://{host}{page}',
+    'elsewhere': lambda page, target, host: f'https://elsewhere.invalid:8000{page}',
+    'loop': lambda page, target, host: target,
+}
+
+CERTIFICATES = ('signed', 'self-signed', 'self-signed-ca', 'expired', 'wrong-name')
+TLS_VERSIONS = {
+    '1.1': ssl.TLSVersion.TLSv1_1,
+    '1.2': ssl.TLSVersion.TLSv1_2,
+    '1.3': ssl.TLSVersion.TLSv1_3,
+}
+
+REASONS = {status.value: status.phrase for status in HTTPStatus}
+MOST_HEAD = 64 * 1024
+MOST_AT_ONCE = 64 * 1024
+
+encode_json = json.JSONEncoder(ensure_ascii=False).encode
 
 
 class Refused(Exception):
@@ -169,6 +238,7 @@ def decode_base64(text, what):
     return data
 
 
+@functools.lru_cache(maxsize=1024)
 def load_public_key(text, what):
     """The P-256 key of a Base64 SubjectPublicKeyInfo."""
     data = decode_base64(text, what)
@@ -225,12 +295,16 @@ class Store:
         self.next_key_id = 1
         self.challenge_text = None
         self.page_limit = None
+        self.pages_of_keys = False
         self.stale_count = 0
 
     # Keys
 
-    def list_keys(self, _ref, _query, _body):
-        return {'entries': [self.key_reply(key) for key in self.keys.values()]}
+    def list_keys(self, _ref, query, _body):
+        entries = [self.key_reply(key) for key in self.keys.values()]
+        if not self.pages_of_keys:
+            return {'entries': entries}
+        return self.page(KEYS, 'entries', entries, query)
 
     def get_key(self, ref, _query, _body):
         return self.key_reply(self.find_key(ref))
@@ -269,14 +343,7 @@ class Store:
         usages = [
             {'type': 'snapshot', 'id': str(snapshot['id'])} for snapshot in self.locked_with(key)
         ]
-        start = number_parameter(query, 'after') or 0
-        limits = [self.page_limit, number_parameter(query, 'limit')]
-        limit = min((limit for limit in limits if limit is not None), default=len(usages))
-        end = start + limit
-        next_page = ''
-        if end < len(usages):
-            next_page = f'{KEYS}{key["id"]}/usages?after={end}&limit={limit}'
-        return {'usages': usages[start:end], 'paging': {'next': next_page}}
+        return self.page(f'{KEYS}{key["id"]}/usages', 'usages', usages, query)
 
     def key_usage_unpaged(self, ref, _query, _body):
         snapshots = self.locked_with(self.find_key(ref))
@@ -399,6 +466,18 @@ class Store:
             snapshot['lock_key'] = self.find_key(str(snapshot['lock_key']))['id']
         return snapshot
 
+    def page(self, path, field, entries, query):
+        """One page of the entries, and the path of the next."""
+        start = number_parameter(query, 'after') or 0
+        limits = [self.page_limit, number_parameter(query, 'limit')]
+        limit = min((limit for limit in limits if limit is not None), default=len(entries))
+        end = start + limit
+        more = end < len(entries)
+        return {
+            field: entries[start:end],
+            'paging': {'next': f'{path}?after={end}&limit={limit}' if more else ''},
+        }
+
     def make_stale(self, operation, ref):
         """Change what the challenge of a submission is about, as another administrator might."""
         self.stale_count += 1
@@ -455,26 +534,49 @@ class Store:
         )
 
 
+class Request:
+    """What came in."""
+
+    def __init__(self, connection, method, target, headers, data):
+        self.connection = connection
+        self.method = method
+        self.target = target
+        self.headers = headers
+        self.data = data
+
+
 class Answer:
     """A status and a body.
 
-    `dropped`: the connection closes without either. `cut`: it closes halfway through the body.
+    `headers` are lines of their own; `chunked`: the body comes in chunks. `end` says what becomes
+    of the connection: None keeps it, 'closed' closes it after the answer, 'cut' halfway through the
+    body, 'dropped' without an answer.
     """
 
-    def __init__(self, status, body=b'', content_type='application/json', dropped=False, cut=False):
+    def __init__(self, status, body=b'', content_type='application/json', headers='', end=None):
         self.status = status
         self.body = body
         self.content_type = content_type
-        self.dropped = dropped
-        self.cut = cut
+        self.headers = headers
+        self.end = end
+        self.chunked = False
 
     @classmethod
     def json(cls, status, value):
-        return cls(status, json.dumps(value, ensure_ascii=False).encode())
+        return cls(status, encode_json(value).encode())
 
     @classmethod
     def refused(cls, error):
         return cls.json(error.status, error.body())
+
+    def head(self):
+        framing = f'Content-Length: {len(self.body)}'
+        if self.chunked:
+            framing = 'Transfer-Encoding: chunked'
+        return (
+            f'HTTP/1.1 {self.status} {REASONS.get(self.status, "Unknown")}\r\n'
+            f'Content-Type: {self.content_type}\r\n{self.headers}{framing}\r\n\r\n'
+        ).encode('latin-1')
 
 
 class Core:
@@ -483,43 +585,68 @@ class Core:
     def __init__(self, token):
         self.token = token
         self.store = Store()
+        self.next_page = NEXT_PAGES['path']
         self.faults = []
         self.requests = []
+        self.connections = 0
+        self.under_way = 0
+        self.most_at_a_time = 0
         self.lock = threading.Lock()
 
-    def answer(self, method, target, authorization, data):
+    def number_connection(self):
+        with self.lock:
+            self.connections += 1
+            return self.connections
+
+    def answer(self, request):
         """What to say to one request."""
+        target = request.target
         path, _, query_text = target.partition('?')
-        query = dict(urllib.parse.parse_qsl(query_text))
-        action, ref = route(method, path)
+        query = dict(urllib.parse.parse_qsl(query_text)) if query_text else {}
+        action, ref = route(request.method, path)
         operation = OPERATION_NAMES.get(action, action)
+        host = request.headers.get('host')
         try:
-            body = json.loads(data) if data else None
+            body = json.loads(request.data) if request.data else None
         except ValueError:
-            body = data.decode(errors='replace')
+            body = request.data.decode(errors='replace')
         entry = {
-            'method': method,
+            'method': request.method,
             'path': target,
+            'host': host,
+            'connection': request.connection,
             'operation': operation,
             'body': body,
             'status': None,
         }
         with self.lock:
             self.requests.append(entry)
+            self.under_way += 1
+            self.most_at_a_time = max(self.most_at_a_time, self.under_way)
             fault = self.take_fault(operation, ref)
 
         def carry_out(store):
-            if authorization != f'Bearer {self.token}':
+            if request.headers.get('authorization') != f'Bearer {self.token}':
                 raise Refused(401, 'Need to log in first to establish credentials.')
             if action is None:
                 raise Refused(404, f'No such resource: {path}', 'http_not_found_error')
-            return getattr(store, action)(ref, query, body)
+            result = getattr(store, action)(ref, query, body)
+            if result and 'paging' in result:
+                self.name_next_page(result['paging'], target, host)
+            return result
 
-        answer = self.answer_with(fault, operation, ref, carry_out)
-        if not answer.dropped:
+        try:
+            answer = self.answer_with(fault, operation, ref, carry_out)
+        finally:
             with self.lock:
-                entry['status'] = answer.status
+                self.under_way -= 1
+        if answer.end != 'dropped':
+            entry['status'] = answer.status
         return answer
+
+    def name_next_page(self, paging, target, host):
+        if paging['next']:
+            paging['next'] = self.next_page(paging['next'], target, host)
 
     def answer_with(self, fault, operation, ref, carry_out):
         """Carry a request out, or seem to, and bend the answer as the fault wants it."""
@@ -540,23 +667,45 @@ class Core:
             time.sleep(fault['seconds'])
             return self.run(carry_out)
 
-        answer = self.run(carry_out, rehearsal=not after)
+        answer = self.run(carry_out, rehearsal=not (after or kind in CARRIED_OUT))
         if kind == 'drop':
-            return Answer(None, dropped=True)
+            return Answer(None, end='dropped')
         if kind == 'status':
             status = fault['status']
             description = fault.get('description', f'Simulated failure {status}.')
-            return Answer.refused(
+            answer = Answer.refused(
                 Refused(status, description, fault.get('error_class'), fault.get('inner'))
             )
+            if 'retry_after' in fault:
+                answer.headers = f'Retry-After: {fault["retry_after"]}\r\n'
+            return answer
         if kind == 'not_json':
             return Answer(200, b'This is not JSON.\n', 'text/plain')
         if kind == 'truncated':
             return Answer(200, answer.body[: len(answer.body) // 2] or b'{')
         if kind == 'cut':
-            return Answer(200, answer.body or b'{}', cut=True)
+            return Answer(200, answer.body or b'{}', end='cut')
         if kind == 'empty':
             return Answer(fault.get('status', 200))
+        if kind == 'redirect':
+            location = f'Location: {fault["location"]}\r\n'
+            return Answer(fault.get('status', 307), headers=location)
+        if kind == 'huge':
+            answer = Answer(200, b' ' * int(fault.get('mib', 9) * 2**20) + (answer.body or b'{}'))
+            answer.chunked = fault.get('chunked', False)
+            return answer
+        if kind == 'chunked':
+            answer.chunked = True
+            return answer
+        if kind == 'close_after_answer':
+            answer.end = 'closed'
+            return answer
+        if kind in ('without', 'with_extra'):
+            if answer.body:
+                value = json.loads(answer.body)
+                value = without(fault['field'], value) if kind == 'without' else extended(value)
+                answer.body = encode_json(value).encode()
+            return answer
         return Answer(502, BAD_GATEWAY_PAGE.encode(), 'text/html')
 
     def run(self, carry_out, rehearsal=False):
@@ -600,6 +749,11 @@ class Core:
         if operation == 'challenge_text':
             store.challenge_text = arguments['text']
         elif operation == 'page_limit':
+            next_page = arguments.get('next', 'path')
+            if next_page not in NEXT_PAGES:
+                raise ValueError(f'unknown next {next_page}')
+            self.next_page = NEXT_PAGES[next_page]
+            store.pages_of_keys = arguments.get('keys', False)
             store.page_limit = arguments['limit']
         elif operation == 'fault':
             self.faults.append(checked_fault(arguments))
@@ -610,18 +764,55 @@ class Core:
         elif operation == 'clear_requests':
             # A new list: requests under way still hold entries of the old one.
             self.requests = []
+            self.most_at_a_time = self.under_way
+        elif operation == 'connections':
+            return {'opened': self.connections, 'most_at_a_time': self.most_at_a_time}
+        elif operation == 'clock':
+            return {'processor_seconds': time.process_time()}
         else:
             raise ValueError(f'unknown op {operation}')
         return {}
 
 
+def route_patterns():
+    """One pattern for all paths of a method, whose groups are named like the operations."""
+    patterns = {}
+    for method, path, operation in ROUTES:
+        group = f'(?P<{operation}>'
+        path = path.replace('(', group) if '(' in path else f'{path}{group})'
+        patterns.setdefault(method, []).append(path)
+    return {method: re.compile('|'.join(paths)) for method, paths in patterns.items()}
+
+
+ROUTE_PATTERNS = route_patterns()
+
+
 def route(method, path):
     """The operation that a request asks for, and the key reference or snapshot id in its path."""
-    for route_method, pattern, operation in ROUTES:
-        match = pattern.fullmatch(path)
-        if match and route_method == method:
-            return operation, urllib.parse.unquote(match[1]) if match.groups() else None
-    return None, None
+    match = ROUTE_PATTERNS[method].fullmatch(path)
+    if match is None:
+        return None, None
+    operation = match.lastgroup
+    return operation, urllib.parse.unquote(match[operation]) or None
+
+
+def without(field, value):
+    """The JSON value without the field, wherever it is."""
+    if isinstance(value, list):
+        return [without(field, entry) for entry in value]
+    if isinstance(value, dict):
+        return {name: without(field, entry) for name, entry in value.items() if name != field}
+    return value
+
+
+def extended(value):
+    """The JSON value with unknown fields in every object, before and after those it has."""
+    if isinstance(value, list):
+        return [extended(entry) for entry in value]
+    if isinstance(value, dict):
+        fields = {name: extended(entry) for name, entry in value.items()}
+        return {'a_new_field': {'id': [None, 1.5]}, **fields, 'another_new_field': 'text'}
+    return value
 
 
 def checked_fault(fault):
@@ -629,67 +820,139 @@ def checked_fault(fault):
     operation, kind = fault['on'], fault['kind']
     if operation not in OPERATIONS or operation in OPERATION_NAMES:
         raise ValueError(f'unknown operation {operation}')
-    if kind not in FAULT_KINDS:
+    if kind not in FAULTS:
         raise ValueError(f'unknown kind {kind}')
     if kind == 'stale' and operation not in STALE_OPERATIONS:
         raise ValueError(f'{operation} has no challenge that could go stale')
-    if kind.startswith('status') and 'status' not in fault:
-        raise ValueError(f'{kind} needs a status')
-    if kind.startswith('slow') and 'seconds' not in fault:
-        raise ValueError(f'{kind} needs seconds')
+    needs, takes = FAULTS[kind]
+    missing = needs - fault.keys()
+    if missing:
+        raise ValueError(f'{kind} needs {", ".join(sorted(missing))}')
+    unknown = fault.keys() - needs - takes - {'on', 'kind', 'times', 'id'}
+    if unknown:
+        raise ValueError(f'{kind} does not take {", ".join(sorted(unknown))}')
     checked = {'times': 1, **fault}
     if 'id' in checked:
         checked['id'] = str(checked['id'])
     return checked
 
 
-class Handler(BaseHTTPRequestHandler):
-    """One connection."""
+class Unreadable(Exception):
+    """Bytes that are no request, or one that this server does not do; the status to say so."""
 
-    protocol_version = 'HTTP/1.1'
-    wbufsize = 64 * 1024
-    disable_nagle_algorithm = True
+    def __init__(self, status):
+        super().__init__(status)
+        self.status = status
+
+
+class Handler(socketserver.BaseRequestHandler):
+    """One connection: as much of HTTP/1.1 as the clients of a REST API use, and quick about it."""
 
     def setup(self):
+        self.number = self.server.core.number_connection()
+        # What has arrived and is not used yet.
+        self.arrived = b''
+        # The handshake is left to the connection's own thread: no client holds up the others.
         self.request.do_handshake()
-        super().setup()
 
-    def handle_request(self):
-        data = self.rfile.read(int(self.headers.get('Content-Length', 0)))
-        authorization = self.headers.get('Authorization')
-        answer = self.server.core.answer(self.command, self.path, authorization, data)
-        if not answer.dropped:
-            self.send_response(answer.status)
-            self.send_header('Content-Type', answer.content_type)
-            self.send_header('Content-Length', str(len(answer.body)))
-            self.end_headers()
-            self.wfile.write(answer.body[: len(answer.body) // 2] if answer.cut else answer.body)
-            self.wfile.flush()
-        if answer.dropped or answer.cut:
-            self.close_connection = True
-            self.connection.shutdown(socket.SHUT_RDWR)
+    def handle(self):
+        try:
+            while (request := self.read_request()) is not None:
+                answer = self.server.core.answer(request)
+                if not answer.end and request.headers.get('connection', '').lower() == 'close':
+                    answer.headers += 'Connection: close\r\n'
+                    answer.end = 'closed'
+                self.send(answer)
+                if answer.end:
+                    break
+        except Unreadable as error:
+            self.send(Answer(error.status, headers='Connection: close\r\n', end='closed'))
 
-    do_GET = do_POST = do_PATCH = do_DELETE = handle_request
+    def read_request(self):
+        """The next request, or None when the client has gone."""
+        while (end := self.arrived.find(b'\r\n\r\n')) < 0:
+            if len(self.arrived) > MOST_HEAD:
+                raise Unreadable(431)
+            if not self.read_more():
+                return None
+        first, *lines = self.arrived[:end].decode('latin-1').split('\r\n')
+        words = first.split(' ')
+        if len(words) != 3 or words[2] != 'HTTP/1.1' or not words[1].startswith('/'):
+            raise Unreadable(400)
+        if words[0] not in ROUTE_PATTERNS:
+            raise Unreadable(501)
+        headers = {}
+        for line in lines:
+            name, colon, value = line.partition(':')
+            if not colon or not name or name != name.strip():
+                raise Unreadable(400)
+            headers[name.lower()] = value.strip()
+        if 'transfer-encoding' in headers:
+            raise Unreadable(411)
+        length = headers.get('content-length', '0')
+        if not (length.isascii() and length.isdigit()):
+            raise Unreadable(400)
 
-    def log_message(self, *_):
-        """Say nothing: the test asks for `requests` when it wants to know."""
+        start = end + len(b'\r\n\r\n')
+        end = start + int(length)
+        while len(self.arrived) < end:
+            if not self.read_more():
+                return None
+        data, self.arrived = self.arrived[start:end], self.arrived[end:]
+        return Request(self.number, words[0], words[1], headers, data)
+
+    def read_more(self):
+        more = self.request.recv(MOST_AT_ONCE)
+        self.arrived += more
+        return bool(more)
+
+    def send(self, answer):
+        if answer.end == 'dropped':
+            self.request.shutdown(socket.SHUT_RDWR)
+        elif answer.end == 'cut':
+            self.request.sendall(answer.head() + answer.body[: len(answer.body) // 2])
+            self.request.shutdown(socket.SHUT_RDWR)
+        elif answer.chunked:
+            self.send_chunks(answer)
+        else:
+            self.request.sendall(answer.head() + answer.body)
+        if answer.end == 'closed':
+            self.say_goodbye()
+
+    def send_chunks(self, answer):
+        """Send the body in at least three chunks, if it has as many bytes."""
+        self.request.sendall(answer.head())
+        size = max(1, min(len(answer.body) // 3, MOST_AT_ONCE))
+        for start in range(0, len(answer.body), size):
+            chunk = answer.body[start : start + size]
+            self.request.sendall(b'%x\r\n%b\r\n' % (len(chunk), chunk))
+        self.request.sendall(b'0\r\n\r\n')
+
+    def say_goodbye(self):
+        """End TLS as it should be ended, and wait for no answer to that."""
+        self.request.setblocking(False)
+        try:
+            self.request.unwrap()
+        except OSError:
+            pass
 
 
 class Server(socketserver.ThreadingTCPServer):
-    """The listener: TLS on 127.0.0.1, one thread a connection."""
+    """The listener: TLS, one thread a connection."""
 
     daemon_threads = True
     allow_reuse_address = True
     request_queue_size = 128
 
-    def __init__(self, port, core):
-        super().__init__(('127.0.0.1', port), Handler)
+    def __init__(self, address, core, tls):
+        self.address_family = socket.AF_INET6 if ':' in address[0] else socket.AF_INET
+        super().__init__(address, Handler)
         self.core = core
-        self.tls = server_context()
+        self.tls = tls
 
     def get_request(self):
         connection, address = super().get_request()
-        # The handshake is left to the connection's own thread: no client holds up the others.
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return (
             self.tls.wrap_socket(connection, server_side=True, do_handshake_on_connect=False),
             address,
@@ -701,30 +964,106 @@ class Server(socketserver.ThreadingTCPServer):
             super().handle_error(request, client_address)
 
 
-def server_context():
-    """TLS with a certificate made for this run, signed by its own key."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, 'simulated-core')])
-    now = datetime.datetime(2020, 1, 1)
-    certificate = (
+class Certificate:
+    """A certificate of one of the kinds of CERTIFICATES, and what a client needs to trust it."""
+
+    def __init__(self, kind):
+        self.key = ec.generate_private_key(ec.SECP256R1())
+        names = [
+            x509.DNSName('localhost'),
+            x509.DNSName('qumulo.test'),
+            x509.IPAddress(ipaddress.ip_address('127.0.0.1')),
+            x509.IPAddress(ipaddress.ip_address('::1')),
+        ]
+        if kind == 'wrong-name':
+            names = [x509.DNSName('elsewhere.test')]
+        extensions = [
+            (x509.SubjectAlternativeName(names), False),
+            (x509.ExtendedKeyUsage([x509.ExtendedKeyUsageOID.SERVER_AUTH]), False),
+        ]
+        if kind == 'self-signed-ca':
+            extensions.append((x509.BasicConstraints(ca=True, path_length=None), True))
+
+        years = 1 if kind == 'expired' else 100
+        if kind.startswith('self-signed'):
+            self.own = self.trusted = issue('core', self.key, 'core', self.key, years, extensions)
+        else:
+            ca_key = ec.generate_private_key(ec.SECP256R1())
+            ca_extensions = [
+                (x509.BasicConstraints(ca=True, path_length=0), True),
+                (key_usage('key_cert_sign'), True),
+            ]
+            self.trusted = issue('ca', ca_key, 'ca', ca_key, 100, ca_extensions)
+            extensions.append((x509.BasicConstraints(ca=False, path_length=None), True))
+            extensions.append((key_usage('digital_signature'), True))
+            self.own = issue('core', self.key, 'ca', ca_key, years, extensions)
+
+    def trusted_pem(self):
+        return self.trusted.public_bytes(Encoding.PEM).decode()
+
+    def fingerprint(self):
+        return f'sha256:{self.own.fingerprint(hashes.SHA256()).hex()}'
+
+    def server_context(self, tls_version):
+        """TLS with this certificate; of one version alone, if there is one."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        if tls_version == '1.1':
+            context.set_ciphers('DEFAULT@SECLEVEL=0')
+        if tls_version is not None:
+            with warnings.catch_warnings():
+                # Python warns of versions as old as 1.1.
+                warnings.simplefilter('ignore', DeprecationWarning)
+                context.minimum_version = TLS_VERSIONS[tls_version]
+                context.maximum_version = TLS_VERSIONS[tls_version]
+        with tempfile.TemporaryDirectory() as directory:
+            pem = Path(directory, 'server.pem')
+            pem.write_bytes(
+                self.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+                + self.own.public_bytes(Encoding.PEM)
+            )
+            context.load_cert_chain(pem)
+        return context
+
+
+def key_usage(allowed):
+    """What a certificate's key is for."""
+    usages = (
+        'digital_signature',
+        'content_commitment',
+        'key_encipherment',
+        'data_encipherment',
+        'key_agreement',
+        'key_cert_sign',
+        'crl_sign',
+        'encipher_only',
+        'decipher_only',
+    )
+    return x509.KeyUsage(**{usage: usage == allowed for usage in usages})
+
+
+def issue(subject, key, issuer, issuer_key, years, extensions):
+    """A certificate for a key that is good for some years from 2020 on."""
+    subject, issuer = (
+        x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, f'simulated-{name}')])
+        for name in (subject, issuer)
+    )
+    extensions = [
+        (x509.SubjectKeyIdentifier.from_public_key(key.public_key()), False),
+        (x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key()), False),
+        *extensions,
+    ]
+    builder = (
         x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
+        .subject_name(subject)
+        .issuer_name(issuer)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now)
-        .not_valid_after(now + datetime.timedelta(days=36500))
-        .sign(key, hashes.SHA256())
+        .not_valid_before(datetime.datetime(2020, 1, 1))
+        .not_valid_after(datetime.datetime(2020 + years, 1, 1) - datetime.timedelta(seconds=1))
     )
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    with tempfile.TemporaryDirectory() as directory:
-        pem = Path(directory, 'server.pem')
-        pem.write_bytes(
-            key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-            + certificate.public_bytes(Encoding.PEM)
-        )
-        context.load_cert_chain(pem)
-    return context
+    for extension, critical in extensions:
+        builder = builder.add_extension(extension, critical)
+    return builder.sign(issuer_key, hashes.SHA256())
 
 
 def reply_to(core, line):
@@ -743,14 +1082,24 @@ def reply_to(core, line):
 def main():
     parser = argparse.ArgumentParser(description='A simulated Qumulo Core.')
     parser.add_argument('--port', type=int, default=0)
+    parser.add_argument('--bind', metavar='ADDRESS', default='127.0.0.1')
     parser.add_argument('--token', default='test-token')
+    parser.add_argument('--certificate', choices=CERTIFICATES, default='signed')
+    parser.add_argument('--tls', choices=TLS_VERSIONS)
     arguments = parser.parse_args()
 
     core = Core(arguments.token)
-    server = Server(arguments.port, core)
+    certificate = Certificate(arguments.certificate)
+    tls = certificate.server_context(arguments.tls)
+    server = Server((arguments.bind, arguments.port), core, tls)
     threading.Thread(target=server.serve_forever, daemon=True).start()
 
-    print(json.dumps({'port': server.server_address[1]}), flush=True)
+    ready = {
+        'port': server.server_address[1],
+        'ca': certificate.trusted_pem(),
+        'fingerprint': certificate.fingerprint(),
+    }
+    print(json.dumps(ready), flush=True)
     for line in sys.stdin.buffer:
         print(reply_to(core, line), flush=True)
 

@@ -42,6 +42,8 @@ pub struct Core {
     port: u16,
     files: TempDir,
     credentials: PathBuf,
+    ca_file: PathBuf,
+    fingerprint: String,
 }
 
 struct Control {
@@ -52,10 +54,16 @@ struct Control {
 impl Core {
     /// Starts a Core that holds no key and no snapshot.
     pub fn start() -> Core {
+        Core::start_with(&[])
+    }
+
+    /// Likewise, with options of `core.py`, such as `--certificate=expired`.
+    pub fn start_with(options: &[&str]) -> Core {
         let mut process = Command::new(tool(QQ_VERSION, "python"))
             .arg("-B")
             .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/core.py"))
             .arg(format!("--token={TOKEN}"))
+            .args(options)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -64,7 +72,12 @@ impl Core {
             commands: process.stdin.take().expect("its stdin is piped"),
             replies: BufReader::new(process.stdout.take().expect("its stdout is piped")),
         };
-        let port = control.read_reply()["port"]
+        let ready = control.read_reply();
+        let text = |name: &str| {
+            let text = ready[name].as_str();
+            text.unwrap_or_else(|| panic!("the simulated Core names its {name}"))
+        };
+        let port = ready["port"]
             .as_u64()
             .and_then(|port| u16::try_from(port).ok())
             .expect("the simulated Core names its port");
@@ -76,6 +89,8 @@ impl Core {
         std::fs::create_dir(&home).expect("making a home directory");
         std::fs::write(home.join(".qfsd_cred"), &contents).expect("writing credentials");
         std::fs::write(&credentials, &contents).expect("writing credentials");
+        let ca_file = files.path().join("ca.pem");
+        std::fs::write(&ca_file, text("ca")).expect("writing the certificate");
 
         Core {
             process,
@@ -83,10 +98,12 @@ impl Core {
             port,
             files,
             credentials,
+            ca_file,
+            fingerprint: text("fingerprint").to_owned(),
         }
     }
 
-    /// The port that it listens on, on 127.0.0.1.
+    /// The port that it listens on, on 127.0.0.1 unless `--bind` has named another address.
     pub fn port(&self) -> u16 {
         self.port
     }
@@ -94,6 +111,16 @@ impl Core {
     /// A credentials file that it accepts, for `--credentials-store`.
     pub fn credentials(&self) -> &Path {
         &self.credentials
+    }
+
+    /// The certificate to trust, in PEM: of the CA, or its own when it has signed that itself.
+    pub fn ca_file(&self) -> &Path {
+        &self.ca_file
+    }
+
+    /// Its own certificate's, as `sha256:` and 64 lower-case digits.
+    pub fn fingerprint(&self) -> &str {
+        &self.fingerprint
     }
 
     /// A home directory, for `HOME`, with `.qfsd_cred` in it and nothing else.
@@ -140,6 +167,16 @@ impl Core {
         self.command(with(more, json!({ "op": "fault", "on": on, "kind": kind })));
     }
 
+    /// Forgets the faults that no request has met yet.
+    pub fn clear_faults(&self) {
+        self.command(json!({ "op": "clear_faults" }));
+    }
+
+    /// Splits key usages into pages of `limit`; `more` has `keys` and `next`.
+    pub fn page_limit(&self, limit: u64, more: Value) {
+        self.command(with(more, json!({ "op": "page_limit", "limit": limit })));
+    }
+
     /// Makes `text` every challenge from now on; `None` brings back the usual ones.
     pub fn challenge_text(&self, text: Option<&str>) {
         self.command(json!({ "op": "challenge_text", "text": text }));
@@ -160,7 +197,8 @@ impl Core {
         find(&self.state()["snapshots"], &json!(id))
     }
 
-    /// The requests that came in, in order: `{"method", "path", "operation", "body", "status"}`.
+    /// The requests that came in, in order: `{"method", "path", "host", "connection", "operation",
+    /// "body", "status"}`.
     pub fn requests(&self) -> Vec<Value> {
         match self.command(json!({ "op": "requests" })) {
             Value::Array(requests) => requests,
@@ -176,7 +214,23 @@ impl Core {
             .count()
     }
 
-    /// Forgets the requests so far.
+    /// How many connections have been opened so far.
+    pub fn connections(&self) -> u64 {
+        self.connection_count("opened")
+    }
+
+    /// How many requests were being answered at the same moment, at most, since `clear_requests`.
+    pub fn most_at_a_time(&self) -> u64 {
+        self.connection_count("most_at_a_time")
+    }
+
+    fn connection_count(&self, name: &str) -> u64 {
+        self.command(json!({ "op": "connections" }))[name]
+            .as_u64()
+            .expect("the simulated Core counts its connections")
+    }
+
+    /// Forgets the requests so far, and how many there were at a time.
     pub fn clear_requests(&self) {
         self.command(json!({ "op": "clear_requests" }));
     }

@@ -1,0 +1,146 @@
+//! A proxy on a free port of 127.0.0.1 that knows CONNECT alone and tunnels bytes.
+
+// Each test file is a crate of its own and uses its own part of this.
+#![allow(dead_code)]
+
+use std::{
+    io::{self, BufRead, BufReader, Write},
+    net::{Shutdown, TcpListener, TcpStream},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+};
+
+/// Whom a proxy serves.
+pub enum Serves {
+    Everybody,
+    /// Those who send these credentials, `name:password` in Base64; others are answered 407.
+    Only(&'static str),
+    /// Nobody: all are answered 403.
+    Nobody,
+}
+
+/// A proxy that ends with the test.
+pub struct Proxy {
+    port: u16,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    serves: Serves,
+    targets: Mutex<Vec<String>>,
+    ended: AtomicBool,
+}
+
+impl Proxy {
+    pub fn start(serves: Serves) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let port = listener.local_addr().expect("an address").port();
+        let shared = Arc::new(Shared {
+            serves,
+            targets: Mutex::default(),
+            ended: AtomicBool::new(false),
+        });
+        let proxy = Self {
+            port,
+            shared: shared.clone(),
+        };
+        thread::spawn(move || {
+            for client in listener.incoming() {
+                if shared.ended.load(Ordering::Relaxed) {
+                    return;
+                }
+                let shared = shared.clone();
+                // A client or a server that goes away ends the tunnel, and that is all.
+                thread::spawn(move || client.and_then(|client| serve(client, &shared)));
+            }
+        });
+        proxy
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    pub fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// The same with the name and the password of somebody.
+    pub fn url_for(&self, user: &str) -> String {
+        format!("http://{user}@127.0.0.1:{}", self.port)
+    }
+
+    /// What clients have asked to be connected to, `host:port` each, the refused ones included.
+    pub fn targets(&self) -> Vec<String> {
+        lock(&self.shared.targets).clone()
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.shared.ended.store(true, Ordering::Relaxed);
+        // Wakes the thread that accepts.
+        let _ = TcpStream::connect(("127.0.0.1", self.port));
+    }
+}
+
+fn serve(mut client: TcpStream, shared: &Shared) -> io::Result<()> {
+    // The client waits for the answer before it sends more, so that nothing is read too far.
+    let mut reader = BufReader::new(client.try_clone()?);
+    let mut first = String::new();
+    reader.read_line(&mut first)?;
+    let mut credentials = None;
+    loop {
+        let mut line = String::new();
+        reader.read_line(&mut line)?;
+        let Some((name, value)) = line.trim_end().split_once(':') else {
+            break;
+        };
+        if name.eq_ignore_ascii_case("proxy-authorization") {
+            credentials = value.trim().strip_prefix("Basic ").map(str::to_owned);
+        }
+    }
+    let mut words = first.split_whitespace();
+    let (Some("CONNECT"), Some(target)) = (words.next(), words.next()) else {
+        return refuse(client, "405 Method Not Allowed", "Allow: CONNECT\r\n");
+    };
+    lock(&shared.targets).push(target.to_owned());
+    match shared.serves {
+        Serves::Only(wanted) if credentials.as_deref() != Some(wanted) => {
+            let how = "Proxy-Authenticate: Basic realm=\"test\"\r\n";
+            return refuse(client, "407 Proxy Authentication Required", how);
+        }
+        Serves::Nobody => return refuse(client, "403 Forbidden", ""),
+        Serves::Only(_) | Serves::Everybody => {}
+    }
+    let Ok(server) = TcpStream::connect(target) else {
+        return refuse(client, "502 Bad Gateway", "");
+    };
+    client.set_nodelay(true)?;
+    server.set_nodelay(true)?;
+    client.write_all(b"HTTP/1.1 200 Connection established\r\n\r\n")?;
+    let (from_server, to_client) = (server.try_clone()?, client.try_clone()?);
+    thread::spawn(move || pass_on(from_server, to_client));
+    pass_on(client, server);
+    Ok(())
+}
+
+fn refuse(mut client: TcpStream, status: &str, headers: &str) -> io::Result<()> {
+    write!(
+        client,
+        "HTTP/1.1 {status}\r\n{headers}Content-Length: 0\r\nConnection: close\r\n\r\n"
+    )
+}
+
+/// Passes bytes on until there are no more, and that end with them.
+fn pass_on(mut from: TcpStream, mut to: TcpStream) {
+    let _ = io::copy(&mut from, &mut to);
+    let _ = to.shutdown(Shutdown::Write);
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
