@@ -140,6 +140,19 @@ impl Qkey {
             .env("QKEY_QQ", super::core::qq(version).to_str().expect("UTF-8"))
     }
 
+    /// Straight to the REST API of the simulated Core, whose authority it trusts.
+    pub fn with_rest(core: &Core) -> Self {
+        Self::new()
+            .env("QKEY_VIA", "rest")
+            .env("QKEY_HOST", "127.0.0.1")
+            .env("QKEY_PORT", &core.port().to_string())
+            .env(
+                "QKEY_CREDENTIALS_STORE",
+                core.credentials().to_str().expect("UTF-8"),
+            )
+            .env("QKEY_CA_FILE", core.ca_file().to_str().expect("UTF-8"))
+    }
+
     /// Adds a variable to the environment.
     pub fn env(mut self, name: &str, value: &str) -> Self {
         self.env.push((name.to_owned(), value.to_owned()));
@@ -243,7 +256,7 @@ impl Qkey {
     }
 
     /// An output with what differs from run to run replaced: the folder by `[DIR]`, `qq` by
-    /// `[QQ]`, and a credentials file and a port that the environment names.
+    /// `[QQ]`, and a credentials file, an authority and a port that the environment names.
     pub fn taken(&self, output: &Output) -> Run {
         Run {
             code: output.status.code().unwrap_or(-1),
@@ -259,6 +272,10 @@ impl Qkey {
         let find = |wanted: &str| self.env.iter().find(|(name, _)| name == wanted);
         let text = match find("QKEY_QQ") {
             Some((_, qq)) => text.replace(qq.as_str(), "[QQ]"),
+            None => text,
+        };
+        let text = match find("QKEY_CA_FILE") {
+            Some((_, path)) => text.replace(path.as_str(), "[CA]"),
             None => text,
         };
         let text = match find("QKEY_CREDENTIALS_STORE") {
