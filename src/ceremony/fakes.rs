@@ -510,6 +510,10 @@ impl Cluster for FakeCluster {
         self.submit(Call::Lock(id), change, |()| ())
     }
 
+    fn gains_from_concurrency(&self) -> bool {
+        true
+    }
+
     fn check_command(&self, what: Check) -> String {
         match what {
             Check::Keys => "check keys".to_owned(),

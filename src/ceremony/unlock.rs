@@ -104,14 +104,13 @@ impl Unlock<'_> {
         O: FnOnce(),
     {
         let cluster = shared.cluster;
-        let (status, challenge) = status_and_challenge(cluster, id);
-        let before = status?;
+        let (before, challenge) = look_at(cluster, id)?;
         let unlocked = |ending, key| Unlocked {
             ending,
             snapshot: before.clone(),
             key,
         };
-        let Some(mut lock_key) = before.lock_key.clone() else {
+        let (Some(mut lock_key), Some(challenge)) = (before.lock_key.clone(), challenge) else {
             return Ok(unlocked(Ending::AlreadySo, None));
         };
         let stored_keys = LazyLock::force(&shared.stored_keys).as_ref();
@@ -145,21 +144,23 @@ impl Unlock<'_> {
                 Verdict::Refused(error) if error.kind() == Kind::Auth => return Err(error),
                 Verdict::Refused(error) => error,
             };
-            let (now, fresh) = match status_and_challenge(cluster, id) {
-                (Ok(now), fresh) => (now, fresh),
-                (Err(failure), _) => return Err(not_explained(refusal, &failure)),
+            let (now, fresh) = match look_at(cluster, id) {
+                Ok((now, fresh)) => (now.lock_key, fresh),
+                Err(failure) => return Err(not_explained(refusal, &failure)),
             };
-            match (now.lock_key, fresh) {
-                (None, _) => return Ok(unlocked(Ending::AlreadySo, Some(stored))),
-                (Some(_), Ok(fresh)) if fresh != challenge && attempts_left == 0 => {
+            let (Some(now), Some(fresh)) = (now, fresh) else {
+                return Ok(unlocked(Ending::AlreadySo, Some(stored)));
+            };
+            match fresh {
+                Ok(fresh) if fresh != challenge && attempts_left == 0 => {
                     return Err(stale(&refusal, self.attempts));
                 }
-                (Some(now), Ok(fresh)) if fresh != challenge => {
+                Ok(fresh) if fresh != challenge => {
                     log::info!("the challenge went stale; signing the new one");
                     (lock_key, challenge) = (now, fresh);
                 }
-                (Some(_), Ok(_)) => return Err(refusal),
-                (Some(_), Err(failure)) => return Err(not_explained(refusal, &failure)),
+                Ok(_) => return Err(refusal),
+                Err(failure) => return Err(not_explained(refusal, &failure)),
             }
         }
     }
@@ -178,11 +179,18 @@ fn lock_key_of(snapshot: &Snapshot, id: &str, keys: &[StoredKey]) -> Result<Stor
     })
 }
 
-fn status_and_challenge(
+/// A snapshot's status and, where it is locked, its challenge.
+fn look_at(
     cluster: &dyn Cluster,
     id: u64,
-) -> (cluster::Result<Snapshot>, cluster::Result<String>) {
-    thread::scope(|scope| {
+) -> cluster::Result<(Snapshot, Option<cluster::Result<String>>)> {
+    if !cluster.gains_from_concurrency() {
+        let status = cluster.snapshot(id)?;
+        let locked = status.lock_key.is_some();
+        let challenge = locked.then(|| cluster.unlock_challenge(id));
+        return Ok((status, challenge));
+    }
+    let (status, challenge) = thread::scope(|scope| {
         let challenge = scope.spawn(|| cluster.unlock_challenge(id));
         let status = cluster.snapshot(id);
         let challenge = challenge.join();
@@ -190,7 +198,10 @@ fn status_and_challenge(
             status,
             challenge.expect("fetching a challenge does not panic"),
         )
-    })
+    });
+    let status = status?;
+    let challenge = status.lock_key.is_some().then_some(challenge);
+    Ok((status, challenge))
 }
 
 #[cfg(test)]

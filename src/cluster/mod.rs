@@ -222,6 +222,10 @@ pub trait Cluster: Sync {
     /// Locks a snapshot with the stored key with this id.
     fn lock(&self, id: u64, key_id: &str) -> Result<()>;
 
+    /// Whether calls that are made at the same time take less time than one after the other, as long
+    /// as one piece of work is done at a time.
+    fn gains_from_concurrency(&self) -> bool;
+
     /// A command that a user can run to see the cluster's key store or a snapshot, for hints.
     fn check_command(&self, what: Check) -> String;
 }

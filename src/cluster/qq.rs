@@ -457,6 +457,11 @@ impl Cluster for Qq {
         )
     }
 
+    /// Each call starts a program.
+    fn gains_from_concurrency(&self) -> bool {
+        true
+    }
+
     fn check_command(&self, what: Check) -> String {
         match what {
             Check::Keys => format!("{} fs_security_list_keys", self.as_typed()),

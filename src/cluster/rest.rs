@@ -442,6 +442,11 @@ impl Cluster for Rest {
         self.post("snapshot_lock_snapshot", &path, &body, reply::nothing)
     }
 
+    /// They would wait for the one connection.
+    fn gains_from_concurrency(&self) -> bool {
+        false
+    }
+
     fn check_command(&self, what: Check) -> String {
         self.options.check_command(what)
     }

@@ -95,6 +95,10 @@ impl<C: Cluster> Cluster for Retrying<C> {
         self.cluster.lock(id, key_id)
     }
 
+    fn gains_from_concurrency(&self) -> bool {
+        self.cluster.gains_from_concurrency()
+    }
+
     fn check_command(&self, what: Check) -> String {
         self.cluster.check_command(what)
     }

@@ -15,10 +15,11 @@ use std::{
 use rustls::ClientConfig;
 use ureq::{
     Agent, Body, Proxy, RequestBuilder, Timeout,
-    http::{HeaderName, HeaderValue, Response, StatusCode, header},
+    config::Config,
+    http::{HeaderName, HeaderValue, Response, StatusCode, Uri, header},
     unversioned::{
-        resolver::DefaultResolver,
-        transport::{ConnectProxyConnector, Connector, TcpConnector},
+        resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver},
+        transport::{ConnectProxyConnector, Connector, NextTimeout, TcpConnector},
     },
 };
 
@@ -173,7 +174,10 @@ impl Client {
             // Nothing ends the search for a host's address, or an attempt to connect.
             false => wait_for(call),
         };
-        result.map_err(|error| self.explain(&line.progress, error))
+        result.map_err(|error| {
+            line.progress.connected.store(false, Ordering::Relaxed);
+            self.explain(&line.progress, error)
+        })
     }
 
     fn explain(&self, progress: &Progress, error: Option<ureq::Error>) -> Failure {
@@ -251,12 +255,49 @@ impl Client {
                     config: self.settings.tls.clone(),
                     progress: progress.clone(),
                 });
-        let agent = Agent::with_parts(config, connector, DefaultResolver::default());
+        let resolver = OnceResolver {
+            progress: progress.clone(),
+            ..OnceResolver::default()
+        };
+        let agent = Agent::with_parts(config, connector, resolver);
         let ending = agent.clone();
         Line {
             agent,
             progress,
             _ender: Ender::register(move || ending.clone().shutdown()),
+        }
+    }
+}
+
+/// Looks a host up for a new connection: the library asks for it before each request, also on a
+/// connection that is kept.
+#[derive(Debug, Default)]
+struct OnceResolver {
+    system: DefaultResolver,
+    progress: Arc<Progress>,
+    found: Mutex<Option<(Uri, ResolvedSocketAddrs)>>,
+}
+
+impl Resolver for OnceResolver {
+    fn resolve(
+        &self,
+        uri: &Uri,
+        config: &Config,
+        timeout: NextTimeout,
+    ) -> Result<ResolvedSocketAddrs, ureq::Error> {
+        let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*found {
+            Some((known, addresses))
+                if known.authority() == uri.authority()
+                    && self.progress.connected.load(Ordering::Relaxed) =>
+            {
+                Ok(addresses.clone())
+            }
+            _ => {
+                let addresses = self.system.resolve(uri, config, timeout)?;
+                *found = Some((uri.clone(), addresses.clone()));
+                Ok(addresses)
+            }
         }
     }
 }
