@@ -51,7 +51,7 @@ struct Ids {
     /// A snapshot's id; may be given several times
     #[arg(long = "id", value_name = "N")]
     named: Vec<u64>,
-    /// A file with more ids, one a line; `-` is stdin
+    /// A file with ids, one a line; `-` is stdin
     #[arg(long = "ids-from", value_name = "FILE")]
     from: Option<PathBuf>,
 }
@@ -102,7 +102,7 @@ impl Ids {
         if let Some(path) = &self.from {
             ids.extend(parse_ids(path, &read_input(path, "the ids")?)?);
             if ids.is_empty() {
-                let message = format!("there is no id in {}", place(path));
+                let message = format!("{} holds no id of a snapshot", place(path));
                 return Err(Error::new(Kind::Usage, message).hint(FORM));
             }
         }
