@@ -12,6 +12,7 @@ use std::{
         mpsc,
     },
     thread,
+    time::{Duration, Instant},
 };
 
 use base64::{Engine, prelude::BASE64_STANDARD};
@@ -20,7 +21,7 @@ use snapbox::{IntoData, assert_data_eq, str};
 use support::{
     mock::Mock,
     qkey::{ALICE_PUBLIC, BOB_PUBLIC, Qkey, Run, wait_until},
-    shell::{prints, run, transcript},
+    shell::{self, prints, run, transcript},
 };
 
 const ALICE_FINGERPRINT: &str = "SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4";
@@ -879,7 +880,9 @@ fn an_agent_that_closes_idle_connections_is_asked_on_a_new_one() {
 fn an_agent_that_closes_within_an_answer_is_not_asked_again() {
     // The second signature is the last answer on its connection.
     let (run, counts) = unlock_four("--jobs 1", 3, Some(20));
-    assert_data_eq!(run.transcript(), str![[r#"
+    assert_data_eq!(
+        run.transcript(),
+        str![[r#"
 exit 9
 --- stdout
 Unlocked snapshot 1 ("1_before_upgrade"), which key 1 ("lock") locked.
@@ -893,8 +896,62 @@ hint: see whether `ssh-add -l` gets on with this agent
 error: 1 of 4 snapshots failed
 hint: each is reported by itself; run this again for the rest: what is unlocked already is left alone
 
-"#]]);
+"#]]
+    );
     assert_eq!(counts, [2, 4]);
+}
+
+#[test]
+fn each_signature_of_an_agent_that_hangs_has_its_own_deadline_and_connection() {
+    let mock = mock_with_four();
+    let qkey = knowing_the_agent(Qkey::with_mock(&mock));
+    let blob = alice_blob();
+    let connections = lasting(&qkey, usize::MAX, move |request| {
+        (request[0] != SIGN_REQUEST).then(|| frame(&list(&[alice(&blob)])))
+    });
+    let line = "qkey unlock --id 1 --id 2 --jobs 2 --key ssh-agent:alice --timeout 4";
+    assert_data_eq!(run(&qkey, line).transcript(), str![[r#"
+exit 3
+--- stdout
+0 unlocked, 0 not locked before, 2 failed.
+--- stderr
+error: snapshot 1: cannot sign with ssh-agent:alice
+  caused by: the agent did not answer within 4 s
+hint: the agent may be waiting for a confirmation or a touch; give it longer with --timeout SECONDS, or restart it
+error: snapshot 2: cannot sign with ssh-agent:alice
+  caused by: the agent did not answer within 4 s
+hint: the agent may be waiting for a confirmation or a touch; give it longer with --timeout SECONDS, or restart it
+error: 2 of 2 snapshots failed
+hint: each is reported by itself; run this again for the rest: what is unlocked already is left alone
+
+"#]]);
+    assert_eq!(connections.load(Ordering::SeqCst), 2);
+}
+
+#[test]
+fn a_signal_ends_the_wait_of_all_who_share_the_connection() {
+    let mock = mock_with_four();
+    let qkey = knowing_the_agent(Qkey::with_mock(&mock));
+    let blob = alice_blob();
+    let (asked, when_asked) = mpsc::channel();
+    lasting(&qkey, usize::MAX, move |request| {
+        let hangs = request[0] == SIGN_REQUEST;
+        if hangs {
+            asked.send(()).expect("the test listens");
+        }
+        (!hangs).then(|| frame(&list(&[alice(&blob)])))
+    });
+    let mut command = shell::command(&qkey, &format!("exec {UNLOCK_FOUR} --jobs 4"));
+    let child = command.spawn().expect("qkey runs");
+    when_asked.recv().expect("a request to sign");
+    kill_process(Pid::from_child(&child), Signal::INT).expect("qkey takes signals");
+    let begun = Instant::now();
+    let output = child.wait_with_output().expect("qkey ends");
+    let run = qkey.taken(&output);
+    assert_eq!(run.code, 130, "{run:?}");
+    assert!(begun.elapsed() < Duration::from_secs(20), "{run:?}");
+    let told = "stopped by a signal, about to sign with ssh-agent:alice";
+    assert!(run.stderr.contains(told), "{run:?}");
 }
 
 #[test]
