@@ -695,23 +695,11 @@ hint: the plugin does not keep to its protocol (docs/plugins.md): tell its maker
 "#]].raw());
 }
 
-/// Four snapshots that Alice's key locks, all with the challenge of [`SIGNATURE`].
-fn mock_with_four() -> Mock {
-    let mock = Mock::new();
-    mock.add_key("lock", "", support::qkey::ALICE_PUBLIC);
-    mock.set_challenge(b"lock-2026");
-    mock.add_snapshot(4, "4_nightly", None);
-    for id in 1..=4 {
-        mock.set_snapshot_field(id, "lock_key", "1");
-    }
-    mock
-}
-
 const UNLOCK_FOUR: &str = "qkey unlock --id 1 --id 2 --id 3 --id 4 --key plugin:test:x";
 
 #[test]
 fn as_many_plugins_sign_at_a_time_as_there_are_jobs() {
-    let mock = mock_with_four();
+    let mock = Mock::with_four_locked(support::qkey::ALICE_PUBLIC, "lock-2026");
     let qkey = with_plugins(Qkey::with_mock(&mock));
     // Each waits until all four are there.
     let meets = ": >met.$$
@@ -724,7 +712,7 @@ fn as_many_plugins_sign_at_a_time_as_there_are_jobs() {
 
 #[test]
 fn one_job_is_one_plugin_at_a_time() {
-    let mock = mock_with_four();
+    let mock = Mock::with_four_locked(support::qkey::ALICE_PUBLIC, "lock-2026");
     let qkey = with_plugins(Qkey::with_mock(&mock));
     let alone = "mkdir busy || exit 1
          sleep .1; rmdir busy

@@ -808,25 +808,13 @@ fn alice_signs(qkey: &Qkey, challenge: &str) -> (Vec<u8>, Vec<u8>) {
     (r.to_vec(), s.to_vec())
 }
 
-/// A cluster with snapshots 1 to 4 locked by Alice's key, all with the challenge `lock-2026`.
-fn mock_with_four() -> Mock {
-    let mock = Mock::new();
-    mock.add_key("lock", "", ALICE_PUBLIC);
-    mock.set_challenge(b"lock-2026");
-    mock.add_snapshot(4, "4_nightly", None);
-    for id in 1..=4 {
-        mock.set_snapshot_field(id, "lock_key", "1");
-    }
-    mock
-}
-
 const UNLOCK_FOUR: &str = "qkey unlock --id 1 --id 2 --id 3 --id 4 --key ssh-agent:alice";
 
 /// Unlocks four snapshots with an agent that closes each connection after so many answers, and the
 /// second signature of which breaks off after `second` bytes; returns the run, and how many
 /// connections and signatures were asked for.
 fn unlock_four(jobs: &str, answers: usize, second: Option<usize>) -> (Run, [usize; 2]) {
-    let mock = mock_with_four();
+    let mock = Mock::with_four_locked(ALICE_PUBLIC, "lock-2026");
     let qkey = knowing_the_agent(Qkey::with_mock(&mock));
     let (r, s) = alice_signs(&qkey, "lock-2026");
     let blob = alice_blob();
@@ -903,14 +891,16 @@ hint: each is reported by itself; run this again for the rest: what is unlocked 
 
 #[test]
 fn each_signature_of_an_agent_that_hangs_has_its_own_deadline_and_connection() {
-    let mock = mock_with_four();
+    let mock = Mock::with_four_locked(ALICE_PUBLIC, "lock-2026");
     let qkey = knowing_the_agent(Qkey::with_mock(&mock));
     let blob = alice_blob();
     let connections = lasting(&qkey, usize::MAX, move |request| {
         (request[0] != SIGN_REQUEST).then(|| frame(&list(&[alice(&blob)])))
     });
     let line = "qkey unlock --id 1 --id 2 --jobs 2 --key ssh-agent:alice --timeout 4";
-    assert_data_eq!(run(&qkey, line).transcript(), str![[r#"
+    assert_data_eq!(
+        run(&qkey, line).transcript(),
+        str![[r#"
 exit 3
 --- stdout
 0 unlocked, 0 not locked before, 2 failed.
@@ -924,13 +914,14 @@ hint: the agent may be waiting for a confirmation or a touch; give it longer wit
 error: 2 of 2 snapshots failed
 hint: each is reported by itself; run this again for the rest: what is unlocked already is left alone
 
-"#]]);
+"#]]
+    );
     assert_eq!(connections.load(Ordering::SeqCst), 2);
 }
 
 #[test]
 fn a_signal_ends_the_wait_of_all_who_share_the_connection() {
-    let mock = mock_with_four();
+    let mock = Mock::with_four_locked(ALICE_PUBLIC, "lock-2026");
     let qkey = knowing_the_agent(Qkey::with_mock(&mock));
     let blob = alice_blob();
     let (asked, when_asked) = mpsc::channel();
@@ -956,7 +947,7 @@ fn a_signal_ends_the_wait_of_all_who_share_the_connection() {
 
 #[test]
 fn the_agent_of_openssh_signs_for_many_at_a_time_over_one_connection() {
-    let mock = mock_with_four();
+    let mock = Mock::with_four_locked(ALICE_PUBLIC, "lock-2026");
     let qkey = knowing_the_agent(Qkey::with_mock(&mock));
     let _agent = Agent::start(&qkey);
     load(&qkey, "alice.pem", "alice");
@@ -968,7 +959,7 @@ fn the_agent_of_openssh_signs_for_many_at_a_time_over_one_connection() {
 
 #[test]
 fn an_agent_that_was_restarted_meanwhile_is_found_again() {
-    let mock = mock_with_four();
+    let mock = Mock::with_four_locked(ALICE_PUBLIC, "lock-2026");
     let restart = "case \"$*\" in *snapshot_unlock_snapshot*) ./restart ;; esac";
     let qkey = knowing_the_agent(Qkey::with_mock(&mock)).between(&mock, restart);
     let agent = Agent::start(&qkey);
