@@ -252,11 +252,6 @@ impl PublicKey {
         })
     }
 
-    /// The key as the crypto library takes it.
-    pub(crate) fn as_verifying_key(&self) -> &VerifyingKey {
-        &self.0
-    }
-
     /// The uncompressed point (SEC 1, section 2.3.3): 65 bytes.
     pub fn to_sec1(&self) -> Vec<u8> {
         self.0.to_sec1_point(false).as_bytes().to_vec()

@@ -4,7 +4,8 @@
 mod encodings;
 
 use base64::{Engine, prelude::BASE64_STANDARD};
-use p256::ecdsa::{self, signature::Verifier};
+use p256::ecdsa;
+use ring::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
 
 use crate::{
     container::{algorithm, any_base64, ssh_wire::Reader},
@@ -133,11 +134,11 @@ impl Signature {
     }
 
     /// Whether `public_key`'s owner made this signature over exactly these bytes (which are
-    /// hashed here, once, with SHA-256).
+    /// hashed here, once, with SHA-256). Another library looks at it than the one that signs with
+    /// key files: no fault of either passes unseen.
     pub fn verifies(&self, public_key: &PublicKey, challenge: &[u8]) -> bool {
-        public_key
-            .as_verifying_key()
-            .verify(challenge, &self.0)
+        UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, public_key.to_sec1())
+            .verify(challenge, &self.to_der())
             .is_ok()
     }
 }

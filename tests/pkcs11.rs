@@ -1032,6 +1032,22 @@ fn several_keys_on_one_token_share_one_login() {
 }
 
 #[test]
+fn one_session_and_one_login_sign_for_all_snapshots() {
+    let mock = Mock::new();
+    let tokens = Tokens::with_mock(&mock).with_alice().through_shim("");
+    mock.add_key("lock-2026", "", ALICE_PUBLIC);
+    for id in 1..=3 {
+        mock.set_snapshot_field(id, "lock_key", "1");
+    }
+    let ids = ["--id=1", "--id=2", "--id=3", "--jobs=3"];
+    let key = ["--key", "pkcs11:token=T;object=alice?pin-env=PIN"];
+    let run = tokens.run(&[&["unlock"], &ids[..], &key].concat());
+    assert_eq!(run.code, 0, "{run:?}");
+    let counts = ["C_OpenSession", "C_Login", "C_Sign"].map(|call| tokens.calls(call));
+    assert_eq!(counts, [1, 1, 3]);
+}
+
+#[test]
 fn no_pin_is_spent_on_a_key_that_is_not_the_right_one() {
     let mock = Mock::new();
     let tokens = Tokens::with_mock(&mock).with_alice().through_shim("");

@@ -6,8 +6,13 @@ use std::{
     io::{Read, Write},
     os::unix::net::{UnixListener, UnixStream},
     process::{Child, Command, Stdio},
-    sync::mpsc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+        mpsc,
+    },
     thread,
+    time::{Duration, Instant},
 };
 
 use base64::{Engine, prelude::BASE64_STANDARD};
@@ -15,8 +20,8 @@ use rustix::process::{Pid, Signal, kill_process};
 use snapbox::{IntoData, assert_data_eq, str};
 use support::{
     mock::Mock,
-    qkey::{ALICE_PUBLIC, BOB_PUBLIC, Qkey, wait_until},
-    shell::{prints, run, transcript},
+    qkey::{ALICE_PUBLIC, BOB_PUBLIC, Qkey, Run, wait_until},
+    shell::{self, prints, run, transcript},
 };
 
 const ALICE_FINGERPRINT: &str = "SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4";
@@ -713,22 +718,48 @@ const SIGN_REQUEST: u8 = 13;
 /// A scripted agent, in the folder of `qkey`: for each request that it reads, the bytes to answer
 /// with before the connection is closed, or nothing at all and the connection left open.
 fn scripted(qkey: &Qkey, answer: impl Fn(&[u8]) -> Option<Vec<u8>> + Send + 'static) {
+    lasting(qkey, 1, answer);
+}
+
+/// As [`scripted`], with the connection closed after so many answers; counts the connections.
+fn lasting(
+    qkey: &Qkey,
+    answers: usize,
+    answer: impl Fn(&[u8]) -> Option<Vec<u8>> + Send + 'static,
+) -> Arc<AtomicUsize> {
     let listener = UnixListener::bind(qkey.path(SOCKET)).expect("a socket");
+    let connections = Arc::new(AtomicUsize::new(0));
+    let counted = connections.clone();
     thread::spawn(move || {
         let mut left_open = Vec::new();
         for connection in listener.incoming() {
             let mut connection = connection.expect("a connection");
-            let mut length = [0; 4];
-            connection.read_exact(&mut length).expect("a length");
-            let mut request = vec![0; u32::from_be_bytes(length) as usize];
-            connection.read_exact(&mut request).expect("a request");
-            match answer(&request) {
-                // It may have been left before all was written.
-                Some(bytes) => drop(connection.write_all(&bytes)),
-                None => left_open.push(connection),
+            counted.fetch_add(1, Ordering::SeqCst);
+            for _ in 0..answers {
+                let Some(request) = read_message(&mut connection) else {
+                    break;
+                };
+                match answer(&request) {
+                    // It may have been left before all was written.
+                    Some(bytes) => drop(connection.write_all(&bytes)),
+                    None => {
+                        left_open.push(connection);
+                        break;
+                    }
+                }
             }
         }
     });
+    connections
+}
+
+/// The next request on a connection, unless `qkey` has closed it.
+fn read_message(connection: &mut UnixStream) -> Option<Vec<u8>> {
+    let mut length = [0; 4];
+    connection.read_exact(&mut length).ok()?;
+    let mut request = vec![0; u32::from_be_bytes(length) as usize];
+    connection.read_exact(&mut request).expect("a request");
+    Some(request)
 }
 
 /// A `string` of RFC 4251, and the framing of a message.
@@ -763,6 +794,194 @@ fn signed(key_type: &str, r: &[u8], s: &[u8]) -> Vec<u8> {
     let numbers = [frame(r), frame(s)].concat();
     let signature = [frame(key_type.as_bytes()), frame(&numbers)].concat();
     [&[14][..], &frame(&signature)].concat()
+}
+
+/// The r and the s of Alice's signature, which is always the same for a challenge.
+fn alice_signs(qkey: &Qkey, challenge: &str) -> (Vec<u8>, Vec<u8>) {
+    let hex = format!(
+        "qkey sign --key alice.pem '{challenge}' --format p1363 | od -An -tx1 -v | tr -d ' \\n'"
+    );
+    let bytes = prints(qkey, &hex);
+    let digit = |i: usize| u8::from_str_radix(&bytes[i..i + 2], 16).expect("hexadecimal");
+    let bytes: Vec<u8> = (0..bytes.len()).step_by(2).map(digit).collect();
+    let (r, s) = bytes.split_at(32);
+    (r.to_vec(), s.to_vec())
+}
+
+const UNLOCK_FOUR: &str = "qkey unlock --id 1 --id 2 --id 3 --id 4 --key ssh-agent:alice";
+
+/// Unlocks four snapshots with an agent that closes each connection after so many answers, and the
+/// second signature of which breaks off after `second` bytes; returns the run, and how many
+/// connections and signatures were asked for.
+fn unlock_four(jobs: &str, answers: usize, second: Option<usize>) -> (Run, [usize; 2]) {
+    let mock = Mock::with_four_locked(ALICE_PUBLIC, "lock-2026");
+    let qkey = knowing_the_agent(Qkey::with_mock(&mock));
+    let (r, s) = alice_signs(&qkey, "lock-2026");
+    let blob = alice_blob();
+    let signatures = Arc::new(AtomicUsize::new(0));
+    let counted = signatures.clone();
+    let connections = lasting(&qkey, answers, move |request| {
+        if request[0] != SIGN_REQUEST {
+            return Some(frame(&list(&[alice(&blob)])));
+        }
+        let mut answer = frame(&signed("ecdsa-sha2-nistp256", &[&[0], &r[..]].concat(), &s));
+        if let (1, Some(length)) = (counted.fetch_add(1, Ordering::SeqCst), second) {
+            answer.truncate(length);
+        }
+        Some(answer)
+    });
+    let run = run(&qkey, &format!("{UNLOCK_FOUR} {jobs}"));
+    let counts = [connections, signatures].map(|count| count.load(Ordering::SeqCst));
+    (run, counts)
+}
+
+#[test]
+fn one_connection_serves_the_list_and_all_signatures() {
+    let (run, counts) = unlock_four("--jobs 4", usize::MAX, None);
+    assert_data_eq!(
+        run.transcript(),
+        str![[r#"
+exit 0
+--- stdout
+Unlocked snapshot 1 ("1_before_upgrade"), which key 1 ("lock") locked.
+Unlocked snapshot 2 ("2_quarter_end"), which key 1 ("lock") locked.
+Unlocked snapshot 3 ("3_nightly_projects"), which key 1 ("lock") locked.
+Unlocked snapshot 4 ("4_nightly"), which key 1 ("lock") locked.
+4 unlocked, 0 not locked before, 0 failed.
+--- stderr
+
+"#]]
+    );
+    assert_eq!(counts, [1, 4]);
+}
+
+#[test]
+fn an_agent_that_closes_idle_connections_is_asked_on_a_new_one() {
+    for (answers, connections) in [(1, 5), (2, 3), (4, 2)] {
+        let (run, counts) = unlock_four("--jobs 4", answers, None);
+        assert_eq!(run.code, 0, "{run:?}");
+        assert_eq!(counts, [connections, 4]);
+    }
+}
+
+#[test]
+fn an_agent_that_closes_within_an_answer_is_not_asked_again() {
+    // The second signature is the last answer on its connection.
+    let (run, counts) = unlock_four("--jobs 1", 3, Some(20));
+    assert_data_eq!(
+        run.transcript(),
+        str![[r#"
+exit 9
+--- stdout
+Unlocked snapshot 1 ("1_before_upgrade"), which key 1 ("lock") locked.
+Unlocked snapshot 3 ("3_nightly_projects"), which key 1 ("lock") locked.
+Unlocked snapshot 4 ("4_nightly"), which key 1 ("lock") locked.
+3 unlocked, 0 not locked before, 1 failed.
+--- stderr
+error: snapshot 2: cannot sign with ssh-agent:alice
+  caused by: the agent closed the connection before its answer was complete
+hint: see whether `ssh-add -l` gets on with this agent
+error: 1 of 4 snapshots failed
+hint: each is reported by itself; run this again for the rest: what is unlocked already is left alone
+
+"#]]
+    );
+    assert_eq!(counts, [2, 4]);
+}
+
+#[test]
+fn each_signature_of_an_agent_that_hangs_has_its_own_deadline_and_connection() {
+    let mock = Mock::with_four_locked(ALICE_PUBLIC, "lock-2026");
+    let qkey = knowing_the_agent(Qkey::with_mock(&mock));
+    let blob = alice_blob();
+    let connections = lasting(&qkey, usize::MAX, move |request| {
+        (request[0] != SIGN_REQUEST).then(|| frame(&list(&[alice(&blob)])))
+    });
+    let line = "qkey unlock --id 1 --id 2 --jobs 2 --key ssh-agent:alice --timeout 4";
+    assert_data_eq!(
+        run(&qkey, line).transcript(),
+        str![[r#"
+exit 3
+--- stdout
+0 unlocked, 0 not locked before, 2 failed.
+--- stderr
+error: snapshot 1: cannot sign with ssh-agent:alice
+  caused by: the agent did not answer within 4 s
+hint: the agent may be waiting for a confirmation or a touch; give it longer with --timeout SECONDS, or restart it
+error: snapshot 2: cannot sign with ssh-agent:alice
+  caused by: the agent did not answer within 4 s
+hint: the agent may be waiting for a confirmation or a touch; give it longer with --timeout SECONDS, or restart it
+error: 2 of 2 snapshots failed
+hint: each is reported by itself; run this again for the rest: what is unlocked already is left alone
+
+"#]]
+    );
+    assert_eq!(connections.load(Ordering::SeqCst), 2);
+}
+
+#[test]
+fn a_signal_ends_the_wait_of_all_who_share_the_connection() {
+    let mock = Mock::with_four_locked(ALICE_PUBLIC, "lock-2026");
+    let qkey = knowing_the_agent(Qkey::with_mock(&mock));
+    let blob = alice_blob();
+    let (asked, when_asked) = mpsc::channel();
+    lasting(&qkey, usize::MAX, move |request| {
+        let hangs = request[0] == SIGN_REQUEST;
+        if hangs {
+            asked.send(()).expect("the test listens");
+        }
+        (!hangs).then(|| frame(&list(&[alice(&blob)])))
+    });
+    let mut command = shell::command(&qkey, &format!("exec {UNLOCK_FOUR} --jobs 4"));
+    let child = command.spawn().expect("qkey runs");
+    when_asked.recv().expect("a request to sign");
+    kill_process(Pid::from_child(&child), Signal::INT).expect("qkey takes signals");
+    let begun = Instant::now();
+    let output = child.wait_with_output().expect("qkey ends");
+    let run = qkey.taken(&output);
+    assert_eq!(run.code, 130, "{run:?}");
+    assert!(begun.elapsed() < Duration::from_secs(20), "{run:?}");
+    let told = "stopped by a signal, about to sign with ssh-agent:alice";
+    assert!(run.stderr.contains(told), "{run:?}");
+}
+
+#[test]
+fn the_agent_of_openssh_signs_for_many_at_a_time_over_one_connection() {
+    let mock = Mock::with_four_locked(ALICE_PUBLIC, "lock-2026");
+    let qkey = knowing_the_agent(Qkey::with_mock(&mock));
+    let _agent = Agent::start(&qkey);
+    load(&qkey, "alice.pem", "alice");
+    let run = run(&qkey, &format!("{UNLOCK_FOUR} --jobs 4 -vv"));
+    assert_eq!(run.code, 0, "{run:?}");
+    assert!(!run.stderr.contains("making a new one"), "{run:?}");
+    assert!((1..=4).all(|id| mock.lock_key(id).is_none()));
+}
+
+#[test]
+fn an_agent_that_was_restarted_meanwhile_is_found_again() {
+    let mock = Mock::with_four_locked(ALICE_PUBLIC, "lock-2026");
+    let restart = "case \"$*\" in *snapshot_unlock_snapshot*) ./restart ;; esac";
+    let qkey = knowing_the_agent(Qkey::with_mock(&mock)).between(&mock, restart);
+    let agent = Agent::start(&qkey);
+    load(&qkey, "alice.pem", "alice");
+    let restart = format!(
+        "#!/bin/sh
+         test -e restarted && exit
+         kill -9 {}; rm -f agent.sock
+         eval \"$(ssh-agent -a agent.sock)\" >restarted
+         echo \"$SSH_AGENT_PID\" >restarted
+         cp alice.pem alice; ssh-keygen -q -c -C alice -f alice >/dev/null 2>&1
+         ssh-add -q alice\n",
+        agent.0.id()
+    );
+    qkey.write_program("restart", &restart);
+    let run = run(&qkey, &format!("{UNLOCK_FOUR} --jobs 1 -vv"));
+    let pid = std::fs::read_to_string(qkey.path("restarted")).expect("it was restarted");
+    let pid = Pid::from_raw(pid.trim().parse().expect("a process id")).expect("not 0");
+    kill_process(pid, Signal::TERM).expect("the agent runs");
+    assert_eq!(run.code, 0, "{run:?}");
+    assert_eq!(run.stderr.matches("making a new one").count(), 1, "{run:?}");
+    assert!((1..=4).all(|id| mock.lock_key(id).is_none()));
 }
 
 #[test]
@@ -898,18 +1117,8 @@ hint: the agent may be waiting for a confirmation or a touch; give it longer wit
 #[test]
 fn numbers_that_others_write_in_their_own_way_are_read_and_no_others() {
     let qkey = knowing_the_agent(Qkey::new());
-    let p1363 = |challenge: &str| {
-        let hex = format!(
-            "qkey sign --key alice.pem '{challenge}' --format p1363 | od -An -tx1 -v | tr -d ' \\n'"
-        );
-        let bytes = prints(&qkey, &hex);
-        let digit = |i: usize| u8::from_str_radix(&bytes[i..i + 2], 16).expect("hexadecimal");
-        let bytes: Vec<u8> = (0..bytes.len()).step_by(2).map(digit).collect();
-        let (r, s) = bytes.split_at(32);
-        (r.to_vec(), s.to_vec())
-    };
     // The signature is always the same for a challenge: this one's r has its high bit set.
-    let (r, s) = p1363("lock-2026");
+    let (r, s) = alice_signs(&qkey, "lock-2026");
     assert!(r[0] >= 0x80 && s[0] < 0x80);
     let padded = |number: &[u8], zeros: usize| [vec![0; zeros], number.to_vec()].concat();
     let p256 = "ecdsa-sha2-nistp256";

@@ -2,6 +2,9 @@
 
 mod support;
 
+use std::{io::Write, process::Stdio};
+
+use rustix::process::{Pid, Signal, kill_process};
 use snapbox::{IntoData, assert_data_eq, str};
 use support::{
     mock::Mock,
@@ -411,9 +414,9 @@ exit 2
 --- stdout
 --- stderr
 error: the following required arguments were not provided:
-  --id <N>
+  <--id <N>|--ids-from <FILE>>
 
-Usage: qkey unlock --id <N> --host <HOST> --qq <PATH>
+Usage: qkey unlock --host <HOST> --qq <PATH> <--id <N>|--ids-from <FILE>>
 
 For more information, try '--help'.
 
@@ -421,6 +424,290 @@ For more information, try '--help'.
         .raw()
     );
     assert!(mock.calls().is_empty());
+}
+
+#[test]
+fn ids_come_from_a_file_or_stdin_too() {
+    let list = "\u{feff}# to be unlocked\r\n\r\n 3\r\n\t1 \n\n  # and these\n02\n3\n";
+    let mock = mock_with_three();
+    let qkey = Qkey::with_mock(&mock);
+    qkey.write("ids.txt", list);
+    let keys = ["--key=alice.pem", "--key=bob.pem"];
+    let from_file = [&["unlock", "--ids-from=ids.txt", "--dry-run"], &keys[..]].concat();
+    assert_data_eq!(
+        qkey.run(&from_file).transcript(),
+        str![[r#"
+exit 0
+--- stdout
+Would unlock snapshot 3 ("3_nightly_projects"), which key 2 ("other") locks; the signature was checked and nothing was sent.
+Would unlock snapshot 1 ("1_before_upgrade"), which key 1 ("lock-2026") locks; the signature was checked and nothing was sent.
+Would unlock snapshot 2 ("2_quarter_end"), which key 1 ("lock-2026") locks; the signature was checked and nothing was sent.
+3 would be unlocked, 0 not locked before, 0 failed.
+--- stderr
+
+"#]]
+    );
+    let from_stdin = [&["unlock", "--id=2", "--ids-from=-"], &keys[..]].concat();
+    assert_data_eq!(
+        qkey.run_with_stdin(&from_stdin, list.as_bytes())
+            .transcript(),
+        str![[r#"
+exit 0
+--- stdout
+Unlocked snapshot 2 ("2_quarter_end"), which key 1 ("lock-2026") locked.
+Unlocked snapshot 3 ("3_nightly_projects"), which key 2 ("other") locked.
+Unlocked snapshot 1 ("1_before_upgrade"), which key 1 ("lock-2026") locked.
+3 unlocked, 0 not locked before, 0 failed.
+--- stderr
+
+"#]]
+    );
+    assert!((1..=3).all(|id| mock.lock_key(id).is_none()));
+    // Nothing in the file, but one elsewhere; and no end to the last line.
+    qkey.write("ids.txt", "# none\n");
+    let run = qkey.run(["unlock", "--id=2", "--ids-from=ids.txt", "--key=alice.pem"]);
+    assert_eq!(run.code, 0, "{run:?}");
+    let run = qkey.run_with_stdin(["unlock", "--ids-from=/dev/stdin", "--key=alice.pem"], b"2");
+    assert_eq!(run.code, 0, "{run:?}");
+}
+
+#[test]
+fn a_list_of_ids_that_is_none_is_refused_before_qq_runs() {
+    let mock = mock();
+    let qkey = Qkey::with_mock(&mock);
+    let long = format!("1\n{}\n", "9".repeat(100));
+    let cases: [(&str, &[u8]); 9] = [
+        ("empty", b""),
+        ("only comments", b"# 1\n\n# 2\n"),
+        ("a word", b"1\n\n# two\nseven \"7\"\n"),
+        ("two on a line", b"1 2\n"),
+        ("a comment after an id", b"1 # the first\n"),
+        ("negative", b"-1\n"),
+        ("UTF-16", b"\xff\xfe1\0\n\0"),
+        ("steers the terminal", b"\x1b[2J\n"),
+        ("too large", long.as_bytes()),
+    ];
+    let mut said = String::new();
+    for (name, list) in cases {
+        qkey.write("ids.txt", list);
+        let run = qkey.run(["unlock", "--ids-from=ids.txt", "--key=alice.pem"]);
+        said += &format!("==== {name}\n{}", run.transcript());
+    }
+    for (name, args, stdin) in [
+        ("stdin", &["--ids-from=-", "--key=alice.pem"][..], "2\nx\n"),
+        ("stdin, empty", &["--ids-from=-", "--key=alice.pem"], ""),
+        ("not there", &["--ids-from=gone.txt", "--key=alice.pem"], ""),
+        ("a folder", &["--ids-from=.", "--key=alice.pem"], ""),
+        ("endless", &["--ids-from=/dev/zero", "--key=alice.pem"], ""),
+        ("stdin twice", &["--ids-from=-", "--key=-"], ALICE),
+        (
+            "stdin for a passphrase",
+            &["--ids-from=-", "--key=alice.pem?passphrase-fd=0"],
+            "2\n",
+        ),
+        (
+            "in JSON",
+            &["--ids-from=-", "--key=alice.pem", "--output=json"],
+            "2\nx\n",
+        ),
+    ] {
+        let args = [&["unlock"], args].concat();
+        let run = qkey.run_with_stdin(args, stdin.as_bytes());
+        said += &format!("==== {name}\n{}", run.transcript());
+    }
+    assert_data_eq!(said, str![[r#"
+==== empty
+exit 2
+--- stdout
+--- stderr
+error: ids.txt holds no id of a snapshot
+hint: one id a line; blank lines and those that start with # are passed over
+==== only comments
+exit 2
+--- stdout
+--- stderr
+error: ids.txt holds no id of a snapshot
+hint: one id a line; blank lines and those that start with # are passed over
+==== a word
+exit 2
+--- stdout
+--- stderr
+error: ids.txt, line 4: "seven \"7\"" is no id of a snapshot
+hint: one id a line; blank lines and those that start with # are passed over
+==== two on a line
+exit 2
+--- stdout
+--- stderr
+error: ids.txt, line 1: "1 2" is no id of a snapshot
+hint: one id a line; blank lines and those that start with # are passed over
+==== a comment after an id
+exit 2
+--- stdout
+--- stderr
+error: ids.txt, line 1: "1 # the first" is no id of a snapshot
+hint: one id a line; blank lines and those that start with # are passed over
+==== negative
+exit 2
+--- stdout
+--- stderr
+error: ids.txt, line 1: "-1" is no id of a snapshot
+hint: one id a line; blank lines and those that start with # are passed over
+==== UTF-16
+exit 2
+--- stdout
+--- stderr
+error: ids.txt, line 1: "��1\u{0}" is no id of a snapshot
+hint: one id a line; blank lines and those that start with # are passed over
+==== steers the terminal
+exit 2
+--- stdout
+--- stderr
+error: ids.txt, line 1: "\u{1b}[2J" is no id of a snapshot
+hint: one id a line; blank lines and those that start with # are passed over
+==== too large
+exit 2
+--- stdout
+--- stderr
+error: ids.txt, line 2: "999999999999999999999999999999999999999999999999999999999999…" is no id of a snapshot
+hint: one id a line; blank lines and those that start with # are passed over
+==== stdin
+exit 2
+--- stdout
+--- stderr
+error: stdin, line 2: "x" is no id of a snapshot
+hint: one id a line; blank lines and those that start with # are passed over
+==== stdin, empty
+exit 2
+--- stdout
+--- stderr
+error: stdin holds no id of a snapshot
+hint: one id a line; blank lines and those that start with # are passed over
+==== not there
+exit 2
+--- stdout
+--- stderr
+error: cannot read the ids from gone.txt
+  caused by: No such file or directory (os error 2)
+==== a folder
+exit 2
+--- stdout
+--- stderr
+error: cannot read the ids from .
+  caused by: Is a directory (os error 21)
+==== endless
+exit 2
+--- stdout
+--- stderr
+error: cannot read the ids from /dev/zero
+  caused by: it is longer than 16777216 bytes
+==== stdin twice
+exit 2
+--- stdout
+--- stderr
+error: the ids, and a key or a passphrase, are to be read from stdin
+hint: stdin can be read once; put one of them into a file
+==== stdin for a passphrase
+exit 2
+--- stdout
+--- stderr
+error: the ids, and a key or a passphrase, are to be read from stdin
+hint: stdin can be read once; put one of them into a file
+==== in JSON
+exit 2
+--- stdout
+--- stderr
+{"error":{"kind":"usage","message":"stdin, line 2: \"x\" is no id of a snapshot","causes":[],"hint":"one id a line; blank lines and those that start with # are passed over","exit_code":2}}
+
+"#]].raw());
+    assert!(mock.calls().is_empty());
+}
+
+#[test]
+fn ctrl_c_ends_the_wait_for_ids() {
+    let mock = mock();
+    let qkey = Qkey::with_mock(&mock);
+    let mut child = qkey
+        .command(["unlock", "--ids-from=-", "--key=alice.pem"])
+        .stdin(Stdio::piped())
+        .spawn()
+        .expect("qkey runs");
+    let mut stdin = child.stdin.take().expect("a pipe");
+    // More than the pipe holds: it is being read once this is written.
+    stdin.write_all(&[b'\n'; 256 << 10]).expect("qkey reads");
+    kill_process(Pid::from_child(&child), Signal::INT).expect("qkey takes signals");
+    let output = child.wait_with_output().expect("qkey ends");
+    assert_data_eq!(
+        qkey.taken(&output).transcript(),
+        str![[r#"
+exit 130
+--- stdout
+--- stderr
+error: cannot read the ids from stdin
+  caused by: stopped by a signal
+
+"#]]
+    );
+    drop(stdin);
+}
+
+#[test]
+fn a_number_of_jobs_is_at_least_one() {
+    let run = Qkey::with_mock(&mock()).run(with(&["--jobs=0"]));
+    assert_data_eq!(
+        run.transcript(),
+        str![[r#"
+exit 2
+--- stdout
+--- stderr
+error: invalid value '0' for '--jobs <N>': 0 is not in 1..=65535
+
+For more information, try '--help'.
+
+"#]]
+    );
+}
+
+#[test]
+fn as_many_snapshots_are_worked_on_at_a_time_as_there_are_jobs() {
+    let mock = mock();
+    mock.add_snapshot(4, "4_nightly", None);
+    let args = |jobs| {
+        [
+            "unlock",
+            "--id=1",
+            "--id=2",
+            "--id=3",
+            "--id=4",
+            "--key=alice.pem",
+            jobs,
+        ]
+    };
+    for id in 1..=4 {
+        mock.set_snapshot_field(id, "lock_key", "1");
+    }
+    // Each waits until all four are there.
+    let meet = "case \"$*\" in *snapshot_unlock_snapshot*)
+        : >met.$$
+        until [ \"$(ls met.* | wc -l)\" -eq 4 ]; do sleep .02; done
+    esac";
+    let run = Qkey::with_mock(&mock)
+        .between(&mock, meet)
+        .run(args("--jobs=4"));
+    assert_eq!(run.code, 0, "{run:?}");
+    for id in 1..=4 {
+        mock.set_snapshot_field(id, "lock_key", "1");
+    }
+    let alone = "case \"$*\" in *snapshot_unlock_snapshot*)
+        mkdir busy || exit 1
+        sleep .1; rmdir busy
+    esac";
+    let run = Qkey::with_mock(&mock)
+        .between(&mock, alone)
+        .run(args("--jobs=1"));
+    assert_eq!(run.code, 0, "{run:?}");
+    // More jobs than snapshots are no more threads.
+    let run = Qkey::with_mock(&mock).run(args("--jobs=65535"));
+    assert_eq!(run.code, 0, "{run:?}");
 }
 
 #[test]

@@ -143,15 +143,21 @@ Options:
 $ qkey unlock --help
 Unlock snapshots with the private key that locks them
 
-Usage: qkey unlock [OPTIONS] --id <N>
+Usage: qkey unlock [OPTIONS] <--id <N>|--ids-from <FILE>>
 
 Options:
       --id <N>
           A snapshot's id; may be given several times
 
+      --ids-from <FILE>
+          A file with ids, one a line; `-` is stdin
+
       --key <SOURCE>
           The private key that locks them; may be given several times [default: the one in the
           configuration file that matches]
+
+      --jobs <N>
+          How many snapshots to work on at a time [default: the number of processors]
 
       --attempts <N>
           How often to submit at the most, if the challenge goes stale meanwhile
@@ -584,7 +590,7 @@ $ qkey unlock --output json
 exit 2
 --- stdout
 --- stderr
-{"error":{"kind":"usage","message":"the following required arguments were not provided: --id <N>","causes":[],"hint":"`qkey --help` shows what there is","exit_code":2}}
+{"error":{"kind":"usage","message":"the following required arguments were not provided: <--id <N>|--ids-from <FILE>>","causes":[],"hint":"`qkey --help` shows what there is","exit_code":2}}
 
 
 "#]].raw()
@@ -823,7 +829,7 @@ exit 2
 --- stderr
 error: unexpected argument '-1' found
 
-Usage: qkey unlock [OPTIONS] --id <N>
+Usage: qkey unlock [OPTIONS] <--id <N>|--ids-from <FILE>>
 
 For more information, try '--help'.
 
@@ -832,9 +838,9 @@ exit 2
 --- stdout
 --- stderr
 error: the following required arguments were not provided:
-  --id <N>
+  <--id <N>|--ids-from <FILE>>
 
-Usage: qkey unlock --id <N> --host <HOST> --qq <PATH>
+Usage: qkey unlock --host <HOST> --qq <PATH> <--id <N>|--ids-from <FILE>>
 
 For more information, try '--help'.
 

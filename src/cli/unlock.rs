@@ -1,6 +1,10 @@
 //! `qkey unlock`
 
-use std::thread;
+use std::{
+    collections::HashSet,
+    path::{Path, PathBuf},
+    thread,
+};
 
 use clap::Args;
 use serde_json::{Value, json};
@@ -9,24 +13,30 @@ use super::{
     keys::key_object,
     replace::Attempts,
     session::{Session, as_key_sources},
+    sign::read_input,
 };
 use crate::{
     ceremony::{self, Ending, unlock::Unlocked},
     cluster::Snapshot,
     error::{Error, Kind, Result},
+    input,
     output::{Format, error_object},
+    signer::source::Openable,
+    text::quoted,
 };
 
 /// Unlock snapshots with the private key that locks them
 #[derive(Args)]
 pub struct Unlock {
-    /// A snapshot's id; may be given several times
-    #[arg(long = "id", value_name = "N", required = true)]
-    ids: Vec<u64>,
+    #[command(flatten)]
+    ids: Ids,
     /// The private key that locks them; may be given several times
     /// [default: the one in the configuration file that matches]
     #[arg(long = "key", value_name = "SOURCE")]
     keys: Vec<String>,
+    /// How many snapshots to work on at a time [default: the number of processors]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    jobs: Option<u16>,
     #[command(flatten)]
     attempts: Attempts,
     /// Do everything up to the submission, and not that
@@ -34,36 +44,132 @@ pub struct Unlock {
     dry_run: bool,
 }
 
+/// Which snapshots.
+#[derive(Args)]
+#[group(required = true, multiple = true)]
+struct Ids {
+    /// A snapshot's id; may be given several times
+    #[arg(long = "id", value_name = "N")]
+    named: Vec<u64>,
+    /// A file with ids, one a line; `-` is stdin
+    #[arg(long = "ids-from", value_name = "FILE")]
+    from: Option<PathBuf>,
+}
+
 impl Unlock {
     pub fn run(&self, session: &Session) -> Result<()> {
         let keys = session.candidates("--key", &self.keys)?;
-        let cluster = session.cluster(1)?;
-        let mut ids = Vec::new();
-        for &id in &self.ids {
-            if !ids.contains(&id) {
-                ids.push(id);
-            }
-        }
+        self.ids.check_stdin(&keys)?;
+        let ids = self.ids.read()?;
+        let jobs = match self.jobs {
+            Some(jobs) => jobs.into(),
+            None => thread::available_parallelism().map_or(1, Into::into),
+        };
+        let jobs = jobs.min(ids.len());
+        let cluster = session.cluster(jobs)?;
+        let mut tally = Tally::new(session, self.dry_run, ids.len());
         let unlock = ceremony::unlock::Unlock {
             keys: as_key_sources(&keys),
             attempts: self.attempts.number,
-            jobs: thread::available_parallelism().map_or(1, Into::into),
+            jobs,
             dry_run: self.dry_run,
-            ids: ids.clone(),
+            ids,
         };
-        let mut tally = Tally::new(session, self.dry_run, ids.len());
         unlock.run(cluster.as_ref(), |id, result| tally.add(id, result));
         tally.finish()
     }
 }
+
+impl Ids {
+    /// # Errors
+    /// Of kind `usage` when stdin would be read twice.
+    fn check_stdin(&self, keys: &[Openable]) -> Result<()> {
+        let ids = self.from.as_deref().is_some_and(input::is_stdin);
+        match ids && keys.iter().any(|key| key.source.reads_stdin()) {
+            false => Ok(()),
+            true => Err(Error::new(
+                Kind::Usage,
+                "the ids, and a key or a passphrase, are to be read from stdin",
+            )
+            .hint("stdin can be read once; put one of them into a file")),
+        }
+    }
+
+    /// Each id once, in the order in which they were given.
+    ///
+    /// # Errors
+    /// Of kind `usage` when a file cannot be read, or holds something else or nothing at all.
+    fn read(&self) -> Result<Vec<u64>> {
+        let mut ids = self.named.clone();
+        if let Some(path) = &self.from {
+            ids.extend(parse_ids(path, &read_input(path, "the ids")?)?);
+            if ids.is_empty() {
+                let message = format!("{} holds no id of a snapshot", place(path));
+                return Err(Error::new(Kind::Usage, message).hint(FORM));
+            }
+        }
+        let mut seen = HashSet::with_capacity(ids.len());
+        ids.retain(|&id| seen.insert(id));
+        Ok(ids)
+    }
+}
+
+const FORM: &str = "one id a line; blank lines and those that start with # are passed over";
+
+fn place(path: &Path) -> String {
+    match input::is_stdin(path) {
+        true => "stdin".to_owned(),
+        false => path.display().to_string(),
+    }
+}
+
+/// The ids in the contents of a file.
+///
+/// # Errors
+/// Of kind `usage` when a line is no id.
+fn parse_ids(path: &Path, contents: &[u8]) -> Result<Vec<u64>> {
+    let contents = contents.strip_prefix(BYTE_ORDER_MARK).unwrap_or(contents);
+    contents
+        .split(|&byte| byte == b'\n')
+        .enumerate()
+        .map(|(index, line)| (index + 1, line.trim_ascii()))
+        .filter(|(_, line)| !line.is_empty() && !line.starts_with(b"#"))
+        .map(|(number, line)| {
+            let id = str::from_utf8(line).ok().and_then(|text| text.parse().ok());
+            id.ok_or_else(|| {
+                let (place, line) = (place(path), beginning(line));
+                let message = format!("{place}, line {number}: {line} is no id of a snapshot");
+                Error::new(Kind::Usage, message).hint(FORM)
+            })
+        })
+        .collect()
+}
+
+/// What a line begins with, in quotes; a wrong file may have no other lines.
+fn beginning(line: &[u8]) -> String {
+    const SHOWN: usize = 60;
+    let text = String::from_utf8_lossy(line);
+    match text.char_indices().nth(SHOWN) {
+        Some((end, _)) => quoted(&format!("{}…", &text[..end])),
+        None => quoted(&text),
+    }
+}
+
+/// Some editors put it before the first line.
+const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
 
 /// Prints each result, and sums them up.
 struct Tally<'a> {
     session: &'a Session,
     dry_run: bool,
     asked: usize,
-    endings: Vec<Ending>,
-    errors: Vec<Error>,
+    done: usize,
+    already_so: usize,
+    would_be_done: usize,
+    failed: usize,
+    first_error: Option<Error>,
+    /// Set once a signal has ended the work.
+    interruption: Option<Error>,
     /// The first error in printing, which must not stop the work.
     print_error: Option<Error>,
 }
@@ -74,8 +180,12 @@ impl<'a> Tally<'a> {
             session,
             dry_run,
             asked,
-            endings: Vec::new(),
-            errors: Vec::new(),
+            done: 0,
+            already_so: 0,
+            would_be_done: 0,
+            failed: 0,
+            first_error: None,
+            interruption: None,
             print_error: None,
         }
     }
@@ -83,16 +193,29 @@ impl<'a> Tally<'a> {
     fn add(&mut self, id: u64, result: Result<Unlocked>) {
         match result {
             Ok(unlocked) => {
-                self.endings.push(unlocked.ending);
+                *match unlocked.ending {
+                    Ending::Done => &mut self.done,
+                    Ending::AlreadySo => &mut self.already_so,
+                    Ending::DryRun => &mut self.would_be_done,
+                } += 1;
                 self.print(&text(&unlocked), &object(&unlocked, self.dry_run));
             }
             Err(error) => {
+                self.failed += 1;
                 if self.asked > 1 {
                     self.print_one_of_several(id, &error);
                 }
-                self.errors.push(error);
+                if error.kind().is_interruption() {
+                    self.interruption.get_or_insert_with(|| error.clone());
+                }
+                self.first_error.get_or_insert(error);
             }
         }
+    }
+
+    /// How many did not fail.
+    fn well(&self) -> usize {
+        self.done + self.already_so + self.would_be_done
     }
 
     fn print_one_of_several(&mut self, id: u64, error: &Error) {
@@ -120,23 +243,22 @@ impl<'a> Tally<'a> {
     }
 
     fn print_summary(&mut self) {
-        let count = |ending| self.endings.iter().filter(|&&e| e == ending).count();
-        let (changed, unlocked_before) = (count(Ending::Done), count(Ending::AlreadySo));
-        let failed = self.errors.len();
-        let not_tried = self.asked - self.endings.len() - failed;
+        let Self { done, failed, .. } = *self;
+        let not_tried = self.asked - self.well() - failed;
         let changes = match self.dry_run {
-            true => format!("{} would be unlocked", count(Ending::DryRun)),
-            false => format!("{changed} unlocked"),
+            true => format!("{} would be unlocked", self.would_be_done),
+            false => format!("{done} unlocked"),
         };
-        let mut text = format!("{changes}, {unlocked_before} not locked before, {failed} failed");
+        let already_so = self.already_so;
+        let mut text = format!("{changes}, {already_so} not locked before, {failed} failed");
         if not_tried > 0 {
             text.push_str(&format!(", {not_tried} not tried"));
         }
         let object = json!({
             "summary": {
                 "asked": self.asked,
-                "changed": changed,
-                "unchanged": self.endings.len() - changed,
+                "changed": done,
+                "unchanged": self.well() - done,
                 "failed": failed,
                 "not_tried": not_tried,
             },
@@ -148,20 +270,16 @@ impl<'a> Tally<'a> {
         if self.asked > 1 {
             self.print_summary();
         }
-        let (failed, asked) = (self.errors.len(), self.asked);
-        let interruption = |error: &&Error| error.kind().is_interruption();
-        match (&self.errors[..], self.errors.iter().find(interruption)) {
-            ([], _) => self.print_error.map_or(Ok(()), Err),
-            ([error], _) if asked == 1 => Err(error.clone()),
+        let (failed, asked, well) = (self.failed, self.asked, self.well());
+        match (self.first_error, self.interruption) {
+            (None, _) => self.print_error.map_or(Ok(()), Err),
+            (Some(error), _) if asked == 1 => Err(error),
             (_, Some(error)) => Err(Error::new(
                 error.kind(),
-                format!(
-                    "stopped by a signal, with {} of {asked} snapshots done",
-                    self.endings.len()
-                ),
+                format!("stopped by a signal, with {well} of {asked} snapshots done"),
             )
             .hint("run this again for the rest: what is unlocked already is left alone")),
-            ([first, ..], None) => {
+            (Some(first), None) => {
                 let kind = match failed == asked {
                     true => first.kind(),
                     false => Kind::Partial,

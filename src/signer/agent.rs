@@ -6,11 +6,11 @@
 
 mod connection;
 
-use std::{env, path::PathBuf, sync::Arc, time::Duration};
+use std::{env, sync::Arc, time::Duration};
 
 use base64::{Engine, prelude::BASE64_STANDARD_NO_PAD};
 
-use self::connection::{Failure, exchange};
+use self::connection::{Failure, Line};
 use super::{
     Context, Opened, Signer,
     source::{Body, Kind, Source, no_path},
@@ -178,24 +178,18 @@ impl Signer for AgentSigner {
     }
 }
 
-/// Where the agent listens.
-struct Agent {
-    socket: PathBuf,
-    timeout: Duration,
-}
+struct Agent(Line);
 
 impl Agent {
     fn from_environment(timeout: Duration) -> Result<Self, Error> {
         let socket = env::var_os("SSH_AUTH_SOCK").filter(|path| !path.is_empty());
-        Ok(Self {
-            socket: socket.ok_or(Error::NoAgent)?.into(),
-            timeout,
-        })
+        let socket = socket.ok_or(Error::NoAgent)?;
+        Ok(Self(Line::new(socket.into(), timeout)))
     }
 
     /// Every key that the agent is ready to show.
     fn identities(&self) -> Result<Vec<Identity>, Error> {
-        let answer = exchange(&self.socket, &[message::REQUEST_IDENTITIES], self.timeout)?;
+        let answer = self.0.exchange(&[message::REQUEST_IDENTITIES])?;
         let contents = contents(&answer, message::IDENTITIES_ANSWER, LIST)?;
         parse_identities(contents).ok_or_else(|| unexpected(&answer, LIST))
     }
@@ -210,7 +204,7 @@ impl Agent {
             .string(blob)
             .string(challenge)
             .uint32(no_flags);
-        let answer = exchange(&self.socket, &request.finish(), self.timeout)?;
+        let answer = self.0.exchange(&request.finish())?;
         let mut contents = Reader(contents(&answer, message::SIGN_RESPONSE, SIGNATURE)?);
         match contents.string() {
             Some(signature) if contents.0.is_empty() => {

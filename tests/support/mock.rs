@@ -33,6 +33,18 @@ impl Mock {
         mock
     }
 
+    /// A cluster in which this public key locks snapshots 1 to 4, all with the same challenge.
+    pub fn with_four_locked(public_key: &str, challenge: &str) -> Mock {
+        let mock = Mock::new();
+        let id = mock.add_key("lock", "", public_key);
+        mock.set_challenge(challenge.as_bytes());
+        mock.add_snapshot(4, "4_nightly", None);
+        for snapshot in 1..=4 {
+            mock.set_snapshot_field(snapshot, "lock_key", &id);
+        }
+        mock
+    }
+
     /// The program, for `--qq`; it finds this cluster by `QQ_MOCK_STATE`, to be set to `state()`.
     pub fn program(&self) -> PathBuf {
         Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/qq")

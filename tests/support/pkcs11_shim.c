@@ -1,7 +1,7 @@
 /* A PKCS#11 module that passes every call on to another one, and misbehaves as it is told.
  *
  * SHIM_REAL   the module that does the work
- * SHIM_LOG    a file that gets a line for each call to C_Login and C_Sign
+ * SHIM_LOG    a file that gets a line for each call to C_OpenSession, C_Login and C_Sign
  * SHIM_FAULTS words, each one a fault or a property that the real module does not have:
  *   count-low final-try locked no-pin pinpad write-protected
  *   steers-terminal                                            what C_GetTokenInfo says
@@ -24,7 +24,7 @@ typedef unsigned char byte_t;
 typedef ulong_t (*function_t)();
 
 enum {
-    INITIALIZE = 0, GET_FUNCTION_LIST = 3, GET_TOKEN_INFO = 6, LOGIN = 18,
+    INITIALIZE = 0, GET_FUNCTION_LIST = 3, GET_TOKEN_INFO = 6, OPEN_SESSION = 12, LOGIN = 18,
     GET_ATTRIBUTE_VALUE = 24, DIGEST_INIT = 37, DIGEST = 38,
     SIGN_INIT = 42, SIGN = 43, SIGN_UPDATE = 44, SIGN_FINAL = 45,
     FUNCTIONS = 68,
@@ -93,6 +93,13 @@ static ulong_t get_token_info(ulong_t slot, struct token_info *info)
         memcpy(info->serial, "\033[2J            ", 16);
     }
     return result;
+}
+
+static ulong_t open_session(ulong_t slot, ulong_t flags, void *application, function_t notify,
+                            ulong_t *session)
+{
+    record("C_OpenSession");
+    return real->at[OPEN_SESSION](slot, flags, application, notify, session);
 }
 
 static ulong_t login(ulong_t session, ulong_t user, byte_t *pin, ulong_t length)
@@ -194,6 +201,7 @@ ulong_t C_GetFunctionList(struct functions **list)
     ours = *real;
     ours.at[INITIALIZE] = initialize;
     ours.at[GET_TOKEN_INFO] = get_token_info;
+    ours.at[OPEN_SESSION] = open_session;
     ours.at[LOGIN] = login;
     ours.at[GET_ATTRIBUTE_VALUE] = get_attribute_value;
     ours.at[SIGN] = sign;

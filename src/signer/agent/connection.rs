@@ -1,10 +1,11 @@
-//! One request and its answer over the agent's socket, with a deadline, and at an end at once when
-//! a signal arrives.
+//! Requests and their answers over the agent's socket, each with a deadline, and at an end at once
+//! when a signal arrives.
 
 use std::{
     io::{self, Read, Write},
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
     thread,
     time::{Duration, Instant},
 };
@@ -40,35 +41,58 @@ pub(super) enum Failure {
     Interrupted(Kind),
 }
 
-/// Sends a message to the agent that listens at `path`, and returns its answer; both without the
-/// length that goes in front (draft-miller-ssh-agent, section 3).
-///
-/// # Errors
-/// When the agent cannot be reached, does not answer within `timeout`, or does not keep to the
-/// framing.
-pub(super) fn exchange(path: &Path, message: &[u8], timeout: Duration) -> Result<Vec<u8>, Failure> {
-    let patience = Patience {
-        timeout,
-        deadline: Instant::now() + timeout,
-    };
-    let mut connection = Connection {
-        stream: connect(path, &patience)?,
-        patience,
-    };
-    let frame = Writer::with_capacity(4 + message.len()).string(message);
-    connection.send(&frame.finish())?;
-    let mut length = [0; 4];
-    connection.receive(&mut length)?;
-    let length = u32::from_be_bytes(length) as usize;
-    if length > MAX_MESSAGE {
-        return Err(Failure::TooLong(length));
+/// The way to an agent: one connection, made when it is needed first and kept.
+pub(super) struct Line {
+    path: PathBuf,
+    timeout: Duration,
+    /// Nothing before the first message, and after one that failed: its answer may still come.
+    stream: Mutex<Option<UnixStream>>,
+}
+
+impl Line {
+    /// To the agent that listens at `path`, which may take `timeout` for each answer.
+    pub(super) fn new(path: PathBuf, timeout: Duration) -> Self {
+        Self {
+            path,
+            timeout,
+            stream: Mutex::new(None),
+        }
     }
-    let mut answer = vec![0; length];
-    connection.receive(&mut answer)?;
-    Ok(answer)
+
+    /// Sends a message, and returns its answer; both without the length that goes in front
+    /// (draft-miller-ssh-agent, section 3). Messages at the same time wait for each other, as they
+    /// do in the agent; the time-out of each begins with its turn.
+    ///
+    /// # Errors
+    /// When the agent cannot be reached, does not answer in time, or does not keep to the framing.
+    pub(super) fn exchange(&self, message: &[u8]) -> Result<Vec<u8>, Failure> {
+        let frame = Writer::with_capacity(4 + message.len()).string(message);
+        let frame = frame.finish();
+        let mut kept = self.stream.lock().unwrap_or_else(PoisonError::into_inner);
+        let patience = Patience {
+            timeout: self.timeout,
+            deadline: Instant::now() + self.timeout,
+        };
+        if let Some(stream) = kept.take() {
+            let mut connection = Connection { stream, patience };
+            if let Some(answer) = connection.exchange(&frame)? {
+                *kept = Some(connection.stream);
+                return Ok(answer);
+            }
+            log::debug!("the agent has closed the connection; making a new one");
+        }
+        let mut connection = Connection {
+            stream: connect(&self.path, &patience)?,
+            patience,
+        };
+        let answer = connection.exchange(&frame)?.ok_or(Failure::Closed)?;
+        *kept = Some(connection.stream);
+        Ok(answer)
+    }
 }
 
 /// How long a whole exchange may take.
+#[derive(Clone, Copy)]
 struct Patience {
     timeout: Duration,
     deadline: Instant,
@@ -117,6 +141,27 @@ struct Connection {
 }
 
 impl Connection {
+    /// The answer to a message in its frame; nothing when the agent closed the connection before
+    /// any of it, so that whoever asks on a new one is answered once.
+    fn exchange(&mut self, frame: &[u8]) -> Result<Option<Vec<u8>>, Failure> {
+        let mut length = [0; 4];
+        let begun = self
+            .send(frame)
+            .and_then(|()| self.receive(&mut length[..1]));
+        match begun {
+            Err(Failure::Closed) => return Ok(None),
+            begun => begun?,
+        }
+        self.receive(&mut length[1..])?;
+        let length = u32::from_be_bytes(length) as usize;
+        if length > MAX_MESSAGE {
+            return Err(Failure::TooLong(length));
+        }
+        let mut answer = vec![0; length];
+        self.receive(&mut answer)?;
+        Ok(Some(answer))
+    }
+
     fn send(&mut self, mut bytes: &[u8]) -> Result<(), Failure> {
         while !bytes.is_empty() {
             let sent = self.when_ready(PollFlags::OUT, |stream| stream.write(bytes))?;
