@@ -327,6 +327,7 @@ type Matcher = Box<dyn Fn(&Call, usize) -> bool + Send + Sync>;
 pub struct FakeCluster {
     state: Mutex<State>,
     faults: Vec<(Matcher, Fault)>,
+    one_at_a_time: bool,
 }
 
 struct State {
@@ -357,7 +358,14 @@ impl FakeCluster {
                 calls: Vec::new(),
             }),
             faults: Vec::new(),
+            one_at_a_time: false,
         }
+    }
+
+    /// It has one connection, for which calls wait.
+    pub fn one_call_at_a_time(mut self) -> Self {
+        self.one_at_a_time = true;
+        self
     }
 
     /// Scripts a fault for the 1st, 2nd … time that this very call is made.
@@ -511,7 +519,7 @@ impl Cluster for FakeCluster {
     }
 
     fn gains_from_concurrency(&self) -> bool {
-        true
+        !self.one_at_a_time
     }
 
     fn check_command(&self, what: Check) -> String {

@@ -42,6 +42,10 @@ pub struct Unlocked {
     pub key: Option<StoredKey>,
 }
 
+/// How many snapshots in a row may fail because the cluster cannot be reached, or does not let the
+/// user in, before no further one is begun.
+const IN_VAIN: usize = 5;
+
 /// What all the snapshots share; each is found out once, by whoever needs it first.
 struct Shared<'a, K, O> {
     cluster: &'a dyn Cluster,
@@ -52,7 +56,8 @@ struct Shared<'a, K, O> {
 
 impl Unlock<'_> {
     /// Runs the ceremony for each snapshot; `report` is told each result, in the order of the ids,
-    /// as soon as it and those before it are there. After a signal no further one is begun.
+    /// as soon as it and those before it are there. No further one is begun after a signal, or when
+    /// the last [`IN_VAIN`] showed that there is no cluster to be had.
     pub fn run(&self, cluster: &dyn Cluster, mut report: impl FnMut(u64, Result<Unlocked>)) {
         let keyring = Keyring::new(self.keys.clone());
         let shared = Shared {
@@ -62,19 +67,30 @@ impl Unlock<'_> {
             opened: LazyLock::new(|| keyring.open()),
         };
         let next = AtomicUsize::new(0);
+        let in_vain = AtomicUsize::new(0);
         let (sender, results) = mpsc::channel();
         thread::scope(|scope| {
             scope.spawn(|| LazyLock::force(&shared.stored_keys).is_ok());
             scope.spawn(|| LazyLock::force(&shared.opened));
             for _ in 0..self.jobs.clamp(1, self.ids.len().max(1)) {
                 let sender = sender.clone();
-                let (shared, next) = (&shared, &next);
+                let (shared, next, in_vain) = (&shared, &next, &in_vain);
                 scope.spawn(move || {
                     while let index = next.fetch_add(1, Ordering::Relaxed)
                         && let Some(&id) = self.ids.get(index)
                     {
                         let result = self.unlock(shared, id);
-                        if matches!(&result, Err(error) if error.kind().is_interruption()) {
+                        let no_further = match result.as_ref().err().map(Error::kind) {
+                            Some(Kind::Auth | Kind::Unreachable) => {
+                                in_vain.fetch_add(1, Ordering::Relaxed) + 1 >= IN_VAIN
+                            }
+                            Some(kind) if kind.is_interruption() => true,
+                            _ => {
+                                in_vain.store(0, Ordering::Relaxed);
+                                false
+                            }
+                        };
+                        if no_further {
                             next.store(self.ids.len(), Ordering::Relaxed);
                         }
                         if sender.send((index, result)).is_err() {

@@ -280,11 +280,17 @@ impl<'a> Tally<'a> {
             )
             .hint("run this again for the rest: what is unlocked already is left alone")),
             (Some(first), None) => {
-                let kind = match failed == asked {
-                    true => first.kind(),
-                    false => Kind::Partial,
+                let kind = match well {
+                    0 => first.kind(),
+                    _ => Kind::Partial,
                 };
-                Err(Error::new(kind, format!("{failed} of {asked} snapshots failed"))
+                let message = match asked - well - failed {
+                    0 => format!("{failed} of {asked} snapshots failed"),
+                    rest => format!(
+                        "{failed} of {asked} snapshots failed, and {rest} were not tried: there is no cluster to be had"
+                    ),
+                };
+                Err(Error::new(kind, message)
                     .hint("each is reported by itself; run this again for the rest: what is unlocked already is left alone"))
             }
         }

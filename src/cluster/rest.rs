@@ -10,7 +10,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
 use ureq::{
     Proxy, ProxyProtocol,
-    http::{HeaderValue, Uri},
+    http::{HeaderValue, StatusCode, Uri},
 };
 use zeroize::Zeroizing;
 
@@ -208,21 +208,21 @@ impl Rest {
             let words = format!("a redirection to {to}, which qkey does not follow");
             return Err(self.named.not_the_api(call, &words));
         }
-        match reply::api_error(&answer.body) {
-            Some(words) => {
-                let error = self.named.refused(call, status.as_u16(), &words);
-                Err(match (error.repeat_after, answer.retry_after) {
-                    (Some(_), Some(after)) => error.worth_repeating(after),
-                    _ => error,
-                })
-            }
+        let error = match reply::api_error(&answer.body) {
+            Some(words) => self.named.refused(call, status.as_u16(), &words),
             None => {
                 let excerpt = subprocess::excerpt(&answer.body);
-                Err(self
-                    .named
-                    .not_the_api(call, &format!("status {status}: {excerpt}")))
+                let words = format!("status {status}: {excerpt}");
+                self.named.not_the_api(call, &words)
             }
-        }
+        };
+        Err(match status {
+            // Whoever said it, the cluster or a proxy before it.
+            StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
+                error.worth_repeating(answer.retry_after.unwrap_or_default())
+            }
+            _ => error,
+        })
     }
 
     fn parse<T>(
@@ -370,9 +370,14 @@ fn proxy() -> std::result::Result<Option<Proxy>, UserError> {
         builder = builder.password(password);
     }
     if let Some((_, exceptions)) = find(&["no_proxy", "NO_PROXY"]) {
-        builder = exceptions
-            .split(',')
-            .fold(builder, |builder, host| builder.no_proxy(host.trim()));
+        for host in exceptions.split(',').map(str::trim) {
+            // A domain stands for its hosts too, as for curl.
+            let domain = host.trim_start_matches("*.").trim_start_matches('.');
+            builder = builder
+                .no_proxy(domain)
+                .no_proxy(&format!(".{domain}"))
+                .no_proxy(&format!("[{domain}]"));
+        }
     }
     builder
         .build()

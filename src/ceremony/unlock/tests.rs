@@ -662,3 +662,74 @@ fn after_a_signal_during_a_question_nobody_is_asked_again() {
         assert_eq!((locked.asked(), cluster.submissions()), (0, 0));
     }
 }
+
+#[test]
+fn where_calls_share_a_connection_they_come_one_after_the_other() {
+    let key = FakeSource::new("a.pem");
+    let world = locked_with(&key).with_snapshot(10, None);
+    let cluster = FakeCluster::new(world).one_call_at_a_time();
+    let unlock = Unlock {
+        ids: vec![7, 10],
+        ..unlock(&[&key])
+    };
+    assert_eq!(
+        endings(&run_all(&unlock, &cluster)),
+        [(7, Ending::Done), (10, Ending::AlreadySo)]
+    );
+    let mut calls = cluster.calls();
+    calls.retain(|call| *call != Call::Keys);
+    assert_eq!(
+        calls,
+        [
+            Call::Snapshot(7),
+            Call::UnlockChallenge(7),
+            Call::Unlock(7),
+            // Its challenge is not asked for.
+            Call::Snapshot(10),
+        ]
+    );
+}
+
+#[test]
+fn without_a_cluster_the_rest_is_not_tried() {
+    for (fault, kind) in [
+        (Fault::Unauthorized, Kind::Auth),
+        (Fault::NotSent, Kind::Unreachable),
+    ] {
+        for jobs in [1, 2] {
+            let key = FakeSource::new("a.pem");
+            let mut cluster = FakeCluster::new(locked_with(&key));
+            for id in 2..=9 {
+                cluster = cluster.fault(Call::Snapshot(id), .., fault.clone());
+            }
+            let unlock = Unlock {
+                ids: (1..=9).collect(),
+                jobs,
+                ..unlock(&[&key])
+            };
+            let results = run_all(&unlock, &cluster);
+            // The one under way at the same time comes to its end.
+            let tried = 1 + IN_VAIN..=IN_VAIN + jobs;
+            assert!(tried.contains(&results.len()), "{}", results.len());
+            for (_, result) in results.into_iter().skip(1) {
+                assert_eq!(result.err().unwrap().kind(), kind);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_few_failures_between_successes_do_not_end_it() {
+    let key = FakeSource::new("a.pem");
+    let mut cluster = FakeCluster::new(locked_with(&key));
+    for id in [1, 2, 3, 4, 6, 7, 8, 9] {
+        cluster = cluster.fault(Call::Snapshot(id), .., Fault::NotSent);
+    }
+    let unlock = Unlock {
+        ids: (1..=9).collect(),
+        ..unlock(&[&key])
+    };
+    let results = run_all(&unlock, &cluster);
+    assert_eq!(results.len(), 9);
+    assert_eq!(results[4].1.as_ref().unwrap().ending, Ending::Done);
+}
