@@ -699,7 +699,7 @@ fn without_a_cluster_the_rest_is_not_tried() {
         for jobs in [1, 2] {
             let key = FakeSource::new("a.pem");
             let mut cluster = FakeCluster::new(locked_with(&key));
-            for id in 2..=9 {
+            for id in 1..=9 {
                 cluster = cluster.fault(Call::Snapshot(id), .., fault.clone());
             }
             let unlock = Unlock {
@@ -709,9 +709,9 @@ fn without_a_cluster_the_rest_is_not_tried() {
             };
             let results = run_all(&unlock, &cluster);
             // The one under way at the same time comes to its end.
-            let tried = 1 + IN_VAIN..=IN_VAIN + jobs;
+            let tried = IN_VAIN..IN_VAIN + jobs;
             assert!(tried.contains(&results.len()), "{}", results.len());
-            for (_, result) in results.into_iter().skip(1) {
+            for (_, result) in results {
                 assert_eq!(result.err().unwrap().kind(), kind);
             }
         }
