@@ -57,6 +57,7 @@ pub struct Rest {
     client: Client,
     named: Named,
     options: Options,
+    token: Option<Zeroizing<String>>,
 }
 
 /// The unreserved characters (RFC 3986) stay, but for the dot: `.` and `..` are no names in a path.
@@ -124,6 +125,7 @@ impl Rest {
                 ),
             },
             options,
+            token,
         })
     }
 
@@ -155,7 +157,7 @@ impl Rest {
                 Some(next) => self.next_page(call, &path, &next)?,
             };
         }
-        Err(self.named.not_the_api(call, "a list without end"))
+        Err(self.not_the_api(call, "a list without end"))
     }
 
     /// The path of the next page. Only one of the same cluster gets the token.
@@ -170,13 +172,13 @@ impl Rest {
         });
         match found {
             Some(found) if found != path => Ok(found),
-            Some(_) => Err(self.named.not_the_api(call, "a list without end")),
+            Some(_) => Err(self.not_the_api(call, "a list without end")),
             None => {
                 let words = format!(
                     "its next page is elsewhere: {}",
-                    subprocess::excerpt(next.as_bytes())
+                    self.excerpt(next.as_bytes())
                 );
-                Err(self.named.not_the_api(call, &words))
+                Err(self.not_the_api(call, &words))
             }
         }
     }
@@ -205,11 +207,13 @@ impl Rest {
         }
         if status.is_redirection() {
             let to = answer.location.as_deref().unwrap_or("nowhere");
+            let to = self.excerpt(to.as_bytes());
             let words = format!("a redirection to {to}, which qkey does not follow");
-            return Err(self.named.not_the_api(call, &words));
+            return Err(self.not_the_api(call, &words));
         }
         match reply::api_error(&answer.body) {
             Some(words) => {
+                let words = self.without_token(&words);
                 let error = self.named.refused(call, status.as_u16(), &words);
                 Err(match (error.repeat_after, answer.retry_after) {
                     (Some(_), Some(after)) => error.worth_repeating(after),
@@ -217,10 +221,8 @@ impl Rest {
                 })
             }
             None => {
-                let excerpt = subprocess::excerpt(&answer.body);
-                Err(self
-                    .named
-                    .not_the_api(call, &format!("status {status}: {excerpt}")))
+                let excerpt = self.excerpt(&answer.body);
+                Err(self.not_the_api(call, &format!("status {status}: {excerpt}")))
             }
         }
     }
@@ -232,9 +234,28 @@ impl Rest {
         parse: impl Fn(&[u8]) -> std::result::Result<T, NotAReply>,
     ) -> Result<T> {
         parse(&answer.body).map_err(|wrong| {
-            let words = format!("not {wrong}: {}", subprocess::excerpt(&answer.body));
-            self.named.not_the_api(call, &words)
+            let words = format!("not {wrong}: {}", self.excerpt(&answer.body));
+            self.not_the_api(call, &words)
         })
+    }
+
+    fn not_the_api(&self, call: &str, words: &str) -> Error {
+        self.named.not_the_api(call, &self.without_token(words))
+    }
+
+    fn excerpt(&self, answer: &[u8]) -> String {
+        subprocess::excerpt(
+            self.without_token(&String::from_utf8_lossy(answer))
+                .as_bytes(),
+        )
+    }
+
+    /// What came back, without the token: some servers repeat what they were sent.
+    fn without_token(&self, text: &str) -> String {
+        match &self.token {
+            Some(token) => text.replace(token.as_str(), "[token]"),
+            None => text.to_owned(),
+        }
     }
 
     /// What it means that no answer came.
@@ -268,7 +289,7 @@ impl Rest {
                 ),
             ),
             Failure::Lost(words) => named.connection_lost(call, &words),
-            Failure::NotAnAnswer(words) => named.not_the_api(call, &words),
+            Failure::NotAnAnswer(words) => self.not_the_api(call, &words),
         }
     }
 
