@@ -268,6 +268,10 @@ impl Rest {
         };
         match failure {
             Failure::NotConnected(words) => named.not_connected(&words),
+            Failure::NoTls(words) => Error {
+                repeat_after: None,
+                ..named.not_connected(&words)
+            },
             Failure::NotConnectedWithin(time) => too_slow(
                 Certainty::NotSent,
                 format!(
