@@ -4,9 +4,15 @@ mod credentials;
 mod http;
 mod tls;
 
-use std::{env, path::PathBuf, time::Duration};
+use std::{
+    env,
+    net::{Ipv4Addr, Ipv6Addr},
+    path::PathBuf,
+    time::Duration,
+};
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use rustls::pki_types::ServerName;
 use serde_json::{Value, json};
 use ureq::{
     Proxy, ProxyProtocol,
@@ -76,20 +82,10 @@ impl Rest {
     /// should be; of kind `auth` when the token cannot be read.
     pub fn new(options: Options) -> std::result::Result<Self, UserError> {
         let host = options.host.as_deref().ok_or_else(no_cluster)?;
-        let authority = match host.contains(':') && !host.starts_with('[') {
-            true => format!("[{host}]:{}", options.port),
-            false => format!("{host}:{}", options.port),
-        };
-        let base = format!("https://{authority}");
-        let is_host = |uri: Uri| {
-            let found = uri.authority()?.host().to_owned();
-            (uri.path() == "/" && authority.starts_with(&found)).then_some(())
-        };
-        if base.parse().ok().and_then(is_host).is_none() || authority.contains('@') {
-            let message = format!("{host:?} is no host");
-            return Err(UserError::new(Kind::Usage, message)
-                .hint("give its name or address alone; the port goes into --port"));
-        }
+        let authority = authority(host, options.port).ok_or_else(|| {
+            UserError::new(Kind::Usage, format!("{host:?} is no host"))
+                .hint("give its name or address alone; the port goes into --port")
+        })?;
         let token = options.token.read(host, options.port, options.timeout);
         let qq = qq_command(&options.qq, Some(host), options.port, options.store());
         let log_in = format!(
@@ -106,7 +102,7 @@ impl Rest {
             );
         }
         let client = Client::new(http::Settings {
-            base,
+            base: format!("https://{authority}"),
             tls,
             verifier,
             proxy: proxy()?,
@@ -355,6 +351,18 @@ impl Options {
     }
 }
 
+/// The host and the port as they stand in a URL; `None` where the host would be more, or nothing,
+/// there.
+fn authority(host: &str, port: u16) -> Option<String> {
+    let inside = host.strip_prefix('[').and_then(|h| h.strip_suffix(']'));
+    if inside.unwrap_or(host).parse::<Ipv6Addr>().is_ok() {
+        return Some(format!("[{}]:{port}", inside.unwrap_or(host)));
+    }
+    let is_address = host.parse::<Ipv4Addr>().is_ok();
+    let is_name = || matches!(ServerName::try_from(host), Ok(ServerName::DnsName(_)));
+    (is_address || is_name()).then(|| format!("{host}:{port}"))
+}
+
 fn bearer(token: &str) -> HeaderValue {
     let text = Zeroizing::new(format!("Bearer {token}"));
     let mut value = HeaderValue::from_str(&text).expect("a token is visible ASCII");
@@ -469,5 +477,36 @@ impl Cluster for Rest {
 
     fn check_command(&self, what: Check) -> String {
         self.options.check_command(what)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_reference_is_one_segment_of_a_path() {
+        for (reference, segment) in [
+            ("17", "17"),
+            ("a/b?c#d%2F é", "a%2Fb%3Fc%23d%252F%20%C3%A9"),
+            ("..", "%2E%2E"),
+            ("a;b=c&d+e", "a%3Bb%3Dc%26d%2Be"),
+            ("\r\nX: y", "%0D%0AX%3A%20y"),
+        ] {
+            assert_eq!(key_path(reference), format!("{KEYS}{segment}"));
+        }
+    }
+
+    #[test]
+    fn an_authority_is_a_host_and_a_port_and_nothing_else() {
+        for (host, expected) in [
+            ("qumulo.example.com", "qumulo.example.com:8000"),
+            ("Qumulo_1.example.com.", "Qumulo_1.example.com.:8000"),
+            ("127.0.0.1", "127.0.0.1:8000"),
+            ("::1", "[::1]:8000"),
+            ("[fd00::7]", "[fd00::7]:8000"),
+        ] {
+            assert_eq!(authority(host, 8000).as_deref(), Some(expected));
+        }
     }
 }

@@ -3,7 +3,7 @@
 
 use std::{
     fmt,
-    io::{self, ErrorKind::UnexpectedEof},
+    io::ErrorKind::UnexpectedEof,
     sync::{
         Arc, Condvar, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -209,7 +209,9 @@ impl Client {
                 None => match (tls_error(&error), &error) {
                     (Some(words), _) => Failure::NoTls(words),
                     (None, ureq::Error::Io(error)) if error.kind() == UnexpectedEof => {
-                        Failure::NotConnected("it was closed before a request was sent".to_owned())
+                        Failure::NotConnected(
+                            "the connection was closed before a request was sent".to_owned(),
+                        )
                     }
                     (None, error) => Failure::NotConnected(words(error)),
                 },
