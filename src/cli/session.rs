@@ -4,7 +4,7 @@ use std::{path::PathBuf, sync::Arc};
 
 use clap::ArgMatches;
 
-use super::settings::{Globals, Settings};
+use super::settings::{Globals, Settings, TOKEN_VARIABLE};
 use crate::{
     cluster::{
         Cluster,
@@ -20,6 +20,7 @@ use crate::{
         Context, KeySource,
         source::{Openable, Source},
     },
+    subprocess,
 };
 
 pub struct Session {
@@ -53,6 +54,7 @@ impl Session {
             color: settings.color.value,
         };
         output.install_log(globals.verbosity());
+        subprocess::withhold(TOKEN_VARIABLE);
         let timeout = settings.timeout.value;
         Ok(Self {
             output,

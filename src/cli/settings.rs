@@ -331,8 +331,8 @@ impl Entry<'_> {
     }
 }
 
-/// The environment variables that give a token.
-const TOKEN_VARIABLE: &str = "QKEY_TOKEN";
+/// The environment variables that give a token, or the name of a file with one.
+pub const TOKEN_VARIABLE: &str = "QKEY_TOKEN";
 const TOKEN_FILE_VARIABLE: &str = "QKEY_TOKEN_FILE";
 
 /// A token in the environment beats a credentials file there, and belongs, as that does, to no

@@ -4,9 +4,15 @@ mod credentials;
 mod http;
 mod tls;
 
-use std::{env, path::PathBuf, time::Duration};
+use std::{
+    env,
+    net::{Ipv4Addr, Ipv6Addr},
+    path::PathBuf,
+    time::Duration,
+};
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use rustls::pki_types::ServerName;
 use serde_json::{Value, json};
 use ureq::{
     Proxy, ProxyProtocol,
@@ -57,6 +63,7 @@ pub struct Rest {
     client: Client,
     named: Named,
     options: Options,
+    token: Option<Zeroizing<String>>,
 }
 
 /// The unreserved characters (RFC 3986) stay, but for the dot: `.` and `..` are no names in a path.
@@ -75,20 +82,10 @@ impl Rest {
     /// should be; of kind `auth` when the token cannot be read.
     pub fn new(options: Options) -> std::result::Result<Self, UserError> {
         let host = options.host.as_deref().ok_or_else(no_cluster)?;
-        let authority = match host.contains(':') && !host.starts_with('[') {
-            true => format!("[{host}]:{}", options.port),
-            false => format!("{host}:{}", options.port),
-        };
-        let base = format!("https://{authority}");
-        let is_host = |uri: Uri| {
-            let found = uri.authority()?.host().to_owned();
-            (uri.path() == "/" && authority.starts_with(&found)).then_some(())
-        };
-        if base.parse().ok().and_then(is_host).is_none() || authority.contains('@') {
-            let message = format!("{host:?} is no host");
-            return Err(UserError::new(Kind::Usage, message)
-                .hint("give its name or address alone; the port goes into --port"));
-        }
+        let authority = authority(host, options.port).ok_or_else(|| {
+            UserError::new(Kind::Usage, format!("{host:?} is no host"))
+                .hint("give its name or address alone; the port goes into --port")
+        })?;
         let token = options.token.read(host, options.port, options.timeout);
         let qq = qq_command(&options.qq, Some(host), options.port, options.store());
         let log_in = format!(
@@ -105,7 +102,7 @@ impl Rest {
             );
         }
         let client = Client::new(http::Settings {
-            base,
+            base: format!("https://{authority}"),
             tls,
             verifier,
             proxy: proxy()?,
@@ -124,6 +121,7 @@ impl Rest {
                 ),
             },
             options,
+            token,
         })
     }
 
@@ -155,7 +153,7 @@ impl Rest {
                 Some(next) => self.next_page(call, &path, &next)?,
             };
         }
-        Err(self.named.not_the_api(call, "a list without end"))
+        Err(self.not_the_api(call, "a list without end"))
     }
 
     /// The path of the next page. Only one of the same cluster gets the token.
@@ -170,13 +168,13 @@ impl Rest {
         });
         match found {
             Some(found) if found != path => Ok(found),
-            Some(_) => Err(self.named.not_the_api(call, "a list without end")),
+            Some(_) => Err(self.not_the_api(call, "a list without end")),
             None => {
                 let words = format!(
                     "its next page is elsewhere: {}",
-                    subprocess::excerpt(next.as_bytes())
+                    self.excerpt(next.as_bytes())
                 );
-                Err(self.named.not_the_api(call, &words))
+                Err(self.not_the_api(call, &words))
             }
         }
     }
@@ -205,15 +203,18 @@ impl Rest {
         }
         if status.is_redirection() {
             let to = answer.location.as_deref().unwrap_or("nowhere");
+            let to = self.excerpt(to.as_bytes());
             let words = format!("a redirection to {to}, which qkey does not follow");
-            return Err(self.named.not_the_api(call, &words));
+            return Err(self.not_the_api(call, &words));
         }
         let error = match reply::api_error(&answer.body) {
-            Some(words) => self.named.refused(call, status.as_u16(), &words),
+            Some(words) => {
+                let words = self.without_token(&words);
+                self.named.refused(call, status.as_u16(), &words)
+            }
             None => {
-                let excerpt = subprocess::excerpt(&answer.body);
-                let words = format!("status {status}: {excerpt}");
-                self.named.not_the_api(call, &words)
+                let excerpt = self.excerpt(&answer.body);
+                self.not_the_api(call, &format!("status {status}: {excerpt}"))
             }
         };
         Err(match status {
@@ -232,9 +233,28 @@ impl Rest {
         parse: impl Fn(&[u8]) -> std::result::Result<T, NotAReply>,
     ) -> Result<T> {
         parse(&answer.body).map_err(|wrong| {
-            let words = format!("not {wrong}: {}", subprocess::excerpt(&answer.body));
-            self.named.not_the_api(call, &words)
+            let words = format!("not {wrong}: {}", self.excerpt(&answer.body));
+            self.not_the_api(call, &words)
         })
+    }
+
+    fn not_the_api(&self, call: &str, words: &str) -> Error {
+        self.named.not_the_api(call, &self.without_token(words))
+    }
+
+    fn excerpt(&self, answer: &[u8]) -> String {
+        subprocess::excerpt(
+            self.without_token(&String::from_utf8_lossy(answer))
+                .as_bytes(),
+        )
+    }
+
+    /// What came back, without the token: some servers repeat what they were sent.
+    fn without_token(&self, text: &str) -> String {
+        match &self.token {
+            Some(token) => text.replace(token.as_str(), "[token]"),
+            None => text.to_owned(),
+        }
     }
 
     /// What it means that no answer came.
@@ -247,6 +267,10 @@ impl Rest {
         };
         match failure {
             Failure::NotConnected(words) => named.not_connected(&words),
+            Failure::NoTls(words) => Error {
+                repeat_after: None,
+                ..named.not_connected(&words)
+            },
             Failure::NotConnectedWithin(time) => too_slow(
                 Certainty::NotSent,
                 format!(
@@ -268,7 +292,7 @@ impl Rest {
                 ),
             ),
             Failure::Lost(words) => named.connection_lost(call, &words),
-            Failure::NotAnAnswer(words) => named.not_the_api(call, &words),
+            Failure::NotAnAnswer(words) => self.not_the_api(call, &words),
         }
     }
 
@@ -328,6 +352,18 @@ impl Options {
         });
         typed
     }
+}
+
+/// The host and the port as they stand in a URL; `None` where the host would be more, or nothing,
+/// there.
+fn authority(host: &str, port: u16) -> Option<String> {
+    let inside = host.strip_prefix('[').and_then(|h| h.strip_suffix(']'));
+    if inside.unwrap_or(host).parse::<Ipv6Addr>().is_ok() {
+        return Some(format!("[{}]:{port}", inside.unwrap_or(host)));
+    }
+    let is_address = host.parse::<Ipv4Addr>().is_ok();
+    let is_name = || matches!(ServerName::try_from(host), Ok(ServerName::DnsName(_)));
+    (is_address || is_name()).then(|| format!("{host}:{port}"))
 }
 
 fn bearer(token: &str) -> HeaderValue {
@@ -454,5 +490,36 @@ impl Cluster for Rest {
 
     fn check_command(&self, what: Check) -> String {
         self.options.check_command(what)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_reference_is_one_segment_of_a_path() {
+        for (reference, segment) in [
+            ("17", "17"),
+            ("a/b?c#d%2F é", "a%2Fb%3Fc%23d%252F%20%C3%A9"),
+            ("..", "%2E%2E"),
+            ("a;b=c&d+e", "a%3Bb%3Dc%26d%2Be"),
+            ("\r\nX: y", "%0D%0AX%3A%20y"),
+        ] {
+            assert_eq!(key_path(reference), format!("{KEYS}{segment}"));
+        }
+    }
+
+    #[test]
+    fn an_authority_is_a_host_and_a_port_and_nothing_else() {
+        for (host, expected) in [
+            ("qumulo.example.com", "qumulo.example.com:8000"),
+            ("Qumulo_1.example.com.", "Qumulo_1.example.com.:8000"),
+            ("127.0.0.1", "127.0.0.1:8000"),
+            ("::1", "[::1]:8000"),
+            ("[fd00::7]", "[fd00::7]:8000"),
+        ] {
+            assert_eq!(authority(host, 8000).as_deref(), Some(expected));
+        }
     }
 }

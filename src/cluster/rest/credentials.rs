@@ -8,12 +8,13 @@ use std::{
     time::Duration,
 };
 
+use rustix::io::Errno;
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
 use crate::{
     error::{Error, Kind, Result},
-    input, private_file, subprocess,
+    input, private_file,
 };
 
 /// Where a token is said to be.
@@ -21,7 +22,7 @@ use crate::{
 pub enum TokenSource {
     /// The value of this environment variable.
     Env(&'static str),
-    /// The one line in this file.
+    /// The one line in this file, which the environment names.
     File(PathBuf),
     /// The file that `qq login` writes, at this path or where it writes by default.
     Store(Option<PathBuf>),
@@ -54,15 +55,16 @@ impl TokenSource {
     ) -> Result<Option<Zeroizing<String>>> {
         match self {
             Self::Env(variable) => {
-                subprocess::withhold(variable);
                 let value = env::var_os(variable).unwrap_or_default();
                 let token = Zeroizing::new(value.into_string().unwrap_or_default());
                 checked(&token, variable).map(Some)
             }
+            Self::File(path) if path.as_os_str().is_empty() => {
+                Err(Error::new(Kind::Auth, "QKEY_TOKEN_FILE names no file"))
+            }
             Self::File(path) => {
-                let text = read_file(path, timeout)?.ok_or_else(|| {
-                    unreadable(path).caused_by(&io::Error::from(io::ErrorKind::NotFound))
-                })?;
+                let text = read_file(path, timeout)?
+                    .ok_or_else(|| unreadable(path).caused_by(&io::Error::from(Errno::NOENT)))?;
                 checked(&text, &path.display().to_string()).map(Some)
             }
             Self::Store(Some(path)) => in_store(path, timeout),

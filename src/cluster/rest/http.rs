@@ -2,7 +2,8 @@
 //! anything was sent decides what is certain afterwards.
 
 use std::{
-    fmt, io,
+    fmt,
+    io::ErrorKind::UnexpectedEof,
     sync::{
         Arc, Condvar, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -12,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustls::ClientConfig;
+use rustls::{AlertDescription, ClientConfig};
 use ureq::{
     Agent, Body, Proxy, RequestBuilder, Timeout,
     config::Config,
@@ -86,6 +87,8 @@ pub(super) enum Failure {
     NotConnected(String),
     /// There was none within this time; nothing was sent.
     NotConnectedWithin(Duration),
+    /// Who answers there speaks no TLS, or none that will do; nothing was sent.
+    NoTls(String),
     /// Nothing was sent to whoever shows this certificate.
     Untrusted(Untrusted),
     /// A signal came before the request was sent.
@@ -207,7 +210,15 @@ impl Client {
             (None, error) if sent => Failure::Lost(words(&error)),
             (None, error) => match self.settings.verifier.refused() {
                 Some(untrusted) => Failure::Untrusted(untrusted),
-                None => Failure::NotConnected(words(&error)),
+                None => match (tls_error(&error), &error) {
+                    (Some(words), _) => Failure::NoTls(words),
+                    (None, ureq::Error::Io(error)) if error.kind() == UnexpectedEof => {
+                        Failure::NotConnected(
+                            "the connection was closed before a request was sent".to_owned(),
+                        )
+                    }
+                    (None, error) => Failure::NotConnected(words(error)),
+                },
             },
         }
     }
@@ -369,11 +380,26 @@ fn wait_for(call: impl FnOnce() -> Exchanged + Send + 'static) -> Exchanged {
     }
 }
 
+/// What an error of the TLS handshake means; none is over in a moment.
+fn tls_error(error: &ureq::Error) -> Option<String> {
+    let ureq::Error::Io(error) = error else {
+        return None;
+    };
+    Some(match error.get_ref()?.downcast_ref()? {
+        rustls::Error::InvalidMessage(_) => "who answers there speaks no TLS".to_owned(),
+        rustls::Error::AlertReceived(AlertDescription::ProtocolVersion)
+        | rustls::Error::PeerIncompatible(_) => {
+            "who answers there speaks neither TLS 1.2 nor TLS 1.3".to_owned()
+        }
+        error => error.to_string(),
+    })
+}
+
 /// The error of the system or the library, without what the library puts around it.
 fn words(error: &ureq::Error) -> String {
     let inner: &dyn fmt::Display = match error {
         ureq::Error::Io(error) => match error.get_ref() {
-            Some(inner) if error.kind() == io::ErrorKind::UnexpectedEof => {
+            Some(inner) if error.kind() == UnexpectedEof => {
                 return format!("it was closed without an answer ({inner})");
             }
             _ => error,

@@ -3,7 +3,7 @@
 
 use std::{
     fmt,
-    io::{Read, Write},
+    io::{self, Read, Write},
     path::{Path, PathBuf},
     str::FromStr,
     sync::{Arc, Mutex, PoisonError},
@@ -17,7 +17,10 @@ use rustls::{
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     },
     crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature},
-    pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject},
+    pki_types::{
+        CertificateDer, ServerName, UnixTime,
+        pem::{self, PemObject},
+    },
 };
 use sha2::{Digest, Sha256};
 use ureq::unversioned::transport::{
@@ -114,6 +117,17 @@ impl fmt::Display for Reason {
             Self::Invalid(CertificateError::Expired | CertificateError::ExpiredContext { .. }) => {
                 f.write_str("it has expired")
             }
+            Self::Invalid(CertificateError::NotValidForNameContext {
+                expected,
+                presented,
+            }) => {
+                let names: Vec<_> = presented.iter().map(|name| bare(name)).collect();
+                let expected = expected.to_str();
+                match &names[..] {
+                    [] => write!(f, "it is not for {expected}, nor for any other host"),
+                    names => write!(f, "it is not for {expected}, but for {}", names.join(", ")),
+                }
+            }
             Self::Invalid(error) => match error.to_string() {
                 text if text.contains("CaUsedAsEndEntity") => f.write_str(
                     "it is the certificate of an authority, which cannot stand for a host",
@@ -125,6 +139,14 @@ impl fmt::Display for Reason {
 }
 
 impl std::error::Error for Reason {}
+
+/// The name in `DnsName("NAME")` or `IpAddress(NAME)`, as the verifier writes it.
+fn bare(name: &str) -> &str {
+    let inside = name
+        .split_once('(')
+        .and_then(|(_, rest)| rest.strip_suffix(')'));
+    inside.unwrap_or(name).trim_matches('"')
+}
 
 /// The TLS settings of a cluster; reads the roots.
 ///
@@ -181,13 +203,20 @@ fn roots_in(path: &Path) -> Result<RootCertStore, UserError> {
             .hint("it must hold certificates in PEM: -----BEGIN CERTIFICATE-----")
     };
     let mut roots = RootCertStore::empty();
-    let certificates =
-        CertificateDer::pem_file_iter(path).map_err(|error| unusable().caused_by(&error))?;
-    for certificate in certificates {
-        let certificate = certificate.map_err(|error| unusable().caused_by(&error))?;
-        roots
-            .add(certificate)
-            .map_err(|error| unusable().caused_by(&error))?;
+    // The libraries' own words are bytes, or about a peer.
+    let wrong = |error: pem::Error| {
+        let cause = match error {
+            pem::Error::Io(error) => error,
+            _ => io::Error::other("its PEM is cut off or not well-formed"),
+        };
+        unusable().caused_by(&cause)
+    };
+    for certificate in CertificateDer::pem_file_iter(path).map_err(wrong)? {
+        roots.add(certificate.map_err(wrong)?).map_err(|_| {
+            unusable().caused_by(&io::Error::other(
+                "what its PEM holds is no certificate that can be read",
+            ))
+        })?;
     }
     match roots.is_empty() {
         true => Err(unusable()),

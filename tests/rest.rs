@@ -1,0 +1,787 @@
+//! `--via rest`: the connections to a cluster's REST API, and what can go wrong on one. Whom it
+//! believes is in `tls.rs`, where its token comes from in `credentials.rs`, how it gets through
+//! proxies in `proxies.rs`.
+
+mod support;
+
+use std::{
+    process::Child,
+    time::{Duration, Instant},
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+use snapbox::{IntoData, assert_data_eq, str};
+use support::{
+    core::Core,
+    qkey::{ALICE_PUBLIC, BOB_PUBLIC, Qkey, Run, side_by_side, wait_until},
+};
+
+const UNLOCK: [&str; 3] = ["unlock", "--id=7", "--key=alice.pem"];
+const LOCK: [&str; 3] = ["lock", "--id=8", "--lock-key=1"];
+const REPLACE: [&str; 4] = ["replace", "-k1", "--old-key=alice.pem", "--new-key=bob.pem"];
+const ADD: [&str; 5] = ["add", "--name", "new", "--key", "carol.pem"];
+
+/// A cluster that holds Alice's key as key 1, which locks snapshot 7 and not snapshot 8.
+fn core() -> Core {
+    core_with(&[])
+}
+
+fn core_with(options: &[&str]) -> Core {
+    let core = Core::start_with(options);
+    core.add_key(json!({ "name": "lock-2026", "public_key": ALICE_PUBLIC }));
+    core.add_snapshot(json!({ "id": 7, "lock_key": "1" }));
+    core.add_snapshot(json!({ "id": 8 }));
+    core
+}
+
+fn with<'a>(command: &[&'a str], more: &[&'a str]) -> Vec<&'a str> {
+    [command, more].concat()
+}
+
+/// The paths that were asked for.
+fn paths(core: &Core) -> Vec<String> {
+    let requests = core.requests();
+    let paths = requests.iter().map(|request| request["path"].as_str());
+    paths.map(|path| path.expect("text").to_owned()).collect()
+}
+
+fn expect_done(run: &Run) {
+    assert_eq!(run.code, 0, "{run:?}");
+}
+
+// Which requests.
+
+#[test]
+fn a_whole_unlock_can_be_followed_with_v_and_vv() {
+    let core = core();
+    let qkey = Qkey::with_rest(&core);
+    let said = |run: Run| {
+        // How long each took differs, and so does which of those that run side by side is first.
+        let mut lines: Vec<String> = run
+            .stderr
+            .lines()
+            .map(|line| match line.split_once(" in ") {
+                Some((before, time)) => {
+                    let time = time.strip_suffix(" ms").expect("milliseconds");
+                    time.parse::<f64>().expect("a number");
+                    format!("{before} in [TIME] ms")
+                }
+                None => line.to_owned(),
+            })
+            .collect();
+        lines.sort();
+        format!("exit {}\n{}{}\n", run.code, run.stdout, lines.join("\n"))
+    };
+    assert_data_eq!(
+        said(qkey.run(with(&UNLOCK, &["-v"]))),
+        str![[r#"
+exit 0
+Unlocked snapshot 7 ("7_snapshot"), which key 1 ("lock-2026") locked.
+fs_security_list_keys
+signing with alice.pem
+snapshot_get_status
+snapshot_get_unlock_challenge
+snapshot_unlock_snapshot
+
+"#]]
+        .raw()
+    );
+    core.modify_snapshot(7, json!({ "lock_key": "1" }));
+    assert_data_eq!(
+        said(qkey.run(with(&UNLOCK, &["-vv"]))),
+        str![[r#"
+exit 0
+Unlocked snapshot 7 ("7_snapshot"), which key 1 ("lock-2026") locked.
+GET /v1/file-system/security/keys/: 200 OK in [TIME] ms
+GET /v3/snapshots/7/unlock-challenge: 200 OK in [TIME] ms
+GET /v3/snapshots/status/7: 200 OK in [TIME] ms
+POST /v3/snapshots/7/unlock: 200 OK in [TIME] ms
+fs_security_list_keys
+signing with alice.pem
+snapshot_get_status
+snapshot_get_unlock_challenge
+snapshot_unlock_snapshot
+
+"#]]
+        .raw()
+    );
+}
+
+#[test]
+fn no_qq_is_needed() {
+    let core = core();
+    let qkey = Qkey::with_rest(&core).env("PATH", "/nonexistent");
+    for command in [
+        &UNLOCK[..],
+        &LOCK,
+        &REPLACE,
+        &ADD,
+        &["keys"],
+        &["keys", "usage"],
+    ] {
+        expect_done(&qkey.run(command));
+    }
+}
+
+#[test]
+fn the_transport_is_chosen_by_flag_environment_cluster_or_default() {
+    let core = core();
+    let cluster = |via: &str| {
+        format!(
+            "[clusters.lab]\nhost = \"127.0.0.1\"\nport = {}\nca-file = {:?}\ncredentials-store = {:?}\n{via}\n",
+            core.port(),
+            core.ca_file(),
+            core.credentials(),
+        )
+    };
+    let rest = "via = \"rest\"";
+    let qq = "via = \"qq\"";
+    let defaults = |via: &str| format!("[defaults]\n{via}\nqq = \"/nonexistent/qq\"\n");
+    let code = |file: String, env: &[(&str, &str)], args: &[&str]| {
+        let mut qkey = Qkey::new();
+        for (name, value) in env {
+            qkey = qkey.env(name, value);
+        }
+        qkey.configure(&file);
+        let run = qkey.run(with(&["keys", "--cluster=lab"], args));
+        match run.code {
+            0 => "rest",
+            _ => {
+                assert!(run.stderr.contains("/nonexistent/qq"), "{run:?}");
+                "qq"
+            }
+        }
+    };
+    let env = |via| [("QKEY_VIA", via)];
+    assert_eq!(code(cluster("") + &defaults(""), &[], &[]), "qq");
+    assert_eq!(code(cluster(rest) + &defaults(""), &[], &[]), "rest");
+    assert_eq!(code(cluster("") + &defaults(rest), &[], &[]), "rest");
+    assert_eq!(code(cluster(qq) + &defaults(rest), &[], &[]), "qq");
+    assert_eq!(code(cluster(rest) + &defaults(qq), &[], &[]), "rest");
+    assert_eq!(code(cluster(qq) + &defaults(""), &env("rest"), &[]), "rest");
+    assert_eq!(code(cluster(rest) + &defaults(""), &env("qq"), &[]), "qq");
+    assert_eq!(
+        code(cluster(rest) + &defaults(""), &env("rest"), &["--via=qq"]),
+        "qq"
+    );
+    assert_eq!(
+        code(cluster(qq) + &defaults(""), &env("qq"), &["--via=rest"]),
+        "rest"
+    );
+}
+
+#[test]
+fn without_a_host_there_is_no_cluster() {
+    let run = Qkey::new().run(["keys", "--via=rest"]);
+    assert_data_eq!(run.transcript(), str![[r#"
+exit 2
+--- stdout
+--- stderr
+error: no cluster is named
+hint: give --host HOST, set QKEY_HOST, or write the cluster into the configuration file (`qkey config init`)
+
+"#]].raw());
+}
+
+#[test]
+fn the_hints_lead_to_the_same_cluster() {
+    let core = core();
+    let qkey = Qkey::with_rest(&core);
+    let missing = qkey.run(["unlock", "--id=9", "--key=alice.pem"]);
+    assert_data_eq!(missing.transcript(), str![[r#"
+exit 5
+--- stdout
+--- stderr
+error: 127.0.0.1:[PORT] refused snapshot_get_status: Error 404: fs_no_such_entry_error: There is no snapshot 9.
+hint: `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys usage` shows which snapshots are locked
+
+"#]].raw());
+    let pinned = qkey.run([
+        "unlock",
+        "--id=9",
+        "--key=alice.pem",
+        "--tls-fingerprint",
+        core.fingerprint(),
+    ]);
+    let hint = pinned.stderr.lines().last().expect("a hint");
+    let command = hint.split('`').nth(1).expect("a command");
+    let args: Vec<String> = command
+        .replace("[PORT]", &core.port().to_string())
+        .replace("[CREDENTIALS]", core.credentials().to_str().expect("UTF-8"))
+        .split(' ')
+        .skip(1)
+        .map(str::to_owned)
+        .collect();
+    // As it stands, elsewhere.
+    expect_done(&Qkey::new().run(args));
+}
+
+// Key references.
+
+#[test]
+fn names_of_keys_are_percent_encoded() {
+    let core = core();
+    let qkey = Qkey::with_rest(&core);
+    let names = [
+        "a/b?c#d%2F é",
+        ".",
+        "..",
+        "100%",
+        "%2e%2e",
+        "-k",
+        "a+b&c=d;e",
+        "\u{202e}x\t\n",
+    ];
+    for name in names {
+        core.modify_key("1", json!({ "name": name }));
+        core.clear_requests();
+        let reference = format!("--key-id={name}");
+        let run = qkey.run([
+            "replace",
+            &reference,
+            "--old-key=alice.pem",
+            "--new-key=bob.pem",
+        ]);
+        expect_done(&run);
+        // Once asked for by the name at most, and not at all by another path.
+        for request in core.requests() {
+            assert_eq!(request["status"], 200, "{request}");
+        }
+        let back = qkey.run([
+            "replace",
+            &reference,
+            "--old-key=bob.pem",
+            "--new-key=alice.pem",
+        ]);
+        expect_done(&back);
+    }
+    assert_eq!(core.key("1")["public_key"], ALICE_PUBLIC);
+    core.modify_key("1", json!({ "name": names[0] }));
+    core.clear_requests();
+    let reference = format!("--key-id={}", names[0]);
+    qkey.run([
+        "replace",
+        &reference,
+        "--old-key=alice.pem",
+        "--new-key=bob.pem",
+        "--dry-run",
+    ]);
+    let mut paths = paths(&core);
+    paths.sort();
+    assert_data_eq!(
+        paths.join("\n"),
+        str![[r#"
+/v1/file-system/security/keys/
+/v1/file-system/security/keys/1/key-replacement-challenge
+"#]]
+        .raw()
+    );
+}
+
+// Connections.
+
+#[test]
+fn one_connection_serves_a_whole_command() {
+    let core = core();
+    let qkey = Qkey::with_rest(&core);
+    core.add_key(json!({ "name": "other", "public_key": BOB_PUBLIC }));
+    core.page_limit(1, json!({ "keys": true }));
+    for command in [
+        &UNLOCK[..],
+        &LOCK,
+        &["keys"],
+        &["keys", "show", "1"],
+        &["keys", "usage"],
+        &ADD,
+        &["replace", "-k2", "--old-key=bob.pem", "--new-key=alice.pem"],
+    ] {
+        let before = core.connections();
+        expect_done(&qkey.run(command));
+        let opened = core.connections() - before;
+        // What runs side by side may have one each.
+        assert!(opened <= 2, "{command:?} opened {opened}");
+    }
+}
+
+#[test]
+fn many_snapshots_share_a_few_connections() {
+    let core = core();
+    let ids: Vec<String> = (100..120).map(|id| format!("--id={id}")).collect();
+    for id in 100..120 {
+        core.add_snapshot(json!({ "id": id, "lock_key": "1" }));
+    }
+    let mut args = vec!["unlock", "--key=alice.pem"];
+    args.extend(ids.iter().map(String::as_str));
+    expect_done(&Qkey::with_rest(&core).run(args));
+    let processors = std::thread::available_parallelism().map_or(1, Into::into);
+    assert!(core.connections() <= processors as u64);
+    assert_eq!(core.count("unlock"), 20);
+}
+
+#[test]
+fn a_connection_that_was_closed_meanwhile_fails_nothing() {
+    for (on, command) in [
+        ("get_status", &UNLOCK[..]),
+        ("unlock_challenge", &UNLOCK),
+        ("list_keys", &UNLOCK),
+        ("replace_challenge", &REPLACE),
+        ("list_keys", &ADD),
+        ("list_keys", &["keys", "usage"]),
+    ] {
+        let core = core();
+        let qkey = Qkey::with_rest(&core);
+        core.fault(on, "close_after_answer", json!({ "times": 0 }));
+        expect_done(&qkey.run(command));
+        for submission in ["unlock", "replace_key", "add_key"] {
+            assert!(core.count(submission) <= 1);
+        }
+        for request in core.requests() {
+            assert_eq!(request["status"], 200, "{request}");
+        }
+    }
+}
+
+#[test]
+fn answers_in_chunks_and_with_unknown_fields_are_read() {
+    for kind in ["chunked", "with_extra"] {
+        let core = core();
+        let qkey = Qkey::with_rest(&core);
+        for on in [
+            "list_keys",
+            "key_usage",
+            "add_key",
+            "replace_challenge",
+            "replace_key",
+            "get_status",
+            "unlock_challenge",
+            "unlock",
+            "lock",
+        ] {
+            core.fault(on, kind, json!({ "times": 0 }));
+        }
+        for command in [&UNLOCK[..], &LOCK, &ADD, &["keys", "usage"], &REPLACE] {
+            expect_done(&qkey.run(command));
+        }
+        assert_eq!(core.key("1")["public_key"], BOB_PUBLIC);
+    }
+}
+
+// Addresses.
+
+#[test]
+fn a_host_is_a_name_or_an_address() {
+    let core = core();
+    let qkey = Qkey::with_rest(&core);
+    for host in ["127.0.0.1", "localhost", "LOCALHOST", "LocalHost"] {
+        expect_done(&qkey.run(["keys", "--host", host]));
+    }
+    for request in core.requests() {
+        let host = request["host"].as_str().expect("a header");
+        assert!(host.ends_with(&format!(":{}", core.port())), "{host}");
+    }
+}
+
+#[test]
+fn ipv6_is_written_with_or_without_brackets() {
+    let core = core_with(&["--bind=::1"]);
+    let qkey = Qkey::with_rest(&core);
+    for host in ["::1", "[::1]", "0:0:0:0:0:0:0:1"] {
+        expect_done(&qkey.run(with(&["keys", "--host"], &[host])));
+    }
+    expect_done(&qkey.run(with(&UNLOCK, &["--host=::1"])));
+    let run = qkey.run(["unlock", "--id=9", "--key=alice.pem", "--host=::1"]);
+    assert_data_eq!(run.transcript(), str![[r#"
+exit 5
+--- stdout
+--- stderr
+error: [::1]:[PORT] refused snapshot_get_status: Error 404: fs_no_such_entry_error: There is no snapshot 9.
+hint: `qkey --via=rest --host=::1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys usage` shows which snapshots are locked
+
+"#]].raw());
+}
+
+#[test]
+fn what_is_no_host_is_an_error_before_anything_is_sent() {
+    let core = core();
+    let qkey = Qkey::with_rest(&core);
+    for host in [
+        "a b",
+        "a/b",
+        "a/",
+        "/",
+        "a@b",
+        "https://a",
+        "a:8000",
+        "[a:8000]",
+        "127.0.0.1:8000",
+        "é",
+        "fe80::1%lo",
+        "[::1",
+        "::1]",
+        "[::1]:8000",
+        "..",
+        ".",
+        "a..b",
+        "-a",
+        "a?b",
+        "a#b",
+        "a\\b",
+        "%61",
+        "*",
+        "[]",
+        " ",
+        "127.0.0.1 ",
+        "a\nb",
+        "1.2.3.4.5",
+        "256.1.1.1",
+    ] {
+        let run = qkey.run(["keys", &format!("--host={host}")]);
+        assert_eq!(run.code, 2, "{run:?}");
+        let expected = format!(
+            "error: {host:?} is no host\nhint: give its name or address alone; the port goes into --port\n"
+        );
+        assert_eq!(run.stderr, expected);
+    }
+    assert_data_eq!(qkey.run(["keys", "--host="]).transcript(), str![[""]].raw());
+    assert_eq!(core.connections(), 0);
+}
+
+#[test]
+fn what_is_no_port_is_an_error() {
+    let core = core();
+    let qkey = Qkey::with_rest(&core);
+    let mut said = String::new();
+    for port in ["65536", "-1", "x", "0"] {
+        said += &qkey.run(["keys", &format!("--port={port}")]).transcript();
+    }
+    assert_data_eq!(
+        said,
+        str![[r#"
+exit 2
+--- stdout
+--- stderr
+error: invalid value '65536' for '--port <PORT>': 65536 is not in 0..=65535
+
+For more information, try '--help'.
+exit 2
+--- stdout
+--- stderr
+error: invalid value '-1' for '--port <PORT>': -1 is not in 0..=65535
+
+For more information, try '--help'.
+exit 2
+--- stdout
+--- stderr
+error: invalid value 'x' for '--port <PORT>': invalid digit found in string
+
+For more information, try '--help'.
+exit 7
+--- stdout
+--- stderr
+error: cannot reach 127.0.0.1:0: Connection refused (os error 111)
+hint: check --host and --port (or the cluster's entry in the configuration file), and the network
+
+"#]]
+        .raw()
+    );
+    assert_eq!(core.connections(), 0);
+}
+
+// Reads are repeated, submissions are not.
+
+/// What a busy cluster, or a proxy before it, answers.
+fn busy(status: u16, retry_after: impl Into<Value>) -> Value {
+    json!({ "status": status, "retry_after": retry_after.into() })
+}
+
+#[test]
+fn a_read_is_repeated_when_the_cluster_is_busy_or_the_connection_breaks() {
+    for (kind, more) in [
+        ("status", busy(503, 0)),
+        ("status", busy(429, 1)),
+        ("status", busy(503, "Wed, 21 Oct 2015 07:28:00 GMT")),
+        ("status", busy(503, "soon")),
+        ("status", busy(503, -1)),
+        ("status", busy(503, 1.5)),
+        ("status", json!({ "status": 503 })),
+        ("drop_before", json!({})),
+        ("cut", json!({})),
+        ("empty", json!({ "status": 503 })),
+    ] {
+        let core = core();
+        let qkey = Qkey::with_rest(&core);
+        core.fault("get_status", kind, with_times(&more, 2));
+        core.fault("list_keys", kind, with_times(&more, 1));
+        core.fault("unlock_challenge", kind, with_times(&more, 1));
+        let run = qkey.run(UNLOCK);
+        assert_eq!(run.code, 0, "{kind} {more}: {run:?}");
+        assert_eq!(core.count("get_status"), 3, "{kind} {more}");
+        assert_eq!(core.count("unlock"), 1);
+    }
+}
+
+fn with_times(more: &Value, times: u32) -> Value {
+    let mut more = more.clone();
+    more["times"] = json!(times);
+    more
+}
+
+#[test]
+fn a_read_that_is_repeated_is_told_of_with_v_and_given_up_in_the_end() {
+    let core = core();
+    let qkey = Qkey::with_rest(&core);
+    core.fault("list_keys", "status", with_times(&busy(503, 0), 1));
+    let run = qkey.run(["keys", "list", "-v", "--output=json"]);
+    assert_data_eq!(run.stderr, str![[""]].raw());
+    let said = side_by_side(&["503", "429", "drop_before", "empty"], |kind| {
+        let core = core_with(&[]);
+        let qkey = Qkey::with_rest(&core);
+        match kind.parse() {
+            Ok(status) => core.fault("list_keys", "status", with_times(&busy(status, 0), 0)),
+            Err(_) if kind == "empty" => {
+                core.fault("list_keys", kind, json!({ "times": 0, "status": 503 }));
+            }
+            Err(_) => core.fault("list_keys", kind, json!({ "times": 0 })),
+        }
+        let run = qkey.run(["keys", "list"]);
+        assert_eq!(core.count("list_keys"), 3);
+        run.transcript()
+    });
+    assert_data_eq!(said, str![[""]].raw());
+}
+
+#[test]
+fn a_cluster_that_wants_to_be_left_alone_for_long_is_given_up_at_once() {
+    for seconds in [
+        "31",
+        "86400",
+        "18446744073709551615",
+        "99999999999999999999999",
+    ] {
+        let core = core();
+        let qkey = Qkey::with_rest(&core);
+        // More than a number of seconds can be is as good as a word.
+        let asked = match seconds.parse::<u64>() {
+            Ok(_) => 1,
+            Err(_) => 3,
+        };
+        core.fault("list_keys", "status", with_times(&busy(503, seconds), 0));
+        let run = qkey.run(["keys", "list"]);
+        assert_eq!(run.code, 7, "{run:?}");
+        assert_eq!(core.count("list_keys"), asked, "{seconds}");
+    }
+    // Also when some time has gone by.
+    let core = core();
+    core.fault("list_keys", "status", with_times(&busy(503, 1), 1));
+    core.fault("list_keys", "status", busy(503, u64::MAX.to_string()));
+    let run = Qkey::with_rest(&core).run(["keys", "list"]);
+    assert_eq!(run.code, 7, "{run:?}");
+    assert_eq!(core.count("list_keys"), 2);
+}
+
+#[test]
+fn what_would_fail_again_is_not_repeated() {
+    for status in [400, 401, 403, 404, 408, 500, 501, 502, 504] {
+        let core = core();
+        core.fault(
+            "list_keys",
+            "status",
+            json!({ "status": status, "times": 0 }),
+        );
+        let run = Qkey::with_rest(&core).run(["keys", "list"]);
+        assert_ne!(run.code, 0);
+        assert_eq!(core.count("list_keys"), 1, "{status}");
+    }
+}
+
+#[test]
+fn a_submission_is_never_repeated_by_itself() {
+    let cases = ["unlock", "lock", "replace_key", "add_key"];
+    let said = side_by_side(&cases, |on| {
+        let command = match on {
+            "unlock" => &UNLOCK[..],
+            "lock" => &LOCK,
+            "replace_key" => &REPLACE,
+            _ => &ADD,
+        };
+        let mut said = String::new();
+        for (kind, more) in [
+            ("status", busy(503, 0)),
+            ("status", busy(429, 0)),
+            ("drop_before", json!({})),
+            ("empty", json!({ "status": 503 })),
+        ] {
+            let core = core();
+            core.fault(on, kind, with_times(&more, 0));
+            let run = Qkey::with_rest(&core).run(command);
+            assert_eq!(core.count(on), 1, "{kind} {more}");
+            said += &format!("-- {kind} {more}\n{}", run.transcript());
+        }
+        said
+    });
+    assert_data_eq!(said, str![[""]].raw());
+}
+
+// Time.
+
+#[test]
+fn what_takes_too_long_is_given_up() {
+    let cases = [
+        "a read",
+        "a body",
+        "a submission",
+        "a submission that is done",
+    ];
+    let said = side_by_side(&cases, |case| {
+        let core = core();
+        let qkey = Qkey::with_rest(&core);
+        let long = json!({ "seconds": 30, "times": 1 });
+        match case {
+            "a read" => core.fault("list_keys", "slow", long),
+            "a submission" => core.fault("unlock", "slow", long),
+            _ => core.fault("unlock", "slow_after", long),
+        }
+        let run = match case {
+            "a read" => qkey.run(["keys", "list", "--timeout=1"]),
+            "a body" => dripping().run(["keys", "list", "--timeout=1"]),
+            _ => qkey.run(with(&UNLOCK, &["--timeout=2"])),
+        };
+        assert!(core.count("list_keys") <= 1 && core.count("unlock") <= 1);
+        run.transcript()
+    });
+    assert_data_eq!(said, str![[""]].raw());
+}
+
+// Answers.
+
+#[test]
+fn more_than_8_mib_is_no_answer() {
+    for chunked in [false, true] {
+        let core = core();
+        let huge = json!({ "mib": 100, "chunked": chunked, "times": 0 });
+        core.fault("list_keys", "huge", huge);
+        let qkey = Qkey::with_rest(&core);
+        // What its memory may grow to, in KiB.
+        let shell = "ulimit -v 300000; exec \"$0\" keys list";
+        let mut command = qkey.command([""; 0]);
+        let program = command.get_program().to_owned();
+        let mut limited = std::process::Command::new("/bin/sh");
+        limited
+            .arg("-c")
+            .arg(shell)
+            .arg(program)
+            .env_clear()
+            .envs(
+                command
+                    .get_envs()
+                    .filter_map(|(name, value)| Some((name, value?))),
+            )
+            .current_dir(qkey.path(""));
+        drop(command.stdin(std::process::Stdio::null()));
+        let run = qkey.taken(&limited.output().expect("a shell runs"));
+        assert_data_eq!(run.transcript(), str![[""]].raw());
+        assert_eq!(core.count("list_keys"), 1);
+    }
+    // Just below is one.
+    let core = core();
+    core.fault("list_keys", "huge", json!({ "mib": 7.9 }));
+    expect_done(&Qkey::with_rest(&core).run(["keys", "list"]));
+}
+
+#[test]
+fn each_missing_field_is_named() {
+    let cases = [
+        "list_keys id",
+        "list_keys name",
+        "list_keys public_key",
+        "list_keys entries",
+        "unlock_challenge challenge",
+        "get_status lock_key",
+        "get_status id",
+        "key_usage usages",
+        "key_usage type",
+        "key_usage id",
+        "replace_challenge challenge",
+        "add_key id",
+        "replace_key public_key",
+    ];
+    let said = side_by_side(&cases, |case| {
+        let (on, field) = case.split_once(' ').expect("two words");
+        let core = core();
+        core.fault(on, "without", json!({ "field": field, "times": 0 }));
+        let command = match on {
+            "key_usage" => &["keys", "usage"][..],
+            "add_key" => &ADD,
+            "replace_challenge" | "replace_key" => &REPLACE,
+            _ => &UNLOCK,
+        };
+        Qkey::with_rest(&core).run(command).transcript()
+    });
+    assert_data_eq!(said, str![[""]].raw());
+}
+
+#[test]
+fn what_is_no_answer_of_the_api_is_an_error_that_shows_it() {
+    let cases = ["not_json", "truncated", "empty", "html_502", "redirect"];
+    let said = side_by_side(&cases, |kind| {
+        let core = core();
+        let more = match kind {
+            "redirect" => json!({ "location": "https://elsewhere.invalid/keys" }),
+            _ => json!({}),
+        };
+        core.fault("list_keys", kind, more);
+        let run = Qkey::with_rest(&core).run(["keys", "list"]);
+        assert_eq!(core.requests().len(), 1);
+        run.transcript()
+    });
+    assert_data_eq!(said, str![[""]].raw());
+}
+
+#[test]
+fn pages_are_followed() {
+    for next in ["path", "absolute"] {
+        let core = core();
+        for id in 100..110 {
+            core.add_snapshot(json!({ "id": id, "lock_key": "1" }));
+            core.add_key(json!({ "name": format!("key-{id}"), "public_key": BOB_PUBLIC }));
+        }
+        core.page_limit(3, json!({ "keys": true, "next": next }));
+        let run = Qkey::with_rest(&core).run(["keys", "usage", "--output=json"]);
+        expect_done(&run);
+        let text = run.stdout;
+        for id in 100..110 {
+            assert!(text.contains(&format!("key-{id}")) && text.contains(&format!("\"{id}\"")));
+        }
+        assert_eq!(core.count("list_keys"), 4);
+    }
+}
+
+#[test]
+fn a_next_page_elsewhere_and_a_loop_end() {
+    let said = side_by_side(&["elsewhere", "loop"], |next| {
+        let core = core();
+        core.add_key(json!({ "name": "other", "public_key": BOB_PUBLIC }));
+        core.page_limit(1, json!({ "keys": true, "next": next }));
+        let run = Qkey::with_rest(&core).run(["keys", "list"]);
+        assert!(core.count("list_keys") <= 2);
+        run.transcript()
+    });
+    assert_data_eq!(said, str![[""]].raw());
+}
+
+// Signals and time.
+
+fn start(qkey: &Qkey, args: &[&str]) -> Child {
+    qkey.command(args).spawn().expect("qkey runs")
+}
+
+fn interrupt(qkey: &Qkey, child: Child) -> Run {
+    let pid = Pid::from_raw(child.id().cast_signed()).expect("a process id");
+    let begun = Instant::now();
+    kill_process(pid, Signal::INT).expect("qkey takes signals");
+    let run = qkey.taken(&child.wait_with_output().expect("qkey ends"));
+    // It ends by itself: after 2.5 s it would be ended.
+    assert!(begun.elapsed() < Duration::from_secs(60));
+    run
+}
