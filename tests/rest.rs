@@ -443,7 +443,18 @@ fn what_is_no_host_is_an_error_before_anything_is_sent() {
         );
         assert_eq!(run.stderr, expected);
     }
-    assert_data_eq!(qkey.run(["keys", "--host="]).transcript(), str![[""]].raw());
+    assert_data_eq!(
+        qkey.run(["keys", "--host="]).transcript(),
+        str![[r#"
+exit 2
+--- stdout
+--- stderr
+error: the host is empty
+hint: give a host name or an address, or leave it out on a cluster node
+
+"#]]
+        .raw()
+    );
     assert_eq!(core.connections(), 0);
 }
 
@@ -533,7 +544,12 @@ fn a_read_that_is_repeated_is_told_of_with_v_and_given_up_in_the_end() {
     let qkey = Qkey::with_rest(&core);
     core.fault("list_keys", "status", with_times(&busy(503, 0), 1));
     let run = qkey.run(["keys", "list", "-v", "--output=json"]);
-    assert_data_eq!(run.stderr, str![[""]].raw());
+    assert_data_eq!(run.stderr, str![[r#"
+{"log":{"level":"info","message":"fs_security_list_keys"}}
+{"log":{"level":"info","message":"127.0.0.1:[PORT] refused fs_security_list_keys: Error 503: http_service_unavailable_error: Simulated failure 503.; trying once more"}}
+{"log":{"level":"info","message":"fs_security_list_keys"}}
+
+"#]].raw());
     let said = side_by_side(&["503", "429", "drop_before", "empty"], |kind| {
         let core = core_with(&[]);
         let qkey = Qkey::with_rest(&core);
@@ -548,12 +564,43 @@ fn a_read_that_is_repeated_is_told_of_with_v_and_given_up_in_the_end() {
         assert_eq!(core.count("list_keys"), 3);
         run.transcript()
     });
-    assert_data_eq!(said, str![[""]].raw());
+    assert_data_eq!(said, str![[r#"
+==== 503
+exit 7
+--- stdout
+--- stderr
+error: 127.0.0.1:[PORT] refused fs_security_list_keys: Error 503: http_service_unavailable_error: Simulated failure 503.
+hint: the cluster, or a proxy before it, is not ready; try again later
+==== 429
+exit 7
+--- stdout
+--- stderr
+error: 127.0.0.1:[PORT] refused fs_security_list_keys: Error 429: unknown_error: Simulated failure 429.
+hint: the cluster, or a proxy before it, is not ready; try again later
+==== drop_before
+exit 7
+--- stdout
+--- stderr
+error: the connection to 127.0.0.1:[PORT] was lost during fs_security_list_keys: it was closed before the whole answer was there
+hint: look whether the cluster is up and whether a proxy or firewall stands between
+==== empty
+exit 7
+--- stdout
+--- stderr
+error: 127.0.0.1:[PORT] refused fs_security_list_keys: Error 503: (nothing)
+hint: the cluster, or a proxy before it, is not ready; try again later
+
+"#]].raw());
 }
 
 #[test]
 fn a_cluster_that_wants_to_be_left_alone_for_long_is_given_up_at_once() {
-    for seconds in ["31", "86400", "18446744073709551615", "99999999999999999999999"] {
+    for seconds in [
+        "31",
+        "86400",
+        "18446744073709551615",
+        "99999999999999999999999",
+    ] {
         let core = core();
         let qkey = Qkey::with_rest(&core);
         // More than a number of seconds can be is as good as a word.
@@ -579,7 +626,11 @@ fn a_cluster_that_wants_to_be_left_alone_for_long_is_given_up_at_once() {
 fn what_would_fail_again_is_not_repeated() {
     for status in [400, 401, 403, 404, 408, 500, 501, 502, 504] {
         let core = core();
-        core.fault("list_keys", "status", json!({ "status": status, "times": 0 }));
+        core.fault(
+            "list_keys",
+            "status",
+            json!({ "status": status, "times": 0 }),
+        );
         let run = Qkey::with_rest(&core).run(["keys", "list"]);
         assert_ne!(run.code, 0);
         assert_eq!(core.count("list_keys"), 1, "{status}");
@@ -602,41 +653,117 @@ fn a_submission_is_never_repeated_by_itself() {
             ("status", busy(429, 0)),
             ("drop_before", json!({})),
             ("empty", json!({ "status": 503 })),
+            ("empty", json!({ "status": 504 })),
         ] {
             let core = core();
             core.fault(on, kind, with_times(&more, 0));
             let run = Qkey::with_rest(&core).run(command);
             assert_eq!(core.count(on), 1, "{kind} {more}");
-            said += &format!("-- {kind} {more}\n{}", run.transcript());
+            assert_eq!(run.code, if more["status"] == 504 { 8 } else { 7 });
+            if on == "unlock" {
+                said += &format!("-- {kind} {more}\n{}", run.transcript());
+            }
         }
         said
     });
-    assert_data_eq!(said, str![[""]].raw());
+    assert_data_eq!(said, str![[r#"
+==== unlock
+-- status {"status":503,"retry_after":0}
+exit 7
+--- stdout
+--- stderr
+error: the unlocking of snapshot 7 ("7_snapshot") was submitted, and the cluster shows that it was not done
+  caused by: 127.0.0.1:[PORT] refused snapshot_unlock_snapshot: Error 503: http_service_unavailable_error: Simulated failure 503.
+hint: run this again: it looks first whether it was done after all (`qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys usage` shows it too)
+-- status {"status":429,"retry_after":0}
+exit 7
+--- stdout
+--- stderr
+error: 127.0.0.1:[PORT] refused snapshot_unlock_snapshot: Error 429: unknown_error: Simulated failure 429.
+hint: the cluster, or a proxy before it, is not ready; try again later
+-- drop_before {}
+exit 7
+--- stdout
+--- stderr
+error: the unlocking of snapshot 7 ("7_snapshot") was submitted, and the cluster shows that it was not done
+  caused by: the connection to 127.0.0.1:[PORT] was lost during snapshot_unlock_snapshot: it was closed before the whole answer was there
+hint: run this again: it looks first whether it was done after all (`qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys usage` shows it too)
+-- empty {"status":503}
+exit 7
+--- stdout
+--- stderr
+error: the unlocking of snapshot 7 ("7_snapshot") was submitted, and the cluster shows that it was not done
+  caused by: 127.0.0.1:[PORT] refused snapshot_unlock_snapshot: Error 503: (nothing)
+hint: run this again: it looks first whether it was done after all (`qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys usage` shows it too)
+-- empty {"status":504}
+exit 8
+--- stdout
+--- stderr
+error: the unlocking of snapshot 7 ("7_snapshot") was submitted and not answered: it is not done so far, and may still be
+  caused by: 127.0.0.1:[PORT] refused snapshot_unlock_snapshot: Error 504: (nothing)
+hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys usage` shows whether it was done, and running this again is safe: it looks first
+==== lock
+==== replace_key
+==== add_key
+
+"#]].raw());
 }
 
 // Time.
 
 #[test]
 fn what_takes_too_long_is_given_up() {
-    let cases = ["a read", "a body", "a submission", "a submission that is done"];
+    let cases = [
+        "a read",
+        "a body",
+        "a submission",
+        "a submission that is done",
+    ];
     let said = side_by_side(&cases, |case| {
         let core = core();
         let qkey = Qkey::with_rest(&core);
         let long = json!({ "seconds": 30, "times": 1 });
         match case {
             "a read" => core.fault("list_keys", "slow", long),
+            "a body" => core.fault("list_keys", "drip", json!({ "seconds": 0.3 })),
             "a submission" => core.fault("unlock", "slow", long),
             _ => core.fault("unlock", "slow_after", long),
         }
         let run = match case {
-            "a read" => qkey.run(["keys", "list", "--timeout=1"]),
-            "a body" => dripping().run(["keys", "list", "--timeout=1"]),
-            _ => qkey.run(with(&UNLOCK, &["--timeout=2"])),
+            "a read" | "a body" => qkey.run(["keys", "list", "--timeout=1"]),
+            _ => qkey.run(with(&UNLOCK, &["--timeout=4"])),
         };
         assert!(core.count("list_keys") <= 1 && core.count("unlock") <= 1);
         run.transcript()
     });
-    assert_data_eq!(said, str![[""]].raw());
+    assert_data_eq!(said, str![[r#"
+==== a read
+exit 7
+--- stdout
+--- stderr
+error: 127.0.0.1:[PORT] did not answer fs_security_list_keys within 1 s
+hint: look whether the cluster answers, or give it longer with --timeout SECONDS
+==== a body
+exit 7
+--- stdout
+--- stderr
+error: 127.0.0.1:[PORT] did not answer fs_security_list_keys within 1 s
+hint: look whether the cluster answers, or give it longer with --timeout SECONDS
+==== a submission
+exit 8
+--- stdout
+--- stderr
+error: the unlocking of snapshot 7 ("7_snapshot") was submitted and not answered: it is not done so far, and may still be
+  caused by: 127.0.0.1:[PORT] did not answer snapshot_unlock_snapshot within 4 s
+hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys usage` shows whether it was done, and running this again is safe: it looks first
+==== a submission that is done
+exit 0
+--- stdout
+Unlocked snapshot 7 ("7_snapshot"), which key 1 ("lock-2026") locked.
+--- stderr
+warning: the answer to the unlocking of snapshot 7 ("7_snapshot") was lost (127.0.0.1:[PORT] did not answer snapshot_unlock_snapshot within 4 s), but the cluster shows that it was done
+
+"#]].raw());
 }
 
 // Answers.
@@ -658,11 +785,22 @@ fn more_than_8_mib_is_no_answer() {
             .arg(shell)
             .arg(program)
             .env_clear()
-            .envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))))
+            .envs(
+                command
+                    .get_envs()
+                    .filter_map(|(name, value)| Some((name, value?))),
+            )
             .current_dir(qkey.path(""));
         drop(command.stdin(std::process::Stdio::null()));
         let run = qkey.taken(&limited.output().expect("a shell runs"));
-        assert_data_eq!(run.transcript(), str![[""]].raw());
+        assert_data_eq!(run.transcript(), str![[r#"
+exit 7
+--- stdout
+--- stderr
+error: 127.0.0.1:[PORT] answered fs_security_list_keys with something else than its REST API does: more than 8 MiB
+hint: check --host and --port: a proxy or another service may answer there
+
+"#]].raw());
         assert_eq!(core.count("list_keys"), 1);
     }
     // Just below is one.
@@ -674,9 +812,18 @@ fn more_than_8_mib_is_no_answer() {
 #[test]
 fn each_missing_field_is_named() {
     let cases = [
-        "list_keys id", "list_keys name", "list_keys public_key", "list_keys entries",
-        "unlock_challenge challenge", "get_status lock_key", "get_status id", "key_usage usages",
-        "key_usage type", "key_usage id", "replace_challenge challenge", "add_key id",
+        "list_keys id",
+        "list_keys name",
+        "list_keys public_key",
+        "list_keys entries",
+        "unlock_challenge challenge",
+        "get_status lock_key",
+        "get_status id",
+        "key_usage usages",
+        "key_usage type",
+        "key_usage id",
+        "replace_challenge challenge",
+        "add_key id",
         "replace_key public_key",
     ];
     let said = side_by_side(&cases, |case| {
@@ -691,7 +838,90 @@ fn each_missing_field_is_named() {
         };
         Qkey::with_rest(&core).run(command).transcript()
     });
-    assert_data_eq!(said, str![[""]].raw());
+    assert_data_eq!(said, str![[r#"
+==== list_keys id
+exit 7
+--- stdout
+--- stderr
+error: 127.0.0.1:[PORT] answered fs_security_list_keys with something else than its REST API does: not a list of keys in JSON (missing field `id` at line 1 column 210): {"entries": [{"name": "lock-2026", "comment": "", "disabled": false, "public_key": "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE…
+hint: check --host and --port: a proxy or another service may answer there
+==== list_keys name
+exit 7
+--- stdout
+--- stderr
+error: 127.0.0.1:[PORT] answered fs_security_list_keys with something else than its REST API does: not a list of keys in JSON (missing field `name` at line 1 column 200): {"entries": [{"id": "1", "comment": "", "disabled": false, "public_key": "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEgKmJRFWtWT…
+hint: check --host and --port: a proxy or another service may answer there
+==== list_keys public_key
+exit 7
+--- stdout
+--- stderr
+error: 127.0.0.1:[PORT] answered fs_security_list_keys with something else than its REST API does: not a list of keys in JSON (missing field `public_key` at line 1 column 79): {"entries": [{"id": "1", "name": "lock-2026", "comment": "", "disabled": false}]}
+hint: check --host and --port: a proxy or another service may answer there
+==== list_keys entries
+exit 7
+--- stdout
+--- stderr
+error: 127.0.0.1:[PORT] answered fs_security_list_keys with something else than its REST API does: not a list of keys in JSON (missing field `entries` at line 1 column 2): {}
+hint: check --host and --port: a proxy or another service may answer there
+==== unlock_challenge challenge
+exit 7
+--- stdout
+--- stderr
+error: 127.0.0.1:[PORT] answered snapshot_get_unlock_challenge with something else than its REST API does: not a challenge in JSON (missing field `challenge` at line 1 column 2): {}
+hint: check --host and --port: a proxy or another service may answer there
+==== get_status lock_key
+exit 7
+--- stdout
+--- stderr
+error: 127.0.0.1:[PORT] answered snapshot_get_status with something else than its REST API does: not a snapshot's status in JSON (missing field `lock_key` at line 1 column 208): {"id": 7, "name": "7_snapshot", "timestamp": "2026-01-01T00:00:00Z", "expiration": "", "policy_id": null, "policy_name":…
+hint: check --host and --port: a proxy or another service may answer there
+==== get_status id
+exit 7
+--- stdout
+--- stderr
+error: 127.0.0.1:[PORT] answered snapshot_get_status with something else than its REST API does: not a snapshot's status in JSON (missing field `id` at line 1 column 216): {"name": "7_snapshot", "timestamp": "2026-01-01T00:00:00Z", "expiration": "", "policy_id": null, "policy_name": null, "s…
+hint: check --host and --port: a proxy or another service may answer there
+==== key_usage usages
+exit 7
+--- stdout
+--- stderr
+error: 127.0.0.1:[PORT] answered fs_security_get_key_usage with something else than its REST API does: not a list of usages in JSON (missing field `usages` at line 1 column 24): {"paging": {"next": ""}}
+hint: check --host and --port: a proxy or another service may answer there
+==== key_usage type
+exit 7
+--- stdout
+--- stderr
+error: 127.0.0.1:[PORT] answered fs_security_get_key_usage with something else than its REST API does: not a list of usages in JSON (missing field `type` at line 1 column 23): {"usages": [{"id": "7"}], "paging": {"next": ""}}
+hint: check --host and --port: a proxy or another service may answer there
+==== key_usage id
+exit 7
+--- stdout
+--- stderr
+error: 127.0.0.1:[PORT] answered fs_security_get_key_usage with something else than its REST API does: not a list of usages in JSON (missing field `id` at line 1 column 32): {"usages": [{"type": "snapshot"}], "paging": {"next": ""}}
+hint: check --host and --port: a proxy or another service may answer there
+==== replace_challenge challenge
+exit 7
+--- stdout
+--- stderr
+error: 127.0.0.1:[PORT] answered fs_security_get_key_replace_challenge with something else than its REST API does: not a challenge in JSON (missing field `challenge` at line 1 column 2): {}
+hint: check --host and --port: a proxy or another service may answer there
+==== add_key id
+exit 0
+--- stdout
+Stored key 2 ("new") in the key store.
+  SHA256:JSkAIR0avXSXaOU9Y5LHbqSNYBdGNuIp6RwKJix49NQ
+--- stderr
+warning: the answer to the addition of key "new" was lost (127.0.0.1:[PORT] answered fs_security_add_key with something else than its REST API does: not a key in JSON (missing field `id` at line 1 column 191): {"name": "new", "comment": "", "disabled": false, "public_key": "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE4pvPqFpgnVaiL1Uq90I…), but the cluster shows that it was done
+==== replace_key public_key
+exit 0
+--- stdout
+Replaced key 1 ("lock-2026").
+  was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
+  now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
+--- stderr
+warning: the answer to the replacement of key 1 ("lock-2026") was lost (127.0.0.1:[PORT] answered fs_security_replace_key with something else than its REST API does: not a key in JSON (missing field `public_key` at line 1 column 66): {"id": "1", "name": "lock-2026", "comment": "", "disabled": false}), but the cluster shows that it was done
+
+"#]].raw());
 }
 
 #[test]
@@ -708,7 +938,39 @@ fn what_is_no_answer_of_the_api_is_an_error_that_shows_it() {
         assert_eq!(core.requests().len(), 1);
         run.transcript()
     });
-    assert_data_eq!(said, str![[""]].raw());
+    assert_data_eq!(said, str![[r#"
+==== not_json
+exit 7
+--- stdout
+--- stderr
+error: 127.0.0.1:[PORT] answered fs_security_list_keys with something else than its REST API does: not a list of keys in JSON: This is not JSON.
+hint: check --host and --port: a proxy or another service may answer there
+==== truncated
+exit 7
+--- stdout
+--- stderr
+error: 127.0.0.1:[PORT] answered fs_security_list_keys with something else than its REST API does: not a list of keys in JSON: {"entries": [{"id": "1", "name": "lock-2026", "comment": "", "disabled": false, "public_key": "MFkwEwYHKoZIzj0C
+hint: check --host and --port: a proxy or another service may answer there
+==== empty
+exit 7
+--- stdout
+--- stderr
+error: 127.0.0.1:[PORT] answered fs_security_list_keys with something else than its REST API does: not a list of keys in JSON: (nothing)
+hint: check --host and --port: a proxy or another service may answer there
+==== html_502
+exit 7
+--- stdout
+--- stderr
+error: 127.0.0.1:[PORT] refused fs_security_list_keys: Error 502: <html>  <head><title>502 Bad Gateway</title></head>  <body>  <center><h1>502 Bad Gateway</h1></center>  </body>  </html>
+hint: the cluster, or a proxy before it, is not ready; try again later
+==== redirect
+exit 7
+--- stdout
+--- stderr
+error: 127.0.0.1:[PORT] answered fs_security_list_keys with something else than its REST API does: a redirection to https://elsewhere.invalid/keys, which qkey does not follow
+hint: check --host and --port: a proxy or another service may answer there
+
+"#]].raw());
 }
 
 #[test]
@@ -740,7 +1002,21 @@ fn a_next_page_elsewhere_and_a_loop_end() {
         assert!(core.count("list_keys") <= 2);
         run.transcript()
     });
-    assert_data_eq!(said, str![[""]].raw());
+    assert_data_eq!(said, str![[r#"
+==== elsewhere
+exit 7
+--- stdout
+--- stderr
+error: 127.0.0.1:[PORT] answered fs_security_list_keys with something else than its REST API does: its next page is elsewhere: https://elsewhere.invalid:8000/v1/file-system/security/keys/?after=1&limit=1
+hint: check --host and --port: a proxy or another service may answer there
+==== loop
+exit 7
+--- stdout
+--- stderr
+error: 127.0.0.1:[PORT] answered fs_security_list_keys with something else than its REST API does: a list without end
+hint: check --host and --port: a proxy or another service may answer there
+
+"#]].raw());
 }
 
 // Signals and time.

@@ -207,20 +207,20 @@ impl Rest {
             let words = format!("a redirection to {to}, which qkey does not follow");
             return Err(self.not_the_api(call, &words));
         }
-        match reply::api_error(&answer.body) {
-            Some(words) => {
-                let words = self.without_token(&words);
-                let error = self.named.refused(call, status.as_u16(), &words);
-                Err(match (error.repeat_after, answer.retry_after) {
-                    (Some(_), Some(after)) => error.worth_repeating(after),
-                    _ => error,
-                })
-            }
-            None => {
+        let words = match (reply::api_error(&answer.body), status.as_u16()) {
+            (Some(words), _) => self.without_token(&words),
+            // What a proxy before the cluster says in its own form means the same.
+            (None, 408 | 429 | 502..=504) => self.excerpt(&answer.body),
+            (None, _) => {
                 let excerpt = self.excerpt(&answer.body);
-                Err(self.not_the_api(call, &format!("status {status}: {excerpt}")))
+                return Err(self.not_the_api(call, &format!("status {status}: {excerpt}")));
             }
-        }
+        };
+        let error = self.named.refused(call, status.as_u16(), &words);
+        Err(match (error.repeat_after, answer.retry_after) {
+            (Some(_), Some(after)) => error.worth_repeating(after),
+            _ => error,
+        })
     }
 
     fn parse<T>(

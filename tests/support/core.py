@@ -67,6 +67,7 @@ Faults
 
     chunked                         the body comes in several chunks (Transfer-Encoding: chunked)
     without                         the "field" is missing, wherever the JSON has it
+    drip                            the body comes byte by byte, "seconds" apart
     with_extra                      every object of the JSON has fields that nobody has heard of
     close_after_answer              the connection closes, which the answer does not announce
     stale                           replace_key, unlock: the challenge changes just before the
@@ -159,12 +160,13 @@ FAULTS = {
     'drop_before': (set(), set()),
     'drop_after': (set(), set()),
     'chunked': (set(), set()),
+    'drip': ({'seconds'}, set()),
     'without': ({'field'}, set()),
     'with_extra': (set(), set()),
     'close_after_answer': (set(), set()),
     'stale': (set(), set()),
 }
-CARRIED_OUT = {'chunked', 'without', 'with_extra', 'close_after_answer'}
+CARRIED_OUT = {'chunked', 'drip', 'without', 'with_extra', 'close_after_answer'}
 STALE_OPERATIONS = ('replace_key', 'unlock')
 
 ERROR_CLASSES = {
@@ -548,7 +550,8 @@ class Request:
 class Answer:
     """A status and a body.
 
-    `headers` are lines of their own; `chunked`: the body comes in chunks. `end` says what becomes
+    `headers` are lines of their own; `chunked`: the body comes in chunks; `drip`: the seconds
+    between two bytes of it. `end` says what becomes
     of the connection: None keeps it, 'closed' closes it after the answer, 'cut' halfway through the
     body, 'dropped' without an answer.
     """
@@ -560,6 +563,7 @@ class Answer:
         self.headers = headers
         self.end = end
         self.chunked = False
+        self.drip = None
 
     @classmethod
     def json(cls, status, value):
@@ -696,6 +700,9 @@ class Core:
             return answer
         if kind == 'chunked':
             answer.chunked = True
+            return answer
+        if kind == 'drip':
+            answer.drip = fault['seconds']
             return answer
         if kind == 'close_after_answer':
             answer.end = 'closed'
@@ -912,6 +919,11 @@ class Handler(socketserver.BaseRequestHandler):
         elif answer.end == 'cut':
             self.request.sendall(answer.head() + answer.body[: len(answer.body) // 2])
             self.request.shutdown(socket.SHUT_RDWR)
+        elif answer.drip is not None:
+            self.request.sendall(answer.head())
+            for byte in answer.body:
+                self.request.sendall(bytes([byte]))
+                time.sleep(answer.drip)
         elif answer.chunked:
             self.send_chunks(answer)
         else:

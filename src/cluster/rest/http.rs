@@ -357,12 +357,10 @@ fn tls_error(error: &ureq::Error) -> Option<String> {
 /// The error of the system or the library, without what the library puts around it.
 fn words(error: &ureq::Error) -> String {
     let inner: &dyn fmt::Display = match error {
-        ureq::Error::Io(error) => match error.get_ref() {
-            Some(inner) if error.kind() == UnexpectedEof => {
-                return format!("it was closed without an answer ({inner})");
-            }
-            _ => error,
-        },
+        ureq::Error::Io(error) if error.kind() == UnexpectedEof => {
+            return "it was closed before the whole answer was there".to_owned();
+        }
+        ureq::Error::Io(error) => error,
         ureq::Error::Other(error) => error,
         ureq::Error::ConnectProxyFailed(reason) => reason,
         error => error,
