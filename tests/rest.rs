@@ -5,11 +5,17 @@
 mod support;
 
 use std::{
+    fs, iter,
+    net::{SocketAddr, TcpStream},
+    os::fd::OwnedFd,
     process::Child,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::{
+    net,
+    process::{Pid, Signal, kill_process},
+};
 use serde_json::{Value, json};
 use snapbox::{IntoData, assert_data_eq, str};
 use support::{
@@ -1019,7 +1025,59 @@ hint: check --host and --port: a proxy or another service may answer there
 "#]].raw());
 }
 
-// Signals and time.
+#[test]
+fn a_value_of_another_type_is_told_of() {
+    let cases = ["challenge", "expiration", "name", "comment", "disabled"];
+    let said = side_by_side(&cases, |case| {
+        let core = core();
+        let qkey = Qkey::with_rest(&core);
+        match case {
+            "challenge" => drop(core.command(json!({ "op": "challenge_text", "text": 5 }))),
+            "expiration" => drop(core.modify_snapshot(7, json!({ "expiration": 5 }))),
+            "name" => drop(core.modify_snapshot(7, json!({ "name": ["seven"] }))),
+            "comment" => drop(core.modify_key("1", json!({ "comment": null }))),
+            _ => drop(core.modify_key("1", json!({ "disabled": "no" }))),
+        }
+        let run = qkey.run(UNLOCK);
+        assert_eq!(core.count("unlock"), 0, "{case}: {run:?}");
+        run.transcript()
+    });
+    assert_data_eq!(said, str![[r#"
+==== challenge
+exit 7
+--- stdout
+--- stderr
+error: 127.0.0.1:[PORT] answered snapshot_get_unlock_challenge with something else than its REST API does: not a challenge in JSON (invalid type: integer `5`, expected a string at line 1 column 15): {"challenge": 5}
+hint: check --host and --port: a proxy or another service may answer there
+==== expiration
+exit 7
+--- stdout
+--- stderr
+error: 127.0.0.1:[PORT] answered snapshot_get_status with something else than its REST API does: not a snapshot's status in JSON (invalid type: integer `5`, expected a string at line 1 column 84): {"id": 7, "name": "7_snapshot", "timestamp": "2026-01-01T00:00:00Z", "expiration": 5, "policy_id": null, "policy_name": …
+hint: check --host and --port: a proxy or another service may answer there
+==== name
+exit 7
+--- stdout
+--- stderr
+error: 127.0.0.1:[PORT] answered snapshot_get_status with something else than its REST API does: not a snapshot's status in JSON (invalid type: sequence, expected a string at line 1 column 18): {"id": 7, "name": ["seven"], "timestamp": "2026-01-01T00:00:00Z", "expiration": "", "policy_id": null, "policy_name": nu…
+hint: check --host and --port: a proxy or another service may answer there
+==== comment
+exit 7
+--- stdout
+--- stderr
+error: 127.0.0.1:[PORT] answered fs_security_list_keys with something else than its REST API does: not a list of keys in JSON (invalid type: null, expected a string at line 1 column 61): {"entries": [{"id": "1", "name": "lock-2026", "comment": null, "disabled": false, "public_key": "MFkwEwYHKoZIzj0CAQYIKoZ…
+hint: check --host and --port: a proxy or another service may answer there
+==== disabled
+exit 7
+--- stdout
+--- stderr
+error: 127.0.0.1:[PORT] answered fs_security_list_keys with something else than its REST API does: not a list of keys in JSON (invalid type: string "no", expected a boolean at line 1 column 77): {"entries": [{"id": "1", "name": "lock-2026", "comment": "", "disabled": "no", "public_key": "MFkwEwYHKoZIzj0CAQYIKoZIzj…
+hint: check --host and --port: a proxy or another service may answer there
+
+"#]].raw());
+}
+
+// Signals.
 
 fn start(qkey: &Qkey, args: &[&str]) -> Child {
     qkey.command(args).spawn().expect("qkey runs")
@@ -1027,10 +1085,190 @@ fn start(qkey: &Qkey, args: &[&str]) -> Child {
 
 fn interrupt(qkey: &Qkey, child: Child) -> Run {
     let pid = Pid::from_raw(child.id().cast_signed()).expect("a process id");
-    let begun = Instant::now();
     kill_process(pid, Signal::INT).expect("qkey takes signals");
     let run = qkey.taken(&child.wait_with_output().expect("qkey ends"));
-    // It ends by itself: after 2.5 s it would be ended.
-    assert!(begun.elapsed() < Duration::from_secs(60));
+    assert_eq!(run.code, 130, "{run:?}");
     run
+}
+
+/// A port where connections are neither made nor refused.
+struct Deaf {
+    port: u16,
+    _listener: OwnedFd,
+    _waiting: Vec<TcpStream>,
+}
+
+impl Deaf {
+    fn start() -> Self {
+        let listener = net::socket(net::AddressFamily::INET, net::SocketType::STREAM, None);
+        let listener = listener.expect("a socket");
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        net::bind(&listener, &any).expect("a free port");
+        net::listen(&listener, 0).expect("it listens");
+        let address = net::getsockname(&listener).expect("an address");
+        let address = SocketAddr::try_from(address).expect("of IP");
+        // Those that nobody accepts fill its queue.
+        let connect = || TcpStream::connect_timeout(&address, Duration::from_millis(300)).ok();
+        Self {
+            port: address.port(),
+            _waiting: iter::from_fn(connect).collect(),
+            _listener: listener,
+        }
+    }
+
+    fn qkey(&self) -> Qkey {
+        Qkey::new()
+            .env("QKEY_VIA", "rest")
+            .env("QKEY_HOST", "127.0.0.1")
+            .env("QKEY_PORT", &self.port.to_string())
+    }
+}
+
+#[test]
+fn a_connection_that_does_not_come_about_is_given_up() {
+    let deaf = Deaf::start();
+    let run = deaf.qkey().run(with(&UNLOCK, &["--timeout=1"]));
+    assert_data_eq!(
+        run.transcript(),
+        str![[r#"
+exit 7
+--- stdout
+--- stderr
+error: cannot reach 127.0.0.1:[PORT]: no connection within 1 s
+hint: look whether the cluster answers, or give it longer with --timeout SECONDS
+
+"#]]
+        .raw()
+    );
+}
+
+#[test]
+fn a_signal_ends_the_wait_for_a_connection() {
+    let deaf = Deaf::start();
+    let qkey = deaf.qkey();
+    let child = start(&qkey, &["lock", "--id=7", "--lock-key=1", "--timeout=600"]);
+    wait_until("an attempt to connect", || is_connecting_to(deaf.port));
+    assert_data_eq!(
+        interrupt(&qkey, child).transcript(),
+        str![[r#"
+exit 130
+--- stdout
+--- stderr
+error: stopped by a signal during snapshot_get_status
+hint: nothing was submitted by this step; run this again
+
+"#]]
+        .raw()
+    );
+}
+
+/// Whether there is a connection to the port that has been begun and not answered (proc(5): state
+/// 02 is SYN_SENT).
+fn is_connecting_to(port: u16) -> bool {
+    let table = fs::read_to_string("/proc/net/tcp").expect("Linux tells");
+    let address = format!("0100007F:{port:04X}");
+    table.lines().any(|line| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        words[2] == address && words[3] == "02"
+    })
+}
+
+#[test]
+fn a_signal_ends_a_read_that_hangs() {
+    let cases = [
+        "a slow answer",
+        "a dripping answer",
+        "a pause before the next try",
+    ];
+    let said = side_by_side(&cases, |case| {
+        let core = core();
+        let qkey = Qkey::with_rest(&core);
+        match case {
+            "a slow answer" => core.fault("list_keys", "slow", json!({ "seconds": 300 })),
+            "a dripping answer" => core.fault("list_keys", "drip", json!({ "seconds": 3 })),
+            _ => core.fault("list_keys", "status", busy(503, 100)),
+        }
+        let child = start(&qkey, &["keys", "list", "--timeout=600"]);
+        wait_until("a read", || core.count("list_keys") == 1);
+        let run = interrupt(&qkey, child);
+        assert_eq!(core.count("list_keys"), 1);
+        run.transcript()
+    });
+    assert_data_eq!(
+        said,
+        str![[r#"
+==== a slow answer
+exit 130
+--- stdout
+--- stderr
+error: stopped by a signal during fs_security_list_keys
+hint: nothing was submitted by this step; run this again
+==== a dripping answer
+exit 130
+--- stdout
+--- stderr
+error: stopped by a signal during fs_security_list_keys
+hint: nothing was submitted by this step; run this again
+==== a pause before the next try
+exit 130
+--- stdout
+--- stderr
+error: stopped by a signal before fs_security_list_keys
+hint: nothing was submitted by this step; run this again
+
+"#]]
+        .raw()
+    );
+}
+
+#[test]
+fn a_signal_ends_a_submission_that_hangs_and_says_that_it_is_unconfirmed() {
+    let cases = ["unlock", "lock", "replace_key", "add_key"];
+    let said = side_by_side(&cases, |on| {
+        let command = match on {
+            "unlock" => &UNLOCK[..],
+            "lock" => &LOCK,
+            "replace_key" => &REPLACE,
+            _ => &ADD,
+        };
+        let core = core();
+        let qkey = Qkey::with_rest(&core);
+        core.fault(on, "slow", json!({ "seconds": 300 }));
+        let child = start(&qkey, &with(command, &["--timeout=600"]));
+        wait_until("a submission", || core.count(on) == 1);
+        let run = interrupt(&qkey, child);
+        assert_eq!(core.count(on), 1);
+        run.transcript()
+    });
+    assert_data_eq!(said, str![[r#"
+==== unlock
+exit 130
+--- stdout
+--- stderr
+error: the unlocking of snapshot 7 ("7_snapshot") was submitted, and whether it was done could not be confirmed
+  caused by: stopped by a signal during snapshot_unlock_snapshot
+hint: `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys usage` shows it; running this again is safe: it looks first
+==== lock
+exit 130
+--- stdout
+--- stderr
+error: the locking of snapshot 8 ("8_snapshot") was submitted, and whether it was done could not be confirmed
+  caused by: stopped by a signal during snapshot_lock_snapshot
+hint: `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys usage` shows it; running this again is safe: it looks first
+==== replace_key
+exit 130
+--- stdout
+--- stderr
+error: the replacement of key 1 ("lock-2026") was submitted, and whether it was done could not be confirmed
+  caused by: stopped by a signal during fs_security_replace_key
+hint: `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows it; running this again is safe: it looks first
+==== add_key
+exit 130
+--- stdout
+--- stderr
+error: the addition of key "new" was submitted, and whether it was done could not be confirmed
+  caused by: stopped by a signal during fs_security_add_key
+hint: `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows it; running this again is safe: it looks first
+
+"#]].raw());
 }

@@ -2,10 +2,10 @@
 
 mod credentials;
 mod http;
+mod proxy;
 mod tls;
 
 use std::{
-    env,
     net::{Ipv4Addr, Ipv6Addr},
     path::PathBuf,
     time::Duration,
@@ -14,10 +14,7 @@ use std::{
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use rustls::pki_types::ServerName;
 use serde_json::{Value, json};
-use ureq::{
-    Proxy, ProxyProtocol,
-    http::{HeaderValue, Uri},
-};
+use ureq::http::{HeaderValue, StatusCode, Uri};
 use zeroize::Zeroizing;
 
 pub use self::{
@@ -26,6 +23,7 @@ pub use self::{
 };
 use self::{
     http::{Answer, Client, Failure},
+    proxy::Way,
     tls::Untrusted,
 };
 use super::{
@@ -64,6 +62,7 @@ pub struct Rest {
     named: Named,
     options: Options,
     token: Option<Zeroizing<String>>,
+    way: Option<Way>,
 }
 
 /// The unreserved characters (RFC 3986) stay, but for the dot: `.` and `..` are no names in a path.
@@ -101,11 +100,12 @@ impl Rest {
                 "the certificate of {authority} is not looked at (--insecure): whoever stands between can read the token, and answer in the cluster's place"
             );
         }
+        let way = proxy::way_to(host)?;
         let client = Client::new(http::Settings {
             base: format!("https://{authority}"),
             tls,
             verifier,
-            proxy: proxy()?,
+            proxy: way.as_ref().map(|way| way.proxy.clone()),
             authorization: token.as_ref().map(|token| bearer(token)),
             timeout: options.timeout,
             connections: options.connections.max(1),
@@ -122,6 +122,7 @@ impl Rest {
             },
             options,
             token,
+            way,
         })
     }
 
@@ -257,39 +258,76 @@ impl Rest {
     /// What it means that no answer came.
     fn explain(&self, call: &str, failure: Failure) -> Error {
         let named = &self.named;
-        let address = &named.address;
-        let too_slow = |certainty, message| {
-            let error = UserError::new(Kind::Unreachable, message).hint(GIVE_IT_LONGER);
-            Error::new(certainty, error)
-        };
         match failure {
-            Failure::NotConnected(words) => named.not_connected(&words),
+            Failure::NotConnected(words) => self.not_connected(&words),
             Failure::NoTls(words) => Error {
                 repeat_after: None,
-                ..named.not_connected(&words)
+                ..self.not_connected(&words)
             },
-            Failure::NotConnectedWithin(time) => too_slow(
-                Certainty::NotSent,
-                format!(
-                    "cannot reach {address}: no connection within {} s",
-                    time.as_secs()
-                ),
-            ),
+            Failure::NotConnectedWithin(time) => {
+                let words = format!("no connection within {} s", time.as_secs());
+                let error = self.not_connected(&words);
+                Error {
+                    // Connecting has a limit of its own, which --timeout does not raise.
+                    error: match time < self.options.timeout {
+                        true => error.error,
+                        false => error.error.hint(GIVE_IT_LONGER),
+                    },
+                    repeat_after: None,
+                    ..error
+                }
+            }
+            Failure::RefusedByProxy(status) => self.refused_by_proxy(status),
             Failure::Untrusted(untrusted) => self.untrusted(&untrusted),
             Failure::StoppedBefore(kind) => Error {
                 certainty: Certainty::NotSent,
                 ..stopped_during(call, kind)
             },
             Failure::StoppedDuring(kind) => stopped_during(call, kind),
-            Failure::TimedOut(time) => too_slow(
-                Certainty::Unanswered,
-                format!(
-                    "{address} did not answer {call} within {} s",
-                    time.as_secs()
-                ),
-            ),
+            Failure::TimedOut(time) => {
+                let time = time.as_secs();
+                let message = format!("{} did not answer {call} within {time} s", named.address);
+                let error = UserError::new(Kind::Unreachable, message).hint(GIVE_IT_LONGER);
+                Error::new(Certainty::Unanswered, error)
+            }
             Failure::Lost(words) => named.connection_lost(call, &words),
             Failure::NotAnAnswer(words) => self.not_the_api(call, &words),
+        }
+    }
+
+    fn not_connected(&self, words: &str) -> Error {
+        let Some(way) = &self.way else {
+            return self.named.not_connected(words);
+        };
+        let error = self
+            .named
+            .not_connected(&format!("through the proxy {}: {words}", way.address));
+        let hint = format!(
+            "check the proxy that {} names, or name the cluster's host in no_proxy; then --host and --port",
+            way.variable
+        );
+        Error {
+            error: error.error.hint(hint),
+            ..error
+        }
+    }
+
+    fn refused_by_proxy(&self, status: StatusCode) -> Error {
+        let error = self.not_connected(&format!("it answered {status}"));
+        match (&self.way, status) {
+            (Some(way), StatusCode::PROXY_AUTHENTICATION_REQUIRED) => Error {
+                error: error.error.hint(format!(
+                    "give the proxy's own user and password in {}: http://USER:PASSWORD@HOST:PORT",
+                    way.variable
+                )),
+                repeat_after: None,
+                ..error
+            },
+            _ if status.is_server_error() => error,
+            _ => Error {
+                repeat_after: None,
+                ..error
+            },
         }
     }
 
@@ -368,49 +406,6 @@ fn bearer(token: &str) -> HeaderValue {
     let mut value = HeaderValue::from_str(&text).expect("a token is visible ASCII");
     value.set_sensitive(true);
     value
-}
-
-/// The proxy that the environment names for HTTPS, as curl reads it.
-fn proxy() -> std::result::Result<Option<Proxy>, UserError> {
-    let find = |names: &[&'static str]| {
-        names.iter().find_map(|&name| {
-            let value = env::var(name).ok().filter(|value| !value.is_empty())?;
-            Some((name, value))
-        })
-    };
-    let names = ["https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"];
-    let Some((name, value)) = find(&names) else {
-        return Ok(None);
-    };
-    let unusable = || {
-        UserError::new(
-            Kind::Usage,
-            format!("{name} names no proxy that can be used"),
-        )
-        .hint("it must be http://HOST:PORT, with USER:PASSWORD@ before the host where need be")
-    };
-    let parsed = Proxy::new(&value).map_err(|error| unusable().caused_by(&error))?;
-    if parsed.protocol() != ProxyProtocol::Http {
-        return Err(unusable());
-    }
-    let mut builder = Proxy::builder(ProxyProtocol::Http)
-        .host(parsed.host())
-        .port(parsed.port());
-    if let Some(user) = parsed.username() {
-        builder = builder.username(user);
-    }
-    if let Some(password) = parsed.password() {
-        builder = builder.password(password);
-    }
-    if let Some((_, exceptions)) = find(&["no_proxy", "NO_PROXY"]) {
-        builder = exceptions
-            .split(',')
-            .fold(builder, |builder, host| builder.no_proxy(host.trim()));
-    }
-    builder
-        .build()
-        .map(Some)
-        .map_err(|error| unusable().caused_by(&error))
 }
 
 fn key_path(reference: &str) -> String {
