@@ -242,11 +242,15 @@ fn what_is_no_proxy_that_can_be_used_is_an_error_before_anything_is_sent() {
         let run = through(&core, "all_proxy", url).run(["keys", "-vv"]);
         assert_eq!(run.code, 2, "{url}: {run:?}");
         assert!(!format!("{run:?}").contains("hunter"), "{run:?}");
-        assert_data_eq!(run.stderr, str![[r#"
+        assert_data_eq!(
+            run.stderr,
+            str![[r#"
 error: all_proxy names no proxy that can be used
 hint: it must be http://HOST:PORT, with USER:PASSWORD@ before the host where need be
 
-"#]].raw());
+"#]]
+            .raw()
+        );
     }
     assert_eq!(core.connections(), 0);
 }

@@ -6,6 +6,7 @@ mod proxy;
 mod tls;
 
 use std::{
+    collections::HashSet,
     net::{Ipv4Addr, Ipv6Addr},
     path::PathBuf,
     time::Duration,
@@ -145,20 +146,21 @@ impl Rest {
         parse: impl Fn(&[u8]) -> std::result::Result<Page<T>, NotAReply>,
     ) -> Result<Vec<T>> {
         let mut all = Vec::new();
+        let mut seen = HashSet::new();
         let mut path = path.to_owned();
-        for _ in 0..PAGE_LIMIT {
+        while seen.len() < PAGE_LIMIT && seen.insert(path.clone()) {
             let page = self.get(call, &path, &parse)?;
             all.extend(page.entries);
             path = match page.next {
                 None => return Ok(all),
-                Some(next) => self.next_page(call, &path, &next)?,
+                Some(next) => self.next_page(call, &next)?,
             };
         }
         Err(self.not_the_api(call, "a list without end"))
     }
 
     /// The path of the next page. Only one of the same cluster gets the token.
-    fn next_page(&self, call: &str, path: &str, next: &str) -> Result<String> {
+    fn next_page(&self, call: &str, next: &str) -> Result<String> {
         let found = next.parse::<Uri>().ok().and_then(|uri| {
             let here = match uri.authority() {
                 Some(authority) => authority.as_str().eq_ignore_ascii_case(&self.named.address),
@@ -167,17 +169,10 @@ impl Rest {
             let path = uri.path_and_query()?.as_str().to_owned();
             here.then_some(path)
         });
-        match found {
-            Some(found) if found != path => Ok(found),
-            Some(_) => Err(self.not_the_api(call, "a list without end")),
-            None => {
-                let words = format!(
-                    "its next page is elsewhere: {}",
-                    self.excerpt(next.as_bytes())
-                );
-                Err(self.not_the_api(call, &words))
-            }
-        }
+        found.ok_or_else(|| {
+            let next = self.excerpt(next.as_bytes());
+            self.not_the_api(call, &format!("its next page is elsewhere: {next}"))
+        })
     }
 
     /// Submits something.

@@ -30,7 +30,8 @@ Commands
                                                 pages otherwise. "next" is how the next page is
                                                 named: "path" (the default), "absolute" (a URL with
                                                 the request's Host), "elsewhere" (a URL on another
-                                                host), "loop" (the same page again and again)
+                                                host), "loop" (the same page again and again),
+                                                "cycle" (the first page after the second)
     {"op": "fault", "on": OPERATION, "kind": KIND, ...}
     {"op": "clear_faults"}
     {"op": "requests"}                          what came in: method, path, host, connection (their
@@ -190,6 +191,7 @@ NEXT_PAGES = {
     'absolute': lambda page, target, host: f'https://{host}{page}',
     'elsewhere': lambda page, target, host: f'https://elsewhere.invalid:8000{page}',
     'loop': lambda page, target, host: target,
+    'cycle': lambda page, target, host: target.split('?')[0] if '?' in target else page,
 }
 
 CERTIFICATES = ('signed', 'self-signed', 'self-signed-ca', 'expired', 'wrong-name')
