@@ -71,6 +71,7 @@ Faults
     drip                            the body comes byte by byte, "seconds" apart
     with_extra                      every object of the JSON has fields that nobody has heard of
     close_after_answer              the connection closes, which the answer does not announce
+    last_answer                     likewise, and the answer does (Connection: close)
     stale                           replace_key, unlock: the challenge changes just before the
                                     signature is looked at (a `challenge_text` does not)
 
@@ -165,9 +166,10 @@ FAULTS = {
     'without': ({'field'}, set()),
     'with_extra': (set(), set()),
     'close_after_answer': (set(), set()),
+    'last_answer': (set(), set()),
     'stale': (set(), set()),
 }
-CARRIED_OUT = {'chunked', 'drip', 'without', 'with_extra', 'close_after_answer'}
+CARRIED_OUT = {'chunked', 'drip', 'without', 'with_extra', 'close_after_answer', 'last_answer'}
 STALE_OPERATIONS = ('replace_key', 'unlock')
 
 ERROR_CLASSES = {
@@ -706,7 +708,8 @@ class Core:
         if kind == 'drip':
             answer.drip = fault['seconds']
             return answer
-        if kind == 'close_after_answer':
+        if kind in ('close_after_answer', 'last_answer'):
+            answer.headers += 'Connection: close\r\n' if kind == 'last_answer' else ''
             answer.end = 'closed'
             return answer
         if kind in ('without', 'with_extra'):
