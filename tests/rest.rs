@@ -1,20 +1,27 @@
-//! `--via rest`: the connections to a cluster's REST API, and what can go wrong on one. Whom it
-//! believes is in `tls.rs`, where its token comes from in `credentials.rs`, how it gets through
-//! proxies in `proxies.rs`.
+//! `--via rest`: what is asked of a cluster's REST API, and over which connections. What can go wrong
+//! is in `rest_failures.rs`, whom it believes in `tls.rs`, where its token comes from in
+//! `credentials.rs`, how it gets through proxies in `proxies.rs`.
 
 mod support;
 
 use std::{
+    fs, iter,
+    net::{SocketAddr, TcpStream},
+    os::fd::OwnedFd,
     process::Child,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use rustix::process::{Pid, Signal, kill_process};
-use serde_json::{Value, json};
+use rustix::{
+    net,
+    process::{Pid, Signal, kill_process},
+};
+use serde_json::json;
 use snapbox::{IntoData, assert_data_eq, str};
 use support::{
     core::Core,
     qkey::{ALICE_PUBLIC, BOB_PUBLIC, Qkey, Run, side_by_side, wait_until},
+    shell::prints,
 };
 
 const UNLOCK: [&str; 3] = ["unlock", "--id=7", "--key=alice.pem"];
@@ -319,27 +326,51 @@ fn many_snapshots_share_a_few_connections() {
     assert_eq!(core.count("unlock"), 20);
 }
 
+/// Alice's key with a passphrase that takes its time, longer than a connection takes to close.
+const SLOW_KEY: &str = "slow.pem?passphrase-command=./slow-passphrase";
+
+fn write_slow_key(qkey: &Qkey) {
+    qkey.write_program("slow-passphrase", "#!/bin/sh\nsleep 1\necho passphrase\n");
+    qkey.write("passphrase", "passphrase\n");
+    prints(
+        qkey,
+        "openssl pkcs8 -topk8 -in alice.pem -passout file:passphrase -out slow.pem
+         chmod 600 slow.pem",
+    );
+}
+
 #[test]
 fn a_connection_that_was_closed_meanwhile_fails_nothing() {
-    for (on, command) in [
-        ("get_status", &UNLOCK[..]),
-        ("unlock_challenge", &UNLOCK),
-        ("list_keys", &UNLOCK),
-        ("replace_challenge", &REPLACE),
-        ("list_keys", &ADD),
-        ("list_keys", &["keys", "usage"]),
-    ] {
-        let core = core();
-        let qkey = Qkey::with_rest(&core);
-        core.fault(on, "close_after_answer", json!({ "times": 0 }));
-        expect_done(&qkey.run(command));
-        for submission in ["unlock", "replace_key", "add_key"] {
-            assert!(core.count(submission) <= 1);
+    let commands = ["unlock", "replace", "add", "keys"];
+    side_by_side(&commands, |command| {
+        for kind in ["close_after_answer", "last_answer"] {
+            let core = core();
+            let qkey = Qkey::with_rest(&core);
+            write_slow_key(&qkey);
+            for on in [
+                "get_status",
+                "unlock_challenge",
+                "list_keys",
+                "replace_challenge",
+            ] {
+                core.fault(on, kind, json!({ "times": 0 }));
+            }
+            let old_key = format!("--old-key={SLOW_KEY}");
+            expect_done(&match command {
+                "unlock" => qkey.run(["unlock", "--id=7", "--key", SLOW_KEY]),
+                "replace" => qkey.run(["replace", "-k1", &old_key, "--new-key=bob.pem"]),
+                "add" => qkey.run(["add", "--name=new", "--key", SLOW_KEY]),
+                _ => qkey.run(["keys", "usage"]),
+            });
+            for submission in ["unlock", "replace_key", "add_key"] {
+                assert!(core.count(submission) <= 1);
+            }
+            for request in core.requests() {
+                assert_eq!(request["status"], 200, "{request}");
+            }
         }
-        for request in core.requests() {
-            assert_eq!(request["status"], 200, "{request}");
-        }
-    }
+        String::new()
+    });
 }
 
 #[test]
@@ -443,7 +474,18 @@ fn what_is_no_host_is_an_error_before_anything_is_sent() {
         );
         assert_eq!(run.stderr, expected);
     }
-    assert_data_eq!(qkey.run(["keys", "--host="]).transcript(), str![[""]].raw());
+    assert_data_eq!(
+        qkey.run(["keys", "--host="]).transcript(),
+        str![[r#"
+exit 2
+--- stdout
+--- stderr
+error: the host is empty
+hint: give a host name or an address, or leave it out on a cluster node
+
+"#]]
+        .raw()
+    );
     assert_eq!(core.connections(), 0);
 }
 
@@ -488,115 +530,155 @@ hint: check --host and --port (or the cluster's entry in the configuration file)
     assert_eq!(core.connections(), 0);
 }
 
-// Reads are repeated, submissions are not.
+// Signals.
 
-/// What a busy cluster, or a proxy before it, answers.
-fn busy(status: u16, retry_after: impl Into<Value>) -> Value {
-    json!({ "status": status, "retry_after": retry_after.into() })
+fn start(qkey: &Qkey, args: &[&str]) -> Child {
+    qkey.command(args).spawn().expect("qkey runs")
 }
 
-#[test]
-fn a_read_is_repeated_when_the_cluster_is_busy_or_the_connection_breaks() {
-    for (kind, more) in [
-        ("status", busy(503, 0)),
-        ("status", busy(429, 1)),
-        ("status", busy(503, "Wed, 21 Oct 2015 07:28:00 GMT")),
-        ("status", busy(503, "soon")),
-        ("status", busy(503, -1)),
-        ("status", busy(503, 1.5)),
-        ("status", json!({ "status": 503 })),
-        ("drop_before", json!({})),
-        ("cut", json!({})),
-        ("empty", json!({ "status": 503 })),
-    ] {
-        let core = core();
-        let qkey = Qkey::with_rest(&core);
-        core.fault("get_status", kind, with_times(&more, 2));
-        core.fault("list_keys", kind, with_times(&more, 1));
-        core.fault("unlock_challenge", kind, with_times(&more, 1));
-        let run = qkey.run(UNLOCK);
-        assert_eq!(run.code, 0, "{kind} {more}: {run:?}");
-        assert_eq!(core.count("get_status"), 3, "{kind} {more}");
-        assert_eq!(core.count("unlock"), 1);
+fn interrupt(qkey: &Qkey, child: Child) -> Run {
+    let pid = Pid::from_raw(child.id().cast_signed()).expect("a process id");
+    kill_process(pid, Signal::INT).expect("qkey takes signals");
+    let run = qkey.taken(&child.wait_with_output().expect("qkey ends"));
+    assert_eq!(run.code, 130, "{run:?}");
+    run
+}
+
+/// A port where connections are neither made nor refused.
+struct Deaf {
+    port: u16,
+    _listener: OwnedFd,
+    _waiting: Vec<TcpStream>,
+}
+
+impl Deaf {
+    fn start() -> Self {
+        let listener = net::socket(net::AddressFamily::INET, net::SocketType::STREAM, None);
+        let listener = listener.expect("a socket");
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        net::bind(&listener, &any).expect("a free port");
+        net::listen(&listener, 0).expect("it listens");
+        let address = net::getsockname(&listener).expect("an address");
+        let address = SocketAddr::try_from(address).expect("of IP");
+        // Those that nobody accepts fill its queue.
+        let connect = || TcpStream::connect_timeout(&address, Duration::from_millis(300)).ok();
+        Self {
+            port: address.port(),
+            _waiting: iter::from_fn(connect).collect(),
+            _listener: listener,
+        }
+    }
+
+    fn qkey(&self) -> Qkey {
+        Qkey::new()
+            .env("QKEY_VIA", "rest")
+            .env("QKEY_HOST", "127.0.0.1")
+            .env("QKEY_PORT", &self.port.to_string())
     }
 }
 
-fn with_times(more: &Value, times: u32) -> Value {
-    let mut more = more.clone();
-    more["times"] = json!(times);
-    more
+#[test]
+fn a_connection_that_does_not_come_about_is_given_up() {
+    let deaf = Deaf::start();
+    let run = deaf.qkey().run(with(&UNLOCK, &["--timeout=1"]));
+    assert_data_eq!(
+        run.transcript(),
+        str![[r#"
+exit 7
+--- stdout
+--- stderr
+error: cannot reach 127.0.0.1:[PORT]: no connection within 1 s
+hint: look whether the cluster answers, or give it longer with --timeout SECONDS
+
+"#]]
+        .raw()
+    );
 }
 
 #[test]
-fn a_read_that_is_repeated_is_told_of_with_v_and_given_up_in_the_end() {
-    let core = core();
-    let qkey = Qkey::with_rest(&core);
-    core.fault("list_keys", "status", with_times(&busy(503, 0), 1));
-    let run = qkey.run(["keys", "list", "-v", "--output=json"]);
-    assert_data_eq!(run.stderr, str![[""]].raw());
-    let said = side_by_side(&["503", "429", "drop_before", "empty"], |kind| {
-        let core = core_with(&[]);
+fn a_signal_ends_the_wait_for_a_connection() {
+    let deaf = Deaf::start();
+    let qkey = deaf.qkey();
+    let child = start(&qkey, &["lock", "--id=7", "--lock-key=1", "--timeout=600"]);
+    wait_until("an attempt to connect", || is_connecting_to(deaf.port));
+    assert_data_eq!(
+        interrupt(&qkey, child).transcript(),
+        str![[r#"
+exit 130
+--- stdout
+--- stderr
+error: stopped by a signal during snapshot_get_status
+hint: nothing was submitted by this step; run this again
+
+"#]]
+        .raw()
+    );
+}
+
+/// Whether there is a connection to the port that has been begun and not answered (proc(5): state
+/// 02 is SYN_SENT).
+fn is_connecting_to(port: u16) -> bool {
+    let table = fs::read_to_string("/proc/net/tcp").expect("Linux tells");
+    let address = format!("0100007F:{port:04X}");
+    table.lines().any(|line| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        words[2] == address && words[3] == "02"
+    })
+}
+
+#[test]
+fn a_signal_ends_a_read_that_hangs() {
+    let cases = [
+        "a slow answer",
+        "a dripping answer",
+        "a pause before the next try",
+    ];
+    let said = side_by_side(&cases, |case| {
+        let core = core();
         let qkey = Qkey::with_rest(&core);
-        match kind.parse() {
-            Ok(status) => core.fault("list_keys", "status", with_times(&busy(status, 0), 0)),
-            Err(_) if kind == "empty" => {
-                core.fault("list_keys", kind, json!({ "times": 0, "status": 503 }));
+        match case {
+            "a slow answer" => core.fault("list_keys", "slow", json!({ "seconds": 300 })),
+            "a dripping answer" => core.fault("list_keys", "drip", json!({ "seconds": 3 })),
+            _ => {
+                let busy = json!({ "status": 503, "retry_after": 100 });
+                core.fault("list_keys", "status", busy);
             }
-            Err(_) => core.fault("list_keys", kind, json!({ "times": 0 })),
         }
-        let run = qkey.run(["keys", "list"]);
-        assert_eq!(core.count("list_keys"), 3);
+        let child = start(&qkey, &["keys", "list", "--timeout=600"]);
+        wait_until("a read", || core.count("list_keys") == 1);
+        let run = interrupt(&qkey, child);
+        assert_eq!(core.count("list_keys"), 1);
         run.transcript()
     });
-    assert_data_eq!(said, str![[""]].raw());
+    assert_data_eq!(
+        said,
+        str![[r#"
+==== a slow answer
+exit 130
+--- stdout
+--- stderr
+error: stopped by a signal during fs_security_list_keys
+hint: nothing was submitted by this step; run this again
+==== a dripping answer
+exit 130
+--- stdout
+--- stderr
+error: stopped by a signal during fs_security_list_keys
+hint: nothing was submitted by this step; run this again
+==== a pause before the next try
+exit 130
+--- stdout
+--- stderr
+error: stopped by a signal before fs_security_list_keys
+hint: nothing was submitted by this step; run this again
+
+"#]]
+        .raw()
+    );
 }
 
 #[test]
-fn a_cluster_that_wants_to_be_left_alone_for_long_is_given_up_at_once() {
-    for seconds in [
-        "31",
-        "86400",
-        "18446744073709551615",
-        "99999999999999999999999",
-    ] {
-        let core = core();
-        let qkey = Qkey::with_rest(&core);
-        // More than a number of seconds can be is as good as a word.
-        let asked = match seconds.parse::<u64>() {
-            Ok(_) => 1,
-            Err(_) => 3,
-        };
-        core.fault("list_keys", "status", with_times(&busy(503, seconds), 0));
-        let run = qkey.run(["keys", "list"]);
-        assert_eq!(run.code, 7, "{run:?}");
-        assert_eq!(core.count("list_keys"), asked, "{seconds}");
-    }
-    // Also when some time has gone by.
-    let core = core();
-    core.fault("list_keys", "status", with_times(&busy(503, 1), 1));
-    core.fault("list_keys", "status", busy(503, u64::MAX.to_string()));
-    let run = Qkey::with_rest(&core).run(["keys", "list"]);
-    assert_eq!(run.code, 7, "{run:?}");
-    assert_eq!(core.count("list_keys"), 2);
-}
-
-#[test]
-fn what_would_fail_again_is_not_repeated() {
-    for status in [400, 401, 403, 404, 408, 500, 501, 502, 504] {
-        let core = core();
-        core.fault(
-            "list_keys",
-            "status",
-            json!({ "status": status, "times": 0 }),
-        );
-        let run = Qkey::with_rest(&core).run(["keys", "list"]);
-        assert_ne!(run.code, 0);
-        assert_eq!(core.count("list_keys"), 1, "{status}");
-    }
-}
-
-#[test]
-fn a_submission_is_never_repeated_by_itself() {
+fn a_signal_ends_a_submission_that_hangs_and_says_that_it_is_unconfirmed() {
     let cases = ["unlock", "lock", "replace_key", "add_key"];
     let said = side_by_side(&cases, |on| {
         let command = match on {
@@ -605,183 +687,44 @@ fn a_submission_is_never_repeated_by_itself() {
             "replace_key" => &REPLACE,
             _ => &ADD,
         };
-        let mut said = String::new();
-        for (kind, more) in [
-            ("status", busy(503, 0)),
-            ("status", busy(429, 0)),
-            ("drop_before", json!({})),
-            ("empty", json!({ "status": 503 })),
-        ] {
-            let core = core();
-            core.fault(on, kind, with_times(&more, 0));
-            let run = Qkey::with_rest(&core).run(command);
-            assert_eq!(core.count(on), 1, "{kind} {more}");
-            said += &format!("-- {kind} {more}\n{}", run.transcript());
-        }
-        said
-    });
-    assert_data_eq!(said, str![[""]].raw());
-}
-
-// Time.
-
-#[test]
-fn what_takes_too_long_is_given_up() {
-    let cases = [
-        "a read",
-        "a body",
-        "a submission",
-        "a submission that is done",
-    ];
-    let said = side_by_side(&cases, |case| {
         let core = core();
         let qkey = Qkey::with_rest(&core);
-        let long = json!({ "seconds": 30, "times": 1 });
-        match case {
-            "a read" => core.fault("list_keys", "slow", long),
-            "a submission" => core.fault("unlock", "slow", long),
-            _ => core.fault("unlock", "slow_after", long),
-        }
-        let run = match case {
-            "a read" => qkey.run(["keys", "list", "--timeout=1"]),
-            "a body" => dripping().run(["keys", "list", "--timeout=1"]),
-            _ => qkey.run(with(&UNLOCK, &["--timeout=2"])),
-        };
-        assert!(core.count("list_keys") <= 1 && core.count("unlock") <= 1);
+        core.fault(on, "slow", json!({ "seconds": 300 }));
+        let child = start(&qkey, &with(command, &["--timeout=600"]));
+        wait_until("a submission", || core.count(on) == 1);
+        let run = interrupt(&qkey, child);
+        assert_eq!(core.count(on), 1);
         run.transcript()
     });
-    assert_data_eq!(said, str![[""]].raw());
-}
+    assert_data_eq!(said, str![[r#"
+==== unlock
+exit 130
+--- stdout
+--- stderr
+error: the unlocking of snapshot 7 ("7_snapshot") was submitted, and whether it was done could not be confirmed
+  caused by: stopped by a signal during snapshot_unlock_snapshot
+hint: `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys usage` shows it; running this again is safe: it looks first
+==== lock
+exit 130
+--- stdout
+--- stderr
+error: the locking of snapshot 8 ("8_snapshot") was submitted, and whether it was done could not be confirmed
+  caused by: stopped by a signal during snapshot_lock_snapshot
+hint: `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys usage` shows it; running this again is safe: it looks first
+==== replace_key
+exit 130
+--- stdout
+--- stderr
+error: the replacement of key 1 ("lock-2026") was submitted, and whether it was done could not be confirmed
+  caused by: stopped by a signal during fs_security_replace_key
+hint: `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows it; running this again is safe: it looks first
+==== add_key
+exit 130
+--- stdout
+--- stderr
+error: the addition of key "new" was submitted, and whether it was done could not be confirmed
+  caused by: stopped by a signal during fs_security_add_key
+hint: `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows it; running this again is safe: it looks first
 
-// Answers.
-
-#[test]
-fn more_than_8_mib_is_no_answer() {
-    for chunked in [false, true] {
-        let core = core();
-        let huge = json!({ "mib": 100, "chunked": chunked, "times": 0 });
-        core.fault("list_keys", "huge", huge);
-        let qkey = Qkey::with_rest(&core);
-        // What its memory may grow to, in KiB.
-        let shell = "ulimit -v 300000; exec \"$0\" keys list";
-        let mut command = qkey.command([""; 0]);
-        let program = command.get_program().to_owned();
-        let mut limited = std::process::Command::new("/bin/sh");
-        limited
-            .arg("-c")
-            .arg(shell)
-            .arg(program)
-            .env_clear()
-            .envs(
-                command
-                    .get_envs()
-                    .filter_map(|(name, value)| Some((name, value?))),
-            )
-            .current_dir(qkey.path(""));
-        drop(command.stdin(std::process::Stdio::null()));
-        let run = qkey.taken(&limited.output().expect("a shell runs"));
-        assert_data_eq!(run.transcript(), str![[""]].raw());
-        assert_eq!(core.count("list_keys"), 1);
-    }
-    // Just below is one.
-    let core = core();
-    core.fault("list_keys", "huge", json!({ "mib": 7.9 }));
-    expect_done(&Qkey::with_rest(&core).run(["keys", "list"]));
-}
-
-#[test]
-fn each_missing_field_is_named() {
-    let cases = [
-        "list_keys id",
-        "list_keys name",
-        "list_keys public_key",
-        "list_keys entries",
-        "unlock_challenge challenge",
-        "get_status lock_key",
-        "get_status id",
-        "key_usage usages",
-        "key_usage type",
-        "key_usage id",
-        "replace_challenge challenge",
-        "add_key id",
-        "replace_key public_key",
-    ];
-    let said = side_by_side(&cases, |case| {
-        let (on, field) = case.split_once(' ').expect("two words");
-        let core = core();
-        core.fault(on, "without", json!({ "field": field, "times": 0 }));
-        let command = match on {
-            "key_usage" => &["keys", "usage"][..],
-            "add_key" => &ADD,
-            "replace_challenge" | "replace_key" => &REPLACE,
-            _ => &UNLOCK,
-        };
-        Qkey::with_rest(&core).run(command).transcript()
-    });
-    assert_data_eq!(said, str![[""]].raw());
-}
-
-#[test]
-fn what_is_no_answer_of_the_api_is_an_error_that_shows_it() {
-    let cases = ["not_json", "truncated", "empty", "html_502", "redirect"];
-    let said = side_by_side(&cases, |kind| {
-        let core = core();
-        let more = match kind {
-            "redirect" => json!({ "location": "https://elsewhere.invalid/keys" }),
-            _ => json!({}),
-        };
-        core.fault("list_keys", kind, more);
-        let run = Qkey::with_rest(&core).run(["keys", "list"]);
-        assert_eq!(core.requests().len(), 1);
-        run.transcript()
-    });
-    assert_data_eq!(said, str![[""]].raw());
-}
-
-#[test]
-fn pages_are_followed() {
-    for next in ["path", "absolute"] {
-        let core = core();
-        for id in 100..110 {
-            core.add_snapshot(json!({ "id": id, "lock_key": "1" }));
-            core.add_key(json!({ "name": format!("key-{id}"), "public_key": BOB_PUBLIC }));
-        }
-        core.page_limit(3, json!({ "keys": true, "next": next }));
-        let run = Qkey::with_rest(&core).run(["keys", "usage", "--output=json"]);
-        expect_done(&run);
-        let text = run.stdout;
-        for id in 100..110 {
-            assert!(text.contains(&format!("key-{id}")) && text.contains(&format!("\"{id}\"")));
-        }
-        assert_eq!(core.count("list_keys"), 4);
-    }
-}
-
-#[test]
-fn a_next_page_elsewhere_and_a_loop_end() {
-    let said = side_by_side(&["elsewhere", "loop"], |next| {
-        let core = core();
-        core.add_key(json!({ "name": "other", "public_key": BOB_PUBLIC }));
-        core.page_limit(1, json!({ "keys": true, "next": next }));
-        let run = Qkey::with_rest(&core).run(["keys", "list"]);
-        assert!(core.count("list_keys") <= 2);
-        run.transcript()
-    });
-    assert_data_eq!(said, str![[""]].raw());
-}
-
-// Signals and time.
-
-fn start(qkey: &Qkey, args: &[&str]) -> Child {
-    qkey.command(args).spawn().expect("qkey runs")
-}
-
-fn interrupt(qkey: &Qkey, child: Child) -> Run {
-    let pid = Pid::from_raw(child.id().cast_signed()).expect("a process id");
-    let begun = Instant::now();
-    kill_process(pid, Signal::INT).expect("qkey takes signals");
-    let run = qkey.taken(&child.wait_with_output().expect("qkey ends"));
-    // It ends by itself: after 2.5 s it would be ended.
-    assert!(begun.elapsed() < Duration::from_secs(60));
-    run
+"#]].raw());
 }

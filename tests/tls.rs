@@ -703,7 +703,7 @@ fn what_closes_at_once_is_tried_three_times() {
 exit 7
 --- stdout
 --- stderr
-error: cannot reach 127.0.0.1:[PORT]: it was closed before a request was sent
+error: cannot reach 127.0.0.1:[PORT]: the connection was closed before a request was sent
 hint: check --host and --port (or the cluster's entry in the configuration file), and the network
 
 "#]]

@@ -2,10 +2,11 @@
 
 mod credentials;
 mod http;
+mod proxy;
 mod tls;
 
 use std::{
-    env,
+    collections::HashSet,
     net::{Ipv4Addr, Ipv6Addr},
     path::PathBuf,
     time::Duration,
@@ -14,10 +15,7 @@ use std::{
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use rustls::pki_types::ServerName;
 use serde_json::{Value, json};
-use ureq::{
-    Proxy, ProxyProtocol,
-    http::{HeaderValue, StatusCode, Uri},
-};
+use ureq::http::{HeaderValue, StatusCode, Uri};
 use zeroize::Zeroizing;
 
 pub use self::{
@@ -26,6 +24,7 @@ pub use self::{
 };
 use self::{
     http::{Answer, Client, Failure},
+    proxy::Way,
     tls::Untrusted,
 };
 use super::{
@@ -64,6 +63,7 @@ pub struct Rest {
     named: Named,
     options: Options,
     token: Option<Zeroizing<String>>,
+    way: Option<Way>,
 }
 
 /// The unreserved characters (RFC 3986) stay, but for the dot: `.` and `..` are no names in a path.
@@ -101,11 +101,12 @@ impl Rest {
                 "the certificate of {authority} is not looked at (--insecure): whoever stands between can read the token, and answer in the cluster's place"
             );
         }
+        let way = proxy::way_to(host)?;
         let client = Client::new(http::Settings {
             base: format!("https://{authority}"),
             tls,
             verifier,
-            proxy: proxy()?,
+            proxy: way.as_ref().map(|way| way.proxy.clone()),
             authorization: token.as_ref().map(|token| bearer(token)),
             timeout: options.timeout,
             connections: options.connections.max(1),
@@ -122,6 +123,7 @@ impl Rest {
             },
             options,
             token,
+            way,
         })
     }
 
@@ -144,20 +146,21 @@ impl Rest {
         parse: impl Fn(&[u8]) -> std::result::Result<Page<T>, NotAReply>,
     ) -> Result<Vec<T>> {
         let mut all = Vec::new();
+        let mut seen = HashSet::new();
         let mut path = path.to_owned();
-        for _ in 0..PAGE_LIMIT {
+        while seen.len() < PAGE_LIMIT && seen.insert(path.clone()) {
             let page = self.get(call, &path, &parse)?;
             all.extend(page.entries);
             path = match page.next {
                 None => return Ok(all),
-                Some(next) => self.next_page(call, &path, &next)?,
+                Some(next) => self.next_page(call, &next)?,
             };
         }
         Err(self.not_the_api(call, "a list without end"))
     }
 
     /// The path of the next page. Only one of the same cluster gets the token.
-    fn next_page(&self, call: &str, path: &str, next: &str) -> Result<String> {
+    fn next_page(&self, call: &str, next: &str) -> Result<String> {
         let found = next.parse::<Uri>().ok().and_then(|uri| {
             let here = match uri.authority() {
                 Some(authority) => authority.as_str().eq_ignore_ascii_case(&self.named.address),
@@ -166,17 +169,10 @@ impl Rest {
             let path = uri.path_and_query()?.as_str().to_owned();
             here.then_some(path)
         });
-        match found {
-            Some(found) if found != path => Ok(found),
-            Some(_) => Err(self.not_the_api(call, "a list without end")),
-            None => {
-                let words = format!(
-                    "its next page is elsewhere: {}",
-                    self.excerpt(next.as_bytes())
-                );
-                Err(self.not_the_api(call, &words))
-            }
-        }
+        found.ok_or_else(|| {
+            let next = self.excerpt(next.as_bytes());
+            self.not_the_api(call, &format!("its next page is elsewhere: {next}"))
+        })
     }
 
     /// Submits something.
@@ -207,21 +203,18 @@ impl Rest {
             let words = format!("a redirection to {to}, which qkey does not follow");
             return Err(self.not_the_api(call, &words));
         }
-        let error = match reply::api_error(&answer.body) {
-            Some(words) => {
-                let words = self.without_token(&words);
-                self.named.refused(call, status.as_u16(), &words)
-            }
-            None => {
+        let words = match (reply::api_error(&answer.body), status.as_u16()) {
+            (Some(words), _) => self.without_token(&words),
+            // What a proxy before the cluster says in its own form means the same.
+            (None, 408 | 429 | 502..=504) => self.excerpt(&answer.body),
+            (None, _) => {
                 let excerpt = self.excerpt(&answer.body);
-                self.not_the_api(call, &format!("status {status}: {excerpt}"))
+                return Err(self.not_the_api(call, &format!("status {status}: {excerpt}")));
             }
         };
-        Err(match status {
-            // Whoever said it, the cluster or a proxy before it.
-            StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
-                error.worth_repeating(answer.retry_after.unwrap_or_default())
-            }
+        let error = self.named.refused(call, status.as_u16(), &words);
+        Err(match (error.repeat_after, answer.retry_after) {
+            (Some(_), Some(after)) => error.worth_repeating(after),
             _ => error,
         })
     }
@@ -260,39 +253,76 @@ impl Rest {
     /// What it means that no answer came.
     fn explain(&self, call: &str, failure: Failure) -> Error {
         let named = &self.named;
-        let address = &named.address;
-        let too_slow = |certainty, message| {
-            let error = UserError::new(Kind::Unreachable, message).hint(GIVE_IT_LONGER);
-            Error::new(certainty, error)
-        };
         match failure {
-            Failure::NotConnected(words) => named.not_connected(&words),
+            Failure::NotConnected(words) => self.not_connected(&words),
             Failure::NoTls(words) => Error {
                 repeat_after: None,
-                ..named.not_connected(&words)
+                ..self.not_connected(&words)
             },
-            Failure::NotConnectedWithin(time) => too_slow(
-                Certainty::NotSent,
-                format!(
-                    "cannot reach {address}: no connection within {} s",
-                    time.as_secs()
-                ),
-            ),
+            Failure::NotConnectedWithin(time) => {
+                let words = format!("no connection within {} s", time.as_secs());
+                let error = self.not_connected(&words);
+                Error {
+                    // Connecting has a limit of its own, which --timeout does not raise.
+                    error: match time < self.options.timeout {
+                        true => error.error,
+                        false => error.error.hint(GIVE_IT_LONGER),
+                    },
+                    repeat_after: None,
+                    ..error
+                }
+            }
+            Failure::RefusedByProxy(status) => self.refused_by_proxy(status),
             Failure::Untrusted(untrusted) => self.untrusted(&untrusted),
             Failure::StoppedBefore(kind) => Error {
                 certainty: Certainty::NotSent,
                 ..stopped_during(call, kind)
             },
             Failure::StoppedDuring(kind) => stopped_during(call, kind),
-            Failure::TimedOut(time) => too_slow(
-                Certainty::Unanswered,
-                format!(
-                    "{address} did not answer {call} within {} s",
-                    time.as_secs()
-                ),
-            ),
+            Failure::TimedOut(time) => {
+                let time = time.as_secs();
+                let message = format!("{} did not answer {call} within {time} s", named.address);
+                let error = UserError::new(Kind::Unreachable, message).hint(GIVE_IT_LONGER);
+                Error::new(Certainty::Unanswered, error)
+            }
             Failure::Lost(words) => named.connection_lost(call, &words),
             Failure::NotAnAnswer(words) => self.not_the_api(call, &words),
+        }
+    }
+
+    fn not_connected(&self, words: &str) -> Error {
+        let Some(way) = &self.way else {
+            return self.named.not_connected(words);
+        };
+        let error = self
+            .named
+            .not_connected(&format!("through the proxy {}: {words}", way.address));
+        let hint = format!(
+            "check the proxy that {} names, or name the cluster's host in no_proxy; then --host and --port",
+            way.variable
+        );
+        Error {
+            error: error.error.hint(hint),
+            ..error
+        }
+    }
+
+    fn refused_by_proxy(&self, status: StatusCode) -> Error {
+        let error = self.not_connected(&format!("it answered {status}"));
+        match (&self.way, status) {
+            (Some(way), StatusCode::PROXY_AUTHENTICATION_REQUIRED) => Error {
+                error: error.error.hint(format!(
+                    "give the proxy's own user and password in {}: http://USER:PASSWORD@HOST:PORT",
+                    way.variable
+                )),
+                repeat_after: None,
+                ..error
+            },
+            _ if status.is_server_error() => error,
+            _ => Error {
+                repeat_after: None,
+                ..error
+            },
         }
     }
 
@@ -371,54 +401,6 @@ fn bearer(token: &str) -> HeaderValue {
     let mut value = HeaderValue::from_str(&text).expect("a token is visible ASCII");
     value.set_sensitive(true);
     value
-}
-
-/// The proxy that the environment names for HTTPS, as curl reads it.
-fn proxy() -> std::result::Result<Option<Proxy>, UserError> {
-    let find = |names: &[&'static str]| {
-        names.iter().find_map(|&name| {
-            let value = env::var(name).ok().filter(|value| !value.is_empty())?;
-            Some((name, value))
-        })
-    };
-    let names = ["https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"];
-    let Some((name, value)) = find(&names) else {
-        return Ok(None);
-    };
-    let unusable = || {
-        UserError::new(
-            Kind::Usage,
-            format!("{name} names no proxy that can be used"),
-        )
-        .hint("it must be http://HOST:PORT, with USER:PASSWORD@ before the host where need be")
-    };
-    let parsed = Proxy::new(&value).map_err(|error| unusable().caused_by(&error))?;
-    if parsed.protocol() != ProxyProtocol::Http {
-        return Err(unusable());
-    }
-    let mut builder = Proxy::builder(ProxyProtocol::Http)
-        .host(parsed.host())
-        .port(parsed.port());
-    if let Some(user) = parsed.username() {
-        builder = builder.username(user);
-    }
-    if let Some(password) = parsed.password() {
-        builder = builder.password(password);
-    }
-    if let Some((_, exceptions)) = find(&["no_proxy", "NO_PROXY"]) {
-        for host in exceptions.split(',').map(str::trim) {
-            // A domain stands for its hosts too, as for curl.
-            let domain = host.trim_start_matches("*.").trim_start_matches('.');
-            builder = builder
-                .no_proxy(domain)
-                .no_proxy(&format!(".{domain}"))
-                .no_proxy(&format!("[{domain}]"));
-        }
-    }
-    builder
-        .build()
-        .map(Some)
-        .map_err(|error| unusable().caused_by(&error))
 }
 
 fn key_path(reference: &str) -> String {

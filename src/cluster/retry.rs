@@ -40,7 +40,9 @@ impl<C: Cluster> Retrying<C> {
                 Some(after) => after.max(jittered(back_off)),
                 None => return Err(error),
             };
-            if begun.elapsed() + pause > self.patience || interrupt::received().is_some() {
+            if begun.elapsed().saturating_add(pause) > self.patience
+                || interrupt::received().is_some()
+            {
                 return Err(error);
             }
             log::info!("{}; trying once more", error.error.chain());

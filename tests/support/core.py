@@ -30,7 +30,8 @@ Commands
                                                 pages otherwise. "next" is how the next page is
                                                 named: "path" (the default), "absolute" (a URL with
                                                 the request's Host), "elsewhere" (a URL on another
-                                                host), "loop" (the same page again and again)
+                                                host), "loop" (the same page again and again),
+                                                "cycle" (the first page after the second)
     {"op": "fault", "on": OPERATION, "kind": KIND, ...}
     {"op": "clear_faults"}
     {"op": "requests"}                          what came in: method, path, host, connection (their
@@ -67,8 +68,10 @@ Faults
 
     chunked                         the body comes in several chunks (Transfer-Encoding: chunked)
     without                         the "field" is missing, wherever the JSON has it
+    drip                            the body comes byte by byte, "seconds" apart
     with_extra                      every object of the JSON has fields that nobody has heard of
     close_after_answer              the connection closes, which the answer does not announce
+    last_answer                     likewise, and the answer does (Connection: close)
     stale                           replace_key, unlock: the challenge changes just before the
                                     signature is looked at (a `challenge_text` does not)
 
@@ -159,12 +162,14 @@ FAULTS = {
     'drop_before': (set(), set()),
     'drop_after': (set(), set()),
     'chunked': (set(), set()),
+    'drip': ({'seconds'}, set()),
     'without': ({'field'}, set()),
     'with_extra': (set(), set()),
     'close_after_answer': (set(), set()),
+    'last_answer': (set(), set()),
     'stale': (set(), set()),
 }
-CARRIED_OUT = {'chunked', 'without', 'with_extra', 'close_after_answer'}
+CARRIED_OUT = {'chunked', 'drip', 'without', 'with_extra', 'close_after_answer', 'last_answer'}
 STALE_OPERATIONS = ('replace_key', 'unlock')
 
 ERROR_CLASSES = {
@@ -188,6 +193,7 @@ NEXT_PAGES = {
     'absolute': lambda page, target, host: f'https://{host}{page}',
     'elsewhere': lambda page, target, host: f'https://elsewhere.invalid:8000{page}',
     'loop': lambda page, target, host: target,
+    'cycle': lambda page, target, host: target.split('?')[0] if '?' in target else page,
 }
 
 CERTIFICATES = ('signed', 'self-signed', 'self-signed-ca', 'expired', 'wrong-name')
@@ -548,7 +554,8 @@ class Request:
 class Answer:
     """A status and a body.
 
-    `headers` are lines of their own; `chunked`: the body comes in chunks. `end` says what becomes
+    `headers` are lines of their own; `chunked`: the body comes in chunks; `drip`: the seconds
+    between two bytes of it. `end` says what becomes
     of the connection: None keeps it, 'closed' closes it after the answer, 'cut' halfway through the
     body, 'dropped' without an answer.
     """
@@ -560,6 +567,7 @@ class Answer:
         self.headers = headers
         self.end = end
         self.chunked = False
+        self.drip = None
 
     @classmethod
     def json(cls, status, value):
@@ -697,7 +705,11 @@ class Core:
         if kind == 'chunked':
             answer.chunked = True
             return answer
-        if kind == 'close_after_answer':
+        if kind == 'drip':
+            answer.drip = fault['seconds']
+            return answer
+        if kind in ('close_after_answer', 'last_answer'):
+            answer.headers += 'Connection: close\r\n' if kind == 'last_answer' else ''
             answer.end = 'closed'
             return answer
         if kind in ('without', 'with_extra'):
@@ -912,6 +924,11 @@ class Handler(socketserver.BaseRequestHandler):
         elif answer.end == 'cut':
             self.request.sendall(answer.head() + answer.body[: len(answer.body) // 2])
             self.request.shutdown(socket.SHUT_RDWR)
+        elif answer.drip is not None:
+            self.request.sendall(answer.head())
+            for byte in answer.body:
+                self.request.sendall(bytes([byte]))
+                time.sleep(answer.drip)
         elif answer.chunked:
             self.send_chunks(answer)
         else:

@@ -31,6 +31,7 @@ pub struct Proxy {
 struct Shared {
     serves: Serves,
     targets: Mutex<Vec<String>>,
+    heard: Mutex<String>,
     ended: AtomicBool,
 }
 
@@ -41,6 +42,7 @@ impl Proxy {
         let shared = Arc::new(Shared {
             serves,
             targets: Mutex::default(),
+            heard: Mutex::default(),
             ended: AtomicBool::new(false),
         });
         let proxy = Self {
@@ -73,6 +75,11 @@ impl Proxy {
         format!("http://{user}@127.0.0.1:{}", self.port)
     }
 
+    /// All that clients have said to the proxy itself.
+    pub fn heard(&self) -> String {
+        lock(&self.shared.heard).clone()
+    }
+
     /// What clients have asked to be connected to, `host:port` each, the refused ones included.
     pub fn targets(&self) -> Vec<String> {
         lock(&self.shared.targets).clone()
@@ -92,10 +99,12 @@ fn serve(mut client: TcpStream, shared: &Shared) -> io::Result<()> {
     let mut reader = BufReader::new(client.try_clone()?);
     let mut first = String::new();
     reader.read_line(&mut first)?;
+    lock(&shared.heard).push_str(&first);
     let mut credentials = None;
     loop {
         let mut line = String::new();
         reader.read_line(&mut line)?;
+        lock(&shared.heard).push_str(&line);
         let Some((name, value)) = line.trim_end().split_once(':') else {
             break;
         };

@@ -85,6 +85,8 @@ pub(super) struct Answer {
 pub(super) enum Failure {
     /// There was no connection; nothing was sent.
     NotConnected(String),
+    /// The proxy did not let anything through; nothing was sent to the cluster.
+    RefusedByProxy(StatusCode),
     /// There was none within this time; nothing was sent.
     NotConnectedWithin(Duration),
     /// Who answers there speaks no TLS, or none that will do; nothing was sent.
@@ -212,6 +214,10 @@ impl Client {
                 Some(untrusted) => Failure::Untrusted(untrusted),
                 None => match (tls_error(&error), &error) {
                     (Some(words), _) => Failure::NoTls(words),
+                    (None, ureq::Error::ConnectProxyFailed(reason)) => match proxy_status(reason) {
+                        Some(status) => Failure::RefusedByProxy(status),
+                        None => Failure::NotConnected(reason.clone()),
+                    },
                     (None, ureq::Error::Io(error)) if error.kind() == UnexpectedEof => {
                         Failure::NotConnected(
                             "the connection was closed before a request was sent".to_owned(),
@@ -395,17 +401,20 @@ fn tls_error(error: &ureq::Error) -> Option<String> {
     })
 }
 
+/// The library has it as text alone: `proxy server responded 407/407`.
+fn proxy_status(reason: &str) -> Option<StatusCode> {
+    let status = reason.strip_prefix("proxy server responded ")?;
+    status.split('/').next()?.parse().ok()
+}
+
 /// The error of the system or the library, without what the library puts around it.
 fn words(error: &ureq::Error) -> String {
     let inner: &dyn fmt::Display = match error {
-        ureq::Error::Io(error) => match error.get_ref() {
-            Some(inner) if error.kind() == UnexpectedEof => {
-                return format!("it was closed without an answer ({inner})");
-            }
-            _ => error,
-        },
+        ureq::Error::Io(error) if error.kind() == UnexpectedEof => {
+            return "it was closed before the whole answer was there".to_owned();
+        }
+        ureq::Error::Io(error) => error,
         ureq::Error::Other(error) => error,
-        ureq::Error::ConnectProxyFailed(reason) => reason,
         error => error,
     };
     inner.to_string()
