@@ -4,6 +4,7 @@
 #![allow(dead_code)]
 
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::{Mutex, PoisonError};
@@ -87,8 +88,12 @@ impl Core {
         let contents = json!({ "bearer_token": TOKEN, "version": 1 }).to_string();
         let home = files.path().join("home");
         std::fs::create_dir(&home).expect("making a home directory");
-        std::fs::write(home.join(".qfsd_cred"), &contents).expect("writing credentials");
-        std::fs::write(&credentials, &contents).expect("writing credentials");
+        for path in [&home.join(".qfsd_cred"), &credentials] {
+            std::fs::write(path, &contents).expect("writing credentials");
+            // As `qq login` has them.
+            let mode = std::fs::Permissions::from_mode(0o600);
+            std::fs::set_permissions(path, mode).expect("a mode");
+        }
         let ca_file = files.path().join("ca.pem");
         std::fs::write(&ca_file, text("ca")).expect("writing the certificate");
 
