@@ -1755,7 +1755,9 @@ fn a_read_that_is_not_answered_in_time_is_not_repeated() {
         lab.run(&["keys", "--timeout=4"]);
         assert_eq!(lab.core.count("list_keys"), 1, "{}", lab.way);
     });
-    assert_data_eq!(said, str![[r#"
+    assert_data_eq!(
+        said,
+        str![[r#"
 $ qkey keys --timeout=4
 ==== over qq 7.10.2.1
 exit 7
@@ -1771,7 +1773,9 @@ exit 7
 error: 127.0.0.1:[PORT] did not answer fs_security_list_keys within 4 s
 hint: look whether the cluster answers, or give it longer with --timeout SECONDS
 
-"#]].raw());
+"#]]
+        .raw()
+    );
 }
 
 // ---------------------------------------------------------------------------------------------
@@ -2272,7 +2276,9 @@ fn an_interrupted_reading_has_sent_nothing() {
         }
         assert_eq!(lab.submissions(), [Value::Null; 0]);
     });
-    assert_data_eq!(said, str![[r#"
+    assert_data_eq!(
+        said,
+        str![[r#"
 $ qkey keys
 exit 130
 --- stdout
@@ -2292,7 +2298,9 @@ exit 130
 error: stopped by a signal during snapshot_get_status
 hint: nothing was submitted by this step; run this again
 
-"#]].raw());
+"#]]
+        .raw()
+    );
 }
 
 #[test]
