@@ -55,6 +55,8 @@ struct Lab {
     env: RefCell<Vec<(String, Option<String>)>>,
     /// What was run, and what it said.
     runs: RefCell<Vec<(String, Run)>>,
+    /// What the next run is about.
+    note: RefCell<String>,
 }
 
 impl Lab {
@@ -71,6 +73,7 @@ impl Lab {
             qkey,
             env: RefCell::default(),
             runs: RefCell::default(),
+            note: RefCell::default(),
         }
     }
 
@@ -105,6 +108,11 @@ impl Lab {
         command
     }
 
+    /// Says what the next run is about.
+    fn note(&self, note: &str) {
+        *self.note.borrow_mut() = format!("# {note}\n");
+    }
+
     fn run(&self, args: &[&str]) -> Run {
         self.run_with(args, |_| {})
     }
@@ -115,7 +123,7 @@ impl Lab {
         meanwhile(child.id());
         let output = child.wait_with_output().expect("qkey ends");
         let run = || self.qkey.taken(&output);
-        let title = format!("$ qkey {}\n", args.join(" "));
+        let title = format!("{}$ qkey {}\n", self.note.take(), args.join(" "));
         self.runs.borrow_mut().push((title, run()));
         run()
     }
@@ -759,30 +767,6 @@ key 1 ("vault") protects:
   snapshot 14
   snapshot 15
 --- stderr
-$ qkey keys usage vault
-exit 0
---- stdout
-key 1 ("vault") protects:
-  snapshot 7
-  snapshot 8
-  snapshot 11
-  snapshot 12
-  snapshot 13
-  snapshot 14
-  snapshot 15
---- stderr
-$ qkey keys usage vault
-exit 0
---- stdout
-key 1 ("vault") protects:
-  snapshot 7
-  snapshot 8
-  snapshot 11
-  snapshot 12
-  snapshot 13
-  snapshot 14
-  snapshot 15
---- stderr
 $ qkey keys usage vault -q
 exit 5
 --- stdout
@@ -798,6 +782,7 @@ fn an_answer_without_what_is_needed_is_none() {
     let said = over(&BOTH, |lab| {
         lab.hold_vault();
         let without = |operation: &str, field: &str, args: &[&str]| {
+            lab.note(&format!("{operation} without {field}"));
             let field = json!({ "field": field, "times": 0 });
             lab.core.fault(operation, "without", field);
             lab.run(args);
@@ -821,7 +806,8 @@ fn an_answer_without_what_is_needed_is_none() {
         without("add_key", "id", &ADD);
         without("replace_key", "public_key", &REPLACE);
     });
-    assert_data_eq!(said, str![[r#"
+    assert_data_eq!(said, str![[r##"
+# list_keys without public_key
 $ qkey keys
 ==== over qq 7.10.2.1
 exit 7
@@ -836,6 +822,7 @@ exit 7
 --- stderr
 error: 127.0.0.1:[PORT] answered fs_security_list_keys with something else than its REST API does: not a list of keys in JSON (missing field `public_key` at line 1 column 75): {"entries": [{"id": "1", "name": "vault", "comment": "", "disabled": false}]}
 hint: check --host and --port: a proxy or another service may answer there
+# list_keys without id
 $ qkey replace --key-id=vault --old-key alice.pem --new-key bob.pem
 ==== over qq 7.10.2.1
 exit 7
@@ -850,6 +837,7 @@ exit 7
 --- stderr
 error: 127.0.0.1:[PORT] answered fs_security_list_keys with something else than its REST API does: not a list of keys in JSON (missing field `id` at line 1 column 206): {"entries": [{"name": "vault", "comment": "", "disabled": false, "public_key": "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEgKmJ…
 hint: check --host and --port: a proxy or another service may answer there
+# replace_challenge without challenge
 $ qkey replace --key-id=vault --old-key alice.pem --new-key bob.pem
 ==== over qq 7.10.2.1
 exit 7
@@ -864,6 +852,7 @@ exit 7
 --- stderr
 error: 127.0.0.1:[PORT] answered fs_security_get_key_replace_challenge with something else than its REST API does: not a challenge in JSON (missing field `challenge` at line 1 column 2): {}
 hint: check --host and --port: a proxy or another service may answer there
+# get_status without lock_key
 $ qkey unlock --id=7 --key alice.pem
 ==== over qq 7.10.2.1
 exit 7
@@ -878,6 +867,7 @@ exit 7
 --- stderr
 error: 127.0.0.1:[PORT] answered snapshot_get_status with something else than its REST API does: not a snapshot's status in JSON (missing field `lock_key` at line 1 column 208): {"id": 7, "name": "7_snapshot", "timestamp": "2026-01-01T00:00:00Z", "expiration": "", "policy_id": null, "policy_name":…
 hint: check --host and --port: a proxy or another service may answer there
+# unlock_challenge without challenge
 $ qkey unlock --id=7 --key alice.pem
 ==== over qq 7.10.2.1
 exit 7
@@ -892,11 +882,13 @@ exit 7
 --- stderr
 error: 127.0.0.1:[PORT] answered snapshot_get_unlock_challenge with something else than its REST API does: not a challenge in JSON (missing field `challenge` at line 1 column 2): {}
 hint: check --host and --port: a proxy or another service may answer there
+# get_status without name
 $ qkey unlock --id=7 --key alice.pem --dry-run
 exit 0
 --- stdout
 Would unlock snapshot 7, which key 1 ("vault") locks; the signature was checked and nothing was sent.
 --- stderr
+# list_keys without comment
 $ qkey keys show vault
 exit 0
 --- stdout
@@ -908,6 +900,7 @@ fingerprint     SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
 public key      MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEgKmJRFWtWTEHhBTiC5rI1rbBJlXJqTNGHl4O+YRUke1drezNEidIVqu/UMnMs+81HL8VwIyyeeCwHkLLEK2aaQ==
 configured key  -
 --- stderr
+# add_key without id
 $ qkey add --name spare --key carol.pem
 ==== over qq 7.10.2.1
 exit 0
@@ -923,6 +916,7 @@ Stored key 2 ("spare") in the key store.
   SHA256:JSkAIR0avXSXaOU9Y5LHbqSNYBdGNuIp6RwKJix49NQ
 --- stderr
 warning: the answer to the addition of key "spare" was lost (127.0.0.1:[PORT] answered fs_security_add_key with something else than its REST API does: not a key in JSON (missing field `id` at line 1 column 193): {"name": "spare", "comment": "", "disabled": false, "public_key": "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE4pvPqFpgnVaiL1Uq9…), but the cluster shows that it was done
+# replace_key without public_key
 $ qkey replace --key-id=vault --old-key alice.pem --new-key bob.pem
 ==== over qq 7.10.2.1
 exit 0
@@ -941,7 +935,7 @@ Replaced key 1 ("vault").
 --- stderr
 warning: the answer to the replacement of key 1 ("vault") was lost (127.0.0.1:[PORT] answered fs_security_replace_key with something else than its REST API does: not a key in JSON (missing field `public_key` at line 1 column 62): {"id": "1", "name": "vault", "comment": "", "disabled": false}), but the cluster shows that it was done
 
-"#]].raw());
+"##]].raw());
 }
 
 // ---------------------------------------------------------------------------------------------
@@ -1087,6 +1081,7 @@ fn every_loss_is_looked_up(ways: &[Way], operation: &str, losses: &[Loss]) -> St
                 args.push("--timeout=8".to_owned());
             }
             let args: Vec<&str> = args.iter().map(String::as_str).collect();
+            lab.note(&format!("{} {}", loss.kind, loss.more));
             lab.core.fault(operation, loss.kind, loss.more.clone());
             let before = lab.core.count(operation);
             let run = lab.run(&args);
@@ -1124,7 +1119,13 @@ fn every_lost_answer_to_an_unlock_is_looked_up() {
 #[test]
 fn every_lost_answer_to_a_replacement_is_looked_up_in_these_words() {
     let said = every_loss_is_looked_up(&BOTH, "replace_key", &losses());
-    assert_data_eq!(said, str![[r#"
+    // It is the same key each time.
+    let lines = said.split_inclusive('\n');
+    let said: String = lines
+        .filter(|line| !line.contains("the new key is also stored as"))
+        .collect();
+    assert_data_eq!(said, str![[r##"
+# drop_after {}
 $ qkey replace -k old-0 --old-key=alice.pem --new-key=bob.pem
 ==== over qq 7.10.2.1
 exit 0
@@ -1142,12 +1143,12 @@ Replaced key 2 ("old-0").
   now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
 --- stderr
 warning: the answer to the replacement of key 2 ("old-0") was lost (the connection to 127.0.0.1:[PORT] was lost during fs_security_replace_key: it was closed without an answer (peer closed connection without sending TLS close_notify: https://docs.rs/rustls/latest/rustls/manual/_03_howto/index.html#unexpected-eof)), but the cluster shows that it was done
+# drop_before {}
 $ qkey replace -k old-1 --old-key=alice.pem --new-key=bob.pem
 ==== over qq 7.10.2.1
 exit 7
 --- stdout
 --- stderr
-warning: the new key is also stored as key 2 ("old-0")
 error: the replacement of key 3 ("old-1") was submitted, and the cluster shows that it was not done
   caused by: the connection to 127.0.0.1:[PORT] was lost during fs_security_replace_key: Remote end closed connection without response
 hint: run this again: it looks first whether it was done after all (`[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] fs_security_list_keys` shows it too)
@@ -1155,10 +1156,10 @@ hint: run this again: it looks first whether it was done after all (`[QQ] --host
 exit 7
 --- stdout
 --- stderr
-warning: the new key is also stored as key 2 ("old-0")
 error: the replacement of key 3 ("old-1") was submitted, and the cluster shows that it was not done
   caused by: the connection to 127.0.0.1:[PORT] was lost during fs_security_replace_key: it was closed without an answer (peer closed connection without sending TLS close_notify: https://docs.rs/rustls/latest/rustls/manual/_03_howto/index.html#unexpected-eof)
 hint: run this again: it looks first whether it was done after all (`qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows it too)
+# cut_after {}
 $ qkey replace -k old-2 --old-key=alice.pem --new-key=bob.pem
 ==== over qq 7.10.2.1
 exit 0
@@ -1167,7 +1168,6 @@ Replaced key 4 ("old-2").
   was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
   now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
 --- stderr
-warning: the new key is also stored as key 2 ("old-0")
 warning: the answer to the replacement of key 4 ("old-2") was lost (the connection to 127.0.0.1:[PORT] was lost during fs_security_replace_key: http.client.IncompleteRead: IncompleteRead(102 bytes read, 102 more expected)), but the cluster shows that it was done
 ==== over rest
 exit 0
@@ -1176,8 +1176,8 @@ Replaced key 4 ("old-2").
   was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
   now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
 --- stderr
-warning: the new key is also stored as key 2 ("old-0")
 warning: the answer to the replacement of key 4 ("old-2") was lost (the connection to 127.0.0.1:[PORT] was lost during fs_security_replace_key: it was closed without an answer (Peer disconnected)), but the cluster shows that it was done
+# not_json_after {}
 $ qkey replace -k old-3 --old-key=alice.pem --new-key=bob.pem
 ==== over qq 7.10.2.1
 exit 0
@@ -1186,7 +1186,6 @@ Replaced key 5 ("old-3").
   was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
   now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
 --- stderr
-warning: the new key is also stored as key 2 ("old-0")
 warning: the answer to the replacement of key 5 ("old-3") was lost (127.0.0.1:[PORT] answered fs_security_replace_key with something else than its REST API does: qumulo.lib.request.APIException: Error loading data: Expecting value: line 1 column 1 (char 0)), but the cluster shows that it was done
 ==== over rest
 exit 0
@@ -1195,8 +1194,8 @@ Replaced key 5 ("old-3").
   was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
   now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
 --- stderr
-warning: the new key is also stored as key 2 ("old-0")
 warning: the answer to the replacement of key 5 ("old-3") was lost (127.0.0.1:[PORT] answered fs_security_replace_key with something else than its REST API does: not a key in JSON: This is not JSON.), but the cluster shows that it was done
+# truncated_after {}
 $ qkey replace -k old-4 --old-key=alice.pem --new-key=bob.pem
 ==== over qq 7.10.2.1
 exit 0
@@ -1205,7 +1204,6 @@ Replaced key 6 ("old-4").
   was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
   now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
 --- stderr
-warning: the new key is also stored as key 2 ("old-0")
 warning: the answer to the replacement of key 6 ("old-4") was lost (127.0.0.1:[PORT] answered fs_security_replace_key with something else than its REST API does: qumulo.lib.request.APIException: Error loading data: Unterminated string starting at: line 1 column 78 (char 77)), but the cluster shows that it was done
 ==== over rest
 exit 0
@@ -1214,8 +1212,8 @@ Replaced key 6 ("old-4").
   was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
   now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
 --- stderr
-warning: the new key is also stored as key 2 ("old-0")
 warning: the answer to the replacement of key 6 ("old-4") was lost (127.0.0.1:[PORT] answered fs_security_replace_key with something else than its REST API does: not a key in JSON: {"id": "6", "name": "old-4", "comment": "", "disabled": false, "public_key": "MFkwEwYHKoZIzj0CAQYIKoZI), but the cluster shows that it was done
+# empty_after {}
 $ qkey replace -k old-5 --old-key=alice.pem --new-key=bob.pem
 ==== over qq 7.10.2.1
 exit 0
@@ -1224,7 +1222,6 @@ Replaced key 7 ("old-5").
   was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
   now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
 --- stderr
-warning: the new key is also stored as key 2 ("old-0")
 warning: the answer to the replacement of key 7 ("old-5") was lost (qq gave no usable answer to fs_security_replace_key: `[QQ]` answered with something else than a key in JSON: (nothing)), but the cluster shows that it was done
 ==== over rest
 exit 0
@@ -1233,14 +1230,13 @@ Replaced key 7 ("old-5").
   was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
   now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
 --- stderr
-warning: the new key is also stored as key 2 ("old-0")
 warning: the answer to the replacement of key 7 ("old-5") was lost (127.0.0.1:[PORT] answered fs_security_replace_key with something else than its REST API does: not a key in JSON: (nothing)), but the cluster shows that it was done
+# html_502 {}
 $ qkey replace -k old-6 --old-key=alice.pem --new-key=bob.pem
 ==== over qq 7.10.2.1
 exit 7
 --- stdout
 --- stderr
-warning: the new key is also stored as key 2 ("old-0")
 error: the replacement of key 8 ("old-6") was submitted, and the cluster shows that it was not done
   caused by: 127.0.0.1:[PORT] answered fs_security_replace_key with something else than its REST API does: qumulo.lib.request.APIException: Error loading data: Expecting value: line 1 column 1 (char 0)
 hint: run this again: it looks first whether it was done after all (`[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] fs_security_list_keys` shows it too)
@@ -1248,10 +1244,10 @@ hint: run this again: it looks first whether it was done after all (`[QQ] --host
 exit 7
 --- stdout
 --- stderr
-warning: the new key is also stored as key 2 ("old-0")
 error: the replacement of key 8 ("old-6") was submitted, and the cluster shows that it was not done
   caused by: 127.0.0.1:[PORT] answered fs_security_replace_key with something else than its REST API does: status 502 Bad Gateway: <html>  <head><title>502 Bad Gateway</title></head>  <body>  <center><h1>502 Bad Gateway</h1></center>  </body>  </html>
 hint: run this again: it looks first whether it was done after all (`qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows it too)
+# html_502_after {}
 $ qkey replace -k old-7 --old-key=alice.pem --new-key=bob.pem
 ==== over qq 7.10.2.1
 exit 0
@@ -1260,7 +1256,6 @@ Replaced key 9 ("old-7").
   was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
   now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
 --- stderr
-warning: the new key is also stored as key 2 ("old-0")
 warning: the answer to the replacement of key 9 ("old-7") was lost (127.0.0.1:[PORT] answered fs_security_replace_key with something else than its REST API does: qumulo.lib.request.APIException: Error loading data: Expecting value: line 1 column 1 (char 0)), but the cluster shows that it was done
 ==== over rest
 exit 0
@@ -1269,8 +1264,8 @@ Replaced key 9 ("old-7").
   was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
   now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
 --- stderr
-warning: the new key is also stored as key 2 ("old-0")
 warning: the answer to the replacement of key 9 ("old-7") was lost (127.0.0.1:[PORT] answered fs_security_replace_key with something else than its REST API does: status 502 Bad Gateway: <html>  <head><title>502 Bad Gateway</title></head>  <body>  <center><h1>502 Bad Gateway</h1></center>  </body>  </html>), but the cluster shows that it was done
+# status_after {"status":500}
 $ qkey replace -k old-8 --old-key=alice.pem --new-key=bob.pem
 exit 0
 --- stdout
@@ -1278,8 +1273,8 @@ Replaced key 10 ("old-8").
   was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
   now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
 --- stderr
-warning: the new key is also stored as key 2 ("old-0")
 warning: the answer to the replacement of key 10 ("old-8") was lost (127.0.0.1:[PORT] refused fs_security_replace_key: Error 500: http_internal_server_error: Simulated failure 500.), but the cluster shows that it was done
+# status_after {"status":503}
 $ qkey replace -k old-9 --old-key=alice.pem --new-key=bob.pem
 exit 0
 --- stdout
@@ -1287,14 +1282,13 @@ Replaced key 11 ("old-9").
   was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
   now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
 --- stderr
-warning: the new key is also stored as key 2 ("old-0")
 warning: the answer to the replacement of key 11 ("old-9") was lost (127.0.0.1:[PORT] refused fs_security_replace_key: Error 503: http_service_unavailable_error: Simulated failure 503.), but the cluster shows that it was done
+# status {"status":500}
 $ qkey replace -k old-10 --old-key=alice.pem --new-key=bob.pem
 ==== over qq 7.10.2.1
 exit 5
 --- stdout
 --- stderr
-warning: the new key is also stored as key 2 ("old-0")
 error: the replacement of key 12 ("old-10") was submitted, and the cluster shows that it was not done
   caused by: 127.0.0.1:[PORT] refused fs_security_replace_key: Error 500: http_internal_server_error: Simulated failure 500.
 hint: run this again: it looks first whether it was done after all (`[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] fs_security_list_keys` shows it too)
@@ -1302,16 +1296,15 @@ hint: run this again: it looks first whether it was done after all (`[QQ] --host
 exit 5
 --- stdout
 --- stderr
-warning: the new key is also stored as key 2 ("old-0")
 error: the replacement of key 12 ("old-10") was submitted, and the cluster shows that it was not done
   caused by: 127.0.0.1:[PORT] refused fs_security_replace_key: Error 500: http_internal_server_error: Simulated failure 500.
 hint: run this again: it looks first whether it was done after all (`qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows it too)
+# status {"status":503}
 $ qkey replace -k old-11 --old-key=alice.pem --new-key=bob.pem
 ==== over qq 7.10.2.1
 exit 7
 --- stdout
 --- stderr
-warning: the new key is also stored as key 2 ("old-0")
 error: the replacement of key 13 ("old-11") was submitted, and the cluster shows that it was not done
   caused by: 127.0.0.1:[PORT] refused fs_security_replace_key: Error 503: http_service_unavailable_error: Simulated failure 503.
 hint: run this again: it looks first whether it was done after all (`[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] fs_security_list_keys` shows it too)
@@ -1319,10 +1312,10 @@ hint: run this again: it looks first whether it was done after all (`[QQ] --host
 exit 7
 --- stdout
 --- stderr
-warning: the new key is also stored as key 2 ("old-0")
 error: the replacement of key 13 ("old-11") was submitted, and the cluster shows that it was not done
   caused by: 127.0.0.1:[PORT] refused fs_security_replace_key: Error 503: http_service_unavailable_error: Simulated failure 503.
 hint: run this again: it looks first whether it was done after all (`qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows it too)
+# slow_after {"seconds":600}
 $ qkey replace -k old-12 --old-key=alice.pem --new-key=bob.pem --timeout=8
 ==== over qq 7.10.2.1
 exit 0
@@ -1331,7 +1324,6 @@ Replaced key 14 ("old-12").
   was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
   now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
 --- stderr
-warning: the new key is also stored as key 2 ("old-0")
 warning: the answer to the replacement of key 14 ("old-12") was lost (qq gave no usable answer to fs_security_replace_key: `[QQ]` did not finish within 8 s and was killed), but the cluster shows that it was done
 ==== over rest
 exit 0
@@ -1340,14 +1332,13 @@ Replaced key 14 ("old-12").
   was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
   now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
 --- stderr
-warning: the new key is also stored as key 2 ("old-0")
 warning: the answer to the replacement of key 14 ("old-12") was lost (127.0.0.1:[PORT] did not answer fs_security_replace_key within 8 s), but the cluster shows that it was done
+# slow {"seconds":600}
 $ qkey replace -k old-13 --old-key=alice.pem --new-key=bob.pem --timeout=8
 ==== over qq 7.10.2.1
 exit 8
 --- stdout
 --- stderr
-warning: the new key is also stored as key 2 ("old-0")
 error: the replacement of key 15 ("old-13") was submitted and not answered: it is not done so far, and may still be
   caused by: qq gave no usable answer to fs_security_replace_key
   caused by: `[QQ]` did not finish within 8 s and was killed
@@ -1356,12 +1347,11 @@ hint: keep every key; `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[
 exit 8
 --- stdout
 --- stderr
-warning: the new key is also stored as key 2 ("old-0")
 error: the replacement of key 15 ("old-13") was submitted and not answered: it is not done so far, and may still be
   caused by: 127.0.0.1:[PORT] did not answer fs_security_replace_key within 8 s
 hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows whether it was done, and running this again is safe: it looks first
 
-"#]].raw());
+"##]].raw());
 }
 
 #[test]
@@ -1532,12 +1522,14 @@ fn what_is_not_over_soon_is_given_up_after_three_times() {
             let what = format!("{}: {kind} {more}", lab.way);
             lab.core.clear_faults();
             lab.core.clear_requests();
+            lab.note(&format!("{kind} {more}"));
             lab.core.fault("list_keys", kind, times(0, more));
             lab.run(&["keys"]);
             assert_eq!(lab.core.count("list_keys"), 3, "{what}");
         }
     });
-    assert_data_eq!(said, str![[r#"
+    assert_data_eq!(said, str![[r##"
+# drop_before {}
 $ qkey keys
 ==== over qq 7.10.2.1
 exit 7
@@ -1551,6 +1543,7 @@ exit 7
 --- stderr
 error: the connection to 127.0.0.1:[PORT] was lost during fs_security_list_keys: it was closed without an answer (peer closed connection without sending TLS close_notify: https://docs.rs/rustls/latest/rustls/manual/_03_howto/index.html#unexpected-eof)
 hint: look whether the cluster is up and whether a proxy or firewall stands between
+# cut {}
 $ qkey keys
 ==== over qq 7.10.2.1
 exit 7
@@ -1564,18 +1557,21 @@ exit 7
 --- stderr
 error: the connection to 127.0.0.1:[PORT] was lost during fs_security_list_keys: it was closed without an answer (Peer disconnected)
 hint: look whether the cluster is up and whether a proxy or firewall stands between
+# status {"status":503}
 $ qkey keys
 exit 7
 --- stdout
 --- stderr
 error: 127.0.0.1:[PORT] refused fs_security_list_keys: Error 503: http_service_unavailable_error: Simulated failure 503.
 hint: the cluster, or a proxy before it, is not ready; try again later
+# status {"status":429}
 $ qkey keys
 exit 7
 --- stdout
 --- stderr
 error: 127.0.0.1:[PORT] refused fs_security_list_keys: Error 429: unknown_error: Simulated failure 429.
 hint: the cluster, or a proxy before it, is not ready; try again later
+# status {"status":429,"retry_after":1}
 $ qkey keys
 exit 7
 --- stdout
@@ -1583,7 +1579,7 @@ exit 7
 error: 127.0.0.1:[PORT] refused fs_security_list_keys: Error 429: unknown_error: Simulated failure 429.
 hint: the cluster, or a proxy before it, is not ready; try again later
 
-"#]].raw());
+"##]].raw());
 }
 
 #[test]
@@ -1600,12 +1596,14 @@ fn what_will_not_be_over_soon_is_given_up_at_once() {
         ] {
             let what = format!("{}: {kind} {more}", lab.way);
             lab.core.clear_requests();
+            lab.note(&format!("{kind} {more}"));
             lab.core.fault("list_keys", kind, more);
             lab.run(&["keys"]);
             assert_eq!(lab.core.count("list_keys"), 1, "{what}");
         }
     });
-    assert_data_eq!(said, str![[r#"
+    assert_data_eq!(said, str![[r##"
+# html_502 {}
 $ qkey keys
 ==== over qq 7.10.2.1
 exit 7
@@ -1619,6 +1617,7 @@ exit 7
 --- stderr
 error: 127.0.0.1:[PORT] answered fs_security_list_keys with something else than its REST API does: status 502 Bad Gateway: <html>  <head><title>502 Bad Gateway</title></head>  <body>  <center><h1>502 Bad Gateway</h1></center>  </body>  </html>
 hint: check --host and --port: a proxy or another service may answer there
+# not_json {}
 $ qkey keys
 ==== over qq 7.10.2.1
 exit 7
@@ -1632,6 +1631,7 @@ exit 7
 --- stderr
 error: 127.0.0.1:[PORT] answered fs_security_list_keys with something else than its REST API does: not a list of keys in JSON: This is not JSON.
 hint: check --host and --port: a proxy or another service may answer there
+# truncated {}
 $ qkey keys
 ==== over qq 7.10.2.1
 exit 7
@@ -1645,6 +1645,7 @@ exit 7
 --- stderr
 error: 127.0.0.1:[PORT] answered fs_security_list_keys with something else than its REST API does: not a list of keys in JSON: {"entries": [{"id": "1", "name": "vault", "comment": "", "disabled": false, "public_key": "MFkwEwYHKoZIzj0CAQ
 hint: check --host and --port: a proxy or another service may answer there
+# empty {}
 $ qkey keys
 ==== over qq 7.10.2.1
 exit 7
@@ -1659,12 +1660,14 @@ exit 7
 --- stderr
 error: 127.0.0.1:[PORT] answered fs_security_list_keys with something else than its REST API does: not a list of keys in JSON: (nothing)
 hint: check --host and --port: a proxy or another service may answer there
+# status {"status":500}
 $ qkey keys
 exit 5
 --- stdout
 --- stderr
 error: 127.0.0.1:[PORT] refused fs_security_list_keys: Error 500: http_internal_server_error: Simulated failure 500.
 hint: the cluster has a problem of its own; look at its state, then run this again
+# status {"status":403}
 $ qkey keys
 exit 6
 --- stdout
@@ -1672,7 +1675,7 @@ exit 6
 error: 127.0.0.1:[PORT] refused fs_security_list_keys: Error 403: http_forbidden_error: Simulated failure 403.
 hint: log in as a user whose role has the privilege for it, or ask an administrator
 
-"#]].raw());
+"##]].raw());
 }
 
 #[test]
