@@ -61,17 +61,19 @@ exit 0
 --- stdout
 Configuration file: none
 
-SETTING            VALUE  FROM
-cluster            -      default
-host               -      default
-port               8000   default
-credentials-store  -      default
-qq                 qq     default
-via                qq     default
-timeout            30     default
-output             text   default
-color              auto   default
-no-input           false  default
+SETTING            VALUE                           FROM
+cluster            -                               default
+host               -                               default
+port               8000                            default
+credentials-store  -                               default
+token              -                               default
+trust              the authorities of this system  default
+qq                 qq                              default
+via                qq                              default
+timeout            30                              default
+output             text                            default
+color              auto                            default
+no-input           false                           default
 
 No keys are configured.
 --- stderr
@@ -79,7 +81,7 @@ No keys are configured.
 $ qkey config show --output json
 exit 0
 --- stdout
-{"file":null,"settings":{"cluster":{"value":null,"origin":"default"},"host":{"value":null,"origin":"default"},"port":{"value":8000,"origin":"default"},"credentials-store":{"value":null,"origin":"default"},"qq":{"value":"qq","origin":"default"},"via":{"value":"qq","origin":"default"},"timeout":{"value":30,"origin":"default"},"output":{"value":"json","origin":"flag, --output"},"color":{"value":"auto","origin":"default"},"no-input":{"value":false,"origin":"default"}},"keys":{}}
+{"file":null,"settings":{"cluster":{"value":null,"origin":"default"},"host":{"value":null,"origin":"default"},"port":{"value":8000,"origin":"default"},"credentials-store":{"value":null,"origin":"default"},"token":{"value":null,"origin":"default"},"trust":{"value":"the authorities of this system","origin":"default"},"qq":{"value":"qq","origin":"default"},"via":{"value":"qq","origin":"default"},"timeout":{"value":30,"origin":"default"},"output":{"value":"json","origin":"flag, --output"},"color":{"value":"auto","origin":"default"},"no-input":{"value":false,"origin":"default"}},"keys":{}}
 --- stderr
 
 
@@ -104,6 +106,8 @@ cluster  prod  file, default-cluster
 host  prod.example.com  file, clusters.prod.host
 port  8001  file, clusters.prod.port
 credentials-store  [DIR]/credentials/prod  file, clusters.prod.credentials-store
+token  -  default
+trust  the authorities of this system  default
 qq  [DIR]/bin/qq  file, clusters.prod.qq
 via  qq  file, clusters.prod.via
 timeout  11  file, clusters.prod.timeout
@@ -119,7 +123,7 @@ vault-2026  keys/vault.pem?passphrase-env=VAULT
 $ qkey config show --output json
 exit 0
 --- stdout
-{"file":"[DIR]/.config/qkey/config.toml","settings":{"cluster":{"value":"prod","origin":"file, default-cluster"},"host":{"value":"prod.example.com","origin":"file, clusters.prod.host"},"port":{"value":8001,"origin":"file, clusters.prod.port"},"credentials-store":{"value":"[DIR]/credentials/prod","origin":"file, clusters.prod.credentials-store"},"qq":{"value":"[DIR]/bin/qq","origin":"file, clusters.prod.qq"},"via":{"value":"qq","origin":"file, clusters.prod.via"},"timeout":{"value":11,"origin":"file, clusters.prod.timeout"},"output":{"value":"json","origin":"flag, --output"},"color":{"value":"never","origin":"file, defaults.color"},"no-input":{"value":true,"origin":"file, defaults.no-input"}},"keys":{"alice":{"source":"~/alice.pem"},"vault-2026":{"source":"keys/vault.pem?passphrase-env=VAULT"}}}
+{"file":"[DIR]/.config/qkey/config.toml","settings":{"cluster":{"value":"prod","origin":"file, default-cluster"},"host":{"value":"prod.example.com","origin":"file, clusters.prod.host"},"port":{"value":8001,"origin":"file, clusters.prod.port"},"credentials-store":{"value":"[DIR]/credentials/prod","origin":"file, clusters.prod.credentials-store"},"token":{"value":null,"origin":"default"},"trust":{"value":"the authorities of this system","origin":"default"},"qq":{"value":"[DIR]/bin/qq","origin":"file, clusters.prod.qq"},"via":{"value":"qq","origin":"file, clusters.prod.via"},"timeout":{"value":11,"origin":"file, clusters.prod.timeout"},"output":{"value":"json","origin":"flag, --output"},"color":{"value":"never","origin":"file, defaults.color"},"no-input":{"value":true,"origin":"file, defaults.no-input"}},"keys":{"alice":{"source":"~/alice.pem"},"vault-2026":{"source":"keys/vault.pem?passphrase-env=VAULT"}}}
 --- stderr
 
 
@@ -145,17 +149,19 @@ exit 0
 --- stdout
 Configuration file: [DIR]/.config/qkey/config.toml
 
-SETTING            VALUE            FROM
-cluster            lab              flag, --cluster
-host               lab.example.com  file, clusters.lab.host
-port               8000             default
-credentials-store  -                default
-qq                 /opt/qumulo/qq   file, defaults.qq
-via                qq               file, defaults.via
-timeout            12               file, defaults.timeout
-output             text             file, defaults.output
-color              never            file, defaults.color
-no-input           true             file, defaults.no-input
+SETTING            VALUE                           FROM
+cluster            lab                             flag, --cluster
+host               lab.example.com                 file, clusters.lab.host
+port               8000                            default
+credentials-store  -                               default
+token              -                               default
+trust              the authorities of this system  default
+qq                 /opt/qumulo/qq                  file, defaults.qq
+via                qq                              file, defaults.via
+timeout            12                              file, defaults.timeout
+output             text                            file, defaults.output
+color              never                           file, defaults.color
+no-input           true                            file, defaults.no-input
 
 KEY         SOURCE
 alice       ~/alice.pem
@@ -167,17 +173,19 @@ exit 0
 --- stdout
 Configuration file: [DIR]/.config/qkey/config.toml
 
-SETTING            VALUE            FROM
-cluster            lab              environment, QKEY_CLUSTER
-host               lab.example.com  file, clusters.lab.host
-port               8000             default
-credentials-store  -                default
-qq                 /opt/qumulo/qq   file, defaults.qq
-via                qq               file, defaults.via
-timeout            12               file, defaults.timeout
-output             text             file, defaults.output
-color              never            file, defaults.color
-no-input           true             file, defaults.no-input
+SETTING            VALUE                           FROM
+cluster            lab                             environment, QKEY_CLUSTER
+host               lab.example.com                 file, clusters.lab.host
+port               8000                            default
+credentials-store  -                               default
+token              -                               default
+trust              the authorities of this system  default
+qq                 /opt/qumulo/qq                  file, defaults.qq
+via                qq                              file, defaults.via
+timeout            12                              file, defaults.timeout
+output             text                            file, defaults.output
+color              never                           file, defaults.color
+no-input           true                            file, defaults.no-input
 
 KEY         SOURCE
 alice       ~/alice.pem
@@ -377,7 +385,7 @@ fn every_mistake_is_named_with_its_file_and_line() {
         "[clusters.prod]\nhost = \"a\"\nhost = \"b\"\n",
         "[clusters.prod]\nport = 80000\n",
         "[clusters.prod]\nport = \"8000\"\n",
-        "[clusters.prod]\nhost = \"\"\n[clusters.lab]\nvia = \"rest\"\n",
+        "[clusters.prod]\nhost = \"\"\n[clusters.lab]\nvia = \"soap\"\n",
         "[clusters.prod]\ntimeout = 0\n",
         "[clusters.prod]\ntimeout = -1\n",
         "[defaults]\ntimeout = 0\n",
@@ -445,7 +453,7 @@ hint: did you mean `clusters`?
 [clusters.prod]
 hots = "a"
 exit 2
-error: [DIR]/.config/qkey/config.toml:2: unknown field `hots`, expected one of `host`, `port`, `credentials-store`, `qq`, `via`, `timeout`
+error: [DIR]/.config/qkey/config.toml:2: unknown field `hots`, expected one of `host`, `port`, `credentials-store`, `ca-file`, `tls-fingerprint`, `qq`, `via`, `timeout`
 hint: did you mean `host`?
 
 [clusters.prod]
@@ -470,9 +478,9 @@ hint: `qkey config init --file -` shows every key that there is
 [clusters.prod]
 host = ""
 [clusters.lab]
-via = "rest"
+via = "soap"
 exit 2
-error: [DIR]/.config/qkey/config.toml:4: unknown variant `rest`, expected `qq`
+error: [DIR]/.config/qkey/config.toml:4: unknown variant `soap`, expected `qq` or `rest`
 hint: `qkey config init --file -` shows every key that there is
 
 [clusters.prod]
@@ -650,13 +658,13 @@ hint: it must be a readable file in UTF-8
 $ qkey config show --config bom.toml | grep timeout
 exit 0
 --- stdout
-timeout            5      file, defaults.timeout
+timeout            5                               file, defaults.timeout
 --- stderr
 
 $ qkey config show --config crlf.toml | grep timeout
 exit 0
 --- stdout
-timeout            5      file, defaults.timeout
+timeout            5                               file, defaults.timeout
 --- stderr
 
 $ qkey config show --config /dev/null | head -1
@@ -846,7 +854,7 @@ fn values_that_make_no_sense_are_refused() {
                 "QKEY_PORT= qkey config show",
                 "QKEY_TIMEOUT=soon qkey config show",
                 "qkey config show --timeout 18446744073709551615 | grep timeout",
-                "qkey config show --via rest",
+                "qkey config show --via soap",
                 "qkey config show --color sometimes",
                 "qkey config show --output yaml",
                 "QKEY_OUTPUT=yaml qkey config show",
@@ -864,7 +872,7 @@ For more information, try '--help'.
 $ qkey config show --port 0 | grep port
 exit 0
 --- stdout
-port               0      flag, --port
+port               0                               flag, --port
 --- stderr
 
 $ qkey config show --timeout 0
@@ -908,15 +916,15 @@ For more information, try '--help'.
 $ qkey config show --timeout 18446744073709551615 | grep timeout
 exit 0
 --- stdout
-timeout            4294967295  flag, --timeout
+timeout            4294967295                      flag, --timeout
 --- stderr
 
-$ qkey config show --via rest
+$ qkey config show --via soap
 exit 2
 --- stdout
 --- stderr
-error: invalid value 'rest' for '--via <VIA>'
-  [possible values: qq]
+error: invalid value 'soap' for '--via <VIA>'
+  [possible values: qq, rest]
 
 For more information, try '--help'.
 
@@ -1091,6 +1099,9 @@ fn the_commented_file_is_shown_on_stdout_and_is_valid() {
 # port = 8000
 # credentials-store = "~/.config/qumulo/credentials/prod"   # as `qq --credentials-store`
 # qq = "/opt/qumulo/qq"                                     # the qq program for this cluster
+# via = "rest"                                              # without qq, straight to its REST API
+# ca-file = "prod-ca.pem"                                   # who vouches for its certificate (rest)
+# tls-fingerprint = "sha256:0000000000000000000000000000000000000000000000000000000000000000"  # or: which it is
 # timeout = 30                                              # seconds for each call
 
 # With keys named here, `qkey unlock` and `qkey replace` find the right one by its public key.
@@ -1100,7 +1111,7 @@ fn the_commented_file_is_shown_on_stdout_and_is_valid() {
 
 # [defaults]
 # qq = "qq"
-# via = "qq"
+# via = "qq"           # or "rest"
 # timeout = 30
 # output = "text"      # or "json"
 # color = "auto"       # or "always", "never"
@@ -1108,15 +1119,18 @@ fn the_commented_file_is_shown_on_stdout_and_is_valid() {
 
 "##]]
     );
-    // Without its comment signs every key in it is one that there is.
-    let uncommented: String = template
-        .lines()
-        .filter_map(|line| line.strip_prefix("# "))
-        .filter(|line| line.starts_with('[') || line.contains(" = "))
-        .map(|line| format!("{line}\n"))
-        .collect();
-    fs::write(&path, uncommented).unwrap();
-    prints(&qkey, "qkey config show");
+    // Without its comment signs every key in it is one that there is. Of two, one excludes the other.
+    for excluded in ["ca-file", "tls-fingerprint"] {
+        let uncommented: String = template
+            .lines()
+            .filter_map(|line| line.strip_prefix("# "))
+            .filter(|line| line.starts_with('[') || line.contains(" = "))
+            .filter(|line| !line.starts_with(excluded))
+            .map(|line| format!("{line}\n"))
+            .collect();
+        fs::write(&path, uncommented).unwrap();
+        prints(&qkey, "qkey config show");
+    }
 }
 
 #[test]

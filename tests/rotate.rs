@@ -1,4 +1,5 @@
-//! `examples/rotate.sh`: over the mock `qq`, killed at every step, and over the real one.
+//! `examples/rotate.sh`: over the mock `qq` and straight to the REST API, killed at every step, and
+//! over the real `qq`.
 
 mod support;
 
@@ -210,16 +211,25 @@ fn public_fingerprint(keys: &Keys, file: &str) -> String {
 
 #[test]
 fn a_key_is_rotated_through_the_real_qq() {
+    a_key_is_rotated_although_the_answer_is_lost(|core| Qkey::with_core(core, QQ_VERSION));
+}
+
+#[test]
+fn a_key_is_rotated_straight_over_rest() {
+    a_key_is_rotated_although_the_answer_is_lost(Qkey::with_rest);
+}
+
+fn a_key_is_rotated_although_the_answer_is_lost(qkey: impl Fn(&Core) -> Qkey) {
     let core = Core::start();
-    let keys = Keys::new(Qkey::with_core(&core, QQ_VERSION));
+    let keys = Keys::new(qkey(&core));
     let id = core.add_key(json!({ "name": "vault of böb", "public_key": ALICE_PUBLIC }));
     core.add_snapshot(json!({ "id": 7, "lock_key": id }));
     let held = || core.key(&id)["public_key"].as_str().unwrap().to_owned();
 
-    // The answer is lost, and so is every attempt to look.
+    // The answer is lost, and so is every attempt to look: four, of three requests each.
     core.fault("replace_key", "drop_after", json!({}));
     core.fault("list_keys", "slow", json!({ "seconds": 0, "times": 2 }));
-    core.fault("list_keys", "status", json!({ "status": 503, "times": 4 }));
+    core.fault("list_keys", "status", json!({ "status": 503, "times": 12 }));
     let run = keys.run(&["vault of böb", "lock.pem"]);
     assert_eq!(run.code, 8, "{run:?}");
     assert_eq!(keys.in_use(&held()), Some("lock.pem.new"));
@@ -233,13 +243,61 @@ fn a_key_is_rotated_through_the_real_qq() {
     assert_eq!(core.snapshot(7)["lock_key"], json!(null));
 }
 
+/// A cluster that holds alice's key as key 1, named "vault", which locks snapshot 2.
+trait Vault {
+    fn keys(&self) -> Keys;
+    /// The public key that it holds.
+    fn held(&self) -> String;
+    fn replacements(&self) -> usize;
+}
+
+impl Vault for Mock {
+    fn keys(&self) -> Keys {
+        Keys::with_mock(self)
+    }
+
+    fn held(&self) -> String {
+        self.public_key("1")
+    }
+
+    fn replacements(&self) -> usize {
+        self.count("fs_security_replace_key")
+    }
+}
+
+/// Over REST.
+impl Vault for Core {
+    fn keys(&self) -> Keys {
+        self.add_key(json!({ "name": "vault", "public_key": ALICE_PUBLIC }));
+        self.add_snapshot(json!({ "id": 2, "lock_key": "1" }));
+        Keys::new(Qkey::with_rest(self))
+    }
+
+    fn held(&self) -> String {
+        self.key("1")["public_key"].as_str().unwrap().to_owned()
+    }
+
+    fn replacements(&self) -> usize {
+        self.count("replace_key")
+    }
+}
+
 #[test]
 fn a_run_that_was_killed_at_any_step_is_continued_by_the_next() {
+    killed_at_any_step(Mock::new);
+}
+
+#[test]
+fn a_run_over_rest_that_was_killed_at_any_step_is_continued_by_the_next() {
+    killed_at_any_step(Core::start);
+}
+
+fn killed_at_any_step<V: Vault>(new: impl Fn() -> V) {
     let mut killed = 0;
     for (when, step) in (1..).flat_map(|step| [("before", step), ("after", step)]) {
         let what = format!("killed {when} step {step}");
-        let mock = Mock::new();
-        let keys = Keys::with_mock(&mock);
+        let vault = new();
+        let keys = vault.keys();
         let mut command = keys.rotate(&["vault", "lock.pem"]);
         let output = command
             .env("STOP", format!("{when} {step}"))
@@ -250,9 +308,8 @@ fn a_run_that_was_killed_at_any_step_is_continued_by_the_next() {
         }
         assert_eq!(output.status.signal(), Some(9), "{what}: {output:?}");
         killed += 1;
-        let held = mock.public_key("1");
         assert!(
-            keys.in_use(&held).is_some(),
+            keys.in_use(&vault.held()).is_some(),
             "{what}: the cluster's key is at hand"
         );
         let unlock = [
@@ -268,13 +325,13 @@ fn a_run_that_was_killed_at_any_step_is_continued_by_the_next() {
         // Once the new key has its name nothing is left to do, and only --finish says so.
         let run = keys.run(&["--finish", "vault", "lock.pem"]);
         assert_eq!(run.code, 0, "{what}: {run:?}");
-        if mock.public_key("1") == ALICE_PUBLIC {
+        if vault.held() == ALICE_PUBLIC {
             assert!(keys.beside().is_empty(), "{what}: nothing was begun yet");
             let run = keys.run(&["vault", "lock.pem"]);
             assert_eq!(run.code, 0, "{what}: {run:?}");
         }
-        keys.assert_rotated(&mock.public_key("1"), &what);
-        assert_eq!(mock.count("fs_security_replace_key"), 1, "{what}");
+        keys.assert_rotated(&vault.held(), &what);
+        assert_eq!(vault.replacements(), 1, "{what}");
     }
     // qkey six times (the old key held, generate, replace, the new key held, pubkey), ln, mv.
     assert_eq!(killed, 14);

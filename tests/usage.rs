@@ -428,28 +428,35 @@ Options:
   -V, --version  Print version
 
 Global options:
-      --cluster <NAME>            The cluster's name in the configuration file [env: QKEY_CLUSTER=]
-      --host <HOST>               The cluster's host name or address [default: what qq takes, a
-                                  cluster node] [env: QKEY_HOST=]
-      --port <PORT>               The port of the cluster's REST API [default: 8000] [env:
-                                  QKEY_PORT=]
-      --credentials-store <PATH>  The file with the cluster's credentials, as `qq
-                                  --credentials-store` [env: QKEY_CREDENTIALS_STORE=]
-      --qq <PATH>                 The qq program [default: qq, from PATH] [env: QKEY_QQ=]
-      --via <VIA>                 How to reach the cluster [default: qq] [env: QKEY_VIA=] [possible
-                                  values: qq]
-      --timeout <SECONDS>         How long each call to the cluster or a signer may take [default:
-                                  30] [env: QKEY_TIMEOUT=]
-      --config <FILE>             The configuration file [default:
-                                  $XDG_CONFIG_HOME/qkey/config.toml] [env: QKEY_CONFIG=]
-      --output <FORMAT>           The form of results, errors and notes [default: text] [env:
-                                  QKEY_OUTPUT=] [possible values: text, json]
-      --no-input                  Never ask on the terminal [env: QKEY_NO_INPUT=]
-  -v, --verbose...                Say what is being done; twice: show the programs that are run
-                                  [env: QKEY_VERBOSE=]
-  -q, --quiet                     No warnings [env: QKEY_QUIET=]
-      --color <WHEN>              Whether to use color [default: auto] [env: QKEY_COLOR=] [possible
-                                  values: auto, always, never]
+      --cluster <NAME>                The cluster's name in the configuration file [env:
+                                      QKEY_CLUSTER=]
+      --host <HOST>                   The cluster's host name or address [default: what qq takes, a
+                                      cluster node] [env: QKEY_HOST=]
+      --port <PORT>                   The port of the cluster's REST API [default: 8000] [env:
+                                      QKEY_PORT=]
+      --credentials-store <PATH>      The file with the cluster's credentials, as `qq
+                                      --credentials-store` [env: QKEY_CREDENTIALS_STORE=]
+      --ca-file <PEM>                 Trust the certificate authorities in this PEM file, and not
+                                      those of the system (--via rest) [env: QKEY_CA_FILE=]
+      --tls-fingerprint <sha256:HEX>  Trust this certificate and no other (--via rest) [env:
+                                      QKEY_TLS_FINGERPRINT=]
+      --insecure                      Trust any certificate: whoever stands between can take the
+                                      token (--via rest) [env: QKEY_INSECURE=]
+      --qq <PATH>                     The qq program [default: qq, from PATH] [env: QKEY_QQ=]
+      --via <VIA>                     How to reach the cluster [default: qq] [env: QKEY_VIA=]
+                                      [possible values: qq, rest]
+      --timeout <SECONDS>             How long each call to the cluster or a signer may take
+                                      [default: 30] [env: QKEY_TIMEOUT=]
+      --config <FILE>                 The configuration file [default:
+                                      $XDG_CONFIG_HOME/qkey/config.toml] [env: QKEY_CONFIG=]
+      --output <FORMAT>               The form of results, errors and notes [default: text] [env:
+                                      QKEY_OUTPUT=] [possible values: text, json]
+      --no-input                      Never ask on the terminal [env: QKEY_NO_INPUT=]
+  -v, --verbose...                    Say what is being done; twice: show the programs that are run
+                                      [env: QKEY_VERBOSE=]
+  -q, --quiet                         No warnings [env: QKEY_QUIET=]
+      --color <WHEN>                  Whether to use color [default: auto] [env: QKEY_COLOR=]
+                                      [possible values: auto, always, never]
 
 Exit codes: 0 done, or already so; 1 internal; 2 usage; 3 key; 4 mismatch; 5 refused; 6 auth;
 7 unreachable; 8 unknown outcome; 9 partial; 130 interrupted; 143 terminated.
@@ -488,6 +495,22 @@ fn the_global_options_are_the_same_everywhere() {
 
           [env: QKEY_CREDENTIALS_STORE=]
 
+      --ca-file <PEM>
+          Trust the certificate authorities in this PEM file, and not those of the system (--via
+          rest)
+
+          [env: QKEY_CA_FILE=]
+
+      --tls-fingerprint <sha256:HEX>
+          Trust this certificate and no other (--via rest)
+
+          [env: QKEY_TLS_FINGERPRINT=]
+
+      --insecure
+          Trust any certificate: whoever stands between can take the token (--via rest)
+
+          [env: QKEY_INSECURE=]
+
       --qq <PATH>
           The qq program [default: qq, from PATH]
 
@@ -497,7 +520,8 @@ fn the_global_options_are_the_same_everywhere() {
           How to reach the cluster [default: qq]
 
           Possible values:
-          - qq: Run the `qq` program
+          - qq:   Run the `qq` program
+          - rest: Speak to its REST API over HTTPS
 
           [env: QKEY_VIA=]
 
@@ -708,6 +732,22 @@ Global options:
           
           [env: QKEY_CREDENTIALS_STORE=]
 
+      --ca-file <PEM>
+          Trust the certificate authorities in this PEM file, and not those of the system (--via
+          rest)
+          
+          [env: QKEY_CA_FILE=]
+
+      --tls-fingerprint <sha256:HEX>
+          Trust this certificate and no other (--via rest)
+          
+          [env: QKEY_TLS_FINGERPRINT=]
+
+      --insecure
+          Trust any certificate: whoever stands between can take the token (--via rest)
+          
+          [env: QKEY_INSECURE=]
+
       --qq <PATH>
           The qq program [default: qq, from PATH]
           
@@ -717,7 +757,8 @@ Global options:
           How to reach the cluster [default: qq]
 
           Possible values:
-          - qq: Run the `qq` program
+          - qq:   Run the `qq` program
+          - rest: Speak to its REST API over HTTPS
           
           [env: QKEY_VIA=]
 

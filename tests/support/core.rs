@@ -90,8 +90,9 @@ impl Core {
         std::fs::create_dir(&home).expect("making a home directory");
         for path in [&home.join(".qfsd_cred"), &credentials] {
             std::fs::write(path, &contents).expect("writing credentials");
-            let owner_only = std::fs::Permissions::from_mode(0o600);
-            std::fs::set_permissions(path, owner_only).expect("a mode");
+            // As `qq login` has them.
+            let mode = std::fs::Permissions::from_mode(0o600);
+            std::fs::set_permissions(path, mode).expect("a mode");
         }
         let ca_file = files.path().join("ca.pem");
         std::fs::write(&ca_file, text("ca")).expect("writing the certificate");
