@@ -132,8 +132,8 @@ hint: look whether the cluster is up and whether a proxy or firewall stands betw
 exit 7
 --- stdout
 --- stderr
-error: 127.0.0.1:[PORT] refused fs_security_list_keys: Error 503: (nothing)
-hint: the cluster, or a proxy before it, is not ready; try again later
+error: 127.0.0.1:[PORT] answered fs_security_list_keys with something else than its REST API does: status 503 Service Unavailable: (nothing)
+hint: check --host and --port: a proxy or another service may answer there
 
 "#]].raw());
 }
@@ -238,14 +238,14 @@ exit 7
 --- stdout
 --- stderr
 error: the unlocking of snapshot 7 ("7_snapshot") was submitted, and the cluster shows that it was not done
-  caused by: 127.0.0.1:[PORT] refused snapshot_unlock_snapshot: Error 503: (nothing)
+  caused by: 127.0.0.1:[PORT] answered snapshot_unlock_snapshot with something else than its REST API does: status 503 Service Unavailable: (nothing)
 hint: run this again: it looks first whether it was done after all (`qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys usage` shows it too)
 -- empty {"status":504}
 exit 8
 --- stdout
 --- stderr
 error: the unlocking of snapshot 7 ("7_snapshot") was submitted and not answered: it is not done so far, and may still be
-  caused by: 127.0.0.1:[PORT] refused snapshot_unlock_snapshot: Error 504: (nothing)
+  caused by: 127.0.0.1:[PORT] answered snapshot_unlock_snapshot with something else than its REST API does: status 504 Gateway Timeout: (nothing)
 hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys usage` shows whether it was done, and running this again is safe: it looks first
 ==== lock
 ==== replace_key
@@ -501,8 +501,8 @@ hint: check --host and --port: a proxy or another service may answer there
 exit 7
 --- stdout
 --- stderr
-error: 127.0.0.1:[PORT] refused fs_security_list_keys: Error 502: <html>  <head><title>502 Bad Gateway</title></head>  <body>  <center><h1>502 Bad Gateway</h1></center>  </body>  </html>
-hint: the cluster, or a proxy before it, is not ready; try again later
+error: 127.0.0.1:[PORT] answered fs_security_list_keys with something else than its REST API does: status 502 Bad Gateway: <html>  <head><title>502 Bad Gateway</title></head>  <body>  <center><h1>502 Bad Gateway</h1></center>  </body>  </html>
+hint: check --host and --port: a proxy or another service may answer there
 ==== redirect
 exit 7
 --- stdout

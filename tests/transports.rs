@@ -1135,7 +1135,7 @@ Replaced key 2 ("old-0").
   was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
   now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
 --- stderr
-warning: the answer to the replacement of key 2 ("old-0") was lost (the connection to 127.0.0.1:[PORT] was lost during fs_security_replace_key: it was closed without an answer (peer closed connection without sending TLS close_notify: https://docs.rs/rustls/latest/rustls/manual/_03_howto/index.html#unexpected-eof)), but the cluster shows that it was done
+warning: the answer to the replacement of key 2 ("old-0") was lost (the connection to 127.0.0.1:[PORT] was lost during fs_security_replace_key: it was closed before the whole answer was there), but the cluster shows that it was done
 # drop_before {}
 $ qkey replace -k old-1 --old-key=alice.pem --new-key=bob.pem
 ==== over qq 7.10.2.1
@@ -1150,7 +1150,7 @@ exit 7
 --- stdout
 --- stderr
 error: the replacement of key 3 ("old-1") was submitted, and the cluster shows that it was not done
-  caused by: the connection to 127.0.0.1:[PORT] was lost during fs_security_replace_key: it was closed without an answer (peer closed connection without sending TLS close_notify: https://docs.rs/rustls/latest/rustls/manual/_03_howto/index.html#unexpected-eof)
+  caused by: the connection to 127.0.0.1:[PORT] was lost during fs_security_replace_key: it was closed before the whole answer was there
 hint: run this again: it looks first whether it was done after all (`qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows it too)
 # cut_after {}
 $ qkey replace -k old-2 --old-key=alice.pem --new-key=bob.pem
@@ -1169,7 +1169,7 @@ Replaced key 4 ("old-2").
   was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
   now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
 --- stderr
-warning: the answer to the replacement of key 4 ("old-2") was lost (the connection to 127.0.0.1:[PORT] was lost during fs_security_replace_key: it was closed without an answer (Peer disconnected)), but the cluster shows that it was done
+warning: the answer to the replacement of key 4 ("old-2") was lost (the connection to 127.0.0.1:[PORT] was lost during fs_security_replace_key: it was closed before the whole answer was there), but the cluster shows that it was done
 # not_json_after {}
 $ qkey replace -k old-3 --old-key=alice.pem --new-key=bob.pem
 ==== over qq 7.10.2.1
@@ -1393,7 +1393,7 @@ exit 8
 --- stdout
 --- stderr
 error: the unlocking of snapshot 7 ("7_snapshot") was submitted, and whether it was done could not be confirmed
-  caused by: the connection to 127.0.0.1:[PORT] was lost during snapshot_unlock_snapshot: it was closed without an answer (peer closed connection without sending TLS close_notify: https://docs.rs/rustls/latest/rustls/manual/_03_howto/index.html#unexpected-eof)
+  caused by: the connection to 127.0.0.1:[PORT] was lost during snapshot_unlock_snapshot: it was closed before the whole answer was there
 hint: `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys usage` shows it; running this again is safe: it looks first
 $ qkey unlock --id=7 --key alice.pem
 exit 0
@@ -1437,7 +1437,7 @@ exit 8
 --- stdout
 --- stderr
 error: the locking of snapshot 9 ("9_snapshot") was submitted, its answer was lost, and now it is locked with key 2
-  caused by: the connection to 127.0.0.1:[PORT] was lost during snapshot_lock_snapshot: it was closed without an answer (peer closed connection without sending TLS close_notify: https://docs.rs/rustls/latest/rustls/manual/_03_howto/index.html#unexpected-eof)
+  caused by: the connection to 127.0.0.1:[PORT] was lost during snapshot_lock_snapshot: it was closed before the whole answer was there
 hint: `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys usage` shows it; somebody else may be at work
 
 "#]].raw());
@@ -1533,7 +1533,7 @@ hint: look whether the cluster is up and whether a proxy or firewall stands betw
 exit 7
 --- stdout
 --- stderr
-error: the connection to 127.0.0.1:[PORT] was lost during fs_security_list_keys: it was closed without an answer (peer closed connection without sending TLS close_notify: https://docs.rs/rustls/latest/rustls/manual/_03_howto/index.html#unexpected-eof)
+error: the connection to 127.0.0.1:[PORT] was lost during fs_security_list_keys: it was closed before the whole answer was there
 hint: look whether the cluster is up and whether a proxy or firewall stands between
 # cut {}
 $ qkey keys
@@ -1547,7 +1547,7 @@ hint: look whether the cluster is up and whether a proxy or firewall stands betw
 exit 7
 --- stdout
 --- stderr
-error: the connection to 127.0.0.1:[PORT] was lost during fs_security_list_keys: it was closed without an answer (Peer disconnected)
+error: the connection to 127.0.0.1:[PORT] was lost during fs_security_list_keys: it was closed before the whole answer was there
 hint: look whether the cluster is up and whether a proxy or firewall stands between
 # status {"status":503}
 $ qkey keys

@@ -203,18 +203,25 @@ impl Rest {
             let words = format!("a redirection to {to}, which qkey does not follow");
             return Err(self.not_the_api(call, &words));
         }
-        let words = match (reply::api_error(&answer.body), status.as_u16()) {
-            (Some(words), _) => self.without_token(&words),
-            // What a proxy before the cluster says in its own form means the same.
-            (None, 408 | 429 | 502..=504) => self.excerpt(&answer.body),
-            (None, _) => {
-                let excerpt = self.excerpt(&answer.body);
-                return Err(self.not_the_api(call, &format!("status {status}: {excerpt}")));
+        let error = match reply::api_error(&answer.body) {
+            Some(words) => {
+                let words = self.without_token(&words);
+                self.named.refused(call, status.as_u16(), &words)
+            }
+            None => {
+                let words = format!("status {status}: {}", self.excerpt(&answer.body));
+                self.not_the_api(call, &words)
             }
         };
-        let error = self.named.refused(call, status.as_u16(), &words);
-        Err(match (error.repeat_after, answer.retry_after) {
-            (Some(_), Some(after)) => error.worth_repeating(after),
+        Err(match status {
+            // A proxy before the cluster says these in its own form.
+            StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
+                error.worth_repeating(answer.retry_after.unwrap_or_default())
+            }
+            StatusCode::REQUEST_TIMEOUT | StatusCode::GATEWAY_TIMEOUT => Error {
+                certainty: Certainty::Unanswered,
+                ..error
+            },
             _ => error,
         })
     }
