@@ -245,6 +245,10 @@ impl Rest {
             let error = UserError::new(Kind::Unreachable, message).hint(GIVE_IT_LONGER);
             Error::new(certainty, error)
         };
+        let no_answer = |time: Duration| {
+            let seconds = time.as_secs();
+            format!("{address} did not answer {call} within {seconds} s")
+        };
         match failure {
             Failure::NotConnected(words) => named.not_connected(&words),
             Failure::NotConnectedWithin(time) => too_slow(
@@ -260,13 +264,8 @@ impl Rest {
                 ..stopped_during(call, kind)
             },
             Failure::StoppedDuring(kind) => stopped_during(call, kind),
-            Failure::TimedOut(time) => too_slow(
-                Certainty::Unanswered,
-                format!(
-                    "{address} did not answer {call} within {} s",
-                    time.as_secs()
-                ),
-            ),
+            Failure::NoTurnWithin(time) => too_slow(Certainty::NotSent, no_answer(time)),
+            Failure::TimedOut(time) => too_slow(Certainty::Unanswered, no_answer(time)),
             Failure::Lost(words) => named.connection_lost(call, &words),
             Failure::NotAnAnswer(words) => named.not_the_api(call, &words),
         }

@@ -85,6 +85,8 @@ pub(super) enum Failure {
     NotConnected(String),
     /// There was none within this time; nothing was sent.
     NotConnectedWithin(Duration),
+    /// Others took up the connection for most of this time; nothing was sent.
+    NoTurnWithin(Duration),
     /// Nothing was sent to whoever shows this certificate.
     Untrusted(Untrusted),
     /// A signal came before the request was sent.
@@ -155,9 +157,11 @@ impl Client {
         body: Option<Vec<u8>>,
     ) -> Result<Answer, Failure> {
         line.progress.sent.store(false, Ordering::Relaxed);
-        let left = self.settings.timeout.saturating_sub(begun.elapsed());
+        let timeout = self.settings.timeout;
+        let waited = begun.elapsed();
+        let left = timeout.saturating_sub(waited);
         if left.is_zero() {
-            return Err(Failure::NotConnectedWithin(self.settings.timeout));
+            return Err(Failure::NoTurnWithin(timeout));
         }
         let ask = Ask {
             uri: format!("{}{path}", self.settings.base),
@@ -173,7 +177,10 @@ impl Client {
             // Nothing ends the search for a host's address, or an attempt to connect.
             false => wait_for(call),
         };
-        result.map_err(|error| self.explain(&line.progress, error))
+        result.map_err(|error| match self.explain(&line.progress, error) {
+            Failure::NotConnectedWithin(_) if waited > left => Failure::NoTurnWithin(timeout),
+            failure => failure,
+        })
     }
 
     fn explain(&self, progress: &Progress, error: Option<ureq::Error>) -> Failure {
