@@ -260,6 +260,15 @@ impl Rest {
     /// What it means that no answer came.
     fn explain(&self, call: &str, failure: Failure) -> Error {
         let named = &self.named;
+        let address = &named.address;
+        let too_slow = |certainty, message| {
+            let error = UserError::new(Kind::Unreachable, message).hint(GIVE_IT_LONGER);
+            Error::new(certainty, error)
+        };
+        let no_answer = |time: Duration| {
+            let seconds = time.as_secs();
+            format!("{address} did not answer {call} within {seconds} s")
+        };
         match failure {
             Failure::NotConnected(words) => self.not_connected(&words),
             Failure::NoTls(words) => Error {
@@ -286,12 +295,8 @@ impl Rest {
                 ..stopped_during(call, kind)
             },
             Failure::StoppedDuring(kind) => stopped_during(call, kind),
-            Failure::TimedOut(time) => {
-                let time = time.as_secs();
-                let message = format!("{} did not answer {call} within {time} s", named.address);
-                let error = UserError::new(Kind::Unreachable, message).hint(GIVE_IT_LONGER);
-                Error::new(Certainty::Unanswered, error)
-            }
+            Failure::NoTurnWithin(time) => too_slow(Certainty::NotSent, no_answer(time)),
+            Failure::TimedOut(time) => too_slow(Certainty::Unanswered, no_answer(time)),
             Failure::Lost(words) => named.connection_lost(call, &words),
             Failure::NotAnAnswer(words) => self.not_the_api(call, &words),
         }

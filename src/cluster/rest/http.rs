@@ -91,6 +91,8 @@ pub(super) enum Failure {
     NotConnectedWithin(Duration),
     /// Who answers there speaks no TLS, or none that will do; nothing was sent.
     NoTls(String),
+    /// Others took up the connection for most of this time; nothing was sent.
+    NoTurnWithin(Duration),
     /// Nothing was sent to whoever shows this certificate.
     Untrusted(Untrusted),
     /// A signal came before the request was sent.
@@ -161,9 +163,11 @@ impl Client {
         body: Option<Vec<u8>>,
     ) -> Result<Answer, Failure> {
         line.progress.sent.store(false, Ordering::Relaxed);
-        let left = self.settings.timeout.saturating_sub(begun.elapsed());
+        let timeout = self.settings.timeout;
+        let waited = begun.elapsed();
+        let left = timeout.saturating_sub(waited);
         if left.is_zero() {
-            return Err(Failure::NotConnectedWithin(self.settings.timeout));
+            return Err(Failure::NoTurnWithin(timeout));
         }
         let ask = Ask {
             uri: format!("{}{path}", self.settings.base),
@@ -181,7 +185,10 @@ impl Client {
         };
         result.map_err(|error| {
             line.progress.connected.store(false, Ordering::Relaxed);
-            self.explain(&line.progress, error)
+            match self.explain(&line.progress, error) {
+                Failure::NotConnectedWithin(_) if waited > left => Failure::NoTurnWithin(timeout),
+                failure => failure,
+            }
         })
     }
 
