@@ -1,6 +1,6 @@
 //! The cluster as the ceremonies see it: a key store and snapshots, behind one trait.
 
-mod failure;
+mod explain;
 pub mod qq;
 mod reply;
 pub mod rest;
@@ -176,6 +176,18 @@ impl Error {
     /// The same, of something that may be over soon.
     pub fn worth_repeating(mut self, after: Duration) -> Self {
         self.repeat_after = Some(after);
+        self
+    }
+
+    /// The same, of something that will not be over soon.
+    fn not_worth_repeating(mut self) -> Self {
+        self.repeat_after = None;
+        self
+    }
+
+    /// The same with another next step.
+    fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.error = self.error.hint(hint);
         self
     }
 }

@@ -10,7 +10,7 @@ use std::{
 use super::{
     Certainty, Check, Cluster, DEFAULT_PORT, Error, KeyRef, NewKey, Replacement, Result, Snapshot,
     StoredKey, Usage,
-    failure::{GIVE_IT_LONGER, Named, begin, no_cluster, stopped_during},
+    explain::{GIVE_IT_LONGER, Named, begin, no_cluster, stopped_during},
     reply::{self, Complaint, NotAReply},
 };
 use crate::{

@@ -1,6 +1,8 @@
 //! The cluster through its REST API, over HTTPS.
 
 mod credentials;
+mod explain;
+mod failure;
 mod http;
 mod proxy;
 mod tls;
@@ -23,14 +25,13 @@ pub use self::{
     tls::{Fingerprint, Trust},
 };
 use self::{
-    http::{Answer, Client, Failure},
+    http::{Answer, Client},
     proxy::Way,
-    tls::Untrusted,
 };
 use super::{
     Certainty, Check, Cluster, DEFAULT_PORT, Error, KeyRef, NewKey, Replacement, Result, Snapshot,
     StoredKey, Usage,
-    failure::{GIVE_IT_LONGER, Named, begin, no_cluster, stopped_during},
+    explain::{Named, begin, no_cluster},
     qq::qq_command,
     reply::{self, NotAReply, Page},
 };
@@ -255,104 +256,6 @@ impl Rest {
             Some(token) => text.replace(token.as_str(), "[token]"),
             None => text.to_owned(),
         }
-    }
-
-    /// What it means that no answer came.
-    fn explain(&self, call: &str, failure: Failure) -> Error {
-        let named = &self.named;
-        let address = &named.address;
-        let too_slow = |certainty, message| {
-            let error = UserError::new(Kind::Unreachable, message).hint(GIVE_IT_LONGER);
-            Error::new(certainty, error)
-        };
-        let no_answer = |time: Duration| {
-            let seconds = time.as_secs();
-            format!("{address} did not answer {call} within {seconds} s")
-        };
-        match failure {
-            Failure::NotConnected(words) => self.not_connected(&words),
-            Failure::NoTls(words) => Error {
-                repeat_after: None,
-                ..self.not_connected(&words)
-            },
-            Failure::NotConnectedWithin(time) => {
-                let words = format!("no connection within {} s", time.as_secs());
-                let error = self.not_connected(&words);
-                Error {
-                    // Connecting has a limit of its own, which --timeout does not raise.
-                    error: match time < self.options.timeout {
-                        true => error.error,
-                        false => error.error.hint(GIVE_IT_LONGER),
-                    },
-                    repeat_after: None,
-                    ..error
-                }
-            }
-            Failure::RefusedByProxy(status) => self.refused_by_proxy(status),
-            Failure::Untrusted(untrusted) => self.untrusted(&untrusted),
-            Failure::StoppedBefore(kind) => Error {
-                certainty: Certainty::NotSent,
-                ..stopped_during(call, kind)
-            },
-            Failure::StoppedDuring(kind) => stopped_during(call, kind),
-            Failure::NoTurnWithin(time) => too_slow(Certainty::NotSent, no_answer(time)),
-            Failure::TimedOut(time) => too_slow(Certainty::Unanswered, no_answer(time)),
-            Failure::Lost(words) => named.connection_lost(call, &words),
-            Failure::NotAnAnswer(words) => self.not_the_api(call, &words),
-        }
-    }
-
-    fn not_connected(&self, words: &str) -> Error {
-        let Some(way) = &self.way else {
-            return self.named.not_connected(words);
-        };
-        let error = self
-            .named
-            .not_connected(&format!("through the proxy {}: {words}", way.address));
-        let hint = format!(
-            "check the proxy that {} names, or name the cluster's host in no_proxy; then --host and --port",
-            way.variable
-        );
-        Error {
-            error: error.error.hint(hint),
-            ..error
-        }
-    }
-
-    fn refused_by_proxy(&self, status: StatusCode) -> Error {
-        let error = self.not_connected(&format!("it answered {status}"));
-        match (&self.way, status) {
-            (Some(way), StatusCode::PROXY_AUTHENTICATION_REQUIRED) => Error {
-                error: error.error.hint(format!(
-                    "give the proxy's own user and password in {}: http://USER:PASSWORD@HOST:PORT",
-                    way.variable
-                )),
-                repeat_after: None,
-                ..error
-            },
-            _ if status.is_server_error() => error,
-            _ => Error {
-                repeat_after: None,
-                ..error
-            },
-        }
-    }
-
-    fn untrusted(&self, untrusted: &Untrusted) -> Error {
-        let fingerprint = untrusted.fingerprint;
-        let message = format!("the certificate of {} is not trusted", self.named.address);
-        let hint = match self.options.trust {
-            Trust::Pinned(_) => format!(
-                "its fingerprint is {fingerprint}; if the cluster was given a new certificate, pin that one, otherwise find out who answers there"
-            ),
-            _ => format!(
-                "its fingerprint is {fingerprint}; if the cluster's administrator confirms that, pin it with --tls-fingerprint={fingerprint}, or give the authority that signed it with --ca-file PEM"
-            ),
-        };
-        let error = UserError::new(Kind::Unreachable, message)
-            .caused_by(&untrusted.reason)
-            .hint(hint);
-        Error::new(Certainty::NotSent, error)
     }
 }
 

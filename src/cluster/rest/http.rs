@@ -2,8 +2,6 @@
 //! anything was sent decides what is certain afterwards.
 
 use std::{
-    fmt,
-    io::ErrorKind::UnexpectedEof,
     sync::{
         Arc, Condvar, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -13,9 +11,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustls::{AlertDescription, ClientConfig};
+use rustls::ClientConfig;
 use ureq::{
-    Agent, Body, Proxy, RequestBuilder, Timeout,
+    Agent, Body, Proxy, RequestBuilder,
     config::Config,
     http::{HeaderName, HeaderValue, Response, StatusCode, Uri, header},
     unversioned::{
@@ -24,14 +22,17 @@ use ureq::{
     },
 };
 
-use super::tls::{TlsConnector, Untrusted, Verifier};
+use super::{
+    failure::{self, Failure},
+    tls::{TlsConnector, Verifier},
+};
 use crate::{
     error::Kind,
     interrupt::{self, Ender},
 };
 
 /// A larger answer is none that the REST API gives to these calls.
-const ANSWER_LIMIT: u64 = 8 << 20;
+pub(super) const ANSWER_LIMIT: u64 = 8 << 20;
 
 /// How long a connection may take to come about, within the time that the call has.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
@@ -80,33 +81,6 @@ pub(super) struct Answer {
     pub body: Vec<u8>,
 }
 
-/// Why no answer came back.
-#[derive(Debug)]
-pub(super) enum Failure {
-    /// There was no connection; nothing was sent.
-    NotConnected(String),
-    /// The proxy did not let anything through; nothing was sent to the cluster.
-    RefusedByProxy(StatusCode),
-    /// There was none within this time; nothing was sent.
-    NotConnectedWithin(Duration),
-    /// Who answers there speaks no TLS, or none that will do; nothing was sent.
-    NoTls(String),
-    /// Others took up the connection for most of this time; nothing was sent.
-    NoTurnWithin(Duration),
-    /// Nothing was sent to whoever shows this certificate.
-    Untrusted(Untrusted),
-    /// A signal came before the request was sent.
-    StoppedBefore(Kind),
-    /// A signal came afterwards.
-    StoppedDuring(Kind),
-    /// The request was sent, and not answered within this time.
-    TimedOut(Duration),
-    /// The request was sent, and the connection broke.
-    Lost(String),
-    /// The answer is larger than [`ANSWER_LIMIT`], or no HTTP.
-    NotAnAnswer(String),
-}
-
 /// The connections to one cluster.
 pub(super) struct Client {
     settings: Settings,
@@ -136,8 +110,8 @@ impl Client {
         }
     }
 
-    /// Sends one request, a POST if it has a body, and reads the answer, once. The time it has begins now, and includes what
-    /// is spent waiting for a free connection.
+    /// Sends one request, a POST if it has a body, and reads the answer, once. The time it has begins
+    /// now, and includes what is spent waiting for a free connection.
     pub fn request(&self, path: &str, body: Option<Vec<u8>>) -> Result<Answer, Failure> {
         let begun = Instant::now();
         let method = match &body {
@@ -185,54 +159,32 @@ impl Client {
         };
         result.map_err(|error| {
             line.progress.connected.store(false, Ordering::Relaxed);
-            match self.explain(&line.progress, error) {
+            match self.failure(&line.progress, error) {
                 Failure::NotConnectedWithin(_) if waited > left => Failure::NoTurnWithin(timeout),
                 failure => failure,
             }
         })
     }
 
-    fn explain(&self, progress: &Progress, error: Option<ureq::Error>) -> Failure {
+    /// `error` is none where a signal came first.
+    fn failure(&self, progress: &Progress, error: Option<ureq::Error>) -> Failure {
         let sent = progress.sent.load(Ordering::Relaxed);
-        let timeout = self.settings.timeout;
-        let (error, signal) = match (error, interrupt::received()) {
-            (Some(error), None) => (error, None),
-            (error, signal) => (
-                error.unwrap_or(ureq::Error::ConnectionFailed),
-                Some(signal.unwrap_or(Kind::Interrupted)),
-            ),
-        };
-        match (signal, error) {
-            (Some(kind), _) if sent => Failure::StoppedDuring(kind),
-            (Some(kind), _) => Failure::StoppedBefore(kind),
-            (None, ureq::Error::Timeout(_)) if sent => Failure::TimedOut(timeout),
-            (None, ureq::Error::Timeout(Timeout::Connect | Timeout::Resolve)) => {
-                Failure::NotConnectedWithin(timeout.min(CONNECT_LIMIT))
-            }
-            (None, ureq::Error::Timeout(_)) => Failure::NotConnectedWithin(timeout),
-            (None, ureq::Error::BodyExceedsLimit(_)) => {
-                Failure::NotAnAnswer(format!("more than {} MiB", ANSWER_LIMIT >> 20))
-            }
-            (None, error @ (ureq::Error::Protocol(_) | ureq::Error::LargeResponseHeader(..))) => {
-                Failure::NotAnAnswer(error.to_string())
-            }
-            (None, error) if sent => Failure::Lost(words(&error)),
-            (None, error) => match self.settings.verifier.refused() {
+        match (error, interrupt::received()) {
+            (Some(error), None) if sent => failure::after_sending(error, self.settings.timeout),
+            (Some(error), None) => match self.settings.verifier.refused() {
                 Some(untrusted) => Failure::Untrusted(untrusted),
-                None => match (tls_error(&error), &error) {
-                    (Some(words), _) => Failure::NoTls(words),
-                    (None, ureq::Error::ConnectProxyFailed(reason)) => match proxy_status(reason) {
-                        Some(status) => Failure::RefusedByProxy(status),
-                        None => Failure::NotConnected(reason.clone()),
-                    },
-                    (None, ureq::Error::Io(error)) if error.kind() == UnexpectedEof => {
-                        Failure::NotConnected(
-                            "the connection was closed before a request was sent".to_owned(),
-                        )
-                    }
-                    (None, error) => Failure::NotConnected(words(error)),
-                },
+                None => {
+                    let timeout = self.settings.timeout;
+                    failure::before_sending(error, timeout, timeout.min(CONNECT_LIMIT))
+                }
             },
+            (_, signal) => {
+                let kind = signal.unwrap_or(Kind::Interrupted);
+                match sent {
+                    true => Failure::StoppedDuring(kind),
+                    false => Failure::StoppedBefore(kind),
+                }
+            }
         }
     }
 
@@ -391,38 +343,4 @@ fn wait_for(call: impl FnOnce() -> Exchanged + Send + 'static) -> Exchanged {
             Err(_) => return Err(None),
         }
     }
-}
-
-/// What an error of the TLS handshake means; none is over in a moment.
-fn tls_error(error: &ureq::Error) -> Option<String> {
-    let ureq::Error::Io(error) = error else {
-        return None;
-    };
-    Some(match error.get_ref()?.downcast_ref()? {
-        rustls::Error::InvalidMessage(_) => "who answers there speaks no TLS".to_owned(),
-        rustls::Error::AlertReceived(AlertDescription::ProtocolVersion)
-        | rustls::Error::PeerIncompatible(_) => {
-            "who answers there speaks neither TLS 1.2 nor TLS 1.3".to_owned()
-        }
-        error => error.to_string(),
-    })
-}
-
-/// The library has it as text alone: `proxy server responded 407/407`.
-fn proxy_status(reason: &str) -> Option<StatusCode> {
-    let status = reason.strip_prefix("proxy server responded ")?;
-    status.split('/').next()?.parse().ok()
-}
-
-/// The error of the system or the library, without what the library puts around it.
-fn words(error: &ureq::Error) -> String {
-    let inner: &dyn fmt::Display = match error {
-        ureq::Error::Io(error) if error.kind() == UnexpectedEof => {
-            return "it was closed before the whole answer was there".to_owned();
-        }
-        ureq::Error::Io(error) => error,
-        ureq::Error::Other(error) => error,
-        error => error,
-    };
-    inner.to_string()
 }

@@ -1,0 +1,107 @@
+//! The ways in which a request goes without an answer.
+
+use std::{io::ErrorKind::UnexpectedEof, time::Duration};
+
+use rustls::AlertDescription;
+use ureq::{Timeout, http::StatusCode};
+
+use super::{http::ANSWER_LIMIT, tls::Untrusted};
+use crate::error::Kind;
+
+/// Why no answer came back.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// There was no connection; nothing was sent.
+    NotConnected(String),
+    /// The proxy did not let anything through; nothing was sent to the cluster.
+    RefusedByProxy(StatusCode),
+    /// There was none within this time; nothing was sent.
+    NotConnectedWithin(Duration),
+    /// Who answers there speaks no TLS, or none that will do; nothing was sent.
+    NoTls(String),
+    /// Others took up the connection for most of this time; nothing was sent.
+    NoTurnWithin(Duration),
+    /// Nothing was sent to whoever shows this certificate.
+    Untrusted(Untrusted),
+    /// A signal came before the request was sent.
+    StoppedBefore(Kind),
+    /// A signal came afterwards.
+    StoppedDuring(Kind),
+    /// The request was sent, and not answered within this time.
+    TimedOut(Duration),
+    /// The request was sent, and the connection broke.
+    Lost(String),
+    /// The answer is larger than [`ANSWER_LIMIT`], or no HTTP.
+    NotAnAnswer(String),
+}
+
+/// What an error means that came after the request was sent, or some of it.
+pub(super) fn after_sending(error: ureq::Error, timeout: Duration) -> Failure {
+    use ureq::Error::{BodyExceedsLimit, Io, LargeResponseHeader, Protocol};
+    match error {
+        ureq::Error::Timeout(_) => Failure::TimedOut(timeout),
+        BodyExceedsLimit(_) => {
+            Failure::NotAnAnswer(format!("more than {} MiB", ANSWER_LIMIT >> 20))
+        }
+        Protocol(_) | LargeResponseHeader(..) => Failure::NotAnAnswer(error.to_string()),
+        Io(error) if error.kind() == UnexpectedEof => {
+            Failure::Lost("it was closed before the whole answer was there".to_owned())
+        }
+        error => Failure::Lost(words(&error)),
+    }
+}
+
+/// What an error means that came while there was no connection yet.
+pub(super) fn before_sending(
+    error: ureq::Error,
+    timeout: Duration,
+    connect_timeout: Duration,
+) -> Failure {
+    match &error {
+        ureq::Error::Timeout(Timeout::Connect | Timeout::Resolve) => {
+            Failure::NotConnectedWithin(connect_timeout)
+        }
+        ureq::Error::Timeout(_) => Failure::NotConnectedWithin(timeout),
+        ureq::Error::ConnectProxyFailed(reason) => match proxy_status(reason) {
+            Some(status) => Failure::RefusedByProxy(status),
+            None => Failure::NotConnected(reason.clone()),
+        },
+        ureq::Error::Io(io) if io.kind() == UnexpectedEof => {
+            Failure::NotConnected("the connection was closed before a request was sent".to_owned())
+        }
+        error => match tls_error(error) {
+            Some(words) => Failure::NoTls(words),
+            None => Failure::NotConnected(words(error)),
+        },
+    }
+}
+
+/// What an error of the TLS handshake means; none is over in a moment.
+fn tls_error(error: &ureq::Error) -> Option<String> {
+    let ureq::Error::Io(error) = error else {
+        return None;
+    };
+    Some(match error.get_ref()?.downcast_ref()? {
+        rustls::Error::InvalidMessage(_) => "who answers there speaks no TLS".to_owned(),
+        rustls::Error::AlertReceived(AlertDescription::ProtocolVersion)
+        | rustls::Error::PeerIncompatible(_) => {
+            "who answers there speaks neither TLS 1.2 nor TLS 1.3".to_owned()
+        }
+        error => error.to_string(),
+    })
+}
+
+/// The library has it as text alone: `proxy server responded 407/407`.
+fn proxy_status(reason: &str) -> Option<StatusCode> {
+    let status = reason.strip_prefix("proxy server responded ")?;
+    status.split('/').next()?.parse().ok()
+}
+
+/// The error of the system or the library, without what this library puts around it.
+fn words(error: &ureq::Error) -> String {
+    match error {
+        ureq::Error::Io(error) => error.to_string(),
+        ureq::Error::Other(error) => error.to_string(),
+        error => error.to_string(),
+    }
+}
