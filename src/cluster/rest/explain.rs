@@ -7,6 +7,7 @@ use ureq::http::StatusCode;
 use super::{
     Rest,
     failure::Failure,
+    http::ANSWER_LIMIT,
     tls::{Trust, Untrusted},
 };
 use crate::{
@@ -33,7 +34,10 @@ impl Rest {
             Failure::NoTurnWithin(time) => self.no_answer(call, time, Certainty::NotSent),
             Failure::TimedOut(time) => self.no_answer(call, time, Certainty::Unanswered),
             Failure::Lost(words) => self.named.connection_lost(call, &words),
-            Failure::NotAnAnswer(words) => self.not_the_api(call, &words),
+            Failure::TooLong => {
+                self.not_the_api(call, &format!("more than {} MiB", ANSWER_LIMIT >> 20))
+            }
+            Failure::NotHttp(words) => self.not_the_api(call, &words),
         }
     }
 

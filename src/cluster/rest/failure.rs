@@ -5,7 +5,7 @@ use std::{io::ErrorKind::UnexpectedEof, time::Duration};
 use rustls::AlertDescription;
 use ureq::{Timeout, http::StatusCode};
 
-use super::{http::ANSWER_LIMIT, tls::Untrusted};
+use super::tls::Untrusted;
 use crate::error::Kind;
 
 /// Why no answer came back.
@@ -31,8 +31,10 @@ pub(super) enum Failure {
     TimedOut(Duration),
     /// The request was sent, and the connection broke.
     Lost(String),
-    /// The answer is larger than [`ANSWER_LIMIT`], or no HTTP.
-    NotAnAnswer(String),
+    /// The answer is larger than any that is wanted.
+    TooLong,
+    /// The answer is no HTTP.
+    NotHttp(String),
 }
 
 /// What an error means that came after the request was sent, or some of it.
@@ -40,10 +42,8 @@ pub(super) fn after_sending(error: ureq::Error, timeout: Duration) -> Failure {
     use ureq::Error::{BodyExceedsLimit, Io, LargeResponseHeader, Protocol};
     match error {
         ureq::Error::Timeout(_) => Failure::TimedOut(timeout),
-        BodyExceedsLimit(_) => {
-            Failure::NotAnAnswer(format!("more than {} MiB", ANSWER_LIMIT >> 20))
-        }
-        Protocol(_) | LargeResponseHeader(..) => Failure::NotAnAnswer(error.to_string()),
+        BodyExceedsLimit(_) => Failure::TooLong,
+        Protocol(_) | LargeResponseHeader(..) => Failure::NotHttp(error.to_string()),
         Io(error) if error.kind() == UnexpectedEof => {
             Failure::Lost("it was closed before the whole answer was there".to_owned())
         }

@@ -4,7 +4,6 @@
 use std::{
     sync::{
         Arc, Condvar, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
         mpsc::{self, RecvTimeoutError},
     },
     thread,
@@ -24,7 +23,7 @@ use ureq::{
 
 use super::{
     failure::{self, Failure},
-    tls::{TlsConnector, Verifier},
+    tls::{Progress, TlsConnector, Verifier},
 };
 use crate::{
     error::Kind,
@@ -39,23 +38,6 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 
 /// How long a connection may be idle and still be used: servers close theirs after 5 s and more.
 const IDLE_LIMIT: Duration = Duration::from_secs(4);
-
-/// What one connection, or the attempt to make one, has come to in the call under way.
-#[derive(Debug, Default)]
-pub(super) struct Progress {
-    connected: AtomicBool,
-    sent: AtomicBool,
-}
-
-impl Progress {
-    pub fn connected(&self) {
-        self.connected.store(true, Ordering::Relaxed);
-    }
-
-    pub fn sent(&self) {
-        self.sent.store(true, Ordering::Relaxed);
-    }
-}
 
 /// How to reach the cluster.
 pub(super) struct Settings {
@@ -136,7 +118,7 @@ impl Client {
         path: &str,
         body: Option<Vec<u8>>,
     ) -> Result<Answer, Failure> {
-        line.progress.sent.store(false, Ordering::Relaxed);
+        line.progress.begin();
         let timeout = self.settings.timeout;
         let waited = begun.elapsed();
         let left = timeout.saturating_sub(waited);
@@ -151,14 +133,14 @@ impl Client {
         };
         let agent = line.agent.clone();
         let call = move || exchange(&agent, ask);
-        let result = match line.progress.connected.load(Ordering::Relaxed) {
+        let result = match line.progress.is_connected() {
             // The line's `Ender` makes it return at a signal.
             true => call(),
             // Nothing ends the search for a host's address, or an attempt to connect.
             false => wait_for(call),
         };
         result.map_err(|error| {
-            line.progress.connected.store(false, Ordering::Relaxed);
+            line.progress.failed();
             match self.failure(&line.progress, error) {
                 Failure::NotConnectedWithin(_) if waited > left => Failure::NoTurnWithin(timeout),
                 failure => failure,
@@ -168,7 +150,7 @@ impl Client {
 
     /// `error` is none where a signal came first.
     fn failure(&self, progress: &Progress, error: Option<ureq::Error>) -> Failure {
-        let sent = progress.sent.load(Ordering::Relaxed);
+        let sent = progress.has_sent();
         match (error, interrupt::received()) {
             (Some(error), None) if sent => failure::after_sending(error, self.settings.timeout),
             (Some(error), None) => match self.settings.verifier.refused() {
@@ -264,8 +246,7 @@ impl Resolver for OnceResolver {
         let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
         match &*found {
             Some((known, addresses))
-                if known.authority() == uri.authority()
-                    && self.progress.connected.load(Ordering::Relaxed) =>
+                if known.authority() == uri.authority() && self.progress.is_connected() =>
             {
                 Ok(addresses.clone())
             }

@@ -6,7 +6,10 @@ use std::{
     io::{self, Read, Write},
     path::{Path, PathBuf},
     str::FromStr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use rustls::{
@@ -28,7 +31,6 @@ use ureq::unversioned::transport::{
     TransportAdapter,
 };
 
-use super::http::Progress;
 use crate::error::{Error as UserError, Kind};
 
 /// Which certificate is the cluster's.
@@ -330,6 +332,35 @@ impl ServerCertVerifier for Verifier {
     }
 }
 
+/// How far a connection, or the attempt to make one, has come in the request under way.
+#[derive(Debug, Default)]
+pub(super) struct Progress {
+    connected: AtomicBool,
+    sent: AtomicBool,
+}
+
+impl Progress {
+    /// Whether there is a connection that has not failed yet.
+    pub fn is_connected(&self) -> bool {
+        self.connected.load(Ordering::Relaxed)
+    }
+
+    /// Whether any of the request may have gone out.
+    pub fn has_sent(&self) -> bool {
+        self.sent.load(Ordering::Relaxed)
+    }
+
+    /// A new request begins.
+    pub fn begin(&self) {
+        self.sent.store(false, Ordering::Relaxed);
+    }
+
+    /// The request came to nothing: what connection there is will not be used again.
+    pub fn failed(&self) {
+        self.connected.store(false, Ordering::Relaxed);
+    }
+}
+
 /// Wraps a connection in TLS, and notes how far it has come.
 #[derive(Debug)]
 pub(super) struct TlsConnector {
@@ -362,7 +393,7 @@ impl<In: Transport> Connector<In> for TlsConnector {
         let mut stream = StreamOwned::new(connection, adapter);
         stream.sock.set_timeout(details.timeout);
         stream.conn.complete_io(&mut stream.sock)?;
-        self.progress.connected();
+        self.progress.connected.store(true, Ordering::Relaxed);
         Ok(Some(Either::B(TlsTransport {
             stream,
             progress: self.progress.clone(),
@@ -393,7 +424,7 @@ impl Transport for TlsTransport {
     }
 
     fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), ureq::Error> {
-        self.progress.sent();
+        self.progress.sent.store(true, Ordering::Relaxed);
         self.stream.sock.set_timeout(timeout);
         self.stream.write_all(&self.buffers.output()[..amount])?;
         Ok(())
