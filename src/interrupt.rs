@@ -111,13 +111,19 @@ pub fn pause(duration: Duration) {
 pub struct Ender(u64);
 
 impl Ender {
-    /// `end` may be called from another thread, at most once for each signal.
+    /// `end` may be called from another thread, once for each signal; and here, for one that came
+    /// before.
     pub fn register(end: impl Fn() + Send + Sync + 'static) -> Self {
-        with_state(|state| {
+        let end = Arc::new(end);
+        let (number, late) = with_state(|state| {
             let number = state.enders.last().map_or(0, |(number, _)| number + 1);
-            state.enders.push((number, Arc::new(end)));
-            Self(number)
-        })
+            state.enders.push((number, end.clone()));
+            (number, state.signal.is_some())
+        });
+        if late {
+            end();
+        }
+        Self(number)
     }
 }
 

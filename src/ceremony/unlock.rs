@@ -42,8 +42,8 @@ pub struct Unlocked {
     pub key: Option<StoredKey>,
 }
 
-/// How many snapshots in a row may fail because the cluster cannot be reached, or does not let the
-/// user in, before no further one is begun.
+/// For how many snapshots in a row the cluster may be out of reach, or not let the user in, before
+/// no further one is begun.
 const IN_VAIN: usize = 5;
 
 /// What all the snapshots share; each is found out once, by whoever needs it first.
@@ -52,12 +52,33 @@ struct Shared<'a, K, O> {
     stored_keys: LazyLock<Result<Vec<StoredKey>>, K>,
     keyring: &'a Keyring<'a>,
     opened: LazyLock<(), O>,
+    /// The index of the next snapshot to begin with.
+    next: AtomicUsize,
+    /// How many in a row could not even be looked at.
+    in_vain: AtomicUsize,
+}
+
+impl<K, O> Shared<'_, K, O> {
+    /// As [`look_at`], and counts how often there was no cluster to be had.
+    fn first_look_at(
+        &self,
+        id: u64,
+    ) -> cluster::Result<(Snapshot, Option<cluster::Result<String>>)> {
+        let looked = look_at(self.cluster, id);
+        match looked.as_ref().map_err(|failure| failure.error.kind()) {
+            Err(Kind::Auth | Kind::Unreachable) => {
+                self.in_vain.fetch_add(1, Ordering::Relaxed);
+            }
+            _ => self.in_vain.store(0, Ordering::Relaxed),
+        }
+        looked
+    }
 }
 
 impl Unlock<'_> {
     /// Runs the ceremony for each snapshot; `report` is told each result, in the order of the ids,
     /// as soon as it and those before it are there. No further one is begun after a signal, or when
-    /// the last [`IN_VAIN`] showed that there is no cluster to be had.
+    /// it has shown that there is no cluster to be had.
     pub fn run(&self, cluster: &dyn Cluster, mut report: impl FnMut(u64, Result<Unlocked>)) {
         let keyring = Keyring::new(self.keys.clone());
         let shared = Shared {
@@ -65,39 +86,30 @@ impl Unlock<'_> {
             stored_keys: LazyLock::new(|| cluster.keys().map_err(Error::from)),
             keyring: &keyring,
             opened: LazyLock::new(|| keyring.open()),
+            next: AtomicUsize::new(0),
+            in_vain: AtomicUsize::new(0),
         };
-        let next = AtomicUsize::new(0);
-        let in_vain = AtomicUsize::new(0);
         let (sender, results) = mpsc::channel();
         thread::scope(|scope| {
-            scope.spawn(|| LazyLock::force(&shared.stored_keys).is_ok());
-            scope.spawn(|| LazyLock::force(&shared.opened));
+            // Without a thread to spare, whoever needs these first finds them out.
+            let early_keys = || LazyLock::force(&shared.stored_keys).is_ok();
+            let _ = thread::Builder::new().spawn_scoped(scope, early_keys);
+            let early_opening = || LazyLock::force(&shared.opened);
+            let _ = thread::Builder::new().spawn_scoped(scope, early_opening);
+            let mut workers = 0;
             for _ in 0..self.jobs.clamp(1, self.ids.len().max(1)) {
-                let sender = sender.clone();
-                let (shared, next, in_vain) = (&shared, &next, &in_vain);
-                scope.spawn(move || {
-                    while let index = next.fetch_add(1, Ordering::Relaxed)
-                        && let Some(&id) = self.ids.get(index)
-                    {
-                        let result = self.unlock(shared, id);
-                        let no_further = match result.as_ref().err().map(Error::kind) {
-                            Some(Kind::Auth | Kind::Unreachable) => {
-                                in_vain.fetch_add(1, Ordering::Relaxed) + 1 >= IN_VAIN
-                            }
-                            Some(kind) if kind.is_interruption() => true,
-                            _ => {
-                                in_vain.store(0, Ordering::Relaxed);
-                                false
-                            }
-                        };
-                        if no_further {
-                            next.store(self.ids.len(), Ordering::Relaxed);
-                        }
-                        if sender.send((index, result)).is_err() {
-                            break;
-                        }
+                let (shared, sender) = (&shared, sender.clone());
+                let work = move || self.work(shared, &sender);
+                match thread::Builder::new().spawn_scoped(scope, work) {
+                    Ok(_) => workers += 1,
+                    Err(error) => {
+                        log::warn!("there are {workers} jobs at a time and not more: {error}");
+                        break;
                     }
-                });
+                }
+            }
+            if workers == 0 {
+                self.work(&shared, &sender);
             }
             drop(sender);
             let mut early = BTreeMap::new();
@@ -114,13 +126,38 @@ impl Unlock<'_> {
         });
     }
 
+    /// Takes one snapshot after the other, as long as there are some.
+    fn work<K, O>(
+        &self,
+        shared: &Shared<'_, K, O>,
+        results: &mpsc::Sender<(usize, Result<Unlocked>)>,
+    ) where
+        K: FnOnce() -> Result<Vec<StoredKey>>,
+        O: FnOnce(),
+    {
+        while let index = shared.next.fetch_add(1, Ordering::Relaxed)
+            && let Some(&id) = self.ids.get(index)
+        {
+            let result = self.unlock(shared, id);
+            let stopped = matches!(&result, Err(error) if error.kind().is_interruption());
+            // Those that were under way together may have failed together.
+            let in_vain = shared.in_vain.load(Ordering::Relaxed);
+            if stopped || in_vain >= IN_VAIN.max(self.jobs + 1) {
+                shared.next.store(self.ids.len(), Ordering::Relaxed);
+            }
+            if results.send((index, result)).is_err() {
+                break;
+            }
+        }
+    }
+
     fn unlock<K, O>(&self, shared: &Shared<'_, K, O>, id: u64) -> Result<Unlocked>
     where
         K: FnOnce() -> Result<Vec<StoredKey>>,
         O: FnOnce(),
     {
         let cluster = shared.cluster;
-        let (before, challenge) = look_at(cluster, id)?;
+        let (before, challenge) = shared.first_look_at(id)?;
         let unlocked = |ending, key| Unlocked {
             ending,
             snapshot: before.clone(),
@@ -207,13 +244,17 @@ fn look_at(
         return Ok((status, challenge));
     }
     let (status, challenge) = thread::scope(|scope| {
-        let challenge = scope.spawn(|| cluster.unlock_challenge(id));
+        let fetch = || cluster.unlock_challenge(id);
+        let fetching = thread::Builder::new().spawn_scoped(scope, fetch);
         let status = cluster.snapshot(id);
-        let challenge = challenge.join();
-        (
-            status,
-            challenge.expect("fetching a challenge does not panic"),
-        )
+        let challenge = match fetching {
+            Ok(fetching) => fetching
+                .join()
+                .expect("fetching a challenge does not panic"),
+            // There is no thread to spare.
+            Err(_) => fetch(),
+        };
+        (status, challenge)
     });
     let status = status?;
     let challenge = status.lock_key.is_some().then_some(challenge);

@@ -4,7 +4,7 @@ use std::{path::PathBuf, sync::Arc};
 
 use clap::ArgMatches;
 
-use super::settings::{Globals, Settings, TOKEN_VARIABLE};
+use super::settings::{Globals, Origin, Settings, TOKEN_VARIABLE};
 use crate::{
     cluster::{
         Cluster,
@@ -76,6 +76,7 @@ impl Session {
     /// the connection are wrong, or its token cannot be read.
     pub fn cluster(&self, jobs: usize) -> Result<Box<dyn Cluster>> {
         let settings = &self.settings;
+        self.check_transport()?;
         let (host, port) = (settings.host.value.clone(), settings.port.value);
         let (program, timeout) = (settings.qq.value.clone(), settings.timeout.value);
         Ok(match settings.via.value {
@@ -102,6 +103,39 @@ impl Session {
                 Box::new(Retrying::new(rest, timeout))
             }
         })
+    }
+
+    /// # Errors
+    /// Of kind `usage` when a flag says which certificate to trust, and `qq` looks at none.
+    fn check_transport(&self) -> Result<()> {
+        let settings = &self.settings;
+        let (trust, via) = (&settings.trust.origin, &settings.via);
+        match (via.value, trust) {
+            (Via::Qq, Origin::Flag(flag)) => Err(Error::new(
+                Kind::Usage,
+                format!("{flag} is of no effect through qq, which verifies no certificate"),
+            )
+            .hint("add --via rest, or leave it out")),
+            // Whoever typed it knows.
+            (Via::Qq, Origin::File(_) | Origin::Environment(_))
+                if !matches!(via.origin, Origin::Flag(_)) =>
+            {
+                log::warn!(
+                    "{} is of no effect through qq, which verifies no certificate; --via rest does",
+                    trust.name()
+                );
+                Ok(())
+            }
+            (Via::Rest, _) => {
+                if let Some(variable) = settings.unused_token {
+                    log::warn!(
+                        "{variable} is not used: the cluster is named by a flag, and may be another"
+                    );
+                }
+                Ok(())
+            }
+            _ => Ok(()),
+        }
     }
 
     pub fn context(&self) -> &Arc<Context> {

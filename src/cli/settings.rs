@@ -1,7 +1,7 @@
 //! The settings that every command shares: a flag beats the environment, which beats the
 //! configuration file.
 
-use std::{env, fmt, num::NonZeroU64, path::PathBuf, time::Duration};
+use std::{env, ffi::OsString, fmt, num::NonZeroU64, path::PathBuf, time::Duration};
 
 use clap::{ArgAction, ArgMatches, Args, builder::FalseyValueParser, parser::ValueSource};
 
@@ -119,13 +119,16 @@ pub enum Origin {
     Flag(String),
 }
 
+/// The strength of what the environment says.
+const ENVIRONMENT: u8 = 2;
+
 impl Origin {
     /// What has more of it wins.
     fn strength(&self) -> u8 {
         match self {
             Origin::BuiltIn => 0,
             Origin::File(_) => 1,
-            Origin::Environment(_) => 2,
+            Origin::Environment(_) => ENVIRONMENT,
             Origin::Flag(_) => 3,
         }
     }
@@ -133,7 +136,7 @@ impl Origin {
 
 impl Origin {
     /// What was typed or written, without the place where.
-    fn name(&self) -> &str {
+    pub fn name(&self) -> &str {
         match self {
             Origin::BuiltIn => "the default",
             Origin::File(name) | Origin::Environment(name) | Origin::Flag(name) => name,
@@ -170,6 +173,8 @@ pub struct Settings {
     pub credentials_store: Setting<Option<PathBuf>>,
     /// The bearer token, for a cluster that is reached over REST.
     pub token: Setting<TokenSource>,
+    /// The variable with a token that belongs to another cluster than the one that is named.
+    pub unused_token: Option<&'static str>,
     pub trust: Setting<Trust>,
     pub qq: Setting<PathBuf>,
     pub via: Setting<Via>,
@@ -238,6 +243,9 @@ impl Settings {
                 DEFAULT_PORT,
             ),
             token: token(&credentials_store, strength),
+            unused_token: token_variable()
+                .map(|(name, _)| name)
+                .filter(|_| ENVIRONMENT < strength),
             credentials_store,
             trust,
             qq: or_built_in(
@@ -339,24 +347,24 @@ const TOKEN_FILE_VARIABLE: &str = "QKEY_TOKEN_FILE";
 /// cluster that is named more strongly than by the environment.
 fn token(store: &Setting<Option<PathBuf>>, strength: u8) -> Setting<TokenSource> {
     let stored = store.clone().map(TokenSource::Store);
-    let found = [TOKEN_VARIABLE, TOKEN_FILE_VARIABLE]
-        .into_iter()
-        .find_map(|name| Some((name, env::var_os(name)?)));
-    let Some((name, value)) = found else {
-        return stored;
-    };
-    let origin = Origin::Environment(name.to_owned());
-    let ours = origin.strength();
-    match ours < strength || stored.origin.strength() > ours {
-        true => stored,
-        false => Setting {
+    match token_variable() {
+        Some((name, value)) if strength.max(stored.origin.strength()) <= ENVIRONMENT => Setting {
             value: match name {
                 TOKEN_VARIABLE => TokenSource::Env(TOKEN_VARIABLE),
                 _ => TokenSource::File(value.into()),
             },
-            origin,
+            origin: Origin::Environment(name.to_owned()),
         },
+        _ => stored,
     }
+}
+
+/// The variable that gives a token, with its value.
+fn token_variable() -> Option<(&'static str, OsString)> {
+    let variables = [TOKEN_VARIABLE, TOKEN_FILE_VARIABLE].into_iter();
+    variables
+        .filter_map(|name| Some((name, env::var_os(name)?)))
+        .next()
 }
 
 /// # Errors

@@ -3,10 +3,8 @@
 
 use std::fmt;
 
-use serde::{
-    Deserialize, Deserializer,
-    de::{DeserializeOwned, IgnoredAny},
-};
+use serde::{Deserialize, Deserializer, de::DeserializeOwned};
+use serde_json::Value;
 
 use super::{Snapshot, StoredKey, Usage};
 
@@ -256,10 +254,17 @@ pub fn snapshot(stdout: &[u8]) -> Result<Snapshot, NotAReply> {
     })
 }
 
-/// `POST …/lock`, `POST …/unlock`: an empty body, or JSON that tells nothing.
+/// `POST …/lock`, `POST …/unlock`: an empty body, or JSON with nothing in it.
 pub fn nothing(body: &[u8]) -> Result<(), NotAReply> {
-    let json = serde_json::from_slice::<IgnoredAny>(body);
-    match body.trim_ascii().is_empty() || json.is_ok() {
+    let empty = match body.trim_ascii() {
+        b"" => true,
+        json => match serde_json::from_slice(json) {
+            Ok(Value::Null) => true,
+            Ok(Value::Object(fields)) => fields.is_empty(),
+            _ => false,
+        },
+    };
+    match empty {
         true => Ok(()),
         false => Err(NotAReply::new("an empty reply")),
     }
@@ -495,11 +500,17 @@ mod tests {
     }
 
     #[test]
-    fn only_an_empty_body_or_json_is_the_reply_to_a_lock() {
+    fn only_an_empty_body_is_the_reply_to_a_lock() {
         for done in [&b""[..], b" \r\n", b"null", b"{}"] {
             assert!(nothing(done).is_ok());
         }
-        for wrong in [&b"{"[..], b"<html>", b"Unlocked."] {
+        for wrong in [
+            &b"{"[..],
+            b"<html>",
+            b"Unlocked.",
+            b"[]",
+            br#"{"error_class": "x"}"#,
+        ] {
             assert!(nothing(wrong).is_err());
         }
     }

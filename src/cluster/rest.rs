@@ -27,6 +27,7 @@ pub use self::{
 use self::{
     http::{Answer, Client},
     proxy::Way,
+    tls::Tls,
 };
 use super::{
     Certainty, Check, Cluster, DEFAULT_PORT, Error, KeyRef, NewKey, Replacement, Result, Snapshot,
@@ -73,7 +74,10 @@ const IN_PATH: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'
 const KEYS: &str = "/v1/file-system/security/keys/";
 
 /// More pages are a list without end.
-const PAGE_LIMIT: usize = 10_000;
+const PAGE_LIMIT: usize = 1_000;
+
+/// As much as `qq` may print of a list.
+const LIST_LIMIT: usize = 32 << 20;
 
 impl Rest {
     /// Reads the token and the certificates; connects to nothing.
@@ -96,7 +100,7 @@ impl Rest {
             Kind::Auth => error.hint(log_in.clone()),
             _ => error,
         })?;
-        let (tls, verifier) = tls::client_config(&options.trust)?;
+        let tls = Tls::new(&options.trust)?;
         if options.trust == Trust::Insecure {
             log::warn!(
                 "the certificate of {authority} is not looked at (--insecure): whoever stands between can read the token, and answer in the cluster's place"
@@ -106,7 +110,6 @@ impl Rest {
         let client = Client::new(http::Settings {
             base: format!("https://{authority}"),
             tls,
-            verifier,
             proxy: way.as_ref().map(|way| way.proxy.clone()),
             authorization: token.as_ref().map(|token| bearer(token)),
             timeout: options.timeout,
@@ -148,9 +151,12 @@ impl Rest {
     ) -> Result<Vec<T>> {
         let mut all = Vec::new();
         let mut seen = HashSet::new();
+        let mut size = 0;
         let mut path = path.to_owned();
-        while seen.len() < PAGE_LIMIT && seen.insert(path.clone()) {
-            let page = self.get(call, &path, &parse)?;
+        while seen.len() < PAGE_LIMIT && size < LIST_LIMIT && seen.insert(path.clone()) {
+            let answer = self.exchange(call, &path, None)?;
+            size += answer.body.len();
+            let page = self.parse(call, &answer, &parse)?;
             all.extend(page.entries);
             path = match page.next {
                 None => return Ok(all),

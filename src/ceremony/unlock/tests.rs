@@ -733,3 +733,19 @@ fn a_few_failures_between_successes_do_not_end_it() {
     assert_eq!(results.len(), 9);
     assert_eq!(results[4].1.as_ref().unwrap().ending, Ending::Done);
 }
+
+#[test]
+fn submissions_that_are_lost_do_not_end_it_as_long_as_the_cluster_can_be_read() {
+    let key = FakeSource::new("a.pem");
+    let mut cluster = FakeCluster::new(locked_with(&key));
+    for id in 1..=8 {
+        cluster = cluster.fault(Call::Unlock(id), .., Fault::Lost);
+    }
+    let unlock = Unlock {
+        ids: (1..=9).collect(),
+        ..unlock(&[&key])
+    };
+    let results = run_all(&unlock, &cluster);
+    assert_eq!(results.len(), 9);
+    assert_eq!(results[8].1.as_ref().unwrap().ending, Ending::Done);
+}

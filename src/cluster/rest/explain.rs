@@ -18,6 +18,9 @@ use crate::{
     error::{Error as UserError, Kind},
 };
 
+/// The system's words for EMFILE.
+const NO_DESCRIPTOR: &str = "Too many open files";
+
 impl Rest {
     pub(super) fn explain(&self, call: &str, failure: Failure) -> Error {
         match failure {
@@ -49,6 +52,10 @@ impl Rest {
     }
 
     fn not_connected(&self, words: &str) -> Error {
+        if words.starts_with(NO_DESCRIPTOR) {
+            let error = self.named.not_connected(words);
+            return error.hint("this machine lets qkey open no more files: give fewer --jobs, or raise `ulimit -n`");
+        }
         match &self.way {
             None => self.named.not_connected(words),
             Some(way) => {

@@ -2,33 +2,30 @@
 //! anything was sent decides what is certain afterwards.
 
 use std::{
+    io,
     sync::{
-        Arc, Condvar, Mutex, PoisonError,
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
         mpsc::{self, RecvTimeoutError},
     },
     thread,
     time::{Duration, Instant},
 };
 
-use rustls::ClientConfig;
 use ureq::{
     Agent, Body, Proxy, RequestBuilder,
     config::Config,
     http::{HeaderName, HeaderValue, Response, StatusCode, Uri, header},
     unversioned::{
         resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver},
-        transport::{ConnectProxyConnector, Connector, NextTimeout, TcpConnector},
+        transport::{ConnectProxyConnector, Connector, NextTimeout, TcpConnector, time},
     },
 };
 
 use super::{
     failure::{self, Failure},
-    tls::{Progress, TlsConnector, Verifier},
+    tls::{Progress, Tls, TlsConnector, Verifier},
 };
-use crate::{
-    error::Kind,
-    interrupt::{self, Ender},
-};
+use crate::interrupt::{self, Ender};
 
 /// A larger answer is none that the REST API gives to these calls.
 pub(super) const ANSWER_LIMIT: u64 = 8 << 20;
@@ -43,8 +40,7 @@ const IDLE_LIMIT: Duration = Duration::from_secs(4);
 pub(super) struct Settings {
     /// `https://HOST:PORT`.
     pub base: String,
-    pub tls: Arc<ClientConfig>,
-    pub verifier: Arc<Verifier>,
+    pub tls: Tls,
     pub proxy: Option<Proxy>,
     /// `Bearer TOKEN`.
     pub authorization: Option<HeaderValue>,
@@ -80,7 +76,17 @@ struct Lines {
 struct Line {
     agent: Agent,
     progress: Arc<Progress>,
+    verifier: Arc<Verifier>,
+    used: Instant,
+    /// Whether a call was left behind on it.
+    abandoned: bool,
     _ender: Ender,
+}
+
+/// A line in use; goes back whatever happens.
+struct Lease<'a> {
+    client: &'a Client,
+    line: Option<Line>,
 }
 
 impl Client {
@@ -100,9 +106,12 @@ impl Client {
             Some(_) => "POST",
             None => "GET",
         };
-        let line = self.take_line();
-        let result = self.request_on(&line, begun, path, body);
-        self.give_back(line);
+        let mut lease = self.lease(begun)?;
+        let result = match &mut lease.line {
+            Some(line) => self.request_on(line, begun, path, body),
+            None => unreachable!("a lease has its line until it ends"),
+        };
+        drop(lease);
         let took = begun.elapsed().as_secs_f64() * 1000.0;
         match &result {
             Ok(answer) => log::debug!("{method} {path}: {} in {took:.1} ms", answer.status),
@@ -113,17 +122,20 @@ impl Client {
 
     fn request_on(
         &self,
-        line: &Line,
+        line: &mut Line,
         begun: Instant,
         path: &str,
         body: Option<Vec<u8>>,
     ) -> Result<Answer, Failure> {
-        line.progress.begin();
         let timeout = self.settings.timeout;
         let waited = begun.elapsed();
         let left = timeout.saturating_sub(waited);
         if left.is_zero() {
             return Err(Failure::NoTurnWithin(timeout));
+        }
+        line.progress.begin();
+        if line.used.elapsed() > IDLE_LIMIT {
+            line.progress.disconnected();
         }
         let ask = Ask {
             uri: format!("{}{path}", self.settings.base),
@@ -135,60 +147,65 @@ impl Client {
         let call = move || exchange(&agent, ask);
         let result = match line.progress.is_connected() {
             // The line's `Ender` makes it return at a signal.
-            true => call(),
+            true => call().map_err(Unanswered::Error),
             // Nothing ends the search for a host's address, or an attempt to connect.
-            false => wait_for(call),
+            false => line.wait_for(call, left),
         };
-        result.map_err(|error| {
-            line.progress.failed();
-            match self.failure(&line.progress, error) {
+        line.used = Instant::now();
+        result.map_err(|unanswered| {
+            line.progress.disconnected();
+            match self.failure(line, unanswered) {
                 Failure::NotConnectedWithin(_) if waited > left => Failure::NoTurnWithin(timeout),
                 failure => failure,
             }
         })
     }
 
-    /// `error` is none where a signal came first.
-    fn failure(&self, progress: &Progress, error: Option<ureq::Error>) -> Failure {
-        let sent = progress.has_sent();
-        match (error, interrupt::received()) {
-            (Some(error), None) if sent => failure::after_sending(error, self.settings.timeout),
-            (Some(error), None) => match self.settings.verifier.refused() {
+    fn failure(&self, line: &Line, unanswered: Unanswered) -> Failure {
+        let sent = line.progress.has_sent();
+        let timeout = self.settings.timeout;
+        match (unanswered, interrupt::received()) {
+            (_, Some(kind)) if sent => Failure::StoppedDuring(kind),
+            (_, Some(kind)) => Failure::StoppedBefore(kind),
+            (Unanswered::Left(_), None) if sent => Failure::TimedOut(timeout),
+            (Unanswered::Left(after), None) => Failure::NotConnectedWithin(after),
+            (Unanswered::Error(error), None) if sent => failure::after_sending(error, timeout),
+            (Unanswered::Error(error), None) => match line.verifier.take_refused() {
                 Some(untrusted) => Failure::Untrusted(untrusted),
-                None => {
-                    let timeout = self.settings.timeout;
-                    failure::before_sending(error, timeout, timeout.min(CONNECT_LIMIT))
-                }
+                None => failure::before_sending(error, timeout, timeout.min(CONNECT_LIMIT)),
             },
-            (_, signal) => {
-                let kind = signal.unwrap_or(Kind::Interrupted);
-                match sent {
-                    true => Failure::StoppedDuring(kind),
-                    false => Failure::StoppedBefore(kind),
-                }
-            }
         }
     }
 
-    /// Waits for one that is free, where there are as many as there may be.
-    fn take_line(&self) -> Line {
-        let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut lines = self
-            .returned
-            .wait_while(lines, |lines| {
-                lines.idle.is_empty() && lines.made >= self.settings.connections
-            })
-            .unwrap_or_else(PoisonError::into_inner);
-        lines.idle.pop().unwrap_or_else(|| {
-            lines.made += 1;
-            self.new_line()
-        })
+    /// Waits for a line that is free, where there are as many as there may be.
+    fn lease(&self, begun: Instant) -> Result<Lease<'_>, Failure> {
+        let mut lines = self.lock();
+        loop {
+            let made = lines.made;
+            let line = match lines.idle.pop() {
+                Some(line) => Some(line),
+                None if made < self.settings.connections => {
+                    lines.made += 1;
+                    Some(self.new_line())
+                }
+                None => None,
+            };
+            if line.is_some() {
+                return Ok(Lease { client: self, line });
+            }
+            if let Some(kind) = interrupt::received() {
+                return Err(Failure::StoppedBefore(kind));
+            }
+            if begun.elapsed() > self.settings.timeout {
+                return Err(Failure::NoTurnWithin(self.settings.timeout));
+            }
+            let waited = self.returned.wait_timeout(lines, interrupt::LOOK);
+            lines = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
     }
 
-    fn give_back(&self, line: Line) {
-        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
-        lines.idle.push(line);
-        self.returned.notify_one();
+    fn lock(&self) -> MutexGuard<'_, Lines> {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn new_line(&self) -> Line {
@@ -206,11 +223,12 @@ impl Client {
             .timeout_connect(Some(CONNECT_LIMIT))
             .user_agent(concat!("qkey/", env!("CARGO_PKG_VERSION")))
             .build();
+        let (tls, verifier) = self.settings.tls.of_connection();
         let connector =
             ().chain(ConnectProxyConnector::default())
                 .chain(TcpConnector::default())
                 .chain(TlsConnector {
-                    config: self.settings.tls.clone(),
+                    config: tls,
                     progress: progress.clone(),
                 });
         let resolver = OnceResolver {
@@ -222,6 +240,9 @@ impl Client {
         Line {
             agent,
             progress,
+            verifier,
+            used: Instant::now(),
+            abandoned: false,
             _ender: Ender::register(move || ending.clone().shutdown()),
         }
     }
@@ -251,7 +272,12 @@ impl Resolver for OnceResolver {
                 Ok(addresses.clone())
             }
             _ => {
-                let addresses = self.system.resolve(uri, config, timeout)?;
+                // With a limit it would take a thread; whoever waits for the connection has one.
+                let unlimited = NextTimeout {
+                    after: time::Duration::NotHappening,
+                    ..timeout
+                };
+                let addresses = self.system.resolve(uri, config, unlimited)?;
                 *found = Some((uri.clone(), addresses.clone()));
                 Ok(addresses)
             }
@@ -261,8 +287,12 @@ impl Resolver for OnceResolver {
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
-/// `None` is a call that a signal kept from coming to its end.
-type Exchanged = Result<Answer, Option<ureq::Error>>;
+/// Why a call has no answer.
+enum Unanswered {
+    Error(ureq::Error),
+    /// It was left behind after this time, or at a signal.
+    Left(Duration),
+}
 
 /// What is asked of the cluster: to read, or with a body to do something.
 struct Ask {
@@ -293,8 +323,8 @@ impl Ask {
     }
 }
 
-fn exchange(agent: &Agent, ask: Ask) -> Exchanged {
-    let mut response = ask.send(agent).map_err(Some)?;
+fn exchange(agent: &Agent, ask: Ask) -> Result<Answer, ureq::Error> {
+    let mut response = ask.send(agent)?;
     let text = |name: HeaderName| {
         let value = response.headers().get(name)?;
         Some(String::from_utf8_lossy(value.as_bytes()).into_owned())
@@ -302,7 +332,7 @@ fn exchange(agent: &Agent, ask: Ask) -> Exchanged {
     let (location, retry_after) = (text(header::LOCATION), text(header::RETRY_AFTER));
     let body = response.body_mut().with_config();
     Ok(Answer {
-        body: body.limit(ANSWER_LIMIT).read_to_vec().map_err(Some)?,
+        body: body.limit(ANSWER_LIMIT).read_to_vec()?,
         status: response.status(),
         location,
         // The other form, a date, is left to the back-off.
@@ -312,16 +342,50 @@ fn exchange(agent: &Agent, ask: Ask) -> Exchanged {
     })
 }
 
-/// Leaves the call behind when a signal comes first.
-fn wait_for(call: impl FnOnce() -> Exchanged + Send + 'static) -> Exchanged {
-    let (sender, receiver) = mpsc::channel();
-    // Nobody listens any more after a signal.
-    thread::spawn(move || drop(sender.send(call())));
-    loop {
-        match receiver.recv_timeout(interrupt::LOOK) {
-            Ok(result) => return result,
-            Err(RecvTimeoutError::Timeout) if interrupt::received().is_none() => {}
-            Err(_) => return Err(None),
+impl Line {
+    /// Leaves the call behind when a signal comes first, or the time is over; then it sends nothing
+    /// more.
+    fn wait_for(
+        &mut self,
+        call: impl FnOnce() -> Result<Answer, ureq::Error> + Send + 'static,
+        within: Duration,
+    ) -> Result<Answer, Unanswered> {
+        let begun = Instant::now();
+        let (sender, receiver) = mpsc::channel();
+        // Nobody listens any more to one that was left behind.
+        thread::Builder::new()
+            .spawn(move || drop(sender.send(call())))
+            .map_err(|error| Unanswered::Error(error.into()))?;
+        loop {
+            match receiver.recv_timeout(interrupt::LOOK) {
+                Ok(result) => return result.map_err(Unanswered::Error),
+                Err(RecvTimeoutError::Disconnected) => {
+                    let error = io::Error::other("the attempt to connect ended without a result");
+                    return Err(Unanswered::Error(error.into()));
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+            let limit = match self.progress.is_connected() {
+                true => within,
+                false => within.min(CONNECT_LIMIT),
+            };
+            // The call's own time-outs are to come first, for they know better what they wait for.
+            if interrupt::received().is_some() || begun.elapsed() > limit + interrupt::LOOK {
+                self.abandoned = true;
+                self.agent.clone().shutdown();
+                return Err(Unanswered::Left(limit));
+            }
         }
+    }
+}
+
+impl Drop for Lease<'_> {
+    fn drop(&mut self) {
+        let mut lines = self.client.lock();
+        match self.line.take() {
+            Some(line) if !line.abandoned => lines.idle.push(line),
+            _ => lines.made -= 1,
+        }
+        self.client.returned.notify_one();
     }
 }

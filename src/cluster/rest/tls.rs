@@ -150,32 +150,50 @@ fn bare(name: &str) -> &str {
     inside.unwrap_or(name).trim_matches('"')
 }
 
-/// The TLS settings of a cluster; reads the roots.
-///
-/// # Errors
-/// Of kind `usage` when there is no authority to trust, or the file with it is no PEM file.
-pub(super) fn client_config(
-    trust: &Trust,
-) -> Result<(Arc<ClientConfig>, Arc<Verifier>), UserError> {
-    let provider = Arc::new(ring::default_provider());
-    let rule = match trust {
-        Trust::System => Rule::Authorities(web_pki(system_roots()?, &provider)?),
-        Trust::CaFile(path) => Rule::Authorities(web_pki(roots_in(path)?, &provider)?),
-        Trust::Pinned(fingerprint) => Rule::Pinned(*fingerprint),
-        Trust::Insecure => Rule::Any,
-    };
-    let verifier = Arc::new(Verifier {
-        rule,
-        provider: provider.clone(),
-        refused: Mutex::default(),
-    });
-    let config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| UserError::new(Kind::Internal, "TLS cannot be set up").caused_by(&error))?
-        .dangerous()
-        .with_custom_certificate_verifier(verifier.clone())
-        .with_no_client_auth();
-    Ok((Arc::new(config), verifier))
+/// The TLS settings of a cluster, shared by all connections to it.
+pub(super) struct Tls {
+    config: ClientConfig,
+    rule: Rule,
+    provider: Arc<CryptoProvider>,
+}
+
+impl Tls {
+    /// Reads the roots.
+    ///
+    /// # Errors
+    /// Of kind `usage` when there is no authority to trust, or the file with it is no PEM file.
+    pub fn new(trust: &Trust) -> Result<Self, UserError> {
+        let provider = Arc::new(ring::default_provider());
+        let rule = match trust {
+            Trust::System => Rule::Authorities(web_pki(system_roots()?, &provider)?),
+            Trust::CaFile(path) => Rule::Authorities(web_pki(roots_in(path)?, &provider)?),
+            Trust::Pinned(fingerprint) => Rule::Pinned(*fingerprint),
+            Trust::Insecure => Rule::Any,
+        };
+        let config = ClientConfig::builder_with_provider(provider.clone())
+            .with_safe_default_protocol_versions()
+            .map_err(|error| {
+                UserError::new(Kind::Internal, "TLS cannot be set up").caused_by(&error)
+            })?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(Verifier::new(&rule, &provider)))
+            .with_no_client_auth();
+        Ok(Self {
+            config,
+            rule,
+            provider,
+        })
+    }
+
+    /// The settings for one connection at a time, with what looks at the certificate on it.
+    pub fn of_connection(&self) -> (Arc<ClientConfig>, Arc<Verifier>) {
+        let verifier = Arc::new(Verifier::new(&self.rule, &self.provider));
+        let mut config = self.config.clone();
+        config
+            .dangerous()
+            .set_certificate_verifier(verifier.clone());
+        (Arc::new(config), verifier)
+    }
 }
 
 fn system_roots() -> Result<RootCertStore, UserError> {
@@ -244,7 +262,7 @@ pub(super) struct Verifier {
     refused: Mutex<Option<Untrusted>>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Rule {
     Authorities(Arc<WebPkiServerVerifier>),
     Pinned(Fingerprint),
@@ -252,10 +270,18 @@ enum Rule {
 }
 
 impl Verifier {
-    /// The last certificate that was refused.
-    pub fn refused(&self) -> Option<Untrusted> {
-        let refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
-        refused.clone()
+    fn new(rule: &Rule, provider: &Arc<CryptoProvider>) -> Self {
+        Self {
+            rule: rule.clone(),
+            provider: provider.clone(),
+            refused: Mutex::default(),
+        }
+    }
+
+    /// The certificate that was refused since this was asked last.
+    pub fn take_refused(&self) -> Option<Untrusted> {
+        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        refused.take()
     }
 
     fn refuse(&self, fingerprint: Fingerprint, reason: Reason) {
@@ -342,22 +368,22 @@ pub(super) struct Progress {
 impl Progress {
     /// Whether there is a connection that has not failed yet.
     pub fn is_connected(&self) -> bool {
-        self.connected.load(Ordering::Relaxed)
+        self.connected.load(Ordering::SeqCst)
     }
 
     /// Whether any of the request may have gone out.
     pub fn has_sent(&self) -> bool {
-        self.sent.load(Ordering::Relaxed)
+        self.sent.load(Ordering::SeqCst)
     }
 
     /// A new request begins.
     pub fn begin(&self) {
-        self.sent.store(false, Ordering::Relaxed);
+        self.sent.store(false, Ordering::SeqCst);
     }
 
-    /// The request came to nothing: what connection there is will not be used again.
-    pub fn failed(&self) {
-        self.connected.store(false, Ordering::Relaxed);
+    /// What connection there was is gone, or will not be used again.
+    pub fn disconnected(&self) {
+        self.connected.store(false, Ordering::SeqCst);
     }
 }
 
@@ -393,7 +419,7 @@ impl<In: Transport> Connector<In> for TlsConnector {
         let mut stream = StreamOwned::new(connection, adapter);
         stream.sock.set_timeout(details.timeout);
         stream.conn.complete_io(&mut stream.sock)?;
-        self.progress.connected.store(true, Ordering::Relaxed);
+        self.progress.connected.store(true, Ordering::SeqCst);
         Ok(Some(Either::B(TlsTransport {
             stream,
             progress: self.progress.clone(),
@@ -412,6 +438,12 @@ pub(super) struct TlsTransport {
     buffers: LazyBuffers,
 }
 
+impl Drop for TlsTransport {
+    fn drop(&mut self) {
+        self.progress.disconnected();
+    }
+}
+
 impl fmt::Debug for TlsTransport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("TlsTransport")
@@ -424,7 +456,7 @@ impl Transport for TlsTransport {
     }
 
     fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), ureq::Error> {
-        self.progress.sent.store(true, Ordering::Relaxed);
+        self.progress.sent.store(true, Ordering::SeqCst);
         self.stream.sock.set_timeout(timeout);
         self.stream.write_all(&self.buffers.output()[..amount])?;
         Ok(())
