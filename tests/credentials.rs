@@ -155,6 +155,13 @@ fn a_flag_beats_the_environment_which_beats_the_file() {
         assert!(!logged_in(&qkey.run(["keys"])), "{variable} is heeded");
         let named = qkey.run(["keys", "--cluster", "lab"]);
         assert!(logged_in(&named), "{variable} is not for --cluster");
+        let warning = match variable.starts_with("QKEY_TOKEN") {
+            true => format!(
+                "warning: {variable} is not used: the cluster is named by a flag, and may be another\n"
+            ),
+            false => String::new(),
+        };
+        assert_eq!(named.stderr, warning);
         let flag = ["keys", "--credentials-store", "right.json"];
         assert!(logged_in(&qkey.run(flag)), "the flag before {variable}");
     }

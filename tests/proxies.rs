@@ -2,7 +2,7 @@
 
 mod support;
 
-use std::net::TcpListener;
+use std::{io::Write, net::TcpListener, thread, time::Duration};
 
 use serde_json::json;
 use snapbox::{IntoData, assert_data_eq, str};
@@ -253,4 +253,34 @@ hint: it must be http://HOST:PORT, with USER:PASSWORD@ before the host where nee
         );
     }
     assert_eq!(core.connections(), 0);
+}
+
+#[test]
+fn a_proxy_that_drips_is_given_up_in_time() {
+    let core = Core::start();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    thread::spawn(move || {
+        let mut client = listener.accept().unwrap().0;
+        let _ = client.write_all(b"HTTP/1.1 200 OK\r\nX: ");
+        // Until it is hung up on.
+        while client.write_all(b"x").is_ok() {
+            thread::sleep(Duration::from_millis(100));
+        }
+    });
+    let qkey = through(&core, "https_proxy", &format!("http://127.0.0.1:{port}"));
+    let run = qkey.run(["keys", "--timeout=2"]);
+    assert_data_eq!(
+        transcript(port, &run),
+        str![[r#"
+exit 7
+--- stdout
+--- stderr
+error: cannot reach 127.0.0.1:[PORT]: through the proxy 127.0.0.1:[PROXY]: no connection within 2 s
+hint: look whether the cluster answers, or give it longer with --timeout SECONDS
+
+"#]]
+        .raw()
+    );
+    assert_eq!(core.requests(), Vec::<serde_json::Value>::new());
 }

@@ -617,3 +617,77 @@ hint: check --host and --port: a proxy or another service may answer there
 
 "#]].raw());
 }
+
+// Many snapshots.
+
+fn with_snapshots(core: &Core, count: u64) -> String {
+    let ids = 100..100 + count;
+    for id in ids.clone() {
+        core.add_snapshot(json!({ "id": id, "lock_key": "1" }));
+    }
+    ids.map(|id| format!("{id}\n")).collect()
+}
+
+#[test]
+fn without_a_cluster_the_rest_of_many_snapshots_is_not_tried() {
+    let core = core();
+    let ids = with_snapshots(&core, 20);
+    core.fault("get_status", "status", json!({ "status": 403, "times": 0 }));
+    let unlock = ["unlock", "--ids-from=-", "--key=alice.pem", "--jobs=1"];
+    let run = Qkey::with_rest(&core).run_with_stdin(unlock, ids.as_bytes());
+    assert_data_eq!(run.transcript(), str![[r#"
+exit 6
+--- stdout
+0 unlocked, 0 not locked before, 5 failed, 15 not tried.
+--- stderr
+error: snapshot 100: 127.0.0.1:[PORT] refused snapshot_get_status: Error 403: http_forbidden_error: Simulated failure 403.
+hint: log in as a user whose role has the privilege for it, or ask an administrator
+error: snapshot 101: 127.0.0.1:[PORT] refused snapshot_get_status: Error 403: http_forbidden_error: Simulated failure 403.
+hint: log in as a user whose role has the privilege for it, or ask an administrator
+error: snapshot 102: 127.0.0.1:[PORT] refused snapshot_get_status: Error 403: http_forbidden_error: Simulated failure 403.
+hint: log in as a user whose role has the privilege for it, or ask an administrator
+error: snapshot 103: 127.0.0.1:[PORT] refused snapshot_get_status: Error 403: http_forbidden_error: Simulated failure 403.
+hint: log in as a user whose role has the privilege for it, or ask an administrator
+error: snapshot 104: 127.0.0.1:[PORT] refused snapshot_get_status: Error 403: http_forbidden_error: Simulated failure 403.
+hint: log in as a user whose role has the privilege for it, or ask an administrator
+error: 5 of 20 snapshots failed, and 15 were not tried: the cluster is out of reach, or refuses this user
+hint: each is reported by itself; run this again for the rest: what is unlocked already is left alone
+
+"#]].raw());
+    assert_eq!(core.count("get_status"), 5);
+
+    core.clear_faults();
+    let lost = json!({ "times": 6 });
+    core.fault("unlock", "drop_before", lost);
+    let run = Qkey::with_rest(&core).run_with_stdin(unlock, ids.as_bytes());
+    assert_eq!(run.code, 9, "{run:?}");
+    let summary = run.stdout.lines().last();
+    assert_eq!(summary, Some("14 unlocked, 0 not locked before, 6 failed."));
+}
+
+#[test]
+fn a_lack_of_open_files_is_told_by_its_name() {
+    let core = core();
+    with_snapshots(&core, 6);
+    let qkey = Qkey::with_rest(&core);
+    let with_open_files = |number, args: &[&str]| {
+        let few = Rlimit {
+            current: Some(number),
+            maximum: Some(number),
+        };
+        let mut command = qkey.command(args);
+        // Only setrlimit(2) runs between fork and exec.
+        unsafe { command.pre_exec(move || Ok(setrlimit(Resource::Nofile, few)?)) };
+        qkey.taken(&command.output().expect("qkey runs"))
+    };
+    let enough = (6..).find(|&number| with_open_files(number, &["keys"]).code == 0);
+    // Longer than it takes to give up, so that no connection is free for another job.
+    core.fault("get_status", "slow", json!({ "seconds": 4, "times": 0 }));
+    let ids: Vec<String> = (100..106).map(|id| format!("--id={id}")).collect();
+    let mut unlock = with(&["unlock", "--key=alice.pem", "--jobs=6"], &[]);
+    unlock.extend(ids.iter().map(String::as_str));
+    let run = with_open_files(enough.expect("a number") + 2, &unlock);
+    let told = "cannot reach 127.0.0.1:[PORT]: Too many open files (os error 24)\n\
+                hint: this machine lets qkey open no more files: give fewer --jobs, or raise `ulimit -n`\n";
+    assert!(run.stderr.contains(told), "{run:?}");
+}

@@ -17,6 +17,7 @@ use std::{
 use snapbox::{IntoData, assert_data_eq, str};
 use support::{
     core::Core,
+    mock::Mock,
     qkey::{Qkey, Run},
 };
 
@@ -739,4 +740,29 @@ hint: check --host and --port (or the cluster's entry in the configuration file)
     let expected = "error: cannot reach unknown.invalid:[PORT]: ";
     assert_eq!(run.code, 7);
     assert!(run.stderr.starts_with(expected), "{run:?}");
+}
+
+#[test]
+fn qq_looks_at_no_certificate_and_whoever_says_which_one_is_told_so() {
+    let mock = Mock::new();
+    let qkey = Qkey::with_mock(&mock);
+    let fingerprint = format!("--tls-fingerprint={OTHER}");
+    for flag in ["--ca-file=ca.pem", &fingerprint, "--insecure"] {
+        let run = qkey.run(["keys", flag]);
+        let name = flag.split('=').next().unwrap();
+        assert_eq!(run.code, 2, "{run:?}");
+        let message = format!(
+            "error: {name} is of no effect through qq, which verifies no certificate\nhint: add --via rest, or leave it out\n"
+        );
+        assert_eq!(run.stderr, message);
+    }
+    assert_eq!(mock.calls(), Vec::<Vec<String>>::new());
+
+    let qkey = qkey.env("QKEY_TLS_FINGERPRINT", OTHER);
+    assert_data_eq!(qkey.run(["keys", "list"]).stderr, str![[r#"
+warning: QKEY_TLS_FINGERPRINT is of no effect through qq, which verifies no certificate; --via rest does
+
+"#]].raw());
+    let typed = qkey.run(["keys", "--via=qq"]);
+    assert_eq!((typed.code, typed.stderr.as_str()), (0, ""));
 }

@@ -287,7 +287,7 @@ impl<'a> Tally<'a> {
                 let message = match asked - well - failed {
                     0 => format!("{failed} of {asked} snapshots failed"),
                     rest => format!(
-                        "{failed} of {asked} snapshots failed, and {rest} were not tried: there is no cluster to be had"
+                        "{failed} of {asked} snapshots failed, and {rest} were not tried: the cluster is out of reach, or refuses this user"
                     ),
                 };
                 Err(Error::new(kind, message)

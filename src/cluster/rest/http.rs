@@ -167,8 +167,10 @@ impl Client {
         match (unanswered, interrupt::received()) {
             (_, Some(kind)) if sent => Failure::StoppedDuring(kind),
             (_, Some(kind)) => Failure::StoppedBefore(kind),
-            (Unanswered::Left(_), None) if sent => Failure::TimedOut(timeout),
-            (Unanswered::Left(after), None) => Failure::NotConnectedWithin(after),
+            (Unanswered::LeftBehind, None) if sent => Failure::TimedOut(timeout),
+            (Unanswered::LeftBehind, None) => {
+                Failure::NotConnectedWithin(timeout.min(CONNECT_LIMIT))
+            }
             (Unanswered::Error(error), None) if sent => failure::after_sending(error, timeout),
             (Unanswered::Error(error), None) => match line.verifier.take_refused() {
                 Some(untrusted) => Failure::Untrusted(untrusted),
@@ -290,8 +292,8 @@ const JSON: HeaderValue = HeaderValue::from_static("application/json");
 /// Why a call has no answer.
 enum Unanswered {
     Error(ureq::Error),
-    /// It was left behind after this time, or at a signal.
-    Left(Duration),
+    /// It was left behind when its time was over, or at a signal.
+    LeftBehind,
 }
 
 /// What is asked of the cluster: to read, or with a body to do something.
@@ -373,7 +375,7 @@ impl Line {
             if interrupt::received().is_some() || begun.elapsed() > limit + interrupt::LOOK {
                 self.abandoned = true;
                 self.agent.clone().shutdown();
-                return Err(Unanswered::Left(limit));
+                return Err(Unanswered::LeftBehind);
             }
         }
     }
