@@ -46,7 +46,7 @@ pub fn read_to_end<R: Read>(
     let (sender, receiver) = mpsc::channel();
     let begun = Instant::now();
     // Left behind when something else comes first: nothing ends a blocked `open` from outside.
-    thread::spawn(move || {
+    thread::Builder::new().spawn(move || {
         let read = || {
             let mut bytes = Zeroizing::new(Vec::with_capacity(limit.min(64 << 10) + 1));
             open()?
@@ -56,7 +56,7 @@ pub fn read_to_end<R: Read>(
         };
         // Nobody listens any more after a signal.
         let _ = sender.send(read());
-    });
+    })?;
     loop {
         match receiver.recv_timeout(interrupt::LOOK) {
             Ok(Ok(bytes)) if bytes.len() > limit => return Err(Error::TooLong(limit)),

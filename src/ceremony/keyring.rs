@@ -46,11 +46,18 @@ impl<'a> Keyring<'a> {
             let threads: Vec<_> = self
                 .sources
                 .iter()
-                .map(|source| scope.spawn(|| open(*source)))
+                .map(|&source| {
+                    let opening = thread::Builder::new().spawn_scoped(scope, move || open(source));
+                    (source, opening)
+                })
                 .collect();
             threads
                 .into_iter()
-                .map(|thread| thread.join().expect("opening a key source does not panic"))
+                .map(|(source, opening)| match opening {
+                    Ok(thread) => thread.join().expect("opening a key source does not panic"),
+                    // There is no thread to spare.
+                    Err(_) => open(source),
+                })
                 .collect()
         });
         *self.lock() = states;
