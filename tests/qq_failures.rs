@@ -475,14 +475,14 @@ exit 7
 --- stderr
 error: cannot run qq
   caused by: `./missing` was not found
-hint: install it with `pip install qumulo-api`, or say where it is with --qq PATH or QKEY_QQ
+hint: install it with `pip install qumulo-api`, say where it is with --qq PATH or QKEY_QQ, or do without it: --via rest
 ==== missing
 exit 7
 --- stdout
 --- stderr
 error: cannot run qq
   caused by: `missing` was not found
-hint: install it with `pip install qumulo-api`, or say where it is with --qq PATH or QKEY_QQ
+hint: install it with `pip install qumulo-api`, say where it is with --qq PATH or QKEY_QQ, or do without it: --via rest
 ==== ./folder
 exit 7
 --- stdout
@@ -527,7 +527,7 @@ exit 7
 --- stderr
 error: cannot run qq
   caused by: `./dangling` was not found
-hint: install it with `pip install qumulo-api`, or say where it is with --qq PATH or QKEY_QQ
+hint: install it with `pip install qumulo-api`, say where it is with --qq PATH or QKEY_QQ, or do without it: --via rest
 ==== 
 exit 2
 --- stdout
@@ -551,7 +551,7 @@ exit 7
 --- stderr
 error: cannot run qq
   caused by: `./missing` was not found
-hint: install it with `pip install qumulo-api`, or say where it is with --qq PATH or QKEY_QQ
+hint: install it with `pip install qumulo-api`, say where it is with --qq PATH or QKEY_QQ, or do without it: --via rest
 
 "#]]
         .raw()

@@ -352,19 +352,19 @@ fn what_is_no_fingerprint_is_an_error_where_it_stands() {
 exit 2
 --- stdout
 --- stderr
-error: invalid value 'sha256:0011' for '--tls-fingerprint <sha256:HEX>': it must be sha256: and 64 hexadecimal digits
+error: invalid value 'sha256:0011' for '--tls-fingerprint <sha256:HEX>': a fingerprint is sha256: and 64 hexadecimal digits
 
 For more information, try '--help'.
 exit 2
 --- stdout
 --- stderr
-error: invalid value 'md5:00' for '--tls-fingerprint <sha256:HEX>': it must be sha256: and 64 hexadecimal digits
+error: invalid value 'md5:00' for '--tls-fingerprint <sha256:HEX>': a fingerprint is sha256: and 64 hexadecimal digits
 
 For more information, try '--help'.
 exit 2
 --- stdout
 --- stderr
-error: [DIR]/.config/qkey/config.toml:3: it must be sha256: and 64 hexadecimal digits
+error: [DIR]/.config/qkey/config.toml:3: a fingerprint is sha256: and 64 hexadecimal digits
 hint: `qkey config init --file -` shows every key that there is
 
 "#]].raw());

@@ -89,7 +89,7 @@ impl Qq {
         let program = subprocess::find(options.program.as_os_str()).map_err(|failure| {
             let hint = match failure {
                 Failure::NotFound { .. } => {
-                    "install it with `pip install qumulo-api`, or say where it is with --qq PATH or QKEY_QQ"
+                    "install it with `pip install qumulo-api`, say where it is with --qq PATH or QKEY_QQ, or do without it: --via rest"
                 }
                 _ => "name the qq program itself with --qq PATH or QKEY_QQ",
             };

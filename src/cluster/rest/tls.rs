@@ -73,7 +73,7 @@ impl FromStr for Fingerprint {
 
     /// `sha256:` and 64 hexadecimal digits, with or without colons between the bytes.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        const FORM: &str = "it must be sha256: and 64 hexadecimal digits";
+        const FORM: &str = "a fingerprint is sha256: and 64 hexadecimal digits";
         let digits = match text.split_at_checked(7) {
             Some((scheme, digits)) if scheme.eq_ignore_ascii_case("sha256:") => digits,
             _ => return Err(FORM),
