@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeMap,
-    env,
     fs::File,
     io,
     num::NonZeroU64,
@@ -15,6 +14,7 @@ use toml::Spanned;
 use crate::{
     cluster::rest::Fingerprint,
     error::{Error, Kind, Result},
+    folders::config_home,
     input,
     output::{Color, Format},
     signer::source::{Source, expand_home},
@@ -119,10 +119,7 @@ pub const TEMPLATE: &str = r#"# Configuration of qkey. A flag beats an environme
 /// Where the file is when nobody says otherwise: `$XDG_CONFIG_HOME/qkey/config.toml`, or below
 /// `~/.config` (XDG Base Directory Specification).
 pub fn default_path() -> Option<PathBuf> {
-    let xdg = env::var_os("XDG_CONFIG_HOME").map(PathBuf::from);
-    xdg.filter(|path| path.is_absolute())
-        .or_else(|| Some(env::home_dir()?.join(".config")))
-        .map(|folder| folder.join("qkey/config.toml"))
+    config_home().map(|folder| folder.join("qkey/config.toml"))
 }
 
 impl Config {

@@ -12,6 +12,7 @@ pub mod cluster;
 pub mod config;
 pub mod container;
 pub mod error;
+pub mod folders;
 pub mod input;
 pub mod interrupt;
 pub mod keyfile;

@@ -361,10 +361,8 @@ fn token(store: &Setting<Option<PathBuf>>, strength: u8) -> Setting<TokenSource>
 
 /// The variable that gives a token, with its value.
 fn token_variable() -> Option<(&'static str, OsString)> {
-    let variables = [TOKEN_VARIABLE, TOKEN_FILE_VARIABLE].into_iter();
-    variables
-        .filter_map(|name| Some((name, env::var_os(name)?)))
-        .next()
+    let mut variables = [TOKEN_VARIABLE, TOKEN_FILE_VARIABLE].into_iter();
+    variables.find_map(|name| Some((name, env::var_os(name)?)))
 }
 
 /// # Errors

@@ -26,8 +26,13 @@ const UNCHANGED: &str = "nothing was submitted by this step; run this again";
 pub(super) fn begin(call: &str) -> Result<()> {
     match interrupt::received() {
         None => Ok(()),
-        Some(kind) => Err(stopped(kind, Certainty::NotSent, "before", call)),
+        Some(kind) => Err(stopped_before(call, kind)),
     }
+}
+
+/// A signal came before the call was sent.
+pub(super) fn stopped_before(call: &str, kind: Kind) -> Error {
+    stopped(kind, Certainty::NotSent, "before", call)
 }
 
 /// A signal came while the call was under way.

@@ -73,6 +73,9 @@ const IN_PATH: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'
 
 const KEYS: &str = "/v1/file-system/security/keys/";
 
+/// In characters; the tokens of a cluster are far longer.
+const SHORTEST_SECRET: usize = 8;
+
 /// More pages are a list without end.
 const PAGE_LIMIT: usize = 1_000;
 
@@ -256,12 +259,8 @@ impl Rest {
         )
     }
 
-    /// What came back, without the token: some servers repeat what they were sent.
     fn without_token(&self, text: &str) -> String {
-        match &self.token {
-            Some(token) => text.replace(token.as_str(), "[token]"),
-            None => text.to_owned(),
-        }
+        masked(text, self.token.as_ref().map(|token| token.as_str()))
     }
 }
 
@@ -315,6 +314,15 @@ fn authority(host: &str, port: u16) -> Option<String> {
     let is_address = host.parse::<Ipv4Addr>().is_ok();
     let is_name = || matches!(ServerName::try_from(host), Ok(ServerName::DnsName(_)));
     (is_address || is_name()).then(|| format!("{host}:{port}"))
+}
+
+/// What came back, without the token: some servers repeat what they were sent. One that is too short
+/// to be a secret would be found in the middle of words.
+fn masked(text: &str, token: Option<&str>) -> String {
+    match token {
+        Some(token) if token.len() >= SHORTEST_SECRET => text.replace(token, "[token]"),
+        _ => text.to_owned(),
+    }
 }
 
 fn bearer(token: &str) -> HeaderValue {
@@ -424,5 +432,13 @@ mod tests {
         ] {
             assert_eq!(authority(host, 8000).as_deref(), Some(expected));
         }
+    }
+
+    #[test]
+    fn a_token_is_masked_and_a_word_is_not() {
+        let text = "GET /t Bearer secret-token";
+        assert_eq!(masked(text, Some("secret-token")), "GET /t Bearer [token]");
+        assert_eq!(masked(text, Some("t")), text);
+        assert_eq!(masked(text, None), text);
     }
 }

@@ -14,6 +14,7 @@ use zeroize::Zeroizing;
 
 use crate::{
     error::{Error, Kind, Result},
+    folders::config_home,
     input, private_file,
 };
 
@@ -82,14 +83,9 @@ impl TokenSource {
 
 /// Where `qq` looks, in this order.
 fn default_stores(host: &str, port: u16) -> Vec<PathBuf> {
-    let home = env::home_dir();
-    let config = env::var_os("XDG_CONFIG_HOME").map(PathBuf::from);
-    let config = config
-        .filter(|path| path.is_absolute())
-        .or_else(|| Some(home.as_ref()?.join(".config")));
     let name = format!("{}_{port}", host.to_lowercase());
-    let of_host = config.map(|folder| folder.join("qumulo/credentials").join(name));
-    let legacy = home.map(|folder| folder.join(".qfsd_cred"));
+    let of_host = config_home().map(|folder| folder.join("qumulo/credentials").join(name));
+    let legacy = env::home_dir().map(|folder| folder.join(".qfsd_cred"));
     of_host.into_iter().chain(legacy).collect()
 }
 

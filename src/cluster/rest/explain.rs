@@ -13,7 +13,7 @@ use super::{
 use crate::{
     cluster::{
         Certainty, Error,
-        explain::{GIVE_IT_LONGER, stopped_during},
+        explain::{GIVE_IT_LONGER, stopped_before, stopped_during},
     },
     error::{Error as UserError, Kind},
 };
@@ -29,10 +29,7 @@ impl Rest {
             Failure::NotConnectedWithin(time) => self.not_connected_within(time),
             Failure::RefusedByProxy(status) => self.refused_by_proxy(status),
             Failure::Untrusted(untrusted) => self.untrusted(&untrusted),
-            Failure::StoppedBefore(kind) => Error {
-                certainty: Certainty::NotSent,
-                ..stopped_during(call, kind)
-            },
+            Failure::StoppedBefore(kind) => stopped_before(call, kind),
             Failure::StoppedDuring(kind) => stopped_during(call, kind),
             Failure::NoTurnWithin(time) => self.no_answer(call, time, Certainty::NotSent),
             Failure::TimedOut(time) => self.no_answer(call, time, Certainty::Unanswered),
@@ -53,7 +50,7 @@ impl Rest {
 
     fn not_connected(&self, words: &str) -> Error {
         if words.starts_with(NO_DESCRIPTOR) {
-            let error = self.named.not_connected(words);
+            let error = self.named.not_connected(words).not_worth_repeating();
             return error.hint("this machine lets qkey open no more files: give fewer --jobs, or raise `ulimit -n`");
         }
         match &self.way {
