@@ -607,7 +607,7 @@ fn a_signal_ends_the_wait_for_a_connection() {
 exit 130
 --- stdout
 --- stderr
-error: stopped by a signal during snapshot_get_status
+error: stopped by a signal before snapshot_get_status
 hint: nothing was submitted by this step; run this again
 
 "#]]

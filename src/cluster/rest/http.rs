@@ -5,6 +5,7 @@ use std::{
     io,
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
         mpsc::{self, RecvTimeoutError},
     },
     thread,
@@ -64,6 +65,7 @@ pub(super) struct Client {
     settings: Settings,
     lines: Mutex<Lines>,
     returned: Condvar,
+    reached: Arc<AtomicBool>,
 }
 
 #[derive(Default)]
@@ -95,6 +97,7 @@ impl Client {
             settings,
             lines: Mutex::default(),
             returned: Condvar::new(),
+            reached: Arc::default(),
         }
     }
 
@@ -131,7 +134,7 @@ impl Client {
         let waited = begun.elapsed();
         let left = timeout.saturating_sub(waited);
         if left.is_zero() {
-            return Err(Failure::NoTurnWithin(timeout));
+            return Err(self.no_turn());
         }
         line.progress.begin();
         if line.used.elapsed() > IDLE_LIMIT {
@@ -155,7 +158,7 @@ impl Client {
         result.map_err(|unanswered| {
             line.progress.disconnected();
             match self.failure(line, unanswered) {
-                Failure::NotConnectedWithin(_) if waited > left => Failure::NoTurnWithin(timeout),
+                Failure::NotConnectedWithin(_) if waited > left => self.no_turn(),
                 failure => failure,
             }
         })
@@ -179,6 +182,15 @@ impl Client {
         }
     }
 
+    /// Others had the connection all the time: used it, or tried in vain to make one.
+    fn no_turn(&self) -> Failure {
+        let timeout = self.settings.timeout;
+        match self.reached.load(Ordering::SeqCst) {
+            true => Failure::NoTurnWithin(timeout),
+            false => Failure::NotConnectedWithin(timeout.min(CONNECT_LIMIT)),
+        }
+    }
+
     /// Waits for a line that is free, where there are as many as there may be.
     fn lease(&self, begun: Instant) -> Result<Lease<'_>, Failure> {
         let mut lines = self.lock();
@@ -199,7 +211,7 @@ impl Client {
                 return Err(Failure::StoppedBefore(kind));
             }
             if begun.elapsed() > self.settings.timeout {
-                return Err(Failure::NoTurnWithin(self.settings.timeout));
+                return Err(self.no_turn());
             }
             let waited = self.returned.wait_timeout(lines, interrupt::LOOK);
             lines = waited.unwrap_or_else(PoisonError::into_inner).0;
@@ -211,7 +223,7 @@ impl Client {
     }
 
     fn new_line(&self) -> Line {
-        let progress = Arc::new(Progress::default());
+        let progress = Arc::new(Progress::new(self.reached.clone()));
         let config = Agent::config_builder()
             .https_only(true)
             .http_status_as_error(false)

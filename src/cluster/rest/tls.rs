@@ -363,9 +363,18 @@ impl ServerCertVerifier for Verifier {
 pub(super) struct Progress {
     connected: AtomicBool,
     sent: AtomicBool,
+    /// Whether any connection to the cluster has come about yet.
+    reached: Arc<AtomicBool>,
 }
 
 impl Progress {
+    pub fn new(reached: Arc<AtomicBool>) -> Self {
+        Self {
+            reached,
+            ..Self::default()
+        }
+    }
+
     /// Whether there is a connection that has not failed yet.
     pub fn is_connected(&self) -> bool {
         self.connected.load(Ordering::SeqCst)
@@ -420,6 +429,7 @@ impl<In: Transport> Connector<In> for TlsConnector {
         stream.sock.set_timeout(details.timeout);
         stream.conn.complete_io(&mut stream.sock)?;
         self.progress.connected.store(true, Ordering::SeqCst);
+        self.progress.reached.store(true, Ordering::SeqCst);
         Ok(Some(Either::B(TlsTransport {
             stream,
             progress: self.progress.clone(),
