@@ -58,7 +58,7 @@ pub fn read_to_end<R: Read>(
         let _ = sender.send(read());
     })?;
     loop {
-        match receiver.recv_timeout(interrupt::LOOK) {
+        match receiver.recv_timeout(interrupt::POLL_INTERVAL) {
             Ok(Ok(bytes)) if bytes.len() > limit => return Err(Error::TooLong(limit)),
             Ok(result) => return Ok(result?),
             Err(RecvTimeoutError::Timeout) => {

@@ -1,8 +1,12 @@
-//! SIGINT, SIGTERM and SIGHUP: children are ended first, then the call under way returns, so that
-//! the user is told what had been sent. A second signal, or a call that does not return, ends the
-//! process at once; what must be said even then has been laid down beforehand.
+//! SIGINT, SIGTERM and SIGHUP.
+//!
+//! The first signal ends reads, prompts and signing: their children are stopped, their calls return.
+//! What [settles](Settling) goes on for [`SETTLE_GRACE`]: a submission that was already sent, and the
+//! read that confirms it. A second signal, or the end of that time, ends the process. What the user
+//! must be told even then was laid down beforehand as [`LastWords`].
 
 use std::{
+    cell::Cell,
     fs,
     io::{self, PipeReader, Write},
     os::fd::BorrowedFd,
@@ -23,34 +27,64 @@ use crate::error::{Error, Kind};
 /// How long a child may take to end by itself before it is killed.
 const CHILD_GRACE: Duration = Duration::from_millis(500);
 
+/// How long after the first signal a submission that was already sent, and the read that confirms it,
+/// may go on.
+pub const SETTLE_GRACE: Duration = Duration::from_secs(5);
+
 /// How long the main thread may take to report after the children are gone.
 const REPORT_GRACE: Duration = Duration::from_secs(2);
 
-/// How soon a signal is noticed by what only looks for one.
-pub const LOOK: Duration = Duration::from_millis(50);
+/// How soon a signal is noticed by what only polls for one.
+pub const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 struct State {
-    signal: Option<i32>,
-    groups: Vec<Pid>,
+    signal: Option<(i32, Instant)>,
+    groups: Vec<ChildGroup>,
     /// What else makes a call under way return.
-    enders: Vec<(u64, Arc<dyn Fn() + Send + Sync>)>,
+    enders: Vec<(u64, End)>,
+    /// How many [`Settling`] values there are.
+    settling: usize,
     /// Undoes what a prompt did to the terminal.
     restore_terminal: Option<Box<dyn FnOnce() + Send>>,
     /// What must be said if the process ends without a report of its own.
-    last_words: Vec<(u64, Error)>,
+    last_words: Vec<(u64, Words)>,
     report: Option<Report>,
 }
 
+#[derive(Clone, Copy)]
+struct ChildGroup {
+    leader: Pid,
+    /// Whether it was started by what settles.
+    settles: bool,
+}
+
+type End = Arc<dyn Fn(Phase) + Send + Sync>;
+type Words = Box<dyn Fn() -> Option<Error> + Send>;
 type Report = Box<dyn Fn(&Error) + Send>;
+
+/// What a signal has ended so far.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Everything except what settles.
+    First,
+    /// Everything.
+    Last,
+}
 
 static STATE: Mutex<State> = Mutex::new(State {
     signal: None,
     groups: Vec::new(),
     enders: Vec::new(),
+    settling: 0,
     restore_terminal: None,
     last_words: Vec::new(),
     report: None,
 });
+
+thread_local! {
+    /// How many [`Settling`] values this thread holds.
+    static SETTLING_HERE: Cell<usize> = const { Cell::new(0) };
+}
 
 static WAKE: OnceLock<PipeReader> = OnceLock::new();
 
@@ -75,25 +109,77 @@ pub fn install() -> io::Result<()> {
     WAKE.get_or_init(|| reader);
     thread::Builder::new().spawn(move || {
         for signal in signals.forever() {
-            let again = with_state(|state| state.signal.replace(signal).is_some());
+            let (again, settling) = with_state(|state| {
+                let before = state.signal.replace((signal, Instant::now()));
+                (before.is_some(), state.settling > 0)
+            });
             if again {
                 end(signal);
             }
             // The pipe only wakes a prompt; without one nobody reads it.
             let _ = writer.write_all(b"!");
-            kill_groups(Signal::TERM);
-            for (_, end) in with_state(|state| state.enders.clone()) {
-                end();
+            kill_groups(Signal::TERM, Phase::First);
+            call_enders(Phase::First);
+            if settling {
+                log::warn!(
+                    "stopping; waiting up to {} s for what was already sent (a second signal stops at once)",
+                    SETTLE_GRACE.as_secs()
+                );
             }
-            thread::spawn(move || {
+            let wind_up = move || {
                 thread::sleep(CHILD_GRACE);
-                kill_groups(Signal::KILL);
+                kill_groups(Signal::KILL, Phase::First);
+                while !settle_grace_is_over() && with_state(|state| state.settling > 0) {
+                    thread::sleep(POLL_INTERVAL);
+                }
+                if settle_grace_is_over() {
+                    kill_groups(Signal::KILL, Phase::Last);
+                    call_enders(Phase::Last);
+                }
                 thread::sleep(REPORT_GRACE);
                 end(signal);
-            });
+            };
+            if thread::Builder::new().spawn(wind_up).is_err() {
+                end(signal);
+            }
         }
     })?;
     Ok(())
+}
+
+fn call_enders(phase: Phase) {
+    for (_, end) in with_state(|state| state.enders.clone()) {
+        end(phase);
+    }
+}
+
+fn settle_grace_is_over() -> bool {
+    with_state(|state| state.signal).is_some_and(|(_, since)| since.elapsed() >= SETTLE_GRACE)
+}
+
+/// While this lives, the first signal spares what this thread does, for [`SETTLE_GRACE`]: it sends a
+/// submission, waits for the answer, and reads what came of it. Programs that the thread starts and
+/// calls that it makes go on, and to this thread no signal [was received](received) yet.
+pub struct Settling(());
+
+impl Settling {
+    pub fn begin() -> Self {
+        with_state(|state| state.settling += 1);
+        SETTLING_HERE.set(SETTLING_HERE.get() + 1);
+        Self(())
+    }
+}
+
+impl Drop for Settling {
+    fn drop(&mut self) {
+        with_state(|state| state.settling -= 1);
+        SETTLING_HERE.set(SETTLING_HERE.get() - 1);
+    }
+}
+
+/// Whether this thread holds a [`Settling`].
+pub fn is_settling() -> bool {
+    SETTLING_HERE.get() > 0
 }
 
 /// Waits, but no longer than until a signal arrives.
@@ -103,7 +189,7 @@ pub fn pause(duration: Duration) {
         && !left.is_zero()
         && received().is_none()
     {
-        thread::sleep(left.min(LOOK));
+        thread::sleep(left.min(POLL_INTERVAL));
     }
 }
 
@@ -111,17 +197,17 @@ pub fn pause(duration: Duration) {
 pub struct Ender(u64);
 
 impl Ender {
-    /// `end` may be called from another thread, once for each signal; and here, for one that came
+    /// `end` may be called from another thread, for each [`Phase`]; and here, for a signal that came
     /// before.
-    pub fn register(end: impl Fn() + Send + Sync + 'static) -> Self {
-        let end = Arc::new(end);
-        let (number, late) = with_state(|state| {
+    pub fn register(end: impl Fn(Phase) + Send + Sync + 'static) -> Self {
+        let end: End = Arc::new(end);
+        let number = with_state(|state| {
             let number = state.enders.last().map_or(0, |(number, _)| number + 1);
             state.enders.push((number, end.clone()));
-            (number, state.signal.is_some())
+            number
         });
-        if late {
-            end();
+        if received().is_some() {
+            end(Phase::Last);
         }
         Self(number)
     }
@@ -133,9 +219,15 @@ impl Drop for Ender {
     }
 }
 
-/// The kind of error to end with, once a signal has arrived.
+/// The kind of error to end with, once a signal has ended what this thread does.
 pub fn received() -> Option<Kind> {
-    with_state(|state| state.signal).map(kind_of)
+    let (signal, since) = with_state(|state| state.signal)?;
+    (!is_settling() || since.elapsed() >= SETTLE_GRACE).then(|| kind_of(signal))
+}
+
+/// The kind of error to end with, once a signal has arrived, also while this thread settles.
+pub fn announced() -> Option<Kind> {
+    with_state(|state| state.signal).map(|(signal, _)| kind_of(signal))
 }
 
 /// Readable from the moment a signal arrives; for `poll`. `None` when nobody watches for signals.
@@ -159,13 +251,33 @@ pub fn report_with(report: impl Fn(&Error) + Send + 'static) {
 pub struct LastWords(u64);
 
 impl LastWords {
-    /// The error becomes one of the kind of the signal.
-    pub fn lay_down(error: Error) -> Self {
+    /// `words` is called when the process ends, with no lock held; the error becomes one of the kind
+    /// of the signal.
+    pub fn lay_down(words: impl Fn() -> Option<Error> + Send + 'static) -> Self {
         with_state(|state| {
             let number = state.last_words.last().map_or(0, |(number, _)| number + 1);
-            state.last_words.push((number, error));
+            state.last_words.push((number, Box::new(words)));
             Self(number)
         })
+    }
+
+    /// Leaves the words in place until the process ends: the result is known, but a second signal may
+    /// come before it is printed.
+    pub fn leave(self) {
+        std::mem::forget(self);
+    }
+
+    /// Likewise, with other words.
+    pub fn leave_with(self, words: impl Fn() -> Option<Error> + Send + 'static) {
+        with_state(|state| {
+            for (number, kept) in &mut state.last_words {
+                if *number == self.0 {
+                    *kept = Box::new(words);
+                    break;
+                }
+            }
+        });
+        self.leave();
     }
 }
 
@@ -191,12 +303,10 @@ impl Group {
     /// Registers the group that `leader` leads; a signal that came before it was there is
     /// delivered now.
     pub fn register(leader: Pid) -> Self {
-        let late = with_state(|state| {
-            state.groups.push(leader);
-            state.signal.is_some()
-        });
+        let settles = is_settling();
+        with_state(|state| state.groups.push(ChildGroup { leader, settles }));
         let group = Self(leader);
-        if late {
+        if received().is_some() {
             group.kill();
         }
         group
@@ -211,18 +321,20 @@ impl Group {
 
 impl Drop for Group {
     fn drop(&mut self) {
-        with_state(|state| state.groups.retain(|&pid| pid != self.0));
+        with_state(|state| state.groups.retain(|group| group.leader != self.0));
     }
 }
 
 /// Kills every child that is left.
 pub fn end_children() {
-    kill_groups(Signal::KILL);
+    kill_groups(Signal::KILL, Phase::Last);
 }
 
-fn kill_groups(signal: Signal) {
+fn kill_groups(signal: Signal, phase: Phase) {
     for group in with_state(|state| state.groups.clone()) {
-        let _ = kill_process_group(group, signal);
+        if phase == Phase::Last || !group.settles {
+            let _ = kill_process_group(group.leader, signal);
+        }
     }
 }
 
@@ -234,7 +346,7 @@ fn kind_of(signal: i32) -> Kind {
 }
 
 fn end(signal: i32) -> ! {
-    kill_groups(Signal::KILL);
+    kill_groups(Signal::KILL, Phase::Last);
     if let Some(restore) = with_state(|state| state.restore_terminal.take()) {
         restore();
     }
@@ -243,7 +355,7 @@ fn end(signal: i32) -> ! {
         (words, state.report.take())
     });
     if let Some(report) = report {
-        for (_, error) in words {
+        for error in words.iter().filter_map(|(_, words)| words()) {
             report(&error.with_kind(kind_of(signal)));
         }
     }

@@ -1,6 +1,9 @@
 //! What a person or a script reads: results on stdout, everything else on stderr.
 
-use std::io::{self, Write};
+use std::{
+    io::{self, Write},
+    time::{Duration, Instant},
+};
 
 use anstream::AutoStream;
 use anstyle::{AnsiColor, Style};
@@ -96,6 +99,16 @@ impl Output {
         self.stderr(&text);
     }
 
+    /// For work on `total` things that may take long: says on stderr how far it has come.
+    pub fn progress(&self, doing: &'static str, total: usize) -> Progress {
+        Progress {
+            output: *self,
+            doing,
+            total,
+            told: Instant::now(),
+        }
+    }
+
     fn stderr(&self, text: &str) {
         let mut stderr = AutoStream::new(io::stderr().lock(), self.color.into());
         // Nothing is left to be told to.
@@ -113,6 +126,28 @@ impl Output {
         });
         // Only a second call could fail, and the first one's logger would stay.
         let _ = log::set_boxed_logger(Box::new(Notes(self)));
+    }
+}
+
+/// How far the work has come: a line every ten seconds, in text and unless `-q` is given.
+pub struct Progress {
+    output: Output,
+    doing: &'static str,
+    total: usize,
+    told: Instant,
+}
+
+impl Progress {
+    const INTERVAL: Duration = Duration::from_secs(10);
+
+    /// So many are through.
+    pub fn tell(&mut self, done: usize) {
+        let wanted = self.output.format == Format::Text && log::max_level() >= LevelFilter::Warn;
+        if wanted && done < self.total && self.told.elapsed() >= Self::INTERVAL {
+            self.told = Instant::now();
+            let (doing, total) = (self.doing, self.total);
+            self.output.stderr(&format!("{doing}: {done} of {total}"));
+        }
     }
 }
 

@@ -84,9 +84,9 @@ impl Named {
             ),
         };
         let certainty = match status {
-            // A proxy's time-out says nothing about the cluster.
-            408 | 504 => Certainty::Unanswered,
-            500.. => Certainty::Lost,
+            // A proxy says these too, and knows nothing of the cluster behind it.
+            408 | 502..=504 => Certainty::Lost,
+            500.. => Certainty::Failed,
             _ => Certainty::Refused,
         };
         let message = format!("{} refused {call}: Error {status}: {words}", self.address);
@@ -117,9 +117,10 @@ impl Named {
         let message = format!("the connection to {address} was lost during {call}: {words}");
         let error = UserError::new(Kind::Unreachable, message)
             .hint("look whether the cluster is up and whether a proxy or firewall stands between");
+        let error = Error::new(Certainty::Lost, error);
         match words.contains("timed out") {
-            true => Error::new(Certainty::Unanswered, error),
-            false => Error::new(Certainty::Lost, error).worth_repeating(Duration::ZERO),
+            true => error,
+            false => error.worth_repeating(Duration::ZERO),
         }
     }
 
@@ -130,7 +131,7 @@ impl Named {
             self.address
         );
         Error::new(
-            Certainty::Lost,
+            Certainty::Unexpected,
             UserError::new(Kind::Unreachable, message)
                 .hint("check --host and --port: a proxy or another service may answer there"),
         )

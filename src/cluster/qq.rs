@@ -1,6 +1,7 @@
 //! The cluster through the `qq` program.
 
 use std::{
+    collections::HashSet,
     ffi::OsString,
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
@@ -234,12 +235,15 @@ impl Qq {
                 Certainty::NotSent,
                 "say where qq is with --qq PATH or QKEY_QQ".to_owned(),
             ),
-            Failure::TimedOut { .. } => (Certainty::Unanswered, GIVE_IT_LONGER.to_owned()),
+            Failure::TimedOut { .. } => (Certainty::Lost, GIVE_IT_LONGER.to_owned()),
             Failure::Killed { .. } => (
                 Certainty::Lost,
                 "find out what killed it (out of memory? a limit? an administrator?) and run this again"
                     .to_owned(),
             ),
+            Failure::UnparsableReply { .. } => {
+                (Certainty::Unexpected, self.try_by_hand(command))
+            }
             _ => (Certainty::Lost, self.try_by_hand(command)),
         };
         let message = format!("qq gave no usable answer to {command}");
@@ -374,7 +378,7 @@ impl Cluster for Qq {
         )
     }
 
-    fn add_key(&self, key: &NewKey<'_>) -> Result<StoredKey> {
+    fn add_key(&self, key: &NewKey<'_>) -> Result<()> {
         self.call(
             &[
                 "fs_security_add_key",
@@ -384,7 +388,7 @@ impl Cluster for Qq {
                 &format!("--comment={}", key.comment),
                 "--json",
             ],
-            reply::key,
+            |stdout| reply::added_key(stdout, key),
         )
     }
 
@@ -398,7 +402,7 @@ impl Cluster for Qq {
         )
     }
 
-    fn replace_key(&self, key_id: &str, replacement: &Replacement<'_>) -> Result<StoredKey> {
+    fn replace_key(&self, key_id: &str, replacement: &Replacement<'_>) -> Result<()> {
         self.call_with_key(
             "fs_security_replace_key",
             KEY,
@@ -418,15 +422,22 @@ impl Cluster for Qq {
                 ),
                 "--json".to_owned(),
             ],
-            reply::key,
+            |stdout| reply::replaced_key(stdout, key_id, replacement),
         )
     }
 
     fn snapshot(&self, id: u64) -> Result<Snapshot> {
-        self.call(
-            &["snapshot_get_status", &format!("--id={id}")],
-            reply::snapshot,
-        )
+        self.call(&["snapshot_get_status", &format!("--id={id}")], |stdout| {
+            reply::snapshot(stdout, id)
+        })
+    }
+
+    fn unlocked_snapshots(&self) -> Result<HashSet<u64>> {
+        let ids = self.call(
+            &["snapshot_list_statuses", "--exclude-locked"],
+            reply::unlocked_page,
+        )?;
+        Ok(ids.entries.into_iter().collect())
     }
 
     fn unlock_challenge(&self, id: u64) -> Result<String> {
@@ -443,7 +454,7 @@ impl Cluster for Qq {
                 &format!("--id={id}"),
                 &format!("--signature={}", signature.to_base64()),
             ],
-            reply::unlocked,
+            |stdout| reply::unlocked(stdout, id),
         )
     }
 
@@ -453,7 +464,7 @@ impl Cluster for Qq {
             LOCK_KEY,
             &KeyRef::Id(key_id.to_owned()),
             &[format!("--id={id}"), "--force".to_owned()],
-            reply::locked,
+            |stdout| reply::locked(stdout, id),
         )
     }
 
@@ -467,6 +478,9 @@ impl Cluster for Qq {
             Check::Keys => format!("{} fs_security_list_keys", self.as_typed()),
             Check::Snapshot(id) => {
                 format!("{} snapshot_get_status --id={id}", self.as_typed())
+            }
+            Check::Snapshots => {
+                format!("{} snapshot_list_statuses --only-locked", self.as_typed())
             }
         }
     }

@@ -6,7 +6,7 @@ use std::fmt;
 use serde::{Deserialize, Deserializer, de::DeserializeOwned};
 use serde_json::Value;
 
-use super::{Snapshot, StoredKey, Usage};
+use super::{NewKey, Replacement, Snapshot, StoredKey, Usage};
 
 #[derive(Deserialize)]
 struct KeyReply {
@@ -90,6 +90,21 @@ struct SnapshotReply {
     #[serde(default)]
     expiration: Option<String>,
     // Without a default: a reply that does not tell must not read as "not locked".
+    #[serde(deserialize_with = "optional_text_or_number")]
+    lock_key: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct StatusesReply {
+    entries: Vec<StatusReply>,
+    #[serde(default)]
+    paging: Paging,
+}
+
+/// As much of a snapshot as tells whether it is locked.
+#[derive(Deserialize)]
+struct StatusReply {
+    id: u64,
     #[serde(deserialize_with = "optional_text_or_number")]
     lock_key: Option<String>,
 }
@@ -180,6 +195,8 @@ fn json<T: DeserializeOwned>(reply: &[u8], expected: &'static str) -> Result<T, 
 }
 
 const KEYS: &str = "a list of keys in JSON";
+const KEY: &str = "the key in JSON";
+const SNAPSHOT: &str = "the snapshot's status in JSON";
 const USAGES: &str = "a list of usages in JSON";
 
 /// `fs_security_list_keys --json`.
@@ -205,9 +222,38 @@ pub fn usages_page(body: &[u8]) -> Result<Page<Usage>, NotAReply> {
     })
 }
 
-/// `fs_security_add_key --json`, `fs_security_replace_key --json`.
-pub fn key(stdout: &[u8]) -> Result<StoredKey, NotAReply> {
-    json::<KeyReply>(stdout, "a key in JSON").map(Into::into)
+/// `fs_security_add_key --json`. A reply about another key is no reply.
+pub fn added_key(stdout: &[u8], key: &NewKey<'_>) -> Result<(), NotAReply> {
+    let stored = stored_key(stdout)?;
+    about_it(stored.name == key.name && stored.holds(key.public_key), KEY)
+}
+
+/// `fs_security_replace_key --json`. A reply about another key is no reply.
+pub fn replaced_key(
+    stdout: &[u8],
+    key_id: &str,
+    replacement: &Replacement<'_>,
+) -> Result<(), NotAReply> {
+    let stored = stored_key(stdout)?;
+    about_it(
+        stored.id == key_id && stored.holds(replacement.new_key),
+        KEY,
+    )
+}
+
+fn stored_key(stdout: &[u8]) -> Result<StoredKey, NotAReply> {
+    json::<KeyReply>(stdout, KEY).map(Into::into)
+}
+
+/// Replies can be shifted on a connection, and proxies can mix them up.
+fn about_it(is_about_it: bool, expected: &'static str) -> Result<(), NotAReply> {
+    match is_about_it {
+        true => Ok(()),
+        false => Err(NotAReply {
+            expected,
+            why: Some("it is about another one".to_owned()),
+        }),
+    }
 }
 
 /// `fs_security_get_key_usage --json`.
@@ -242,15 +288,32 @@ pub fn challenge(stdout: &[u8]) -> Result<String, NotAReply> {
     }
 }
 
-/// `snapshot_get_status`.
-pub fn snapshot(stdout: &[u8]) -> Result<Snapshot, NotAReply> {
-    json(stdout, "a snapshot's status in JSON").map(|reply: SnapshotReply| Snapshot {
+/// `snapshot_get_status`. A reply about another snapshot is no reply.
+pub fn snapshot(stdout: &[u8], id: u64) -> Result<Snapshot, NotAReply> {
+    let reply: SnapshotReply = json(stdout, SNAPSHOT)?;
+    about_it(reply.id == id, SNAPSHOT)?;
+    Ok(Snapshot {
         id: reply.id,
         name: reply.name,
         source_file_path: reply.source_file_path,
         timestamp: reply.timestamp,
         expiration: reply.expiration.unwrap_or_default(),
         lock_key: reply.lock_key,
+    })
+}
+
+/// `snapshot_list_statuses`, `GET /v4/snapshots/status/`: the ids of those that are not locked.
+pub fn unlocked_page(body: &[u8]) -> Result<Page<u64>, NotAReply> {
+    let reply: StatusesReply = json(body, "a list of snapshots in JSON")?;
+    let unlocked = |status: &StatusReply| status.lock_key.is_none();
+    Ok(Page {
+        entries: reply
+            .entries
+            .into_iter()
+            .filter(unlocked)
+            .map(|status| status.id)
+            .collect(),
+        next: reply.paging.next(),
     })
 }
 
@@ -283,20 +346,23 @@ pub fn api_error(body: &[u8]) -> Option<String> {
     serde_json::from_slice(body).ok().map(words)
 }
 
-/// `snapshot_unlock_snapshot`.
-pub fn unlocked(stdout: &[u8]) -> Result<(), NotAReply> {
-    done(stdout, "is unlocked", "the sentence that it is unlocked")
+/// `snapshot_unlock_snapshot`: `Snapshot N is unlocked.`
+pub fn unlocked(stdout: &[u8], id: u64) -> Result<(), NotAReply> {
+    let sentence = format!("Snapshot {id} is unlocked.");
+    done(stdout, &sentence, "the sentence that it is unlocked")
 }
 
-/// `snapshot_lock_snapshot`.
-pub fn locked(stdout: &[u8]) -> Result<(), NotAReply> {
-    done(stdout, "is locked", "the sentence that it is locked")
+/// `snapshot_lock_snapshot`: `Snapshot N is locked with lock key REF.`
+pub fn locked(stdout: &[u8], id: u64) -> Result<(), NotAReply> {
+    let sentence = format!("Snapshot {id} is locked ");
+    done(stdout, &sentence, "the sentence that it is locked")
 }
 
-/// A sentence with these words; in 6.1.0.x the empty reply of the REST API, `null`.
-fn done(stdout: &[u8], words: &str, expected: &'static str) -> Result<(), NotAReply> {
+/// A line that begins with this sentence; in 6.1.0.x the empty reply of the REST API, `null`.
+fn done(stdout: &[u8], sentence: &str, expected: &'static str) -> Result<(), NotAReply> {
     let text = String::from_utf8_lossy(stdout);
-    match text.contains(words) || text.trim() == "null" {
+    let said = text.lines().any(|line| line.starts_with(sentence));
+    match said || text.trim() == "null" {
         true => Ok(()),
         false => Err(NotAReply::new(expected)),
     }
@@ -375,6 +441,7 @@ fn printed_error(text: &str) -> Option<(u16, String)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::public_key::PublicKey;
 
     #[test]
     fn an_api_error_is_found_behind_warnings_and_kept_whole() {
@@ -449,15 +516,51 @@ mod tests {
 
     #[test]
     fn an_empty_reply_to_a_submission_is_no_proof() {
-        assert!(unlocked(b"Snapshot 7 is unlocked.\n").is_ok());
-        assert!(locked(b"null\n").is_ok());
-        assert!(unlocked(b"").is_err());
-        assert!(locked(b"\n").is_err());
+        assert!(unlocked(b"Snapshot 7 is unlocked.\n", 7).is_ok());
+        assert!(locked(b"null\n", 7).is_ok());
+        assert!(unlocked(b"", 7).is_err());
+        assert!(locked(b"\n", 7).is_err());
+    }
+
+    #[test]
+    fn a_reply_about_something_else_is_no_reply() {
+        assert!(unlocked(b"Snapshot 77 is unlocked.\n", 7).is_err());
+        assert!(locked(b"Snapshot 8 is locked with lock key 1.\n", 7).is_err());
+        let status = br#"{"id": 8, "lock_key": null}"#;
+        assert!(snapshot(status, 8).is_ok());
+        assert!(snapshot(status, 7).is_err());
+
+        let key = crate::keyfile::PrivateKey::generate();
+        let (public_key, signature) = (key.public_key(), key.sign(b"lock"));
+        let body = |id: &str, name: &str, public_key: &PublicKey| {
+            serde_json::json!({ "id": id, "name": name, "public_key": public_key.to_base64() })
+                .to_string()
+        };
+        let new = NewKey {
+            name: "lock",
+            comment: "",
+            public_key: &public_key,
+            signature: &signature,
+        };
+        let replacement = Replacement {
+            new_key: &public_key,
+            old_signature: &signature,
+            new_signature: &signature,
+        };
+        let other = crate::keyfile::PrivateKey::generate().public_key();
+        let added = |body: String| added_key(body.as_bytes(), &new).is_ok();
+        let replaced = |body: String| replaced_key(body.as_bytes(), "1", &replacement).is_ok();
+        assert!(added(body("1", "lock", &public_key)));
+        assert!(!added(body("1", "look", &public_key)));
+        assert!(!added(body("1", "lock", &other)));
+        assert!(replaced(body("1", "any", &public_key)));
+        assert!(!replaced(body("2", "any", &public_key)));
+        assert!(!replaced(body("1", "any", &other)));
     }
 
     #[test]
     fn a_lock_key_is_text_number_or_null_but_never_left_out() {
-        let parse = |lock: &str| snapshot(format!(r#"{{"id": 7{lock}}}"#).as_bytes());
+        let parse = |lock: &str| snapshot(format!(r#"{{"id": 7{lock}}}"#).as_bytes(), 7);
         let lock_key = |lock: &str| parse(lock).unwrap().lock_key;
         assert_eq!(lock_key(r#", "lock_key": "2""#).as_deref(), Some("2"));
         assert_eq!(lock_key(r#", "lock_key": 2"#).as_deref(), Some("2"));
@@ -468,19 +571,15 @@ mod tests {
     #[test]
     fn a_missing_field_is_named_and_an_unknown_one_passed_over() {
         let key = br#"{"id": "1", "name": "a", "public_key": "b", "new": {"x": [1]}}"#;
-        assert_eq!(parsed_key(key).unwrap().name, "a");
-        let wrong = parsed_key(br#"{"id": "1", "name": "a"}"#).unwrap_err();
+        assert_eq!(stored_key(key).unwrap().name, "a");
+        let wrong = stored_key(br#"{"id": "1", "name": "a"}"#).unwrap_err();
         assert!(
             wrong
                 .to_string()
-                .starts_with("a key in JSON (missing field `public_key`")
+                .starts_with("the key in JSON (missing field `public_key`")
         );
-        let wrong = parsed_key(b"<html>").unwrap_err();
-        assert_eq!(wrong.to_string(), "a key in JSON");
-    }
-
-    fn parsed_key(body: &[u8]) -> Result<StoredKey, NotAReply> {
-        key(body)
+        let wrong = stored_key(b"<html>").unwrap_err();
+        assert_eq!(wrong.to_string(), "the key in JSON");
     }
 
     #[test]

@@ -30,8 +30,8 @@ use self::{
     tls::Tls,
 };
 use super::{
-    Certainty, Check, Cluster, DEFAULT_PORT, Error, KeyRef, NewKey, Replacement, Result, Snapshot,
-    StoredKey, Usage,
+    Check, Cluster, DEFAULT_PORT, Error, KeyRef, NewKey, Replacement, Result, Snapshot, StoredKey,
+    Usage,
     explain::{Named, begin, no_cluster},
     qq::qq_command,
     reply::{self, NotAReply, Page},
@@ -72,6 +72,8 @@ pub struct Rest {
 const IN_PATH: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'~');
 
 const KEYS: &str = "/v1/file-system/security/keys/";
+
+const UNLOCKED: &str = "/v4/snapshots/status/?filter=api_snapshots_exclude_locked";
 
 /// In characters; the tokens of a cluster are far longer.
 const SHORTEST_SECRET: usize = 8;
@@ -228,10 +230,6 @@ impl Rest {
             StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
                 error.worth_repeating(answer.retry_after.unwrap_or_default())
             }
-            StatusCode::REQUEST_TIMEOUT | StatusCode::GATEWAY_TIMEOUT => Error {
-                certainty: Certainty::Unanswered,
-                ..error
-            },
             _ => error,
         })
     }
@@ -298,7 +296,7 @@ impl Options {
         typed.push_str(match what {
             Check::Keys => " keys list",
             // There is no closer look: it lists what each key locks.
-            Check::Snapshot(_) => " keys usage",
+            Check::Snapshot(_) | Check::Snapshots => " keys usage",
         });
         typed
     }
@@ -346,14 +344,16 @@ impl Cluster for Rest {
         self.get_all("fs_security_get_key_usage", &path, reply::usages_page)
     }
 
-    fn add_key(&self, key: &NewKey<'_>) -> Result<StoredKey> {
+    fn add_key(&self, key: &NewKey<'_>) -> Result<()> {
         let body = json!({
             "name": key.name,
             "public_key": key.public_key.to_base64(),
             "verification_signature": key.signature.to_base64(),
             "comment": key.comment,
         });
-        self.post("fs_security_add_key", KEYS, &body, reply::key)
+        self.post("fs_security_add_key", KEYS, &body, |body| {
+            reply::added_key(body, key)
+        })
     }
 
     fn replacement_challenge(&self, key: &KeyRef) -> Result<String> {
@@ -362,19 +362,29 @@ impl Cluster for Rest {
         self.get(call, &path, reply::challenge)
     }
 
-    fn replace_key(&self, key_id: &str, replacement: &Replacement<'_>) -> Result<StoredKey> {
+    fn replace_key(&self, key_id: &str, replacement: &Replacement<'_>) -> Result<()> {
         let path = format!("{}/replace", key_path(key_id));
         let body = json!({
             "replacement_key": replacement.new_key.to_base64(),
             "old_key_verification_signature": replacement.old_signature.to_base64(),
             "replacement_key_verification_signature": replacement.new_signature.to_base64(),
         });
-        self.post("fs_security_replace_key", &path, &body, reply::key)
+        self.post("fs_security_replace_key", &path, &body, |body| {
+            reply::replaced_key(body, key_id, replacement)
+        })
     }
 
     fn snapshot(&self, id: u64) -> Result<Snapshot> {
         let path = format!("/v3/snapshots/status/{id}");
-        self.get("snapshot_get_status", &path, reply::snapshot)
+        self.get("snapshot_get_status", &path, |body| {
+            reply::snapshot(body, id)
+        })
+    }
+
+    fn unlocked_snapshots(&self) -> Result<HashSet<u64>> {
+        let call = "snapshot_list_statuses";
+        let ids = self.get_all(call, UNLOCKED, reply::unlocked_page)?;
+        Ok(ids.into_iter().collect())
     }
 
     fn unlock_challenge(&self, id: u64) -> Result<String> {

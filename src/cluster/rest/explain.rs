@@ -32,7 +32,7 @@ impl Rest {
             Failure::StoppedBefore(kind) => stopped_before(call, kind),
             Failure::StoppedDuring(kind) => stopped_during(call, kind),
             Failure::NoTurnWithin(time) => self.no_answer(call, time, Certainty::NotSent),
-            Failure::TimedOut(time) => self.no_answer(call, time, Certainty::Unanswered),
+            Failure::TimedOut(time) => self.no_answer(call, time, Certainty::Lost),
             Failure::Lost(words) => self.named.connection_lost(call, &words),
             Failure::TooLong => {
                 self.not_the_api(call, &format!("more than {} MiB", ANSWER_LIMIT >> 20))

@@ -26,7 +26,7 @@ use super::{
     failure::{self, Failure},
     tls::{Progress, Tls, TlsConnector, Verifier},
 };
-use crate::interrupt::{self, Ender};
+use crate::interrupt::{self, Ender, Phase};
 
 /// A larger answer is none that the REST API gives to these calls.
 pub(super) const ANSWER_LIMIT: u64 = 8 << 20;
@@ -80,9 +80,25 @@ struct Line {
     progress: Arc<Progress>,
     verifier: Arc<Verifier>,
     used: Instant,
-    /// Whether a call was left behind on it.
+    /// Whether it is not to be used again: a call was left behind on it, or the server gave up on one.
     abandoned: bool,
+    stop: Arc<Stop>,
     _ender: Ender,
+}
+
+/// What a signal does to a connection.
+#[derive(Default)]
+struct Stop {
+    /// Whether the call under way settles a submission, which a first signal spares.
+    settles: AtomicBool,
+    /// Whether a signal has shut the connection down.
+    is_shut: AtomicBool,
+}
+
+impl Stop {
+    fn is_shut(&self) -> bool {
+        self.is_shut.load(Ordering::SeqCst)
+    }
 }
 
 /// A line in use; goes back whatever happens.
@@ -155,6 +171,11 @@ impl Client {
             false => line.wait_for(call, left),
         };
         line.used = Instant::now();
+        // A server that gives up on a connection may say so while the next request is on its way: the
+        // replies that follow would be those to other requests.
+        if matches!(&result, Ok(answer) if answer.status == StatusCode::REQUEST_TIMEOUT) {
+            line.abandoned = true;
+        }
         result.map_err(|unanswered| {
             line.progress.disconnected();
             match self.failure(line, unanswered) {
@@ -167,7 +188,11 @@ impl Client {
     fn failure(&self, line: &Line, unanswered: Unanswered) -> Failure {
         let sent = line.progress.has_sent();
         let timeout = self.settings.timeout;
-        match (unanswered, interrupt::received()) {
+        let stopped = match line.stop.is_shut() {
+            true => interrupt::announced(),
+            false => interrupt::received(),
+        };
+        match (unanswered, stopped) {
             (_, Some(kind)) if sent => Failure::StoppedDuring(kind),
             (_, Some(kind)) => Failure::StoppedBefore(kind),
             (Unanswered::LeftBehind, None) if sent => Failure::TimedOut(timeout),
@@ -195,6 +220,9 @@ impl Client {
     fn lease(&self, begun: Instant) -> Result<Lease<'_>, Failure> {
         let mut lines = self.lock();
         loop {
+            let idle = lines.idle.len();
+            lines.idle.retain(|line| !line.stop.is_shut());
+            lines.made -= idle - lines.idle.len();
             let made = lines.made;
             let line = match lines.idle.pop() {
                 Some(line) => Some(line),
@@ -204,7 +232,10 @@ impl Client {
                 }
                 None => None,
             };
-            if line.is_some() {
+            if let Some(line) = line {
+                let settles = interrupt::is_settling();
+                line.stop.settles.store(settles, Ordering::SeqCst);
+                let line = Some(line);
                 return Ok(Lease { client: self, line });
             }
             if let Some(kind) = interrupt::received() {
@@ -213,7 +244,7 @@ impl Client {
             if begun.elapsed() > self.settings.timeout {
                 return Err(self.no_turn());
             }
-            let waited = self.returned.wait_timeout(lines, interrupt::LOOK);
+            let waited = self.returned.wait_timeout(lines, interrupt::POLL_INTERVAL);
             lines = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
     }
@@ -250,14 +281,23 @@ impl Client {
             ..OnceResolver::default()
         };
         let agent = Agent::with_parts(config, connector, resolver);
-        let ending = agent.clone();
+        let stop = Arc::new(Stop::default());
+        let (ending, stopping) = (agent.clone(), stop.clone());
+        let end = move |phase| {
+            if phase == Phase::First && stopping.settles.load(Ordering::SeqCst) {
+                return;
+            }
+            stopping.is_shut.store(true, Ordering::SeqCst);
+            ending.clone().shutdown();
+        };
         Line {
             agent,
             progress,
             verifier,
             used: Instant::now(),
             abandoned: false,
-            _ender: Ender::register(move || ending.clone().shutdown()),
+            stop,
+            _ender: Ender::register(end),
         }
     }
 }
@@ -371,7 +411,7 @@ impl Line {
             .spawn(move || drop(sender.send(call())))
             .map_err(|error| Unanswered::Error(error.into()))?;
         loop {
-            match receiver.recv_timeout(interrupt::LOOK) {
+            match receiver.recv_timeout(interrupt::POLL_INTERVAL) {
                 Ok(result) => return result.map_err(Unanswered::Error),
                 Err(RecvTimeoutError::Disconnected) => {
                     let error = io::Error::other("the attempt to connect ended without a result");
@@ -384,7 +424,8 @@ impl Line {
                 false => within.min(CONNECT_LIMIT),
             };
             // The call's own time-outs are to come first, for they know better what they wait for.
-            if interrupt::received().is_some() || begun.elapsed() > limit + interrupt::LOOK {
+            if interrupt::received().is_some() || begun.elapsed() > limit + interrupt::POLL_INTERVAL
+            {
                 self.abandoned = true;
                 self.agent.clone().shutdown();
                 return Err(Unanswered::LeftBehind);
@@ -397,7 +438,7 @@ impl Drop for Lease<'_> {
     fn drop(&mut self) {
         let mut lines = self.client.lock();
         match self.line.take() {
-            Some(line) if !line.abandoned => lines.idle.push(line),
+            Some(line) if !line.abandoned && !line.stop.is_shut() => lines.idle.push(line),
             _ => lines.made -= 1,
         }
         self.client.returned.notify_one();

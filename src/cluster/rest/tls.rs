@@ -479,8 +479,14 @@ impl Transport for TlsTransport {
         Ok(amount > 0)
     }
 
+    /// A connection on which anything has come that no request has asked for is of no use: it would
+    /// be taken for the reply to the next one.
     fn is_open(&mut self) -> bool {
-        self.stream.sock.get_mut().is_open()
+        let unread = match self.stream.conn.process_new_packets() {
+            Ok(state) => state.plaintext_bytes_to_read() > 0 || state.peer_has_closed(),
+            Err(_) => true,
+        };
+        !unread && self.buffers.input().is_empty() && self.stream.sock.get_mut().is_open()
     }
 
     fn is_tls(&self) -> bool {
