@@ -26,8 +26,8 @@ use zeroize::{Zeroize, Zeroizing};
 
 use crate::{error::Kind, interrupt, text::quote};
 
-/// A list of 80,000 snapshots takes about this much.
-const STDOUT_LIMIT: usize = 32 << 20;
+/// No reply of a signer comes near this; who expects more says so.
+const STDOUT_LIMIT: usize = 1 << 20;
 const STDERR_LIMIT: usize = 64 << 10;
 
 /// How long a secret on stdin may be: with the end of its line, what the smallest pipe holds.
@@ -51,6 +51,7 @@ pub struct Command {
     stdin: Option<Vec<u8>>,
     secret_line: Option<Zeroizing<Vec<u8>>>,
     secret_stdout: bool,
+    stdout_limit: usize,
     terminal: bool,
     timeout: Duration,
 }
@@ -101,8 +102,8 @@ pub enum Failure {
         code: i32,
         output: Output,
     },
-    #[error("`{program}` wrote more than {} MiB and was killed", STDOUT_LIMIT >> 20)]
-    TooMuchOutput { program: String },
+    #[error("`{program}` wrote more than {} KiB and was killed", .limit >> 10)]
+    TooMuchOutput { program: String, limit: usize },
     #[error("`{program}` answered with something else than {expected}: {excerpt}")]
     UnparsableReply {
         program: String,
@@ -155,6 +156,7 @@ impl Command {
             stdin: None,
             secret_line: None,
             secret_stdout: false,
+            stdout_limit: STDOUT_LIMIT,
             terminal: true,
             timeout,
         }
@@ -205,6 +207,12 @@ impl Command {
     /// What it prints is a secret, and no error shows any of it.
     pub fn secret_stdout(mut self) -> Self {
         self.secret_stdout = true;
+        self
+    }
+
+    /// How much it may print, in bytes.
+    pub fn stdout_limit(mut self, limit: usize) -> Self {
+        self.stdout_limit = limit;
         self
     }
 
@@ -281,7 +289,11 @@ impl Command {
                 group.kill();
             }
         };
-        let stdout = Drain::start(stdout, STDOUT_LIMIT, Excess::Stop(Box::new(kill.clone())));
+        let stdout = Drain::start(
+            stdout,
+            self.stdout_limit,
+            Excess::Stop(Box::new(kill.clone())),
+        );
         let stderr = Drain::start(stderr, STDERR_LIMIT, Excess::DropOldest);
 
         let status = handle
@@ -298,6 +310,7 @@ impl Command {
         if too_much {
             return Err(Failure::TooMuchOutput {
                 program: self.name(),
+                limit: self.stdout_limit,
             });
         }
         self.outcome(status, Output { stdout, stderr })
@@ -382,7 +395,9 @@ pub fn excerpt(bytes: &[u8]) -> String {
 
 /// The end of what a program said, where the reason usually stands.
 pub fn excerpt_end(bytes: &[u8]) -> String {
-    let text = String::from_utf8_lossy(bytes);
+    let bytes = bytes.trim_ascii_end();
+    let end = &bytes[bytes.len().saturating_sub(4 * (EXCERPT + 1))..];
+    let text = String::from_utf8_lossy(end);
     let text = text.trim();
     match text.char_indices().rev().nth(EXCERPT) {
         Some((start, _)) => format!("…{}", &text[start..]),
