@@ -17,6 +17,7 @@ pub mod input;
 pub mod interrupt;
 pub mod keyfile;
 pub mod output;
+pub mod parallel;
 pub mod private_file;
 pub mod public_key;
 pub mod secret;

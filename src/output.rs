@@ -1,7 +1,8 @@
 //! What a person or a script reads: results on stdout, everything else on stderr.
 
 use std::{
-    io::{self, Write},
+    borrow::Cow,
+    io::{self, BufWriter, Write},
     time::{Duration, Instant},
 };
 
@@ -9,7 +10,7 @@ use anstream::AutoStream;
 use anstyle::{AnsiColor, Style};
 use comfy_table::{Table, presets};
 use log::{Level, LevelFilter, Log, Metadata, Record};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize, Serializer};
 use serde_json::{Value, json};
 
 use crate::{
@@ -72,22 +73,33 @@ impl Output {
         }
     }
 
+    /// Writes a result that may be long: makes only the form that is wanted, and the object piece by
+    /// piece.
+    ///
+    /// # Errors
+    /// As [`Output::result`].
+    pub fn long_result(
+        &self,
+        text: impl FnOnce() -> String,
+        object: &impl Serialize,
+    ) -> Result<()> {
+        match self.format {
+            Format::Text => self.raw(format!("{}\n", text().trim_end()).as_bytes()),
+            Format::Json => written(|stdout| {
+                let mut stdout = BufWriter::new(stdout);
+                serde_json::to_writer(&mut stdout, object)?;
+                writeln!(stdout)?;
+                stdout.flush()
+            }),
+        }
+    }
+
     /// Writes bytes to stdout as they are.
     ///
     /// # Errors
     /// As [`Output::result`].
     pub fn raw(&self, bytes: &[u8]) -> Result<()> {
-        let mut stdout = io::stdout().lock();
-        let written = stdout.write_all(bytes).and_then(|()| stdout.flush());
-        match written {
-            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Error::new(
-                Kind::Internal,
-                "the result cannot be written to stdout",
-            )
-            .caused_by(&error)
-            .hint("what was asked for may have been done all the same: run it again to see")),
-            _ => Ok(()),
-        }
+        written(|stdout| stdout.write_all(bytes))
     }
 
     /// Writes an error to stderr.
@@ -151,6 +163,34 @@ impl Progress {
     }
 }
 
+/// Writes to stdout; a reader that went away is not an error.
+fn written(write: impl FnOnce(&mut io::StdoutLock<'_>) -> io::Result<()>) -> Result<()> {
+    let mut stdout = io::stdout().lock();
+    match write(&mut stdout).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Error::new(
+            Kind::Internal,
+            "the result cannot be written to stdout",
+        )
+        .caused_by(&error)
+        .hint("what was asked for may have been done all the same: run it again to see")),
+        _ => Ok(()),
+    }
+}
+
+/// A list in JSON whose entries are made one after the other, as they are written.
+pub struct Entries<F>(pub F);
+
+impl<F, I> Serialize for Entries<F>
+where
+    F: Fn() -> I,
+    I: Iterator,
+    I::Item: Serialize,
+{
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        serializer.collect_seq((self.0)())
+    }
+}
+
 /// The fields of an error in JSON.
 pub fn error_object(error: &Error) -> Value {
     json!({
@@ -209,7 +249,10 @@ impl Log for Notes {
     fn flush(&self) {}
 }
 
-/// A table without frame, its columns as wide as need be.
+/// How wide a cell of a table may be, in characters: each row is padded to the widest one.
+const WIDEST_CELL: usize = 400;
+
+/// A table without borders; a cell that is too wide is cut.
 pub fn table<const N: usize>(
     header: [&str; N],
     rows: impl IntoIterator<Item = [String; N]>,
@@ -217,7 +260,7 @@ pub fn table<const N: usize>(
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_header(header);
     for row in rows {
-        table.add_row(row);
+        table.add_row(row.map(|cell| cut(&cell).into_owned()));
     }
     for column in table.column_iter_mut() {
         column.set_padding((0, 2));
@@ -227,4 +270,11 @@ pub fn table<const N: usize>(
         .map(|line| line.trim_end().to_owned())
         .collect::<Vec<_>>()
         .join("\n")
+}
+
+fn cut(cell: &str) -> Cow<'_, str> {
+    match cell.char_indices().nth(WIDEST_CELL) {
+        Some((end, _)) => Cow::Owned(format!("{}…", &cell[..end])),
+        None => Cow::Borrowed(cell),
+    }
 }

@@ -124,6 +124,17 @@ impl Named {
         }
     }
 
+    /// More came than a cluster sends; `what` says of what.
+    pub fn too_large(&self, call: &str, what: &str) -> Error {
+        let message = format!("{} answered {call} with too much: {what}", self.address);
+        Error::new(
+            Certainty::Lost,
+            UserError::new(Kind::Unreachable, message).hint(
+                "a cluster sends far less; check --host and --port: a proxy or another service may answer there",
+            ),
+        )
+    }
+
     /// What came is no answer of the REST API.
     pub fn not_the_api(&self, call: &str, words: &str) -> Error {
         let message = format!(

@@ -12,7 +12,7 @@ use super::{
     Certainty, Check, Cluster, DEFAULT_PORT, Error, KeyRef, NewKey, Replacement, Result, Snapshot,
     StoredKey, Usage,
     explain::{GIVE_IT_LONGER, Named, begin, no_cluster, stopped_during},
-    reply::{self, Complaint, NotAReply},
+    reply::{self, Complaint, KEY_LIST, Limit, NotAReply, SINGLE, SNAPSHOTS, USAGES},
 };
 use crate::{
     error::{Error as UserError, Kind},
@@ -105,8 +105,9 @@ impl Qq {
         })
     }
 
-    fn command(&self) -> Command {
+    fn command(&self, limit: Limit) -> Command {
         let mut command = Command::new(&self.program, self.options.timeout)
+            .stdout_limit(limit.bytes)
             // Whatever the user's locale: names and challenges come and go as UTF-8.
             .env("PYTHONUTF8", "1")
             .env("PYTHONIOENCODING", "utf-8");
@@ -126,15 +127,16 @@ impl Qq {
     fn call<T>(
         &self,
         args: &[&str],
+        limit: Limit,
         parse: impl Fn(&[u8]) -> std::result::Result<T, NotAReply>,
     ) -> Result<T> {
         begin(args[0])?;
         log::info!("qq {}", args[0]);
         let output = self
-            .command()
+            .command(limit)
             .args(args)
             .run()
-            .map_err(|failure| self.explain(args[0], failure))?;
+            .map_err(|failure| self.explain(args[0], limit, failure))?;
         self.parse(args[0], &output, parse)
     }
 
@@ -145,12 +147,13 @@ impl Qq {
         flags: KeyFlags,
         key: &KeyRef,
         args: &[String],
+        limit: Limit,
         parse: impl Fn(&[u8]) -> std::result::Result<T, NotAReply>,
     ) -> Result<T> {
         begin(command)?;
         log::info!("qq {command}");
         let run = |dialect: Dialect| {
-            self.command()
+            self.command(limit)
                 .arg(command)
                 .arg(flags.arg(dialect, key))
                 .args(args)
@@ -169,7 +172,7 @@ impl Qq {
                 result
             }
         };
-        let output = result.map_err(|failure| self.explain(command, failure))?;
+        let output = result.map_err(|failure| self.explain(command, limit, failure))?;
         self.parse(command, &output, parse)
     }
 
@@ -180,9 +183,12 @@ impl Qq {
         parse: impl Fn(&[u8]) -> std::result::Result<T, NotAReply>,
     ) -> Result<T> {
         parse(&output.stdout).map_err(|wrong| {
-            self.explain(
+            if let Some(what) = &wrong.too_large {
+                return self.named().too_large(command, what);
+            }
+            self.explain_silence(
                 command,
-                Failure::UnparsableReply {
+                &Failure::UnparsableReply {
                     program: self.program.to_string_lossy().into_owned(),
                     expected: wrong.to_string(),
                     excerpt: subprocess::excerpt(&output.stdout),
@@ -192,8 +198,11 @@ impl Qq {
     }
 
     /// What a failed run means.
-    fn explain(&self, command: &str, failure: Failure) -> Error {
+    fn explain(&self, command: &str, limit: Limit, failure: Failure) -> Error {
         let named = self.named();
+        if let Failure::TooMuchOutput { .. } = failure {
+            return named.too_large(command, &limit.exceeded());
+        }
         let lost = |message: String| {
             let error = UserError::new(Kind::Unreachable, message).hint(self.try_by_hand(command));
             Error::new(Certainty::Lost, error)
@@ -365,7 +374,7 @@ fn usage_error(command: &str, words: &str) -> Error {
 
 impl Cluster for Qq {
     fn keys(&self) -> Result<Vec<StoredKey>> {
-        self.call(&["fs_security_list_keys", "--json"], reply::keys)
+        self.call(&["fs_security_list_keys", "--json"], KEY_LIST, reply::keys)
     }
 
     fn key_usage(&self, key_id: &str) -> Result<Vec<Usage>> {
@@ -374,6 +383,7 @@ impl Cluster for Qq {
             KEY,
             &KeyRef::Id(key_id.to_owned()),
             &["--json".to_owned()],
+            USAGES,
             reply::usage,
         )
     }
@@ -388,6 +398,7 @@ impl Cluster for Qq {
                 &format!("--comment={}", key.comment),
                 "--json",
             ],
+            SINGLE,
             |stdout| reply::added_key(stdout, key),
         )
     }
@@ -398,6 +409,7 @@ impl Cluster for Qq {
             KEY,
             key,
             &[],
+            SINGLE,
             reply::challenge,
         )
     }
@@ -422,27 +434,32 @@ impl Cluster for Qq {
                 ),
                 "--json".to_owned(),
             ],
+            SINGLE,
             |stdout| reply::replaced_key(stdout, key_id, replacement),
         )
     }
 
     fn snapshot(&self, id: u64) -> Result<Snapshot> {
-        self.call(&["snapshot_get_status", &format!("--id={id}")], |stdout| {
-            reply::snapshot(stdout, id)
-        })
+        self.call(
+            &["snapshot_get_status", &format!("--id={id}")],
+            SINGLE,
+            |stdout| reply::snapshot(stdout, id),
+        )
     }
 
     fn unlocked_snapshots(&self) -> Result<HashSet<u64>> {
-        let ids = self.call(
+        let page = self.call(
             &["snapshot_list_statuses", "--exclude-locked"],
+            SNAPSHOTS,
             reply::unlocked_page,
         )?;
-        Ok(ids.entries.into_iter().collect())
+        Ok(page.entries.into_iter().collect())
     }
 
     fn unlock_challenge(&self, id: u64) -> Result<String> {
         self.call(
             &["snapshot_get_unlock_challenge", &format!("--id={id}")],
+            SINGLE,
             reply::challenge,
         )
     }
@@ -454,6 +471,7 @@ impl Cluster for Qq {
                 &format!("--id={id}"),
                 &format!("--signature={}", signature.to_base64()),
             ],
+            SINGLE,
             |stdout| reply::unlocked(stdout, id),
         )
     }
@@ -464,6 +482,7 @@ impl Cluster for Qq {
             LOCK_KEY,
             &KeyRef::Id(key_id.to_owned()),
             &[format!("--id={id}"), "--force".to_owned()],
+            SINGLE,
             |stdout| reply::locked(stdout, id),
         )
     }

@@ -1,10 +1,12 @@
 //! Pure parsers of replies: what the REST API answers, what `qq` makes of it on stdout, and its
 //! failures on stderr. Unknown fields are passed over.
 
-use std::fmt;
+use std::{collections::BTreeMap, fmt, marker::PhantomData};
 
-use serde::{Deserialize, Deserializer, de::DeserializeOwned};
-use serde_json::Value;
+use serde::{
+    Deserialize, Deserializer,
+    de::{self, DeserializeOwned, IgnoredAny, MapAccess, SeqAccess, Visitor},
+};
 
 use super::{NewKey, Replacement, Snapshot, StoredKey, Usage};
 
@@ -21,14 +23,14 @@ struct KeyReply {
 
 #[derive(Deserialize)]
 struct KeysReply {
-    entries: Vec<KeyReply>,
+    entries: Entries<KeyReply, { KEY_LIST.entries }>,
     #[serde(default)]
     paging: Paging,
 }
 
 #[derive(Deserialize)]
 struct UsagesPage {
-    usages: Vec<UsageReply>,
+    usages: UsageEntries,
     #[serde(default)]
     paging: Paging,
 }
@@ -55,16 +57,54 @@ struct ErrorReply {
     inner: Option<Box<ErrorReply>>,
 }
 
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum UsagesReply {
-    List(Vec<UsageReply>),
-    /// 6.1.0.x, which knows these two kinds.
-    ByKind {
-        snapshots: Vec<TextOrNumber>,
-        snapshot_policies: Vec<TextOrNumber>,
-    },
+/// A list, or by kind as 6.1.0.x has it. An untagged enum would hold all of it a second time.
+struct UsagesReply(UsageEntries);
+
+impl<'de> Deserialize<'de> for UsagesReply {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        struct ByKind {
+            snapshots: Entries<TextOrNumber, { USAGES.entries }>,
+            snapshot_policies: Entries<TextOrNumber, { USAGES.entries }>,
+        }
+
+        struct Usages;
+
+        impl<'de> Visitor<'de> for Usages {
+            type Value = UsagesReply;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a list of usages")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<UsagesReply, A::Error> {
+                let list = de::value::SeqAccessDeserializer::new(list);
+                UsageEntries::deserialize(list).map(UsagesReply)
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<UsagesReply, A::Error> {
+                let by_kind = ByKind::deserialize(de::value::MapAccessDeserializer::new(map))?;
+                let of_kind = |kind: &'static str, ids: Entries<_, _>| {
+                    let usage = move |id| UsageReply {
+                        kind: kind.to_owned(),
+                        id,
+                    };
+                    (ids.list.into_iter().map(usage), ids.more)
+                };
+                let (snapshots, more) = of_kind("snapshot", by_kind.snapshots);
+                let (policies, still_more) = of_kind("snapshot_policy", by_kind.snapshot_policies);
+                Ok(UsagesReply(Entries {
+                    list: snapshots.chain(policies).collect(),
+                    more: more || still_more,
+                }))
+            }
+        }
+
+        deserializer.deserialize_any(Usages)
+    }
 }
+
+type UsageEntries = Entries<UsageReply, { USAGES.entries }>;
 
 #[derive(Deserialize)]
 struct UsageReply {
@@ -96,7 +136,7 @@ struct SnapshotReply {
 
 #[derive(Deserialize)]
 struct StatusesReply {
-    entries: Vec<StatusReply>,
+    entries: Entries<StatusReply, { SNAPSHOTS.entries }>,
     #[serde(default)]
     paging: Paging,
 }
@@ -109,19 +149,74 @@ struct StatusReply {
     lock_key: Option<String>,
 }
 
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum TextOrNumber {
-    Text(String),
-    Number(u64),
+/// Text, or a number that is taken as text.
+struct TextOrNumber(String);
+
+impl<'de> Deserialize<'de> for TextOrNumber {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Either;
+
+        impl Visitor<'_> for Either {
+            type Value = TextOrNumber;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("text or a number")
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<TextOrNumber, E> {
+                Ok(TextOrNumber(text.to_owned()))
+            }
+
+            fn visit_u64<E>(self, number: u64) -> Result<TextOrNumber, E> {
+                Ok(TextOrNumber(number.to_string()))
+            }
+        }
+
+        deserializer.deserialize_any(Either)
+    }
 }
 
 impl From<TextOrNumber> for String {
     fn from(value: TextOrNumber) -> Self {
-        match value {
-            TextOrNumber::Text(text) => text,
-            TextOrNumber::Number(number) => number.to_string(),
+        value.0
+    }
+}
+
+/// The first `MAX` entries of a list; the others are read and dropped.
+struct Entries<T, const MAX: usize> {
+    list: Vec<T>,
+    /// Whether there were others.
+    more: bool,
+}
+
+impl<'de, T: Deserialize<'de>, const MAX: usize> Deserialize<'de> for Entries<T, MAX> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct List<T, const MAX: usize>(PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de>, const MAX: usize> Visitor<'de> for List<T, MAX> {
+            type Value = Entries<T, MAX>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a list")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut entries: A) -> Result<Self::Value, A::Error> {
+                let mut list = Vec::new();
+                while list.len() < MAX {
+                    match entries.next_element()? {
+                        Some(entry) => list.push(entry),
+                        None => return Ok(Entries { list, more: false }),
+                    }
+                }
+                let mut more = false;
+                while entries.next_element::<IgnoredAny>()?.is_some() {
+                    more = true;
+                }
+                Ok(Entries { list, more })
+            }
         }
+
+        deserializer.deserialize_seq(List(PhantomData))
     }
 }
 
@@ -152,6 +247,65 @@ impl From<UsageReply> for Usage {
     }
 }
 
+/// How large a reply may be, so that no cluster can fill the memory of this machine.
+#[derive(Clone, Copy, Debug)]
+pub struct Limit {
+    what: &'static str,
+    pub bytes: usize,
+    /// In a list.
+    pub entries: usize,
+}
+
+/// A key, a challenge, a status, an error.
+pub const SINGLE: Limit = Limit {
+    what: "the reply",
+    bytes: 256 << 10,
+    entries: 1,
+};
+
+/// Some 300 bytes each.
+pub const KEY_LIST: Limit = Limit {
+    what: "the key list",
+    bytes: 8 << 20,
+    entries: 20_000,
+};
+
+/// A cluster has 40,000 snapshots at most, and a usage takes 80 bytes.
+pub const USAGES: Limit = Limit {
+    what: "the list of what a key protects",
+    bytes: 4 << 20,
+    entries: 50_000,
+};
+
+/// A cluster has 40,000 snapshots at most, and a status takes some 500 bytes as `qq` prints it.
+pub const SNAPSHOTS: Limit = Limit {
+    what: "the list of snapshots",
+    bytes: 32 << 20,
+    entries: 100_000,
+};
+
+/// How long a text in a reply may be.
+const TEXT_LIMIT: usize = 16 << 10;
+
+/// How much of an error's own words is shown, in characters.
+const WORDS_LIMIT: usize = 2_000;
+
+impl Limit {
+    /// What to say when a reply has more bytes.
+    pub fn exceeded(self) -> String {
+        match self.bytes >> 20 {
+            0 => format!("{} is larger than {} KiB", self.what, self.bytes >> 10),
+            mebibytes => format!("{} is larger than {mebibytes} MiB", self.what),
+        }
+    }
+
+    /// What to say when a list has more entries.
+    pub fn too_many(self) -> NotAReply {
+        let words = format!("{} has more than {} entries", self.what, self.entries);
+        NotAReply::too_large(words)
+    }
+}
+
 /// A reply that is not what was asked for.
 #[derive(Debug, PartialEq, Eq)]
 pub struct NotAReply {
@@ -159,6 +313,8 @@ pub struct NotAReply {
     pub expected: &'static str,
     /// What is wrong with it, where it is JSON.
     pub why: Option<String>,
+    /// What is too large about it.
+    pub too_large: Option<String>,
 }
 
 impl NotAReply {
@@ -166,6 +322,14 @@ impl NotAReply {
         Self {
             expected,
             why: None,
+            too_large: None,
+        }
+    }
+
+    fn too_large(words: String) -> Self {
+        Self {
+            too_large: Some(words),
+            ..Self::new("a reply of the usual size")
         }
     }
 }
@@ -189,15 +353,58 @@ pub struct Page<T> {
 
 fn json<T: DeserializeOwned>(reply: &[u8], expected: &'static str) -> Result<T, NotAReply> {
     serde_json::from_slice(reply).map_err(|error| NotAReply {
-        expected,
-        why: error.is_data().then(|| error.to_string()),
+        why: error.is_data().then(|| shortened(&error.to_string())),
+        ..NotAReply::new(expected)
     })
+}
+
+/// The beginning of what somebody else wrote; who reads an error needs no more.
+fn shortened(words: &str) -> String {
+    match words.char_indices().nth(WORDS_LIMIT) {
+        Some((end, _)) => format!("{}…", &words[..end]),
+        None => words.to_owned(),
+    }
+}
+
+/// # Errors
+/// When a text is longer than any that a cluster holds.
+fn check_texts(texts: &[&str]) -> Result<(), NotAReply> {
+    match texts.iter().all(|text| text.len() <= TEXT_LIMIT) {
+        true => Ok(()),
+        false => Err(NotAReply::too_large(format!(
+            "a text in the reply is longer than {} KiB",
+            TEXT_LIMIT >> 10
+        ))),
+    }
+}
+
+impl StoredKey {
+    fn check_size(&self) -> Result<(), NotAReply> {
+        check_texts(&[&self.id, &self.name, &self.comment, &self.public_key])
+    }
+}
+
+impl Usage {
+    fn check_size(&self) -> Result<(), NotAReply> {
+        check_texts(&[&self.kind, &self.id])
+    }
+}
+
+/// # Errors
+/// When there are more than the limit allows.
+fn usages(reply: UsageEntries) -> Result<Vec<Usage>, NotAReply> {
+    if reply.more {
+        return Err(USAGES.too_many());
+    }
+    let usages: Vec<Usage> = reply.list.into_iter().map(Into::into).collect();
+    usages.iter().try_for_each(Usage::check_size)?;
+    Ok(usages)
 }
 
 const KEYS: &str = "a list of keys in JSON";
 const KEY: &str = "the key in JSON";
 const SNAPSHOT: &str = "the snapshot's status in JSON";
-const USAGES: &str = "a list of usages in JSON";
+const USAGES_IN_JSON: &str = "a list of usages in JSON";
 
 /// `fs_security_list_keys --json`.
 pub fn keys(stdout: &[u8]) -> Result<Vec<StoredKey>, NotAReply> {
@@ -207,17 +414,22 @@ pub fn keys(stdout: &[u8]) -> Result<Vec<StoredKey>, NotAReply> {
 /// `GET /v1/file-system/security/keys/`.
 pub fn keys_page(body: &[u8]) -> Result<Page<StoredKey>, NotAReply> {
     let reply: KeysReply = json(body, KEYS)?;
+    if reply.entries.more {
+        return Err(KEY_LIST.too_many());
+    }
+    let keys: Vec<StoredKey> = reply.entries.list.into_iter().map(Into::into).collect();
+    keys.iter().try_for_each(StoredKey::check_size)?;
     Ok(Page {
-        entries: reply.entries.into_iter().map(Into::into).collect(),
+        entries: keys,
         next: reply.paging.next(),
     })
 }
 
 /// `GET /v1/file-system/security/keys/{ref}/usages`.
 pub fn usages_page(body: &[u8]) -> Result<Page<Usage>, NotAReply> {
-    let reply: UsagesPage = json(body, USAGES)?;
+    let reply: UsagesPage = json(body, USAGES_IN_JSON)?;
     Ok(Page {
-        entries: reply.usages.into_iter().map(Into::into).collect(),
+        entries: usages(reply.usages)?,
         next: reply.paging.next(),
     })
 }
@@ -242,7 +454,9 @@ pub fn replaced_key(
 }
 
 fn stored_key(stdout: &[u8]) -> Result<StoredKey, NotAReply> {
-    json::<KeyReply>(stdout, KEY).map(Into::into)
+    let key: StoredKey = json::<KeyReply>(stdout, KEY)?.into();
+    key.check_size()?;
+    Ok(key)
 }
 
 /// Replies can be shifted on a connection, and proxies can mix them up.
@@ -250,38 +464,23 @@ fn about_it(is_about_it: bool, expected: &'static str) -> Result<(), NotAReply> 
     match is_about_it {
         true => Ok(()),
         false => Err(NotAReply {
-            expected,
             why: Some("it is about another one".to_owned()),
+            ..NotAReply::new(expected)
         }),
     }
 }
 
 /// `fs_security_get_key_usage --json`.
 pub fn usage(stdout: &[u8]) -> Result<Vec<Usage>, NotAReply> {
-    let usage = |kind: &str, id| {
-        Usage::from(UsageReply {
-            kind: kind.to_owned(),
-            id,
-        })
-    };
-    Ok(match json(stdout, USAGES)? {
-        UsagesReply::List(list) => list.into_iter().map(Into::into).collect(),
-        UsagesReply::ByKind {
-            snapshots,
-            snapshot_policies,
-        } => {
-            let snapshots = snapshots.into_iter().map(|id| usage("snapshot", id));
-            let policies = snapshot_policies.into_iter();
-            let policies = policies.map(|id| usage("snapshot_policy", id));
-            snapshots.chain(policies).collect()
-        }
-    })
+    let reply: UsagesReply = json(stdout, USAGES_IN_JSON)?;
+    usages(reply.0)
 }
 
 /// `fs_security_get_key_replace_challenge`, `snapshot_get_unlock_challenge`.
 pub fn challenge(stdout: &[u8]) -> Result<String, NotAReply> {
     let expected = "a challenge in JSON";
     let reply: ChallengeReply = json(stdout, expected)?;
+    check_texts(&[&reply.challenge])?;
     match reply.challenge.is_empty() {
         true => Err(NotAReply::new(expected)),
         false => Ok(reply.challenge),
@@ -292,23 +491,35 @@ pub fn challenge(stdout: &[u8]) -> Result<String, NotAReply> {
 pub fn snapshot(stdout: &[u8], id: u64) -> Result<Snapshot, NotAReply> {
     let reply: SnapshotReply = json(stdout, SNAPSHOT)?;
     about_it(reply.id == id, SNAPSHOT)?;
-    Ok(Snapshot {
+    let snapshot = Snapshot {
         id: reply.id,
         name: reply.name,
         source_file_path: reply.source_file_path,
         timestamp: reply.timestamp,
         expiration: reply.expiration.unwrap_or_default(),
         lock_key: reply.lock_key,
-    })
+    };
+    check_texts(&[
+        &snapshot.name,
+        &snapshot.source_file_path,
+        &snapshot.timestamp,
+        &snapshot.expiration,
+        snapshot.lock_key.as_deref().unwrap_or_default(),
+    ])?;
+    Ok(snapshot)
 }
 
 /// `snapshot_list_statuses`, `GET /v4/snapshots/status/`: the ids of those that are not locked.
 pub fn unlocked_page(body: &[u8]) -> Result<Page<u64>, NotAReply> {
     let reply: StatusesReply = json(body, "a list of snapshots in JSON")?;
+    if reply.entries.more {
+        return Err(SNAPSHOTS.too_many());
+    }
     let unlocked = |status: &StatusReply| status.lock_key.is_none();
     Ok(Page {
         entries: reply
             .entries
+            .list
             .into_iter()
             .filter(unlocked)
             .map(|status| status.id)
@@ -321,11 +532,8 @@ pub fn unlocked_page(body: &[u8]) -> Result<Page<u64>, NotAReply> {
 pub fn nothing(body: &[u8]) -> Result<(), NotAReply> {
     let empty = match body.trim_ascii() {
         b"" => true,
-        json => match serde_json::from_slice(json) {
-            Ok(Value::Null) => true,
-            Ok(Value::Object(fields)) => fields.is_empty(),
-            _ => false,
-        },
+        json => serde_json::from_slice::<Option<BTreeMap<String, IgnoredAny>>>(json)
+            .is_ok_and(|fields| fields.is_none_or(|fields| fields.is_empty())),
     };
     match empty {
         true => Ok(()),
@@ -343,7 +551,8 @@ pub fn api_error(body: &[u8]) -> Option<String> {
             None => outer,
         }
     }
-    serde_json::from_slice(body).ok().map(words)
+    let error = serde_json::from_slice(body).ok()?;
+    Some(shortened(&words(error)))
 }
 
 /// `snapshot_unlock_snapshot`: `Snapshot N is unlocked.`
@@ -409,22 +618,22 @@ pub fn complaint(text: &str) -> Complaint {
             return Complaint::Api { status, words };
         }
         if let Some(words) = rest.strip_prefix("Connection error: ") {
-            let words = words.trim_end().to_owned();
+            let words = shortened(words.trim_end());
             return match NOT_CONNECTED.iter().any(|known| words.contains(known)) {
                 true => Complaint::NotConnected(words),
                 false => Complaint::ConnectionLost(words),
             };
         }
         if let Some(words) = rest.strip_prefix("Command error: ") {
-            return Complaint::Command(words.trim_end().to_owned());
+            return Complaint::Command(shortened(words.trim_end()));
         }
         if line.starts_with("Traceback (most recent call last):") {
             let last = text.trim_end().lines().next_back().unwrap_or_default();
-            return Complaint::Traceback(last.to_owned());
+            return Complaint::Traceback(shortened(last));
         }
         usage_seen |= line.starts_with("usage: ");
         if usage_seen && let Some((_, words)) = line.split_once(": error: ") {
-            return Complaint::Usage(words.trim_end().to_owned());
+            return Complaint::Usage(shortened(words.trim_end()));
         }
         rest = rest.split_once('\n').map_or("", |(_, rest)| rest);
     }
@@ -435,7 +644,7 @@ pub fn complaint(text: &str) -> Complaint {
 fn printed_error(text: &str) -> Option<(u16, String)> {
     let (status, words) = text.strip_prefix("Error ")?.split_once(": ")?;
     let status = (status.len() == 3).then(|| status.parse().ok())??;
-    Some((status, words.trim_end().to_owned()))
+    Some((status, shortened(words.trim_end())))
 }
 
 #[cfg(test)]

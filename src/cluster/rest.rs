@@ -34,7 +34,7 @@ use super::{
     Usage,
     explain::{Named, begin, no_cluster},
     qq::qq_command,
-    reply::{self, NotAReply, Page},
+    reply::{self, KEY_LIST, Limit, NotAReply, Page, SINGLE, SNAPSHOTS, USAGES},
 };
 use crate::{
     error::{Error as UserError, Kind},
@@ -80,9 +80,6 @@ const SHORTEST_SECRET: usize = 8;
 
 /// More pages are a list without end.
 const PAGE_LIMIT: usize = 1_000;
-
-/// As much as `qq` may print of a list.
-const LIST_LIMIT: usize = 32 << 20;
 
 impl Rest {
     /// Reads the token and the certificates; connects to nothing.
@@ -143,7 +140,7 @@ impl Rest {
         path: &str,
         parse: impl Fn(&[u8]) -> std::result::Result<T, NotAReply>,
     ) -> Result<T> {
-        let answer = self.exchange(call, path, None)?;
+        let answer = self.exchange(call, path, None, SINGLE)?;
         self.parse(call, &answer, parse)
     }
 
@@ -152,17 +149,24 @@ impl Rest {
         &self,
         call: &str,
         path: &str,
+        limit: Limit,
         parse: impl Fn(&[u8]) -> std::result::Result<Page<T>, NotAReply>,
     ) -> Result<Vec<T>> {
         let mut all = Vec::new();
         let mut seen = HashSet::new();
         let mut size = 0;
         let mut path = path.to_owned();
-        while seen.len() < PAGE_LIMIT && size < LIST_LIMIT && seen.insert(path.clone()) {
-            let answer = self.exchange(call, &path, None)?;
+        while seen.len() < PAGE_LIMIT && seen.insert(path.clone()) {
+            let answer = self.exchange(call, &path, None, limit)?;
             size += answer.body.len();
+            if size > limit.bytes {
+                return Err(self.named.too_large(call, &limit.exceeded()));
+            }
             let page = self.parse(call, &answer, &parse)?;
             all.extend(page.entries);
+            if all.len() > limit.entries {
+                return Err(self.not_a_reply(call, &answer, &limit.too_many()));
+            }
             path = match page.next {
                 None => return Ok(all),
                 Some(next) => self.next_page(call, &next)?,
@@ -195,16 +199,22 @@ impl Rest {
         body: &Value,
         parse: impl Fn(&[u8]) -> std::result::Result<T, NotAReply>,
     ) -> Result<T> {
-        let answer = self.exchange(call, path, Some(body.to_string().into_bytes()))?;
+        let answer = self.exchange(call, path, Some(body.to_string().into_bytes()), SINGLE)?;
         self.parse(call, &answer, parse)
     }
 
     /// Asks once, and sorts out what is no success.
-    fn exchange(&self, call: &str, path: &str, body: Option<Vec<u8>>) -> Result<Answer> {
+    fn exchange(
+        &self,
+        call: &str,
+        path: &str,
+        body: Option<Vec<u8>>,
+        limit: Limit,
+    ) -> Result<Answer> {
         begin(call)?;
         log::info!("{call}");
-        let answer = self.client.request(path, body);
-        let answer = answer.map_err(|failure| self.explain(call, failure))?;
+        let answer = self.client.request(path, body, limit.bytes);
+        let answer = answer.map_err(|failure| self.explain(call, limit, failure))?;
         let status = answer.status;
         if status.is_success() {
             return Ok(answer);
@@ -240,10 +250,17 @@ impl Rest {
         answer: &Answer,
         parse: impl Fn(&[u8]) -> std::result::Result<T, NotAReply>,
     ) -> Result<T> {
-        parse(&answer.body).map_err(|wrong| {
-            let words = format!("not {wrong}: {}", self.excerpt(&answer.body));
-            self.not_the_api(call, &words)
-        })
+        parse(&answer.body).map_err(|wrong| self.not_a_reply(call, answer, &wrong))
+    }
+
+    fn not_a_reply(&self, call: &str, answer: &Answer, wrong: &NotAReply) -> Error {
+        match &wrong.too_large {
+            Some(what) => self.named.too_large(call, what),
+            None => {
+                let words = format!("not {wrong}: {}", self.excerpt(&answer.body));
+                self.not_the_api(call, &words)
+            }
+        }
     }
 
     fn not_the_api(&self, call: &str, words: &str) -> Error {
@@ -251,10 +268,8 @@ impl Rest {
     }
 
     fn excerpt(&self, answer: &[u8]) -> String {
-        subprocess::excerpt(
-            self.without_token(&String::from_utf8_lossy(answer))
-                .as_bytes(),
-        )
+        let text = String::from_utf8_lossy(answer);
+        subprocess::excerpt(self.without_token(&text).as_bytes())
     }
 
     fn without_token(&self, text: &str) -> String {
@@ -336,12 +351,13 @@ fn key_path(reference: &str) -> String {
 
 impl Cluster for Rest {
     fn keys(&self) -> Result<Vec<StoredKey>> {
-        self.get_all("fs_security_list_keys", KEYS, reply::keys_page)
+        self.get_all("fs_security_list_keys", KEYS, KEY_LIST, reply::keys_page)
     }
 
     fn key_usage(&self, key_id: &str) -> Result<Vec<Usage>> {
         let path = format!("{}/usages", key_path(key_id));
-        self.get_all("fs_security_get_key_usage", &path, reply::usages_page)
+        let call = "fs_security_get_key_usage";
+        self.get_all(call, &path, USAGES, reply::usages_page)
     }
 
     fn add_key(&self, key: &NewKey<'_>) -> Result<()> {
@@ -383,7 +399,7 @@ impl Cluster for Rest {
 
     fn unlocked_snapshots(&self) -> Result<HashSet<u64>> {
         let call = "snapshot_list_statuses";
-        let ids = self.get_all(call, UNLOCKED, reply::unlocked_page)?;
+        let ids = self.get_all(call, UNLOCKED, SNAPSHOTS, reply::unlocked_page)?;
         Ok(ids.into_iter().collect())
     }
 

@@ -7,13 +7,13 @@ use ureq::http::StatusCode;
 use super::{
     Rest,
     failure::Failure,
-    http::ANSWER_LIMIT,
     tls::{Trust, Untrusted},
 };
 use crate::{
     cluster::{
         Certainty, Error,
         explain::{GIVE_IT_LONGER, stopped_before, stopped_during},
+        reply::Limit,
     },
     error::{Error as UserError, Kind},
 };
@@ -22,7 +22,7 @@ use crate::{
 const NO_DESCRIPTOR: &str = "Too many open files";
 
 impl Rest {
-    pub(super) fn explain(&self, call: &str, failure: Failure) -> Error {
+    pub(super) fn explain(&self, call: &str, limit: Limit, failure: Failure) -> Error {
         match failure {
             Failure::NotConnected(words) => self.not_connected(&words),
             Failure::NoTls(words) => self.not_connected(&words).not_worth_repeating(),
@@ -34,9 +34,7 @@ impl Rest {
             Failure::NoTurnWithin(time) => self.no_answer(call, time, Certainty::NotSent),
             Failure::TimedOut(time) => self.no_answer(call, time, Certainty::Lost),
             Failure::Lost(words) => self.named.connection_lost(call, &words),
-            Failure::TooLong => {
-                self.not_the_api(call, &format!("more than {} MiB", ANSWER_LIMIT >> 20))
-            }
+            Failure::TooLong => self.named.too_large(call, &limit.exceeded()),
             Failure::NotHttp(words) => self.not_the_api(call, &words),
         }
     }

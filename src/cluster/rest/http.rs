@@ -28,8 +28,9 @@ use super::{
 };
 use crate::interrupt::{self, Ender, Phase};
 
-/// A larger answer is none that the REST API gives to these calls.
-pub(super) const ANSWER_LIMIT: u64 = 8 << 20;
+/// Of each connection. A request with its headers is far smaller, and an answer is read piece by
+/// piece.
+const BUFFER: usize = 32 << 10;
 
 /// How long a connection may take to come about, within the time that the call has.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
@@ -117,9 +118,14 @@ impl Client {
         }
     }
 
-    /// Sends one request, a POST if it has a body, and reads the answer, once. The time it has begins
+    /// Sends one request, a POST if it has a body, and reads an answer of at most `limit` bytes, once. The time it has begins
     /// now, and includes what is spent waiting for a free connection.
-    pub fn request(&self, path: &str, body: Option<Vec<u8>>) -> Result<Answer, Failure> {
+    pub fn request(
+        &self,
+        path: &str,
+        body: Option<Vec<u8>>,
+        limit: usize,
+    ) -> Result<Answer, Failure> {
         let begun = Instant::now();
         let method = match &body {
             Some(_) => "POST",
@@ -127,7 +133,7 @@ impl Client {
         };
         let mut lease = self.lease(begun)?;
         let result = match &mut lease.line {
-            Some(line) => self.request_on(line, begun, path, body),
+            Some(line) => self.request_on(line, begun, path, body, limit),
             None => unreachable!("a lease has its line until it ends"),
         };
         drop(lease);
@@ -145,6 +151,7 @@ impl Client {
         begun: Instant,
         path: &str,
         body: Option<Vec<u8>>,
+        limit: usize,
     ) -> Result<Answer, Failure> {
         let timeout = self.settings.timeout;
         let waited = begun.elapsed();
@@ -160,6 +167,7 @@ impl Client {
             uri: format!("{}{path}", self.settings.base),
             authorization: self.settings.authorization.clone(),
             body,
+            limit,
             within: left,
         };
         let agent = line.agent.clone();
@@ -266,6 +274,9 @@ impl Client {
             .max_idle_age(IDLE_LIMIT)
             .timeout_resolve(Some(CONNECT_LIMIT))
             .timeout_connect(Some(CONNECT_LIMIT))
+            .input_buffer_size(BUFFER)
+            .output_buffer_size(BUFFER)
+            .max_response_header_size(BUFFER)
             .user_agent(concat!("qkey/", env!("CARGO_PKG_VERSION")))
             .build();
         let (tls, verifier) = self.settings.tls.of_connection();
@@ -353,6 +364,8 @@ struct Ask {
     uri: String,
     authorization: Option<HeaderValue>,
     body: Option<Vec<u8>>,
+    /// How long the answer may be.
+    limit: usize,
     within: Duration,
 }
 
@@ -378,6 +391,7 @@ impl Ask {
 }
 
 fn exchange(agent: &Agent, ask: Ask) -> Result<Answer, ureq::Error> {
+    let limit = ask.limit as u64;
     let mut response = ask.send(agent)?;
     let text = |name: HeaderName| {
         let value = response.headers().get(name)?;
@@ -386,7 +400,7 @@ fn exchange(agent: &Agent, ask: Ask) -> Result<Answer, ureq::Error> {
     let (location, retry_after) = (text(header::LOCATION), text(header::RETRY_AFTER));
     let body = response.body_mut().with_config();
     Ok(Answer {
-        body: body.limit(ANSWER_LIMIT).read_to_vec()?,
+        body: body.limit(limit).read_to_vec()?,
         status: response.status(),
         location,
         // The other form, a date, is left to the back-off.
