@@ -1,9 +1,9 @@
 //! SIGINT, SIGTERM and SIGHUP.
 //!
 //! The first signal ends reads, prompts and signing: their children are stopped, their calls return.
-//! What [settles](Settling) goes on for [`SETTLE_GRACE`]: a submission that was already sent, and the
-//! read that confirms it. A second signal, or the end of that time, ends the process. What the user
-//! must be told even then was laid down beforehand as [`LastWords`].
+//! It spares what [settles](Settling) a submission: one that was already sent gets [`SUBMIT_GRACE`],
+//! and the read that confirms it [`CONFIRM_GRACE`] more. A second signal, or the end of that time,
+//! ends the process. What the user must be told even then was laid down beforehand as [`LastWords`].
 
 use std::{
     cell::Cell,
@@ -27,9 +27,11 @@ use crate::error::{Error, Kind};
 /// How long a child may take to end by itself before it is killed.
 const CHILD_GRACE: Duration = Duration::from_millis(500);
 
-/// How long after the first signal a submission that was already sent, and the read that confirms it,
-/// may go on.
-pub const SETTLE_GRACE: Duration = Duration::from_secs(5);
+/// How long after the first signal a submission that was already sent may take.
+pub const SUBMIT_GRACE: Duration = Duration::from_secs(5);
+
+/// How long after that the read that confirms it may take.
+pub const CONFIRM_GRACE: Duration = Duration::from_secs(3);
 
 /// How long the main thread may take to report after the children are gone.
 const REPORT_GRACE: Duration = Duration::from_secs(2);
@@ -42,48 +44,65 @@ struct State {
     groups: Vec<ChildGroup>,
     /// What else makes a call under way return.
     enders: Vec<(u64, End)>,
-    /// How many [`Settling`] values there are.
-    settling: usize,
+    /// How many [`Unsettled`] values there are.
+    unsettled: usize,
     /// Undoes what a prompt did to the terminal.
     restore_terminal: Option<Box<dyn FnOnce() + Send>>,
     /// What must be said if the process ends without a report of its own.
     last_words: Vec<(u64, Words)>,
     report: Option<Report>,
+    /// Tells that the process waits after a first signal.
+    waiting: Option<Box<dyn Fn() + Send>>,
 }
 
 #[derive(Clone, Copy)]
 struct ChildGroup {
     leader: Pid,
-    /// Whether it was started by what settles.
-    settles: bool,
+    /// What it was started for.
+    serves: Phase,
 }
 
 type End = Arc<dyn Fn(Phase) + Send + Sync>;
 type Words = Box<dyn Fn() -> Option<Error> + Send>;
 type Report = Box<dyn Fn(&Error) + Send>;
 
-/// What a signal has ended so far.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What work is for, which decides how long a first signal spares it; and what a signal has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
 pub enum Phase {
-    /// Everything except what settles.
-    First,
-    /// Everything.
-    Last,
+    /// Anything else.
+    Work,
+    /// A submission.
+    Submit,
+    /// Reading what became of a submission.
+    Confirm,
+}
+
+impl Phase {
+    /// How long after the first signal it may go on.
+    fn grace(self) -> Duration {
+        match self {
+            Self::Work => Duration::ZERO,
+            Self::Submit => SUBMIT_GRACE,
+            Self::Confirm => SUBMIT_GRACE + CONFIRM_GRACE,
+        }
+    }
 }
 
 static STATE: Mutex<State> = Mutex::new(State {
     signal: None,
     groups: Vec::new(),
     enders: Vec::new(),
-    settling: 0,
+    unsettled: 0,
     restore_terminal: None,
     last_words: Vec::new(),
     report: None,
+    waiting: None,
 });
 
 thread_local! {
-    /// How many [`Settling`] values this thread holds.
-    static SETTLING_HERE: Cell<usize> = const { Cell::new(0) };
+    /// What this thread is doing.
+    static PHASE: Cell<Phase> = const { Cell::new(Phase::Work) };
 }
 
 static WAKE: OnceLock<PipeReader> = OnceLock::new();
@@ -109,42 +128,47 @@ pub fn install() -> io::Result<()> {
     WAKE.get_or_init(|| reader);
     thread::Builder::new().spawn(move || {
         for signal in signals.forever() {
-            let (again, settling) = with_state(|state| {
+            let (again, unsettled) = with_state(|state| {
                 let before = state.signal.replace((signal, Instant::now()));
-                (before.is_some(), state.settling > 0)
+                (before.is_some(), state.unsettled > 0)
             });
             if again {
                 end(signal);
             }
             // The pipe only wakes a prompt; without one nobody reads it.
             let _ = writer.write_all(b"!");
-            kill_groups(Signal::TERM, Phase::First);
-            call_enders(Phase::First);
-            if settling {
-                log::warn!(
-                    "stopping; waiting up to {} s for what was already sent (a second signal stops at once)",
-                    SETTLE_GRACE.as_secs()
-                );
+            kill_groups(Signal::TERM, Phase::Work);
+            call_enders(Phase::Work);
+            if unsettled {
+                with_state(|state| state.waiting.as_ref().map(|tell| tell()));
             }
-            let wind_up = move || {
-                thread::sleep(CHILD_GRACE);
-                kill_groups(Signal::KILL, Phase::First);
-                while !settle_grace_is_over() && with_state(|state| state.settling > 0) {
-                    thread::sleep(POLL_INTERVAL);
-                }
-                if settle_grace_is_over() {
-                    kill_groups(Signal::KILL, Phase::Last);
-                    call_enders(Phase::Last);
-                }
-                thread::sleep(REPORT_GRACE);
-                end(signal);
-            };
-            if thread::Builder::new().spawn(wind_up).is_err() {
+            if thread::Builder::new()
+                .spawn(move || wind_up(signal))
+                .is_err()
+            {
                 end(signal);
             }
         }
     })?;
     Ok(())
+}
+
+/// Ends what a first signal spared, as soon as its time is over, and then the process.
+fn wind_up(signal: i32) -> ! {
+    let begun = Instant::now();
+    thread::sleep(CHILD_GRACE);
+    kill_groups(Signal::KILL, Phase::Work);
+    for phase in [Phase::Submit, Phase::Confirm] {
+        while begun.elapsed() < phase.grace() && with_state(|state| state.unsettled > 0) {
+            thread::sleep(POLL_INTERVAL);
+        }
+        if begun.elapsed() >= phase.grace() {
+            kill_groups(Signal::KILL, phase);
+            call_enders(phase);
+        }
+    }
+    thread::sleep(REPORT_GRACE);
+    end(signal)
 }
 
 fn call_enders(phase: Phase) {
@@ -153,33 +177,53 @@ fn call_enders(phase: Phase) {
     }
 }
 
-fn settle_grace_is_over() -> bool {
-    with_state(|state| state.signal).is_some_and(|(_, since)| since.elapsed() >= SETTLE_GRACE)
+/// There is a submission whose result is not known yet, as long as this lives: after a first signal
+/// the process waits for it.
+pub struct Unsettled(());
+
+impl Unsettled {
+    pub fn begin() -> Self {
+        with_state(|state| state.unsettled += 1);
+        Self(())
+    }
 }
 
-/// While this lives, the first signal spares what this thread does, for [`SETTLE_GRACE`]: it sends a
-/// submission, waits for the answer, and reads what came of it. Programs that the thread starts and
-/// calls that it makes go on, and to this thread no signal [was received](received) yet.
-pub struct Settling(());
+impl Drop for Unsettled {
+    fn drop(&mut self) {
+        with_state(|state| state.unsettled -= 1);
+    }
+}
+
+/// What this thread does settles a submission, as long as this lives: to it no signal
+/// [was received](received) before its time is over, and the same holds for the programs that it
+/// starts and the calls that it makes.
+pub struct Settling {
+    before: Phase,
+}
 
 impl Settling {
-    pub fn begin() -> Self {
-        with_state(|state| state.settling += 1);
-        SETTLING_HERE.set(SETTLING_HERE.get() + 1);
-        Self(())
+    /// It sends a submission and waits for the reply.
+    pub fn submission() -> Self {
+        let before = PHASE.replace(Phase::Submit);
+        Self { before }
+    }
+
+    /// It reads what became of a submission.
+    pub fn confirmation() -> Self {
+        let before = PHASE.replace(Phase::Confirm);
+        Self { before }
     }
 }
 
 impl Drop for Settling {
     fn drop(&mut self) {
-        with_state(|state| state.settling -= 1);
-        SETTLING_HERE.set(SETTLING_HERE.get() - 1);
+        PHASE.set(self.before);
     }
 }
 
-/// Whether this thread holds a [`Settling`].
-pub fn is_settling() -> bool {
-    SETTLING_HERE.get() > 0
+/// What this thread is doing.
+pub fn phase() -> Phase {
+    PHASE.get()
 }
 
 /// Waits, but no longer than until a signal arrives.
@@ -207,7 +251,7 @@ impl Ender {
             number
         });
         if received().is_some() {
-            end(Phase::Last);
+            end(Phase::Confirm);
         }
         Self(number)
     }
@@ -222,7 +266,7 @@ impl Drop for Ender {
 /// The kind of error to end with, once a signal has ended what this thread does.
 pub fn received() -> Option<Kind> {
     let (signal, since) = with_state(|state| state.signal)?;
-    (!is_settling() || since.elapsed() >= SETTLE_GRACE).then(|| kind_of(signal))
+    (since.elapsed() >= phase().grace()).then(|| kind_of(signal))
 }
 
 /// The kind of error to end with, once a signal has arrived, also while this thread settles.
@@ -245,6 +289,11 @@ pub fn on_end(restore_terminal: Option<Box<dyn FnOnce() + Send>>) {
 /// How last words are said.
 pub fn report_with(report: impl Fn(&Error) + Send + 'static) {
     with_state(|state| state.report = Some(Box::new(report)));
+}
+
+/// How to tell a person that a first signal waits for what was already sent.
+pub fn tell_of_waiting_with(tell: impl Fn() + Send + 'static) {
+    with_state(|state| state.waiting = Some(Box::new(tell)));
 }
 
 /// What is to be said if the process ends without a report, as long as this value lives.
@@ -303,8 +352,8 @@ impl Group {
     /// Registers the group that `leader` leads; a signal that came before it was there is
     /// delivered now.
     pub fn register(leader: Pid) -> Self {
-        let settles = is_settling();
-        with_state(|state| state.groups.push(ChildGroup { leader, settles }));
+        let serves = phase();
+        with_state(|state| state.groups.push(ChildGroup { leader, serves }));
         let group = Self(leader);
         if received().is_some() {
             group.kill();
@@ -327,12 +376,12 @@ impl Drop for Group {
 
 /// Kills every child that is left.
 pub fn end_children() {
-    kill_groups(Signal::KILL, Phase::Last);
+    kill_groups(Signal::KILL, Phase::Confirm);
 }
 
 fn kill_groups(signal: Signal, phase: Phase) {
     for group in with_state(|state| state.groups.clone()) {
-        if phase == Phase::Last || !group.settles {
+        if group.serves <= phase {
             let _ = kill_process_group(group.leader, signal);
         }
     }
@@ -346,7 +395,7 @@ fn kind_of(signal: i32) -> Kind {
 }
 
 fn end(signal: i32) -> ! {
-    kill_groups(Signal::KILL, Phase::Last);
+    kill_groups(Signal::KILL, Phase::Confirm);
     if let Some(restore) = with_state(|state| state.restore_terminal.take()) {
         restore();
     }

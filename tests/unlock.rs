@@ -84,7 +84,7 @@ fn json_says_what_was_done_would_be_done_or_failed() {
     assert_data_eq!(qkey.run(with(&["--dry-run"])).transcript(), str![[r#"
 exit 0
 --- stdout
-{"action":"unlock","changed":false,"dry_run":true,"snapshot":{"id":2,"name":"2_quarter_end","source_file_path":"/finance/","timestamp":"2026-01-01T00:00:00Z","expiration":"","lock_key":"1"},"key":{"id":"1","name":"lock-2026","comment":"","disabled":false,"public_key":"MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEgKmJRFWtWTEHhBTiC5rI1rbBJlXJqTNGHl4O+YRUke1drezNEidIVqu/UMnMs+81HL8VwIyyeeCwHkLLEK2aaQ==","fingerprint":"SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4"}}
+{"action":"unlock","changed":false,"dry_run":true,"snapshot":{"id":2,"name":"2_quarter_end","source_file_path":"/finance/","timestamp":"2026-01-01T00:00:00Z","expiration":"","lock_key":"1"},"key":{"id":"1","name":"lock-2026","comment":"","disabled":false,"public_key":"MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEgKmJRFWtWTEHhBTiC5rI1rbBJlXJqTNGHl4O+YRUke1drezNEidIVqu/UMnMs+81HL8VwIyyeeCwHkLLEK2aaQ==","fingerprint":"SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4"},"challenge":"Unlock snapshot 2 locked with key 1, expiration \"\""}
 --- stderr
 
 "#]].raw());
@@ -120,6 +120,7 @@ fn a_dry_run_unlocks_nothing() {
 exit 0
 --- stdout
 Would unlock snapshot 2 ("2_quarter_end"), which key 1 ("lock-2026") locks; the signature was checked and nothing was sent.
+  challenge: "Unlock snapshot 2 locked with key 1, expiration \"\""
 --- stderr
 
 "#]].raw());
@@ -135,18 +136,19 @@ Would unlock snapshot 2 ("2_quarter_end"), which key 1 ("lock-2026") locks; the 
 }
 
 #[test]
-fn two_rounds_of_qq_are_all_it_takes() {
+fn three_rounds_of_qq_are_all_it_takes() {
     let mock = mock();
     Qkey::with_mock(&mock).run(UNLOCK);
     assert_eq!(
-        rounds(&mock, &[3, 1]),
+        rounds(&mock, &[3, 1, 1]),
         [
             &[
                 "fs_security_list_keys",
                 "snapshot_get_status",
                 "snapshot_get_unlock_challenge"
             ][..],
-            &["snapshot_unlock_snapshot"]
+            &["snapshot_unlock_snapshot"],
+            &["snapshot_get_status"]
         ]
     );
 }
@@ -172,7 +174,8 @@ Unlocked snapshot 2 ("2_quarter_end"), which key 1 ("lock-2026") locked.
     assert_eq!(mock.count("snapshot_get_status"), 2);
     assert_eq!(mock.count("snapshot_get_unlock_challenge"), 2);
     assert_eq!(mock.count("snapshot_unlock_snapshot"), 2);
-    assert_eq!(mock.calls().len(), 7);
+    assert_eq!(mock.count("snapshot_list_statuses"), 1);
+    assert_eq!(mock.calls().len(), 8);
 }
 
 #[test]
@@ -361,7 +364,7 @@ Unlocked snapshot 2 ("2_quarter_end"), which key 1 ("lock-2026") locked.
 "#]]
         .raw()
     );
-    assert_eq!(mock.calls().len(), 4);
+    assert_eq!(mock.count("snapshot_unlock_snapshot"), 1);
 }
 
 #[test]
@@ -842,7 +845,7 @@ hint: stdin can be read once; put one of them into a file
 
 #[test]
 fn a_challenge_is_signed_byte_for_byte() {
-    let long = "é".repeat(10_000);
+    let long = "é".repeat(8_000);
     let more = [
         " ",
         "\n",
@@ -879,7 +882,7 @@ Unlocked snapshot 2 ("2_quarter_end"), which key 1 ("lock-2026") locked.
     );
     assert_eq!(mock.lock_key(2), None);
     assert_eq!(
-        rounds(&mock, &[3, 1, 2, 1])[2],
+        rounds(&mock, &[3, 1, 2, 1, 1])[2],
         ["snapshot_get_status", "snapshot_get_unlock_challenge"]
     );
 }
@@ -1170,7 +1173,7 @@ Unlocked snapshot 2 ("2_quarter_end"), which key 1 ("lock-2026") locked.
 "#]]
         .raw()
     );
-    assert_eq!(mock.calls().len(), 4);
+    assert_eq!(mock.count("snapshot_unlock_snapshot"), 1);
     end_sleepers(&mock);
 }
 

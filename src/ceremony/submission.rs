@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::{
     cluster::{self, Certainty},
     error::{Error, Kind, Result},
-    interrupt::{self, LastWords, Settling},
+    interrupt::{self, LastWords, Settling, Unsettled},
 };
 
 /// The pauses before each read of the cluster's state, until it shows the change. The first read
@@ -81,7 +81,7 @@ impl Submission {
         let stopped = Error::new(Kind::Interrupted, "stopped by a signal");
         let unknown = self.unknown(Kind::Interrupted).caused_by_error(&stopped);
         let words = LastWords::lay_down(move || Some(unknown.clone()));
-        let _settling = Settling::begin();
+        let _unsettled = Unsettled::begin();
         let verdict = match self.send(submit, &look) {
             Ok(Reply::Settled(verdict)) => Ok(verdict),
             Ok(Reply::Accepted) => self.confirm(look),
@@ -102,7 +102,7 @@ impl Submission {
     }
 
     /// Submits once; reads the cluster's state only where the reply does not tell what became of it.
-    /// The caller confirms what was accepted, and holds a [`Settling`].
+    /// The caller confirms what was accepted, and holds an [`Unsettled`] until then.
     ///
     /// # Errors
     /// As [`Submission::submit`].
@@ -115,7 +115,11 @@ impl Submission {
             let message = format!("stopped by a signal before {} was sent", self.request);
             return Err(Error::new(kind, message).hint("nothing was sent; run this again"));
         }
-        let failure = match submit() {
+        let submitted = {
+            let _settling = Settling::submission();
+            submit()
+        };
+        let failure = match submitted {
             Ok(()) => return Ok(Reply::Accepted),
             Err(failure) => failure,
         };
@@ -123,9 +127,6 @@ impl Submission {
         match failure.certainty {
             Certainty::Refused => return Ok(Reply::Settled(Verdict::Refused(error))),
             Certainty::NotSent => return Err(error),
-            _ if error.kind().is_interruption() => {
-                return Err(self.unknown(error.kind()).caused_by_error(&error));
-            }
             Certainty::Failed | Certainty::Unexpected | Certainty::Lost => {}
         }
         log::info!("reading what became of {}", self.request);
@@ -154,12 +155,13 @@ impl Submission {
                     Certainty::Unexpected => "there was an unexpected reply to",
                     _ => "there was no reply to",
                 };
-                self.not_done_so_far(lost).caused_by_error(&error)
+                self.not_done_so_far(lost, unconfirmed(&error))
+                    .caused_by_error(&error)
             }
             Polled::Seen(Seen::SomethingElse(what)) => self
                 .something_else("was sent", &what)
                 .caused_by_error(&error),
-            Polled::Unreadable(_) => self.unknown(Kind::Unknown).caused_by_error(&error),
+            Polled::Unreadable(_) => self.unknown(unconfirmed(&error)).caused_by_error(&error),
             Polled::Stopped(kind) => self.unknown(kind).caused_by_error(&error),
         })
     }
@@ -182,17 +184,16 @@ impl Submission {
 
     /// The error of a change that was accepted, where the state cannot be read.
     pub fn not_confirmed(&self, failure: &Error) -> Error {
-        let kind = match failure.kind() {
-            kind if kind.is_interruption() => kind,
-            _ => Kind::Unknown,
-        };
-        self.unknown(kind).caused_by_error(failure)
+        self.unknown(unconfirmed(failure)).caused_by_error(failure)
     }
 
     fn accepted<T>(&self, polled: Polled<T>) -> Result<T> {
         Err(match polled {
             Polled::Seen(Seen::Done(done)) => return Ok(done),
-            Polled::Seen(Seen::NotDone) => self.not_done_so_far("the cluster accepted"),
+            Polled::Seen(Seen::NotDone) => {
+                let kind = interrupt::announced().unwrap_or(Kind::Unknown);
+                self.not_done_so_far("the cluster accepted", kind)
+            }
             Polled::Seen(Seen::SomethingElse(what)) => self.something_else("was accepted", &what),
             Polled::Unreadable(error) => self.not_confirmed(&error),
             Polled::Stopped(kind) => self.unknown(kind),
@@ -200,12 +201,12 @@ impl Submission {
     }
 
     /// Whether the cluster is still working on it cannot be told from here.
-    fn not_done_so_far(&self, answer: &str) -> Error {
+    fn not_done_so_far(&self, answer: &str, kind: Kind) -> Error {
         let message = format!(
             "{answer} {}: it is not done so far, and may still be",
             self.request
         );
-        Error::new(interrupt::announced().unwrap_or(Kind::Unknown), message).hint(format!(
+        Error::new(kind, message).hint(format!(
             "keep every key; `{}` shows whether it was done; rerunning is safe: qkey looks first",
             self.check
         ))
@@ -244,6 +245,14 @@ impl Submission {
     }
 }
 
+/// The kind of a submission that is not confirmed because of `cause`.
+fn unconfirmed(cause: &Error) -> Kind {
+    match cause.kind() {
+        kind if kind.is_interruption() => kind,
+        _ => interrupt::announced().unwrap_or(Kind::Unknown),
+    }
+}
+
 impl<T> From<cluster::Result<Seen<T>>> for Polled<T> {
     fn from(seen: cluster::Result<Seen<T>>) -> Self {
         match seen {
@@ -258,6 +267,7 @@ impl<T> From<cluster::Result<Seen<T>>> for Polled<T> {
 
 /// Reads the state until it shows the change; after a signal, once.
 fn poll<T>(look: impl Fn() -> cluster::Result<Seen<T>>) -> Polled<T> {
+    let _settling = Settling::confirmation();
     let mut pauses = POLL_PAUSES.into_iter();
     loop {
         interrupt::pause(pauses.next().unwrap_or_default());
@@ -440,13 +450,18 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_read_once_a_signal_has_ended_the_submission() {
+    fn what_became_of_a_submission_that_a_signal_ended_is_read() {
         for (kind, exit_code) in [(Kind::Interrupted, 130), (Kind::Terminated, 143)] {
-            let (submitted, looked) = submit(Err(failure(Certainty::Lost, kind)), &[]);
-            let error = failed(submitted, kind, exit_code);
-            assert_eq!(looked, 0);
-            assert_tells(&error, "could not be confirmed");
-            assert_tells(&error, "`look at it`");
+            let stopped = || Err(failure(Certainty::Lost, kind));
+            assert_eq!(verdict(submit(stopped(), &[done]).0), "read");
+            for (look, words) in [
+                (not_done as Look, "not done so far, and may still be"),
+                (unreadable, "could not be confirmed"),
+            ] {
+                let error = failed(submit(stopped(), &[look]).0, kind, exit_code);
+                assert_tells(&error, words);
+                assert_tells(&error, "`look at it`");
+            }
         }
     }
 

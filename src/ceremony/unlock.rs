@@ -20,7 +20,7 @@ use super::{
 use crate::{
     cluster::{self, Check, Cluster, Snapshot, StoredKey},
     error::{Error, Kind, Result},
-    interrupt::{self, LastWords, Settling},
+    interrupt::{self, LastWords, Settling, Unsettled},
     signer::KeySource,
 };
 
@@ -80,6 +80,7 @@ enum Outcome {
 struct Accepted {
     snapshot: Snapshot,
     key: StoredKey,
+    _unsettled: Unsettled,
 }
 
 impl Shared<'_> {
@@ -126,8 +127,6 @@ impl Unlock<'_> {
         };
         let ledger = shared.ledger.clone();
         let words = LastWords::lay_down(move || Some(ledger.words()));
-        // This thread only waits, and reads what came of it.
-        let _settling = Settling::begin();
         let outcomes = self.work_on_all(&shared, &mut progress);
         let results = self.confirmed(&shared, outcomes);
         words.leave();
@@ -223,11 +222,9 @@ impl Unlock<'_> {
             attempts_left -= 1;
             let submission = submission(cluster, &before);
             let submit = || cluster.unlock(id, &signature);
-            let reply = {
-                let _settling = Settling::begin();
-                shared.ledger.note(index, Stage::Sent);
-                submission.send(submit, || look(cluster, id, &lock_key))?
-            };
+            let unsettled = Unsettled::begin();
+            shared.ledger.note(index, Stage::Sent);
+            let reply = submission.send(submit, || look(cluster, id, &lock_key))?;
             let refusal = match reply {
                 Reply::Accepted => {
                     return Ok(Outcome::Accepted(Accepted {
@@ -236,6 +233,7 @@ impl Unlock<'_> {
                             ..before
                         },
                         key: stored,
+                        _unsettled: unsettled,
                     }));
                 }
                 Reply::Settled(Verdict::Done(())) => {
@@ -243,6 +241,7 @@ impl Unlock<'_> {
                 }
                 Reply::Settled(Verdict::Refused(error)) => error,
             };
+            drop(unsettled);
             shared.ledger.note(index, Stage::NotSent);
             if refusal.kind() == Kind::Auth {
                 return Err(refusal);
@@ -287,7 +286,7 @@ impl Unlock<'_> {
         let results = outcomes.into_iter().map(|(index, outcome)| {
             let result = match outcome {
                 Outcome::Finished(result) => result,
-                Outcome::Accepted(Accepted { snapshot, key }) => {
+                Outcome::Accepted(Accepted { snapshot, key, .. }) => {
                     let verdict = verdicts.remove(&index).unwrap_or(Ok(()));
                     verdict.map(|()| Unlocked {
                         ending: Ending::Done,
@@ -331,6 +330,7 @@ fn confirm_all(
     cluster: &dyn Cluster,
     accepted: &[(usize, &Accepted)],
 ) -> BTreeMap<usize, Result<()>> {
+    let _settling = Settling::confirmation();
     let mut verdicts = BTreeMap::new();
     let mut left: Vec<_> = accepted.to_vec();
     let mut failure = None;

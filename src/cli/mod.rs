@@ -23,7 +23,7 @@ use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand, error
 
 use crate::{
     error::{Error, Kind, Result},
-    interrupt,
+    interrupt::{self, SUBMIT_GRACE},
     output::{Format, Output},
     secret,
 };
@@ -105,6 +105,15 @@ fn run(cli: Cli, matches: &ArgMatches, output: &mut Output) -> Result<()> {
     *output = session.output;
     let last_output = session.output;
     interrupt::report_with(move |error| last_output.error(error));
+    // A script reads one object from stderr, and waits in any case.
+    if last_output.format == Format::Text {
+        interrupt::tell_of_waiting_with(|| {
+            log::warn!(
+                "stopping; waiting up to {} s for what was already sent (a second signal stops at once)",
+                SUBMIT_GRACE.as_secs()
+            );
+        });
+    }
     match command {
         Command::Add(command) => command.run(&session),
         Command::Replace(command) => command.run(&session),

@@ -69,18 +69,18 @@ impl Named {
                 Kind::Refused,
                 "`qkey keys list` shows what there is".to_owned(),
             ),
-            429 | 502..=504 => (
+            408 | 429 | 502..=504 => (
                 Kind::Unreachable,
-                "the cluster, or a proxy before it, is not ready; try again later".to_owned(),
+                "the cluster, or a proxy in front of it, is not ready; try again later".to_owned(),
             ),
             500.. => (
                 Kind::Refused,
-                "the cluster has a problem of its own; look at its state, then run this again"
+                "the cluster has a problem of its own; check its health, then run this again"
                     .to_owned(),
             ),
             _ => (
                 Kind::Refused,
-                "nothing was changed; mend what the cluster names, then run this again".to_owned(),
+                "nothing was changed; fix what the cluster reports, then run this again".to_owned(),
             ),
         };
         let certainty = match status {
@@ -92,7 +92,7 @@ impl Named {
         let message = format!("{} refused {call}: Error {status}: {words}", self.address);
         let error = Error::new(certainty, UserError::new(kind, message).hint(hint));
         match status {
-            429 | 503 => error.worth_repeating(Duration::ZERO),
+            408 | 429 | 503 => error.worth_repeating(Duration::ZERO),
             _ => error,
         }
     }

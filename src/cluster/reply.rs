@@ -285,7 +285,7 @@ pub const SNAPSHOTS: Limit = Limit {
 };
 
 /// How long a text in a reply may be.
-const TEXT_LIMIT: usize = 16 << 10;
+const TEXT_LIMIT: usize = 64 << 10;
 
 /// How much of an error's own words is shown, in characters.
 const WORDS_LIMIT: usize = 2_000;

@@ -237,7 +237,9 @@ impl Rest {
         };
         Err(match status {
             // A proxy before the cluster says these in its own form.
-            StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
+            StatusCode::REQUEST_TIMEOUT
+            | StatusCode::TOO_MANY_REQUESTS
+            | StatusCode::SERVICE_UNAVAILABLE => {
                 error.worth_repeating(answer.retry_after.unwrap_or_default())
             }
             _ => error,

@@ -34,6 +34,7 @@ Commands
                                                 "cycle" (the first page after the second)
     {"op": "fault", "on": OPERATION, "kind": KIND, ...}
     {"op": "clear_faults"}
+    {"op": "carry_out_late"}                    carry out what faults with "late" have held back
     {"op": "requests"}                          what came in: method, path, host, connection (their
                                                 number, from 1), operation, body, status (null for
                                                 an answer never given)
@@ -49,7 +50,8 @@ Faults
     `on` is an operation of ROUTES. `times` says how often (default 1, 0 is always); `id`, when
     given, narrows the fault to one snapshot id or key reference. Faults of one operation queue up:
     the second takes over once the first is used up. A kind that ends in `_after` carries the
-    request out first; the others leave no trace.
+    request out first; the others leave no trace. Any of these others takes "late": true, and then
+    the request is held back and carried out by `carry_out_late`.
 
     drop_before, drop_after         close the connection without an answer
     status, status_after            answer "status" (and "error_class", "description", "inner"),
@@ -61,6 +63,7 @@ Faults
     empty, empty_after              answer "status" (200) with no body
     html_502, html_502_after        answer 502 with a proxy's HTML page
     redirect, redirect_after        answer "status" (307) with the header Location: "location"
+    edited, edited_after            answer with the JSON, but for the fields in "set"
     huge, huge_after                answer 200 with the JSON after "mib" (9) MiB of blanks; with
                                     "chunked": true, without saying beforehand how long it is
 
@@ -72,6 +75,10 @@ Faults
     with_extra                      every object of the JSON has fields that nobody has heard of
     close_after_answer              the connection closes, which the answer does not announce
     last_answer                     likewise, and the answer does (Connection: close)
+    repeated                        the answer comes twice
+    repeated_later                  likewise, the second time just before the next answer on the
+                                    connection, as if it had been on its way
+    unasked_408, unasked_408_later  likewise, with a 408 in place of the second
     stale                           replace_key, unlock: the challenge changes just before the
                                     signature is looked at (a `challenge_text` does not)
 
@@ -152,6 +159,7 @@ FAULTS_BEFORE_OR_AFTER = {
     'truncated': (set(), set()),
     'cut': (set(), set()),
     'empty': (set(), {'status'}),
+    'edited': ({'set'}, set()),
     'html_502': (set(), set()),
     'redirect': ({'location'}, {'status'}),
     'huge': (set(), {'mib', 'chunked'}),
@@ -167,9 +175,21 @@ FAULTS = {
     'with_extra': (set(), set()),
     'close_after_answer': (set(), set()),
     'last_answer': (set(), set()),
+    'repeated': (set(), set()),
+    'repeated_later': (set(), set()),
+    'unasked_408': (set(), set()),
+    'unasked_408_later': (set(), set()),
     'stale': (set(), set()),
 }
-CARRIED_OUT = {'chunked', 'drip', 'without', 'with_extra', 'close_after_answer', 'last_answer'}
+UNASKED = {'repeated', 'repeated_later', 'unasked_408', 'unasked_408_later'}
+CARRIED_OUT = UNASKED | {
+    'chunked',
+    'drip',
+    'without',
+    'with_extra',
+    'close_after_answer',
+    'last_answer',
+}
 STALE_OPERATIONS = ('replace_key', 'unlock')
 
 ERROR_CLASSES = {
@@ -555,8 +575,8 @@ class Answer:
     """A status and a body.
 
     `headers` are lines of their own; `chunked`: the body comes in chunks; `drip`: the seconds
-    between two bytes of it. `end` says what becomes
-    of the connection: None keeps it, 'closed' closes it after the answer, 'cut' halfway through the
+    between two bytes of it; `unasked`: an answer that nobody has asked for follows, `later`: just
+    before the next one. `end` says what becomes of the connection: None keeps it, 'closed' closes it after the answer, 'cut' halfway through the
     body, 'dropped' without an answer.
     """
 
@@ -568,6 +588,8 @@ class Answer:
         self.end = end
         self.chunked = False
         self.drip = None
+        self.unasked = None
+        self.later = False
 
     @classmethod
     def json(cls, status, value):
@@ -595,6 +617,7 @@ class Core:
         self.store = Store()
         self.next_page = NEXT_PAGES['path']
         self.faults = []
+        self.held_back = []
         self.requests = []
         self.connections = 0
         self.under_way = 0
@@ -676,6 +699,16 @@ class Core:
             return self.run(carry_out)
 
         answer = self.run(carry_out, rehearsal=not (after or kind in CARRIED_OUT))
+        if fault.get('late'):
+            with self.lock:
+                self.held_back.append(carry_out)
+        if kind in UNASKED:
+            answer.unasked = copy.copy(answer) if 'repeated' in kind else Answer(408)
+            answer.later = kind.endswith('later')
+            return answer
+        if kind == 'edited':
+            value = {**json.loads(answer.body), **fault['set']}
+            return Answer.json(answer.status, value)
         if kind == 'drop':
             return Answer(None, end='dropped')
         if kind == 'status':
@@ -771,6 +804,10 @@ class Core:
             self.faults.append(checked_fault(arguments))
         elif operation == 'clear_faults':
             self.faults.clear()
+        elif operation == 'carry_out_late':
+            for carry_out in self.held_back:
+                carry_out(store)
+            self.held_back.clear()
         elif operation == 'requests':
             return self.requests
         elif operation == 'clear_requests':
@@ -840,6 +877,8 @@ def checked_fault(fault):
     missing = needs - fault.keys()
     if missing:
         raise ValueError(f'{kind} needs {", ".join(sorted(missing))}')
+    if kind in FAULTS_BEFORE_OR_AFTER or kind == 'drop_before':
+        takes = takes | {'late'}
     unknown = fault.keys() - needs - takes - {'on', 'kind', 'times', 'id'}
     if unknown:
         raise ValueError(f'{kind} does not take {", ".join(sorted(unknown))}')
@@ -864,6 +903,8 @@ class Handler(socketserver.BaseRequestHandler):
         self.number = self.server.core.number_connection()
         # What has arrived and is not used yet.
         self.arrived = b''
+        # An answer that nobody has asked for and that comes before the next one.
+        self.owed = None
         # The handshake is left to the connection's own thread: no client holds up the others.
         self.request.do_handshake()
 
@@ -874,7 +915,10 @@ class Handler(socketserver.BaseRequestHandler):
                 if not answer.end and request.headers.get('connection', '').lower() == 'close':
                     answer.headers += 'Connection: close\r\n'
                     answer.end = 'closed'
+                if self.owed:
+                    self.send(self.owed)
                 self.send(answer)
+                self.owed = answer.unasked if answer.later else None
                 if answer.end:
                     break
         except Unreadable as error:
@@ -933,6 +977,8 @@ class Handler(socketserver.BaseRequestHandler):
             self.send_chunks(answer)
         else:
             self.request.sendall(answer.head() + answer.body)
+        if answer.unasked and not answer.later:
+            self.send(answer.unasked)
         if answer.end == 'closed':
             self.say_goodbye()
 

@@ -172,6 +172,11 @@ impl Core {
         self.command(with(more, json!({ "op": "fault", "on": on, "kind": kind })));
     }
 
+    /// Carries out what faults with `late` have held back.
+    pub fn carry_out_late(&self) {
+        self.command(json!({ "op": "carry_out_late" }));
+    }
+
     /// Forgets the faults that no request has met yet.
     pub fn clear_faults(&self) {
         self.command(json!({ "op": "clear_faults" }));

@@ -5,7 +5,7 @@ use std::{
     io,
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU8, Ordering},
         mpsc::{self, RecvTimeoutError},
     },
     thread,
@@ -90,8 +90,8 @@ struct Line {
 /// What a signal does to a connection.
 #[derive(Default)]
 struct Stop {
-    /// Whether the call under way settles a submission, which a first signal spares.
-    settles: AtomicBool,
+    /// What the call under way is for, as a [`Phase`].
+    serves: AtomicU8,
     /// Whether a signal has shut the connection down.
     is_shut: AtomicBool,
 }
@@ -241,8 +241,8 @@ impl Client {
                 None => None,
             };
             if let Some(line) = line {
-                let settles = interrupt::is_settling();
-                line.stop.settles.store(settles, Ordering::SeqCst);
+                let phase = interrupt::phase() as u8;
+                line.stop.serves.store(phase, Ordering::SeqCst);
                 let line = Some(line);
                 return Ok(Lease { client: self, line });
             }
@@ -294,8 +294,8 @@ impl Client {
         let agent = Agent::with_parts(config, connector, resolver);
         let stop = Arc::new(Stop::default());
         let (ending, stopping) = (agent.clone(), stop.clone());
-        let end = move |phase| {
-            if phase == Phase::First && stopping.settles.load(Ordering::SeqCst) {
+        let end = move |phase: Phase| {
+            if stopping.serves.load(Ordering::SeqCst) > phase as u8 {
                 return;
             }
             stopping.is_shut.store(true, Ordering::SeqCst);
