@@ -6,6 +6,7 @@ use std::{
     fs,
     io::{Read, Write},
     net::{TcpListener, TcpStream},
+    process::Command,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -14,6 +15,7 @@ use std::{
     thread,
 };
 
+use serde_json::json;
 use snapbox::{IntoData, assert_data_eq, str};
 use support::{
     core::Core,
@@ -43,6 +45,17 @@ fn transcript(core: &Core, run: &Run) -> String {
 
 fn expect_trust(run: &Run) {
     assert_eq!(run.code, 0, "{run:?}");
+}
+
+/// Whether curl, which trusts these certificates alone, takes the Core's.
+fn curl_accepts(core: &Core) -> bool {
+    let url = format!("https://127.0.0.1:{}/v1/version", core.port());
+    let status = Command::new("curl")
+        .args(["--silent", "--output", "/dev/null", "--noproxy", "*", "--cacert"])
+        .args([path(core.ca_file()), &url])
+        .status()
+        .expect("curl runs");
+    status.success()
 }
 
 /// That a certificate was refused, and nothing was asked of whoever showed it.
@@ -204,6 +217,98 @@ error: the certificate of 127.0.0.1:[PORT] is not trusted
 hint: its fingerprint is sha256:[CORE]; if the cluster's administrator confirms that, pin it with --tls-fingerprint=sha256:[CORE], or give the authority that signed it with --ca-file PEM
 
 "#]].raw());
+}
+
+/// The kinds of `tests/support/certificates.py`, with what is trusted in `--ca-file`.
+const CERTIFICATES: &[&str] = &[
+    "signed",
+    "self-signed",
+    "self-signed-ca",
+    "self-signed-not-ca",
+    "unknown-issuer-itself",
+    "expired",
+    "expired-itself",
+    "not-yet-valid",
+    "not-yet-valid-itself",
+    "dates-reversed",
+    "wrong-name",
+    "wrong-name-itself",
+    "wrong-address",
+    "address-as-dns-name",
+    "address-as-dns-name-itself",
+    "many-names",
+    "common-name-only",
+    "common-name-only-itself",
+    "no-name",
+    "hostile-names",
+    "hostile-issuer",
+    "intermediate",
+    "intermediate-missing",
+    "intermediate-expired",
+    "unknown-root",
+    "path-length",
+    "issued-by-a-server",
+    "issued-by-a-server-in-the-file",
+    "name-constraints",
+    "client-purpose",
+    "client-purpose-itself",
+    "critical-extension",
+    "critical-extension-itself",
+    "version-1-itself",
+    "renewed",
+    "renewed-same-key",
+    "renewed-authority",
+    "rsa-2048",
+    "rsa-2048-itself",
+    "rsa-1024",
+    "rsa-1024-itself",
+    "rsa-1024-leaf",
+    "rsa-1024-authority",
+    "p384",
+    "p521",
+    "p521-itself",
+    "p521-authority",
+    "ed25519",
+    "ed25519-itself",
+    "p256-sha512",
+    "p256-sha512-itself",
+    "rsa-pss",
+    "sha1",
+    "sha1-rsa",
+    "sha1-itself",
+];
+
+#[test]
+fn certificates_with_ca_file() {
+    let core = Core::start();
+    let mut said = String::new();
+    for kind in CERTIFICATES {
+        let shown = core.show(json!({ "certificate": kind }));
+        let qkey = trusting_nobody(&core);
+        let run = qkey.run(["keys", "--ca-file", path(core.ca_file())]);
+        let curl = match curl_accepts(&core) {
+            true => "accepts",
+            false => "refuses",
+        };
+        said += &format!("==== {kind}: exit {}, curl {curl}\n", run.code);
+        said += &run
+            .transcript()
+            .split_once("--- stderr\n")
+            .expect("a transcript")
+            .1
+            .replace(&shown.fingerprint, "sha256:[SHOWN]")
+            .replace(&shown.ca_fingerprint, "sha256:[CA]")
+            .replace(path(core.ca_file()), "[CA]");
+        if run.code == 0 {
+            continue;
+        }
+        assert_eq!(run.code, 7, "{kind}: {run:?}");
+        // A hint that names a way out works, as printed.
+        let pin = run.stderr.contains(&format!("--tls-fingerprint={}", shown.fingerprint));
+        let pinned = qkey.run(["keys", "--tls-fingerprint", &shown.fingerprint]);
+        assert_eq!(pin, pinned.code == 0, "{kind}: {run:?}, pinned: {pinned:?}");
+    }
+    assert_data_eq!(said, str![[]].raw());
 }
 
 #[test]

@@ -47,6 +47,12 @@ pub struct Core {
     fingerprint: String,
 }
 
+/// What a Core shows, and what is in its `ca_file`: as `sha256:` and 64 lower-case digits.
+pub struct Shown {
+    pub fingerprint: String,
+    pub ca_fingerprint: String,
+}
+
 struct Control {
     commands: ChildStdin,
     replies: BufReader<ChildStdout>,
@@ -170,6 +176,18 @@ impl Core {
     /// Arms a fault of `kind` on an operation; `more` has `times`, `id` and what the kind needs.
     pub fn fault(&self, on: &str, kind: &str, more: Value) {
         self.command(with(more, json!({ "op": "fault", "on": on, "kind": kind })));
+    }
+
+    /// Shows another certificate from now on, whose authority is then in `ca_file`: the options of
+    /// the command `tls`, such as `{"certificate": "expired"}`.
+    pub fn show(&self, options: Value) -> Shown {
+        let shown = self.command(with(options, json!({ "op": "tls" })));
+        let text = |name: &str| shown[name].as_str().expect("it is text").to_owned();
+        std::fs::write(&self.ca_file, text("ca")).expect("writing the certificate");
+        Shown {
+            fingerprint: text("fingerprint"),
+            ca_fingerprint: text("ca_fingerprint"),
+        }
     }
 
     /// Forgets the faults that no request has met yet.
