@@ -40,7 +40,8 @@ Commands
     {"op": "tls", "certificate": KIND, ...}     show this certificate from now on; "version" is the
                                                 only TLS version, "protocols" are offered by ALPN,
                                                 "client_certificate" true demands one. Answers with
-                                                "ca", "fingerprint" and "ca_fingerprint"
+                                                "ca", "fingerprint", "ca_fingerprint" and
+                                                "server_pem": the private key and the chain
 
 A command that cannot be carried out is answered by {"error": TEXT}.
 
@@ -785,6 +786,7 @@ class Core:
                 'ca': certificate.trusted_pem(),
                 'fingerprint': certificate.fingerprint(),
                 'ca_fingerprint': certificate.trusted_fingerprint(),
+                'server_pem': certificate.server_pem(),
             }
         else:
             raise ValueError(f'unknown op {operation}')

@@ -47,10 +47,13 @@ pub struct Core {
     fingerprint: String,
 }
 
-/// What a Core shows, and what is in its `ca_file`: as `sha256:` and 64 lower-case digits.
+/// What a Core shows, and what is in its `ca_file`; fingerprints are `sha256:` and 64 lower-case
+/// digits.
 pub struct Shown {
     pub fingerprint: String,
     pub ca_fingerprint: String,
+    /// The server's private key and what it shows.
+    pub server_pem: String,
 }
 
 struct Control {
@@ -187,6 +190,7 @@ impl Core {
         Shown {
             fingerprint: text("fingerprint"),
             ca_fingerprint: text("ca_fingerprint"),
+            server_pem: text("server_pem"),
         }
     }
 

@@ -8,7 +8,7 @@ use super::{
     Rest,
     failure::Failure,
     http::ANSWER_LIMIT,
-    tls::{Trust, Untrusted},
+    tls::{Remedy, Untrusted},
 };
 use crate::{
     cluster::{
@@ -25,7 +25,10 @@ impl Rest {
     pub(super) fn explain(&self, call: &str, failure: Failure) -> Error {
         match failure {
             Failure::NotConnected(words) => self.not_connected(&words),
-            Failure::NoTls(words) => self.not_connected(&words).not_worth_repeating(),
+            Failure::NoTls(error) => self
+                .not_connected(&error.to_string())
+                .hint(error.hint())
+                .not_worth_repeating(),
             Failure::NotConnectedWithin(time) => self.not_connected_within(time),
             Failure::RefusedByProxy(status) => self.refused_by_proxy(status),
             Failure::Untrusted(untrusted) => self.untrusted(&untrusted),
@@ -93,13 +96,30 @@ impl Rest {
         let fingerprint = untrusted.fingerprint;
         let message = format!("the certificate of {} is not trusted", self.named.address);
         let error = UserError::new(Kind::Unreachable, message).caused_by(&untrusted.reason);
-        Error::new(Certainty::NotSent, error).hint(match self.options.trust {
-            Trust::Pinned(_) => format!(
+        let confirmed = format!(
+            "its fingerprint is {fingerprint}; if the cluster's administrator confirms that, pin it with --tls-fingerprint={fingerprint}"
+        );
+        let hint = match untrusted.reason.remedy() {
+            Remedy::Authority => {
+                format!("{confirmed}, or give the authority that signed it with --ca-file PEM")
+            }
+            Remedy::Itself => {
+                format!("{confirmed}, or save it as a file and give that with --ca-file PEM")
+            }
+            Remedy::Replacement => format!("{confirmed}, or put it into the file"),
+            Remedy::Clock => format!("check the clock of this machine. If it is right: {confirmed}"),
+            Remedy::Name => format!(
+                "give a name or address that the certificate lists with --host. If there is none that leads to the cluster: {confirmed}"
+            ),
+            Remedy::Pin => confirmed,
+            Remedy::NewPin => format!(
                 "its fingerprint is {fingerprint}; if the cluster was given a new certificate, pin that one, otherwise find out who answers there"
             ),
-            _ => format!(
-                "its fingerprint is {fingerprint}; if the cluster's administrator confirms that, pin it with --tls-fingerprint={fingerprint}, or give the authority that signed it with --ca-file PEM"
-            ),
-        })
+            Remedy::OtherCertificate => "the cluster needs a certificate with an RSA key of at least 2048 bits or a P-256, P-384 or Ed25519 key; until then use --via qq, which does not verify certificates".to_owned(),
+            Remedy::Suspicion => {
+                "somebody may be impersonating the cluster: find out what answers there".to_owned()
+            }
+        };
+        Error::new(Certainty::NotSent, error).hint(hint)
     }
 }

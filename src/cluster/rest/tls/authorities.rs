@@ -1,0 +1,379 @@
+//! The certificates that are trusted, and whether they vouch for another.
+
+use std::{io, path::Path};
+
+use rustls::{
+    crypto::WebPkiSupportedAlgorithms,
+    pki_types::{
+        CertificateDer, ServerName, TrustAnchor, UnixTime,
+        pem::{self, PemObject},
+    },
+};
+use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert};
+
+use super::{
+    Fingerprint,
+    certificate::{Certificate, algorithm, title},
+    reason::{Origin, Reason, Which},
+};
+use crate::{
+    error::{Error as UserError, Kind},
+    input,
+    text::quote,
+};
+
+/// Certificates of authorities, and of servers themselves.
+#[derive(Debug)]
+pub(super) struct Authorities {
+    origin: Origin,
+    certificates: Vec<CertificateDer<'static>>,
+    /// Those that may issue others.
+    anchors: Vec<TrustAnchor<'static>>,
+}
+
+/// The certificates that a server shows, its own first, and what was expected of it.
+pub(super) struct Shown<'a> {
+    pub own: &'a CertificateDer<'a>,
+    pub intermediates: &'a [CertificateDer<'a>],
+    pub expected: &'a ServerName<'a>,
+    pub now: UnixTime,
+}
+
+impl Authorities {
+    /// Those that the system trusts.
+    ///
+    /// # Errors
+    /// When there are none.
+    pub fn of_system() -> Result<Self, UserError> {
+        let found = rustls_native_certs::load_native_certs();
+        let mut all = Self::empty(Origin::System);
+        for certificate in found.certs {
+            all.add(certificate);
+        }
+        if !all.certificates.is_empty() {
+            return Ok(all);
+        }
+        let error = UserError::new(
+            Kind::Usage,
+            "this system has no certificate authorities that it trusts",
+        );
+        let error = match found.errors.first() {
+            Some(cause) => error.caused_by(cause),
+            None => error,
+        };
+        Err(error.hint("install them (the package ca-certificates), name the cluster's own with --ca-file PEM, or pin its certificate with --tls-fingerprint"))
+    }
+
+    /// Those in a file. One that cannot be read is left out with a warning, so that it is not in the
+    /// way of the others.
+    ///
+    /// # Errors
+    /// When there are none.
+    pub fn in_file(path: &Path) -> Result<Self, UserError> {
+        /// The authorities of a whole system take a quarter of a megabyte.
+        const LIMIT: usize = 16 << 20;
+        let file = path.to_owned();
+        let read = input::read_to_end(move || std::fs::File::open(file), LIMIT, None);
+        let bytes = read.map_err(|error| {
+            let kind = match &error {
+                input::Error::Interrupted(kind) => *kind,
+                _ => Kind::Usage,
+            };
+            unusable(path).with_kind(kind).caused_by(&error)
+        })?;
+        // Editors and shells of Windows put it there.
+        let text = bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(&bytes);
+        let mut all = Self::empty(Origin::File(path.to_owned()));
+        let mut damaged = Vec::new();
+        for (i, block) in CertificateDer::pem_slice_iter(text).enumerate() {
+            let wrong = match block {
+                Ok(certificate) => match all.add(certificate) {
+                    true => continue,
+                    false => "it is not a well-formed X.509 certificate",
+                },
+                Err(pem::Error::MissingSectionEnd { .. }) => "its PEM is cut off",
+                Err(_) => "its PEM is malformed",
+            };
+            damaged.push((i + 1, wrong));
+        }
+        match (all.certificates.is_empty(), damaged.first()) {
+            (true, None) => Err(without_certificates(path, text)),
+            (true, Some((_, wrong))) => Err(unusable(path).caused_by(&io::Error::other(*wrong))),
+            (false, _) => {
+                for (number, wrong) in damaged {
+                    log::warn!(
+                        "certificate {number} in {} is ignored: {wrong}",
+                        path.display()
+                    );
+                }
+                Ok(all)
+            }
+        }
+    }
+
+    fn empty(origin: Origin) -> Self {
+        Self {
+            origin,
+            certificates: Vec::new(),
+            anchors: Vec::new(),
+        }
+    }
+
+    /// Whether it is a certificate.
+    fn add(&mut self, certificate: CertificateDer<'static>) -> bool {
+        let contents = Certificate::read(&certificate);
+        let anchor = anchor_from_trusted_cert(&certificate).ok();
+        let known = contents.is_some() || anchor.is_some();
+        // A server's own certificate is trusted as such: its key must not issue others.
+        let may_issue = contents.is_none_or(|contents| contents.may_issue());
+        let anchor = anchor.filter(|_| may_issue);
+        self.anchors.extend(anchor.map(|anchor| anchor.to_owned()));
+        if known {
+            self.certificates.push(certificate);
+        }
+        known
+    }
+
+    /// Whether what a server shows is trusted: it is itself among these certificates, or an authority
+    /// among them vouches for it.
+    pub fn verify(
+        &self,
+        shown: &Shown<'_>,
+        algorithms: &WebPkiSupportedAlgorithms,
+    ) -> Result<(), Reason> {
+        let own = EndEntityCert::try_from(shown.own).map_err(|error| self.reason(shown, error))?;
+        match self.certificates.contains(shown.own) {
+            true => verify_itself(shown)?,
+            false => own
+                .verify_for_usage(
+                    algorithms.all,
+                    &self.anchors,
+                    shown.intermediates,
+                    shown.now,
+                    KeyUsage::server_auth(),
+                    None,
+                    None,
+                )
+                .map(|_| ())
+                .map_err(|error| self.reason(shown, error))?,
+        }
+        own.verify_is_valid_for_subject_name(shown.expected)
+            .map_err(|error| self.reason(shown, error))
+    }
+
+    /// What an error of the library means for these certificates.
+    fn reason(&self, shown: &Shown<'_>, error: webpki::Error) -> Reason {
+        use webpki::Error;
+        let chain = shown.chain();
+        let Some(own) = chain.first() else {
+            return Reason::Malformed;
+        };
+        match error {
+            Error::CertExpired { time, not_after } => Reason::Expired {
+                which: which(&chain, |it| it.validity().1 == not_after),
+                since: not_after,
+                now: time,
+            },
+            Error::CertNotValidYet { time, not_before } => Reason::NotYetValid {
+                which: which(&chain, |it| it.validity().0 == not_before),
+                until: not_before,
+                now: time,
+            },
+            Error::InvalidCertValidity => Reason::NeverValid,
+            Error::CertNotValidForName(_) => Reason::WrongName {
+                expected: shown.expected.to_owned(),
+                names: own.names(),
+            },
+            Error::UnsupportedCertVersion => Reason::OldVersion,
+            Error::UnknownIssuer => self.unknown_issuer(shown, &chain, own),
+            Error::InvalidSignatureForPublicKey => self.bad_signature(shown, &chain, own),
+            Error::CaUsedAsEndEntity if own.is_self_issued() => {
+                self.unknown_issuer(shown, &chain, own)
+            }
+            Error::CaUsedAsEndEntity => Reason::Authority,
+            Error::EndEntityUsedAsCa => Reason::NotAnAuthority,
+            Error::PathLenConstraintViolated => Reason::PathLength,
+            Error::NameConstraintViolation => Reason::NameConstraints,
+            Error::RequiredEkuNotFoundContext(_) | Error::EmptyEkuExtension => Reason::Purpose,
+            Error::UnsupportedCriticalExtension => Reason::CriticalExtension,
+            Error::UnsupportedSignatureAlgorithmContext(context) => {
+                signature(&chain, &context.signature_algorithm_id, None)
+            }
+            Error::UnsupportedSignatureAlgorithmForPublicKeyContext(context) => signature(
+                &chain,
+                &context.signature_algorithm_id,
+                Some(&context.public_key_algorithm_id),
+            ),
+            Error::MaximumSignatureChecksExceeded
+            | Error::MaximumPathBuildCallsExceeded
+            | Error::MaximumPathDepthExceeded
+            | Error::MaximumNameConstraintComparisonsExceeded => Reason::TooComplex,
+            Error::BadDer
+            | Error::BadDerTime
+            | Error::TrailingData(_)
+            | Error::ExtensionValueInvalid
+            | Error::InvalidSerialNumber
+            | Error::InvalidNetworkMaskConstraint
+            | Error::MalformedDnsIdentifier
+            | Error::MalformedExtensions
+            | Error::MalformedNameConstraint
+            | Error::SignatureAlgorithmMismatch => Reason::Malformed,
+            _ => Reason::Other,
+        }
+    }
+
+    /// No authority that is trusted has the name of the issuer.
+    fn unknown_issuer(
+        &self,
+        shown: &Shown<'_>,
+        chain: &[Certificate],
+        own: &Certificate,
+    ) -> Reason {
+        let origin = self.origin.clone();
+        let namesakes = self.namesakes(own);
+        if !namesakes.is_empty() {
+            return Reason::Replaced(origin, namesakes);
+        }
+        if own.is_self_issued() {
+            return Reason::SelfSigned(origin);
+        }
+        let mut last = own;
+        for _ in chain {
+            let issuer = |it: &&Certificate| it.subject() == last.issuer();
+            match chain.iter().find(issuer) {
+                Some(issuer) if !issuer.is_self_issued() => last = issuer,
+                _ => break,
+            }
+        }
+        let is_issuer = |it: Certificate| it.subject() == last.issuer();
+        let mut trusted = self.certificates.iter().filter_map(Certificate::read);
+        if trusted.any(is_issuer) {
+            return Reason::NotAnAuthority;
+        }
+        Reason::UnknownIssuer {
+            issuer: title(last.issuer()),
+            chain: !shown.intermediates.is_empty(),
+            origin,
+        }
+    }
+
+    /// An authority that is trusted has the name of the issuer, and its key has not signed this.
+    fn bad_signature(&self, shown: &Shown<'_>, chain: &[Certificate], own: &Certificate) -> Reason {
+        let trusted: Vec<_> = self
+            .certificates
+            .iter()
+            .filter_map(Certificate::read)
+            .filter(|it| chain.iter().any(|shown| shown.issuer() == it.subject()))
+            .collect();
+        for issuer in trusted.iter().chain(&chain[1..]) {
+            if let Some(bits) = issuer.unusable_rsa_bits() {
+                return Reason::KeyLength(Which::Authority(title(issuer.subject())), bits);
+            }
+        }
+        match trusted.first() {
+            _ if own.is_self_issued() => self.unknown_issuer(shown, chain, own),
+            Some(issuer) => Reason::OtherIssuer(title(issuer.subject()), self.origin.clone()),
+            None => Reason::Other,
+        }
+    }
+
+    /// The certificates for the same subject that are trusted.
+    fn namesakes(&self, own: &Certificate) -> Vec<Fingerprint> {
+        let same = |it: &&CertificateDer<'_>| {
+            Certificate::read(it).is_some_and(|it| it.subject() == own.subject())
+        };
+        let namesakes = self.certificates.iter().filter(same);
+        namesakes.map(Fingerprint::of).collect()
+    }
+}
+
+impl Shown<'_> {
+    /// What can be read of the certificates.
+    fn chain(&self) -> Vec<Certificate> {
+        let Some(own) = Certificate::read(self.own) else {
+            return Vec::new();
+        };
+        let others = self.intermediates.iter().filter_map(Certificate::read);
+        [own].into_iter().chain(others).collect()
+    }
+}
+
+/// Checks a certificate that is trusted as it stands, which makes its signature, and whether it is an
+/// authority's, irrelevant.
+fn verify_itself(shown: &Shown<'_>) -> Result<(), Reason> {
+    let own = Certificate::read(shown.own).ok_or(Reason::Malformed)?;
+    let (from, until) = own.validity();
+    let now = shown.now;
+    if from > until {
+        return Err(Reason::NeverValid);
+    }
+    if now < from {
+        return Err(Reason::NotYetValid {
+            which: Which::Own,
+            until: from,
+            now,
+        });
+    }
+    if now > until {
+        return Err(Reason::Expired {
+            which: Which::Own,
+            since: until,
+            now,
+        });
+    }
+    match own.is_for_servers() {
+        true => Ok(()),
+        false => Err(Reason::Purpose),
+    }
+}
+
+/// The first certificate of the chain that is so.
+fn which(chain: &[Certificate], so: impl Fn(&Certificate) -> bool) -> Which {
+    match chain.iter().position(so) {
+        None | Some(0) => Which::Own,
+        Some(i) => Which::Authority(title(chain[i].subject())),
+    }
+}
+
+fn signature(chain: &[Certificate], signature: &[u8], key: Option<&[u8]>) -> Reason {
+    let so = |it: &Certificate| it.signature_algorithm().as_deref() == Some(signature);
+    Reason::Signature {
+        which: which(chain, so),
+        signature: algorithm(signature),
+        key: key.map(algorithm),
+    }
+}
+
+fn unusable(path: &Path) -> UserError {
+    let message = format!("cannot use {} as --ca-file", path.display());
+    UserError::new(Kind::Usage, message)
+        .hint("it must hold certificates in PEM: -----BEGIN CERTIFICATE-----")
+}
+
+/// The file has no PEM block with a certificate.
+fn without_certificates(path: &Path, bytes: &[u8]) -> UserError {
+    let error = unusable(path);
+    let file = quote(&path.to_string_lossy());
+    let converted = |options: &str| format!("convert it: `openssl {options} -in {file} -out ca.pem`");
+    let der = CertificateDer::from(bytes);
+    let has = |label: &str| {
+        let begin = format!("-----BEGIN {label}-----");
+        bytes.windows(begin.len()).any(|it| it == begin.as_bytes())
+    };
+    let (what, hint) = if Certificate::read(&der).is_some() {
+        let what = "it is a certificate in DER, not in PEM";
+        (what, converted("x509 -inform der"))
+    } else if has("TRUSTED CERTIFICATE") {
+        let what = "it holds a certificate in OpenSSL's own form, with trust settings";
+        (what, converted("x509"))
+    } else if has("PKCS7") {
+        let what = "its certificates are in a PKCS#7 block";
+        (what, converted("pkcs7 -print_certs"))
+    } else if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) {
+        let what = "it is text in UTF-16";
+        (what, format!("convert it: `iconv -f utf-16 -t utf-8 {file} >ca.pem`"))
+    } else {
+        return error.caused_by(&io::Error::other("it holds no certificate"));
+    };
+    error.caused_by(&io::Error::other(what)).hint(hint)
+}
