@@ -181,7 +181,15 @@ def hostile_issuer():
 
 def path_length():
     root = authority(path_length=0)
-    return through(root, authority('intermediate', issuer=root), send=True)
+    return through(root, authority('intermediate', issuer=root))
+
+
+def path_length_of_intermediate():
+    root = authority()
+    upper = authority('upper', issuer=root, path_length=0)
+    lower = authority('lower', issuer=upper)
+    own = leaf(lower)
+    return own, [own, lower, upper], [root]
 
 
 def issued_by_a_server():
@@ -294,6 +302,8 @@ KINDS = {
     'expired-itself': lambda: itself(ca=True, valid=PAST),
     'not-yet-valid': lambda: signed(valid=FUTURE),
     'not-yet-valid-itself': lambda: itself(ca=True, valid=FUTURE),
+    'authority-expired': lambda: signed(authority(valid=PAST)),
+    'authority-not-yet-valid': lambda: signed(authority(valid=FUTURE)),
     'dates-reversed': lambda: itself(ca=True, valid=REVERSED),
     # Names.
     'wrong-name': lambda: signed(names=names('elsewhere.test')),
@@ -316,6 +326,7 @@ KINDS = {
     'intermediate-expired': lambda: intermediate(valid=PAST),
     'unknown-root': unknown_root,
     'path-length': path_length,
+    'path-length-of-intermediate': path_length_of_intermediate,
     'issued-by-a-server': issued_by_a_server,
     'issued-by-a-server-in-the-file': issued_by_a_server_in_the_file,
     'name-constraints': name_constraints,

@@ -18,13 +18,15 @@ use crate::{
     error::{Error as UserError, Kind},
 };
 
-/// The system's words for EMFILE.
-const NO_DESCRIPTOR: &str = "Too many open files";
-
 impl Rest {
     pub(super) fn explain(&self, call: &str, failure: Failure) -> Error {
         match failure {
             Failure::NotConnected(words) => self.not_connected(&words),
+            Failure::NoDescriptor(words) => self
+                .named
+                .not_connected(&words)
+                .not_worth_repeating()
+                .hint("this machine lets qkey open no more files: give fewer --jobs, or raise `ulimit -n`"),
             Failure::NoTls(error) => self
                 .not_connected(&error.to_string())
                 .hint(error.hint())
@@ -52,10 +54,6 @@ impl Rest {
     }
 
     fn not_connected(&self, words: &str) -> Error {
-        if words.starts_with(NO_DESCRIPTOR) {
-            let error = self.named.not_connected(words).not_worth_repeating();
-            return error.hint("this machine lets qkey open no more files: give fewer --jobs, or raise `ulimit -n`");
-        }
         match &self.way {
             None => self.named.not_connected(words),
             Some(way) => {
@@ -106,10 +104,15 @@ impl Rest {
             Remedy::Itself => {
                 format!("{confirmed}, or save it as a file and give that with --ca-file PEM")
             }
-            Remedy::Replacement => format!("{confirmed}, or put it into the file"),
-            Remedy::Clock => format!("check the clock of this machine. If it is right: {confirmed}"),
+            Remedy::Replacement => format!(
+                "{confirmed}, or replace the one that is trusted with it"
+            ),
+            Remedy::Clock => {
+                format!("check this machine's clock. If it is right: {confirmed}")
+            }
+            Remedy::Renewal => format!("renew the certificate. Until then: {confirmed}"),
             Remedy::Name => format!(
-                "give a name or address that the certificate lists with --host. If there is none that leads to the cluster: {confirmed}"
+                "connect with --host to a name or address that the certificate lists. If none of them leads to the cluster: {confirmed}"
             ),
             Remedy::Pin => confirmed,
             Remedy::NewPin => format!(

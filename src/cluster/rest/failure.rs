@@ -2,6 +2,7 @@
 
 use std::{io::ErrorKind::UnexpectedEof, time::Duration};
 
+use rustix::io::Errno;
 use ureq::{Timeout, http::StatusCode};
 
 use super::tls::{HandshakeError, SpeaksHttp2, Untrusted};
@@ -12,6 +13,8 @@ use crate::error::Kind;
 pub(super) enum Failure {
     /// There was no connection; nothing was sent.
     NotConnected(String),
+    /// This machine has no file descriptor left for a connection; nothing was sent.
+    NoDescriptor(String),
     /// The proxy did not let anything through; nothing was sent to the cluster.
     RefusedByProxy(StatusCode),
     /// There was none within this time; nothing was sent.
@@ -74,6 +77,9 @@ pub(super) fn before_sending(
         },
         ureq::Error::Io(io) if io.kind() == UnexpectedEof => {
             Failure::NotConnected("the connection was closed before a request was sent".to_owned())
+        }
+        ureq::Error::Io(io) if io.raw_os_error() == Some(Errno::MFILE.raw_os_error()) => {
+            Failure::NoDescriptor(words(&error))
         }
         error => match handshake_error(error) {
             Some(error) => Failure::NoTls(error),

@@ -35,7 +35,7 @@ use ureq::unversioned::transport::{
     Buffers, ConnectionDetails, Connector, Either, LazyBuffers, NextTimeout, Transport,
     TransportAdapter,
 };
-use webpki::RawPublicKeyEntity;
+use webpki::{EndEntityCert, RawPublicKeyEntity};
 
 use self::{
     authorities::{Authorities, Shown},
@@ -314,7 +314,13 @@ fn usable(
     certificate: &CertificateDer<'_>,
     algorithms: &WebPkiSupportedAlgorithms,
 ) -> Result<(), Reason> {
-    let contents = Certificate::read(certificate).ok_or(Reason::Malformed)?;
+    let Some(contents) = Certificate::read(certificate) else {
+        // webpki puts up with some that are not quite well-formed.
+        return match EndEntityCert::try_from(certificate) {
+            Ok(_) => Ok(()),
+            Err(_) => Err(Reason::Malformed),
+        };
+    };
     let key = contents.key_algorithm().ok_or(Reason::Malformed)?;
     if !algorithms
         .all
@@ -331,7 +337,10 @@ fn usable(
 
 /// The key in a certificate. webpki does not read all that can be pinned, such as one of version 1.
 fn public_key(certificate: &CertificateDer<'_>) -> Option<SubjectPublicKeyInfoDer<'static>> {
-    Certificate::read(certificate)?.public_key_info()
+    match EndEntityCert::try_from(certificate) {
+        Ok(certificate) => Some(certificate.subject_public_key_info()),
+        Err(_) => Certificate::read(certificate)?.public_key_info(),
+    }
 }
 
 /// Like `rustls::crypto::verify_tls12_signature`, which takes a certificate instead of its key.

@@ -9,7 +9,7 @@ use rustls::{
         pem::{self, PemObject},
     },
 };
-use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert};
+use webpki::{EndEntityCert, KeyUsage, VerifiedPath, anchor_from_trusted_cert};
 
 use super::{
     Fingerprint,
@@ -29,6 +29,8 @@ pub(super) struct Authorities {
     certificates: Vec<CertificateDer<'static>>,
     /// Those that may issue others.
     anchors: Vec<TrustAnchor<'static>>,
+    /// Where each of them is among the certificates.
+    places: Vec<usize>,
 }
 
 /// The certificates that a server shows, its own first, and what was expected of it.
@@ -116,6 +118,7 @@ impl Authorities {
             origin,
             certificates: Vec::new(),
             anchors: Vec::new(),
+            places: Vec::new(),
         }
     }
 
@@ -123,15 +126,17 @@ impl Authorities {
     fn add(&mut self, certificate: CertificateDer<'static>) -> bool {
         let contents = Certificate::read(&certificate);
         let anchor = anchor_from_trusted_cert(&certificate).ok();
-        let known = contents.is_some() || anchor.is_some();
+        if contents.is_none() && anchor.is_none() {
+            return false;
+        }
         // A server's own certificate is trusted as such: its key must not issue others.
         let may_issue = contents.is_none_or(|contents| contents.may_issue());
-        let anchor = anchor.filter(|_| may_issue);
-        self.anchors.extend(anchor.map(|anchor| anchor.to_owned()));
-        if known {
-            self.certificates.push(certificate);
+        if let Some(anchor) = anchor.filter(|_| may_issue) {
+            self.anchors.push(anchor.to_owned());
+            self.places.push(self.certificates.len());
         }
-        known
+        self.certificates.push(certificate);
+        true
     }
 
     /// Whether what a server shows is trusted: it is itself among these certificates, or an authority
@@ -141,24 +146,54 @@ impl Authorities {
         shown: &Shown<'_>,
         algorithms: &WebPkiSupportedAlgorithms,
     ) -> Result<(), Reason> {
-        let own = EndEntityCert::try_from(shown.own).map_err(|error| self.reason(shown, error))?;
+        let reason = |error| self.reason(shown, error);
+        let own = EndEntityCert::try_from(shown.own).map_err(reason)?;
         match self.certificates.contains(shown.own) {
-            true => verify_itself(shown)?,
-            false => own
-                .verify_for_usage(
+            true => {
+                // That makes its signature, and whether it is an authority's, irrelevant.
+                let contents = Certificate::read(shown.own).ok_or(Reason::Malformed)?;
+                valid(&contents, shown.now).map_err(reason)?;
+                if !contents.is_for_servers() {
+                    return Err(Reason::Purpose);
+                }
+            }
+            false => {
+                let vouches = |path: &VerifiedPath<'_>| self.vouches(path, shown.now);
+                let verified = own.verify_for_usage(
                     algorithms.all,
                     &self.anchors,
                     shown.intermediates,
                     shown.now,
                     KeyUsage::server_auth(),
                     None,
-                    None,
-                )
-                .map(|_| ())
-                .map_err(|error| self.reason(shown, error))?,
+                    Some(&vouches),
+                );
+                verified.map_err(reason)?;
+            }
         }
         own.verify_is_valid_for_subject_name(shown.expected)
-            .map_err(|error| self.reason(shown, error))
+            .map_err(reason)
+    }
+
+    /// What webpki leaves out: whether the authority that a chain ends with is valid now, and may have
+    /// so long a chain.
+    fn vouches(&self, path: &VerifiedPath<'_>, now: UnixTime) -> Result<(), webpki::Error> {
+        let is_end = |anchor: &&TrustAnchor<'_>| std::ptr::eq(*anchor, path.anchor());
+        let ends = self.anchors.iter().zip(&self.places);
+        let end = ends.filter(|(anchor, _)| is_end(anchor)).map(|(_, place)| *place);
+        let Some(issuer) = end
+            .filter_map(|place| Certificate::read(&self.certificates[place]))
+            .next()
+        else {
+            return Ok(());
+        };
+        valid(&issuer, now)?;
+        match issuer.path_length() {
+            Some(longest) if path.intermediate_certificates().count() > usize::from(longest) => {
+                Err(webpki::Error::PathLenConstraintViolated)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// What an error of the library means for these certificates.
@@ -166,16 +201,20 @@ impl Authorities {
         use webpki::Error;
         let chain = shown.chain();
         let Some(own) = chain.first() else {
-            return Reason::Malformed;
+            return match is_malformed(&error) {
+                true => Reason::Malformed,
+                false => Reason::Other,
+            };
         };
         match error {
+            error if is_malformed(&error) => Reason::Malformed,
             Error::CertExpired { time, not_after } => Reason::Expired {
-                which: which(&chain, |it| it.validity().1 == not_after),
+                which: self.which(&chain, |it| it.validity().1 == not_after),
                 since: not_after,
                 now: time,
             },
             Error::CertNotValidYet { time, not_before } => Reason::NotYetValid {
-                which: which(&chain, |it| it.validity().0 == not_before),
+                which: self.which(&chain, |it| it.validity().0 == not_before),
                 until: not_before,
                 now: time,
             },
@@ -197,9 +236,9 @@ impl Authorities {
             Error::RequiredEkuNotFoundContext(_) | Error::EmptyEkuExtension => Reason::Purpose,
             Error::UnsupportedCriticalExtension => Reason::CriticalExtension,
             Error::UnsupportedSignatureAlgorithmContext(context) => {
-                signature(&chain, &context.signature_algorithm_id, None)
+                self.signature(&chain, &context.signature_algorithm_id, None)
             }
-            Error::UnsupportedSignatureAlgorithmForPublicKeyContext(context) => signature(
+            Error::UnsupportedSignatureAlgorithmForPublicKeyContext(context) => self.signature(
                 &chain,
                 &context.signature_algorithm_id,
                 Some(&context.public_key_algorithm_id),
@@ -208,16 +247,6 @@ impl Authorities {
             | Error::MaximumPathBuildCallsExceeded
             | Error::MaximumPathDepthExceeded
             | Error::MaximumNameConstraintComparisonsExceeded => Reason::TooComplex,
-            Error::BadDer
-            | Error::BadDerTime
-            | Error::TrailingData(_)
-            | Error::ExtensionValueInvalid
-            | Error::InvalidSerialNumber
-            | Error::InvalidNetworkMaskConstraint
-            | Error::MalformedDnsIdentifier
-            | Error::MalformedExtensions
-            | Error::MalformedNameConstraint
-            | Error::SignatureAlgorithmMismatch => Reason::Malformed,
             _ => Reason::Other,
         }
     }
@@ -277,6 +306,30 @@ impl Authorities {
         }
     }
 
+    /// The first certificate that is so: of the chain, or of the authorities that are trusted.
+    fn which(&self, chain: &[Certificate], so: impl Fn(&Certificate) -> bool) -> Which {
+        let authority = |it: &Certificate| Which::Authority(title(it.subject()));
+        match chain.iter().position(&so) {
+            Some(0) => Which::Own,
+            Some(i) => authority(&chain[i]),
+            None => {
+                let mut trusted = self.certificates.iter().filter_map(Certificate::read);
+                trusted
+                    .find(so)
+                    .map_or(Which::Own, |found| authority(&found))
+            }
+        }
+    }
+
+    fn signature(&self, chain: &[Certificate], signature: &[u8], key: Option<&[u8]>) -> Reason {
+        let so = |it: &Certificate| it.signature_algorithm().as_deref() == Some(signature);
+        Reason::Signature {
+            which: self.which(chain, so),
+            signature: algorithm(signature),
+            key: key.map(algorithm),
+        }
+    }
+
     /// The certificates for the same subject that are trusted.
     fn namesakes(&self, own: &Certificate) -> Vec<Fingerprint> {
         let same = |it: &&CertificateDer<'_>| {
@@ -298,50 +351,35 @@ impl Shown<'_> {
     }
 }
 
-/// Checks a certificate that is trusted as it stands, which makes its signature, and whether it is an
-/// authority's, irrelevant.
-fn verify_itself(shown: &Shown<'_>) -> Result<(), Reason> {
-    let own = Certificate::read(shown.own).ok_or(Reason::Malformed)?;
-    let (from, until) = own.validity();
-    let now = shown.now;
-    if from > until {
-        return Err(Reason::NeverValid);
-    }
-    if now < from {
-        return Err(Reason::NotYetValid {
-            which: Which::Own,
-            until: from,
-            now,
-        });
-    }
-    if now > until {
-        return Err(Reason::Expired {
-            which: Which::Own,
-            since: until,
-            now,
-        });
-    }
-    match own.is_for_servers() {
-        true => Ok(()),
-        false => Err(Reason::Purpose),
+fn valid(certificate: &Certificate, now: UnixTime) -> Result<(), webpki::Error> {
+    let (not_before, not_after) = certificate.validity();
+    let time = now;
+    if not_before > not_after {
+        Err(webpki::Error::InvalidCertValidity)
+    } else if time < not_before {
+        Err(webpki::Error::CertNotValidYet { time, not_before })
+    } else if time > not_after {
+        Err(webpki::Error::CertExpired { time, not_after })
+    } else {
+        Ok(())
     }
 }
 
-/// The first certificate of the chain that is so.
-fn which(chain: &[Certificate], so: impl Fn(&Certificate) -> bool) -> Which {
-    match chain.iter().position(so) {
-        None | Some(0) => Which::Own,
-        Some(i) => Which::Authority(title(chain[i].subject())),
-    }
-}
-
-fn signature(chain: &[Certificate], signature: &[u8], key: Option<&[u8]>) -> Reason {
-    let so = |it: &Certificate| it.signature_algorithm().as_deref() == Some(signature);
-    Reason::Signature {
-        which: which(chain, so),
-        signature: algorithm(signature),
-        key: key.map(algorithm),
-    }
+fn is_malformed(error: &webpki::Error) -> bool {
+    use webpki::Error;
+    matches!(
+        error,
+        Error::BadDer
+            | Error::BadDerTime
+            | Error::TrailingData(_)
+            | Error::ExtensionValueInvalid
+            | Error::InvalidSerialNumber
+            | Error::InvalidNetworkMaskConstraint
+            | Error::MalformedDnsIdentifier
+            | Error::MalformedExtensions
+            | Error::MalformedNameConstraint
+            | Error::SignatureAlgorithmMismatch
+    )
 }
 
 fn unusable(path: &Path) -> UserError {
@@ -376,4 +414,99 @@ fn without_certificates(path: &Path, bytes: &[u8]) -> UserError {
         return error.caused_by(&io::Error::other("it holds no certificate"));
     };
     error.caused_by(&io::Error::other(what)).hint(hint)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use rustls::crypto::ring;
+
+    use super::*;
+
+    /// For `*.qumulo.test` and `2001:db8::1`, self-signed, valid from 2020 to 2119.
+    const WILDCARD: &str = include_str!("wildcard.pem");
+
+    fn verify(host: &str, year: u64) -> Result<(), Reason> {
+        let certificate = CertificateDer::from_pem_slice(WILDCARD.as_bytes()).unwrap();
+        let mut authorities = Authorities::empty(Origin::System);
+        assert!(authorities.add(certificate.clone()));
+        let seconds = (year - 1970) * 31_556_952;
+        let shown = Shown {
+            own: &certificate,
+            intermediates: &[],
+            expected: &ServerName::try_from(host).unwrap(),
+            now: UnixTime::since_unix_epoch(Duration::from_secs(seconds)),
+        };
+        let provider = ring::default_provider();
+        authorities.verify(&shown, &provider.signature_verification_algorithms)
+    }
+
+    #[test]
+    fn wildcard_stands_for_one_label() {
+        for host in ["node.qumulo.test", "Node.QUMULO.test", "2001:db8::1"] {
+            assert!(verify(host, 2026).is_ok(), "{host}");
+        }
+        for host in [
+            "qumulo.test",
+            "a.node.qumulo.test",
+            "node.qumulo.test.example",
+            "2001:db8::2",
+        ] {
+            let reason = verify(host, 2026).unwrap_err().to_string();
+            let expected = format!("it is not for {host}, but for *.qumulo.test, 2001:db8::1");
+            assert_eq!(reason, expected);
+        }
+    }
+
+    #[test]
+    fn certificate_in_the_file_is_valid_between_its_dates() {
+        for (year, valid) in [(2019, false), (2021, true), (2118, true), (2121, false)] {
+            assert_eq!(verify("node.qumulo.test", year).is_ok(), valid, "{year}");
+        }
+    }
+
+    #[test]
+    fn no_error_of_webpki_shows_as_its_rust_name() {
+        use webpki::Error;
+        let certificate = CertificateDer::from_pem_slice(WILDCARD.as_bytes()).unwrap();
+        let authorities = Authorities::empty(Origin::System);
+        let shown = Shown {
+            own: &certificate,
+            intermediates: &[],
+            expected: &ServerName::try_from("localhost").unwrap(),
+            now: UnixTime::since_unix_epoch(Duration::ZERO),
+        };
+        for error in [
+            Error::BadDer,
+            Error::BadDerTime,
+            Error::CaUsedAsEndEntity,
+            Error::CertDistrusted,
+            Error::CertRevoked,
+            Error::EmptyEkuExtension,
+            Error::EndEntityUsedAsCa,
+            Error::ExtensionValueInvalid,
+            Error::InvalidCertValidity,
+            Error::InvalidSerialNumber,
+            Error::InvalidSignatureForPublicKey,
+            Error::MalformedDnsIdentifier,
+            Error::MalformedExtensions,
+            Error::MalformedNameConstraint,
+            Error::MaximumPathBuildCallsExceeded,
+            Error::MaximumPathDepthExceeded,
+            Error::NameConstraintViolation,
+            Error::PathLenConstraintViolated,
+            Error::SignatureAlgorithmMismatch,
+            Error::UnknownIssuer,
+            Error::UnknownRevocationStatus,
+            Error::UnsupportedCertVersion,
+            Error::UnsupportedCriticalExtension,
+            Error::UnsupportedNameType,
+        ] {
+            let name = format!("{error:?}");
+            let reason = authorities.reason(&shown, error).to_string();
+            assert!(!reason.contains(&name), "{reason}");
+            assert!(reason.contains(' '), "{reason}");
+        }
+    }
 }

@@ -110,6 +110,11 @@ impl Certificate {
         }
     }
 
+    /// How many certificates of further authorities there may be below an authority's.
+    pub fn path_length(&self) -> Option<u8> {
+        self.extension::<BasicConstraints>()?.path_len_constraint
+    }
+
     /// Whether a server may use it (RFC 5280, 4.2.1.12).
     pub fn is_for_servers(&self) -> bool {
         self.extension::<ExtendedKeyUsage>()
@@ -248,5 +253,46 @@ impl fmt::Display for Moment {
             ),
             Err(_) => f.write_str("the year 10000 or later"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn moments_are_shown_in_utc() {
+        for (seconds, expected) in [
+            (0, "1970-01-01 00:00 UTC"),
+            (1_709_251_199, "2024-02-29 23:59 UTC"),
+            (253_402_300_799, "9999-12-31 23:59 UTC"),
+            (u64::MAX, "the year 10000 or later"),
+        ] {
+            let moment = UnixTime::since_unix_epoch(Duration::from_secs(seconds));
+            assert_eq!(Moment(moment).to_string(), expected);
+        }
+    }
+
+    #[test]
+    fn algorithms_are_named() {
+        for (identifier, expected) in [
+            (&b"\x06\x08\x2a\x86\x48\xce\x3d\x04\x03\x04"[..], "ECDSA with SHA-512"),
+            (b"\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x01\x05\x05\x00", "RSA with SHA-1"),
+            (
+                b"\x06\x07\x2a\x86\x48\xce\x3d\x02\x01\x06\x05\x2b\x81\x04\x00\x23",
+                "P-521",
+            ),
+            (b"\x06\x03\x2a\x03\x04", "the algorithm 1.2.3.4"),
+            (b"", "an unknown algorithm"),
+            (b"\x06\x80", "an unknown algorithm"),
+        ] {
+            assert_eq!(algorithm(identifier), expected);
+        }
+    }
+
+    #[test]
+    fn long_names_are_cut() {
+        assert_eq!(cut("qumulo.test"), "qumulo.test");
+        assert_eq!(cut(&"ä".repeat(300)), format!("{}...", "ä".repeat(253)));
     }
 }

@@ -198,3 +198,53 @@ impl fmt::Display for SpeaksHttp2 {
         f.write_str("HTTP/2, where HTTP/1.1 was asked for")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_error_of_rustls_shows_as_its_rust_name() {
+        for (error, name) in [
+            (
+                Error::PeerMisbehaved(PeerMisbehaved::InvalidKeyShare),
+                "InvalidKeyShare",
+            ),
+            (
+                Error::PeerIncompatible(PeerIncompatible::NoKxGroupsInCommon),
+                "NoKxGroupsInCommon",
+            ),
+            (
+                Error::InvalidMessage(InvalidMessage::MissingKeyExchange),
+                "MissingKeyExchange",
+            ),
+            (Error::General("SomeStruct { .. }".to_owned()), "SomeStruct"),
+            (Error::DecryptError, "DecryptError"),
+            (Error::FailedToGetCurrentTime, "FailedToGetCurrentTime"),
+            (Error::PeerSentOversizedRecord, "OversizedRecord"),
+        ] {
+            let words = HandshakeError::new(&error, false).to_string();
+            assert!(!words.contains(name), "{words}");
+        }
+    }
+
+    #[test]
+    fn alert_after_a_request_for_a_client_certificate_names_the_certificate() {
+        let alert = Error::AlertReceived(AlertDescription::HandshakeFailure);
+        for (wanted, expected) in [
+            (true, HandshakeError::ClientCertificate),
+            (false, HandshakeError::NothingInCommon),
+        ] {
+            assert_eq!(HandshakeError::new(&alert, wanted), expected);
+        }
+    }
+
+    #[test]
+    fn http_2_is_told_by_its_first_frame() {
+        assert!(SpeaksHttp2::begins(b"\0\0\x12\x04\0\0\0\0\0\0\x03"));
+        assert!(SpeaksHttp2::begins(b"\0\0\x08\x07\0\0\0\0\0"));
+        for other in [&b"HTTP/1.1 200 OK\r\n"[..], b"", b"\0\0\x12\x04\0\0", b"\0\0\x08\0\0\0\0\0\0"] {
+            assert!(!SpeaksHttp2::begins(other), "{other:?}");
+        }
+    }
+}

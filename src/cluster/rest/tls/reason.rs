@@ -109,6 +109,8 @@ pub enum Remedy {
     Replacement,
     /// To pin it, or to set the clock.
     Clock,
+    /// To pin it, or to renew it.
+    Renewal,
     /// To pin it, or to use one of its names.
     Name,
     /// To pin it, or another certificate.
@@ -129,6 +131,7 @@ impl Reason {
             Self::SelfSigned(_) | Self::Authority => Remedy::Itself,
             Self::Replaced(..) => Remedy::Replacement,
             Self::NotYetValid { .. } => Remedy::Clock,
+            Self::Expired { .. } => Remedy::Renewal,
             Self::WrongName { names, .. } if !names.is_empty() => Remedy::Name,
             Self::KeyLength(Which::Own, _) | Self::Key(_) | Self::Malformed => {
                 Remedy::OtherCertificate
@@ -155,7 +158,7 @@ impl fmt::Display for Reason {
                 let known: Vec<_> = known.iter().map(Fingerprint::to_string).collect();
                 write!(
                     f,
-                    "it is not the one with the same name {origin}, {}",
+                    "it is not the certificate with the same name {origin}, which is {}",
                     known.join(" or ")
                 )
             }
@@ -217,11 +220,17 @@ impl fmt::Display for Reason {
                 signature,
                 key,
             } => {
-                write!(f, "{which} is signed with {signature}")?;
-                if let Some(key) = key {
-                    write!(f, " by a key of the kind {key}")?;
+                match which {
+                    Which::Own => write!(f, "its signature, {signature}")?,
+                    Which::Authority(name) => write!(
+                        f,
+                        "the signature of the certificate of its authority {name}, {signature}"
+                    )?,
                 }
-                f.write_str(", which is not supported")
+                if let Some(key) = key {
+                    write!(f, " with a {key} key")?;
+                }
+                f.write_str(", is of a kind that is not supported")
             }
             Self::Authority => f.write_str(
                 "it is a certificate authority's own certificate, which cannot stand for a server unless it is in --ca-file itself",
@@ -251,7 +260,7 @@ impl fmt::Display for Reason {
     }
 }
 
-/// After "the one with the same name".
+/// After what is found there.
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
