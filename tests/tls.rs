@@ -67,7 +67,14 @@ fn without_clock(text: &str) -> String {
 fn curl_accepts(core: &Core) -> bool {
     let url = format!("https://127.0.0.1:{}/v1/version", core.port());
     let status = Command::new("curl")
-        .args(["--silent", "--output", "/dev/null", "--noproxy", "*", "--cacert"])
+        .args([
+            "--silent",
+            "--output",
+            "/dev/null",
+            "--noproxy",
+            "*",
+            "--cacert",
+        ])
         .args([path(core.ca_file()), &url])
         .status()
         .expect("curl runs");
@@ -83,7 +90,7 @@ fn expect_none(core: &Core, run: &Run) {
 const OTHER: &str = "sha256:00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
 
 #[test]
-fn an_authority_that_nobody_knows_is_not_trusted() {
+fn certificate_of_an_unknown_ca_is_refused() {
     let core = Core::start();
     let qkey = trusting_nobody(&core);
     let run = qkey.run(["keys"]);
@@ -93,8 +100,8 @@ exit 7
 --- stdout
 --- stderr
 error: the certificate of 127.0.0.1:[PORT] is not trusted
-  caused by: it was issued by "simulated-ca", which this system does not trust, and the server sent no intermediate certificate
-hint: its fingerprint is sha256:[CORE]; if the cluster's administrator confirms that, pin it with --tls-fingerprint=sha256:[CORE], or give the authority that signed it with --ca-file PEM
+  caused by: it was issued by "simulated-ca", which this system does not trust, and the server sent no intermediate certificates
+hint: its fingerprint is sha256:[CORE]; if the cluster's administrator confirms it, pin the certificate with --tls-fingerprint=sha256:[CORE], or trust the CA that signed it with --ca-file PEM
 
 "#]].raw());
     let run = qkey.run(["keys", "--output=json"]);
@@ -103,13 +110,13 @@ hint: its fingerprint is sha256:[CORE]; if the cluster's administrator confirms 
 exit 7
 --- stdout
 --- stderr
-{"error":{"kind":"unreachable","message":"the certificate of 127.0.0.1:[PORT] is not trusted","causes":["it was issued by \"simulated-ca\", which this system does not trust, and the server sent no intermediate certificate"],"hint":"its fingerprint is sha256:[CORE]; if the cluster's administrator confirms that, pin it with --tls-fingerprint=sha256:[CORE], or give the authority that signed it with --ca-file PEM","exit_code":7}}
+{"error":{"kind":"unreachable","message":"the certificate of 127.0.0.1:[PORT] is not trusted","causes":["it was issued by \"simulated-ca\", which this system does not trust, and the server sent no intermediate certificates"],"hint":"its fingerprint is sha256:[CORE]; if the cluster's administrator confirms it, pin the certificate with --tls-fingerprint=sha256:[CORE], or trust the CA that signed it with --ca-file PEM","exit_code":7}}
 
 "#]].raw());
 }
 
 #[test]
-fn the_way_that_the_hint_shows_leads_on() {
+fn fingerprint_in_the_hint_is_accepted_when_pinned() {
     let core = Core::start();
     let qkey = trusting_nobody(&core);
     let run = qkey.run(["keys"]);
@@ -145,7 +152,7 @@ fn the_authorities_of_the_system_are_trusted_for_the_names_in_certificates() {
 }
 
 #[test]
-fn a_system_without_authorities_is_told_of() {
+fn system_without_trusted_cas() {
     let core = Core::start();
     let qkey = trusting_nobody(&core)
         .env("SSL_CERT_FILE", "/dev/null")
@@ -155,10 +162,10 @@ fn a_system_without_authorities_is_told_of() {
 exit 2
 --- stdout
 --- stderr
-error: this system has no certificate authorities that it trusts
+error: this system does not trust any certificate authorities
   caused by: opening directory: No such file or directory (os error 2) at 'nowhere'
   caused by: No such file or directory (os error 2)
-hint: install them (the package ca-certificates), name the cluster's own with --ca-file PEM, or pin its certificate with --tls-fingerprint
+hint: install the package ca-certificates, trust the cluster's CA with --ca-file PEM, or pin the cluster's certificate with --tls-fingerprint
 
 "#]].raw());
     assert_eq!(core.connections(), 0);
@@ -166,7 +173,7 @@ hint: install them (the package ca-certificates), name the cluster's own with --
 }
 
 #[test]
-fn certificates_that_the_system_does_not_trust() {
+fn certificates_with_system_cas() {
     let core = Core::start();
     let mut said = String::new();
     for kind in ["self-signed", "self-signed-ca", "intermediate"] {
@@ -178,13 +185,13 @@ fn certificates_that_the_system_does_not_trust() {
     assert_data_eq!(said, str![[r#"
 error: the certificate of 127.0.0.1:[PORT] is not trusted
   caused by: it is self-signed, and this system does not trust it
-hint: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms that, pin it with --tls-fingerprint=sha256:[SHOWN], or save it as a file and give that with --ca-file PEM
+hint: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms it, pin the certificate with --tls-fingerprint=sha256:[SHOWN], or save it to a file and trust that with --ca-file PEM
 error: the certificate of 127.0.0.1:[PORT] is not trusted
   caused by: it is self-signed, and this system does not trust it
-hint: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms that, pin it with --tls-fingerprint=sha256:[SHOWN], or save it as a file and give that with --ca-file PEM
+hint: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms it, pin the certificate with --tls-fingerprint=sha256:[SHOWN], or save it to a file and trust that with --ca-file PEM
 error: the certificate of 127.0.0.1:[PORT] is not trusted
-  caused by: its chain ends with "simulated-ca", which this system does not trust
-hint: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms that, pin it with --tls-fingerprint=sha256:[SHOWN], or give the authority that signed it with --ca-file PEM
+  caused by: its chain ends at "simulated-ca", which this system does not trust
+hint: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms it, pin the certificate with --tls-fingerprint=sha256:[SHOWN], or trust the CA that signed it with --ca-file PEM
 
 "#]].raw());
 }
@@ -280,7 +287,9 @@ fn certificates_with_ca_file() {
         }
         assert_eq!(run.code, 7, "{kind}: {run:?}");
         // A hint that names a way out works, as printed.
-        let pin = run.stderr.contains(&format!("--tls-fingerprint={}", shown.fingerprint));
+        let pin = run
+            .stderr
+            .contains(&format!("--tls-fingerprint={}", shown.fingerprint));
         let pinned = qkey.run(["keys", "--tls-fingerprint", &shown.fingerprint]);
         assert_eq!(pin, pinned.code == 0, "{kind}: {run:?}, pinned: {pinned:?}");
         if run.stderr.contains("--via qq") {
@@ -297,170 +306,185 @@ fn certificates_with_ca_file() {
 ==== expired: exit 7, curl refuses
 error: the certificate of 127.0.0.1:[PORT] is not trusted
   caused by: it expired on 2020-12-31 23:59 UTC; this machine's clock says [NOW]
-hint: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms that, pin it with --tls-fingerprint=sha256:[SHOWN]
+hint: renew the certificate; until then: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms it, pin the certificate with --tls-fingerprint=sha256:[SHOWN]
 ==== expired-itself: exit 7, curl refuses
 error: the certificate of 127.0.0.1:[PORT] is not trusted
   caused by: it expired on 2020-12-31 23:59 UTC; this machine's clock says [NOW]
-hint: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms that, pin it with --tls-fingerprint=sha256:[SHOWN]
+hint: renew the certificate; until then: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms it, pin the certificate with --tls-fingerprint=sha256:[SHOWN]
 ==== not-yet-valid: exit 7, curl refuses
 error: the certificate of 127.0.0.1:[PORT] is not trusted
   caused by: it is not valid before 2100-01-01 00:00 UTC; this machine's clock says [NOW]
-hint: check the clock of this machine. If it is right: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms that, pin it with --tls-fingerprint=sha256:[SHOWN]
+hint: check this machine's clock; if it is right: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms it, pin the certificate with --tls-fingerprint=sha256:[SHOWN]
 ==== not-yet-valid-itself: exit 7, curl refuses
 error: the certificate of 127.0.0.1:[PORT] is not trusted
   caused by: it is not valid before 2100-01-01 00:00 UTC; this machine's clock says [NOW]
-hint: check the clock of this machine. If it is right: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms that, pin it with --tls-fingerprint=sha256:[SHOWN]
+hint: check this machine's clock; if it is right: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms it, pin the certificate with --tls-fingerprint=sha256:[SHOWN]
+==== authority-expired: exit 7, curl refuses
+error: the certificate of 127.0.0.1:[PORT] is not trusted
+  caused by: the CA certificate "simulated-ca" expired on 2020-12-31 23:59 UTC; this machine's clock says [NOW]
+hint: renew the certificate; until then: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms it, pin the certificate with --tls-fingerprint=sha256:[SHOWN]
+==== authority-not-yet-valid: exit 7, curl refuses
+error: the certificate of 127.0.0.1:[PORT] is not trusted
+  caused by: the CA certificate "simulated-ca" is not valid before 2100-01-01 00:00 UTC; this machine's clock says [NOW]
+hint: check this machine's clock; if it is right: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms it, pin the certificate with --tls-fingerprint=sha256:[SHOWN]
 ==== dates-reversed: exit 7, curl refuses
 error: the certificate of 127.0.0.1:[PORT] is not trusted
-  caused by: its validity ends before it begins
-hint: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms that, pin it with --tls-fingerprint=sha256:[SHOWN]
+  caused by: its validity period ends before it begins
+hint: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms it, pin the certificate with --tls-fingerprint=sha256:[SHOWN]
 ==== wrong-name: exit 7, curl refuses
 error: the certificate of 127.0.0.1:[PORT] is not trusted
-  caused by: it is not for 127.0.0.1, but for elsewhere.test
-hint: give a name or address that the certificate lists with --host. If there is none that leads to the cluster: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms that, pin it with --tls-fingerprint=sha256:[SHOWN]
+  caused by: it is for elsewhere.test, not for 127.0.0.1
+hint: connect with --host to a name or address that the certificate lists; if none of them reaches the cluster: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms it, pin the certificate with --tls-fingerprint=sha256:[SHOWN]
 ==== wrong-name-itself: exit 7, curl refuses
 error: the certificate of 127.0.0.1:[PORT] is not trusted
-  caused by: it is not for 127.0.0.1, but for elsewhere.test
-hint: give a name or address that the certificate lists with --host. If there is none that leads to the cluster: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms that, pin it with --tls-fingerprint=sha256:[SHOWN]
+  caused by: it is for elsewhere.test, not for 127.0.0.1
+hint: connect with --host to a name or address that the certificate lists; if none of them reaches the cluster: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms it, pin the certificate with --tls-fingerprint=sha256:[SHOWN]
 ==== wrong-address: exit 7, curl refuses
 error: the certificate of 127.0.0.1:[PORT] is not trusted
-  caused by: it is not for 127.0.0.1, but for 127.0.0.2
-hint: give a name or address that the certificate lists with --host. If there is none that leads to the cluster: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms that, pin it with --tls-fingerprint=sha256:[SHOWN]
+  caused by: it is for 127.0.0.2, not for 127.0.0.1
+hint: connect with --host to a name or address that the certificate lists; if none of them reaches the cluster: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms it, pin the certificate with --tls-fingerprint=sha256:[SHOWN]
 ==== address-as-dns-name: exit 7, curl refuses
 error: the certificate of 127.0.0.1:[PORT] is not trusted
   caused by: it lists 127.0.0.1 as a DNS name, not as an IP address
-hint: give a name or address that the certificate lists with --host. If there is none that leads to the cluster: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms that, pin it with --tls-fingerprint=sha256:[SHOWN]
+hint: connect with --host to a name or address that the certificate lists; if none of them reaches the cluster: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms it, pin the certificate with --tls-fingerprint=sha256:[SHOWN]
 ==== address-as-dns-name-itself: exit 7, curl refuses
 error: the certificate of 127.0.0.1:[PORT] is not trusted
   caused by: it lists 127.0.0.1 as a DNS name, not as an IP address
-hint: give a name or address that the certificate lists with --host. If there is none that leads to the cluster: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms that, pin it with --tls-fingerprint=sha256:[SHOWN]
+hint: connect with --host to a name or address that the certificate lists; if none of them reaches the cluster: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms it, pin the certificate with --tls-fingerprint=sha256:[SHOWN]
 ==== many-names: exit 7, curl refuses
 error: the certificate of 127.0.0.1:[PORT] is not trusted
-  caused by: it is not for 127.0.0.1, but for node1.qumulo.test, node2.qumulo.test, node3.qumulo.test, node4.qumulo.test, node5.qumulo.test and 35 more
-hint: give a name or address that the certificate lists with --host. If there is none that leads to the cluster: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms that, pin it with --tls-fingerprint=sha256:[SHOWN]
+  caused by: it is for node1.qumulo.test, node2.qumulo.test, node3.qumulo.test, node4.qumulo.test, node5.qumulo.test and 35 more, not for 127.0.0.1
+hint: connect with --host to a name or address that the certificate lists; if none of them reaches the cluster: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms it, pin the certificate with --tls-fingerprint=sha256:[SHOWN]
 ==== common-name-only: exit 7, curl accepts
 error: the certificate of 127.0.0.1:[PORT] is not trusted
-  caused by: it lists no host names or addresses (subject alternative names), and its common name, "127.0.0.1", does not count as one
-hint: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms that, pin it with --tls-fingerprint=sha256:[SHOWN]
+  caused by: it lists no host names or addresses (subject alternative names); its common name, "127.0.0.1", does not count
+hint: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms it, pin the certificate with --tls-fingerprint=sha256:[SHOWN]
 ==== common-name-only-itself: exit 7, curl accepts
 error: the certificate of 127.0.0.1:[PORT] is not trusted
-  caused by: it lists no host names or addresses (subject alternative names), and its common name, "127.0.0.1", does not count as one
-hint: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms that, pin it with --tls-fingerprint=sha256:[SHOWN]
+  caused by: it lists no host names or addresses (subject alternative names); its common name, "127.0.0.1", does not count
+hint: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms it, pin the certificate with --tls-fingerprint=sha256:[SHOWN]
 ==== no-name: exit 7, curl refuses
 error: the certificate of 127.0.0.1:[PORT] is not trusted
-  caused by: it lists no host names or addresses (subject alternative names), and its common name, "simulated-core", does not count as one
-hint: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms that, pin it with --tls-fingerprint=sha256:[SHOWN]
+  caused by: it lists no host names or addresses (subject alternative names); its common name, "simulated-core", does not count
+hint: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms it, pin the certificate with --tls-fingerprint=sha256:[SHOWN]
 ==== hostile-names: exit 7, curl refuses
 error: the certificate of 127.0.0.1:[PORT] is not trusted
-  caused by: it is not for 127.0.0.1, but for \u{1b}[2Jtrusted.test, a\n  caused by: nothing
-hint: give a name or address that the certificate lists with --host. If there is none that leads to the cluster: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms that, pin it with --tls-fingerprint=sha256:[SHOWN]
+  caused by: it is for \u{1b}[2Jtrusted.test, a\n  caused by: nothing, not for 127.0.0.1
+hint: connect with --host to a name or address that the certificate lists; if none of them reaches the cluster: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms it, pin the certificate with --tls-fingerprint=sha256:[SHOWN]
 ==== hostile-issuer: exit 7, curl refuses
 error: the certificate of 127.0.0.1:[PORT] is not trusted
-  caused by: it was issued by "Good CA\u{1b}[2J\nhint: use --insecure \u{202e}", which is not in [CA], and the server sent no intermediate certificate
-hint: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms that, pin it with --tls-fingerprint=sha256:[SHOWN], or give the authority that signed it with --ca-file PEM
+  caused by: it was issued by "Good CA\u{1b}[2J\nhint: use --insecure \u{202e}", which is not in [CA], and the server sent no intermediate certificates
+hint: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms it, pin the certificate with --tls-fingerprint=sha256:[SHOWN], or trust the CA that signed it with --ca-file PEM
 ==== intermediate: exit 0, curl accepts
 ==== intermediate-missing: exit 7, curl refuses
 error: the certificate of 127.0.0.1:[PORT] is not trusted
-  caused by: it was issued by "simulated-intermediate", which is not in [CA], and the server sent no intermediate certificate
-hint: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms that, pin it with --tls-fingerprint=sha256:[SHOWN], or give the authority that signed it with --ca-file PEM
+  caused by: it was issued by "simulated-intermediate", which is not in [CA], and the server sent no intermediate certificates
+hint: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms it, pin the certificate with --tls-fingerprint=sha256:[SHOWN], or trust the CA that signed it with --ca-file PEM
 ==== intermediate-expired: exit 7, curl refuses
 error: the certificate of 127.0.0.1:[PORT] is not trusted
-  caused by: the certificate of its authority "simulated-intermediate" expired on 2020-12-31 23:59 UTC; this machine's clock says [NOW]
-hint: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms that, pin it with --tls-fingerprint=sha256:[SHOWN]
+  caused by: the CA certificate "simulated-intermediate" expired on 2020-12-31 23:59 UTC; this machine's clock says [NOW]
+hint: renew the certificate; until then: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms it, pin the certificate with --tls-fingerprint=sha256:[SHOWN]
 ==== unknown-root: exit 7, curl refuses
 error: the certificate of 127.0.0.1:[PORT] is not trusted
-  caused by: its chain ends with "simulated-ca", which is not in [CA]
-hint: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms that, pin it with --tls-fingerprint=sha256:[SHOWN], or give the authority that signed it with --ca-file PEM
-==== path-length: exit 0, curl refuses
+  caused by: its chain ends at "simulated-ca", which is not in [CA]
+hint: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms it, pin the certificate with --tls-fingerprint=sha256:[SHOWN], or trust the CA that signed it with --ca-file PEM
+==== path-length: exit 7, curl refuses
+error: the certificate of 127.0.0.1:[PORT] is not trusted
+  caused by: its chain is longer than a CA in it allows (path length constraint)
+hint: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms it, pin the certificate with --tls-fingerprint=sha256:[SHOWN]
+==== path-length-of-intermediate: exit 7, curl refuses
+error: the certificate of 127.0.0.1:[PORT] is not trusted
+  caused by: its chain is longer than a CA in it allows (path length constraint)
+hint: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms it, pin the certificate with --tls-fingerprint=sha256:[SHOWN]
 ==== issued-by-a-server: exit 7, curl refuses
 error: the certificate of 127.0.0.1:[PORT] is not trusted
-  caused by: it was issued with a certificate that is not a certificate authority's
-hint: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms that, pin it with --tls-fingerprint=sha256:[SHOWN]
+  caused by: the certificate that issued it is not a CA's
+hint: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms it, pin the certificate with --tls-fingerprint=sha256:[SHOWN]
 ==== issued-by-a-server-in-the-file: exit 7, curl refuses
 error: the certificate of 127.0.0.1:[PORT] is not trusted
-  caused by: it was issued with a certificate that is not a certificate authority's
-hint: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms that, pin it with --tls-fingerprint=sha256:[SHOWN]
+  caused by: the certificate that issued it is not a CA's
+hint: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms it, pin the certificate with --tls-fingerprint=sha256:[SHOWN]
 ==== name-constraints: exit 7, curl refuses
 error: the certificate of 127.0.0.1:[PORT] is not trusted
-  caused by: one of its certificate authorities may not issue certificates for its names (name constraints)
-hint: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms that, pin it with --tls-fingerprint=sha256:[SHOWN]
+  caused by: a CA in its chain may not issue certificates for its names (name constraints)
+hint: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms it, pin the certificate with --tls-fingerprint=sha256:[SHOWN]
 ==== client-purpose: exit 7, curl refuses
 error: the certificate of 127.0.0.1:[PORT] is not trusted
   caused by: it is not for servers (its extended key usage lacks serverAuth)
-hint: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms that, pin it with --tls-fingerprint=sha256:[SHOWN]
+hint: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms it, pin the certificate with --tls-fingerprint=sha256:[SHOWN]
 ==== client-purpose-itself: exit 7, curl refuses
 error: the certificate of 127.0.0.1:[PORT] is not trusted
   caused by: it is not for servers (its extended key usage lacks serverAuth)
-hint: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms that, pin it with --tls-fingerprint=sha256:[SHOWN]
+hint: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms it, pin the certificate with --tls-fingerprint=sha256:[SHOWN]
 ==== critical-extension: exit 7, curl refuses
 error: the certificate of 127.0.0.1:[PORT] is not trusted
-  caused by: it has a critical extension that is not supported
-hint: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms that, pin it with --tls-fingerprint=sha256:[SHOWN]
+  caused by: it has a critical extension that qkey does not support
+hint: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms it, pin the certificate with --tls-fingerprint=sha256:[SHOWN]
 ==== critical-extension-itself: exit 7, curl refuses
 error: the certificate of 127.0.0.1:[PORT] is not trusted
-  caused by: it has a critical extension that is not supported
-hint: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms that, pin it with --tls-fingerprint=sha256:[SHOWN]
+  caused by: it has a critical extension that qkey does not support
+hint: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms it, pin the certificate with --tls-fingerprint=sha256:[SHOWN]
 ==== version-1-itself: exit 7, curl accepts
 error: the certificate of 127.0.0.1:[PORT] is not trusted
   caused by: it is an X.509 version 1 certificate, which cannot list host names (subject alternative names)
-hint: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms that, pin it with --tls-fingerprint=sha256:[SHOWN]
+hint: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms it, pin the certificate with --tls-fingerprint=sha256:[SHOWN]
 ==== renewed: exit 7, curl refuses
 error: the certificate of 127.0.0.1:[PORT] is not trusted
-  caused by: it is not the one with the same name in [CA], sha256:[CA]
-hint: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms that, pin it with --tls-fingerprint=sha256:[SHOWN], or put it into the file
+  caused by: [CA] contains another certificate with the same name, sha256:[CA]
+hint: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms it, pin the certificate with --tls-fingerprint=sha256:[SHOWN], or replace the old certificate with it
 ==== renewed-same-key: exit 7, curl refuses
 error: the certificate of 127.0.0.1:[PORT] is not trusted
-  caused by: it is not the one with the same name in [CA], sha256:[CA]
-hint: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms that, pin it with --tls-fingerprint=sha256:[SHOWN], or put it into the file
+  caused by: [CA] contains another certificate with the same name, sha256:[CA]
+hint: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms it, pin the certificate with --tls-fingerprint=sha256:[SHOWN], or replace the old certificate with it
 ==== renewed-authority: exit 7, curl refuses
 error: the certificate of 127.0.0.1:[PORT] is not trusted
-  caused by: it was not signed with the key of "simulated-ca" in [CA], but by another authority of that name
-hint: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms that, pin it with --tls-fingerprint=sha256:[SHOWN], or give the authority that signed it with --ca-file PEM
+  caused by: it was not signed by the CA "simulated-ca" in [CA], but by another one with the same name
+hint: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms it, pin the certificate with --tls-fingerprint=sha256:[SHOWN], or trust the CA that signed it with --ca-file PEM
 ==== rsa-2048: exit 0, curl accepts
 ==== rsa-2048-itself: exit 0, curl accepts
 ==== rsa-1024: exit 7, curl refuses
 error: the certificate of 127.0.0.1:[PORT] is not trusted
-  caused by: its RSA key is too short: it has 1024 bits, and at least 2048 are needed
-hint: the cluster needs a certificate with an RSA key of at least 2048 bits or a P-256, P-384 or Ed25519 key; until then use --via qq, which does not verify certificates
+  caused by: its RSA key is too short (1024 bits); at least 2048 bits are needed
+hint: give the cluster a certificate with an RSA key of at least 2048 bits or a P-256, P-384, or Ed25519 key; until then, use --via qq, which does not verify certificates
 ==== rsa-1024-itself: exit 7, curl refuses
 error: the certificate of 127.0.0.1:[PORT] is not trusted
-  caused by: its RSA key is too short: it has 1024 bits, and at least 2048 are needed
-hint: the cluster needs a certificate with an RSA key of at least 2048 bits or a P-256, P-384 or Ed25519 key; until then use --via qq, which does not verify certificates
+  caused by: its RSA key is too short (1024 bits); at least 2048 bits are needed
+hint: give the cluster a certificate with an RSA key of at least 2048 bits or a P-256, P-384, or Ed25519 key; until then, use --via qq, which does not verify certificates
 ==== rsa-1024-leaf: exit 7, curl refuses
 error: the certificate of 127.0.0.1:[PORT] is not trusted
-  caused by: its RSA key is too short: it has 1024 bits, and at least 2048 are needed
-hint: the cluster needs a certificate with an RSA key of at least 2048 bits or a P-256, P-384 or Ed25519 key; until then use --via qq, which does not verify certificates
+  caused by: its RSA key is too short (1024 bits); at least 2048 bits are needed
+hint: give the cluster a certificate with an RSA key of at least 2048 bits or a P-256, P-384, or Ed25519 key; until then, use --via qq, which does not verify certificates
 ==== rsa-1024-authority: exit 7, curl refuses
 error: the certificate of 127.0.0.1:[PORT] is not trusted
-  caused by: the RSA key of the authority "simulated-ca" is too short: it has 1024 bits, and at least 2048 are needed
-hint: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms that, pin it with --tls-fingerprint=sha256:[SHOWN]
+  caused by: the RSA key of the CA certificate "simulated-ca" is too short (1024 bits); at least 2048 bits are needed
+hint: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms it, pin the certificate with --tls-fingerprint=sha256:[SHOWN]
 ==== p384: exit 0, curl accepts
 ==== p521: exit 7, curl accepts
-error: cannot reach 127.0.0.1:[PORT]: the server and qkey have no TLS cipher suite, key exchange or kind of certificate key in common
-hint: the server needs TLS 1.3, or TLS 1.2 with ECDHE and AES-GCM or ChaCha20-Poly1305, and a certificate with an RSA key of at least 2048 bits or a P-256, P-384 or Ed25519 key; --via qq may work with others, but does not verify certificates
+error: cannot reach 127.0.0.1:[PORT]: the server and qkey share no TLS cipher suite, key exchange, or certificate key type
+hint: on the server, enable TLS 1.3, or TLS 1.2 with ECDHE and AES-GCM or ChaCha20-Poly1305, and use a certificate with an RSA key of at least 2048 bits or a P-256, P-384, or Ed25519 key; --via qq may work with others, but does not verify certificates
 ==== p521-itself: exit 7, curl accepts
-error: cannot reach 127.0.0.1:[PORT]: the server and qkey have no TLS cipher suite, key exchange or kind of certificate key in common
-hint: the server needs TLS 1.3, or TLS 1.2 with ECDHE and AES-GCM or ChaCha20-Poly1305, and a certificate with an RSA key of at least 2048 bits or a P-256, P-384 or Ed25519 key; --via qq may work with others, but does not verify certificates
+error: cannot reach 127.0.0.1:[PORT]: the server and qkey share no TLS cipher suite, key exchange, or certificate key type
+hint: on the server, enable TLS 1.3, or TLS 1.2 with ECDHE and AES-GCM or ChaCha20-Poly1305, and use a certificate with an RSA key of at least 2048 bits or a P-256, P-384, or Ed25519 key; --via qq may work with others, but does not verify certificates
 ==== p521-authority: exit 7, curl accepts
 error: the certificate of 127.0.0.1:[PORT] is not trusted
-  caused by: it is signed with ECDSA with SHA-512, which is not supported
-hint: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms that, pin it with --tls-fingerprint=sha256:[SHOWN]
+  caused by: its signature algorithm, ECDSA with SHA-512, is not supported
+hint: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms it, pin the certificate with --tls-fingerprint=sha256:[SHOWN]
 ==== ed25519: exit 0, curl accepts
 ==== ed25519-itself: exit 0, curl accepts
 ==== p256-sha512: exit 7, curl accepts
 error: the certificate of 127.0.0.1:[PORT] is not trusted
-  caused by: it is signed with ECDSA with SHA-512, which is not supported
-hint: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms that, pin it with --tls-fingerprint=sha256:[SHOWN]
+  caused by: its signature algorithm, ECDSA with SHA-512, is not supported
+hint: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms it, pin the certificate with --tls-fingerprint=sha256:[SHOWN]
 ==== p256-sha512-itself: exit 0, curl accepts
 ==== rsa-pss: exit 0, curl accepts
 ==== sha1: exit 7, curl refuses
 error: the certificate of 127.0.0.1:[PORT] is not trusted
-  caused by: it is signed with ECDSA with SHA-1, which is not supported
-hint: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms that, pin it with --tls-fingerprint=sha256:[SHOWN]
+  caused by: its signature algorithm, ECDSA with SHA-1, is not supported
+hint: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms it, pin the certificate with --tls-fingerprint=sha256:[SHOWN]
 ==== sha1-rsa: exit 7, curl refuses
 error: the certificate of 127.0.0.1:[PORT] is not trusted
-  caused by: it is signed with RSA with SHA-1, which is not supported
-hint: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms that, pin it with --tls-fingerprint=sha256:[SHOWN]
+  caused by: its signature algorithm, RSA with SHA-1, is not supported
+hint: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms it, pin the certificate with --tls-fingerprint=sha256:[SHOWN]
 ==== sha1-itself: exit 0, curl accepts
 
 "#]].raw());
@@ -485,7 +509,7 @@ fn a_ca_file_is_trusted_alone() {
 }
 
 #[test]
-fn what_is_no_ca_file_is_an_error_before_anything_is_sent() {
+fn invalid_ca_file_is_refused_before_connecting() {
     let core = Core::start();
     let qkey = trusting_nobody(&core);
     qkey.write("empty.pem", "");
@@ -520,36 +544,36 @@ fn what_is_no_ca_file_is_an_error_before_anything_is_sent() {
         str![[r#"
 ==== empty.pem
 error: cannot use empty.pem as --ca-file
-  caused by: it holds no certificate
-hint: it must hold certificates in PEM: -----BEGIN CERTIFICATE-----
+  caused by: it contains no certificates
+hint: it must contain certificates in PEM (-----BEGIN CERTIFICATE-----)
 ==== text.pem
 error: cannot use text.pem as --ca-file
-  caused by: it holds no certificate
-hint: it must hold certificates in PEM: -----BEGIN CERTIFICATE-----
+  caused by: it contains no certificates
+hint: it must contain certificates in PEM (-----BEGIN CERTIFICATE-----)
 ==== binary.pem
 error: cannot use binary.pem as --ca-file
-  caused by: it holds no certificate
-hint: it must hold certificates in PEM: -----BEGIN CERTIFICATE-----
+  caused by: it contains no certificates
+hint: it must contain certificates in PEM (-----BEGIN CERTIFICATE-----)
 ==== cut.pem
 error: cannot use cut.pem as --ca-file
   caused by: its PEM is cut off
-hint: it must hold certificates in PEM: -----BEGIN CERTIFICATE-----
+hint: it must contain certificates in PEM (-----BEGIN CERTIFICATE-----)
 ==== wrong.pem
 error: cannot use wrong.pem as --ca-file
   caused by: it is not a well-formed X.509 certificate
-hint: it must hold certificates in PEM: -----BEGIN CERTIFICATE-----
+hint: it must contain certificates in PEM (-----BEGIN CERTIFICATE-----)
 ==== alice.pem
 error: cannot use alice.pem as --ca-file
-  caused by: it holds no certificate
-hint: it must hold certificates in PEM: -----BEGIN CERTIFICATE-----
+  caused by: it contains no certificates
+hint: it must contain certificates in PEM (-----BEGIN CERTIFICATE-----)
 ==== nowhere.pem
 error: cannot use nowhere.pem as --ca-file
   caused by: No such file or directory (os error 2)
-hint: it must hold certificates in PEM: -----BEGIN CERTIFICATE-----
+hint: check the path, and that you may read the file
 ==== .
 error: cannot use . as --ca-file
   caused by: Is a directory (os error 21)
-hint: it must hold certificates in PEM: -----BEGIN CERTIFICATE-----
+hint: check the path, and that you may read the file
 ==== 
 error: a value is required for '--ca-file <PEM>' but none was supplied
 
@@ -593,8 +617,8 @@ exit 7
 --- stdout
 --- stderr
 error: the certificate of 127.0.0.1:[PORT] is not trusted
-  caused by: it is not the pinned one, sha256:00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff
-hint: its fingerprint is sha256:[CORE]; if the cluster was given a new certificate, pin that one, otherwise find out who answers there
+  caused by: it is not the pinned certificate, sha256:00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff
+hint: its fingerprint is sha256:[CORE]; if the cluster has a new certificate, pin that one; otherwise, find out what answers there
 
 "#]].raw());
 }
@@ -879,7 +903,9 @@ fn tls_server(
 ) -> Other {
     let key = PrivateKeyDer::from_pem_slice(pem.as_bytes()).expect("a key");
     let certificates = CertificateDer::pem_slice_iter(pem.as_bytes());
-    let certificates = certificates.collect::<Result<_, _>>().expect("certificates");
+    let certificates = certificates
+        .collect::<Result<_, _>>()
+        .expect("certificates");
     let key = ring::sign::any_supported_type(&key).expect("a key that ring knows");
     let certified = SingleCertAndKey::from(CertifiedKey::new(certificates, key));
     let provider = Arc::new(ring::default_provider());
@@ -915,8 +941,13 @@ fn server_without_the_certificates_private_key() {
     for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
         let shown = core.show(json!({ "certificate": "signed" }));
         let thief = core.show(json!({ "certificate": "signed" })).server_pem;
-        let (key, _) = thief.split_once("-----BEGIN CERTIFICATE-----").expect("a key");
-        let (_, chain) = shown.server_pem.split_once("-----END PRIVATE KEY-----").expect("a key");
+        let (key, _) = thief
+            .split_once("-----BEGIN CERTIFICATE-----")
+            .expect("a key");
+        let (_, chain) = shown
+            .server_pem
+            .split_once("-----END PRIVATE KEY-----")
+            .expect("a key");
         let pem = format!("{key}{chain}");
         let other = tls_server(&pem, |config| only(config, version), b"");
         said += &against(&other, &shown).stderr;
@@ -924,15 +955,19 @@ fn server_without_the_certificates_private_key() {
         let insecure = other.qkey().run(["keys", "list", "--insecure"]);
         assert_eq!(insecure.code, 7, "{insecure:?}");
     }
-    assert_data_eq!(said, str![[r#"
+    assert_data_eq!(
+        said,
+        str![[r#"
 error: the certificate of 127.0.0.1:[PORT] is not trusted
   caused by: the server did not prove that it holds the certificate's private key
-hint: somebody may be impersonating the cluster: find out what answers there
+hint: someone may be impersonating the cluster; find out what answers there
 error: the certificate of 127.0.0.1:[PORT] is not trusted
   caused by: the server did not prove that it holds the certificate's private key
-hint: somebody may be impersonating the cluster: find out what answers there
+hint: someone may be impersonating the cluster; find out what answers there
 
-"#]].raw());
+"#]]
+        .raw()
+    );
 }
 
 /// Restricts a server to one version of TLS.
@@ -950,7 +985,11 @@ fn server_without_http_1_1() {
     let core = Core::start();
     let shown = core.show(json!({}));
     let pem = &shown.server_pem;
-    let alpn = tls_server(pem, |config| config.alpn_protocols = vec![b"h2".to_vec()], b"");
+    let alpn = tls_server(
+        pem,
+        |config| config.alpn_protocols = vec![b"h2".to_vec()],
+        b"",
+    );
     // An empty SETTINGS frame, and GOAWAY with PROTOCOL_ERROR.
     let settings = tls_server(pem, |_| {}, b"\0\0\0\x04\0\0\0\0\0");
     let goaway = tls_server(pem, |_| {}, b"\0\0\x08\x07\0\0\0\0\0\0\0\0\0\0\0\0\x01");
@@ -982,24 +1021,34 @@ fn server_that_requires_a_client_certificate() {
     for version in ["1.2", "1.3"] {
         let shown = core.show(json!({ "version": version, "client_certificate": true }));
         let qkey = trusting_nobody(&core);
-        let run = qkey.run(["unlock", "--id=7", "--key=alice.pem", "--tls-fingerprint", &shown.fingerprint]);
+        let run = qkey.run([
+            "unlock",
+            "--id=7",
+            "--key=alice.pem",
+            "--tls-fingerprint",
+            &shown.fingerprint,
+        ]);
         expect_none(&core, &run);
         said += &run.stderr;
     }
-    assert_data_eq!(said, str![[r#"
+    assert_data_eq!(
+        said,
+        str![[r#"
 error: cannot reach 127.0.0.1:[PORT]: the server requires a client certificate
-hint: qkey cannot present one: check --host and --port, or connect without the gateway that asks for it
+hint: qkey cannot present one; check --host and --port, or bypass the gateway that asks for it
 error: cannot reach 127.0.0.1:[PORT]: the server requires a client certificate
-hint: qkey cannot present one: check --host and --port, or connect without the gateway that asks for it
+hint: qkey cannot present one; check --host and --port, or bypass the gateway that asks for it
 
-"#]].raw());
+"#]]
+        .raw()
+    );
 }
 
 #[test]
 fn tls_alerts() {
     const CODES: [u8; 36] = [
-        0, 10, 20, 21, 22, 30, 40, 41, 42, 43, 44, 45, 46, 47, 48, 49, 50, 51, 60, 70, 71, 80, 86, 90,
-        100, 109, 110, 111, 112, 113, 114, 115, 116, 120, 121, 200,
+        0, 10, 20, 21, 22, 30, 40, 41, 42, 43, 44, 45, 46, 47, 48, 49, 50, 51, 60, 70, 71, 80, 86,
+        90, 100, 109, 110, 111, 112, 113, 114, 115, 116, 120, 121, 200,
     ];
     let code = Arc::new(AtomicUsize::new(0));
     let next = code.clone();
@@ -1013,82 +1062,84 @@ fn tls_alerts() {
         code.store(i, Ordering::Relaxed);
         let run = other.qkey().run(["keys", "list"]);
         assert_eq!(run.code, 7, "{run:?}");
-        let stderr = run.stderr.replace("error: cannot reach 127.0.0.1:[PORT]: ", "");
+        let stderr = run
+            .stderr
+            .replace("error: cannot reach 127.0.0.1:[PORT]: ", "");
         said += &format!("{alert}: {stderr}");
     }
     assert_data_eq!(said, str![[r#"
-0: the server ended TLS with the alert close_notify
-hint: check --host and --port: another service may answer there; otherwise look at the server's TLS settings
-10: the server ended TLS with the alert unexpected_message
-hint: check --host and --port: another service may answer there; otherwise look at the server's TLS settings
-20: the TLS data was damaged on the way
+0: the server closed the TLS connection with the alert close_notify
+hint: check --host and --port: another service may be listening there; otherwise, check the server's TLS settings
+10: the server closed the TLS connection with the alert unexpected_message
+hint: check --host and --port: another service may be listening there; otherwise, check the server's TLS settings
+20: TLS data was corrupted in transit
 hint: check the network, and any proxy or firewall that inspects TLS connections
-21: the TLS data was damaged on the way
+21: TLS data was corrupted in transit
 hint: check the network, and any proxy or firewall that inspects TLS connections
-22: the server ended TLS with the alert record_overflow
-hint: check --host and --port: another service may answer there; otherwise look at the server's TLS settings
-30: the server ended TLS with the alert decompression_failure
-hint: check --host and --port: another service may answer there; otherwise look at the server's TLS settings
-40: the server and qkey have no TLS cipher suite, key exchange or kind of certificate key in common
-hint: the server needs TLS 1.3, or TLS 1.2 with ECDHE and AES-GCM or ChaCha20-Poly1305, and a certificate with an RSA key of at least 2048 bits or a P-256, P-384 or Ed25519 key; --via qq may work with others, but does not verify certificates
+22: the server closed the TLS connection with the alert record_overflow
+hint: check --host and --port: another service may be listening there; otherwise, check the server's TLS settings
+30: the server closed the TLS connection with the alert decompression_failure
+hint: check --host and --port: another service may be listening there; otherwise, check the server's TLS settings
+40: the server and qkey share no TLS cipher suite, key exchange, or certificate key type
+hint: on the server, enable TLS 1.3, or TLS 1.2 with ECDHE and AES-GCM or ChaCha20-Poly1305, and use a certificate with an RSA key of at least 2048 bits or a P-256, P-384, or Ed25519 key; --via qq may work with others, but does not verify certificates
 41: the server requires a client certificate
-hint: qkey cannot present one: check --host and --port, or connect without the gateway that asks for it
-42: the server ended TLS with the alert bad_certificate
-hint: check --host and --port: another service may answer there; otherwise look at the server's TLS settings
-43: the server ended TLS with the alert unsupported_certificate
-hint: check --host and --port: another service may answer there; otherwise look at the server's TLS settings
-44: the server ended TLS with the alert certificate_revoked
-hint: check --host and --port: another service may answer there; otherwise look at the server's TLS settings
-45: the server ended TLS with the alert certificate_expired
-hint: check --host and --port: another service may answer there; otherwise look at the server's TLS settings
-46: the server ended TLS with the alert certificate_unknown
-hint: check --host and --port: another service may answer there; otherwise look at the server's TLS settings
-47: the server ended TLS with the alert illegal_parameter
-hint: check --host and --port: another service may answer there; otherwise look at the server's TLS settings
-48: the server ended TLS with the alert unknown_ca
-hint: check --host and --port: another service may answer there; otherwise look at the server's TLS settings
-49: the server ended TLS with the alert access_denied
-hint: check --host and --port: another service may answer there; otherwise look at the server's TLS settings
-50: the server ended TLS with the alert decode_error
-hint: check --host and --port: another service may answer there; otherwise look at the server's TLS settings
-51: the TLS data was damaged on the way
+hint: qkey cannot present one; check --host and --port, or bypass the gateway that asks for it
+42: the server closed the TLS connection with the alert bad_certificate
+hint: check --host and --port: another service may be listening there; otherwise, check the server's TLS settings
+43: the server closed the TLS connection with the alert unsupported_certificate
+hint: check --host and --port: another service may be listening there; otherwise, check the server's TLS settings
+44: the server closed the TLS connection with the alert certificate_revoked
+hint: check --host and --port: another service may be listening there; otherwise, check the server's TLS settings
+45: the server closed the TLS connection with the alert certificate_expired
+hint: check --host and --port: another service may be listening there; otherwise, check the server's TLS settings
+46: the server closed the TLS connection with the alert certificate_unknown
+hint: check --host and --port: another service may be listening there; otherwise, check the server's TLS settings
+47: the server closed the TLS connection with the alert illegal_parameter
+hint: check --host and --port: another service may be listening there; otherwise, check the server's TLS settings
+48: the server closed the TLS connection with the alert unknown_ca
+hint: check --host and --port: another service may be listening there; otherwise, check the server's TLS settings
+49: the server closed the TLS connection with the alert access_denied
+hint: check --host and --port: another service may be listening there; otherwise, check the server's TLS settings
+50: the server closed the TLS connection with the alert decode_error
+hint: check --host and --port: another service may be listening there; otherwise, check the server's TLS settings
+51: TLS data was corrupted in transit
 hint: check the network, and any proxy or firewall that inspects TLS connections
-60: the server ended TLS with the alert export_restriction
-hint: check --host and --port: another service may answer there; otherwise look at the server's TLS settings
+60: the server closed the TLS connection with the alert export_restriction
+hint: check --host and --port: another service may be listening there; otherwise, check the server's TLS settings
 70: the server supports neither TLS 1.2 nor TLS 1.3
 hint: enable TLS 1.2 or TLS 1.3 on the server, or check --host and --port
-71: the server and qkey have no TLS cipher suite, key exchange or kind of certificate key in common
-hint: the server needs TLS 1.3, or TLS 1.2 with ECDHE and AES-GCM or ChaCha20-Poly1305, and a certificate with an RSA key of at least 2048 bits or a P-256, P-384 or Ed25519 key; --via qq may work with others, but does not verify certificates
-80: the server ended TLS with the alert internal_error
-hint: check --host and --port: another service may answer there; otherwise look at the server's TLS settings
-86: the server ended TLS with the alert inappropriate_fallback
-hint: check --host and --port: another service may answer there; otherwise look at the server's TLS settings
-90: the server ended TLS with the alert user_canceled
-hint: check --host and --port: another service may answer there; otherwise look at the server's TLS settings
-100: the server ended TLS with the alert no_renegotiation
-hint: check --host and --port: another service may answer there; otherwise look at the server's TLS settings
-109: the server ended TLS with the alert missing_extension
-hint: check --host and --port: another service may answer there; otherwise look at the server's TLS settings
-110: the server ended TLS with the alert unsupported_extension
-hint: check --host and --port: another service may answer there; otherwise look at the server's TLS settings
-111: the server ended TLS with the alert certificate_unobtainable
-hint: check --host and --port: another service may answer there; otherwise look at the server's TLS settings
-112: the server does not serve a host of this name
-hint: check --host: use the name that the cluster is known by
-113: the server ended TLS with the alert bad_certificate_status_response
-hint: check --host and --port: another service may answer there; otherwise look at the server's TLS settings
-114: the server ended TLS with the alert bad_certificate_hash_value
-hint: check --host and --port: another service may answer there; otherwise look at the server's TLS settings
-115: the server ended TLS with the alert unknown_psk_identity
-hint: check --host and --port: another service may answer there; otherwise look at the server's TLS settings
+71: the server and qkey share no TLS cipher suite, key exchange, or certificate key type
+hint: on the server, enable TLS 1.3, or TLS 1.2 with ECDHE and AES-GCM or ChaCha20-Poly1305, and use a certificate with an RSA key of at least 2048 bits or a P-256, P-384, or Ed25519 key; --via qq may work with others, but does not verify certificates
+80: the server closed the TLS connection with the alert internal_error
+hint: check --host and --port: another service may be listening there; otherwise, check the server's TLS settings
+86: the server closed the TLS connection with the alert inappropriate_fallback
+hint: check --host and --port: another service may be listening there; otherwise, check the server's TLS settings
+90: the server closed the TLS connection with the alert user_canceled
+hint: check --host and --port: another service may be listening there; otherwise, check the server's TLS settings
+100: the server closed the TLS connection with the alert no_renegotiation
+hint: check --host and --port: another service may be listening there; otherwise, check the server's TLS settings
+109: the server closed the TLS connection with the alert missing_extension
+hint: check --host and --port: another service may be listening there; otherwise, check the server's TLS settings
+110: the server closed the TLS connection with the alert unsupported_extension
+hint: check --host and --port: another service may be listening there; otherwise, check the server's TLS settings
+111: the server closed the TLS connection with the alert certificate_unobtainable
+hint: check --host and --port: another service may be listening there; otherwise, check the server's TLS settings
+112: the server does not recognize this host name
+hint: check --host: use a host name that the cluster is configured with
+113: the server closed the TLS connection with the alert bad_certificate_status_response
+hint: check --host and --port: another service may be listening there; otherwise, check the server's TLS settings
+114: the server closed the TLS connection with the alert bad_certificate_hash_value
+hint: check --host and --port: another service may be listening there; otherwise, check the server's TLS settings
+115: the server closed the TLS connection with the alert unknown_psk_identity
+hint: check --host and --port: another service may be listening there; otherwise, check the server's TLS settings
 116: the server requires a client certificate
-hint: qkey cannot present one: check --host and --port, or connect without the gateway that asks for it
+hint: qkey cannot present one; check --host and --port, or bypass the gateway that asks for it
 120: the server does not speak HTTP/1.1
 hint: check --host and --port: the REST API of a cluster speaks HTTP/1.1
-121: the server ended TLS with the alert ech_required
-hint: check --host and --port: another service may answer there; otherwise look at the server's TLS settings
-200: the server ended TLS with the alert 200
-hint: check --host and --port: another service may answer there; otherwise look at the server's TLS settings
+121: the server closed the TLS connection with the alert ech_required
+hint: check --host and --port: another service may be listening there; otherwise, check the server's TLS settings
+200: the server closed the TLS connection with the alert 200
+hint: check --host and --port: another service may be listening there; otherwise, check the server's TLS settings
 
 "#]].raw());
 }
@@ -1102,11 +1153,17 @@ fn ca_file_in_other_forms() {
     let malformed = "-----BEGIN CERTIFICATE-----\n####\n-----END CERTIFICATE-----\n";
     let bom = format!("\u{feff}{}", pem.replace('\n', "\r\n"));
     qkey.write("bom.pem", bom);
-    qkey.write("damaged-and-good.pem", format!("{damaged}{pem}{malformed}{}", &pem[..200]));
+    qkey.write(
+        "damaged-and-good.pem",
+        format!("{damaged}{pem}{malformed}{}", &pem[..200]),
+    );
     let openssl = |arguments: &str| {
         let script = format!("openssl {arguments}");
         let mut shell = Command::new("sh");
-        let status = shell.args(["-c", &script]).current_dir(qkey.path(".")).status();
+        let status = shell
+            .args(["-c", &script])
+            .current_dir(qkey.path("."))
+            .status();
         assert!(status.expect("a shell").success(), "{script}");
     };
     qkey.write("ca file.pem", &pem);
@@ -1114,10 +1171,20 @@ fn ca_file_in_other_forms() {
     openssl("x509 -in 'ca file.pem' -trustout -addtrust serverAuth -out trusted.pem");
     openssl("crl2pkcs7 -nocrl -certfile 'ca file.pem' -out 'pkcs 7.p7b'");
     let utf16 = pem.encode_utf16().flat_map(u16::to_le_bytes);
-    qkey.write("utf16.pem", [0xff, 0xfe].into_iter().chain(utf16).collect::<Vec<_>>());
+    qkey.write(
+        "utf16.pem",
+        [0xff, 0xfe].into_iter().chain(utf16).collect::<Vec<_>>(),
+    );
 
     let mut said = String::new();
-    for file in ["bom.pem", "damaged-and-good.pem", "der.crt", "trusted.pem", "pkcs 7.p7b", "utf16.pem"] {
+    for file in [
+        "bom.pem",
+        "damaged-and-good.pem",
+        "der.crt",
+        "trusted.pem",
+        "pkcs 7.p7b",
+        "utf16.pem",
+    ] {
         let run = qkey.run(["keys", "--ca-file", file]);
         said += &format!("==== {file}: exit {}\n{}", run.code, run.stderr);
         // The command in the hint makes a file that is accepted.
@@ -1126,30 +1193,34 @@ fn ca_file_in_other_forms() {
             expect_trust(&qkey.run(["keys", "--ca-file", "ca.pem"]));
         }
     }
-    assert_data_eq!(said, str![[r#"
+    assert_data_eq!(
+        said,
+        str![[r#"
 ==== bom.pem: exit 0
 ==== damaged-and-good.pem: exit 0
-warning: certificate 1 in damaged-and-good.pem is ignored: it is not a well-formed X.509 certificate
-warning: certificate 3 in damaged-and-good.pem is ignored: its PEM is malformed
-warning: certificate 4 in damaged-and-good.pem is ignored: its PEM is cut off
+warning: ignoring certificate 1 in damaged-and-good.pem: it is not a well-formed X.509 certificate
+warning: ignoring certificate 3 in damaged-and-good.pem: its PEM is malformed
+warning: ignoring certificate 4 in damaged-and-good.pem: its PEM is cut off
 ==== der.crt: exit 2
 error: cannot use der.crt as --ca-file
-  caused by: it is a certificate in DER, not in PEM
+  caused by: it is a certificate in DER, not PEM
 hint: convert it: `openssl x509 -inform der -in der.crt -out ca.pem`
 ==== trusted.pem: exit 2
 error: cannot use trusted.pem as --ca-file
-  caused by: it holds a certificate in OpenSSL's own form, with trust settings
+  caused by: it contains an OpenSSL trusted certificate (-----BEGIN TRUSTED CERTIFICATE-----)
 hint: convert it: `openssl x509 -in trusted.pem -out ca.pem`
 ==== pkcs 7.p7b: exit 2
 error: cannot use pkcs 7.p7b as --ca-file
-  caused by: its certificates are in a PKCS#7 block
+  caused by: its certificates are in a PKCS #7 block
 hint: convert it: `openssl pkcs7 -print_certs -in 'pkcs 7.p7b' -out ca.pem`
 ==== utf16.pem: exit 2
 error: cannot use utf16.pem as --ca-file
-  caused by: it is text in UTF-16
+  caused by: it is UTF-16 text
 hint: convert it: `iconv -f utf-16 -t utf-8 utf16.pem >ca.pem`
 
-"#]].raw());
+"#]]
+        .raw()
+    );
 }
 
 /// Something else than a cluster on a port, until the test ends: `serve` has each connection.
@@ -1184,7 +1255,7 @@ impl Other {
 }
 
 #[test]
-fn what_speaks_plain_http_gets_no_request() {
+fn plain_http_server_gets_no_request() {
     let (sender, heard) = mpsc::channel();
     let other = Other::start(move |mut connection| {
         let mut bytes = vec![0; 4096];
@@ -1202,7 +1273,7 @@ exit 7
 --- stdout
 --- stderr
 error: cannot reach 127.0.0.1:[PORT]: the server does not speak TLS
-hint: check --host and --port: --via rest needs the cluster's HTTPS port, which is 8000 unless it was changed
+hint: check --host and --port: --via rest needs the cluster's HTTPS port (8000 by default)
 
 "#]]
         .raw()

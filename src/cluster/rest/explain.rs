@@ -95,32 +95,28 @@ impl Rest {
         let message = format!("the certificate of {} is not trusted", self.named.address);
         let error = UserError::new(Kind::Unreachable, message).caused_by(&untrusted.reason);
         let confirmed = format!(
-            "its fingerprint is {fingerprint}; if the cluster's administrator confirms that, pin it with --tls-fingerprint={fingerprint}"
+            "its fingerprint is {fingerprint}; if the cluster's administrator confirms it, pin the certificate with --tls-fingerprint={fingerprint}"
         );
         let hint = match untrusted.reason.remedy() {
             Remedy::Authority => {
-                format!("{confirmed}, or give the authority that signed it with --ca-file PEM")
+                format!("{confirmed}, or trust the CA that signed it with --ca-file PEM")
             }
             Remedy::Itself => {
-                format!("{confirmed}, or save it as a file and give that with --ca-file PEM")
+                format!("{confirmed}, or save it to a file and trust that with --ca-file PEM")
             }
-            Remedy::Replacement => format!(
-                "{confirmed}, or replace the one that is trusted with it"
-            ),
-            Remedy::Clock => {
-                format!("check this machine's clock. If it is right: {confirmed}")
-            }
-            Remedy::Renewal => format!("renew the certificate. Until then: {confirmed}"),
+            Remedy::Replacement => format!("{confirmed}, or replace the old certificate with it"),
+            Remedy::Clock => format!("check this machine's clock; if it is right: {confirmed}"),
+            Remedy::Renewal => format!("renew the certificate; until then: {confirmed}"),
             Remedy::Name => format!(
-                "connect with --host to a name or address that the certificate lists. If none of them leads to the cluster: {confirmed}"
+                "connect with --host to a name or address that the certificate lists; if none of them reaches the cluster: {confirmed}"
             ),
             Remedy::Pin => confirmed,
             Remedy::NewPin => format!(
-                "its fingerprint is {fingerprint}; if the cluster was given a new certificate, pin that one, otherwise find out who answers there"
+                "its fingerprint is {fingerprint}; if the cluster has a new certificate, pin that one; otherwise, find out what answers there"
             ),
-            Remedy::OtherCertificate => "the cluster needs a certificate with an RSA key of at least 2048 bits or a P-256, P-384 or Ed25519 key; until then use --via qq, which does not verify certificates".to_owned(),
+            Remedy::OtherCertificate => "give the cluster a certificate with an RSA key of at least 2048 bits or a P-256, P-384, or Ed25519 key; until then, use --via qq, which does not verify certificates".to_owned(),
             Remedy::Suspicion => {
-                "somebody may be impersonating the cluster: find out what answers there".to_owned()
+                "someone may be impersonating the cluster; find out what answers there".to_owned()
             }
         };
         Error::new(Certainty::NotSent, error).hint(hint)

@@ -57,13 +57,13 @@ impl Authorities {
         }
         let error = UserError::new(
             Kind::Usage,
-            "this system has no certificate authorities that it trusts",
+            "this system does not trust any certificate authorities",
         );
         let error = match found.errors.first() {
             Some(cause) => error.caused_by(cause),
             None => error,
         };
-        Err(error.hint("install them (the package ca-certificates), name the cluster's own with --ca-file PEM, or pin its certificate with --tls-fingerprint"))
+        Err(error.hint("install the package ca-certificates, trust the cluster's CA with --ca-file PEM, or pin the cluster's certificate with --tls-fingerprint"))
     }
 
     /// Those in a file. One that cannot be read is left out with a warning, so that it is not in the
@@ -81,7 +81,8 @@ impl Authorities {
                 input::Error::Interrupted(kind) => *kind,
                 _ => Kind::Usage,
             };
-            unusable(path).with_kind(kind).caused_by(&error)
+            let error = unusable(path).with_kind(kind).caused_by(&error);
+            error.hint("check the path, and that you may read the file")
         })?;
         // Editors and shells of Windows put it there.
         let text = bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(&bytes);
@@ -104,7 +105,7 @@ impl Authorities {
             (false, _) => {
                 for (number, wrong) in damaged {
                     log::warn!(
-                        "certificate {number} in {} is ignored: {wrong}",
+                        "ignoring certificate {number} in {}: {wrong}",
                         path.display()
                     );
                 }
@@ -180,7 +181,9 @@ impl Authorities {
     fn vouches(&self, path: &VerifiedPath<'_>, now: UnixTime) -> Result<(), webpki::Error> {
         let is_end = |anchor: &&TrustAnchor<'_>| std::ptr::eq(*anchor, path.anchor());
         let ends = self.anchors.iter().zip(&self.places);
-        let end = ends.filter(|(anchor, _)| is_end(anchor)).map(|(_, place)| *place);
+        let end = ends
+            .filter(|(anchor, _)| is_end(anchor))
+            .map(|(_, place)| *place);
         let Some(issuer) = end
             .filter_map(|place| Certificate::read(&self.certificates[place]))
             .next()
@@ -385,33 +388,38 @@ fn is_malformed(error: &webpki::Error) -> bool {
 fn unusable(path: &Path) -> UserError {
     let message = format!("cannot use {} as --ca-file", path.display());
     UserError::new(Kind::Usage, message)
-        .hint("it must hold certificates in PEM: -----BEGIN CERTIFICATE-----")
+        .hint("it must contain certificates in PEM (-----BEGIN CERTIFICATE-----)")
 }
 
 /// The file has no PEM block with a certificate.
 fn without_certificates(path: &Path, bytes: &[u8]) -> UserError {
     let error = unusable(path);
     let file = quote(&path.to_string_lossy());
-    let converted = |options: &str| format!("convert it: `openssl {options} -in {file} -out ca.pem`");
+    let converted =
+        |options: &str| format!("convert it: `openssl {options} -in {file} -out ca.pem`");
     let der = CertificateDer::from(bytes);
     let has = |label: &str| {
         let begin = format!("-----BEGIN {label}-----");
         bytes.windows(begin.len()).any(|it| it == begin.as_bytes())
     };
     let (what, hint) = if Certificate::read(&der).is_some() {
-        let what = "it is a certificate in DER, not in PEM";
+        let what = "it is a certificate in DER, not PEM";
         (what, converted("x509 -inform der"))
     } else if has("TRUSTED CERTIFICATE") {
-        let what = "it holds a certificate in OpenSSL's own form, with trust settings";
+        let what =
+            "it contains an OpenSSL trusted certificate (-----BEGIN TRUSTED CERTIFICATE-----)";
         (what, converted("x509"))
     } else if has("PKCS7") {
-        let what = "its certificates are in a PKCS#7 block";
+        let what = "its certificates are in a PKCS #7 block";
         (what, converted("pkcs7 -print_certs"))
     } else if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) {
-        let what = "it is text in UTF-16";
-        (what, format!("convert it: `iconv -f utf-16 -t utf-8 {file} >ca.pem`"))
+        let what = "it is UTF-16 text";
+        (
+            what,
+            format!("convert it: `iconv -f utf-16 -t utf-8 {file} >ca.pem`"),
+        )
     } else {
-        return error.caused_by(&io::Error::other("it holds no certificate"));
+        return error.caused_by(&io::Error::other("it contains no certificates"));
     };
     error.caused_by(&io::Error::other(what)).hint(hint)
 }
@@ -454,7 +462,7 @@ mod tests {
             "2001:db8::2",
         ] {
             let reason = verify(host, 2026).unwrap_err().to_string();
-            let expected = format!("it is not for {host}, but for *.qumulo.test, 2001:db8::1");
+            let expected = format!("it is for *.qumulo.test, 2001:db8::1, not for {host}");
             assert_eq!(reason, expected);
         }
     }

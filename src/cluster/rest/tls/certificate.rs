@@ -131,7 +131,9 @@ impl Certificate {
         for name in alternative.into_iter().flat_map(|names| names.0) {
             match name {
                 GeneralName::DnsName(name) => names.dns.push(name.to_string()),
-                GeneralName::IpAddress(octets) => names.addresses.extend(address(octets.as_bytes())),
+                GeneralName::IpAddress(octets) => {
+                    names.addresses.extend(address(octets.as_bytes()))
+                }
                 _ => {}
             }
         }
@@ -167,7 +169,7 @@ fn common_name(name: &DistinguishedName) -> Option<String> {
 pub(super) fn title(name: &DistinguishedName) -> String {
     match common_name(name) {
         Some(common_name) => quoted(&cut(&common_name)),
-        None if name.is_empty() => "an authority without a name".to_owned(),
+        None if name.is_empty() => "a CA without a name".to_owned(),
         None => quoted(&cut(&name.to_string())),
     }
 }
@@ -276,8 +278,14 @@ mod tests {
     #[test]
     fn algorithms_are_named() {
         for (identifier, expected) in [
-            (&b"\x06\x08\x2a\x86\x48\xce\x3d\x04\x03\x04"[..], "ECDSA with SHA-512"),
-            (b"\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x01\x05\x05\x00", "RSA with SHA-1"),
+            (
+                &b"\x06\x08\x2a\x86\x48\xce\x3d\x04\x03\x04"[..],
+                "ECDSA with SHA-512",
+            ),
+            (
+                b"\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x01\x05\x05\x00",
+                "RSA with SHA-1",
+            ),
             (
                 b"\x06\x07\x2a\x86\x48\xce\x3d\x02\x01\x06\x05\x2b\x81\x04\x00\x23",
                 "P-521",

@@ -83,22 +83,22 @@ impl HandshakeError {
     pub fn hint(self) -> &'static str {
         match self {
             Self::NotTls => {
-                "check --host and --port: --via rest needs the cluster's HTTPS port, which is 8000 unless it was changed"
+                "check --host and --port: --via rest needs the cluster's HTTPS port (8000 by default)"
             }
             Self::Version => "enable TLS 1.2 or TLS 1.3 on the server, or check --host and --port",
             Self::NothingInCommon => {
-                "the server needs TLS 1.3, or TLS 1.2 with ECDHE and AES-GCM or ChaCha20-Poly1305, and a certificate with an RSA key of at least 2048 bits or a P-256, P-384 or Ed25519 key; --via qq may work with others, but does not verify certificates"
+                "on the server, enable TLS 1.3, or TLS 1.2 with ECDHE and AES-GCM or ChaCha20-Poly1305, and use a certificate with an RSA key of at least 2048 bits or a P-256, P-384, or Ed25519 key; --via qq may work with others, but does not verify certificates"
             }
             Self::ClientCertificate => {
-                "qkey cannot present one: check --host and --port, or connect without the gateway that asks for it"
+                "qkey cannot present one; check --host and --port, or bypass the gateway that asks for it"
             }
-            Self::HostName => "check --host: use the name that the cluster is known by",
+            Self::HostName => "check --host: use a host name that the cluster is configured with",
             Self::Protocol => "check --host and --port: the REST API of a cluster speaks HTTP/1.1",
             Self::Damaged => {
                 "check the network, and any proxy or firewall that inspects TLS connections"
             }
             Self::NoCertificate | Self::Alert(_) | Self::Violation | Self::Internal => {
-                "check --host and --port: another service may answer there; otherwise look at the server's TLS settings"
+                "check --host and --port: another service may be listening there; otherwise, check the server's TLS settings"
             }
         }
     }
@@ -127,22 +127,22 @@ impl fmt::Display for HandshakeError {
             Self::NotTls => "the server does not speak TLS",
             Self::Version => "the server supports neither TLS 1.2 nor TLS 1.3",
             Self::NothingInCommon => {
-                "the server and qkey have no TLS cipher suite, key exchange or kind of certificate key in common"
+                "the server and qkey share no TLS cipher suite, key exchange, or certificate key type"
             }
             Self::ClientCertificate => "the server requires a client certificate",
-            Self::HostName => "the server does not serve a host of this name",
+            Self::HostName => "the server does not recognize this host name",
             Self::Protocol => "the server does not speak HTTP/1.1",
             Self::NoCertificate => "the server did not show a certificate",
             Self::Alert(alert) => return explain(*alert, f),
             Self::Violation => "the server violated the TLS protocol",
-            Self::Damaged => "the TLS data was damaged on the way",
+            Self::Damaged => "TLS data was corrupted in transit",
             Self::Internal => "TLS failed on this machine",
         })
     }
 }
 
 fn explain(alert: AlertDescription, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    write!(f, "the server ended TLS with the alert ")?;
+    write!(f, "the server closed the TLS connection with the alert ")?;
     // As RFC 8446, 6 and RFC 6066 spell them.
     f.write_str(match alert {
         AlertDescription::CloseNotify => "close_notify",
@@ -243,7 +243,12 @@ mod tests {
     fn http_2_is_told_by_its_first_frame() {
         assert!(SpeaksHttp2::begins(b"\0\0\x12\x04\0\0\0\0\0\0\x03"));
         assert!(SpeaksHttp2::begins(b"\0\0\x08\x07\0\0\0\0\0"));
-        for other in [&b"HTTP/1.1 200 OK\r\n"[..], b"", b"\0\0\x12\x04\0\0", b"\0\0\x08\0\0\0\0\0\0"] {
+        for other in [
+            &b"HTTP/1.1 200 OK\r\n"[..],
+            b"",
+            b"\0\0\x12\x04\0\0",
+            b"\0\0\x08\0\0\0\0\0\0",
+        ] {
             assert!(!SpeaksHttp2::begins(other), "{other:?}");
         }
     }

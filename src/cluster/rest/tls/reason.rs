@@ -147,7 +147,7 @@ impl std::error::Error for Reason {}
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NotPinned(pinned) => write!(f, "it is not the pinned one, {pinned}"),
+            Self::NotPinned(pinned) => write!(f, "it is not the pinned certificate, {pinned}"),
             Self::SelfSigned(Origin::System) => {
                 f.write_str("it is self-signed, and this system does not trust it")
             }
@@ -155,35 +155,41 @@ impl fmt::Display for Reason {
                 write!(f, "it is self-signed, and not in {}", path.display())
             }
             Self::Replaced(origin, known) => {
+                match origin {
+                    Origin::System => f.write_str("this system trusts ")?,
+                    Origin::File(path) => write!(f, "{} contains ", path.display())?,
+                }
                 let known: Vec<_> = known.iter().map(Fingerprint::to_string).collect();
                 write!(
                     f,
-                    "it is not the certificate with the same name {origin}, which is {}",
-                    known.join(" or ")
+                    "another certificate with the same name, {}",
+                    known.join(" and ")
                 )
             }
             Self::UnknownIssuer {
                 issuer,
                 chain: true,
                 origin,
-            } => write!(
-                f,
-                "its chain ends with {issuer}, {}",
-                origin.does_not_trust()
-            ),
+            } => write!(f, "its chain ends at {issuer}, {}", origin.does_not_trust()),
             Self::UnknownIssuer {
                 issuer,
                 chain: false,
                 origin,
             } => write!(
                 f,
-                "it was issued by {issuer}, {}, and the server sent no intermediate certificate",
+                "it was issued by {issuer}, {}, and the server sent no intermediate certificates",
                 origin.does_not_trust()
             ),
-            Self::OtherIssuer(issuer, origin) => write!(
-                f,
-                "it was not signed with the key of {issuer} {origin}, but by another authority of that name"
-            ),
+            Self::OtherIssuer(issuer, origin) => {
+                let trusted = match origin {
+                    Origin::System => "that this system trusts".to_owned(),
+                    Origin::File(path) => format!("in {}", path.display()),
+                };
+                write!(
+                    f,
+                    "it was not signed by the CA {issuer} {trusted}, but by another one with the same name"
+                )
+            }
             Self::Expired { which, since, now } => write!(
                 f,
                 "{which} expired on {}; this machine's clock says {}",
@@ -196,59 +202,56 @@ impl fmt::Display for Reason {
                 Moment(*until),
                 Moment(*now)
             ),
-            Self::NeverValid => f.write_str("its validity ends before it begins"),
+            Self::NeverValid => f.write_str("its validity period ends before it begins"),
             Self::WrongName { expected, names } => names.explain(expected, f),
             Self::OldVersion => f.write_str(
                 "it is an X.509 version 1 certificate, which cannot list host names (subject alternative names)",
             ),
             Self::KeyLength(which, bits) => {
-                let wrong = match bits {
-                    ..2048 => "too short: it has {bits} bits, and at least 2048 are needed",
-                    _ => "too long: it has {bits} bits, and at most 8192 are supported",
-                };
-                let wrong = wrong.replace("{bits}", &bits.to_string());
                 match which {
-                    Which::Own => write!(f, "its RSA key is {wrong}"),
-                    Which::Authority(name) => {
-                        write!(f, "the RSA key of the authority {name} is {wrong}")
-                    }
+                    Which::Own => f.write_str("its RSA key")?,
+                    Which::Authority(_) => write!(f, "the RSA key of {which}")?,
+                }
+                match bits {
+                    ..2048 => write!(
+                        f,
+                        " is too short ({bits} bits); at least 2048 bits are needed"
+                    ),
+                    _ => write!(f, " is too long ({bits} bits); at most 8192 are supported"),
                 }
             }
-            Self::Key(key) => write!(f, "its key ({key}) is of a kind that is not supported"),
+            Self::Key(key) => write!(f, "its key type, {key}, is not supported"),
             Self::Signature {
                 which,
                 signature,
                 key,
             } => {
                 match which {
-                    Which::Own => write!(f, "its signature, {signature}")?,
-                    Which::Authority(name) => write!(
-                        f,
-                        "the signature of the certificate of its authority {name}, {signature}"
-                    )?,
+                    Which::Own => write!(f, "its signature algorithm, {signature}")?,
+                    Which::Authority(_) => {
+                        write!(f, "the signature algorithm of {which}, {signature}")?;
+                    }
                 }
                 if let Some(key) = key {
-                    write!(f, " with a {key} key")?;
+                    write!(f, " and a {key} key")?;
                 }
-                f.write_str(", is of a kind that is not supported")
+                f.write_str(", is not supported")
             }
             Self::Authority => f.write_str(
-                "it is a certificate authority's own certificate, which cannot stand for a server unless it is in --ca-file itself",
+                "it is a CA certificate, which is accepted as a server's only if --ca-file contains it",
             ),
-            Self::NotAnAuthority => {
-                f.write_str("it was issued with a certificate that is not a certificate authority's")
+            Self::NotAnAuthority => f.write_str("the certificate that issued it is not a CA's"),
+            Self::PathLength => {
+                f.write_str("its chain is longer than a CA in it allows (path length constraint)")
             }
-            Self::PathLength => f.write_str(
-                "its chain is longer than one of its certificate authorities allows (path length constraint)",
-            ),
             Self::NameConstraints => f.write_str(
-                "one of its certificate authorities may not issue certificates for its names (name constraints)",
+                "a CA in its chain may not issue certificates for its names (name constraints)",
             ),
             Self::Purpose => {
                 f.write_str("it is not for servers (its extended key usage lacks serverAuth)")
             }
             Self::CriticalExtension => {
-                f.write_str("it has a critical extension that is not supported")
+                f.write_str("it has a critical extension that qkey does not support")
             }
             Self::Unproven => {
                 f.write_str("the server did not prove that it holds the certificate's private key")
@@ -256,16 +259,6 @@ impl fmt::Display for Reason {
             Self::Malformed => f.write_str("it is not a well-formed X.509 certificate"),
             Self::TooComplex => f.write_str("its chain is too complex to verify"),
             Self::Other => f.write_str("it does not pass verification"),
-        }
-    }
-}
-
-/// After what is found there.
-impl fmt::Display for Origin {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::System => f.write_str("that this system trusts"),
-            Self::File(path) => write!(f, "in {}", path.display()),
         }
     }
 }
@@ -283,7 +276,7 @@ impl fmt::Display for Which {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Own => f.write_str("it"),
-            Self::Authority(name) => write!(f, "the certificate of its authority {name}"),
+            Self::Authority(name) => write!(f, "the CA certificate {name}"),
         }
     }
 }
@@ -303,7 +296,7 @@ impl Names {
             return match &self.common_name {
                 Some(name) => write!(
                     f,
-                    ", and its common name, {}, does not count as one",
+                    "; its common name, {}, does not count",
                     quoted(&cut(name))
                 ),
                 None => Ok(()),
@@ -317,10 +310,10 @@ impl Names {
         let mut shown: Vec<_> = names.chain(addresses).collect();
         let more = shown.len().saturating_sub(MOST);
         shown.truncate(MOST);
-        write!(f, "it is not for {expected}, but for {}", shown.join(", "))?;
-        match more {
-            0 => Ok(()),
-            more => write!(f, " and {more} more"),
+        write!(f, "it is for {}", shown.join(", "))?;
+        if more > 0 {
+            write!(f, " and {more} more")?;
         }
+        write!(f, ", not for {expected}")
     }
 }
