@@ -19,7 +19,7 @@ pub(super) enum Failure {
     RefusedByProxy(StatusCode),
     /// There was none within this time; nothing was sent.
     NotConnectedWithin(Duration),
-    /// TLS was not agreed on; nothing was sent, or nothing that the server looked at.
+    /// There is no TLS; nothing was sent, or nothing that the server can have looked at.
     NoTls(HandshakeError),
     /// Others took up the connection for most of this time; nothing was sent.
     NoTurnWithin(Duration),
@@ -53,8 +53,7 @@ pub(super) fn after_sending(error: ureq::Error, timeout: Duration) -> Failure {
             Failure::NotHttp(error.to_string())
         }
         error => match handshake_error(&error) {
-            // With TLS 1.3 that is known only once the request is on its way.
-            Some(error @ HandshakeError::ClientCertificate) => Failure::NoTls(error),
+            Some(error) if error.precedes_requests() => Failure::NoTls(error),
             _ => Failure::Lost(words(&error)),
         },
     }

@@ -178,6 +178,12 @@ struct ClientCertificate {
     wanted: AtomicBool,
 }
 
+impl ClientCertificate {
+    fn is_wanted(&self) -> bool {
+        self.wanted.load(Ordering::SeqCst)
+    }
+}
+
 impl ResolvesClientCert for ClientCertificate {
     fn resolve(
         &self,
@@ -430,8 +436,8 @@ impl<In: Transport> Connector<In> for TlsConnector {
         let name = ServerName::try_from(host.to_owned())
             .map_err(|error| ureq::Error::Other(error.into()))?;
         let tls = &self.config;
-        let wanted = &tls.client_certificate.wanted;
-        wanted.store(false, Ordering::SeqCst);
+        let client_certificate = &tls.client_certificate;
+        client_certificate.wanted.store(false, Ordering::SeqCst);
         let connection = ClientConnection::new(tls.config.clone(), name)
             .map_err(|error| explained(io::Error::other(error), false))?;
         let adapter = TransportAdapter::new(transport.boxed(), details.current_time.clone());
@@ -440,13 +446,13 @@ impl<In: Transport> Connector<In> for TlsConnector {
         stream
             .conn
             .complete_io(&mut stream.sock)
-            .map_err(|error| explained(error, wanted.load(Ordering::SeqCst)))?;
+            .map_err(|error| explained(error, client_certificate.is_wanted()))?;
         self.progress.connected.store(true, Ordering::SeqCst);
         self.progress.reached.store(true, Ordering::SeqCst);
         Ok(Some(Either::B(TlsTransport {
             stream,
             progress: self.progress.clone(),
-            client_certificate: tls.client_certificate.clone(),
+            client_certificate: client_certificate.clone(),
             answered: false,
             buffers: LazyBuffers::new(
                 details.config.input_buffer_size(),
@@ -469,8 +475,7 @@ pub(super) struct TlsTransport {
 impl TlsTransport {
     fn explained(&self, error: io::Error) -> ureq::Error {
         // With TLS 1.3 a server refuses the client after the handshake.
-        let wanted = self.client_certificate.wanted.load(Ordering::SeqCst);
-        explained(error, wanted && !self.answered)
+        explained(error, self.client_certificate.is_wanted() && !self.answered)
     }
 }
 
@@ -495,7 +500,13 @@ impl Transport for TlsTransport {
         self.progress.sent.store(true, Ordering::SeqCst);
         self.stream.sock.set_timeout(timeout);
         let written = self.stream.write_all(&self.buffers.output()[..amount]);
-        written.map_err(|error| self.explained(error))
+        written.map_err(|mut error| {
+            if self.client_certificate.is_wanted() {
+                // The server may have said why before it closed the connection.
+                error = self.stream.read(&mut [0]).err().unwrap_or(error);
+            }
+            self.explained(error)
+        })
     }
 
     fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, ureq::Error> {

@@ -4,7 +4,7 @@
 use std::{fmt, net::IpAddr, time::Duration};
 
 use der::{
-    DateTime, Decode, Encode, SliceReader,
+    DateTime, Decode, Encode, SliceReader, Tag, Tagged,
     asn1::{Any, ObjectIdentifier, UintRef},
     oid::AssociatedOid,
 };
@@ -162,7 +162,16 @@ pub struct Names {
 /// The most specific common name.
 fn common_name(name: &DistinguishedName) -> Option<String> {
     let last = name.iter().filter(|it| it.oid == COMMON_NAME).last()?;
-    String::from_utf8(last.value.value().to_vec()).ok()
+    let bytes = last.value.value();
+    match last.value.tag() {
+        Tag::BmpString => {
+            let units = bytes
+                .chunks_exact(2)
+                .map(|it| u16::from_be_bytes([it[0], it[1]]));
+            String::from_utf16(&units.collect::<Vec<_>>()).ok()
+        }
+        _ => String::from_utf8(bytes.to_vec()).ok(),
+    }
 }
 
 /// How messages name whoever has this distinguished name.

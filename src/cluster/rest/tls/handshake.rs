@@ -11,8 +11,8 @@ pub enum HandshakeError {
     /// It supports neither TLS 1.2 nor TLS 1.3.
     Version,
     NothingInCommon,
-    /// It wants a client certificate.
-    ClientCertificate,
+    /// It wants a client certificate, and said so with this alert.
+    ClientCertificate(AlertDescription),
     /// It knows no host of this name.
     HostName,
     /// It does not speak HTTP/1.1.
@@ -33,7 +33,7 @@ impl HandshakeError {
     pub fn new(error: &Error, client_certificate: bool) -> Self {
         match error {
             Error::AlertReceived(alert) if client_certificate && refuses_client(*alert) => {
-                Self::ClientCertificate
+                Self::ClientCertificate(*alert)
             }
             Error::AlertReceived(alert) => Self::from_alert(*alert),
             Error::InvalidMessage(
@@ -68,7 +68,7 @@ impl HandshakeError {
                 Self::NothingInCommon
             }
             AlertDescription::CertificateRequired | AlertDescription::NoCertificate => {
-                Self::ClientCertificate
+                Self::ClientCertificate(alert)
             }
             AlertDescription::UnrecognisedName => Self::HostName,
             AlertDescription::NoApplicationProtocol => Self::Protocol,
@@ -77,6 +77,12 @@ impl HandshakeError {
             | AlertDescription::DecryptionFailed => Self::Damaged,
             alert => Self::Alert(alert),
         }
+    }
+
+    /// Whether the server cannot have looked at a request: it has not completed the handshake
+    /// (RFC 8446, 4.4.2.4 and 6.2), which with TLS 1.3 the client learns only after it sent one.
+    pub fn precedes_requests(self) -> bool {
+        self == Self::ClientCertificate(AlertDescription::CertificateRequired)
     }
 
     /// What to do about it.
@@ -89,7 +95,7 @@ impl HandshakeError {
             Self::NothingInCommon => {
                 "on the server, enable TLS 1.3, or TLS 1.2 with ECDHE and AES-GCM or ChaCha20-Poly1305, and use a certificate with an RSA key of at least 2048 bits or a P-256, P-384, or Ed25519 key; --via qq may work with others, but does not verify certificates"
             }
-            Self::ClientCertificate => {
+            Self::ClientCertificate(_) => {
                 "qkey cannot present one; check --host and --port, or bypass the gateway that asks for it"
             }
             Self::HostName => "check --host: use a host name that the cluster is configured with",
@@ -129,7 +135,7 @@ impl fmt::Display for HandshakeError {
             Self::NothingInCommon => {
                 "the server and qkey share no TLS cipher suite, key exchange, or certificate key type"
             }
-            Self::ClientCertificate => "the server requires a client certificate",
+            Self::ClientCertificate(_) => "the server requires a client certificate",
             Self::HostName => "the server does not recognize this host name",
             Self::Protocol => "the server does not speak HTTP/1.1",
             Self::NoCertificate => "the server did not show a certificate",
@@ -232,7 +238,10 @@ mod tests {
     fn alert_after_a_request_for_a_client_certificate_names_the_certificate() {
         let alert = Error::AlertReceived(AlertDescription::HandshakeFailure);
         for (wanted, expected) in [
-            (true, HandshakeError::ClientCertificate),
+            (
+                true,
+                HandshakeError::ClientCertificate(AlertDescription::HandshakeFailure),
+            ),
             (false, HandshakeError::NothingInCommon),
         ] {
             assert_eq!(HandshakeError::new(&alert, wanted), expected);
