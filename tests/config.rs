@@ -1100,7 +1100,7 @@ fn the_commented_file_is_shown_on_stdout_and_is_valid() {
 # credentials-store = "~/.config/qumulo/credentials/prod"   # as `qq --credentials-store`
 # qq = "/opt/qumulo/qq"                                     # the qq program for this cluster
 # via = "rest"                                              # without qq, straight to its REST API
-# ca-file = "prod-ca.pem"                                   # who vouches for its certificate (rest)
+# ca-file = "prod-ca.pem"                                   # trusted CAs, or its own certificate (rest)
 # tls-fingerprint = "sha256:0000000000000000000000000000000000000000000000000000000000000000"  # or: which it is
 # timeout = 30                                              # seconds for each call
 

@@ -1308,7 +1308,32 @@ fn several_that_are_accepted_and_ignored_are_told_apart_from_those_that_are_unlo
         assert_eq!([7, 8].map(|id| lab.lock_key(id)), [Value::Null, json!("1")]);
         assert_eq!(lab.core.count("list_statuses"), 4);
     });
-    assert_data_eq!(said, str![[r#""#]].raw());
+    assert_data_eq!(said, str![[r#"
+$ qkey unlock --id=7 --id=8 --id=9 --key alice.pem
+==== over qq 7.10.2.1
+exit 9
+--- stdout
+Unlocked snapshot 7 ("7_snapshot"), which key 1 ("vault") locked.
+The cluster has snapshot 9 ("9_snapshot") unlocked already: nothing to do.
+1 unlocked, 1 not locked before, 1 failed.
+--- stderr
+error: the cluster accepted the request to unlock snapshot 8 ("8_snapshot"): it is not done so far, and may still be
+hint: keep every key; `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] snapshot_get_status --id=8` shows whether it was done; rerunning is safe: qkey looks first
+error: 1 of 3 snapshots failed
+hint: each is reported by itself; run this again for the rest: what is unlocked already is left alone
+==== over rest
+exit 9
+--- stdout
+Unlocked snapshot 7 ("7_snapshot"), which key 1 ("vault") locked.
+The cluster has snapshot 9 ("9_snapshot") unlocked already: nothing to do.
+1 unlocked, 1 not locked before, 1 failed.
+--- stderr
+error: the cluster accepted the request to unlock snapshot 8 ("8_snapshot"): it is not done so far, and may still be
+hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys usage` shows whether it was done; rerunning is safe: qkey looks first
+error: 1 of 3 snapshots failed
+hint: each is reported by itself; run this again for the rest: what is unlocked already is left alone
+
+"#]].raw());
 }
 
 #[test]

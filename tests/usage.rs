@@ -436,10 +436,10 @@ Global options:
                                       QKEY_PORT=]
       --credentials-store <PATH>      The file with the cluster's credentials, as `qq
                                       --credentials-store` [env: QKEY_CREDENTIALS_STORE=]
-      --ca-file <PEM>                 Trust the certificate authorities in this PEM file, and not
-                                      those of the system (--via rest) [env: QKEY_CA_FILE=]
-      --tls-fingerprint <sha256:HEX>  Trust this certificate and no other (--via rest) [env:
-                                      QKEY_TLS_FINGERPRINT=]
+      --ca-file <PEM>                 Trust only the certificates in this PEM file: CAs, or the
+                                      cluster's own (--via rest) [env: QKEY_CA_FILE=]
+      --tls-fingerprint <sha256:HEX>  Trust only the certificate with this fingerprint (--via rest)
+                                      [env: QKEY_TLS_FINGERPRINT=]
       --insecure                      Trust any certificate: whoever stands between can take the
                                       token (--via rest) [env: QKEY_INSECURE=]
       --qq <PATH>                     The qq program [default: qq, from PATH] [env: QKEY_QQ=]
@@ -496,13 +496,12 @@ fn the_global_options_are_the_same_everywhere() {
           [env: QKEY_CREDENTIALS_STORE=]
 
       --ca-file <PEM>
-          Trust the certificate authorities in this PEM file, and not those of the system (--via
-          rest)
+          Trust only the certificates in this PEM file: CAs, or the cluster's own (--via rest)
 
           [env: QKEY_CA_FILE=]
 
       --tls-fingerprint <sha256:HEX>
-          Trust this certificate and no other (--via rest)
+          Trust only the certificate with this fingerprint (--via rest)
 
           [env: QKEY_TLS_FINGERPRINT=]
 
@@ -733,13 +732,12 @@ Global options:
           [env: QKEY_CREDENTIALS_STORE=]
 
       --ca-file <PEM>
-          Trust the certificate authorities in this PEM file, and not those of the system (--via
-          rest)
+          Trust only the certificates in this PEM file: CAs, or the cluster's own (--via rest)
           
           [env: QKEY_CA_FILE=]
 
       --tls-fingerprint <sha256:HEX>
-          Trust this certificate and no other (--via rest)
+          Trust only the certificate with this fingerprint (--via rest)
           
           [env: QKEY_TLS_FINGERPRINT=]
 

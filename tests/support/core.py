@@ -8,13 +8,8 @@ then on every line of standard input is a JSON command, answered by one JSON lin
 output; the end of standard input ends the program, so it never outlives the test that started it.
 
 Certificates
-    All are made for the run. `ca` is the issuer's, or the certificate itself when it is its own.
-
-    signed              by a CA, for localhost, qumulo.test, 127.0.0.1 and ::1
-    self-signed         for the same names, signed by its own key, no CA
-    self-signed-ca      likewise, but says that it is a CA, as those of many appliances do
-    expired             like `signed`, until the end of 2020
-    wrong-name          signed by the CA, for elsewhere.test
+    All are made for the run; certificates.py lists the kinds. `ca` is the issuer's, or the
+    certificate itself when it is its own.
 
     `--tls 1.1`, `1.2` or `1.3` offers that version alone.
 
@@ -43,6 +38,11 @@ Commands
                                                 same moment, at most
     {"op": "clear_requests"}                    forget the requests and the most at a time
     {"op": "clock"}                             {"processor_seconds": S} that this program has used
+    {"op": "tls", "certificate": KIND, ...}     show this certificate from now on; "version" is the
+                                                only TLS version, "protocols" are offered by ALPN,
+                                                "client_certificate" true demands one. Answers with
+                                                "ca", "fingerprint", "ca_fingerprint" and
+                                                "server_pem": the private key and the chain
 
 A command that cannot be carried out is answered by {"error": TEXT}.
 
@@ -92,7 +92,6 @@ import binascii
 import copy
 import datetime
 import functools
-import ipaddress
 import json
 import re
 import socket
@@ -106,20 +105,18 @@ import urllib.parse
 import warnings
 
 from http import HTTPStatus
-from pathlib import Path
 
-from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
-    NoEncryption,
-    PrivateFormat,
     PublicFormat,
     load_der_public_key,
 )
+
+from certificates import KINDS, Certificate
 
 KEYS = '/v1/file-system/security/keys/'
 # Method, path, operation. The one group of a path is the key reference or the snapshot id.
@@ -216,7 +213,6 @@ NEXT_PAGES = {
     'cycle': lambda page, target, host: target.split('?')[0] if '?' in target else page,
 }
 
-CERTIFICATES = ('signed', 'self-signed', 'self-signed-ca', 'expired', 'wrong-name')
 TLS_VERSIONS = {
     '1.1': ssl.TLSVersion.TLSv1_1,
     '1.2': ssl.TLSVersion.TLSv1_2,
@@ -623,6 +619,8 @@ class Core:
         self.under_way = 0
         self.most_at_a_time = 0
         self.lock = threading.Lock()
+        # The listener, once there is one.
+        self.server = None
 
     def number_connection(self):
         with self.lock:
@@ -818,6 +816,15 @@ class Core:
             return {'opened': self.connections, 'most_at_a_time': self.most_at_a_time}
         elif operation == 'clock':
             return {'processor_seconds': time.process_time()}
+        elif operation == 'tls':
+            certificate = Certificate(arguments.pop('certificate', 'signed'))
+            self.server.tls = server_context(certificate, **arguments)
+            return {
+                'ca': certificate.trusted_pem(),
+                'fingerprint': certificate.fingerprint(),
+                'ca_fingerprint': certificate.trusted_fingerprint(),
+                'server_pem': certificate.server_pem(),
+            }
         else:
             raise ValueError(f'unknown op {operation}')
         return {}
@@ -1011,6 +1018,7 @@ class Server(socketserver.ThreadingTCPServer):
         self.address_family = socket.AF_INET6 if ':' in address[0] else socket.AF_INET
         super().__init__(address, Handler)
         self.core = core
+        core.server = self
         self.tls = tls
 
     def get_request(self):
@@ -1027,106 +1035,26 @@ class Server(socketserver.ThreadingTCPServer):
             super().handle_error(request, client_address)
 
 
-class Certificate:
-    """A certificate of one of the kinds of CERTIFICATES, and what a client needs to trust it."""
-
-    def __init__(self, kind):
-        self.key = ec.generate_private_key(ec.SECP256R1())
-        names = [
-            x509.DNSName('localhost'),
-            x509.DNSName('qumulo.test'),
-            x509.IPAddress(ipaddress.ip_address('127.0.0.1')),
-            x509.IPAddress(ipaddress.ip_address('::1')),
-        ]
-        if kind == 'wrong-name':
-            names = [x509.DNSName('elsewhere.test')]
-        extensions = [
-            (x509.SubjectAlternativeName(names), False),
-            (x509.ExtendedKeyUsage([x509.ExtendedKeyUsageOID.SERVER_AUTH]), False),
-        ]
-        if kind == 'self-signed-ca':
-            extensions.append((x509.BasicConstraints(ca=True, path_length=None), True))
-
-        years = 1 if kind == 'expired' else 100
-        if kind.startswith('self-signed'):
-            self.own = self.trusted = issue('core', self.key, 'core', self.key, years, extensions)
-        else:
-            ca_key = ec.generate_private_key(ec.SECP256R1())
-            ca_extensions = [
-                (x509.BasicConstraints(ca=True, path_length=0), True),
-                (key_usage('key_cert_sign'), True),
-            ]
-            self.trusted = issue('ca', ca_key, 'ca', ca_key, 100, ca_extensions)
-            extensions.append((x509.BasicConstraints(ca=False, path_length=None), True))
-            extensions.append((key_usage('digital_signature'), True))
-            self.own = issue('core', self.key, 'ca', ca_key, years, extensions)
-
-    def trusted_pem(self):
-        return self.trusted.public_bytes(Encoding.PEM).decode()
-
-    def fingerprint(self):
-        return f'sha256:{self.own.fingerprint(hashes.SHA256()).hex()}'
-
-    def server_context(self, tls_version):
-        """TLS with this certificate; of one version alone, if there is one."""
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        if tls_version == '1.1':
-            context.set_ciphers('DEFAULT@SECLEVEL=0')
-        if tls_version is not None:
-            with warnings.catch_warnings():
-                # Python warns of versions as old as 1.1.
-                warnings.simplefilter('ignore', DeprecationWarning)
-                context.minimum_version = TLS_VERSIONS[tls_version]
-                context.maximum_version = TLS_VERSIONS[tls_version]
-        with tempfile.TemporaryDirectory() as directory:
-            pem = Path(directory, 'server.pem')
-            pem.write_bytes(
-                self.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-                + self.own.public_bytes(Encoding.PEM)
-            )
-            context.load_cert_chain(pem)
-        return context
-
-
-def key_usage(allowed):
-    """What a certificate's key is for."""
-    usages = (
-        'digital_signature',
-        'content_commitment',
-        'key_encipherment',
-        'data_encipherment',
-        'key_agreement',
-        'key_cert_sign',
-        'crl_sign',
-        'encipher_only',
-        'decipher_only',
-    )
-    return x509.KeyUsage(**{usage: usage == allowed for usage in usages})
-
-
-def issue(subject, key, issuer, issuer_key, years, extensions):
-    """A certificate for a key that is good for some years from 2020 on."""
-    subject, issuer = (
-        x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, f'simulated-{name}')])
-        for name in (subject, issuer)
-    )
-    extensions = [
-        (x509.SubjectKeyIdentifier.from_public_key(key.public_key()), False),
-        (x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key()), False),
-        *extensions,
-    ]
-    builder = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(issuer)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(datetime.datetime(2020, 1, 1))
-        .not_valid_after(datetime.datetime(2020 + years, 1, 1) - datetime.timedelta(seconds=1))
-    )
-    for extension, critical in extensions:
-        builder = builder.add_extension(extension, critical)
-    return builder.sign(issuer_key, hashes.SHA256())
+def server_context(certificate, version=None, protocols=(), client_certificate=False):
+    """TLS with a certificate; of one version alone, if there is one."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    # Whether a weak key or an old version will do is for the client to say.
+    context.set_ciphers('DEFAULT@SECLEVEL=0')
+    if version is not None:
+        with warnings.catch_warnings():
+            # Python warns of versions as old as 1.1.
+            warnings.simplefilter('ignore', DeprecationWarning)
+            context.minimum_version = TLS_VERSIONS[version]
+            context.maximum_version = TLS_VERSIONS[version]
+    if protocols:
+        context.set_alpn_protocols(protocols)
+    if client_certificate:
+        context.verify_mode = ssl.CERT_REQUIRED
+    with tempfile.NamedTemporaryFile('w') as pem:
+        pem.write(certificate.server_pem())
+        pem.flush()
+        context.load_cert_chain(pem.name)
+    return context
 
 
 def reply_to(core, line):
@@ -1147,13 +1075,13 @@ def main():
     parser.add_argument('--port', type=int, default=0)
     parser.add_argument('--bind', metavar='ADDRESS', default='127.0.0.1')
     parser.add_argument('--token', default='test-token')
-    parser.add_argument('--certificate', choices=CERTIFICATES, default='signed')
+    parser.add_argument('--certificate', choices=KINDS, metavar='KIND', default='signed')
     parser.add_argument('--tls', choices=TLS_VERSIONS)
     arguments = parser.parse_args()
 
     core = Core(arguments.token)
     certificate = Certificate(arguments.certificate)
-    tls = certificate.server_context(arguments.tls)
+    tls = server_context(certificate, arguments.tls)
     server = Server((arguments.bind, arguments.port), core, tls)
     threading.Thread(target=server.serve_forever, daemon=True).start()
 
