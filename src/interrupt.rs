@@ -18,7 +18,10 @@ use signal_hook::{
     iterator::Signals,
 };
 
-use crate::error::{Error, Kind};
+use crate::{
+    error::{Error, Kind},
+    memory,
+};
 
 /// How long a child may take to end by itself before it is killed.
 const CHILD_GRACE: Duration = Duration::from_millis(500);
@@ -156,15 +159,16 @@ pub fn report_with(report: impl Fn(&Error) + Send + 'static) {
 }
 
 /// What is to be said if the process ends without a report, as long as this value lives.
-pub struct LastWords(u64);
+pub struct LastWords(u64, #[expect(dead_code)] memory::LastWords);
 
 impl LastWords {
     /// The error becomes one of the kind of the signal.
     pub fn lay_down(error: Error) -> Self {
+        let for_want_of_memory = memory::LastWords::lay_down(&error);
         with_state(|state| {
             let number = state.last_words.last().map_or(0, |(number, _)| number + 1);
             state.last_words.push((number, error));
-            Self(number)
+            Self(number, for_want_of_memory)
         })
     }
 }
