@@ -70,11 +70,13 @@ impl Output {
     pub fn result(&self, text: &str, object: &Value) -> Result<()> {
         let written = self.answer(|| text.to_owned(), object);
         written.map_err(|error| {
-            let done = summary(text);
-            let message = format!("{done}, but the result cannot be written to stdout");
-            error
-                .with_message(message)
-                .hint("running this again is safe: it reports what is already so")
+            let error = match summary(text) {
+                done if done.is_empty() => error,
+                done => error.with_message(format!(
+                    "{done}, but the result cannot be written to stdout"
+                )),
+            };
+            error.hint("rerunning is safe: it reports what is already done")
         })
     }
 
