@@ -590,8 +590,7 @@ exit 7
 --- stdout
 --- stderr
 error: the addition of key "lock-2026" was submitted, and the cluster shows that it was not done
-  caused by: qq gave no usable answer to fs_security_add_key
-  caused by: `[QQ]` wrote more than 32 MiB and was killed
+  caused by: the reply of cluster:8000 to fs_security_add_key is too large: the reply is larger than 256 KiB
 hint: run this again: it looks first whether it was done after all (`[QQ] --host=cluster fs_security_list_keys` shows it too)
 ==== exit 3 something odd
 exit 7

@@ -141,9 +141,8 @@ hint: run `[QQ] --host=cluster fs_security_list_keys --help` by hand; if qq itse
 exit 7
 --- stdout
 --- stderr
-error: qq gave no usable answer to fs_security_list_keys
-  caused by: `[QQ]` wrote more than 32 MiB and was killed
-hint: run `[QQ] --host=cluster fs_security_list_keys --help` by hand; if qq itself works, run this again with -vv and report what it shows
+error: the reply of cluster:8000 to fs_security_list_keys is too large: the key list is larger than 8 MiB
+hint: a cluster sends far less; check --host and --port: a proxy or another service may answer there
 ==== hang
 exit 7
 --- stdout

@@ -1125,8 +1125,7 @@ exit 7
 --- stdout
 --- stderr
 error: the unlocking of snapshot 2 ("2_quarter_end") was submitted, and the cluster shows that it was not done
-  caused by: qq gave no usable answer to snapshot_unlock_snapshot
-  caused by: `[QQ]` wrote more than 32 MiB and was killed
+  caused by: the reply of cluster:8000 to snapshot_unlock_snapshot is too large: the reply is larger than 256 KiB
 hint: run this again: it looks first whether it was done after all (`[QQ] --host=cluster snapshot_get_status --id=2` shows it too)
 ==== exit 3 something odd
 exit 7

@@ -1263,7 +1263,7 @@ exit 1
 --- stderr
 error: Stored key 2 ("new") in the key store, SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s, but the result cannot be written to stdout
   caused by: No space left on device (os error 28)
-hint: running this again is safe: it reports what is already so
+hint: rerunning is safe: it reports what is already done
 
 $ qkey add --name new --key bob.pem > /dev/full
 exit 1
@@ -1271,7 +1271,7 @@ exit 1
 --- stderr
 error: The key store holds this as key 2 ("new") already: nothing to do, SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s, but the result cannot be written to stdout
   caused by: No space left on device (os error 28)
-hint: running this again is safe: it reports what is already so
+hint: rerunning is safe: it reports what is already done
 
 $ qkey unlock --id 1 --key alice.pem --dry-run > /dev/full
 exit 1
@@ -1279,7 +1279,7 @@ exit 1
 --- stderr
 error: Would unlock snapshot 1 ("1_before_upgrade"), which key 1 ("lock") locks; the signature was checked and nothing was sent, but the result cannot be written to stdout
   caused by: No space left on device (os error 28)
-hint: running this again is safe: it reports what is already so
+hint: rerunning is safe: it reports what is already done
 
 $ qkey unlock --id 1 --key alice.pem > /dev/full
 exit 1
@@ -1287,7 +1287,7 @@ exit 1
 --- stderr
 error: Unlocked snapshot 1 ("1_before_upgrade"), which key 1 ("lock") locked, but the result cannot be written to stdout
   caused by: No space left on device (os error 28)
-hint: running this again is safe: it reports what is already so
+hint: rerunning is safe: it reports what is already done
 
 $ qkey unlock --id 2 --id 3 --jobs 1 --key alice.pem > /dev/full
 exit 1
@@ -1295,7 +1295,7 @@ exit 1
 --- stderr
 error: 2 unlocked, 0 not locked before, 0 failed, but the result cannot be written to stdout
   caused by: No space left on device (os error 28)
-hint: running this again is safe: it reports what is already so
+hint: rerunning is safe: it reports what is already done
 
 $ qkey unlock --id 4 --id 99 --jobs 1 --key alice.pem > /dev/full
 exit 9
@@ -1305,7 +1305,7 @@ error: cluster:8000 refused snapshot_get_status: Error 404: fs_no_such_entry_err
 hint: `[QQ] --host=cluster snapshot_list_statuses` shows what there is
 error: 1 unlocked, 0 not locked before, 1 failed, but the result cannot be written to stdout
   caused by: No space left on device (os error 28)
-hint: running this again is safe: it reports what is already so
+hint: rerunning is safe: it reports what is already done
 error: 1 of 2 snapshots failed
 hint: each is reported by itself; run this again for the rest: what is unlocked already is left alone
 
@@ -1313,7 +1313,7 @@ $ qkey lock --id 1 --lock-key lock --output json > /dev/full
 exit 1
 --- stdout
 --- stderr
-{"error":{"kind":"internal","message":"Locked snapshot 1 (\"1_before_upgrade\") with key 1 (\"lock\"), but the result cannot be written to stdout","causes":["No space left on device (os error 28)"],"hint":"running this again is safe: it reports what is already so","exit_code":1}}
+{"error":{"kind":"internal","message":"Locked snapshot 1 (\"1_before_upgrade\") with key 1 (\"lock\"), but the result cannot be written to stdout","causes":["No space left on device (os error 28)"],"hint":"rerunning is safe: it reports what is already done","exit_code":1}}
 
 $ qkey replace -k lock --old-key alice.pem --new-key carol.pem > /dev/full
 exit 1
@@ -1321,7 +1321,7 @@ exit 1
 --- stderr
 error: Replaced key 1 ("lock"), was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4, now SHA256:JSkAIR0avXSXaOU9Y5LHbqSNYBdGNuIp6RwKJix49NQ, but the result cannot be written to stdout
   caused by: No space left on device (os error 28)
-hint: running this again is safe: it reports what is already so
+hint: rerunning is safe: it reports what is already done
 
 $ qkey config init > /dev/full
 exit 1

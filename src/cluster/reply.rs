@@ -9,6 +9,7 @@ use serde::{
 };
 
 use super::{Snapshot, StoredKey, Usage};
+use crate::text::size;
 
 #[derive(Deserialize)]
 struct KeyReply {
@@ -263,7 +264,7 @@ pub const USAGES: Limit = Limit {
 };
 
 /// How long a text in a reply may be.
-const TEXT_LIMIT: usize = 16 << 10;
+const TEXT_LIMIT: usize = 64 << 10;
 
 /// How much of an error's own words is shown, in characters.
 const WORDS_LIMIT: usize = 2_000;
@@ -271,10 +272,7 @@ const WORDS_LIMIT: usize = 2_000;
 impl Limit {
     /// What to say when a reply has more bytes.
     pub fn exceeded(self) -> String {
-        match self.bytes >> 20 {
-            0 => format!("{} is larger than {} KiB", self.what, self.bytes >> 10),
-            mebibytes => format!("{} is larger than {mebibytes} MiB", self.what),
-        }
+        format!("{} is larger than {}", self.what, size(self.bytes))
     }
 
     /// What to say when a list has more entries.
@@ -350,8 +348,8 @@ fn check_texts(texts: &[&str]) -> Result<(), NotAReply> {
     match texts.iter().all(|text| text.len() <= TEXT_LIMIT) {
         true => Ok(()),
         false => Err(NotAReply::too_large(format!(
-            "a text in the reply is longer than {} KiB",
-            TEXT_LIMIT >> 10
+            "a text in the reply is longer than {}",
+            size(TEXT_LIMIT)
         ))),
     }
 }
