@@ -22,7 +22,10 @@ use signal_hook::{
     iterator::Signals,
 };
 
-use crate::error::{Error, Kind};
+use crate::{
+    error::{Error, Kind},
+    memory,
+};
 
 /// How long a child may take to end by itself before it is killed.
 const CHILD_GRACE: Duration = Duration::from_millis(500);
@@ -179,12 +182,13 @@ fn call_enders(phase: Phase) {
 
 /// There is a submission whose result is not known yet, as long as this lives: after a first signal
 /// the process waits for it.
-pub struct Unsettled(());
+pub struct Unsettled(#[expect(dead_code)] memory::LastWords);
 
 impl Unsettled {
-    pub fn begin() -> Self {
+    /// `unknown` is what is said of it if memory runs out.
+    pub fn begin(unknown: &Error) -> Self {
         with_state(|state| state.unsettled += 1);
-        Self(())
+        Self(memory::LastWords::lay_down(unknown))
     }
 }
 

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anstream::AutoStream;
+use anstream::{AutoStream, ColorChoice, adapter::strip_str};
 use anstyle::{AnsiColor, Style};
 use comfy_table::{Table, presets};
 use log::{Level, LevelFilter, Log, Metadata, Record};
@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 
 use crate::{
     error::{Error, Kind, Result},
+    memory,
     text::printable,
 };
 
@@ -39,7 +40,7 @@ pub enum Color {
     Never,
 }
 
-impl From<Color> for anstream::ColorChoice {
+impl From<Color> for ColorChoice {
     fn from(color: Color) -> Self {
         match color {
             Color::Auto => Self::Auto,
@@ -62,27 +63,30 @@ const HINT: Style = AnsiColor::Cyan.on_default().bold();
 const FAINT: Style = Style::new().dimmed();
 
 impl Output {
-    /// Writes one result: lines of text, or one object.
+    /// Writes what was done: lines of text, or one object.
+    ///
+    /// # Errors
+    /// When stdout does not take it, with what was done and how to see it; a reader that went away
+    /// is not an error.
+    pub fn result(&self, text: &str, object: &Value) -> Result<()> {
+        let written = self.answer(|| text.to_owned(), object);
+        written.map_err(|error| {
+            let error = match summary(text) {
+                done if done.is_empty() => error,
+                done => error.with_message(format!(
+                    "{done}, but the result cannot be written to stdout"
+                )),
+            };
+            error.hint("rerunning is safe: it reports what is already done")
+        })
+    }
+
+    /// Writes an answer that nothing was changed for; makes only the form that is wanted, and the
+    /// object piece by piece.
     ///
     /// # Errors
     /// When stdout does not take it; a reader that went away is not an error.
-    pub fn result(&self, text: &str, object: &Value) -> Result<()> {
-        match self.format {
-            Format::Text => self.raw(format!("{}\n", text.trim_end()).as_bytes()),
-            Format::Json => self.raw(format!("{object}\n").as_bytes()),
-        }
-    }
-
-    /// Writes a result that may be long: makes only the form that is wanted, and the object piece by
-    /// piece.
-    ///
-    /// # Errors
-    /// As [`Output::result`].
-    pub fn long_result(
-        &self,
-        text: impl FnOnce() -> String,
-        object: &impl Serialize,
-    ) -> Result<()> {
+    pub fn answer(&self, text: impl FnOnce() -> String, object: &impl Serialize) -> Result<()> {
         match self.format {
             Format::Text => self.raw(format!("{}\n", text().trim_end()).as_bytes()),
             Format::Json => written(|stdout| {
@@ -97,18 +101,14 @@ impl Output {
     /// Writes bytes to stdout as they are.
     ///
     /// # Errors
-    /// As [`Output::result`].
+    /// As [`Output::answer`].
     pub fn raw(&self, bytes: &[u8]) -> Result<()> {
         written(|stdout| stdout.write_all(bytes))
     }
 
     /// Writes an error to stderr.
     pub fn error(&self, error: &Error) {
-        let text = match self.format {
-            Format::Json => json!({ "error": error_object(error) }).to_string(),
-            Format::Text => error_text(error),
-        };
-        self.stderr(&text);
+        self.stderr(&styled_error(error, self.format));
     }
 
     /// For work on `total` things that may take long: says on stderr how far it has come.
@@ -122,9 +122,17 @@ impl Output {
     }
 
     fn stderr(&self, text: &str) {
-        let mut stderr = AutoStream::new(io::stderr().lock(), self.color.into());
-        // Nothing is left to be told to.
-        let _ = writeln!(stderr, "{text}");
+        let mut stderr = io::stderr().lock();
+        let color = match self.color {
+            Color::Auto => AutoStream::choice(&stderr),
+            color => color.into(),
+        };
+        let line = match color {
+            ColorChoice::Never => format!("{}\n", strip_str(text)),
+            _ => format!("{text}\n"),
+        };
+        // At once, so that nothing else comes in between. If it fails, nobody is left to be told.
+        let _ = stderr.write_all(line.as_bytes());
     }
 
     /// Sends notes to stderr from now on: warnings, with `verbosity` 1 the steps, with 2 the
@@ -136,6 +144,7 @@ impl Output {
             1 => LevelFilter::Info,
             2.. => LevelFilter::Debug,
         });
+        memory::report_as(self.format);
         // Only a second call could fail, and the first one's logger would stay.
         let _ = log::set_boxed_logger(Box::new(Notes(self)));
     }
@@ -167,14 +176,35 @@ impl Progress {
 fn written(write: impl FnOnce(&mut io::StdoutLock<'_>) -> io::Result<()>) -> Result<()> {
     let mut stdout = io::stdout().lock();
     match write(&mut stdout).and_then(|()| stdout.flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Error::new(
-            Kind::Internal,
-            "the result cannot be written to stdout",
-        )
-        .caused_by(&error)
-        .hint("what was asked for may have been done all the same: run it again to see")),
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(cannot_write(&error)),
         _ => Ok(()),
     }
+}
+
+/// # Errors
+/// When help cannot be written to stdout; a reader that went away is not an error.
+pub fn help(help: &clap::Error) -> Result<()> {
+    match help.print() {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(cannot_write(&error)),
+        _ => Ok(()),
+    }
+}
+
+fn cannot_write(error: &io::Error) -> Error {
+    Error::new(Kind::Internal, "the result cannot be written to stdout")
+        .caused_by(error)
+        .hint("nothing was changed; send the output elsewhere and run this again")
+}
+
+/// The first sentence of a result, with the details below it.
+fn summary(text: &str) -> String {
+    let mut lines = text.lines();
+    let first = lines.next().unwrap_or_default().trim_end_matches('.');
+    lines
+        .map_while(|line| line.strip_prefix("  "))
+        .fold(first.to_owned(), |summary, detail| {
+            format!("{summary}, {detail}")
+        })
 }
 
 /// A list in JSON whose entries are made one after the other, as they are written.
@@ -200,6 +230,18 @@ pub fn error_object(error: &Error) -> Value {
         "hint": error.hint_text(),
         "exit_code": error.kind().exit_code(),
     })
+}
+
+fn styled_error(error: &Error, format: Format) -> String {
+    match format {
+        Format::Json => json!({ "error": error_object(error) }).to_string(),
+        Format::Text => error_text(error),
+    }
+}
+
+/// An error as it is written where there are no colors.
+pub fn plain_error(error: &Error, format: Format) -> String {
+    strip_str(&styled_error(error, format)).to_string()
 }
 
 fn error_text(error: &Error) -> String {

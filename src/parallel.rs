@@ -2,7 +2,7 @@
 
 use std::{
     panic::resume_unwind,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     thread::{self, ScopedJoinHandle},
 };
 
@@ -23,6 +23,23 @@ pub fn both<A: Send, B>(first: impl FnOnce() -> A + Send, second: impl FnOnce() 
         };
         (first.expect("the work is taken once"), second)
     })
+}
+
+/// Runs `work` on a thread that nobody waits for; here, if none can be had.
+pub fn aside(work: impl FnOnce() + Send + 'static) {
+    let work = Arc::new(Mutex::new(Some(work)));
+    let run = {
+        let work = work.clone();
+        move || {
+            let work = work.lock().unwrap_or_else(PoisonError::into_inner).take();
+            if let Some(work) = work {
+                work();
+            }
+        }
+    };
+    if thread::Builder::new().spawn(run.clone()).is_err() {
+        run();
+    }
 }
 
 /// Runs `work` on every item, all at the same time as far as threads can be had, and returns the

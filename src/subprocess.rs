@@ -24,7 +24,11 @@ use std::{
 use rustix::process::{Pid, setsid};
 use zeroize::{Zeroize, Zeroizing};
 
-use crate::{error::Kind, interrupt, text::quote};
+use crate::{
+    error::Kind,
+    interrupt,
+    text::{quote, size},
+};
 
 /// No reply of a signer comes near this; who expects more says so.
 const STDOUT_LIMIT: usize = 1 << 20;
@@ -102,7 +106,7 @@ pub enum Failure {
         code: i32,
         output: Output,
     },
-    #[error("`{program}` wrote more than {} KiB and was killed", .limit >> 10)]
+    #[error("`{program}` wrote more than {} and was killed", size(*.limit))]
     TooMuchOutput { program: String, limit: usize },
     #[error("`{program}` answered with something else than {expected}: {excerpt}")]
     UnparsableReply {

@@ -594,7 +594,7 @@ exit 8
 --- stdout
 --- stderr
 error: there was no reply to the request to add key "lock-2026": it is not done so far, and may still be
-  caused by: cluster:8000 answered fs_security_add_key with too much: the reply is larger than 256 KiB
+  caused by: the reply of cluster:8000 to fs_security_add_key is too large: the reply is larger than 256 KiB
 hint: keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
 ==== exit 3 something odd
 exit 8

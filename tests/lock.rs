@@ -471,7 +471,7 @@ exit 8
 --- stdout
 --- stderr
 error: there was no reply to the request to lock snapshot 2 ("2_quarter_end"): it is not done so far, and may still be
-  caused by: cluster:8000 answered snapshot_lock_snapshot with too much: the reply is larger than 256 KiB
+  caused by: the reply of cluster:8000 to snapshot_lock_snapshot is too large: the reply is larger than 256 KiB
 hint: keep every key; `[QQ] --host=cluster snapshot_get_status --id=2` shows whether it was done; rerunning is safe: qkey looks first
 ==== exit 3 something odd
 exit 8

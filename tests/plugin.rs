@@ -580,7 +580,7 @@ exit 3
 --- stdout
 --- stderr
 error: cannot sign with plugin:test:x
-  caused by: `[DIR]/bin/qkey-signer-test` wrote more than 32 MiB and was killed
+  caused by: `[DIR]/bin/qkey-signer-test` wrote more than 1 MiB and was killed
 ==== hangs
 exit 3
 --- stdout

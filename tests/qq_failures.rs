@@ -141,7 +141,7 @@ hint: run `[QQ] --host=cluster fs_security_list_keys --help` by hand; if qq itse
 exit 7
 --- stdout
 --- stderr
-error: cluster:8000 answered fs_security_list_keys with too much: the key list is larger than 8 MiB
+error: the reply of cluster:8000 to fs_security_list_keys is too large: the key list is larger than 8 MiB
 hint: a cluster sends far less; check --host and --port: a proxy or another service may answer there
 ==== hang
 exit 7

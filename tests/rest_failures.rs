@@ -339,7 +339,7 @@ fn more_than_8_mib_is_no_answer() {
 exit 7
 --- stdout
 --- stderr
-error: 127.0.0.1:[PORT] answered fs_security_list_keys with too much: the key list is larger than 8 MiB
+error: the reply of 127.0.0.1:[PORT] to fs_security_list_keys is too large: the key list is larger than 8 MiB
 hint: a cluster sends far less; check --host and --port: a proxy or another service may answer there
 
 "#]].raw());

@@ -80,8 +80,8 @@ impl Submission {
     ) -> Result<Verdict<T>> {
         let stopped = Error::new(Kind::Interrupted, "stopped by a signal");
         let unknown = self.unknown(Kind::Interrupted).caused_by_error(&stopped);
+        let _unsettled = Unsettled::begin(&unknown);
         let words = LastWords::lay_down(move || Some(unknown.clone()));
-        let _unsettled = Unsettled::begin();
         let verdict = match self.send(submit, &look) {
             Ok(Reply::Settled(verdict)) => Ok(verdict),
             Ok(Reply::Accepted) => self.confirm(look),
@@ -233,7 +233,8 @@ impl Submission {
         ))
     }
 
-    fn unknown(&self, kind: Kind) -> Error {
+    /// Nothing is known of what became of it.
+    pub fn unknown(&self, kind: Kind) -> Error {
         let message = format!(
             "{} was sent, but the result could not be confirmed",
             self.request

@@ -222,7 +222,7 @@ impl Unlock<'_> {
             attempts_left -= 1;
             let submission = submission(cluster, &before);
             let submit = || cluster.unlock(id, &signature);
-            let unsettled = Unsettled::begin();
+            let unsettled = Unsettled::begin(&submission.unknown(Kind::Unknown));
             shared.ledger.note(index, Stage::Sent);
             let reply = submission.send(submit, || look(cluster, id, &lock_key))?;
             let refusal = match reply {

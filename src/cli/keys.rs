@@ -112,7 +112,7 @@ fn list(session: &Session) -> Result<()> {
         ),
     };
     let object = KeysObject { keys: objects };
-    session.output.long_result(text, &object)
+    session.output.answer(text, &object)
 }
 
 #[derive(Serialize)]
@@ -140,9 +140,8 @@ fn show(session: &Session, key: &KeyRef) -> Result<()> {
     ]
     .map(|(label, value)| format!("{label:<15} {value}").trim_end().to_owned())
     .join("\n");
-    session
-        .output
-        .result(&text, &json!({ "key": with_source(&key, &configured) }))
+    let object = json!({ "key": with_source(&key, &configured) });
+    session.output.answer(|| text, &object)
 }
 
 fn usage(session: &Session, key: Option<KeyRef>) -> Result<()> {
@@ -175,7 +174,7 @@ fn usage(session: &Session, key: Option<KeyRef>) -> Result<()> {
         })
     });
     let object = KeysObject { keys: objects };
-    session.output.long_result(text, &object)
+    session.output.answer(text, &object)
 }
 
 #[derive(Serialize)]

@@ -175,7 +175,7 @@ struct Tally<'a> {
     first_error: Option<Error>,
     /// Set once a signal has ended the work.
     interruption: Option<Error>,
-    /// The first error in printing, which must not stop the work.
+    /// The last error in printing, which must not stop the work.
     print_error: Option<Error>,
 }
 
@@ -243,7 +243,8 @@ impl<'a> Tally<'a> {
 
     fn print(&mut self, text: &str, object: &Value) {
         if let Err(error) = self.session.output.result(text, object) {
-            self.print_error.get_or_insert(error);
+            // The last one is about the summary.
+            self.print_error = Some(error);
         }
     }
 
@@ -276,6 +277,9 @@ impl<'a> Tally<'a> {
             self.print_summary();
         }
         let (failed, asked, well) = (self.failed, self.asked, self.well());
+        if let Some(error) = self.print_error.take_if(|_| failed > 0) {
+            self.session.output.error(&error);
+        }
         match (self.first_error, self.interruption) {
             (None, _) => self.print_error.map_or(Ok(()), Err),
             (Some(error), _) if asked == 1 => Err(error),

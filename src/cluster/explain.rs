@@ -126,7 +126,10 @@ impl Named {
 
     /// More came than a cluster sends; `what` says of what.
     pub fn too_large(&self, call: &str, what: &str) -> Error {
-        let message = format!("{} answered {call} with too much: {what}", self.address);
+        let message = format!(
+            "the reply of {} to {call} is too large: {what}",
+            self.address
+        );
         Error::new(
             Certainty::Lost,
             UserError::new(Kind::Unreachable, message).hint(

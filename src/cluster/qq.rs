@@ -3,10 +3,13 @@
 use std::{
     collections::HashSet,
     ffi::OsString,
+    io,
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
     time::Duration,
 };
+
+use rustix::io::Errno;
 
 use super::{
     Certainty, Check, Cluster, DEFAULT_PORT, Error, KeyRef, NewKey, Replacement, Result, Snapshot,
@@ -238,6 +241,13 @@ impl Qq {
     fn explain_silence(&self, command: &str, failure: &Failure) -> Error {
         let (certainty, hint) = match failure {
             Failure::Interrupted(kind) => return stopped_during(command, *kind),
+            Failure::CouldNotRun { source, .. } if is_exhaustion(source) => {
+                let message = format!("cannot start qq for {command}: out of memory or threads");
+                let error = UserError::new(Kind::Internal, message)
+                    .caused_by(source)
+                    .hint("nothing was sent; raise the limit (see `ulimit -a`) or free memory, then run this again");
+                return Error::new(Certainty::NotSent, error);
+            }
             Failure::NotFound { .. }
             | Failure::NotExecutable { .. }
             | Failure::CouldNotRun { .. } => (
@@ -332,6 +342,12 @@ fn find_dialect(
         true => (None, newer),
         false => (Some(Dialect::IdOrName), older),
     }
+}
+
+/// Whether the system has no memory, no thread or no process left.
+fn is_exhaustion(error: &io::Error) -> bool {
+    let errno = Errno::from_io_error(error);
+    errno.is_some_and(|errno| [Errno::AGAIN, Errno::NOMEM].contains(&errno))
 }
 
 /// Whether `qq` stumbled over the file in which it keeps the bearer token, before any request.

@@ -9,6 +9,7 @@ use serde::{
 };
 
 use super::{NewKey, Replacement, Snapshot, StoredKey, Usage};
+use crate::text::size;
 
 #[derive(Deserialize)]
 struct KeyReply {
@@ -293,10 +294,7 @@ const WORDS_LIMIT: usize = 2_000;
 impl Limit {
     /// What to say when a reply has more bytes.
     pub fn exceeded(self) -> String {
-        match self.bytes >> 20 {
-            0 => format!("{} is larger than {} KiB", self.what, self.bytes >> 10),
-            mebibytes => format!("{} is larger than {mebibytes} MiB", self.what),
-        }
+        format!("{} is larger than {}", self.what, size(self.bytes))
     }
 
     /// What to say when a list has more entries.
@@ -372,8 +370,8 @@ fn check_texts(texts: &[&str]) -> Result<(), NotAReply> {
     match texts.iter().all(|text| text.len() <= TEXT_LIMIT) {
         true => Ok(()),
         false => Err(NotAReply::too_large(format!(
-            "a text in the reply is longer than {} KiB",
-            TEXT_LIMIT >> 10
+            "a text in the reply is longer than {}",
+            size(TEXT_LIMIT)
         ))),
     }
 }

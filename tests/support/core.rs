@@ -105,6 +105,8 @@ impl Core {
         }
         let ca_file = files.path().join("ca.pem");
         std::fs::write(&ca_file, text("ca")).expect("writing the certificate");
+        let mode = std::fs::Permissions::from_mode(0o644);
+        std::fs::set_permissions(&ca_file, mode).expect("a mode");
 
         Core {
             process,
