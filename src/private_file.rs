@@ -9,7 +9,7 @@ use std::{
 
 use rustix::io::Errno;
 
-use crate::text::quote;
+use crate::text::quote_path;
 
 /// Warns when the group or everybody can read or write the file.
 pub fn warn_if_readable_by_others(path: &Path, metadata: &Metadata) {
@@ -18,7 +18,7 @@ pub fn warn_if_readable_by_others(path: &Path, metadata: &Metadata) {
         log::warn!(
             "{} can be read or written by others (mode {mode:04o}); `chmod 600 {}` mends that",
             path.display(),
-            quote(&path.to_string_lossy()),
+            quote_path(path),
         );
     }
 }

