@@ -223,7 +223,7 @@ pub fn table<const N: usize>(
     table.load_style(presets::NOTHING).set_header(header);
     for row in rows {
         // A line break in a cell would look like another row.
-        table.add_row(row.map(|cell| printable(&cell)));
+        table.add_row(row.map(|cell| text::cell(&cell)));
     }
     for column in table.column_iter_mut() {
         column.set_padding((0, 2));

@@ -7,6 +7,9 @@ use unicode_properties::{GeneralCategory, UnicodeGeneralCategory};
 /// How many characters of one value (a name, a comment) a line of text shows.
 const VALUE: usize = 200;
 
+/// How many characters a cell of a table shows: enough for a URI.
+const CELL: usize = 1_000;
+
 /// How many characters of a message from elsewhere are shown: the beginning and the end.
 const MESSAGE_START: usize = 3_000;
 const MESSAGE_END: usize = 800;
@@ -116,18 +119,19 @@ pub fn printable(text: &str) -> String {
 
 /// One value on a line of text: printable, and cut where it is long.
 pub fn value(text: &str) -> String {
-    let (start, rest) = split(text, VALUE);
-    match rest {
-        0 => printable(text),
-        rest => format!("{}… ({} more characters)", printable(start), grouped(rest)),
-    }
+    printable(&beginning(text, VALUE))
 }
 
-/// The same in double quotes.
+/// The same in a table, which may hold the only copy in text.
+pub fn cell(text: &str) -> String {
+    printable(&beginning(text, CELL))
+}
+
+/// The same in double quotes. No backtick is left in it: messages mark commands with those.
 pub fn quoted(text: &str) -> String {
     let (start, rest) = split(text, VALUE);
     let inside = start.replace('\\', r"\\").replace('"', "\\\"");
-    let inside = printable(&inside);
+    let inside = printable(&inside).replace('`', r"\u{60}");
     match rest {
         0 => format!("\"{inside}\""),
         rest => format!("\"{inside}…\" ({} more characters)", grouped(rest)),
@@ -149,7 +153,16 @@ pub fn message(text: &str) -> String {
 /// A hint without an end that is far too long. The middle must stay: two halves of a command would
 /// run as something else.
 pub fn hint(text: &str) -> String {
-    match split(text, HINT) {
+    beginning(text, HINT)
+}
+
+/// A hint that someone else wrote.
+pub fn foreign_hint(text: &str) -> String {
+    beginning(text, MESSAGE_START)
+}
+
+fn beginning(text: &str, limit: usize) -> String {
+    match split(text, limit) {
         (_, 0) => text.to_owned(),
         (start, rest) => format!("{start}… ({} more characters)", grouped(rest)),
     }
@@ -185,14 +198,7 @@ fn grouped(number: usize) -> String {
 /// One word of a shell command to copy: what is shown is what the shell takes. Where single quotes
 /// do not suffice it is `$'…'`, which bash, zsh, ksh and POSIX.1-2024 know.
 pub fn quote(arg: &str) -> String {
-    let (start, rest) = split(arg, ARGUMENT);
-    match rest {
-        0 => quote_bytes(arg.as_bytes()),
-        rest => {
-            let cut = format!("{start}… ({} more characters)", grouped(rest));
-            quote_bytes(cut.as_bytes())
-        }
-    }
+    quote_bytes(beginning(arg, ARGUMENT).as_bytes())
 }
 
 /// A path as a word of a shell command that no program takes for an option; `-` is stdin.
