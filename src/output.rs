@@ -68,7 +68,11 @@ impl Output {
                 let lines: Vec<String> = text.trim_end().split('\n').map(printable).collect();
                 self.raw(format!("{}\n", lines.join("\n")).as_bytes())
             }
-            Format::Json => self.raw(format!("{}\n", json_line(object)).as_bytes()),
+            Format::Json => {
+                let mut line = json_line(object);
+                line.push('\n');
+                self.raw(line.as_bytes())
+            }
         }
     }
 
@@ -119,7 +123,7 @@ impl Output {
     }
 }
 
-/// JSON on one line, with `\u` escapes for what a terminal would not show as it is.
+/// JSON on one line, with `\u` escapes for characters that a terminal would hide or obey.
 fn json_line(value: &Value) -> String {
     let mut line = Vec::new();
     value
@@ -137,6 +141,9 @@ impl ser::Formatter for Escaping {
         writer: &mut W,
         fragment: &str,
     ) -> io::Result<()> {
+        if fragment.bytes().all(|b| matches!(b, b' '..=b'~')) {
+            return writer.write_all(fragment.as_bytes());
+        }
         for (c, visible) in text::visible(fragment) {
             if visible {
                 writer.write_all(c.encode_utf8(&mut [0; 4]).as_bytes())?;
@@ -176,7 +183,7 @@ fn error_text(error: &Error) -> String {
     text
 }
 
-/// Text from elsewhere that cannot steer the terminal or pass for a line of ours.
+/// Indents continuation lines so that text from elsewhere cannot pass for a line of ours.
 fn lines(text: &str) -> String {
     let text = text.replace('\t', "    ");
     let lines: Vec<String> = text.lines().map(printable).collect();
@@ -194,7 +201,11 @@ impl Log for Notes {
         if !self.enabled(record.metadata()) {
             return;
         }
-        let message = text::message(&record.args().to_string());
+        let message = record.args().to_string();
+        let message = match record.level() {
+            Level::Warn => text::message(&message),
+            _ => text::excerpt(&message),
+        };
         let text = match (self.0.format, record.level()) {
             (Format::Json, level) => {
                 let level = match level {
@@ -222,7 +233,7 @@ pub fn table<const N: usize>(
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_header(header);
     for row in rows {
-        // A line break in a cell would look like another row.
+        // A line break in a cell would fake another row.
         table.add_row(row.map(|cell| text::cell(&cell)));
     }
     for column in table.column_iter_mut() {

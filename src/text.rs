@@ -14,16 +14,16 @@ const CELL: usize = 1_000;
 const MESSAGE_START: usize = 3_000;
 const MESSAGE_END: usize = 800;
 
-/// The longest argument that can be a path (PATH_MAX). A longer one is not worth pasting.
+/// The longest possible path (PATH_MAX). Nobody pastes longer arguments.
 const ARGUMENT: usize = 4_096;
 
-/// Hints hold commands, and each argument in one has a limit of its own.
+/// Each argument of a command in a hint has a limit of its own, so this one is generous.
 const HINT: usize = 32_000;
 
-/// How many combining marks one letter carries in real text. More only paint over other lines.
+/// How many combining marks a letter carries in real text. More would paint over other lines.
 const MARKS: usize = 6;
 
-/// Each character, and whether a terminal shows it as what it is, where it stands.
+/// Each character, and whether a terminal shows it unchanged at this position.
 pub fn visible(text: &str) -> impl Iterator<Item = (char, bool)> {
     let mut marks = Marks::Nowhere;
     text.chars().map(move |c| {
@@ -40,7 +40,7 @@ pub fn visible(text: &str) -> impl Iterator<Item = (char, bool)> {
                 return (c, true);
             }
             (Class::Mark, Marks::On { n, .. }) if n < MARKS => true,
-            // It chooses between the colored and the plain form of a symbol. Anywhere else it hides.
+            // It picks the colored or the plain form of a symbol. Anywhere else it is invisible.
             (Class::EmojiStyle, Marks::On { symbol: true, n: 0 }) => true,
             _ => false,
         };
@@ -52,12 +52,12 @@ pub fn visible(text: &str) -> impl Iterator<Item = (char, bool)> {
     })
 }
 
-/// What a combining mark would be drawn on.
+/// What the next combining mark would be drawn on.
 #[derive(Clone, Copy)]
 enum Marks {
-    /// On our own text.
+    /// Text of our own.
     Nowhere,
-    /// On a letter or a symbol that carries `n` already.
+    /// A letter or symbol that carries `n` marks already.
     On { symbol: bool, n: usize },
 }
 
@@ -67,7 +67,7 @@ enum Class {
     },
     Mark,
     EmojiStyle,
-    /// It steers the terminal or the direction of writing, shows nothing, or has no agreed meaning.
+    /// Controls the terminal or the writing direction, is invisible, or has no assigned meaning.
     Hidden,
 }
 
@@ -75,8 +75,8 @@ fn class(c: char) -> Class {
     use GeneralCategory as Category;
     match c {
         '\u{fe0e}' | '\u{fe0f}' => Class::EmojiStyle,
-        // Letters, marks and a symbol that show nothing: what is Default_Ignorable_Code_Point beyond
-        // the categories below, and blanks that pass for letters.
+        // Invisible letters, marks and symbols: Default_Ignorable_Code_Point as far as the categories
+        // below do not cover it, and blank symbols.
         '\u{34f}'
         | '\u{115f}'..='\u{1160}'
         | '\u{17b4}'..='\u{17b5}'
@@ -105,7 +105,7 @@ fn class(c: char) -> Class {
     }
 }
 
-/// The text with escapes for what a terminal would not show as it is.
+/// The text, with escapes for characters that a terminal would hide or obey.
 pub fn printable(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for (c, visible) in visible(text) {
@@ -117,17 +117,17 @@ pub fn printable(text: &str) -> String {
     shown
 }
 
-/// One value on a line of text: printable, and cut where it is long.
+/// A value within a line of text: printable, and cut if long.
 pub fn value(text: &str) -> String {
     printable(&beginning(text, VALUE))
 }
 
-/// The same in a table, which may hold the only copy in text.
+/// A value in a column of its own.
 pub fn cell(text: &str) -> String {
     printable(&beginning(text, CELL))
 }
 
-/// The same in double quotes. No backtick is left in it: messages mark commands with those.
+/// A value in double quotes. Backticks are escaped because hints mark commands with them.
 pub fn quoted(text: &str) -> String {
     let (start, rest) = split(text, VALUE);
     let inside = start.replace('\\', r"\\").replace('"', "\\\"");
@@ -138,7 +138,7 @@ pub fn quoted(text: &str) -> String {
     }
 }
 
-/// A message without the middle of what someone made far too long: our own words stand at its ends.
+/// A message, without its middle if far too long. Our own words are at its ends.
 pub fn message(text: &str) -> String {
     let (start, rest) = split(text, MESSAGE_START);
     match rest.checked_sub(MESSAGE_END) {
@@ -150,14 +150,13 @@ pub fn message(text: &str) -> String {
     }
 }
 
-/// A hint without an end that is far too long. The middle must stay: two halves of a command would
-/// run as something else.
+/// A hint, without its end if far too long. Cutting the middle could join the halves of two commands.
 pub fn hint(text: &str) -> String {
     beginning(text, HINT)
 }
 
-/// A hint that someone else wrote.
-pub fn foreign_hint(text: &str) -> String {
+/// A hint from elsewhere or a log line, which may hold commands too.
+pub fn excerpt(text: &str) -> String {
     beginning(text, MESSAGE_START)
 }
 
@@ -168,7 +167,7 @@ fn beginning(text: &str, limit: usize) -> String {
     }
 }
 
-/// The first characters, and how many follow.
+/// The first `limit` characters, and how many follow.
 fn split(text: &str, limit: usize) -> (&str, usize) {
     match text.char_indices().nth(limit) {
         Some((end, _)) => (&text[..end], text[end..].chars().count()),
@@ -195,13 +194,13 @@ fn grouped(number: usize) -> String {
     text
 }
 
-/// One word of a shell command to copy: what is shown is what the shell takes. Where single quotes
-/// do not suffice it is `$'…'`, which bash, zsh, ksh and POSIX.1-2024 know.
+/// One word of a shell command to copy. What does not show in single quotes becomes `$'…'`, which
+/// bash, zsh, ksh and POSIX.1-2024 read.
 pub fn quote(arg: &str) -> String {
     quote_bytes(beginning(arg, ARGUMENT).as_bytes())
 }
 
-/// A path as a word of a shell command that no program takes for an option; `-` is stdin.
+/// A path as one word of a shell command that no program mistakes for an option; `-` is stdin.
 pub fn quote_path(path: &Path) -> String {
     let bytes = path.as_os_str().as_encoded_bytes();
     match bytes.first() {
@@ -221,7 +220,7 @@ fn quote_bytes(bytes: &[u8]) -> String {
         Some(text) if !text.is_empty() && !text.starts_with('=') && bytes.iter().all(plain) => {
             text.to_owned()
         }
-        // Messages mark commands with backticks: one inside would seem to end the command.
+        // Hints mark commands with backticks; one inside would seem to end the command.
         Some(text) if visible(text).all(|(c, visible)| visible && c != '`') => {
             format!("'{}'", text.replace('\'', r"'\''"))
         }
@@ -229,7 +228,7 @@ fn quote_bytes(bytes: &[u8]) -> String {
     }
 }
 
-/// Octal escapes of the bytes: unlike `\u`, they mean the same in every locale.
+/// Escapes bytes in octal: unlike `\u`, that means the same in every locale.
 fn ansi_c_quoted(bytes: &[u8]) -> String {
     let octal = |bytes: &[u8]| -> String { bytes.iter().map(|b| format!("\\{b:03o}")).collect() };
     let mut quoted = String::from("$'");
@@ -239,7 +238,7 @@ fn ansi_c_quoted(bytes: &[u8]) -> String {
                 '\n' => quoted.push_str("\\n"),
                 '\t' => quoted.push_str("\\t"),
                 '\\' | '\'' => quoted.extend(['\\', c]),
-                // Interactive shells expand `!` early, and disagree about where `$'…'` ends.
+                // Interactive shells expand `!` before they look for the end of `$'…'`.
                 '`' | '!' => quoted.push_str(&octal(&[c as u8])),
                 c if visible => quoted.push(c),
                 c => quoted.push_str(&octal(c.encode_utf8(&mut [0; 4]).as_bytes())),

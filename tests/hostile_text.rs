@@ -19,7 +19,7 @@ use support::{
     terminal::Terminal,
 };
 
-/// Each has `pwned` in it: the word by which it is found again, and the file that it would make.
+/// Each contains `pwned`: a marker to find it by, and the file that it would create.
 fn payloads() -> Vec<String> {
     let mut payloads: Vec<String> = [
         "\u{1b}[2J\u{1b}]0;pwned\u{7}\u{8}\u{7f}\r\u{b}FAKE\u{c}FAKE",
@@ -48,7 +48,7 @@ fn payloads() -> Vec<String> {
     payloads
 }
 
-/// What may not come out as it is. Written down anew, so that a hole in the program's own list shows.
+/// What must never come out raw. Independent of the program's own list, to reveal gaps in it.
 fn is_dangerous(c: char) -> bool {
     matches!(c,
         '\0'..='\u{9}' | '\u{b}'..='\u{1f}' | '\u{7f}'..='\u{9f}' | '\u{ad}' | '\u{34f}' | '\u{61c}'
@@ -96,7 +96,7 @@ fn objects(what: &str, stream: &str) -> Vec<Value> {
         .collect()
 }
 
-/// What hints tell a user to run.
+/// Programs that hints tell a user to run.
 const PROGRAMS: [&str; 6] = ["qkey", "qq", "chmod", "openssl", "ssh-keygen", "bao"];
 
 /// The commands in a text, each of which begins after a backtick and ends at the next.
@@ -109,13 +109,13 @@ fn commands(text: &str) -> Vec<&str> {
     text.split('`').skip(1).filter(is_command).collect()
 }
 
-/// In a hint, whatever stands between backticks.
+/// In a hint, every piece between backticks that holds a payload.
 fn all_between_backticks(hint: &str) -> Vec<&str> {
     let pieces = hint.split('`').skip(1).step_by(2);
     pieces.filter(|piece| piece.contains("pwned")).collect()
 }
 
-/// Runs commands with stubs for all programs but `touch`, and looks at what the stubs were given.
+/// Runs commands with stubs in place of the programs, and checks the arguments that the stubs got.
 #[track_caller]
 fn assert_inert(what: &str, stubs: &Qkey, commands: &[&str], payload: &str) {
     if commands.is_empty() {
@@ -166,12 +166,12 @@ fn percent_encoded(text: &str) -> String {
         .collect()
 }
 
-/// A cluster that says what a test has written, and everything else that text comes from.
+/// A user's folder, with a cluster, a plugin and a tool that say what a test wrote for them.
 struct World {
     qkey: Qkey,
 }
 
-/// `qq` that prints what stands in files named for the command.
+/// A `qq` that prints the files named after its command.
 const QQ: &str = r#"#!/bin/sh
 for arg; do case $arg in fs_*|snapshot_*) call=$arg ;; esac; done
 code=0
@@ -185,10 +185,10 @@ const PLUGIN: &str = "#!/bin/sh\ncat >/dev/null\ncat plugin.err >&2\ncat plugin.
 
 const BAO: &str = "#!/bin/sh\ncat bao.err >&2\nexit 2\n";
 
-/// Writes down what it is given.
+/// Records its arguments.
 const STUB: &str = "#!/bin/sh\nprintf '%s\\0' \"$@\" >>\"$ARGV\"\n";
 
-/// A folder for PATH, and within it `stubs` for the commands in hints.
+/// A folder for PATH, with `stubs` in it for the commands in hints.
 fn programs() -> Qkey {
     let programs = Qkey::new();
     for (name, text) in [("qq", QQ), ("qkey-signer-test", PLUGIN), ("bao", BAO)] {
@@ -215,7 +215,8 @@ impl World {
 
     fn fails(&self, call: &str, code: u8, stderr: &str) {
         self.qkey.write(&format!("{call}.err"), stderr);
-        self.qkey.write(&format!("{call}.code"), format!("{code}\n"));
+        self.qkey
+            .write(&format!("{call}.code"), format!("{code}\n"));
     }
 
     fn holds(&self, name: &str, comment: &str, public_key: &str) {
@@ -236,14 +237,14 @@ impl World {
     }
 }
 
-/// A place where text comes in: what is to be written for it, and the arguments.
+/// Where text comes in: prepares the world, and returns the arguments of qkey.
 type Place = (&'static str, fn(&World, &str) -> Vec<String>);
 
 fn args<const N: usize>(args: [&str; N]) -> Vec<String> {
     args.map(str::to_owned).into()
 }
 
-/// Words that can be the name of a file.
+/// The payload as the name of a file.
 fn file_name(payload: &str) -> String {
     payload.chars().take(60).filter(|&c| c != '/').collect()
 }
@@ -276,22 +277,22 @@ const PLACES: &[Place] = &[
         args(["unlock", "--id=7", "--key=alice.pem", "--dry-run", "-vv"])
     }),
     (
-        "the holder of a snapshot that another key unlocks",
+        "the lock key of a snapshot, and another key",
         |world, text| {
             world.holds(text, text, ALICE_PUBLIC);
             world.has_snapshot(text, Some("1"));
             args(["unlock", "--id=7", "--key=bob.pem"])
         },
     ),
-    ("a name that is taken", |world, text| {
+    ("a taken name", |world, text| {
         world.holds(text, text, BOB_PUBLIC);
         args(["add", &format!("--name={text}"), "--key=alice.pem"])
     }),
-    ("a comment that differs", |world, text| {
+    ("a different comment", |world, text| {
         world.holds("new", text, ALICE_PUBLIC);
         args(["add", "--name=new", "--key=alice.pem", "--comment=other"])
     }),
-    ("a key that is not there", |world, text| {
+    ("a missing stored key", |world, text| {
         world.holds(text, "", ALICE_PUBLIC);
         args(["keys", "show", &format!("--key-id={text}s")])
     }),
@@ -329,15 +330,15 @@ const PLACES: &[Place] = &[
         );
         args(["keys"])
     }),
-    ("anything else that qq says", |world, text| {
+    ("other output of qq", |world, text| {
         world.fails("fs_security_list_keys", 3, text);
         args(["keys"])
     }),
-    ("what is no reply", |world, text| {
+    ("a malformed reply", |world, text| {
         world.says("fs_security_list_keys", text);
         args(["keys", "-vv"])
     }),
-    ("a text where a number belongs", |world, text| {
+    ("a string in place of a number", |world, text| {
         world.holds("a", "", ALICE_PUBLIC);
         world.says(
             "snapshot_get_status",
@@ -374,7 +375,7 @@ const PLACES: &[Place] = &[
         world.fails("fs_security_list_keys", 1, "Error 401: x: y\n");
         args(["keys", &format!("--credentials-store={text}")])
     }),
-    ("a key file that is not there", |_, text| {
+    ("a missing key file", |_, text| {
         args(["sign", &format!("--key={text}"), "challenge"])
     }),
     ("a key file that others can read", |world, text| {
@@ -382,7 +383,7 @@ const PLACES: &[Place] = &[
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).expect("a mode");
         args(["sign", &format!("--key={}", file_name(text)), "challenge"])
     }),
-    ("a key file that is none", |world, text| {
+    ("a malformed key file", |world, text| {
         world.qkey.write(
             &file_name(text),
             format!("-----BEGIN {text} PRIVATE KEY-----\nAAAA\n"),
@@ -392,7 +393,7 @@ const PLACES: &[Place] = &[
     ("a new key file", |_, text| {
         args(["generate", "--", &file_name(text)])
     }),
-    ("a key file that is in the way", |world, text| {
+    ("a new key file, over another", |world, text| {
         world.qkey.write(&file_name(text), "");
         args(["generate", "--", &file_name(text)])
     }),
@@ -412,21 +413,18 @@ const PLACES: &[Place] = &[
             .configure(&configuration("clusters", text, "host", "cluster"));
         args(["config", "show", &format!("--cluster={text}")])
     }),
-    ("a cluster that is not there", |world, text| {
+    ("a missing cluster", |world, text| {
         world
             .qkey
             .configure(&configuration("clusters", text, "host", "cluster"));
         args(["keys", "--cluster=other"])
     }),
-    (
-        "a word that the configuration does not know",
-        |world, text| {
-            world
-                .qkey
-                .configure(&configuration("clusters", "a", text, "cluster"));
-            args(["keys"])
-        },
-    ),
+    ("an unknown field of the configuration", |world, text| {
+        world
+            .qkey
+            .configure(&configuration("clusters", "a", text, "cluster"));
+        args(["keys"])
+    }),
     ("the source of a configured key", |world, text| {
         world.qkey.configure(&configuration(
             "keys",
@@ -477,7 +475,7 @@ const PLACES: &[Place] = &[
         world.qkey.write("plugin.err", text);
         args(["pubkey", "plugin:test:a", "-vv"])
     }),
-    ("what is no reply of a plugin's", |world, text| {
+    ("a malformed plugin reply", |world, text| {
         world.qkey.write("plugin.out", text);
         world.qkey.write("plugin.err", "");
         args([
@@ -507,7 +505,7 @@ fn configuration(table: &str, name: &str, field: &str, value: &str) -> String {
     )
 }
 
-/// A quoted key of TOML, which takes no characters over several lines.
+/// A quoted key in TOML, whose writer in the `toml` crate takes whole documents only.
 fn basic(text: &str) -> String {
     let escaped: String = text
         .chars()
@@ -553,7 +551,7 @@ fn assert_safe(what: &str, stubs: &Qkey, payload: &str, text: &Run, json: &Run) 
         for text in strings(&object) {
             assert_inert(what, stubs, &commands(&text), payload);
         }
-        // A plugin's hint is its own.
+        // A plugin's hint is the plugin's own advice.
         if let Some(hint) = object["error"]["hint"]
             .as_str()
             .filter(|hint| *hint != payload)
@@ -565,7 +563,7 @@ fn assert_safe(what: &str, stubs: &Qkey, payload: &str, text: &Run, json: &Run) 
 }
 
 #[test]
-fn no_text_from_elsewhere_steers_the_terminal_or_hides_in_a_command() {
+fn hostile_text_never_reaches_the_terminal_or_a_copied_command() {
     let cases: Vec<(&Place, String)> = PLACES
         .iter()
         .flat_map(|place| payloads().into_iter().map(move |payload| (place, payload)))
@@ -624,7 +622,7 @@ fn json_keeps_names_and_comments_whole() {
 }
 
 #[test]
-fn rest_replies_are_no_less_hostile() {
+fn hostile_rest_replies_are_escaped() {
     let core = Core::start();
     let qkey = Qkey::with_rest(&core);
     let programs = programs();
@@ -665,13 +663,13 @@ fn rest_replies_are_no_less_hostile() {
 }
 
 #[test]
-fn comments_in_an_agent_are_escaped() {
+fn hostile_agent_comments_are_escaped() {
     let programs = programs();
     let qkey = Qkey::new();
     let socket = qkey.path("agent.sock");
     let qkey = qkey.env("SSH_AUTH_SOCK", socket.to_str().expect("UTF-8"));
     let listener = UnixListener::bind(&socket).expect("a socket");
-    // It ends with the test's process.
+    // Ends with the test process.
     thread::spawn(move || {
         // Each payload is asked for twice.
         for payload in payloads().iter().flat_map(|payload| [payload; 2]) {
@@ -683,7 +681,7 @@ fn comments_in_an_agent_are_escaped() {
             };
             let identity = [string(b"ssh-x"), string(payload.as_bytes())].concat();
             let answer = [&[12, 0, 0, 0, 1][..], &identity].concat();
-            // It may have seen enough.
+            // qkey may hang up early.
             let _ = stream.write_all(&string(&answer));
         }
     });
@@ -696,7 +694,7 @@ fn comments_in_an_agent_are_escaped() {
 }
 
 #[test]
-fn prompts_name_a_hostile_file_harmlessly() {
+fn prompts_escape_hostile_file_names() {
     let payload = "\u{1b}[2Jpwned\u{202e}\nEnter FAKE";
     let qkey = Qkey::new();
     let encrypted = Command::new("openssl")
@@ -717,7 +715,7 @@ fn prompts_name_a_hostile_file_harmlessly() {
 }
 
 #[test]
-fn snapshots_of_real_text_stay_readable() {
+fn international_text_stays_readable() {
     let programs = programs();
     let world = World::new(&programs);
     world.holds("Schlüssel 🔑", "鍵 e\u{301} ❤\u{fe0f}", ALICE_PUBLIC);

@@ -1,5 +1,5 @@
-//! On a cluster node, `qq` 7.5.3 and later sends everything to the node's own socket, whatever host
-//! it was given. A mount namespace stands in for such a node.
+//! On a cluster node, `qq` 7.5.3 and later sends every request to the node's own socket, whatever host
+//! it is given. A mount namespace stands in for a node.
 
 mod support;
 
@@ -17,19 +17,19 @@ use std::{
 };
 
 use serde_json::json;
-use snapbox::{IntoData, assert_data_eq, str};
+use snapbox::{assert_data_eq, str};
 use support::{
     core::{QQ_VERSION, qq},
     http::read_request,
     qkey::{ALICE_PUBLIC, Qkey, Run},
 };
 
-/// Another cluster's address. Nothing may leave for it: the namespace has a loopback device alone.
+/// Another cluster's address. Nothing can reach it: the namespace has only a loopback device.
 const OTHER: &str = "203.0.113.9";
 
 const TOKEN: &str = "access-v1:of-the-other-cluster";
 
-/// What makes a machine a node: `$0` goes to `/run/qfsd`, then `qq` does without `--host`.
+/// Turns the namespace into a node: mounts `$0` at `/run/qfsd`, and makes `--host` optional for `qq`.
 const NODE: &str = r#"
     mount -t tmpfs tmpfs /run && mkdir /run/qfsd && mount --bind "$0" /run/qfsd &&
     mount -t tmpfs tmpfs /opt && mkdir -p /opt/qumulo/lib &&
@@ -41,7 +41,7 @@ const NODE: &str = r#"
 /// A cluster node whose cluster holds Alice's key, which locks snapshot 7.
 struct Node {
     qkey: Qkey,
-    /// Each request with the credentials that came along.
+    /// Each request, with the credentials it carried.
     requests: Arc<Mutex<Vec<String>>>,
 }
 
@@ -70,7 +70,7 @@ impl Node {
     fn serve(&self) {
         let listener = UnixListener::bind(self.socket()).expect("a socket");
         let (requests, locked) = (self.requests.clone(), Arc::new(AtomicBool::new(true)));
-        // It ends with the test's process.
+        // Ends with the test process.
         thread::spawn(move || {
             for stream in listener.incoming() {
                 let _ = stream.and_then(|stream| answer(&stream, &requests, &locked));
@@ -82,7 +82,7 @@ impl Node {
         self.qkey.path("qfsd/rest.sock")
     }
 
-    /// The same node, with something else in the place of its socket.
+    /// A node with something else in place of its socket.
     fn with_socket_replaced(replace: impl FnOnce(&Path)) -> Self {
         let node = Self::new();
         fs::remove_file(node.socket()).expect("it is there");
@@ -90,7 +90,7 @@ impl Node {
         node
     }
 
-    /// A program with its arguments, on the node.
+    /// Runs a program with its arguments on the node.
     fn command(&self, command: &Command) -> Command {
         let namespaces = match rustix::process::geteuid().is_root() {
             true => "-mnu",
@@ -265,22 +265,32 @@ fn a_host_from_the_environment_or_the_configuration_file_is_refused_too() {
 }
 
 #[test]
-fn whatever_stands_at_the_sockets_path_is_refused() {
-    let replacements: [(&str, fn(&Path)); 5] = [
-        ("a file", |path| fs::write(path, "").expect("a file")),
-        ("a folder", |path| fs::create_dir(path).expect("a folder")),
-        ("a dangling link", |path| {
-            std::os::unix::fs::symlink("gone", path).expect("a link");
-        }),
-        ("a link to itself", |path| {
-            std::os::unix::fs::symlink("rest.sock", path).expect("a link");
-        }),
-        ("a socket that nobody listens on", |path| {
-            drop(UnixListener::bind(path).expect("a socket"));
-        }),
+fn any_file_type_at_the_socket_path_is_refused() {
+    let symlink =
+        |to: &'static str| move |path: &Path| std::os::unix::fs::symlink(to, path).expect("a link");
+    let nodes = [
+        (
+            "a file",
+            Node::with_socket_replaced(|path| fs::write(path, "").expect("a file")),
+        ),
+        (
+            "a folder",
+            Node::with_socket_replaced(|path| fs::create_dir(path).expect("a folder")),
+        ),
+        (
+            "a dangling link",
+            Node::with_socket_replaced(symlink("gone")),
+        ),
+        (
+            "a link to itself",
+            Node::with_socket_replaced(symlink("rest.sock")),
+        ),
+        (
+            "a socket without a listener",
+            Node::with_socket_replaced(|path| drop(UnixListener::bind(path).expect("a socket"))),
+        ),
     ];
-    for (what, replace) in replacements {
-        let node = Node::with_socket_replaced(replace);
+    for (what, node) in nodes {
         let run = node.run(&["keys", "--host", OTHER]);
         assert_eq!(run.code, 2, "{what}: {run:?}");
         node.assert_untouched();
@@ -288,7 +298,7 @@ fn whatever_stands_at_the_sockets_path_is_refused() {
 }
 
 #[test]
-fn a_node_without_its_socket_reaches_other_hosts() {
+fn a_node_without_the_socket_reaches_other_hosts() {
     let node = Node::with_socket_replaced(|_| {});
     node.qkey
         .write_program("qq", "#!/bin/sh\necho '{\"entries\": []}'\n");
@@ -323,7 +333,7 @@ fn a_socket_that_appears_between_two_calls_is_noticed() {
 }
 
 #[test]
-fn this_node_by_any_of_its_names_is_reached_through_the_socket() {
+fn this_nodes_own_names_are_reached_through_the_socket() {
     let node = Node::new();
     for host in [
         None,
@@ -367,9 +377,9 @@ fn this_node_by_any_of_its_names_is_reached_through_the_socket() {
 }
 
 #[test]
-fn a_port_of_this_machine_that_is_forwarded_elsewhere_is_refused() {
+fn a_forwarded_local_port_is_refused() {
     let node = Node::new();
-    // The end of a tunnel to another cluster, which qq would not use.
+    // A tunnel to another cluster, which qq would not use.
     for args in [
         ["keys", "--host=localhost", "--port=9000"],
         ["keys", "--host=node-3", "--port=443"],
@@ -402,7 +412,7 @@ fn a_node_unlocks_its_own_snapshot_through_the_socket() {
 }
 
 #[test]
-fn commands_that_reach_no_cluster_ignore_the_socket() {
+fn commands_without_a_cluster_ignore_the_socket() {
     let node = Node::new();
     for command in [
         &["pubkey", "alice.pem"][..],

@@ -53,7 +53,7 @@ impl Generate {
         {
             made.source = name;
         }
-        // An argument of its own that begins with a hyphen would be taken for a flag.
+        // A separate argument with a leading hyphen would be parsed as a flag.
         let flag = match made.source.starts_with('-') {
             true => "--key=",
             false => "--key ",

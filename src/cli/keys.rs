@@ -12,7 +12,7 @@ use crate::{
     error::{Error, Kind, Result},
     output::table,
     public_key::PublicKey,
-    text::value,
+    text::{cell, value},
 };
 
 /// Show what the cluster's key store holds
@@ -127,7 +127,7 @@ fn show(session: &Session, key: &KeyRef) -> Result<()> {
             "fingerprint",
             fingerprint_of(&key).unwrap_or_else(|| "(not a P-256 key)".to_owned()),
         ),
-        ("public key", value(&key.public_key)),
+        ("public key", cell(&key.public_key)),
         (
             "configured key",
             configured.matching(&key).unwrap_or("-").to_owned(),

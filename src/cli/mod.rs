@@ -149,7 +149,7 @@ fn report_usage(error: clap::Error) -> u8 {
     Kind::Usage.exit_code()
 }
 
-/// The same error, with the arguments that it repeats made safe to show.
+/// The same error, with the user's arguments made safe to show.
 fn with_visible_arguments(mut error: clap::Error) -> clap::Error {
     let changed: Vec<(ContextKind, String)> = error
         .context()
@@ -162,7 +162,7 @@ fn with_visible_arguments(mut error: clap::Error) -> clap::Error {
         .map(|(kind, _, shown)| (kind, shown))
         .collect();
     if !changed.is_empty() {
-        // It repeats them too, among styles of its own.
+        // Suggestions repeat the argument too, in styled text that cannot be escaped afterwards.
         error.insert(ContextKind::Suggested, ContextValue::None);
     }
     for (kind, shown) in changed {

@@ -13,7 +13,7 @@ use crate::error::{Error, Kind, Result};
 /// Where a node's own REST API listens. `qq` 7.5.3 and later uses it wherever it exists.
 const SOCKET: &str = "/run/qfsd/rest.sock";
 
-/// Why `qq` may not reach the cluster that was named.
+/// Why `qq` might not reach the named cluster.
 #[derive(Debug, thiserror::Error)]
 enum Astray {
     #[error(
@@ -24,8 +24,8 @@ enum Astray {
     Unknown { source: io::Error },
 }
 
-/// Refuses to have `qq` call `host` where it would call this node's own cluster instead. The socket
-/// comes and goes with the node's services, so that this is to be asked before each call.
+/// Refuses to run `qq` for `host` where it would reach this node's own cluster instead. The socket
+/// comes and goes with the node's services, so check before each call.
 ///
 /// # Errors
 /// Of kind `usage`.
@@ -34,12 +34,13 @@ pub(super) fn check(host: Option<&str>, port: u16) -> Result<()> {
         return Ok(());
     };
     let astray = match fs::symlink_metadata(SOCKET) {
-        // Whatever it is: qq connects to nothing else, and a dangling link may become a socket.
+        // Whatever it is: if qq sees it, it connects to nothing else; a dangling link may soon lead
+        // to a socket.
         Ok(_) => Astray::Node,
         Err(error) if is_absence(&error) => return Ok(()),
         Err(source) => Astray::Unknown { source },
     };
-    // Another port may be the near end of a tunnel, which qq would not use.
+    // Another port may be a tunnel to another cluster, and qq would not use it.
     if port == DEFAULT_PORT && is_this_machine(host) {
         return Ok(());
     }
@@ -75,13 +76,13 @@ fn is_own_address(address: IpAddr) -> bool {
         IpAddr::V4(_) => "ipv4",
         IpAddr::V6(_) => "ipv6",
     };
-    // With this setting on, every address can be bound.
+    // With this setting on, any address can be bound.
     let setting = fs::read_to_string(format!("/proc/sys/net/{family}/ip_nonlocal_bind"));
     setting.is_ok_and(|value| value.trim() == "0") && UdpSocket::bind((address, 0)).is_ok()
 }
 
-/// Whether a name is this machine's own. DNS is not asked: a cluster's round-robin name leads to this
-/// node too, and says nothing about which cluster is meant.
+/// Whether a name is this machine's own. DNS cannot tell: the answer may change from one query to the
+/// next, and a round-robin name leads to other nodes too.
 fn is_own_name(host: &str, own_name: &str, hosts: impl FnOnce() -> String) -> bool {
     let name = |text: &str| text.trim_end_matches('.').to_ascii_lowercase();
     let short = |text: &str| text.split('.').next().unwrap_or_default().to_owned();
@@ -89,11 +90,11 @@ fn is_own_name(host: &str, own_name: &str, hosts: impl FnOnce() -> String) -> bo
     if host == "localhost" || host == own || host == short(&own) {
         return !host.is_empty();
     }
-    // Where the machine is known by its short name alone, its domain stands in this file.
+    // If the host name is set without its domain, this file has both.
     own == short(&own) && own == short(&host) && is_local_in(&hosts(), &host)
 }
 
-/// Whether a hosts file gives a name own addresses alone.
+/// Whether a hosts file maps a name to this machine's addresses only.
 fn is_local_in(hosts: &str, name: &str) -> bool {
     let addresses: Vec<IpAddr> = hosts
         .lines()
@@ -113,7 +114,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn this_machine_is_known_by_its_own_names_alone() {
+    fn only_the_host_name_and_localhost_name_this_machine() {
         let hosts = "127.0.1.1\tnode-3.example.com node-3 # this node\n\
                      127.0.0.1 dr.example.com\n\
                      127.0.0.1 node-3.both.example\n240.0.0.1 node-3.both.example\n\
@@ -146,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn this_machine_is_known_by_its_own_addresses_alone() {
+    fn only_loopback_and_interface_addresses_are_this_machine() {
         for own in [
             "127.0.0.1",
             "127.255.0.9",

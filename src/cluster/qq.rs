@@ -85,7 +85,7 @@ impl Qq {
     /// Looks for the program; runs nothing.
     ///
     /// # Errors
-    /// When there is no such program, or it would reach another cluster than `options` name.
+    /// When there is no such program, or it would not reach the cluster that `options` name.
     pub fn find(options: Options) -> std::result::Result<Self, UserError> {
         // Before anyone is asked for a passphrase.
         node::check(options.host.as_deref(), options.port)?;
@@ -165,7 +165,7 @@ impl Qq {
                 .run()
         };
         let mut dialect = self.dialect.lock().unwrap_or_else(PoisonError::into_inner);
-        // Only now: the wait for another call may have been long.
+        // After the wait for the lock, which may have been long.
         self.check_destination()?;
         let result = match *dialect {
             Some(known) => {

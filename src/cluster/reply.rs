@@ -86,7 +86,7 @@ impl TryFrom<AnyUsage> for UsageReply {
     fn try_from(AnyUsage { kind, id }: AnyUsage) -> Result<Self, InvalidId> {
         let id = match (kind.as_str(), id) {
             ("snapshot" | "snapshot_policy", id) => Id::try_from(id)?.0,
-            // A UUID for a replication target; nobody knows for what a later version adds.
+            // A UUID for a replication target; anything for kinds that a later version adds.
             (_, TextOrNumber::Text(text)) if is_word(&text) => text,
             (_, TextOrNumber::Number(number)) => number.to_string(),
             _ => return Err(InvalidId),
@@ -123,19 +123,19 @@ enum TextOrNumber {
     Number(u64),
 }
 
-/// The id of a key, a snapshot or a policy: digits, with or without quotes. Ids stand in commands to
-/// copy and in URLs, so that nothing else may pass for one.
+/// The id of a key, a snapshot or a policy: digits, as a string or a number. Ids go into URLs and into
+/// commands to copy, so nothing else may pass for one.
 #[derive(Deserialize)]
 #[serde(try_from = "TextOrNumber")]
 struct Id(String);
 
-/// As many digits as a 64-bit number has.
+/// The digits of a 64-bit number.
 const LONGEST_ID: usize = 20;
 
 /// More than twice the length of a UUID.
 const LONGEST_WORD: usize = 80;
 
-// The id itself stays out of the message.
+/// The id itself stays out of the message.
 #[derive(Debug, thiserror::Error)]
 #[error("invalid id")]
 struct InvalidId;

@@ -83,7 +83,7 @@ impl Refusal {
             _ => "the documentation of the plugin may say more",
         };
         match &self.hint {
-            Some(hint) => text::foreign_hint(hint),
+            Some(hint) => text::excerpt(hint),
             None => by_kind().to_owned(),
         }
     }

@@ -101,7 +101,7 @@ impl Tool {
 
     fn filled_in(&self, hint: &str) -> String {
         let program = self.program.file_name().unwrap_or_default();
-        // The key last: its name may look like a placeholder.
+        // The key comes last because its name may look like a placeholder.
         hint.replace("{tool}", &program.to_string_lossy())
             .replace("{key}", &self.key)
     }
