@@ -2,7 +2,7 @@
 
 use std::{
     fs, io,
-    net::{IpAddr, Ipv6Addr, UdpSocket},
+    net::{IpAddr, UdpSocket},
 };
 
 use rustix::system::uname;
@@ -96,17 +96,17 @@ fn is_own_name(host: &str, own_name: &str, hosts: impl FnOnce() -> String) -> bo
 
 /// Whether a hosts file maps a name to this machine's addresses only.
 fn is_local_in(hosts: &str, name: &str) -> bool {
-    let addresses: Vec<IpAddr> = hosts
+    let own: Vec<bool> = hosts
         .lines()
         .filter_map(|line| {
             let line = line.split('#').next().unwrap_or_default();
             let (address, names) = line.split_once(char::is_whitespace)?;
             let mut names = names.split_whitespace();
             names.find(|other| other.eq_ignore_ascii_case(name))?;
-            Some(address.parse().unwrap_or(Ipv6Addr::UNSPECIFIED.into()))
+            Some(address.parse().is_ok_and(is_own_address))
         })
         .collect();
-    !addresses.is_empty() && addresses.into_iter().all(is_own_address)
+    !own.is_empty() && own.into_iter().all(|own| own)
 }
 
 #[cfg(test)]
@@ -118,7 +118,8 @@ mod tests {
         let hosts = "127.0.1.1\tnode-3.example.com node-3 # this node\n\
                      127.0.0.1 dr.example.com\n\
                      127.0.0.1 node-3.both.example\n240.0.0.1 node-3.both.example\n\
-                     240.0.0.2 node-3.away.example\n";
+                     240.0.0.2 node-3.away.example\n\
+                     127.0.0.x node-3.garbled.example\n";
         let is_own = |host: &str, own: &str| is_own_name(host, own, || hosts.to_owned());
         for (host, own) in [
             ("localhost", "x"),
@@ -138,6 +139,7 @@ mod tests {
             ("node-3.example.org", "node-3.example.com"),
             ("node-3.both.example", "node-3"),
             ("node-3.away.example", "node-3"),
+            ("node-3.garbled.example", "node-3"),
             ("dr.example.com", "node-3"),
             ("localhost.example.com", "node-3"),
             ("node-4", "node-3"),
