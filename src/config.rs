@@ -19,6 +19,7 @@ use crate::{
     output::{Color, Format},
     signer::source::{Source, expand_home},
     suggest,
+    text::{quote, quoted},
 };
 
 /// What the file says. Every table and key is optional; an unknown one is an error.
@@ -246,11 +247,14 @@ impl Config {
 fn names_hint<'a>(what: &str, wrong: &str, names: impl Iterator<Item = &'a String>) -> String {
     let names: Vec<&str> = names.map(String::as_str).collect();
     match suggest::nearest(wrong, names.iter().copied()) {
-        Some(near) => format!("did you mean {near:?}?"),
+        Some(near) => format!("did you mean {}?", quoted(near)),
         None if names.is_empty() => {
             format!("it names no {what} at all; `qkey config init` shows how")
         }
-        None => format!("it names these {what}: {}", names.join(", ")),
+        None => {
+            let names: Vec<String> = names.into_iter().map(quote).collect();
+            format!("it names these {what}: {}", names.join(", "))
+        }
     }
 }
 

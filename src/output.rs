@@ -11,12 +11,12 @@ use anstyle::{AnsiColor, Style};
 use comfy_table::{Table, presets};
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use serde::{Deserialize, Serialize, Serializer};
-use serde_json::{Value, json};
+use serde_json::{Value, json, ser};
 
 use crate::{
     error::{Error, Kind, Result},
     memory,
-    text::printable,
+    text::{self, printable},
 };
 
 /// The form of results, errors and notes.
@@ -88,10 +88,14 @@ impl Output {
     /// When stdout does not take it; a reader that went away is not an error.
     pub fn answer(&self, text: impl FnOnce() -> String, object: &impl Serialize) -> Result<()> {
         match self.format {
-            Format::Text => self.raw(format!("{}\n", text().trim_end()).as_bytes()),
+            Format::Text => {
+                let text = text();
+                let lines: Vec<String> = text.trim_end().split('\n').map(printable).collect();
+                self.raw(format!("{}\n", lines.join("\n")).as_bytes())
+            }
             Format::Json => written(|stdout| {
                 let mut stdout = BufWriter::new(stdout);
-                serde_json::to_writer(&mut stdout, object)?;
+                write_json(&mut stdout, object)?;
                 writeln!(stdout)?;
                 stdout.flush()
             }),
@@ -221,20 +225,60 @@ where
     }
 }
 
+/// Writes JSON on one line, with `\u` escapes for characters that a terminal would hide or obey.
+fn write_json(writer: impl Write, value: &impl Serialize) -> io::Result<()> {
+    let mut serializer = ser::Serializer::with_formatter(writer, Escaping);
+    Ok(value.serialize(&mut serializer)?)
+}
+
+/// The same as a text.
+fn json_line(value: &Value) -> String {
+    let mut line = Vec::new();
+    write_json(&mut line, value)
+        .expect("a JSON value has only string keys, and memory takes what is written");
+    String::from_utf8(line).expect("JSON is UTF-8")
+}
+
+/// The compact form, with more escapes in strings.
+struct Escaping;
+
+impl ser::Formatter for Escaping {
+    fn write_string_fragment<W: ?Sized + Write>(
+        &mut self,
+        writer: &mut W,
+        fragment: &str,
+    ) -> io::Result<()> {
+        if fragment.bytes().all(|b| matches!(b, b' '..=b'~')) {
+            return writer.write_all(fragment.as_bytes());
+        }
+        for (c, visible) in text::visible(fragment) {
+            if visible {
+                writer.write_all(c.encode_utf8(&mut [0; 4]).as_bytes())?;
+                continue;
+            }
+            for unit in c.encode_utf16(&mut [0; 2]) {
+                write!(writer, "\\u{unit:04x}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
 /// The fields of an error in JSON.
 pub fn error_object(error: &Error) -> Value {
+    let causes: Vec<String> = error.causes().iter().map(|c| text::message(c)).collect();
     json!({
         "kind": error.kind().name(),
-        "message": error.message(),
-        "causes": error.causes(),
-        "hint": error.hint_text(),
+        "message": text::message(error.message()),
+        "causes": causes,
+        "hint": error.hint_text().map(text::hint),
         "exit_code": error.kind().exit_code(),
     })
 }
 
 fn styled_error(error: &Error, format: Format) -> String {
     match format {
-        Format::Json => json!({ "error": error_object(error) }).to_string(),
+        Format::Json => json_line(&json!({ "error": error_object(error) })),
         Format::Text => error_text(error),
     }
 }
@@ -245,17 +289,20 @@ pub fn plain_error(error: &Error, format: Format) -> String {
 }
 
 fn error_text(error: &Error) -> String {
-    let mut text = format!("{ERROR}error:{ERROR:#} {}", lines(error.message()));
+    let message = lines(&text::message(error.message()));
+    let mut text = format!("{ERROR}error:{ERROR:#} {message}");
     for cause in error.causes() {
-        text.push_str(&format!("\n  caused by: {}", lines(cause)));
+        let cause = lines(&text::message(cause));
+        text.push_str(&format!("\n  caused by: {cause}"));
     }
     if let Some(hint) = error.hint_text() {
-        text.push_str(&format!("\n{HINT}hint:{HINT:#} {}", lines(hint)));
+        let hint = lines(&text::hint(hint));
+        text.push_str(&format!("\n{HINT}hint:{HINT:#} {hint}"));
     }
     text
 }
 
-/// What others may have said in it steers no terminal, and looks like no line of ours.
+/// Indents continuation lines so that text from elsewhere cannot pass for a line of ours.
 fn lines(text: &str) -> String {
     let text = text.replace('\t', "    ");
     let lines: Vec<String> = text.lines().map(printable).collect();
@@ -273,17 +320,23 @@ impl Log for Notes {
         if !self.enabled(record.metadata()) {
             return;
         }
-        let message = lines(&record.args().to_string());
+        let message = record.args().to_string();
+        let message = match record.level() {
+            Level::Warn => text::message(&message),
+            _ => text::excerpt(&message),
+        };
         let text = match (self.0.format, record.level()) {
             (Format::Json, level) => {
                 let level = match level {
                     Level::Warn => "warning".to_owned(),
                     level => level.as_str().to_lowercase(),
                 };
-                json!({ "log": { "level": level, "message": message } }).to_string()
+                json_line(&json!({ "log": { "level": level, "message": message } }))
             }
-            (Format::Text, Level::Warn) => format!("{WARNING}warning:{WARNING:#} {message}"),
-            (Format::Text, _) => format!("{FAINT}{message}{FAINT:#}"),
+            (Format::Text, Level::Warn) => {
+                format!("{WARNING}warning:{WARNING:#} {}", lines(&message))
+            }
+            (Format::Text, _) => format!("{FAINT}{}{FAINT:#}", lines(&message)),
         };
         self.0.stderr(&text);
     }
@@ -302,7 +355,8 @@ pub fn table<const N: usize>(
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_header(header);
     for row in rows {
-        table.add_row(row.map(|cell| cut(&cell).into_owned()));
+        // A line break in a cell would fake another row.
+        table.add_row(row.map(|cell| text::cell(&cell)));
     }
     for column in table.column_iter_mut() {
         column.set_padding((0, 2));

@@ -11,7 +11,7 @@ use std::{
 
 use rustix::{io::Errno, process::geteuid};
 
-use crate::text::quote;
+use crate::text::quote_path;
 
 /// Warns once when others can read or change a file that holds a secret.
 pub fn warn_if_readable_by_others(path: &Path, metadata: &Metadata) {
@@ -19,7 +19,7 @@ pub fn warn_if_readable_by_others(path: &Path, metadata: &Metadata) {
     let readable = (mode & 0o066 != 0).then(|| {
         format!(
             "can be read or written by others (mode {mode:04o}); fix with: chmod 600 {}",
-            quote(&path.to_string_lossy()),
+            quote_path(path),
         )
     });
     warn(path, metadata, readable);
@@ -65,7 +65,7 @@ fn writable_by_others(path: &Path, metadata: &Metadata) -> Option<String> {
     (mode & 0o022 != 0).then(|| {
         format!(
             "can be written by others (mode {mode:04o}); fix with: chmod go-w {}",
-            quote(&path.to_string_lossy())
+            quote_path(path)
         )
     })
 }

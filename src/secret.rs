@@ -23,6 +23,7 @@ use crate::{
     error::Kind,
     input, interrupt, private_file,
     subprocess::{self, Command, Failure},
+    text::{self, printable},
 };
 
 /// No passphrase is longer; more than this comes from a wrong file.
@@ -255,7 +256,8 @@ impl Asker {
             source,
         };
         let _quiet = Quiet::new(&terminal).map_err(unreadable)?;
-        write!(terminal, "Enter {what}: ").map_err(unreadable)?;
+        let shown = printable(&text::message(&what));
+        write!(terminal, "Enter {shown}: ").map_err(unreadable)?;
         read_typed_line(&mut terminal, what).inspect_err(|_| {
             // No Return has ended the prompt's line; a terminal that is gone needs none.
             let _ = writeln!(terminal);

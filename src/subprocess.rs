@@ -27,7 +27,7 @@ use zeroize::{Zeroize, Zeroizing};
 use crate::{
     error::Kind,
     interrupt,
-    text::{quote, size},
+    text::{quote, quote_path, size},
 };
 
 /// No reply of a signer comes near this; who expects more says so.
@@ -139,8 +139,8 @@ pub fn withhold(variable: &str) {
 /// [`Failure::NotFound`], [`Failure::NotExecutable`], or [`Failure::CouldNotRun`] for a directory.
 pub fn find(program: &OsStr) -> Result<PathBuf, Failure> {
     which::which(program).map_err(|_| {
-        let name = program.to_string_lossy().into_owned();
         let path = Path::new(program);
+        let name = quote_path(path);
         if name.contains('/') && path.is_dir() {
             Failure::CouldNotRun {
                 program: name,
@@ -225,7 +225,7 @@ impl Command {
     }
 
     fn name(&self) -> String {
-        self.program.to_string_lossy().into_owned()
+        quote_path(&self.program)
     }
 
     /// Runs the program to its end.
@@ -391,7 +391,7 @@ fn fed_pipe(bytes: &[u8]) -> io::Result<PipeReader> {
 /// As a user would type it; only argv, never stdin or the environment.
 impl fmt::Display for Command {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.program.display())?;
+        f.write_str(&self.name())?;
         for arg in &self.args {
             write!(f, " {}", quote(&arg.to_string_lossy()))?;
         }

@@ -1,34 +1,140 @@
-//! Text of unknown origin, made fit to be shown or typed.
+//! Text from elsewhere, made safe to show on a terminal and to paste into a shell.
 
-/// The text itself, or with escapes where it would steer a terminal: control characters, and those
-/// that turn the direction of writing (Unicode Standard Annex 9, table 1).
+use std::path::Path;
+
+use unicode_properties::{GeneralCategory, UnicodeGeneralCategory};
+
+/// How many characters of one value (a name, a comment) a line of text shows.
+const VALUE: usize = 200;
+
+/// How many characters a cell of a table shows: enough for a URI.
+const CELL: usize = 400;
+
+/// How many characters of a message from elsewhere are shown: the beginning and the end.
+const MESSAGE_START: usize = 3_000;
+const MESSAGE_END: usize = 800;
+
+/// The longest possible path (PATH_MAX). Nobody pastes longer arguments.
+const ARGUMENT: usize = 4_096;
+
+/// Each argument of a command in a hint has a limit of its own, so this one is generous.
+const HINT: usize = 32_000;
+
+/// How many combining marks a letter carries in real text. More would paint over other lines.
+const MARKS: usize = 6;
+
+/// Each character, and whether a terminal shows it unchanged at this position.
+pub fn visible(text: &str) -> impl Iterator<Item = (char, bool)> {
+    let mut marks = Marks::Nowhere;
+    text.chars().map(move |c| {
+        if matches!(c, ' '..='~') {
+            marks = Marks::On {
+                symbol: false,
+                n: 0,
+            };
+            return (c, true);
+        }
+        let shown = match (class(c), marks) {
+            (Class::Letter { symbol }, _) => {
+                marks = Marks::On { symbol, n: 0 };
+                return (c, true);
+            }
+            (Class::Mark, Marks::On { n, .. }) if n < MARKS => true,
+            // It picks the colored or the plain form of a symbol. Anywhere else it is invisible.
+            (Class::EmojiStyle, Marks::On { symbol: true, n: 0 }) => true,
+            _ => false,
+        };
+        marks = match (shown, marks) {
+            (true, Marks::On { symbol, n }) => Marks::On { symbol, n: n + 1 },
+            _ => Marks::Nowhere,
+        };
+        (c, shown)
+    })
+}
+
+/// What the next combining mark would be drawn on.
+#[derive(Clone, Copy)]
+enum Marks {
+    /// Text of our own.
+    Nowhere,
+    /// A letter or symbol that carries `n` marks already.
+    On { symbol: bool, n: usize },
+}
+
+enum Class {
+    Letter {
+        symbol: bool,
+    },
+    Mark,
+    EmojiStyle,
+    /// Controls the terminal or the writing direction, is invisible, or has no assigned meaning.
+    Hidden,
+}
+
+fn class(c: char) -> Class {
+    use GeneralCategory as Category;
+    match c {
+        '\u{fe0e}' | '\u{fe0f}' => Class::EmojiStyle,
+        // Invisible letters, marks and symbols: Default_Ignorable_Code_Point as far as the categories
+        // below do not cover it, and blank symbols.
+        '\u{34f}'
+        | '\u{115f}'..='\u{1160}'
+        | '\u{17b4}'..='\u{17b5}'
+        | '\u{180b}'..='\u{180f}'
+        | '\u{2800}'
+        | '\u{3164}'
+        | '\u{fe00}'..='\u{fe0d}'
+        | '\u{ffa0}'
+        | '\u{1d159}'
+        | '\u{e0000}'..='\u{e0fff}' => Class::Hidden,
+        c => match c.general_category() {
+            Category::Control
+            | Category::Format
+            | Category::LineSeparator
+            | Category::ParagraphSeparator
+            | Category::PrivateUse
+            | Category::Surrogate
+            | Category::Unassigned => Class::Hidden,
+            Category::NonspacingMark | Category::SpacingMark | Category::EnclosingMark => {
+                Class::Mark
+            }
+            category => Class::Letter {
+                symbol: category == Category::OtherSymbol,
+            },
+        },
+    }
+}
+
+/// The text, with escapes for characters that a terminal would hide or obey.
 pub fn printable(text: &str) -> String {
-    let steers = |c: char| {
-        c.is_control()
-            || matches!(c, '\u{61c}' | '\u{200e}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-    };
     let mut shown = String::with_capacity(text.len());
-    for c in text.chars() {
-        match steers(c) {
-            true => shown.extend(c.escape_default()),
-            false => shown.push(c),
+    for (c, visible) in visible(text) {
+        match visible {
+            true => shown.push(c),
+            false => shown.extend(c.escape_default()),
         }
     }
     shown
 }
 
-/// The same in double quotes.
-pub fn quoted(text: &str) -> String {
-    let inside = text.replace('\\', r"\\").replace('"', "\\\"");
-    format!("\"{}\"", printable(&inside))
+/// A value within a line of text: printable, and cut if long.
+pub fn value(text: &str) -> String {
+    printable(&beginning(text, VALUE))
 }
 
-/// Quotes for a POSIX shell, where need be.
-pub fn quote(arg: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_=+:,./@%".contains(c);
-    match !arg.is_empty() && arg.chars().all(plain) {
-        true => arg.to_owned(),
-        false => format!("'{}'", arg.replace('\'', r"'\''")),
+/// A value in a column of its own.
+pub fn cell(text: &str) -> String {
+    printable(&beginning(text, CELL))
+}
+
+/// A value in double quotes. Backticks are escaped because hints mark commands with them.
+pub fn quoted(text: &str) -> String {
+    let (start, rest) = split(text, VALUE);
+    let inside = start.replace('\\', r"\\").replace('"', "\\\"");
+    let inside = printable(&inside).replace('`', r"\u{60}");
+    match rest {
+        0 => format!("\"{inside}\""),
+        rest => format!("\"{inside}…\" ({} more characters)", grouped(rest)),
     }
 }
 
@@ -40,17 +146,236 @@ pub fn size(bytes: usize) -> String {
     }
 }
 
+/// A message, without its middle if far too long. Our own words are at its ends.
+pub fn message(text: &str) -> String {
+    let (start, rest) = split(text, MESSAGE_START);
+    match rest.checked_sub(MESSAGE_END) {
+        None | Some(0) => text.to_owned(),
+        Some(cut) => {
+            let (_, end) = text.split_at(last(text, MESSAGE_END));
+            format!("{start}… ({} more characters) …{end}", grouped(cut))
+        }
+    }
+}
+
+/// A hint, without its end if far too long. Cutting the middle could join the halves of two commands.
+pub fn hint(text: &str) -> String {
+    beginning(text, HINT)
+}
+
+/// A hint from elsewhere or a log line, which may hold commands too.
+pub fn excerpt(text: &str) -> String {
+    beginning(text, MESSAGE_START)
+}
+
+fn beginning(text: &str, limit: usize) -> String {
+    match split(text, limit) {
+        (_, 0) => text.to_owned(),
+        (start, rest) => format!("{start}… ({} more characters)", grouped(rest)),
+    }
+}
+
+/// The first `limit` characters, and how many follow.
+fn split(text: &str, limit: usize) -> (&str, usize) {
+    match text.char_indices().nth(limit) {
+        Some((end, _)) => (&text[..end], text[end..].chars().count()),
+        None => (text, 0),
+    }
+}
+
+/// Where the last `n` characters begin.
+fn last(text: &str, n: usize) -> usize {
+    let start = text.char_indices().rev().nth(n.saturating_sub(1));
+    start.map_or(0, |(start, _)| start)
+}
+
+/// A number with commas between the thousands.
+fn grouped(number: usize) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// One word of a shell command to copy. What does not show in single quotes becomes `$'…'`, which
+/// bash, zsh, ksh and POSIX.1-2024 read.
+pub fn quote(arg: &str) -> String {
+    quote_bytes(beginning(arg, ARGUMENT).as_bytes())
+}
+
+/// A path as one word of a shell command that no program mistakes for an option; `-` is stdin.
+pub fn quote_path(path: &Path) -> String {
+    let bytes = path.as_os_str().as_encoded_bytes();
+    match bytes.first() {
+        Some(b'-') if bytes != b"-" => quote_bytes(&[b"./", bytes].concat()),
+        _ => match path.to_str() {
+            Some(text) => quote(text),
+            None => quote_bytes(bytes),
+        },
+    }
+}
+
+fn quote_bytes(bytes: &[u8]) -> String {
+    // zsh expands a leading `=`.
+    let plain = |b: &u8| b.is_ascii_alphanumeric() || b"-_=+:,./@%".contains(b);
+    let text = str::from_utf8(bytes).ok();
+    match text {
+        Some(text) if !text.is_empty() && !text.starts_with('=') && bytes.iter().all(plain) => {
+            text.to_owned()
+        }
+        // Hints mark commands with backticks; one inside would seem to end the command.
+        Some(text) if visible(text).all(|(c, visible)| visible && c != '`') => {
+            format!("'{}'", text.replace('\'', r"'\''"))
+        }
+        _ => ansi_c_quoted(bytes),
+    }
+}
+
+/// Escapes bytes in octal: unlike `\u`, that means the same in every locale.
+fn ansi_c_quoted(bytes: &[u8]) -> String {
+    let octal = |bytes: &[u8]| -> String { bytes.iter().map(|b| format!("\\{b:03o}")).collect() };
+    let mut quoted = String::from("$'");
+    for chunk in bytes.utf8_chunks() {
+        for (c, visible) in visible(chunk.valid()) {
+            match c {
+                '\n' => quoted.push_str("\\n"),
+                '\t' => quoted.push_str("\\t"),
+                '\\' | '\'' => quoted.extend(['\\', c]),
+                // Interactive shells expand `!` before they look for the end of `$'…'`.
+                '`' | '!' => quoted.push_str(&octal(&[c as u8])),
+                c if visible => quoted.push(c),
+                c => quoted.push_str(&octal(c.encode_utf8(&mut [0; 4]).as_bytes())),
+            }
+        }
+        quoted.push_str(&octal(chunk.invalid()));
+    }
+    quoted.push('\'');
+    quoted
+}
+
 #[cfg(test)]
 mod tests {
+    use std::{ffi::OsStr, os::unix::ffi::OsStrExt, process::Command};
+
     use super::*;
 
     #[test]
-    fn only_what_steers_the_terminal_is_escaped() {
+    fn text_in_real_scripts_stays_readable() {
+        for text in [
+            "Schlüssel \\ \"key\"",
+            "e\u{301}, a\u{31b}\u{301}, 鍵 キー, ключ, مفتاح, שָׁלוֹם, कुंजी, กุญแจ",
+            "🔑 ❤\u{fe0f} ☎\u{fe0e} 🇨🇭 👍🏽 ½ € 𝄞",
+        ] {
+            assert_eq!(printable(text), text);
+        }
+    }
+
+    #[test]
+    fn characters_that_steer_hide_or_mean_nothing_are_escaped() {
+        for c in "\0\t\n\r\u{1b}\u{7f}\u{85}\u{9b}\u{ad}\u{34f}\u{61c}\u{115f}\u{17b4}\u{180e}\u{200b}\u{200d}\
+                  \u{200e}\u{2028}\u{2029}\u{202e}\u{2060}\u{2064}\u{2066}\u{206f}\u{2800}\u{3164}\u{e000}\
+                  \u{fdd0}\u{fe00}\u{feff}\u{ffa0}\u{fff9}\u{fffb}\u{ffff}\u{1d173}\u{e0001}\u{e0041}\u{e007f}\
+                  \u{e0100}\u{10fffd}\u{378}"
+            .chars()
+        {
+            assert_eq!(
+                printable(&format!("a{c}b")),
+                format!("a{}b", c.escape_default())
+            );
+        }
+    }
+
+    #[test]
+    fn marks_are_escaped_without_a_letter_and_in_a_flood() {
+        assert_eq!(printable("\u{301}a"), "\\u{301}a");
+        assert_eq!(printable("a\u{202e}\u{301}"), "a\\u{202e}\\u{301}");
+        let flood = format!("a{}", "\u{301}".repeat(50));
+        let shown = printable(&flood);
+        assert_eq!(shown.matches('\u{301}').count(), MARKS);
+        assert_eq!(shown.matches("\\u{301}").count(), 50 - MARKS);
+        assert_eq!(printable("lo\u{fe0f}ck"), "lo\\u{fe0f}ck");
+        assert_eq!(printable("❤\u{fe0f}\u{fe0f}"), "❤\u{fe0f}\\u{fe0f}");
+    }
+
+    #[test]
+    fn long_values_are_cut_and_say_by_how_much() {
+        let long = "x".repeat(100_000);
+        let start = "x".repeat(200);
+        assert_eq!(value(&long), format!("{start}… (99,800 more characters)"));
         assert_eq!(
-            printable("täst 🔑 e\u{301} \\ \""),
-            "täst 🔑 e\u{301} \\ \""
+            quoted(&long),
+            format!("\"{start}…\" (99,800 more characters)")
         );
-        assert_eq!(printable("a\x1b[2J\u{202e}b"), "a\\u{1b}[2J\\u{202e}b");
-        assert_eq!(quoted("a\"b\\\nc"), r#""a\"b\\\nc""#);
+        let shown = message(&format!("first {long} last"));
+        assert!(shown.starts_with("first x") && shown.ends_with("x last"));
+        assert!(shown.contains("… (96,211 more characters) …"), "{shown}");
+        assert!(quote(&long).ends_with("… (95,904 more characters)'"));
+        for fits in ["", "x", &"é".repeat(200)] {
+            assert_eq!(value(fits), fits);
+            assert_eq!(message(fits), fits);
+        }
+        assert_eq!(message(&"x".repeat(3_800)), "x".repeat(3_800));
+    }
+
+    #[test]
+    fn quoted_words_show_no_raw_control_character() {
+        assert_eq!(quote("lock-2026.pem"), "lock-2026.pem");
+        assert_eq!(quote(""), "''");
+        assert_eq!(quote("=ls"), "'=ls'");
+        assert_eq!(quote("~/it's $HOME!"), r"'~/it'\''s $HOME!'");
+        assert_eq!(quote("Schlüssel 鍵"), "'Schlüssel 鍵'");
+        assert_eq!(quote("a\n\u{1b}[2J'`\\!"), r"$'a\n\033[2J\'\140\\\041'");
+        assert_eq!(quote("\u{202e}x"), r"$'\342\200\256x'");
+        assert_eq!(quote_path(Path::new("-rf")), "./-rf");
+        let not_utf8 = Path::new(OsStr::from_bytes(b"a\xff b"));
+        assert_eq!(quote_path(not_utf8), r"$'a\377 b'");
+    }
+
+    #[test]
+    fn shells_take_quoted_words_as_they_were() {
+        for arg in [
+            "",
+            " ",
+            "a b",
+            "it's",
+            "~root",
+            "$(id)",
+            "`id`",
+            "a\nb\n",
+            "\u{1b}[31m",
+            "a\\nb",
+            "!!",
+            "\\'`\n",
+            "\u{202e}é",
+            "#x",
+            "*",
+            "-n",
+            "=ls",
+            "\u{7f}\u{9b}",
+            "a;b|c&d<e>f",
+            "\u{1}7",
+        ] {
+            for locale in ["C", "C.UTF-8"] {
+                let output = Command::new("bash")
+                    .args(["-c", &format!("printf %s {}", quote(arg))])
+                    .env("LC_ALL", locale)
+                    .output()
+                    .expect("bash runs");
+                // printf takes what begins with a hyphen for an option.
+                if arg != "-n" {
+                    assert_eq!(
+                        String::from_utf8_lossy(&output.stdout),
+                        arg,
+                        "{}",
+                        quote(arg)
+                    );
+                }
+            }
+        }
     }
 }

@@ -21,6 +21,7 @@ use crate::{
     output::{Output, table},
     private_file,
     signer::source::redacted,
+    text::printable,
 };
 
 /// Show the configuration in force, or begin a configuration file
@@ -83,7 +84,7 @@ impl Init {
         let printed = output.result(
             &format!(
                 "Wrote {}: a commented file that sets nothing yet.",
-                path.display()
+                printable(&path.to_string_lossy())
             ),
             &json!({ "action": "config init", "file": path.to_string_lossy() }),
         );
@@ -179,7 +180,7 @@ fn show(session: &Session) -> Result<()> {
         .collect();
     let file = session.config_file.as_ref();
     let file_text = match file {
-        Some(file) => format!("Configuration file: {}", file.display()),
+        Some(file) => format!("Configuration file: {}", printable(&file.to_string_lossy())),
         None => "Configuration file: none".to_owned(),
     };
     let settings_text = table(

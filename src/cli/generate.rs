@@ -8,7 +8,7 @@ use crate::{
     error::Result,
     keyfile,
     signer::source::{self, Openable},
-    text::quote,
+    text::{printable, quote},
 };
 
 /// Make a new private key, never over an existing one
@@ -53,10 +53,15 @@ impl Generate {
         {
             made.source = name;
         }
+        // A separate argument with a leading hyphen would be parsed as a flag.
+        let flag = match made.source.starts_with('-') {
+            true => "--key=",
+            false => "--key ",
+        };
         let printed = session.output.result(
             &format!(
-                "Made a new private key: {}\n  {}\nStore its public half with `qkey add --name NAME --key {}`.",
-                made.source,
+                "Made a new private key: {}\n  {}\nStore its public half with `qkey add --name NAME {flag}{}`.",
+                printable(&made.source),
                 made.public_key.fingerprint(),
                 quote(&made.source)
             ),

@@ -14,7 +14,7 @@ use crate::{
     output::{Entries, table},
     parallel,
     public_key::PublicKey,
-    text::printable,
+    text::{cell, value},
 };
 
 /// Show what the cluster's key store holds
@@ -99,14 +99,14 @@ fn list(session: &Session) -> Result<()> {
             keys.iter().map(|key| {
                 [
                     key.id.clone(),
-                    printable(&key.name),
+                    value(&key.name),
                     state(key).to_owned(),
                     key.public_key().map_or_else(
                         |_| "(not a P-256 key)".to_owned(),
                         |key| key.short_fingerprint(),
                     ),
                     configured.matching(key).unwrap_or("-").to_owned(),
-                    printable(&key.comment),
+                    value(&key.comment),
                 ]
             }),
         ),
@@ -125,14 +125,14 @@ fn show(session: &Session, key: &KeyRef) -> Result<()> {
     let key = find_key(&keys, key)?;
     let text = [
         ("id", key.id.clone()),
-        ("name", printable(&key.name)),
-        ("comment", printable(&key.comment)),
+        ("name", value(&key.name)),
+        ("comment", value(&key.comment)),
         ("state", state(&key).to_owned()),
         (
             "fingerprint",
             fingerprint_of(&key).unwrap_or_else(|| "(not a P-256 key)".to_owned()),
         ),
-        ("public key", printable(&key.public_key)),
+        ("public key", cell(&key.public_key)),
         (
             "configured key",
             configured.matching(&key).unwrap_or("-").to_owned(),
@@ -161,8 +161,8 @@ fn usage(session: &Session, key: Option<KeyRef>) -> Result<()> {
                 false => " protects:\n",
             });
             for usage in usages {
-                let kind = printable(&usage.kind).replace('_', " ");
-                text.push_str(&format!("  {kind} {}\n", printable(&usage.id)));
+                let kind = value(&usage.kind).replace('_', " ");
+                text.push_str(&format!("  {kind} {}\n", value(&usage.id)));
             }
             text
         }),

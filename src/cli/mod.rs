@@ -19,14 +19,17 @@ use std::{
     panic::{self, AssertUnwindSafe},
 };
 
-use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand, error::ErrorKind};
+use clap::{
+    ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand,
+    error::{ContextKind, ContextValue, ErrorKind},
+};
 
 use crate::{
     error::{Error, Kind, Result},
     interrupt::{self, SUBMIT_GRACE},
     memory,
     output::{self, Format, Output},
-    secret,
+    secret, text,
 };
 use session::Session;
 use settings::Globals;
@@ -67,11 +70,11 @@ pub fn main() -> u8 {
     secret::forbid_core_dumps();
     let matches = match Cli::command().try_get_matches() {
         Ok(matches) => matches,
-        Err(error) => return report_usage(&error),
+        Err(error) => return report_usage(error),
     };
     let cli = match Cli::from_arg_matches(&matches) {
         Ok(cli) => cli,
-        Err(error) => return report_usage(&error),
+        Err(error) => return report_usage(error),
     };
     let mut output = cli.globals.output();
     let result = panic::catch_unwind(AssertUnwindSafe(|| run(cli, &matches, &mut output)));
@@ -130,11 +133,12 @@ fn run(cli: Cli, matches: &ArgMatches, output: &mut Output) -> Result<()> {
 }
 
 /// Help and version go to stdout; what is wrong, to stderr in the form that was asked for.
-fn report_usage(error: &clap::Error) -> u8 {
+fn report_usage(error: clap::Error) -> u8 {
+    let error = with_visible_arguments(error);
     let wrong =
         error.use_stderr() && error.kind() != ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
     if !(wrong && wants_json()) {
-        return match (output::help(error), error.use_stderr()) {
+        return match (output::help(&error), error.use_stderr()) {
             // Where stderr is gone, there is nobody to tell.
             (_, true) => Kind::Usage.exit_code(),
             (Ok(()), false) => 0,
@@ -164,6 +168,28 @@ fn report_usage(error: &clap::Error) -> u8 {
     output
         .error(&Error::new(Kind::Usage, lines.join(" ")).hint("`qkey --help` shows what there is"));
     Kind::Usage.exit_code()
+}
+
+/// The same error, with the user's arguments made safe to show.
+fn with_visible_arguments(mut error: clap::Error) -> clap::Error {
+    let changed: Vec<(ContextKind, String)> = error
+        .context()
+        .filter_map(|(kind, value)| match value {
+            ContextValue::String(text) => Some((kind, text)),
+            _ => None,
+        })
+        .map(|(kind, text)| (kind, text, text::value(text)))
+        .filter(|(_, text, shown)| *text != shown)
+        .map(|(kind, _, shown)| (kind, shown))
+        .collect();
+    if !changed.is_empty() {
+        // Suggestions repeat the argument too, in styled text that cannot be escaped afterwards.
+        error.insert(ContextKind::Suggested, ContextValue::None);
+    }
+    for (kind, shown) in changed {
+        error.insert(kind, ContextValue::String(shown));
+    }
+    error
 }
 
 /// Whether the command line asks for JSON, though it could not be parsed.

@@ -16,7 +16,7 @@ use crate::{
     public_key::PublicKey,
     signature::Signature,
     signer::KeySource,
-    text::quote,
+    text::{quote, quote_path},
 };
 
 /// Check a signature over a challenge, without a cluster
@@ -96,7 +96,9 @@ impl Verify {
         let text = self.public_key.as_deref().unwrap_or_default();
         let bytes = file_or_text(text, "the public key")?;
         PublicKey::from_any(&bytes).map_err(|error| {
-            let hint = error.hint().map(|hint| hint.replace("FILE", &quote(text)));
+            let hint = error
+                .hint()
+                .map(|hint| hint.replace("FILE", &quote_path(Path::new(text))));
             Error::new(Kind::Key, "cannot use the public key")
                 .caused_by(&error)
                 .maybe_hint(no_such_file(text).or(hint))

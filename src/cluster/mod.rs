@@ -1,6 +1,7 @@
 //! The cluster as the ceremonies see it: a key store and snapshots, behind one trait.
 
 mod explain;
+mod node;
 pub mod qq;
 mod reply;
 pub mod rest;

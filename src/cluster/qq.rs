@@ -15,13 +15,14 @@ use super::{
     Certainty, Check, Cluster, DEFAULT_PORT, Error, KeyRef, NewKey, Replacement, Result, Snapshot,
     StoredKey, Usage,
     explain::{GIVE_IT_LONGER, Named, begin, no_cluster, stopped_during},
+    node,
     reply::{self, Complaint, KEY_LIST, Limit, NotAReply, SINGLE, SNAPSHOTS, USAGES},
 };
 use crate::{
     error::{Error as UserError, Kind},
     signature::Signature,
     subprocess::{self, Command, Failure, Output},
-    text::quote,
+    text::{quote, quote_path},
 };
 
 /// Where `qq` is and which cluster it should talk to.
@@ -88,8 +89,10 @@ impl Qq {
     /// Looks for the program; runs nothing.
     ///
     /// # Errors
-    /// When there is no such program.
+    /// When there is no such program, or it would not reach the cluster that `options` name.
     pub fn find(options: Options) -> std::result::Result<Self, UserError> {
+        // Before anyone is asked for a passphrase.
+        node::check(options.host.as_deref(), options.port)?;
         let program = subprocess::find(options.program.as_os_str()).map_err(|failure| {
             let hint = match failure {
                 Failure::NotFound { .. } => {
@@ -106,6 +109,11 @@ impl Qq {
             program,
             dialect: Mutex::default(),
         })
+    }
+
+    fn check_destination(&self) -> Result<()> {
+        node::check(self.options.host.as_deref(), self.options.port)
+            .map_err(|error| Error::new(Certainty::NotSent, error))
     }
 
     fn command(&self, limit: Limit) -> Command {
@@ -134,6 +142,7 @@ impl Qq {
         parse: impl Fn(&[u8]) -> std::result::Result<T, NotAReply>,
     ) -> Result<T> {
         begin(args[0])?;
+        self.check_destination()?;
         log::info!("qq {}", args[0]);
         let output = self
             .command(limit)
@@ -163,6 +172,8 @@ impl Qq {
                 .run()
         };
         let mut dialect = self.dialect.lock().unwrap_or_else(PoisonError::into_inner);
+        // After the wait for the lock, which may have been long.
+        self.check_destination()?;
         let result = match *dialect {
             Some(known) => {
                 drop(dialect);
@@ -192,7 +203,7 @@ impl Qq {
             self.explain_silence(
                 command,
                 &Failure::UnparsableReply {
-                    program: self.program.to_string_lossy().into_owned(),
+                    program: quote_path(&self.program),
                     expected: wrong.to_string(),
                     excerpt: subprocess::excerpt(&output.stdout),
                 },
@@ -308,7 +319,7 @@ pub(super) fn qq_command(
     port: u16,
     credentials_store: Option<&Path>,
 ) -> String {
-    let mut typed = quote(&program.to_string_lossy());
+    let mut typed = quote_path(program);
     if let Some(host) = host {
         typed.push_str(&format!(" --host={}", quote(host)));
     }
@@ -316,10 +327,7 @@ pub(super) fn qq_command(
         typed.push_str(&format!(" --port={port}"));
     }
     if let Some(path) = credentials_store {
-        typed.push_str(&format!(
-            " --credentials-store={}",
-            quote(&path.to_string_lossy())
-        ));
+        typed.push_str(&format!(" --credentials-store={}", quote_path(path)));
     }
     typed
 }

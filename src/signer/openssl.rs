@@ -4,7 +4,7 @@
 //! Options and pass phrases: the manual pages openssl-pkey(1), openssl-dgst(1),
 //! openssl-passphrase-options(1), and provider(7).
 
-use std::sync::Arc;
+use std::{path::Path, sync::Arc};
 
 use super::{
     Context, Opened, Signer, secret_error,
@@ -17,7 +17,7 @@ use crate::{
     secret::Secret,
     signature::Signature,
     subprocess::{Command, Failure, Output},
-    text::quote,
+    text::quote_path,
 };
 
 pub static KIND: Kind = Kind {
@@ -165,7 +165,7 @@ impl OpenSsl {
         let title = source.text();
         Ok(Self {
             tool: Tool::find(title, &["openssl"], INSTALL, context.timeout, HINTS)?
-                .naming_key(quote(key)),
+                .naming_key(quote_path(Path::new(key))),
             title: title.to_owned(),
             key: key.to_owned(),
             options,

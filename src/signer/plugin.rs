@@ -17,6 +17,7 @@ use crate::{
     public_key::{self, PublicKey},
     signature::{self, Signature},
     subprocess::{Failure, Output, excerpt_end},
+    text,
 };
 
 pub static KIND: Kind = Kind {
@@ -81,7 +82,10 @@ impl Refusal {
             "unsupported" => "take an ECDSA P-256 key, or a newer version of the plugin",
             _ => "the documentation of the plugin may say more",
         };
-        self.hint.clone().unwrap_or_else(|| by_kind().to_owned())
+        match &self.hint {
+            Some(hint) => text::excerpt(hint),
+            None => by_kind().to_owned(),
+        }
     }
 }
 

@@ -9,6 +9,7 @@ use crate::{
     error::{Error, Kind, Result},
     public_key, signature,
     subprocess::{self, Command, Failure, Output},
+    text::quote_path,
 };
 
 /// A vendor's program that reaches a key.
@@ -57,7 +58,7 @@ impl Tool {
         })
     }
 
-    /// The same tool, with how its own command line names the key, for hints.
+    /// The same tool, with how its own command line names the key, quoted for a shell, for hints.
     pub fn naming_key(mut self, key: impl Into<String>) -> Self {
         self.key = key.into();
         self
@@ -100,8 +101,9 @@ impl Tool {
 
     fn filled_in(&self, hint: &str) -> String {
         let program = self.program.file_name().unwrap_or_default();
-        hint.replace("{key}", &self.key)
-            .replace("{tool}", &program.to_string_lossy())
+        // The key comes last because its name may look like a placeholder.
+        hint.replace("{tool}", &program.to_string_lossy())
+            .replace("{key}", &self.key)
     }
 
     /// Takes an answer as JSON.
@@ -135,7 +137,7 @@ impl Tool {
     /// The error for a reply that is not what was asked for.
     pub fn unexpected(&self, expected: &'static str, reply: &[u8]) -> Error {
         let failure = Failure::UnparsableReply {
-            program: self.program.to_string_lossy().into_owned(),
+            program: quote_path(&self.program),
             expected: expected.to_owned(),
             excerpt: subprocess::excerpt(reply),
         };

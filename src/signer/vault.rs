@@ -193,7 +193,7 @@ impl Vault {
         let title = source.text();
         Ok(Self {
             tool: Tool::find(title, &programs, INSTALL, context.timeout, HINTS)?
-                .naming_key(format!("{}/keys/{}", name.mount, name.key)),
+                .naming_key(quote(&format!("{}/keys/{}", name.mount, name.key))),
             title: title.to_owned(),
             mount: name.mount.clone(),
             name: name.key.clone(),

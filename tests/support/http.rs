@@ -104,7 +104,8 @@ fn serve(
     }
 }
 
-fn read_request(input: &mut impl BufRead) -> io::Result<Request> {
+/// Reads one request from a connection.
+pub fn read_request(input: &mut impl BufRead) -> io::Result<Request> {
     let mut line = String::new();
     input.read_line(&mut line)?;
     let mut words = line.split_whitespace().map(str::to_owned);

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     error::{Error, Kind as ErrorKind, Result},
     public_key::{self, PublicKey},
-    text::{printable, quote},
+    text::quote,
 };
 
 /// What is on the tokens.
@@ -289,8 +289,7 @@ fn caused_by_all(error: Error, failures: &[String]) -> Error {
 fn how_to_store_public(token: &Token, key: &Key) -> String {
     let id =
         (!key.id.is_empty()).then(|| format!(" --id {}", base16ct::lower::encode_string(&key.id)));
-    let label =
-        (!key.label.is_empty()).then(|| format!(" --label {}", printable(&quote(&key.label))));
+    let label = (!key.label.is_empty()).then(|| format!(" --label {}", quote(&key.label)));
     format!(
         "store its public half under the same id, as in `{} --login --write-object PUBLIC.der \
          --type pubkey{}{}`",
@@ -303,5 +302,8 @@ fn how_to_store_public(token: &Token, key: &Key) -> String {
 /// The command that makes a key on this token.
 fn how_to_generate(token: &Token) -> String {
     let uri = token.uri().with("object", b"NEW");
-    format!("`qkey generate '{}:{uri}'`", KIND.scheme)
+    format!(
+        "`qkey generate {}`",
+        quote(&format!("{}:{uri}", KIND.scheme))
+    )
 }

@@ -22,7 +22,7 @@ use crate::{
     error::{Error, Kind, Result},
     secret::{self, Secret, SecretSource},
     signer::{Context, secret_error},
-    text::{printable, quote, quoted},
+    text::{printable, quote, quote_path, quoted},
 };
 
 /// A token in a slot of a module.
@@ -137,10 +137,11 @@ impl Token {
 
     /// The beginning of a command that does something to this token.
     pub(super) fn pkcs11_tool(&self) -> String {
-        let module = self.module.path().to_string_lossy();
-        let words = ["--module", &module, "--token-label", self.label()];
-        let words = words.map(|word| printable(&quote(word)));
-        format!("pkcs11-tool {}", words.join(" "))
+        format!(
+            "pkcs11-tool --module {} --token-label {}",
+            quote_path(self.module.path()),
+            quote(self.label())
+        )
     }
 
     pub(super) fn is_write_protected(&self) -> bool {
