@@ -445,15 +445,15 @@ hint: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms
 ==== rsa-1024: exit 7, curl refuses
 error: the certificate of 127.0.0.1:[PORT] is not trusted
   caused by: its RSA key is too short (1024 bits); at least 2048 bits are needed
-hint: give the cluster a certificate with an RSA key of at least 2048 bits or a P-256, P-384, or Ed25519 key; until then, use --via qq, which does not verify certificates
+hint: give the cluster a certificate with an RSA key of 2048 to 8192 bits or a P-256, P-384, or Ed25519 key; until then, use --via qq, which does not verify certificates
 ==== rsa-1024-itself: exit 7, curl refuses
 error: the certificate of 127.0.0.1:[PORT] is not trusted
   caused by: its RSA key is too short (1024 bits); at least 2048 bits are needed
-hint: give the cluster a certificate with an RSA key of at least 2048 bits or a P-256, P-384, or Ed25519 key; until then, use --via qq, which does not verify certificates
+hint: give the cluster a certificate with an RSA key of 2048 to 8192 bits or a P-256, P-384, or Ed25519 key; until then, use --via qq, which does not verify certificates
 ==== rsa-1024-leaf: exit 7, curl refuses
 error: the certificate of 127.0.0.1:[PORT] is not trusted
   caused by: its RSA key is too short (1024 bits); at least 2048 bits are needed
-hint: give the cluster a certificate with an RSA key of at least 2048 bits or a P-256, P-384, or Ed25519 key; until then, use --via qq, which does not verify certificates
+hint: give the cluster a certificate with an RSA key of 2048 to 8192 bits or a P-256, P-384, or Ed25519 key; until then, use --via qq, which does not verify certificates
 ==== rsa-1024-authority: exit 7, curl refuses
 error: the certificate of 127.0.0.1:[PORT] is not trusted
   caused by: the RSA key of the CA certificate "simulated-ca" is too short (1024 bits); at least 2048 bits are needed
@@ -461,10 +461,10 @@ hint: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms
 ==== p384: exit 0, curl accepts
 ==== p521: exit 7, curl accepts
 error: cannot reach 127.0.0.1:[PORT]: the server and qkey share no TLS cipher suite, key exchange, or certificate key type
-hint: on the server, enable TLS 1.3, or TLS 1.2 with ECDHE and AES-GCM or ChaCha20-Poly1305, and use a certificate with an RSA key of at least 2048 bits or a P-256, P-384, or Ed25519 key; --via qq may work with others, but does not verify certificates
+hint: on the server, enable TLS 1.3, or TLS 1.2 with ECDHE and AES-GCM or ChaCha20-Poly1305, and use a certificate with an RSA key of 2048 to 8192 bits or a P-256, P-384, or Ed25519 key; --via qq may work with others, but does not verify certificates
 ==== p521-itself: exit 7, curl accepts
 error: cannot reach 127.0.0.1:[PORT]: the server and qkey share no TLS cipher suite, key exchange, or certificate key type
-hint: on the server, enable TLS 1.3, or TLS 1.2 with ECDHE and AES-GCM or ChaCha20-Poly1305, and use a certificate with an RSA key of at least 2048 bits or a P-256, P-384, or Ed25519 key; --via qq may work with others, but does not verify certificates
+hint: on the server, enable TLS 1.3, or TLS 1.2 with ECDHE and AES-GCM or ChaCha20-Poly1305, and use a certificate with an RSA key of 2048 to 8192 bits or a P-256, P-384, or Ed25519 key; --via qq may work with others, but does not verify certificates
 ==== p521-authority: exit 7, curl accepts
 error: the certificate of 127.0.0.1:[PORT] is not trusted
   caused by: its signature algorithm, ECDSA with SHA-512, is not supported
@@ -1081,7 +1081,7 @@ hint: check --host and --port: another service may be listening there; otherwise
 30: the server closed the TLS connection with the alert decompression_failure
 hint: check --host and --port: another service may be listening there; otherwise, check the server's TLS settings
 40: the server and qkey share no TLS cipher suite, key exchange, or certificate key type
-hint: on the server, enable TLS 1.3, or TLS 1.2 with ECDHE and AES-GCM or ChaCha20-Poly1305, and use a certificate with an RSA key of at least 2048 bits or a P-256, P-384, or Ed25519 key; --via qq may work with others, but does not verify certificates
+hint: on the server, enable TLS 1.3, or TLS 1.2 with ECDHE and AES-GCM or ChaCha20-Poly1305, and use a certificate with an RSA key of 2048 to 8192 bits or a P-256, P-384, or Ed25519 key; --via qq may work with others, but does not verify certificates
 41: the server requires a client certificate
 hint: qkey cannot present one; check --host and --port, or bypass the gateway that asks for it
 42: the server closed the TLS connection with the alert bad_certificate
@@ -1109,7 +1109,7 @@ hint: check --host and --port: another service may be listening there; otherwise
 70: the server supports neither TLS 1.2 nor TLS 1.3
 hint: enable TLS 1.2 or TLS 1.3 on the server, or check --host and --port
 71: the server and qkey share no TLS cipher suite, key exchange, or certificate key type
-hint: on the server, enable TLS 1.3, or TLS 1.2 with ECDHE and AES-GCM or ChaCha20-Poly1305, and use a certificate with an RSA key of at least 2048 bits or a P-256, P-384, or Ed25519 key; --via qq may work with others, but does not verify certificates
+hint: on the server, enable TLS 1.3, or TLS 1.2 with ECDHE and AES-GCM or ChaCha20-Poly1305, and use a certificate with an RSA key of 2048 to 8192 bits or a P-256, P-384, or Ed25519 key; --via qq may work with others, but does not verify certificates
 80: the server closed the TLS connection with the alert internal_error
 hint: check --host and --port: another service may be listening there; otherwise, check the server's TLS settings
 86: the server closed the TLS connection with the alert inappropriate_fallback

@@ -311,7 +311,6 @@ KINDS = {
     'wrong-address': lambda: signed(names=address('127.0.0.2')),
     'address-as-dns-name': lambda: signed(names=names('127.0.0.1')),
     'address-as-dns-name-itself': lambda: itself(ca=True, names=names('127.0.0.1')),
-    'wildcard': lambda: signed(names=names('*.qumulo.test')),
     'many-names': lambda: signed(names=names(*(f'node{i}.qumulo.test' for i in range(1, 41)))),
     'common-name-only': lambda: signed(names=(), common_name='127.0.0.1'),
     'common-name-only-itself': lambda: itself(ca=True, names=(), common_name='127.0.0.1'),

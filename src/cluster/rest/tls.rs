@@ -136,7 +136,7 @@ impl Tls {
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(Verifier::new(&rule, &provider)))
             .with_no_client_auth();
-        // A server without HTTP/1.1 then says so before anything is sent.
+        // So that a server without HTTP/1.1 says so before anything is sent.
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         Ok(Self {
             config,
@@ -172,7 +172,7 @@ pub(super) struct ConnectionTls {
     client_certificate: Arc<ClientCertificate>,
 }
 
-/// There is none to present, but whether the server wants one explains why it ends TLS.
+/// Notes whether the server asks for a client certificate, which explains why it closes the connection.
 #[derive(Debug, Default)]
 struct ClientCertificate {
     wanted: AtomicBool,
@@ -262,7 +262,7 @@ impl ServerCertVerifier for Verifier {
         let fingerprint = Fingerprint::of(end_entity);
         let verified = match &self.rule {
             Rule::Pinned(pinned) if *pinned != fingerprint => Err(Reason::NotPinned(*pinned)),
-            // Before anything else, so that no hint says how to trust a key that cannot be used.
+            // Checked first: no hint may suggest pinning a key that cannot be used.
             rule => usable(end_entity, algorithms).and_then(|()| match rule {
                 Rule::Any | Rule::Pinned(_) => Ok(()),
                 Rule::Authorities(authorities) => authorities.verify(
@@ -321,7 +321,7 @@ fn usable(
     algorithms: &WebPkiSupportedAlgorithms,
 ) -> Result<(), Reason> {
     let Some(contents) = Certificate::read(certificate) else {
-        // webpki puts up with some that are not quite well-formed.
+        // webpki tolerates some encodings that are not strictly DER.
         return match EndEntityCert::try_from(certificate) {
             Ok(_) => Ok(()),
             Err(_) => Err(Reason::Malformed),

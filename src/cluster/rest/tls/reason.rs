@@ -10,7 +10,7 @@ use super::{
 };
 use crate::text::{printable, quoted};
 
-/// A certificate that is not believed to be the cluster's.
+/// A certificate that was refused.
 #[derive(Clone, Debug)]
 pub struct Untrusted {
     pub fingerprint: Fingerprint,
@@ -65,7 +65,7 @@ pub enum Reason {
     NeverValid,
     WrongName {
         expected: ServerName<'static>,
-        names: Names,
+        names: Box<Names>,
     },
     /// X.509 version 1 has no place for the names of hosts.
     OldVersion,
@@ -92,9 +92,9 @@ pub enum Reason {
     Unproven,
     /// It is not well-formed.
     Malformed,
-    /// Finding out would take too long.
+    /// Its chain has too many branches to follow.
     TooComplex,
-    /// There is no word for it here.
+    /// None of the above.
     Other,
 }
 
@@ -288,7 +288,7 @@ impl Names {
 
     /// Why the expected one is not among them.
     fn explain(&self, expected: &ServerName<'_>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        /// More are not shown.
+        /// How many names are shown.
         const MOST: usize = 5;
         let expected = expected.to_str();
         if self.is_empty() {
