@@ -27,7 +27,7 @@ use crate::{
 pub(super) struct Authorities {
     origin: Origin,
     certificates: Vec<CertificateDer<'static>>,
-    /// Those that may issue others.
+    /// What webpki needs of them, to look for issuers.
     anchors: Vec<TrustAnchor<'static>>,
     /// The index of each anchor's certificate.
     places: Vec<usize>,
@@ -124,16 +124,13 @@ impl Authorities {
 
     /// Whether it is a certificate.
     fn add(&mut self, certificate: CertificateDer<'static>) -> bool {
-        let contents = Certificate::read(&certificate);
-        let anchor = anchor_from_trusted_cert(&certificate).ok();
-        if contents.is_none() && anchor.is_none() {
-            return false;
-        }
-        // Trusting a server's certificate must not let its key issue others.
-        let may_issue = contents.is_none_or(|contents| contents.may_issue());
-        if let Some(anchor) = anchor.filter(|_| may_issue) {
-            self.anchors.push(anchor.to_owned());
-            self.places.push(self.certificates.len());
+        match anchor_from_trusted_cert(&certificate) {
+            Ok(anchor) => {
+                self.anchors.push(anchor.to_owned());
+                self.places.push(self.certificates.len());
+            }
+            Err(_) if Certificate::read(&certificate).is_none() => return false,
+            Err(_) => {}
         }
         self.certificates.push(certificate);
         true
@@ -175,8 +172,8 @@ impl Authorities {
             .map_err(reason)
     }
 
-    /// Checks what webpki leaves out: whether the CA at the end of the chain is valid now and allows a
-    /// chain of this length.
+    /// Checks what webpki leaves out: whether the certificate at the end of the chain is a CA's, valid
+    /// now, and allows a chain of this length.
     fn vouches(&self, path: &VerifiedPath<'_>, now: UnixTime) -> Result<(), webpki::Error> {
         let is_end = |anchor: &TrustAnchor<'_>| std::ptr::eq(anchor, path.anchor());
         let end = self.anchors.iter().position(is_end);
@@ -184,6 +181,10 @@ impl Authorities {
         let Some(issuer) = end.and_then(|end| Certificate::read(end)) else {
             return Ok(());
         };
+        if !issuer.may_issue() {
+            // Trusting a server's certificate must not let its key issue others.
+            return Err(webpki::Error::EndEntityUsedAsCa);
+        }
         valid(&issuer, now)?;
         match issuer.path_length() {
             Some(longest) if path.intermediate_certificates().count() > usize::from(longest) => {
@@ -223,7 +224,7 @@ impl Authorities {
             Error::UnsupportedCertVersion => Reason::OldVersion,
             Error::UnknownIssuer => self.unknown_issuer(shown, &chain, own),
             Error::InvalidSignatureForPublicKey => self.bad_signature(shown, &chain, own),
-            Error::CaUsedAsEndEntity if own.is_self_issued() => {
+            Error::CaUsedAsEndEntity | Error::EndEntityUsedAsCa if own.is_self_issued() => {
                 self.unknown_issuer(shown, &chain, own)
             }
             Error::CaUsedAsEndEntity => Reason::Authority,
@@ -270,11 +271,6 @@ impl Authorities {
                 Some(issuer) if !issuer.is_self_issued() => last = issuer,
                 _ => break,
             }
-        }
-        let is_issuer = |it: Certificate| it.subject() == last.issuer();
-        let mut trusted = self.certificates.iter().filter_map(Certificate::read);
-        if trusted.any(is_issuer) {
-            return Reason::NotAnAuthority;
         }
         Reason::UnknownIssuer {
             issuer: title(last.issuer()),
