@@ -237,6 +237,8 @@ const CERTIFICATES: &[&str] = &[
     "version-1-itself",
     "renewed",
     "renewed-same-key",
+    "renewed-not-ca",
+    "renewed-not-ca-same-key",
     "renewed-authority",
     "rsa-2048",
     "rsa-2048-itself",
@@ -436,6 +438,14 @@ hint: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms
 error: the certificate of 127.0.0.1:[PORT] is not trusted
   caused by: [CA] contains another certificate with the same name, sha256:[CA]
 hint: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms it, pin the certificate with --tls-fingerprint=sha256:[SHOWN], or replace the old certificate with it
+==== renewed-not-ca: exit 7, curl refuses
+error: the certificate of 127.0.0.1:[PORT] is not trusted
+  caused by: [CA] contains another certificate with the same name, sha256:[CA]
+hint: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms it, pin the certificate with --tls-fingerprint=sha256:[SHOWN], or replace the old certificate with it
+==== renewed-not-ca-same-key: exit 7, curl refuses
+error: the certificate of 127.0.0.1:[PORT] is not trusted
+  caused by: [CA] contains another certificate with the same name, sha256:[CA]
+hint: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms it, pin the certificate with --tls-fingerprint=sha256:[SHOWN], or replace the old certificate with it
 ==== renewed-authority: exit 7, curl refuses
 error: the certificate of 127.0.0.1:[PORT] is not trusted
   caused by: it was not signed by the CA "simulated-ca" in [CA], but by another one with the same name
@@ -445,15 +455,15 @@ hint: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms
 ==== rsa-1024: exit 7, curl refuses
 error: the certificate of 127.0.0.1:[PORT] is not trusted
   caused by: its RSA key is too short (1024 bits); at least 2048 bits are needed
-hint: give the cluster a certificate with an RSA key of at least 2048 bits or a P-256, P-384, or Ed25519 key; until then, use --via qq, which does not verify certificates
+hint: its fingerprint is sha256:[SHOWN]; if that is the cluster's certificate, replace it with one that has an RSA key of 2048 to 8192 bits or a P-256, P-384, or Ed25519 key; until then, --via qq works without --ca-file and --tls-fingerprint, but does not verify certificates
 ==== rsa-1024-itself: exit 7, curl refuses
 error: the certificate of 127.0.0.1:[PORT] is not trusted
   caused by: its RSA key is too short (1024 bits); at least 2048 bits are needed
-hint: give the cluster a certificate with an RSA key of at least 2048 bits or a P-256, P-384, or Ed25519 key; until then, use --via qq, which does not verify certificates
+hint: its fingerprint is sha256:[SHOWN]; if that is the cluster's certificate, replace it with one that has an RSA key of 2048 to 8192 bits or a P-256, P-384, or Ed25519 key; until then, --via qq works without --ca-file and --tls-fingerprint, but does not verify certificates
 ==== rsa-1024-leaf: exit 7, curl refuses
 error: the certificate of 127.0.0.1:[PORT] is not trusted
   caused by: its RSA key is too short (1024 bits); at least 2048 bits are needed
-hint: give the cluster a certificate with an RSA key of at least 2048 bits or a P-256, P-384, or Ed25519 key; until then, use --via qq, which does not verify certificates
+hint: its fingerprint is sha256:[SHOWN]; if that is the cluster's certificate, replace it with one that has an RSA key of 2048 to 8192 bits or a P-256, P-384, or Ed25519 key; until then, --via qq works without --ca-file and --tls-fingerprint, but does not verify certificates
 ==== rsa-1024-authority: exit 7, curl refuses
 error: the certificate of 127.0.0.1:[PORT] is not trusted
   caused by: the RSA key of the CA certificate "simulated-ca" is too short (1024 bits); at least 2048 bits are needed
@@ -461,10 +471,10 @@ hint: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms
 ==== p384: exit 0, curl accepts
 ==== p521: exit 7, curl accepts
 error: cannot reach 127.0.0.1:[PORT]: the server and qkey share no TLS cipher suite, key exchange, or certificate key type
-hint: on the server, enable TLS 1.3, or TLS 1.2 with ECDHE and AES-GCM or ChaCha20-Poly1305, and use a certificate with an RSA key of at least 2048 bits or a P-256, P-384, or Ed25519 key; --via qq may work with others, but does not verify certificates
+hint: on the server, enable TLS 1.3, or TLS 1.2 with ECDHE and AES-GCM or ChaCha20-Poly1305, and use a certificate with an RSA key of 2048 to 8192 bits or a P-256, P-384, or Ed25519 key; --via qq without --ca-file and --tls-fingerprint may work with others, but does not verify certificates
 ==== p521-itself: exit 7, curl accepts
 error: cannot reach 127.0.0.1:[PORT]: the server and qkey share no TLS cipher suite, key exchange, or certificate key type
-hint: on the server, enable TLS 1.3, or TLS 1.2 with ECDHE and AES-GCM or ChaCha20-Poly1305, and use a certificate with an RSA key of at least 2048 bits or a P-256, P-384, or Ed25519 key; --via qq may work with others, but does not verify certificates
+hint: on the server, enable TLS 1.3, or TLS 1.2 with ECDHE and AES-GCM or ChaCha20-Poly1305, and use a certificate with an RSA key of 2048 to 8192 bits or a P-256, P-384, or Ed25519 key; --via qq without --ca-file and --tls-fingerprint may work with others, but does not verify certificates
 ==== p521-authority: exit 7, curl accepts
 error: the certificate of 127.0.0.1:[PORT] is not trusted
   caused by: its signature algorithm, ECDSA with SHA-512, is not supported
@@ -619,6 +629,21 @@ exit 7
 error: the certificate of 127.0.0.1:[PORT] is not trusted
   caused by: it is not the pinned certificate, sha256:00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff
 hint: its fingerprint is sha256:[CORE]; if the cluster has a new certificate, pin that one; otherwise, find out what answers there
+
+"#]].raw());
+}
+
+#[test]
+fn other_certificate_than_the_pinned_one_with_a_key_that_cannot_be_pinned() {
+    let core = Core::start();
+    let shown = core.show(json!({ "certificate": "rsa-1024-itself" }));
+    let run = trusting_nobody(&core).run(["keys", "--tls-fingerprint", OTHER]);
+    expect_none(&core, &run);
+    let stderr = run.stderr.replace(&shown.fingerprint, "sha256:[SHOWN]");
+    assert_data_eq!(stderr, str![[r#"
+error: the certificate of 127.0.0.1:[PORT] is not trusted
+  caused by: it is not the pinned certificate, sha256:00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff
+hint: its fingerprint is sha256:[SHOWN]; if that is the cluster's certificate, replace it with one that has an RSA key of 2048 to 8192 bits or a P-256, P-384, or Ed25519 key; until then, --via qq works without --ca-file and --tls-fingerprint, but does not verify certificates
 
 "#]].raw());
 }
@@ -1081,7 +1106,7 @@ hint: check --host and --port: another service may be listening there; otherwise
 30: the server closed the TLS connection with the alert decompression_failure
 hint: check --host and --port: another service may be listening there; otherwise, check the server's TLS settings
 40: the server and qkey share no TLS cipher suite, key exchange, or certificate key type
-hint: on the server, enable TLS 1.3, or TLS 1.2 with ECDHE and AES-GCM or ChaCha20-Poly1305, and use a certificate with an RSA key of at least 2048 bits or a P-256, P-384, or Ed25519 key; --via qq may work with others, but does not verify certificates
+hint: on the server, enable TLS 1.3, or TLS 1.2 with ECDHE and AES-GCM or ChaCha20-Poly1305, and use a certificate with an RSA key of 2048 to 8192 bits or a P-256, P-384, or Ed25519 key; --via qq without --ca-file and --tls-fingerprint may work with others, but does not verify certificates
 41: the server requires a client certificate
 hint: qkey cannot present one; check --host and --port, or bypass the gateway that asks for it
 42: the server closed the TLS connection with the alert bad_certificate
@@ -1109,7 +1134,7 @@ hint: check --host and --port: another service may be listening there; otherwise
 70: the server supports neither TLS 1.2 nor TLS 1.3
 hint: enable TLS 1.2 or TLS 1.3 on the server, or check --host and --port
 71: the server and qkey share no TLS cipher suite, key exchange, or certificate key type
-hint: on the server, enable TLS 1.3, or TLS 1.2 with ECDHE and AES-GCM or ChaCha20-Poly1305, and use a certificate with an RSA key of at least 2048 bits or a P-256, P-384, or Ed25519 key; --via qq may work with others, but does not verify certificates
+hint: on the server, enable TLS 1.3, or TLS 1.2 with ECDHE and AES-GCM or ChaCha20-Poly1305, and use a certificate with an RSA key of 2048 to 8192 bits or a P-256, P-384, or Ed25519 key; --via qq without --ca-file and --tls-fingerprint may work with others, but does not verify certificates
 80: the server closed the TLS connection with the alert internal_error
 hint: check --host and --port: another service may be listening there; otherwise, check the server's TLS settings
 86: the server closed the TLS connection with the alert inappropriate_fallback

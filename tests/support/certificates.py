@@ -146,10 +146,10 @@ def unknown_issuer_itself():
     return own, [own], [own]
 
 
-def renewed(**options):
+def renewed(key=None, ca=True):
     """Self-signed; what is trusted is the certificate before it."""
-    old = issue('core', p256(), ca=True)
-    own = issue('core', options.get('key', old.key), ca=True)
+    old = issue('core', p256(), ca=ca)
+    own = issue('core', key or old.key, ca=ca)
     return own, [own], [old]
 
 
@@ -311,7 +311,6 @@ KINDS = {
     'wrong-address': lambda: signed(names=address('127.0.0.2')),
     'address-as-dns-name': lambda: signed(names=names('127.0.0.1')),
     'address-as-dns-name-itself': lambda: itself(ca=True, names=names('127.0.0.1')),
-    'wildcard': lambda: signed(names=names('*.qumulo.test')),
     'many-names': lambda: signed(names=names(*(f'node{i}.qumulo.test' for i in range(1, 41)))),
     'common-name-only': lambda: signed(names=(), common_name='127.0.0.1'),
     'common-name-only-itself': lambda: itself(ca=True, names=(), common_name='127.0.0.1'),
@@ -336,8 +335,10 @@ KINDS = {
     'critical-extension-itself': lambda: itself(ca=True, extensions=[critical_extension()]),
     'version-1-itself': version_1,
     # Renewed.
-    'renewed': lambda: renewed(key=p256()),
+    'renewed': lambda: renewed(p256()),
     'renewed-same-key': renewed,
+    'renewed-not-ca': lambda: renewed(p256(), ca=False),
+    'renewed-not-ca-same-key': lambda: renewed(ca=False),
     'renewed-authority': renewed_authority,
     # Keys.
     'rsa-2048': lambda: signed(authority(key=rsa_key(2048)), key=rsa_key(2048)),

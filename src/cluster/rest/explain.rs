@@ -112,7 +112,9 @@ impl Rest {
             Remedy::NewPin => format!(
                 "its fingerprint is {fingerprint}; if the cluster has a new certificate, pin that one; otherwise, find out what answers there"
             ),
-            Remedy::OtherCertificate => "give the cluster a certificate with an RSA key of at least 2048 bits or a P-256, P-384, or Ed25519 key; until then, use --via qq, which does not verify certificates".to_owned(),
+            Remedy::OtherCertificate => format!(
+                "its fingerprint is {fingerprint}; if that is the cluster's certificate, replace it with one that has an RSA key of 2048 to 8192 bits or a P-256, P-384, or Ed25519 key; until then, --via qq works without --ca-file and --tls-fingerprint, but does not verify certificates"
+            ),
             Remedy::Suspicion => {
                 "someone may be impersonating the cluster; find out what answers there".to_owned()
             }

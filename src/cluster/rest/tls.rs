@@ -51,11 +51,11 @@ use crate::error::{Error as UserError, Kind};
 /// Which certificate is the cluster's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Trust {
-    /// One for its name that an authority vouches for which the system trusts.
+    /// One for its name that is signed by a CA that the system trusts.
     System,
-    /// One for its name that an authority in this PEM file vouches for.
+    /// One for its name that is in this PEM file, or signed by a CA in it.
     CaFile(PathBuf),
-    /// This one and no other, whatever its name and dates.
+    /// Only this one, whatever its name and dates.
     Pinned(Fingerprint),
     /// Any.
     Insecure,
@@ -116,10 +116,10 @@ pub(super) struct Tls {
 }
 
 impl Tls {
-    /// Reads the roots.
+    /// Reads the certificates to trust.
     ///
     /// # Errors
-    /// Of kind `usage` when there is no authority to trust, or the file with it is no PEM file.
+    /// Of kind `usage` when there are none.
     pub fn new(trust: &Trust) -> Result<Self, UserError> {
         let provider = Arc::new(ring::default_provider());
         let rule = match trust {
@@ -136,7 +136,7 @@ impl Tls {
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(Verifier::new(&rule, &provider)))
             .with_no_client_auth();
-        // A server without HTTP/1.1 then says so before anything is sent.
+        // So that a server without HTTP/1.1 says so before anything is sent.
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         Ok(Self {
             config,
@@ -172,7 +172,7 @@ pub(super) struct ConnectionTls {
     client_certificate: Arc<ClientCertificate>,
 }
 
-/// There is none to present, but whether the server wants one explains why it ends TLS.
+/// Notes whether the server asks for a client certificate, which explains why it closes the connection.
 #[derive(Debug, Default)]
 struct ClientCertificate {
     wanted: AtomicBool,
@@ -207,8 +207,8 @@ fn explained(error: io::Error, client_certificate: bool) -> ureq::Error {
     }
 }
 
-/// Looks at the certificate that is shown, and keeps what is wrong with it: the TLS library's own
-/// error has not the fingerprint.
+/// Verifies the server's certificate, and keeps why it was refused: the TLS library's error has no room
+/// for that.
 #[derive(Debug)]
 pub(super) struct Verifier {
     rule: Rule,
@@ -238,7 +238,7 @@ impl Verifier {
         refused.take()
     }
 
-    /// The error tells the library no more than that.
+    /// Keeps the reason, and returns an error for the library that stands for any.
     fn refuse(&self, certificate: &CertificateDer<'_>, reason: Reason) -> rustls::Error {
         let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
         *refused = Some(Untrusted {
@@ -261,8 +261,11 @@ impl ServerCertVerifier for Verifier {
         let algorithms = &self.provider.signature_verification_algorithms;
         let fingerprint = Fingerprint::of(end_entity);
         let verified = match &self.rule {
-            Rule::Pinned(pinned) if *pinned != fingerprint => Err(Reason::NotPinned(*pinned)),
-            // Before anything else, so that no hint says how to trust a key that cannot be used.
+            Rule::Pinned(pinned) if *pinned != fingerprint => Err(Reason::NotPinned {
+                pinned: *pinned,
+                usable: usable(end_entity, algorithms).is_ok(),
+            }),
+            // Checked first: no hint may suggest pinning a key that cannot be used.
             rule => usable(end_entity, algorithms).and_then(|()| match rule {
                 Rule::Any | Rule::Pinned(_) => Ok(()),
                 Rule::Authorities(authorities) => authorities.verify(
@@ -321,7 +324,7 @@ fn usable(
     algorithms: &WebPkiSupportedAlgorithms,
 ) -> Result<(), Reason> {
     let Some(contents) = Certificate::read(certificate) else {
-        // webpki puts up with some that are not quite well-formed.
+        // webpki tolerates some encodings that are not strictly DER.
         return match EndEntityCert::try_from(certificate) {
             Ok(_) => Ok(()),
             Err(_) => Err(Reason::Malformed),

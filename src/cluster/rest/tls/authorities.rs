@@ -27,9 +27,9 @@ use crate::{
 pub(super) struct Authorities {
     origin: Origin,
     certificates: Vec<CertificateDer<'static>>,
-    /// Those that may issue others.
+    /// What webpki needs of them, to look for issuers.
     anchors: Vec<TrustAnchor<'static>>,
-    /// Where each of them is among the certificates.
+    /// The index of each anchor's certificate.
     places: Vec<usize>,
 }
 
@@ -66,13 +66,12 @@ impl Authorities {
         Err(error.hint("install the package ca-certificates, trust the cluster's CA with --ca-file PEM, or pin the cluster's certificate with --tls-fingerprint"))
     }
 
-    /// Those in a file. One that cannot be read is left out with a warning, so that it is not in the
-    /// way of the others.
+    /// Those in a file. Damaged ones are ignored with a warning: they must not make the others useless.
     ///
     /// # Errors
     /// When there are none.
     pub fn in_file(path: &Path) -> Result<Self, UserError> {
-        /// The authorities of a whole system take a quarter of a megabyte.
+        /// The CAs of a whole system take a quarter of a megabyte.
         const LIMIT: usize = 16 << 20;
         let file = path.to_owned();
         let read = input::read_to_end(move || std::fs::File::open(file), LIMIT, None);
@@ -84,7 +83,7 @@ impl Authorities {
             let error = unusable(path).with_kind(kind).caused_by(&error);
             error.hint("check the path, and that you may read the file")
         })?;
-        // Editors and shells of Windows put it there.
+        // Windows editors and shells add a byte order mark.
         let text = bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(&bytes);
         let mut all = Self::empty(Origin::File(path.to_owned()));
         let mut damaged = Vec::new();
@@ -125,16 +124,13 @@ impl Authorities {
 
     /// Whether it is a certificate.
     fn add(&mut self, certificate: CertificateDer<'static>) -> bool {
-        let contents = Certificate::read(&certificate);
-        let anchor = anchor_from_trusted_cert(&certificate).ok();
-        if contents.is_none() && anchor.is_none() {
-            return false;
-        }
-        // A server's own certificate is trusted as such: its key must not issue others.
-        let may_issue = contents.is_none_or(|contents| contents.may_issue());
-        if let Some(anchor) = anchor.filter(|_| may_issue) {
-            self.anchors.push(anchor.to_owned());
-            self.places.push(self.certificates.len());
+        match anchor_from_trusted_cert(&certificate) {
+            Ok(anchor) => {
+                self.anchors.push(anchor.to_owned());
+                self.places.push(self.certificates.len());
+            }
+            Err(_) if Certificate::read(&certificate).is_none() => return false,
+            Err(_) => {}
         }
         self.certificates.push(certificate);
         true
@@ -151,7 +147,7 @@ impl Authorities {
         let own = EndEntityCert::try_from(shown.own).map_err(reason)?;
         match self.certificates.contains(shown.own) {
             true => {
-                // That makes its signature, and whether it is an authority's, irrelevant.
+                // Trusted as it stands, so neither its issuer nor whether it is a CA's matters.
                 let contents = Certificate::read(shown.own).ok_or(Reason::Malformed)?;
                 valid(&contents, shown.now).map_err(reason)?;
                 if !contents.is_for_servers() {
@@ -176,20 +172,19 @@ impl Authorities {
             .map_err(reason)
     }
 
-    /// What webpki leaves out: whether the authority that a chain ends with is valid now, and may have
-    /// so long a chain.
+    /// Checks what webpki leaves out: whether the certificate at the end of the chain is a CA's, valid
+    /// now, and allows a chain of this length.
     fn vouches(&self, path: &VerifiedPath<'_>, now: UnixTime) -> Result<(), webpki::Error> {
-        let is_end = |anchor: &&TrustAnchor<'_>| std::ptr::eq(*anchor, path.anchor());
-        let ends = self.anchors.iter().zip(&self.places);
-        let end = ends
-            .filter(|(anchor, _)| is_end(anchor))
-            .map(|(_, place)| *place);
-        let Some(issuer) = end
-            .filter_map(|place| Certificate::read(&self.certificates[place]))
-            .next()
-        else {
+        let is_end = |anchor: &TrustAnchor<'_>| std::ptr::eq(anchor, path.anchor());
+        let end = self.anchors.iter().position(is_end);
+        let end = end.map(|i| &self.certificates[self.places[i]]);
+        let Some(issuer) = end.and_then(|end| Certificate::read(end)) else {
             return Ok(());
         };
+        if !issuer.may_issue() {
+            // Trusting a server's certificate must not let its key issue others.
+            return Err(webpki::Error::EndEntityUsedAsCa);
+        }
         valid(&issuer, now)?;
         match issuer.path_length() {
             Some(longest) if path.intermediate_certificates().count() > usize::from(longest) => {
@@ -224,12 +219,12 @@ impl Authorities {
             Error::InvalidCertValidity => Reason::NeverValid,
             Error::CertNotValidForName(_) => Reason::WrongName {
                 expected: shown.expected.to_owned(),
-                names: own.names(),
+                names: own.names().into(),
             },
             Error::UnsupportedCertVersion => Reason::OldVersion,
             Error::UnknownIssuer => self.unknown_issuer(shown, &chain, own),
             Error::InvalidSignatureForPublicKey => self.bad_signature(shown, &chain, own),
-            Error::CaUsedAsEndEntity if own.is_self_issued() => {
+            Error::CaUsedAsEndEntity | Error::EndEntityUsedAsCa if own.is_self_issued() => {
                 self.unknown_issuer(shown, &chain, own)
             }
             Error::CaUsedAsEndEntity => Reason::Authority,
@@ -276,11 +271,6 @@ impl Authorities {
                 Some(issuer) if !issuer.is_self_issued() => last = issuer,
                 _ => break,
             }
-        }
-        let is_issuer = |it: Certificate| it.subject() == last.issuer();
-        let mut trusted = self.certificates.iter().filter_map(Certificate::read);
-        if trusted.any(is_issuer) {
-            return Reason::NotAnAuthority;
         }
         Reason::UnknownIssuer {
             issuer: title(last.issuer()),
@@ -432,7 +422,8 @@ mod tests {
 
     use super::*;
 
-    /// For `*.qumulo.test` and `2001:db8::1`, self-signed, valid from 2020 to 2119.
+    /// Self-signed, for `*.qumulo.test` and `2001:db8::1`, from 2020 to 2119; `issue` in
+    /// tests/support/certificates.py made it.
     const WILDCARD: &str = include_str!("wildcard.pem");
 
     fn verify(host: &str, year: u64) -> Result<(), Reason> {

@@ -209,7 +209,7 @@ pub(super) fn algorithm(identifier: &[u8]) -> String {
     }
 }
 
-const ALGORITHMS: [(ObjectIdentifier, &str); 28] = {
+const ALGORITHMS: [(ObjectIdentifier, &str); 29] = {
     const fn oid(text: &str) -> ObjectIdentifier {
         ObjectIdentifier::new_unwrap(text)
     }
@@ -235,6 +235,10 @@ const ALGORITHMS: [(ObjectIdentifier, &str); 28] = {
         // Keys.
         (oid("1.2.840.113549.1.1.1"), "RSA"),
         (oid("1.2.840.10040.4.1"), "DSA"),
+        (
+            oid("1.2.840.10045.2.1"),
+            "EC with explicit curve parameters",
+        ),
         (oid("1.3.101.112"), "Ed25519"),
         (oid("1.3.101.113"), "Ed448"),
         (oid("1.2.840.10045.3.1.7"), "P-256"),
@@ -298,6 +302,10 @@ mod tests {
             (
                 b"\x06\x07\x2a\x86\x48\xce\x3d\x02\x01\x06\x05\x2b\x81\x04\x00\x23",
                 "P-521",
+            ),
+            (
+                b"\x06\x07\x2a\x86\x48\xce\x3d\x02\x01\x30\x00",
+                "EC with explicit curve parameters",
             ),
             (b"\x06\x03\x2a\x03\x04", "the algorithm 1.2.3.4"),
             (b"", "an unknown algorithm"),

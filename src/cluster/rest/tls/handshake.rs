@@ -93,7 +93,7 @@ impl HandshakeError {
             }
             Self::Version => "enable TLS 1.2 or TLS 1.3 on the server, or check --host and --port",
             Self::NothingInCommon => {
-                "on the server, enable TLS 1.3, or TLS 1.2 with ECDHE and AES-GCM or ChaCha20-Poly1305, and use a certificate with an RSA key of at least 2048 bits or a P-256, P-384, or Ed25519 key; --via qq may work with others, but does not verify certificates"
+                "on the server, enable TLS 1.3, or TLS 1.2 with ECDHE and AES-GCM or ChaCha20-Poly1305, and use a certificate with an RSA key of 2048 to 8192 bits or a P-256, P-384, or Ed25519 key; --via qq without --ca-file and --tls-fingerprint may work with others, but does not verify certificates"
             }
             Self::ClientCertificate(_) => {
                 "qkey cannot present one; check --host and --port, or bypass the gateway that asks for it"

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::text::{printable, quoted};
 
-/// A certificate that is not believed to be the cluster's.
+/// A certificate that was refused.
 #[derive(Clone, Debug)]
 pub struct Untrusted {
     pub fingerprint: Fingerprint,
@@ -37,7 +37,11 @@ pub enum Which {
 #[derive(Clone, Debug)]
 pub enum Reason {
     /// Another one is pinned.
-    NotPinned(Fingerprint),
+    NotPinned {
+        pinned: Fingerprint,
+        /// Whether this one could be pinned instead.
+        usable: bool,
+    },
     /// It is signed with its own key.
     SelfSigned(Origin),
     /// It is signed with its own key; those trusted with its name are others.
@@ -65,7 +69,7 @@ pub enum Reason {
     NeverValid,
     WrongName {
         expected: ServerName<'static>,
-        names: Names,
+        names: Box<Names>,
     },
     /// X.509 version 1 has no place for the names of hosts.
     OldVersion,
@@ -92,9 +96,9 @@ pub enum Reason {
     Unproven,
     /// It is not well-formed.
     Malformed,
-    /// Finding out would take too long.
+    /// Its chain has too many branches to follow.
     TooComplex,
-    /// There is no word for it here.
+    /// None of the above.
     Other,
 }
 
@@ -126,16 +130,17 @@ pub enum Remedy {
 impl Reason {
     pub fn remedy(&self) -> Remedy {
         match self {
-            Self::NotPinned(_) => Remedy::NewPin,
+            Self::NotPinned { usable: true, .. } => Remedy::NewPin,
             Self::UnknownIssuer { .. } | Self::OtherIssuer(..) => Remedy::Authority,
             Self::SelfSigned(_) | Self::Authority => Remedy::Itself,
             Self::Replaced(..) => Remedy::Replacement,
             Self::NotYetValid { .. } => Remedy::Clock,
             Self::Expired { .. } => Remedy::Renewal,
             Self::WrongName { names, .. } if !names.is_empty() => Remedy::Name,
-            Self::KeyLength(Which::Own, _) | Self::Key(_) | Self::Malformed => {
-                Remedy::OtherCertificate
-            }
+            Self::NotPinned { usable: false, .. }
+            | Self::KeyLength(Which::Own, _)
+            | Self::Key(_)
+            | Self::Malformed => Remedy::OtherCertificate,
             Self::Unproven => Remedy::Suspicion,
             _ => Remedy::Pin,
         }
@@ -147,7 +152,7 @@ impl std::error::Error for Reason {}
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NotPinned(pinned) => write!(f, "it is not the pinned certificate, {pinned}"),
+            Self::NotPinned { pinned, .. } => write!(f, "it is not the pinned certificate, {pinned}"),
             Self::SelfSigned(Origin::System) => {
                 f.write_str("it is self-signed, and this system does not trust it")
             }
@@ -288,7 +293,7 @@ impl Names {
 
     /// Why the expected one is not among them.
     fn explain(&self, expected: &ServerName<'_>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        /// More are not shown.
+        /// How many names are shown.
         const MOST: usize = 5;
         let expected = expected.to_str();
         if self.is_empty() {
