@@ -57,12 +57,12 @@ struct Rest {
 const TEXT: Rest = Rest {
     begin: "error: ",
     end: "
-hint: nothing was being submitted; raise the limit (see `ulimit -a`) or free memory, then run this again
+hint: nothing was being submitted; raise the limit (see `ulimit -a`) or free memory, then rerun: what is already done is left alone
 ",
 };
 const JSON: Rest = Rest {
     begin: r#"{"error":{"kind":"internal","message":""#,
-    end: r#"","causes":[],"hint":"nothing was being submitted; raise the limit (see `ulimit -a`) or free memory, then run this again","exit_code":1}}
+    end: r#"","causes":[],"hint":"nothing was being submitted; raise the limit (see `ulimit -a`) or free memory, then rerun: what is already done is left alone","exit_code":1}}
 "#,
 };
 

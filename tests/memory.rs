@@ -399,13 +399,13 @@ exit 1
 --- stdout
 --- stderr
 error: out of memory
-hint: nothing was being submitted; raise the limit (see `ulimit -a`) or free memory, then run this again
+hint: nothing was being submitted; raise the limit (see `ulimit -a`) or free memory, then rerun: what is already done is left alone
 
 $ qkey keys --output=json
 exit 1
 --- stdout
 --- stderr
-{"error":{"kind":"internal","message":"out of memory","causes":[],"hint":"nothing was being submitted; raise the limit (see `ulimit -a`) or free memory, then run this again","exit_code":1}}
+{"error":{"kind":"internal","message":"out of memory","causes":[],"hint":"nothing was being submitted; raise the limit (see `ulimit -a`) or free memory, then rerun: what is already done is left alone","exit_code":1}}
 
 $ qkey unlock --id=7 --key=alice.pem
 exit 8
@@ -426,7 +426,7 @@ exit 1
 --- stdout
 --- stderr
 error: qkey was aborted, probably because it is out of memory
-hint: nothing was being submitted; raise the limit (see `ulimit -a`) or free memory, then run this again
+hint: nothing was being submitted; raise the limit (see `ulimit -a`) or free memory, then rerun: what is already done is left alone
 
 $ qkey unlock --id=7 --key=alice.pem
 exit 8
