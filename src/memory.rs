@@ -3,13 +3,15 @@
 
 use std::{
     alloc::{GlobalAlloc, Layout, System},
+    io::{self, IoSlice},
     panic,
     sync::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
-    thread,
 };
+
+use signal_hook::{consts::SIGABRT, low_level};
 
 use crate::{
     error::{Error, Kind},
@@ -55,12 +57,12 @@ struct Rest {
 const TEXT: Rest = Rest {
     begin: "error: ",
     end: "
-hint: nothing was being submitted; raise the limit (see `ulimit -a`) or free memory, then run this again
+hint: nothing was being submitted; raise the limit (see `ulimit -a`) or free memory, then rerun: what is already done is left alone
 ",
 };
 const JSON: Rest = Rest {
     begin: r#"{"error":{"kind":"internal","message":""#,
-    end: r#"","causes":[],"hint":"nothing was being submitted; raise the limit (see `ulimit -a`) or free memory, then run this again","exit_code":1}}
+    end: r#"","causes":[],"hint":"nothing was being submitted; raise the limit (see `ulimit -a`) or free memory, then rerun: what is already done is left alone","exit_code":1}}
 "#,
 };
 
@@ -131,11 +133,15 @@ struct Exhausted;
 fn exhausted(what: &'static str) -> ! {
     static ENDING: AtomicBool = AtomicBool::new(false);
     while ENDING.swap(true, Ordering::SeqCst) {
-        // Another thread has the word.
-        thread::park();
+        // Another thread is ending the process.
+        // SAFETY: it has no preconditions.
+        #[allow(unsafe_code)]
+        unsafe {
+            libc::pause();
+        }
     }
     let is_json = IS_JSON.load(Ordering::Relaxed);
-    let say_what = |rest: Rest| [rest.begin, what, rest.end].map(say);
+    let say_what = |rest: Rest| say([rest.begin, what, rest.end]);
     let code = match UNDER_WAY.load(Ordering::SeqCst) {
         0 => {
             say_what(if is_json { JSON } else { TEXT });
@@ -144,8 +150,10 @@ fn exhausted(what: &'static str) -> ! {
         _ => {
             // This very thread may be changing them.
             match TEXTS.try_lock() {
-                Ok(texts) if !texts.is_empty() => texts.iter().for_each(|(_, text)| say(text)),
-                _ => drop(say_what(if is_json { JSON_UNKNOWN } else { TEXT_UNKNOWN })),
+                Ok(texts) if !texts.is_empty() => {
+                    texts.iter().for_each(|(_, text)| say([text, "", ""]))
+                }
+                _ => say_what(if is_json { JSON_UNKNOWN } else { TEXT_UNKNOWN }),
             }
             Kind::Unknown.exit_code()
         }
@@ -157,16 +165,19 @@ fn exhausted(what: &'static str) -> ! {
     }
 }
 
-fn say(text: &str) {
-    let mut rest = text.as_bytes();
-    while !rest.is_empty()
-        && let Ok(written) = rustix::io::write(rustix::stdio::stderr(), rest)
-    {
-        rest = &rest[written..];
-    }
+/// In one piece, for the standard library may have something to say at the same time.
+fn say(text: [&str; 3]) {
+    // Nobody is left to be told that stderr takes nothing.
+    let _ = rustix::io::writev(
+        rustix::stdio::stderr(),
+        &text.map(|part| IoSlice::new(part.as_bytes())),
+    );
 }
 
 const NO_MEMORY: &str = "out of memory";
+
+/// What aborts says why; mostly it is memory.
+const ABORTED: &str = "qkey was aborted, probably because it is out of memory";
 
 /// How the standard library panics for want of memory or threads, and what to say instead. The first
 /// comes in a new thread that has no memory for its signal stack, the second in libraries.
@@ -175,8 +186,17 @@ const PANICS: [(&str, &str); 2] = [
     ("failed to spawn thread", "cannot start a thread"),
 ];
 
-/// Makes these panics end as anything else that finds no memory.
-pub fn install_panic_hook() {
+/// Ends such panics, and whatever aborts, as anything else that finds no memory: the standard library
+/// and the C library have allocations of their own that abort when they fail.
+///
+/// # Errors
+/// When the system takes no handler.
+pub fn watch_for_aborts() -> io::Result<()> {
+    // SAFETY: a signal handler may do all that `exhausted` does, which takes no lock that is held.
+    #[allow(unsafe_code)]
+    unsafe {
+        low_level::register(SIGABRT, || exhausted(ABORTED))?;
+    }
     let default = panic::take_hook();
     panic::set_hook(Box::new(move |panic| {
         let payload = panic.payload();
@@ -189,4 +209,5 @@ pub fn install_panic_hook() {
         }
         default(panic);
     }));
+    Ok(())
 }

@@ -66,7 +66,6 @@ enum Command {
 
 /// Parses the command line, runs the command, reports an error, and returns the exit code.
 pub fn main() -> u8 {
-    memory::install_panic_hook();
     secret::forbid_core_dumps();
     let matches = match Cli::command().try_get_matches() {
         Ok(matches) => matches,
@@ -77,6 +76,7 @@ pub fn main() -> u8 {
         Err(error) => return report_usage(error),
     };
     let mut output = cli.globals.output();
+    memory::report_as(output.format);
     let result = panic::catch_unwind(AssertUnwindSafe(|| run(cli, &matches, &mut output)));
     let result = result.unwrap_or_else(|_| {
         interrupt::end_children();
@@ -95,9 +95,13 @@ pub fn main() -> u8 {
 
 /// `output` is set to what the configuration says, as soon as that is known.
 fn run(cli: Cli, matches: &ArgMatches, output: &mut Output) -> Result<()> {
-    interrupt::install().map_err(|error| {
-        Error::new(Kind::Internal, "cannot watch for signals").caused_by(&error)
-    })?;
+    memory::watch_for_aborts()
+        .and_then(|()| interrupt::install())
+        .map_err(|error| {
+            Error::new(Kind::Internal, "cannot watch for signals")
+                .caused_by(&error)
+                .hint("raise the limits on memory and processes (see `ulimit -a`)")
+        })?;
     let command = match cli.command {
         // The one command that must work while the configuration file is wrong.
         Command::Config(config::Config {
