@@ -1,7 +1,6 @@
 //! What a person or a script reads: results on stdout, everything else on stderr.
 
 use std::{
-    borrow::Cow,
     io::{self, BufWriter, Write},
     time::{Duration, Instant},
 };
@@ -344,9 +343,6 @@ impl Log for Notes {
     fn flush(&self) {}
 }
 
-/// How wide a cell of a table may be, in characters: each row is padded to the widest one.
-const WIDEST_CELL: usize = 400;
-
 /// A table without borders; a cell that is too wide is cut.
 pub fn table<const N: usize>(
     header: [&str; N],
@@ -366,11 +362,4 @@ pub fn table<const N: usize>(
         .map(|line| line.trim_end().to_owned())
         .collect::<Vec<_>>()
         .join("\n")
-}
-
-fn cut(cell: &str) -> Cow<'_, str> {
-    match cell.char_indices().nth(WIDEST_CELL) {
-        Some((end, _)) => Cow::Owned(format!("{}…", &cell[..end])),
-        None => Cow::Borrowed(cell),
-    }
 }

@@ -7,7 +7,8 @@ use unicode_properties::{GeneralCategory, UnicodeGeneralCategory};
 /// How many characters of one value (a name, a comment) a line of text shows.
 const VALUE: usize = 200;
 
-/// How many characters a cell of a table shows: enough for a URI.
+/// How many characters a cell of a table shows: enough for a URI. Each row is padded to the widest
+/// cell, so this bounds the memory that a table takes.
 const CELL: usize = 400;
 
 /// How many characters of a message from elsewhere are shown: the beginning and the end.
