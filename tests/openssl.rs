@@ -130,7 +130,7 @@ warning: that is not the passphrase of pkcs8.pem; try again
 warning: that is not the passphrase of pkcs8.pem; try again
 error: cannot open openssl:pkcs8.pem
   caused by: `openssl` exited with 1: Could not read key from pkcs8.pem
-hint: give the right passphrase
+hint: wrong passphrase? Try it by hand: `openssl pkey -noout -in pkcs8.pem`
 
 "#]]
         .raw()
@@ -239,21 +239,21 @@ exit 3
 --- stderr
 error: cannot open openssl:pkcs8.pem?passphrase-file=wrong
   caused by: `openssl` exited with 1: Could not read key from pkcs8.pem
-hint: give the right passphrase
+hint: wrong passphrase? Try it by hand: `openssl pkey -noout -in pkcs8.pem`
 ==== wrong passphrase of a SEC1 key
 exit 3
 --- stdout
 --- stderr
 error: cannot open openssl:sec1.pem?passphrase-file=wrong
   caused by: `openssl` exited with 1: Could not read key from sec1.pem
-hint: give the right passphrase
+hint: wrong passphrase? Try it by hand: `openssl pkey -noout -in sec1.pem`
 ==== wrong passphrase with a right padding
 exit 3
 --- stdout
 --- stderr
 error: cannot open openssl:[REPO]/fixtures/keys/pkcs8-pbe-sha1-2des.pem?passphrase-file=wrong
   caused by: `openssl` exited with 1: Could not read key from [REPO]/fixtures/keys/pkcs8-pbe-sha1-2des.pem
-hint: give the right passphrase
+hint: wrong passphrase? Try it by hand: `openssl pkey -noout -in [REPO]/fixtures/keys/pkcs8-pbe-sha1-2des.pem`
 ==== long passphrase
 exit 3
 --- stdout
@@ -397,7 +397,7 @@ fn a_key_that_a_tpm_has_wrapped_signs() {
         (locked.to_owned(), "hint: an attribute of the key source"),
         (
             format!("{locked}&passphrase-file=wrong"),
-            "hint: give the right passphrase; several wrong ones lock a TPM",
+            "hint: the passphrase or PIN was tried once and is not tried again in this run",
         ),
         (
             "openssl:open.pem?provider=default,tpm2".to_owned(),
@@ -432,7 +432,7 @@ exit 3
 --- stderr
 error: cannot open openssl:pkcs11:object=x?provider=pkcs11
   caused by: `openssl` exited with 1: Could not read key
-hint: give the right passphrase
+hint: the passphrase or PIN was tried once and is not tried again in this run; check it before you run this again, because several wrong ones lock a token or TPM
 
 "#]]
         .raw()

@@ -714,6 +714,7 @@ error: stopped by a signal, about to sign with ssh-agent:alice
 }
 
 const SIGN_REQUEST: u8 = 13;
+const FAILURE: u8 = 5;
 
 /// A scripted agent, in the folder of `qkey`: for each request that it reads, the bytes to answer
 /// with before the connection is closed, or nothing at all and the connection left open.
@@ -917,6 +918,30 @@ hint: each is reported by itself; run this again for the rest: what is unlocked 
 "#]]
     );
     assert_eq!(connections.load(Ordering::SeqCst), 2);
+}
+
+#[test]
+fn an_agent_that_refuses_is_asked_for_one_signature_per_run() {
+    let mock = Mock::with_four_locked(ALICE_PUBLIC, "lock-2026");
+    let qkey = knowing_the_agent(Qkey::with_mock(&mock));
+    let blob = alice_blob();
+    let signatures = Arc::new(AtomicUsize::new(0));
+    let counted = signatures.clone();
+    lasting(&qkey, usize::MAX, move |request| {
+        if request[0] != SIGN_REQUEST {
+            return Some(frame(&list(&[alice(&blob)])));
+        }
+        counted.fetch_add(1, Ordering::SeqCst);
+        Some(frame(&[FAILURE]))
+    });
+    let run = run(&qkey, &format!("{UNLOCK_FOUR} --jobs 4"));
+    assert_eq!(run.code, 3, "{run:?}");
+    assert_eq!(
+        run.stderr.matches("the agent refused").count(),
+        4,
+        "{run:?}"
+    );
+    assert_eq!(signatures.load(Ordering::SeqCst), 1);
 }
 
 #[test]

@@ -17,7 +17,7 @@ use crate::{
     output::Output,
     secret::{Asker, Asking},
     signer::{
-        Context, KeySource,
+        Context, KeySource, Refusals,
         source::{Openable, Source},
     },
     subprocess,
@@ -64,6 +64,7 @@ impl Session {
             context: Arc::new(Context {
                 asker: Asker::new(asking, timeout),
                 timeout,
+                refusals: Refusals::default(),
             }),
         })
     }

@@ -4,15 +4,20 @@
 //! Options and pass phrases: the manual pages openssl-pkey(1), openssl-dgst(1),
 //! openssl-passphrase-options(1), and provider(7).
 
-use std::sync::Arc;
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use super::{
-    Context, Opened, Signer, secret_error,
+    Caution, Context, Opened, Signer, never_asked,
+    refusals::Gate,
+    secret_error,
     source::{Body, Kind, Source, no_path, split_scheme},
     tool::{Hints, Tool},
 };
 use crate::{
-    error::{Error, Kind as ErrorKind, Result},
+    error::{Error, Kind as ErrorKind, Reason, Result},
     public_key::{self, PublicKey},
     secret::Secret,
     signature::Signature,
@@ -53,42 +58,78 @@ const CANNOT_READ: &str = "ould not read";
 /// What it says of an encryption that no provider here knows.
 const UNKNOWN_ENCRYPTION: &str = "inner_evp_generic_fetch:unsupported";
 
+/// What a TPM's provider says of a key that is not this TPM's, whatever the passphrase.
+const CANNOT_LOAD: &str = "tpm2::cannot load key";
+
+const TRIED_ONCE: &str = "the passphrase or PIN was tried once and is not tried again in this run; \
+                          check it before you run this again, because several wrong ones lock a \
+                          token or TPM";
+
+/// Providers that keep no keys of their own.
+const SOFTWARE: [&str; 5] = ["default", "legacy", "base", "fips", "null"];
+
 const HINTS: Hints = &[
     (
         "unable to load provider",
+        None,
         "install the provider, or name the folder that it is in with OPENSSL_MODULES; `openssl list \
          -providers` shows those that are active",
     ),
     (
         "nvalid engine",
+        None,
         "install the engine, or name the folder that it is in with OPENSSL_ENGINES; where OpenSSL has \
          none any more, a provider takes its place",
     ),
     (
+        "DA lockout mode",
+        Some(Reason::Denied),
+        "the TPM has locked itself after too many wrong passphrases: wait until it opens again, or \
+         reset it with its lockout password, as in `tpm2_dictionarylockout --clear-lockout`",
+    ),
+    // The first one counts the try, the second one is for keys that do without a count.
+    (
         "authorization HMAC check failed",
-        "give the right passphrase; several wrong ones lock a TPM for a while",
+        Some(Reason::WrongSecret),
+        TRIED_ONCE,
+    ),
+    (
+        "authorization failure without DA implications",
+        Some(Reason::WrongSecret),
+        TRIED_ONCE,
+    ),
+    (
+        CANNOT_LOAD,
+        None,
+        "this TPM does not have it or cannot load it: check the handle, and that the key was made \
+         by this TPM",
     ),
     (
         "missing private key",
+        None,
         "the provider that has the key must be named first: ?provider=NAME,default",
     ),
     (
         UNKNOWN_ENCRYPTION,
+        None,
         "its encryption needs another provider: for one that has gone out of use, add \
          ?provider=legacy,default to the key source",
     ),
     (
         "No store loader found",
+        None,
         "its kind needs a provider: add ?provider=NAME,default to the key source; default is what \
          reads files",
     ),
-    ("No such file or directory", "check the path"),
+    ("No such file or directory", None, "check the path"),
     (
         "Permission denied",
+        None,
         "run this as the user who owns the key file",
     ),
     (
         CANNOT_READ,
+        None,
         "it holds no private key that openssl reads like this: try `openssl pkey -noout -in {key}`",
     ),
 ];
@@ -103,8 +144,50 @@ struct OpenSsl {
     /// For providers or an engine, as every command takes them.
     options: Vec<String>,
     uses_engine: bool,
-    /// How often a person is asked: once where a few wrong PINs lock a token.
-    tries: usize,
+    /// What checks the passphrase, and may count the wrong ones.
+    holder: Holder,
+    context: Arc<Context>,
+}
+
+/// What checks a passphrase.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Holder {
+    /// `openssl` itself, which decrypts this file.
+    File(PathBuf),
+    /// A token, a TPM or a service behind a provider or an engine.
+    Device(String),
+}
+
+impl Holder {
+    fn of(source: &Source) -> Self {
+        let providers = source.attribute(PROVIDER).unwrap_or_default().split(',');
+        let engine = source.attribute(ENGINE);
+        let devices: Vec<&str> = providers
+            .filter(|name| !name.is_empty() && !SOFTWARE.contains(name))
+            .chain(engine)
+            .collect();
+        let path = Path::new(source.body());
+        match (&devices[..], split_scheme(source.body())) {
+            ([], Some((scheme, _))) => Self::Device(scheme.to_owned()),
+            ([], None) => Self::File(path.canonicalize().unwrap_or_else(|_| path.to_owned())),
+            (devices, _) => Self::Device(devices.join(",")),
+        }
+    }
+
+    fn name(&self) -> String {
+        match self {
+            Self::File(path) => format!("file:{}", path.display()),
+            Self::Device(name) => format!("openssl:{name}"),
+        }
+    }
+
+    /// How often a person may mistype the passphrase: once where a few wrong PINs lock a token.
+    fn tries(&self) -> usize {
+        match self {
+            Self::File(_) => TRIES,
+            Self::Device(_) => 1,
+        }
+    }
 }
 
 struct OpenSslSigner {
@@ -121,19 +204,34 @@ impl Signer for OpenSslSigner {
     fn sign(&self, challenge: &[u8]) -> Result<Signature> {
         let tool = &self.openssl.tool;
         let file = tool.private_file(challenge)?;
+        let passphrase = self.passphrase.as_ref();
         let command = self
             .openssl
-            .command("dgst", "-sign", "-keyform", self.passphrase.as_ref())
+            .command("dgst", "-sign", "-keyform", passphrase)
             .arg("-sha256")
             .arg(file.path());
-        let output = tool.run("sign with", &command)?;
+        let gate = self.openssl.gate(passphrase);
+        let output = gate.attempt(&self.openssl.title, Caution::FirstUse, || {
+            let run = tool.run("sign with", &command);
+            run.map_err(|error| match (error.reason(), passphrase) {
+                (Some(Reason::WrongSecret), None) => self.openssl.lacks_passphrase(error),
+                _ => error,
+            })
+        })?;
         Signature::from_der(&output.stdout)
             .map_err(|_| tool.not_a_signature("ASN.1 DER", &output.stdout))
+    }
+
+    fn caution(&self) -> Caution {
+        match self.passphrase {
+            Some(_) => Caution::Secret,
+            None => Caution::FirstUse,
+        }
     }
 }
 
 impl OpenSsl {
-    fn find(source: &Source, context: &Context) -> Result<Self> {
+    fn find(source: &Source, context: &Arc<Context>) -> Result<Self> {
         let key = source.body();
         if key == "-" {
             return Err(source
@@ -170,7 +268,8 @@ impl OpenSsl {
             key: key.to_owned(),
             options,
             uses_engine: engine.is_some(),
-            tries: if names_file(source) { TRIES } else { 1 },
+            holder: Holder::of(source),
+            context: context.clone(),
         })
     }
 
@@ -211,10 +310,88 @@ impl OpenSsl {
 
     fn passphrase_refused(&self, failure: &Failure) -> Error {
         let error = self.cannot_open(failure);
-        match is_wrong_passphrase(failure) {
-            true => error.hint("give the right passphrase"),
-            false => error,
+        if !is_wrong_passphrase(failure) {
+            return error;
         }
+        let hint = match self.holder {
+            Holder::File(_) => format!("to try a passphrase by hand: `{}`", self.by_hand()),
+            Holder::Device(_) => TRIED_ONCE.to_owned(),
+        };
+        error.because(Reason::WrongSecret).hint(hint)
+    }
+
+    /// A command that opens the key and asks for its passphrase on the terminal.
+    fn by_hand(&self) -> String {
+        let words = ["openssl", "pkey", "-noout", "-in", &self.key];
+        let words = words
+            .into_iter()
+            .chain(self.options.iter().map(String::as_str));
+        words.map(quote).collect::<Vec<_>>().join(" ")
+    }
+
+    /// Keeps a passphrase from what has refused it in this run.
+    fn gate(&self, passphrase: Option<&Secret>) -> Arc<Gate> {
+        let refusals = &self.context.refusals;
+        refusals.of_secret(&self.holder.name(), passphrase)
+    }
+
+    /// Opens the key with a passphrase, which a TPM looks at no sooner than it signs.
+    fn open_with(&self, passphrase: &Secret) -> Result<Output> {
+        self.gate(Some(passphrase)).open(&self.title, || {
+            self.read(Some(passphrase))
+                .map_err(|failure| self.passphrase_refused(&failure))
+        })
+    }
+
+    /// The error of a key that cannot sign because it was given no passphrase, which a TPM counts as
+    /// a wrong one.
+    fn lacks_passphrase(&self, error: Error) -> Error {
+        let hint = match self.with_pass() {
+            Some(source) => {
+                let attributes = if source.contains('?') { '&' } else { '?' };
+                let source = quote(&format!("{source}{attributes}passphrase-file=PATH"));
+                format!(
+                    "the key has a passphrase, and openssl did not ask for it; this source makes it \
+                     ask: {source}"
+                )
+            }
+            None => "the key has a passphrase, and openssl did not ask for it".to_owned(),
+        };
+        error.hint(hint)
+    }
+
+    /// The error of an attribute that gives a passphrase nobody asks for.
+    fn never_asked(&self, attribute: &str) -> Error {
+        let hint = match (self.with_pass(), &self.holder) {
+            (Some(source), _) => format!(
+                "this source makes openssl ask for the passphrase: {}; if the key has none, remove \
+                 {attribute}",
+                quote(&source)
+            ),
+            (None, Holder::File(_)) => format!(
+                "remove {attribute}, or encrypt the key first: `openssl pkcs8 -topk8 -in {} -out \
+                 NEW`",
+                quote(&self.key)
+            ),
+            (None, Holder::Device(_)) => format!("remove {attribute} from the key source"),
+        };
+        never_asked(
+            &self.title,
+            "openssl opens it without a passphrase",
+            attribute,
+        )
+        .hint(hint)
+    }
+
+    /// The key source in the form that has a passphrase: tpm2-openssl asks for that of a handle when
+    /// `?pass` follows it.
+    fn with_pass(&self) -> Option<String> {
+        let (scheme, handle) = split_scheme(&self.key)?;
+        let may_follow = scheme == "handle" && !handle.contains('?');
+        may_follow.then(|| {
+            let with_pass = format!("{}%3Fpass", self.key);
+            self.title.replacen(&self.key, &with_pass, 1)
+        })
     }
 
     /// The signer for what [`Self::read`] gave.
@@ -251,22 +428,23 @@ impl OpenSsl {
         }
     }
 
-    fn ask_and_open(self, context: &Context) -> Result<Box<dyn Signer>> {
+    fn ask_and_open(self) -> Result<Box<dyn Signer>> {
         let what = format!("the passphrase of {}", self.key);
-        let mut tries_left = self.tries;
+        let mut tries_left = self.holder.tries();
         loop {
-            let passphrase = context
+            let passphrase = self
+                .context
                 .asker
                 .ask(&what)
                 .map_err(|error| secret_error(&self.title, FAMILY, &error))?;
             let passphrase = self.check(passphrase)?;
             tries_left -= 1;
-            match self.read(Some(&passphrase)) {
+            match self.open_with(&passphrase) {
                 Ok(output) => return self.signer(&output, Some(passphrase)),
-                Err(failure) if tries_left > 0 && is_wrong_passphrase(&failure) => {
+                Err(error) if tries_left > 0 && error.reason() == Some(Reason::WrongSecret) => {
                     log::warn!("that is not {what}; try again");
                 }
-                Err(failure) => return Err(self.passphrase_refused(&failure)),
+                Err(error) => return Err(error),
             }
         }
     }
@@ -280,13 +458,22 @@ pub fn names_file(source: &Source) -> bool {
 /// Whether `openssl` that was given a passphrase failed for want of the right one.
 fn is_wrong_passphrase(failure: &Failure) -> bool {
     let said = failure.to_string();
-    said.contains(CANNOT_READ) && !said.contains(UNKNOWN_ENCRYPTION)
+    let has_other_cause = [UNKNOWN_ENCRYPTION, CANNOT_LOAD]
+        .iter()
+        .any(|words| said.contains(words));
+    said.contains(CANNOT_READ) && !has_other_cause
 }
 
 fn open(source: &Source, context: &Arc<Context>) -> Result<Opened> {
     let openssl = OpenSsl::find(source, context)?;
     let failure = match openssl.read(None) {
-        Ok(output) => return openssl.signer(&output, None).map(Opened::Signer),
+        Ok(output) => {
+            return match source.secret_attribute() {
+                // It would never be used, and somebody believes that it protects the key.
+                Some(attribute) => Err(openssl.never_asked(attribute)),
+                None => openssl.signer(&output, None).map(Opened::Signer),
+            };
+        }
         Err(failure) => failure,
     };
     let said = failure.to_string();
@@ -294,9 +481,7 @@ fn open(source: &Source, context: &Arc<Context>) -> Result<Opened> {
         return Err(openssl.cannot_open(&failure));
     }
     let Some(secret_source) = source.secret()? else {
-        let context = context.clone();
-        let unlock = move || openssl.ask_and_open(&context);
-        return Ok(Opened::Locked(Box::new(unlock)));
+        return Ok(Opened::Locked(Box::new(move || openssl.ask_and_open())));
     };
     let passphrase = context
         .asker
@@ -306,9 +491,7 @@ fn open(source: &Source, context: &Arc<Context>) -> Result<Opened> {
         )
         .map_err(|error| secret_error(&openssl.title, FAMILY, &error))?;
     let passphrase = openssl.check(passphrase)?;
-    let output = openssl
-        .read(Some(&passphrase))
-        .map_err(|failure| openssl.passphrase_refused(&failure))?;
+    let output = openssl.open_with(&passphrase)?;
     openssl
         .signer(&output, Some(passphrase))
         .map(Opened::Signer)

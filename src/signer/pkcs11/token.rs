@@ -19,7 +19,7 @@ use super::{
     uri::Uri,
 };
 use crate::{
-    error::{Error, Kind, Result},
+    error::{Error, Kind, Reason, Result},
     secret::{self, Secret, SecretSource},
     signer::{Context, secret_error},
     text::{printable, quote, quoted},
@@ -328,6 +328,7 @@ impl Token {
             _ => "a token locks itself after a few wrong ones",
         };
         Error::new(Kind::Key, format!("cannot open {}", login.title))
+            .because(Reason::WrongSecret)
             .caused_by(&Note(format!("{self} refused the PIN")))
             .caused_by(failure)
             .hint(format!(
