@@ -130,7 +130,7 @@ warning: that is not the passphrase of pkcs8.pem; try again
 warning: that is not the passphrase of pkcs8.pem; try again
 error: cannot open openssl:pkcs8.pem
   caused by: `openssl` exited with 1: Could not read key from pkcs8.pem
-hint: wrong passphrase? Try it by hand: `openssl pkey -noout -in pkcs8.pem`
+hint: to try a passphrase by hand: `openssl pkey -noout -in pkcs8.pem`
 
 "#]]
         .raw()

@@ -554,16 +554,18 @@ hint: an attribute of the key source gives it without a terminal: ?passphrase-fi
 }
 
 #[test]
-fn a_key_that_is_not_encrypted_needs_none() {
+fn a_passphrase_for_a_key_that_is_not_encrypted_is_an_error() {
     let qkey = Qkey::new();
-    for source in [
-        "alice.pem?passphrase-env=NOT_SET",
-        "alice.pem?passphrase-file=missing",
-        "alice.pem?passphrase-fd=9",
-        "alice.pem?passphrase-command=false",
+    for (attribute, value) in [
+        ("passphrase-env", "NOT_SET"),
+        ("passphrase-file", "missing"),
+        ("passphrase-fd", "9"),
+        ("passphrase-command", "false"),
     ] {
-        let run = qkey.run(["pubkey", source]);
-        assert_eq!((run.code, &*run.stderr), (0, ""), "{source}");
+        let run = qkey.run(["pubkey", &format!("alice.pem?{attribute}={value}")]);
+        assert_eq!(run.code, 3, "{run:?}");
+        let told = format!("it is not encrypted, so {attribute} is never used");
+        assert!(run.stderr.contains(&told), "{run:?}");
     }
 }
 

@@ -920,7 +920,7 @@ exit 3
 --- stderr
 error: there is no pin for pkcs11:token=T;object=alice?pin-file=utf-16-without-bom
   caused by: the PIN of the token "T", for pkcs11:token=T;object=alice?pin-file=utf-16-without-bom in utf-16-without-bom contains a NUL byte
-hint: it was not tried; save the pin as UTF-8 text, and run this again
+hint: the pin was not tried; save it as UTF-8 text
 ==== pkcs11:token=T;object=alice?pin-source=|false
 exit 3
 --- stdout
@@ -1044,7 +1044,20 @@ fn a_pin_that_the_token_never_asks_for_is_an_error() {
     let tokens = Tokens::new().with_alice().through_shim("no-login");
     tokens.expect_signature("pkcs11:token=T;object=alice");
     let said = tokens.each(Tokens::sign, &["pkcs11:token=T;object=alice?pin-env=PIN"]);
-    assert_data_eq!(said, str![[r#""#]].raw());
+    assert_data_eq!(
+        said,
+        str![[r#"
+==== pkcs11:token=T;object=alice?pin-env=PIN
+exit 3
+--- stdout
+--- stderr
+error: cannot open pkcs11:token=T;object=alice?pin-env=PIN
+  caused by: the token "T" signs without a login, so the PIN in the key source is never used
+hint: remove the attribute pin-…, or set a PIN with the tool that came with the token
+
+"#]]
+        .raw()
+    );
     assert_eq!(tokens.calls("C_Login"), 0);
 }
 
