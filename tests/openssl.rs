@@ -239,21 +239,21 @@ exit 3
 --- stderr
 error: cannot open openssl:pkcs8.pem?passphrase-file=wrong
   caused by: `openssl` exited with 1: Could not read key from pkcs8.pem
-hint: wrong passphrase? Try it by hand: `openssl pkey -noout -in pkcs8.pem`
+hint: to try a passphrase by hand: `openssl pkey -noout -in pkcs8.pem`
 ==== wrong passphrase of a SEC1 key
 exit 3
 --- stdout
 --- stderr
 error: cannot open openssl:sec1.pem?passphrase-file=wrong
   caused by: `openssl` exited with 1: Could not read key from sec1.pem
-hint: wrong passphrase? Try it by hand: `openssl pkey -noout -in sec1.pem`
+hint: to try a passphrase by hand: `openssl pkey -noout -in sec1.pem`
 ==== wrong passphrase with a right padding
 exit 3
 --- stdout
 --- stderr
 error: cannot open openssl:[REPO]/fixtures/keys/pkcs8-pbe-sha1-2des.pem?passphrase-file=wrong
   caused by: `openssl` exited with 1: Could not read key from [REPO]/fixtures/keys/pkcs8-pbe-sha1-2des.pem
-hint: wrong passphrase? Try it by hand: `openssl pkey -noout -in [REPO]/fixtures/keys/pkcs8-pbe-sha1-2des.pem`
+hint: to try a passphrase by hand: `openssl pkey -noout -in [REPO]/fixtures/keys/pkcs8-pbe-sha1-2des.pem`
 ==== long passphrase
 exit 3
 --- stdout

@@ -920,7 +920,7 @@ exit 3
 --- stderr
 error: there is no pin for pkcs11:token=T;object=alice?pin-file=utf-16-without-bom
   caused by: the PIN of the token "T", for pkcs11:token=T;object=alice?pin-file=utf-16-without-bom in utf-16-without-bom contains a NUL byte
-hint: the pin was not tried; save it as UTF-8 text
+hint: it was not tried; convert it to UTF-8 text without NUL bytes
 ==== pkcs11:token=T;object=alice?pin-source=|false
 exit 3
 --- stdout
@@ -1058,6 +1058,8 @@ hint: remove the attribute pin-…, or set a PIN with the tool that came with th
 "#]]
         .raw()
     );
+    let made = tokens.run(&["generate", "pkcs11:token=T;object=new?pin-env=PIN"]);
+    assert!(made.stderr.contains("is never used"), "{made:?}");
     assert_eq!(tokens.calls("C_Login"), 0);
 }
 

@@ -74,6 +74,12 @@ const OPENSSL: Tool = Tool {
     refuses: "echo 'card: 63C2' >&2; exit 1",
 };
 
+const OPENSSL_WITHOUT_ATTRIBUTE: Tool = Tool {
+    source: "openssl:card:9c?provider=card,default",
+    shows: "cat public.pem",
+    ..OPENSSL
+};
+
 impl Tool {
     /// Unlocks four snapshots, four at a time; returns the run, and how many signatures were asked
     /// for.
@@ -120,6 +126,8 @@ fn a_refused_secret_or_login_is_used_once_for_many_snapshots() {
         (PLUGIN, PLUGIN.refuses),
         (PLUGIN, denied),
         (OPENSSL, OPENSSL.refuses),
+        // Its PIN stands in the configuration of OpenSSL.
+        (OPENSSL_WITHOUT_ATTRIBUTE, OPENSSL.refuses),
         (OPENSSL, "sleep .3; exit 1"),
     ] {
         let (run, signs) = tool.unlock_four(refuses);

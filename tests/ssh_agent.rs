@@ -3,6 +3,7 @@
 mod support;
 
 use std::{
+    fs,
     io::{Read, Write},
     os::unix::net::{UnixListener, UnixStream},
     process::{Child, Command, Stdio},
@@ -628,6 +629,31 @@ hint: it does so when a confirmation was not given (`ssh-add -c`), when it is lo
     );
     qkey.write_program("askpass", "#!/bin/sh\nexit 0\n");
     prints(&qkey, "qkey sign --key ssh-agent:alice.pem lock-2026");
+}
+
+#[test]
+fn a_denied_confirmation_is_not_asked_for_again() {
+    let mock = Mock::with_four_locked(ALICE_PUBLIC, "lock-2026");
+    let qkey = knowing_the_agent(Qkey::with_mock(&mock));
+    let _agent = Agent::start(&qkey);
+    prints(&qkey, "ssh-add -q -c alice.pem");
+    let asked = qkey.path("asked");
+    // Yes to the first question, and no to the second.
+    qkey.write_program(
+        "askpass",
+        &format!(
+            "#!/bin/sh\necho >>{asked}; [ \"$(wc -l <{asked})\" -eq 1 ]\n",
+            asked = asked.display()
+        ),
+    );
+    let run = run(
+        &qkey,
+        "qkey unlock --id 1 --id 2 --id 3 --id 4 --key ssh-agent:alice.pem --jobs 4",
+    );
+    assert_eq!(run.code, 9, "{run:?}");
+    assert!(run.stdout.contains("1 unlocked"), "{run:?}");
+    let asked = fs::read_to_string(asked).expect("it was asked");
+    assert_eq!(asked.lines().count(), 2);
 }
 
 #[test]

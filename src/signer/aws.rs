@@ -146,8 +146,8 @@ const HINTS: Hints = &[
     (
         "Enter MFA code",
         Some(Reason::NeedsPerson),
-        "aws cannot ask for the MFA code here: run `aws sts get-session-token` with \
-         --serial-number and --token-code first, and use the credentials that it prints",
+        "aws cannot ask for the MFA code here: get temporary credentials first, with `aws sts \
+         get-session-token --serial-number ARN --token-code CODE`, and run this with them",
     ),
     (
         "did not finish within",

@@ -121,7 +121,7 @@ fn secret_error(title: &str, attribute: &str, error: &secret::Error) -> Error {
     }
     let hint = match error {
         secret::Error::Nul { .. } | secret::Error::NotUtf16 { .. } => {
-            format!("the {attribute} was not tried; save it as UTF-8 text")
+            "it was not tried; convert it to UTF-8 text without NUL bytes".to_owned()
         }
         _ => format!(
             "an attribute of the key source gives it without a terminal: ?{attribute}-file=PATH, \

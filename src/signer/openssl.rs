@@ -5,6 +5,7 @@
 //! openssl-passphrase-options(1), and provider(7).
 
 use std::{
+    fs::File,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -17,7 +18,9 @@ use super::{
     tool::{Hints, Tool},
 };
 use crate::{
+    container::Foreign,
     error::{Error, Kind as ErrorKind, Reason, Result},
+    input, keyfile,
     public_key::{self, PublicKey},
     secret::Secret,
     signature::Signature,
@@ -46,6 +49,9 @@ const INSTALL: &str = "install OpenSSL: the package openssl of your system";
 /// How often a person may mistype the passphrase of a file.
 const TRIES: usize = 3;
 
+/// A key that a TPM has wrapped is far smaller.
+const KEY_LIMIT: usize = 64 << 10;
+
 /// What `openssl` takes of a passphrase; it cuts off the rest.
 const PASSPHRASE_LIMIT: usize = 1023;
 
@@ -58,12 +64,12 @@ const CANNOT_READ: &str = "ould not read";
 /// What it says of an encryption that no provider here knows.
 const UNKNOWN_ENCRYPTION: &str = "inner_evp_generic_fetch:unsupported";
 
-/// What a TPM's provider says of a key that is not this TPM's, whatever the passphrase.
-const CANNOT_LOAD: &str = "tpm2::cannot load key";
-
 const TRIED_ONCE: &str = "the passphrase or PIN was tried once and is not tried again in this run; \
                           check it before you run this again, because several wrong ones lock a \
                           token or TPM";
+
+/// The provider of TPM 2.0 keys.
+const TPM: &str = "tpm2";
 
 /// Providers that keep no keys of their own.
 const SOFTWARE: [&str; 5] = ["default", "legacy", "base", "fips", "null"];
@@ -98,8 +104,19 @@ const HINTS: Hints = &[
         Some(Reason::WrongSecret),
         TRIED_ONCE,
     ),
+    ("PIN incorrect", Some(Reason::WrongSecret), TRIED_ONCE),
     (
-        CANNOT_LOAD,
+        "PIN locked",
+        Some(Reason::Denied),
+        "unlock the token with its SO PIN or PUK, with the tool that came with it",
+    ),
+    (
+        "private key was not found at",
+        None,
+        "the token has no such key: check what follows openssl:",
+    ),
+    (
+        "tpm2::cannot load key",
         None,
         "this TPM does not have it or cannot load it: check the handle, and that the key was made \
          by this TPM",
@@ -167,8 +184,11 @@ impl Holder {
             .chain(engine)
             .collect();
         let path = Path::new(source.body());
+        // Without the attribute, the configuration of OpenSSL names the provider.
         match (&devices[..], split_scheme(source.body())) {
+            ([], Some(("handle", _))) => Self::Device(TPM.to_owned()),
             ([], Some((scheme, _))) => Self::Device(scheme.to_owned()),
+            ([], None) if is_tpm_key(path) => Self::Device(TPM.to_owned()),
             ([], None) => Self::File(path.canonicalize().unwrap_or_else(|_| path.to_owned())),
             (devices, _) => Self::Device(devices.join(",")),
         }
@@ -223,9 +243,11 @@ impl Signer for OpenSslSigner {
     }
 
     fn caution(&self) -> Caution {
-        match self.passphrase {
-            Some(_) => Caution::Secret,
-            None => Caution::FirstUse,
+        match self.openssl.holder {
+            // It was decrypted, so the passphrase is right.
+            Holder::File(_) => Caution::FirstUse,
+            // A PIN may also stand in OpenSSL's configuration.
+            Holder::Device(_) => Caution::Secret,
         }
     }
 }
@@ -450,18 +472,32 @@ impl OpenSsl {
     }
 }
 
+/// Whether a file holds a key that a TPM has wrapped.
+fn is_tpm_key(path: &Path) -> bool {
+    let file = path.to_owned();
+    let contents = match path.is_file() {
+        true => input::read_to_end(|| File::open(file), KEY_LIMIT, None),
+        false => return false,
+    };
+    contents.is_ok_and(|contents| {
+        let key = keyfile::parse(&contents);
+        matches!(key, Err(keyfile::Error::Foreign(Foreign::Tpm)))
+    })
+}
+
 /// Whether it names a file, rather than what a provider or an engine knows.
 pub fn names_file(source: &Source) -> bool {
     source.attribute(ENGINE).is_none() && split_scheme(source.body()).is_none()
 }
 
-/// Whether `openssl` that was given a passphrase failed for want of the right one.
+/// Whether `openssl` that was given a passphrase failed for want of the right one: it says so, or
+/// gives no other reason that is known.
 fn is_wrong_passphrase(failure: &Failure) -> bool {
     let said = failure.to_string();
-    let has_other_cause = [UNKNOWN_ENCRYPTION, CANNOT_LOAD]
-        .iter()
-        .any(|words| said.contains(words));
-    said.contains(CANNOT_READ) && !has_other_cause
+    let known = HINTS.iter().find(|(words, ..)| said.contains(words));
+    known.is_some_and(|(words, reason, _)| {
+        *words == CANNOT_READ || *reason == Some(Reason::WrongSecret)
+    })
 }
 
 fn open(source: &Source, context: &Arc<Context>) -> Result<Opened> {
@@ -512,6 +548,49 @@ mod tests {
         ] {
             let source = Source::parse(text).expect(text);
             assert_eq!(names_file(&source), names, "{text}");
+        }
+    }
+
+    #[test]
+    fn keys_on_one_device_share_what_counts_their_tries() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let write = |name: &str, text: &str| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, text).expect("a file");
+            path.canonicalize()
+                .expect("it is there")
+                .display()
+                .to_string()
+        };
+        let wrapped = "-----BEGIN TSS2 PRIVATE KEY-----\nMAA=\n-----END TSS2 PRIVATE KEY-----\n";
+        let tpm = write("tpm.pem", wrapped);
+        let key = write("key.pem", "");
+        let file = format!("file:{key}");
+        for (text, name) in [
+            (format!("openssl:{key}"), file.as_str()),
+            (format!("openssl:{key}?provider=legacy,default"), &file),
+            (format!("openssl:{tpm}"), "openssl:tpm2"),
+            (
+                format!("openssl:{tpm}?provider=tpm2,default"),
+                "openssl:tpm2",
+            ),
+            ("openssl:handle:0x81000001".into(), "openssl:tpm2"),
+            (
+                "openssl:handle:0x81000001%3Fpass?provider=base,tpm2".into(),
+                "openssl:tpm2",
+            ),
+            ("openssl:pkcs11:object=x".into(), "openssl:pkcs11"),
+            (
+                "openssl:pkcs11:object=x?provider=pkcs11,default".into(),
+                "openssl:pkcs11",
+            ),
+            (
+                "openssl:slot_0-id_01?engine=pkcs11".into(),
+                "openssl:pkcs11",
+            ),
+        ] {
+            let source = Source::parse(&text).expect(&text);
+            assert_eq!(Holder::of(&source).name(), name, "{text}");
         }
     }
 }
