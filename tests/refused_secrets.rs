@@ -12,6 +12,7 @@ use support::{
     qkey::{ALICE_PUBLIC, Qkey, Run},
     shell::prints,
     swtpm::Swtpm,
+    terminal::Terminal,
 };
 
 /// A program that shows Alice's public key and never signs. It writes a line to `signs` for each
@@ -152,6 +153,57 @@ fn a_failure_that_refuses_nothing_does_not_stop_the_other_snapshots() {
     ] {
         let (run, signs) = tool.unlock_four(fails);
         assert_eq!((run.code, signs), (3, 4), "{fails}: {run:?}");
+    }
+}
+
+#[test]
+fn two_keys_share_what_refused_their_secret() {
+    // Nothing opens, whatever the passphrase.
+    let text = "#!/bin/sh
+        case $* in
+            *-passin*) echo >>tries; echo \"$words\" >&2;;
+            *) echo 'Enter PIN:' >&2;;
+        esac
+        exit 1\n";
+    let with_two_keys = |words: &str, one: &str, two: &str| {
+        let qkey = Qkey::with_mock(&Mock::with_four_locked(ALICE_PUBLIC, "lock-2026"));
+        let qkey = with_program(qkey, "openssl", text);
+        let qkey = qkey.env("PIN", "4321").env("words", words);
+        qkey.configure(&format!(
+            "[keys]\none.source = {one:?}\ntwo.source = {two:?}\n"
+        ));
+        qkey
+    };
+    let at = |key: &str| format!("openssl:{key}passphrase-env=PIN");
+    for (words, one, two, tries) in [
+        ("Could not read key", "card:a?", "card:b?", 1),
+        ("card: 63C2", "card:a?", "card:b?", 1),
+        (
+            "card: 63C2",
+            "a.pem?provider=card,default&",
+            "card:b?provider=base,card&",
+            1,
+        ),
+        (
+            "Could not read key",
+            "/dev/null?",
+            "/dev/../dev/null?provider=legacy,default&",
+            1,
+        ),
+        ("Could not read key", "card:a?", "token:b?", 2),
+        ("Could not read key", "/a.pem?", "/b.pem?", 2),
+        (
+            "The private key was not found at: a",
+            "card:a?",
+            "card:b?",
+            2,
+        ),
+    ] {
+        let qkey = with_two_keys(words, &at(one), &at(two));
+        let run = qkey.run(["keys", "list"]);
+        assert_eq!(run.stderr.matches("is not compared").count(), 2, "{run:?}");
+        let counted = fs::read_to_string(qkey.path("tries")).expect("a try");
+        assert_eq!(counted.lines().count(), tries, "{one} {two}: {run:?}");
     }
 }
 
@@ -309,6 +361,13 @@ fn a_refused_passphrase_costs_a_tpm_one_try_per_run() {
         );
     }
     tpm.store(&right);
+    let unlock = [&IDS[..], &["--key", LOCKED, "--jobs=8"]].concat();
+    let mut session = Terminal::new().start(tpm.qkey.command_with_terminal(unlock));
+    session.answer("Enter the passphrase of locked.pem: ", "4321");
+    let ended = session.end();
+    assert_eq!(ended.screen.matches("Enter").count(), 1, "{}", ended.screen);
+    let (_, tried) = tpm.tries(&["--version"]);
+    assert_eq!(tried, 1, "a typed passphrase is tried once, too");
     let (run, tried) = tpm.tries(&[&IDS[..], &["--key", &right, "--jobs=1"]].concat());
     assert_eq!((run.code, tried), (0, 0), "{run:?}");
 }

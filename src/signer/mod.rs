@@ -100,16 +100,12 @@ pub struct Context {
     pub refusals: Refusals,
 }
 
-/// The error of a key source whose attribute gives a secret that nothing asks for. To pass over it
-/// would leave the user believing that the key is protected.
+/// The error of a key source whose attribute gives a secret that nothing asks for. Ignoring it would
+/// leave the user believing that the key is protected.
 fn never_asked(title: &str, why: &str, attribute: &str) -> Error {
-    Error::new(Kind::Key, format!("cannot open {title}"))
-        .caused_by(&NeverAsked(format!("{why}, so {attribute} is never used")))
+    Error::new(Kind::Key, format!("{why}, so {attribute} is never used"))
+        .context(format!("cannot open {title}"))
 }
-
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-struct NeverAsked(String);
 
 /// The error of a key source that lacks a secret, with the ways to give one.
 fn secret_error(title: &str, attribute: &str, error: &secret::Error) -> Error {

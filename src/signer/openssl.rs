@@ -18,7 +18,7 @@ use super::{
     tool::{Hints, Tool},
 };
 use crate::{
-    container::Foreign,
+    container::{Foreign, PublicPart},
     error::{Error, Kind as ErrorKind, Reason, Result},
     input, keyfile,
     public_key::{self, PublicKey},
@@ -49,7 +49,7 @@ const INSTALL: &str = "install OpenSSL: the package openssl of your system";
 /// How often a person may mistype the passphrase of a file.
 const TRIES: usize = 3;
 
-/// A key that a TPM has wrapped is far smaller.
+/// A file that refers to a key in a device is far smaller.
 const KEY_LIMIT: usize = 64 << 10;
 
 /// What `openssl` takes of a passphrase; it cuts off the rest.
@@ -188,8 +188,10 @@ impl Holder {
         match (&devices[..], split_scheme(source.body())) {
             ([], Some(("handle", _))) => Self::Device(TPM.to_owned()),
             ([], Some((scheme, _))) => Self::Device(scheme.to_owned()),
-            ([], None) if is_tpm_key(path) => Self::Device(TPM.to_owned()),
-            ([], None) => Self::File(path.canonicalize().unwrap_or_else(|_| path.to_owned())),
+            ([], None) => match device_in(path) {
+                Some(device) => Self::Device(device),
+                None => Self::File(path.canonicalize().unwrap_or_else(|_| path.to_owned())),
+            },
             (devices, _) => Self::Device(devices.join(",")),
         }
     }
@@ -230,12 +232,12 @@ impl Signer for OpenSslSigner {
             .command("dgst", "-sign", "-keyform", passphrase)
             .arg("-sha256")
             .arg(file.path());
-        let gate = self.openssl.gate(passphrase);
-        let output = gate.attempt(&self.openssl.title, Caution::FirstUse, || {
-            let run = tool.run("sign with", &command);
-            run.map_err(|error| match (error.reason(), passphrase) {
-                (Some(Reason::WrongSecret), None) => self.openssl.lacks_passphrase(error),
-                _ => error,
+        let openssl = &self.openssl;
+        let gate = openssl.gate(passphrase);
+        let output = gate.attempt(&openssl.title, Caution::FirstUse, || {
+            command.run().map_err(|failure| match passphrase {
+                Some(_) => openssl.failed_with_passphrase("sign with", &failure),
+                None => openssl.failed_without_passphrase("sign with", &failure),
             })
         })?;
         Signature::from_der(&output.stdout)
@@ -326,13 +328,10 @@ impl OpenSsl {
             .run()
     }
 
-    fn cannot_open(&self, failure: &Failure) -> Error {
-        self.tool.failed("open", failure)
-    }
-
-    fn passphrase_refused(&self, failure: &Failure) -> Error {
-        let error = self.cannot_open(failure);
-        if !is_wrong_passphrase(failure) {
+    /// The error of a command that was given a passphrase.
+    fn failed_with_passphrase(&self, doing: &str, failure: &Failure) -> Error {
+        let error = self.tool.failed(doing, failure);
+        if !self.may_be_refusal(failure) {
             return error;
         }
         let hint = match self.holder {
@@ -340,6 +339,41 @@ impl OpenSsl {
             Holder::Device(_) => TRIED_ONCE.to_owned(),
         };
         error.because(Reason::WrongSecret).hint(hint)
+    }
+
+    /// Whether a command may have failed for want of the right passphrase: it says so, or cannot read
+    /// the key for no other reason that is known. A token's driver may say it in any words.
+    fn may_be_refusal(&self, failure: &Failure) -> bool {
+        let said = failure.to_string();
+        match HINTS.iter().find(|(words, ..)| said.contains(words)) {
+            Some((words, reason, _)) => {
+                *words == CANNOT_READ || *reason == Some(Reason::WrongSecret)
+            }
+            None => {
+                let has_ended = matches!(failure, Failure::Exited { .. } | Failure::Killed { .. });
+                has_ended && matches!(self.holder, Holder::Device(_))
+            }
+        }
+    }
+
+    /// The error of a command that was given no passphrase, which a TPM counts as a wrong one.
+    fn failed_without_passphrase(&self, doing: &str, failure: &Failure) -> Error {
+        let error = self.tool.failed(doing, failure);
+        if error.reason() != Some(Reason::WrongSecret) {
+            return error;
+        }
+        let hint = match self.with_pass() {
+            Some(source) => {
+                let attributes = if source.contains('?') { '&' } else { '?' };
+                let source = quote(&format!("{source}{attributes}passphrase-file=PATH"));
+                format!(
+                    "the key has a passphrase, and openssl did not ask for it; this source makes it \
+                     ask: {source}"
+                )
+            }
+            None => "the key has a passphrase, and openssl did not ask for it".to_owned(),
+        };
+        error.hint(hint)
     }
 
     /// A command that opens the key and asks for its passphrase on the terminal.
@@ -361,25 +395,8 @@ impl OpenSsl {
     fn open_with(&self, passphrase: &Secret) -> Result<Output> {
         self.gate(Some(passphrase)).open(&self.title, || {
             self.read(Some(passphrase))
-                .map_err(|failure| self.passphrase_refused(&failure))
+                .map_err(|failure| self.failed_with_passphrase("open", &failure))
         })
-    }
-
-    /// The error of a key that cannot sign because it was given no passphrase, which a TPM counts as
-    /// a wrong one.
-    fn lacks_passphrase(&self, error: Error) -> Error {
-        let hint = match self.with_pass() {
-            Some(source) => {
-                let attributes = if source.contains('?') { '&' } else { '?' };
-                let source = quote(&format!("{source}{attributes}passphrase-file=PATH"));
-                format!(
-                    "the key has a passphrase, and openssl did not ask for it; this source makes it \
-                     ask: {source}"
-                )
-            }
-            None => "the key has a passphrase, and openssl did not ask for it".to_owned(),
-        };
-        error.hint(hint)
     }
 
     /// The error of an attribute that gives a passphrase nobody asks for.
@@ -472,32 +489,27 @@ impl OpenSsl {
     }
 }
 
-/// Whether a file holds a key that a TPM has wrapped.
-fn is_tpm_key(path: &Path) -> bool {
+/// What has the key, if a file only refers to one: a TPM, or what the provider of the PEM block's label
+/// reaches, such as `PKCS#11 PROVIDER URI`.
+fn device_in(path: &Path) -> Option<String> {
     let file = path.to_owned();
     let contents = match path.is_file() {
-        true => input::read_to_end(|| File::open(file), KEY_LIMIT, None),
-        false => return false,
+        true => input::read_to_end(|| File::open(file), KEY_LIMIT, None).ok()?,
+        false => return None,
     };
-    contents.is_ok_and(|contents| {
-        let key = keyfile::parse(&contents);
-        matches!(key, Err(keyfile::Error::Foreign(Foreign::Tpm)))
-    })
+    match keyfile::parse(&contents) {
+        Err(keyfile::Error::Foreign(Foreign::Tpm)) => Some(TPM.to_owned()),
+        Err(keyfile::Error::NoPrivateKey(parts)) => parts.into_iter().find_map(|part| match part {
+            PublicPart::Other(label) => Some(label),
+            _ => None,
+        }),
+        _ => None,
+    }
 }
 
 /// Whether it names a file, rather than what a provider or an engine knows.
 pub fn names_file(source: &Source) -> bool {
     source.attribute(ENGINE).is_none() && split_scheme(source.body()).is_none()
-}
-
-/// Whether `openssl` that was given a passphrase failed for want of the right one: it says so, or
-/// gives no other reason that is known.
-fn is_wrong_passphrase(failure: &Failure) -> bool {
-    let said = failure.to_string();
-    let known = HINTS.iter().find(|(words, ..)| said.contains(words));
-    known.is_some_and(|(words, reason, _)| {
-        *words == CANNOT_READ || *reason == Some(Reason::WrongSecret)
-    })
 }
 
 fn open(source: &Source, context: &Arc<Context>) -> Result<Opened> {
@@ -514,7 +526,7 @@ fn open(source: &Source, context: &Arc<Context>) -> Result<Opened> {
     };
     let said = failure.to_string();
     if !WANTS_PASSPHRASE.iter().any(|words| said.contains(words)) {
-        return Err(openssl.cannot_open(&failure));
+        return Err(openssl.tool.failed("open", &failure));
     }
     let Some(secret_source) = source.secret()? else {
         return Ok(Opened::Locked(Box::new(move || openssl.ask_and_open())));
@@ -565,11 +577,15 @@ mod tests {
         let wrapped = "-----BEGIN TSS2 PRIVATE KEY-----\nMAA=\n-----END TSS2 PRIVATE KEY-----\n";
         let tpm = write("tpm.pem", wrapped);
         let key = write("key.pem", "");
+        let refers =
+            "-----BEGIN PKCS#11 PROVIDER URI-----\nMAA=\n-----END PKCS#11 PROVIDER URI-----\n";
+        let refers = write("refers.pem", refers);
         let file = format!("file:{key}");
         for (text, name) in [
             (format!("openssl:{key}"), file.as_str()),
             (format!("openssl:{key}?provider=legacy,default"), &file),
             (format!("openssl:{tpm}"), "openssl:tpm2"),
+            (format!("openssl:{refers}"), "openssl:PKCS#11 PROVIDER URI"),
             (
                 format!("openssl:{tpm}?provider=tpm2,default"),
                 "openssl:tpm2",

@@ -128,21 +128,23 @@ impl State {
             State::Refused {
                 title: first,
                 error,
-            } if first == title => Err(error.clone()),
-            State::Refused {
-                title: first,
-                error,
-            } => Err(Error::new(Kind::Key, format!("cannot use {title}"))
-                .because(error.reason())
-                .caused_by(&RefusedBefore(first.clone()))
-                .maybe_hint(error.hint_text().map(str::to_owned))),
+            } => Err(refused_before(title, first, error)),
         }
     }
 }
 
-#[derive(Debug, thiserror::Error)]
-#[error("its secret was refused for {0} earlier in this run, and is not tried again")]
-struct RefusedBefore(String);
+/// The error for `title` of what was refused for `first`: the same one, or where that is another key
+/// source, one that says so.
+pub fn refused_before(title: &str, first: &str, error: &Error) -> Error {
+    if first == title {
+        return error.clone();
+    }
+    let why = format!("the same secret was already refused for {first} in this run");
+    Error::new(Kind::Key, why)
+        .context(format!("cannot use {title}"))
+        .because(error.reason())
+        .maybe_hint(error.hint_text().map(str::to_owned))
+}
 
 fn is_stopped(error: &Error) -> bool {
     error.kind().is_interruption()
@@ -262,7 +264,7 @@ mod tests {
         let second = refuse(gate("tpm", "1234"), "b");
         assert_eq!(
             second.chain(),
-            "cannot use b: its secret was refused for a earlier in this run, and is not tried again"
+            "cannot use b: the same secret was already refused for a in this run"
         );
         assert_eq!(second.hint_text(), Some("check the PIN"));
         assert_eq!(second.reason(), Some(Reason::WrongSecret));

@@ -21,7 +21,7 @@ use super::{
 use crate::{
     error::{Error, Kind, Reason, Result},
     secret::{self, Secret, SecretSource},
-    signer::{Context, secret_error},
+    signer::{Context, refusals::refused_before, secret_error},
     text::{printable, quote, quoted},
 };
 
@@ -57,8 +57,8 @@ pub(super) struct Login<'a> {
 }
 
 /// The one login to a token: whoever holds it may try, and leaves behind what came of a try that
-/// failed, after which nobody tries again.
-type Gate = Arc<Mutex<Option<Error>>>;
+/// failed and for which key source, after which nobody tries again.
+type Gate = Arc<Mutex<Option<(String, Error)>>>;
 
 static GATES: Mutex<BTreeMap<Identity, Gate>> = Mutex::new(BTreeMap::new());
 
@@ -208,10 +208,13 @@ impl Token {
         session: &Session,
         login: &Login,
         user: UserType,
-        refused: &mut Option<Error>,
+        refused: &mut Option<(String, Error)>,
     ) -> Result<()> {
-        if let (Pin::Withheld(error), _) | (_, Some(error)) = (login.pin, refused.as_ref()) {
+        if let Pin::Withheld(error) = login.pin {
             return Err(error.clone());
+        }
+        if let Some((first, error)) = refused {
+            return Err(refused_before(login.title, first, error));
         }
         let info = self.current_info(login)?;
         self.expect_openable(&info, login)?;
@@ -228,7 +231,7 @@ impl Token {
         match tried {
             Err(failure) if !failure.is("CKR_USER_ALREADY_LOGGED_IN") => {
                 let error = self.refusal(login, &failure);
-                *refused = Some(error.clone());
+                *refused = Some((login.title.to_owned(), error.clone()));
                 Err(error)
             }
             _ => Ok(()),
