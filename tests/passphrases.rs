@@ -193,7 +193,7 @@ exit 3
 --- stderr
 error: there is no passphrase for locked.pem
   caused by: the passphrase of locked.pem in nul contains a NUL byte
-hint: it was not tried; save the passphrase as UTF-8 text, and run this again
+hint: it was not tried; convert it to UTF-8 text without NUL bytes
 
 $ qkey pubkey 'locked.pem?passphrase-file=half'
 exit 3
@@ -201,7 +201,7 @@ exit 3
 --- stderr
 error: there is no passphrase for locked.pem
   caused by: the passphrase of locked.pem in half begins with the byte-order mark of UTF-16, but is not valid UTF-16
-hint: it was not tried; save the passphrase as UTF-8 text, and run this again
+hint: it was not tried; convert it to UTF-8 text without NUL bytes
 
 $ qkey pubkey 'locked.pem?passphrase-file=wrong'
 exit 3
