@@ -110,7 +110,7 @@ fn a_person_is_asked_by_qkey_and_never_by_openssl() {
         assert_eq!(run.code, 0, "{run:?}");
         assert_eq!(
             run.stderr,
-            format!("warning: that is not the passphrase of {file}; try again\n")
+            format!("warning: wrong passphrase for {file} (attempt 1 of 3)\n")
         );
         assert_eq!(ended.screen, format!("{prompt}\n{prompt}\n"));
     }
@@ -126,8 +126,8 @@ fn a_person_is_asked_by_qkey_and_never_by_openssl() {
 exit 3
 --- stdout
 --- stderr
-warning: that is not the passphrase of pkcs8.pem; try again
-warning: that is not the passphrase of pkcs8.pem; try again
+warning: wrong passphrase for pkcs8.pem (attempt 1 of 3)
+warning: wrong passphrase for pkcs8.pem (attempt 2 of 3)
 error: cannot open openssl:pkcs8.pem
   caused by: `openssl` exited with 1: Could not read key from pkcs8.pem
 hint: to try a passphrase by hand: `openssl pkey -noout -in pkcs8.pem`

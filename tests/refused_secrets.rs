@@ -129,7 +129,7 @@ fn a_refused_secret_or_login_is_used_once_for_many_snapshots() {
         (OPENSSL, OPENSSL.refuses),
         // Its PIN stands in the configuration of OpenSSL.
         (OPENSSL_WITHOUT_ATTRIBUTE, OPENSSL.refuses),
-        (OPENSSL, "sleep .3; exit 1"),
+        (OPENSSL, "exit 1"),
     ] {
         let (run, signs) = tool.unlock_four(refuses);
         assert_eq!((run.code, signs), (3, 1), "{refuses}: {run:?}");
@@ -368,7 +368,7 @@ fn a_refused_passphrase_costs_a_tpm_one_try_per_run() {
     assert_eq!(ended.screen.matches("Enter").count(), 1, "{}", ended.screen);
     let (_, tried) = tpm.tries(&["--version"]);
     assert_eq!(tried, 1, "a typed passphrase is tried once, too");
-    let (run, tried) = tpm.tries(&[&IDS[..], &["--key", &right, "--jobs=1"]].concat());
+    let (run, tried) = tpm.tries(&[&IDS[..], &["--key", &right, "--jobs=8"]].concat());
     assert_eq!((run.code, tried), (0, 0), "{run:?}");
 }
 

@@ -111,17 +111,18 @@ fn ask_and_decrypt(
     encrypted: &EncryptedKey,
 ) -> Result<Box<dyn Signer>> {
     let what = passphrase_of(source);
-    let mut tries_left = TRIES;
+    let mut attempt = 1;
     loop {
         let passphrase = context
             .asker
             .ask(&what)
             .map_err(|error| secret_error(source.body(), FAMILY, &error))?;
-        tries_left -= 1;
         match decrypt(source, context, encrypted, &passphrase) {
             Ok(key) => return Ok(Box::new(FileSigner::from(key))),
-            Err(error) if tries_left > 0 && error.reason() == Some(Reason::WrongSecret) => {
-                log::warn!("that is not {what}; try again");
+            Err(error) if attempt < TRIES && error.reason() == Some(Reason::WrongSecret) => {
+                let path = source.body();
+                log::warn!("wrong passphrase for {path} (attempt {attempt} of {TRIES})");
+                attempt += 1;
             }
             Err(error) => return Err(error),
         }

@@ -7,7 +7,7 @@
 use std::{
     fs::File,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use super::{
@@ -235,7 +235,7 @@ impl Signer for OpenSslSigner {
         let openssl = &self.openssl;
         let gate = openssl.gate(passphrase);
         let output = gate.attempt(&openssl.title, Caution::FirstUse, || {
-            command.run().map_err(|failure| match passphrase {
+            openssl.run(&command).map_err(|failure| match passphrase {
                 Some(_) => openssl.failed_with_passphrase("sign with", &failure),
                 None => openssl.failed_without_passphrase("sign with", &failure),
             })
@@ -323,9 +323,17 @@ impl OpenSsl {
     }
 
     fn read(&self, passphrase: Option<&Secret>) -> std::result::Result<Output, Failure> {
-        self.command("pkey", "-in", "-inform", passphrase)
-            .arg("-pubout")
-            .run()
+        let command = self.command("pkey", "-in", "-inform", passphrase);
+        self.run(&command.arg("-pubout"))
+    }
+
+    /// Runs a command. Those that use a TPM take turns: without a resource manager, a few at a time
+    /// are more than it has room for.
+    fn run(&self, command: &Command) -> std::result::Result<Output, Failure> {
+        static TURN: Mutex<()> = Mutex::new(());
+        let uses_tpm = matches!(&self.holder, Holder::Device(name) if name == TPM);
+        let _turn = uses_tpm.then(|| TURN.lock().unwrap_or_else(PoisonError::into_inner));
+        command.run()
     }
 
     /// The error of a command that was given a passphrase.
@@ -469,7 +477,7 @@ impl OpenSsl {
 
     fn ask_and_open(self) -> Result<Box<dyn Signer>> {
         let what = format!("the passphrase of {}", self.key);
-        let mut tries_left = self.holder.tries();
+        let (mut attempt, tries) = (1, self.holder.tries());
         loop {
             let passphrase = self
                 .context
@@ -477,11 +485,12 @@ impl OpenSsl {
                 .ask(&what)
                 .map_err(|error| secret_error(&self.title, FAMILY, &error))?;
             let passphrase = self.check(passphrase)?;
-            tries_left -= 1;
             match self.open_with(&passphrase) {
                 Ok(output) => return self.signer(&output, Some(passphrase)),
-                Err(error) if tries_left > 0 && error.reason() == Some(Reason::WrongSecret) => {
-                    log::warn!("that is not {what}; try again");
+                Err(error) if attempt < tries && error.reason() == Some(Reason::WrongSecret) => {
+                    let key = &self.key;
+                    log::warn!("wrong passphrase for {key} (attempt {attempt} of {tries})");
+                    attempt += 1;
                 }
                 Err(error) => return Err(error),
             }
