@@ -98,7 +98,7 @@ pub const TEMPLATE: &str = r#"# Configuration of qkey. A flag beats an environme
 # credentials-store = "~/.config/qumulo/credentials/prod"   # as `qq --credentials-store`
 # qq = "/opt/qumulo/qq"                                     # the qq program for this cluster
 # via = "rest"                                              # without qq, straight to its REST API
-# ca-file = "prod-ca.pem"                                   # who vouches for its certificate (rest)
+# ca-file = "prod-ca.pem"                                   # trusted CAs, or its own certificate (rest)
 # tls-fingerprint = "sha256:0000000000000000000000000000000000000000000000000000000000000000"  # or: which it is
 # timeout = 30                                              # seconds for each call
 

@@ -178,6 +178,12 @@ impl Error {
         self
     }
 
+    /// The same error with another message.
+    pub fn with_message(mut self, message: impl Into<String>) -> Self {
+        self.message = message.into();
+        self
+    }
+
     /// Puts what it is about in front of the message, where there are several.
     pub fn about(mut self, what: &str) -> Self {
         self.message = format!("{what}: {}", self.message);

@@ -5,13 +5,12 @@ use std::{
     io::{self, Read},
     path::Path,
     sync::mpsc::{self, RecvTimeoutError},
-    thread,
     time::{Duration, Instant},
 };
 
 use zeroize::Zeroizing;
 
-use crate::{error::Kind, interrupt};
+use crate::{error::Kind, interrupt, parallel};
 
 /// Why there is no input.
 #[derive(Debug, thiserror::Error)]
@@ -33,7 +32,8 @@ pub fn is_stdin(path: &Path) -> bool {
         .any(|name| path == Path::new(name))
 }
 
-/// Opens an input and reads all of it, which is wiped from memory when it goes. `open` may block.
+/// Opens an input and reads all of it, which is wiped from memory when it goes. `open` may block;
+/// without a thread to spare, a signal then has to come twice.
 ///
 /// # Errors
 /// When it cannot be read, is longer than `limit` bytes, has not come to its end within the time it
@@ -45,20 +45,18 @@ pub fn read_to_end<R: Read>(
 ) -> Result<Zeroizing<Vec<u8>>, Error> {
     let (sender, receiver) = mpsc::channel();
     let begun = Instant::now();
-    // Left behind when something else comes first: nothing ends a blocked `open` from outside.
-    thread::Builder::new().spawn(move || {
-        let read = || {
-            let mut bytes = Zeroizing::new(Vec::with_capacity(limit.min(64 << 10) + 1));
-            open()?
-                .take(limit as u64 + 1)
-                .read_to_end(&mut bytes)
-                .map(|_| bytes)
-        };
-        // Nobody listens any more after a signal.
-        let _ = sender.send(read());
-    })?;
+    let read = move || {
+        let mut bytes = Zeroizing::new(Vec::with_capacity(limit.min(64 << 10) + 1));
+        open()?
+            .take(limit as u64 + 1)
+            .read_to_end(&mut bytes)
+            .map(|_| bytes)
+    };
+    // Left behind when a signal or the time limit comes first: nothing ends a blocked `open` from
+    // outside, and then nobody receives the result.
+    parallel::aside(move || drop(sender.send(read())));
     loop {
-        match receiver.recv_timeout(interrupt::LOOK) {
+        match receiver.recv_timeout(interrupt::POLL_INTERVAL) {
             Ok(Ok(bytes)) if bytes.len() > limit => return Err(Error::TooLong(limit)),
             Ok(result) => return Ok(result?),
             Err(RecvTimeoutError::Timeout) => {

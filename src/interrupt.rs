@@ -1,8 +1,12 @@
-//! SIGINT, SIGTERM and SIGHUP: children are ended first, then the call under way returns, so that
-//! the user is told what had been sent. A second signal, or a call that does not return, ends the
-//! process at once; what must be said even then has been laid down beforehand.
+//! SIGINT, SIGTERM and SIGHUP.
+//!
+//! The first signal ends reads, prompts and signing: their children are stopped, their calls return.
+//! It spares what [settles](Settling) a submission: one that was already sent gets [`SUBMIT_GRACE`],
+//! and the read that confirms it [`CONFIRM_GRACE`] more. A second signal, or the end of that time,
+//! ends the process. What the user must be told even then was laid down beforehand as [`LastWords`].
 
 use std::{
+    cell::Cell,
     fs,
     io::{self, PipeReader, Write},
     os::fd::BorrowedFd,
@@ -18,39 +22,91 @@ use signal_hook::{
     iterator::Signals,
 };
 
-use crate::error::{Error, Kind};
+use crate::{
+    error::{Error, Kind},
+    memory,
+};
 
 /// How long a child may take to end by itself before it is killed.
 const CHILD_GRACE: Duration = Duration::from_millis(500);
 
+/// How long after the first signal a submission that was already sent may take.
+pub const SUBMIT_GRACE: Duration = Duration::from_secs(5);
+
+/// How long after that the read that confirms it may take.
+pub const CONFIRM_GRACE: Duration = Duration::from_secs(3);
+
 /// How long the main thread may take to report after the children are gone.
 const REPORT_GRACE: Duration = Duration::from_secs(2);
 
-/// How soon a signal is noticed by what only looks for one.
-pub const LOOK: Duration = Duration::from_millis(50);
+/// How soon a signal is noticed by what only polls for one.
+pub const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 struct State {
-    signal: Option<i32>,
-    groups: Vec<Pid>,
+    signal: Option<(i32, Instant)>,
+    groups: Vec<ChildGroup>,
     /// What else makes a call under way return.
-    enders: Vec<(u64, Arc<dyn Fn() + Send + Sync>)>,
+    enders: Vec<(u64, End)>,
+    /// How many [`Unsettled`] values there are.
+    unsettled: usize,
     /// Undoes what a prompt did to the terminal.
     restore_terminal: Option<Box<dyn FnOnce() + Send>>,
     /// What must be said if the process ends without a report of its own.
-    last_words: Vec<(u64, Error)>,
+    last_words: Vec<(u64, Words)>,
     report: Option<Report>,
+    /// Tells that the process waits after a first signal.
+    waiting: Option<Box<dyn Fn() + Send>>,
 }
 
+#[derive(Clone, Copy)]
+struct ChildGroup {
+    leader: Pid,
+    /// What it was started for.
+    serves: Phase,
+}
+
+type End = Arc<dyn Fn(Phase) + Send + Sync>;
+type Words = Box<dyn Fn() -> Option<Error> + Send>;
 type Report = Box<dyn Fn(&Error) + Send>;
+
+/// What work is for, which decides how long a first signal spares it; and what a signal has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Phase {
+    /// Anything else.
+    Work,
+    /// A submission.
+    Submit,
+    /// Reading what became of a submission.
+    Confirm,
+}
+
+impl Phase {
+    /// How long after the first signal it may go on.
+    fn grace(self) -> Duration {
+        match self {
+            Self::Work => Duration::ZERO,
+            Self::Submit => SUBMIT_GRACE,
+            Self::Confirm => SUBMIT_GRACE + CONFIRM_GRACE,
+        }
+    }
+}
 
 static STATE: Mutex<State> = Mutex::new(State {
     signal: None,
     groups: Vec::new(),
     enders: Vec::new(),
+    unsettled: 0,
     restore_terminal: None,
     last_words: Vec::new(),
     report: None,
+    waiting: None,
 });
+
+thread_local! {
+    /// What this thread is doing.
+    static PHASE: Cell<Phase> = const { Cell::new(Phase::Work) };
+}
 
 static WAKE: OnceLock<PipeReader> = OnceLock::new();
 
@@ -75,25 +131,103 @@ pub fn install() -> io::Result<()> {
     WAKE.get_or_init(|| reader);
     thread::Builder::new().spawn(move || {
         for signal in signals.forever() {
-            let again = with_state(|state| state.signal.replace(signal).is_some());
+            let (again, unsettled) = with_state(|state| {
+                let before = state.signal.replace((signal, Instant::now()));
+                (before.is_some(), state.unsettled > 0)
+            });
             if again {
                 end(signal);
             }
             // The pipe only wakes a prompt; without one nobody reads it.
             let _ = writer.write_all(b"!");
-            kill_groups(Signal::TERM);
-            for (_, end) in with_state(|state| state.enders.clone()) {
-                end();
+            kill_groups(Signal::TERM, Phase::Work);
+            call_enders(Phase::Work);
+            if unsettled {
+                with_state(|state| state.waiting.as_ref().map(|tell| tell()));
             }
-            thread::spawn(move || {
-                thread::sleep(CHILD_GRACE);
-                kill_groups(Signal::KILL);
-                thread::sleep(REPORT_GRACE);
+            if thread::Builder::new()
+                .spawn(move || wind_up(signal))
+                .is_err()
+            {
                 end(signal);
-            });
+            }
         }
     })?;
     Ok(())
+}
+
+/// Ends what a first signal spared, as soon as its time is over, and then the process.
+fn wind_up(signal: i32) -> ! {
+    let begun = Instant::now();
+    thread::sleep(CHILD_GRACE);
+    kill_groups(Signal::KILL, Phase::Work);
+    for phase in [Phase::Submit, Phase::Confirm] {
+        while begun.elapsed() < phase.grace() && with_state(|state| state.unsettled > 0) {
+            thread::sleep(POLL_INTERVAL);
+        }
+        if begun.elapsed() >= phase.grace() {
+            kill_groups(Signal::KILL, phase);
+            call_enders(phase);
+        }
+    }
+    thread::sleep(REPORT_GRACE);
+    end(signal)
+}
+
+fn call_enders(phase: Phase) {
+    for (_, end) in with_state(|state| state.enders.clone()) {
+        end(phase);
+    }
+}
+
+/// There is a submission whose result is not known yet, as long as this lives: after a first signal
+/// the process waits for it.
+pub struct Unsettled(#[expect(dead_code)] memory::LastWords);
+
+impl Unsettled {
+    /// `unknown` is what is said of it if memory runs out.
+    pub fn begin(unknown: &Error) -> Self {
+        with_state(|state| state.unsettled += 1);
+        Self(memory::LastWords::lay_down(unknown))
+    }
+}
+
+impl Drop for Unsettled {
+    fn drop(&mut self) {
+        with_state(|state| state.unsettled -= 1);
+    }
+}
+
+/// What this thread does settles a submission, as long as this lives: to it no signal
+/// [was received](received) before its time is over, and the same holds for the programs that it
+/// starts and the calls that it makes.
+pub struct Settling {
+    before: Phase,
+}
+
+impl Settling {
+    /// It sends a submission and waits for the reply.
+    pub fn submission() -> Self {
+        let before = PHASE.replace(Phase::Submit);
+        Self { before }
+    }
+
+    /// It reads what became of a submission.
+    pub fn confirmation() -> Self {
+        let before = PHASE.replace(Phase::Confirm);
+        Self { before }
+    }
+}
+
+impl Drop for Settling {
+    fn drop(&mut self) {
+        PHASE.set(self.before);
+    }
+}
+
+/// What this thread is doing.
+pub fn phase() -> Phase {
+    PHASE.get()
 }
 
 /// Waits, but no longer than until a signal arrives.
@@ -103,7 +237,7 @@ pub fn pause(duration: Duration) {
         && !left.is_zero()
         && received().is_none()
     {
-        thread::sleep(left.min(LOOK));
+        thread::sleep(left.min(POLL_INTERVAL));
     }
 }
 
@@ -111,17 +245,17 @@ pub fn pause(duration: Duration) {
 pub struct Ender(u64);
 
 impl Ender {
-    /// `end` may be called from another thread, once for each signal; and here, for one that came
+    /// `end` may be called from another thread, for each [`Phase`]; and here, for a signal that came
     /// before.
-    pub fn register(end: impl Fn() + Send + Sync + 'static) -> Self {
-        let end = Arc::new(end);
-        let (number, late) = with_state(|state| {
+    pub fn register(end: impl Fn(Phase) + Send + Sync + 'static) -> Self {
+        let end: End = Arc::new(end);
+        let number = with_state(|state| {
             let number = state.enders.last().map_or(0, |(number, _)| number + 1);
             state.enders.push((number, end.clone()));
-            (number, state.signal.is_some())
+            number
         });
-        if late {
-            end();
+        if received().is_some() {
+            end(Phase::Confirm);
         }
         Self(number)
     }
@@ -133,9 +267,15 @@ impl Drop for Ender {
     }
 }
 
-/// The kind of error to end with, once a signal has arrived.
+/// The kind of error to end with, once a signal has ended what this thread does.
 pub fn received() -> Option<Kind> {
-    with_state(|state| state.signal).map(kind_of)
+    let (signal, since) = with_state(|state| state.signal)?;
+    (since.elapsed() >= phase().grace()).then(|| kind_of(signal))
+}
+
+/// The kind of error to end with, once a signal has arrived, also while this thread settles.
+pub fn announced() -> Option<Kind> {
+    with_state(|state| state.signal).map(|(signal, _)| kind_of(signal))
 }
 
 /// Readable from the moment a signal arrives; for `poll`. `None` when nobody watches for signals.
@@ -155,17 +295,42 @@ pub fn report_with(report: impl Fn(&Error) + Send + 'static) {
     with_state(|state| state.report = Some(Box::new(report)));
 }
 
+/// How to tell a person that a first signal waits for what was already sent.
+pub fn tell_of_waiting_with(tell: impl Fn() + Send + 'static) {
+    with_state(|state| state.waiting = Some(Box::new(tell)));
+}
+
 /// What is to be said if the process ends without a report, as long as this value lives.
 pub struct LastWords(u64);
 
 impl LastWords {
-    /// The error becomes one of the kind of the signal.
-    pub fn lay_down(error: Error) -> Self {
+    /// `words` is called when the process ends, with no lock held; the error becomes one of the kind
+    /// of the signal.
+    pub fn lay_down(words: impl Fn() -> Option<Error> + Send + 'static) -> Self {
         with_state(|state| {
             let number = state.last_words.last().map_or(0, |(number, _)| number + 1);
-            state.last_words.push((number, error));
+            state.last_words.push((number, Box::new(words)));
             Self(number)
         })
+    }
+
+    /// Leaves the words in place until the process ends: the result is known, but a second signal may
+    /// come before it is printed.
+    pub fn leave(self) {
+        std::mem::forget(self);
+    }
+
+    /// Likewise, with other words.
+    pub fn leave_with(self, words: impl Fn() -> Option<Error> + Send + 'static) {
+        with_state(|state| {
+            for (number, kept) in &mut state.last_words {
+                if *number == self.0 {
+                    *kept = Box::new(words);
+                    break;
+                }
+            }
+        });
+        self.leave();
     }
 }
 
@@ -191,12 +356,10 @@ impl Group {
     /// Registers the group that `leader` leads; a signal that came before it was there is
     /// delivered now.
     pub fn register(leader: Pid) -> Self {
-        let late = with_state(|state| {
-            state.groups.push(leader);
-            state.signal.is_some()
-        });
+        let serves = phase();
+        with_state(|state| state.groups.push(ChildGroup { leader, serves }));
         let group = Self(leader);
-        if late {
+        if received().is_some() {
             group.kill();
         }
         group
@@ -211,18 +374,20 @@ impl Group {
 
 impl Drop for Group {
     fn drop(&mut self) {
-        with_state(|state| state.groups.retain(|&pid| pid != self.0));
+        with_state(|state| state.groups.retain(|group| group.leader != self.0));
     }
 }
 
 /// Kills every child that is left.
 pub fn end_children() {
-    kill_groups(Signal::KILL);
+    kill_groups(Signal::KILL, Phase::Confirm);
 }
 
-fn kill_groups(signal: Signal) {
+fn kill_groups(signal: Signal, phase: Phase) {
     for group in with_state(|state| state.groups.clone()) {
-        let _ = kill_process_group(group, signal);
+        if group.serves <= phase {
+            let _ = kill_process_group(group.leader, signal);
+        }
     }
 }
 
@@ -234,7 +399,7 @@ fn kind_of(signal: i32) -> Kind {
 }
 
 fn end(signal: i32) -> ! {
-    kill_groups(Signal::KILL);
+    kill_groups(Signal::KILL, Phase::Confirm);
     if let Some(restore) = with_state(|state| state.restore_terminal.take()) {
         restore();
     }
@@ -243,7 +408,7 @@ fn end(signal: i32) -> ! {
         (words, state.report.take())
     });
     if let Some(report) = report {
-        for (_, error) in words {
+        for error in words.iter().filter_map(|(_, words)| words()) {
             report(&error.with_kind(kind_of(signal)));
         }
     }

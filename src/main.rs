@@ -2,6 +2,11 @@
 
 use std::process::ExitCode;
 
+use qkey::memory::Allocator;
+
+#[global_allocator]
+static ALLOCATOR: Allocator = Allocator;
+
 fn main() -> ExitCode {
     qkey::cli::main().into()
 }

@@ -1,25 +1,97 @@
 //! Files that hold a secret: written for their owner alone, and told of when others can read them.
 
 use std::{
+    collections::BTreeSet,
     fs::{File, Metadata, Permissions},
     io::{self, Write},
-    os::unix::fs::PermissionsExt,
+    os::unix::fs::{MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
 };
 
-use rustix::io::Errno;
+use rustix::{io::Errno, process::geteuid};
 
 use crate::text::quote;
 
-/// Warns when the group or everybody can read or write the file.
+/// Warns once when others can read or change a file that holds a secret.
 pub fn warn_if_readable_by_others(path: &Path, metadata: &Metadata) {
     let mode = metadata.permissions().mode() & 0o777;
-    if metadata.is_file() && mode & 0o066 != 0 {
-        log::warn!(
-            "{} can be read or written by others (mode {mode:04o}); `chmod 600 {}` mends that",
-            path.display(),
+    let readable = (mode & 0o066 != 0).then(|| {
+        format!(
+            "can be read or written by others (mode {mode:04o}); fix with: chmod 600 {}",
             quote(&path.to_string_lossy()),
-        );
+        )
+    });
+    warn(path, metadata, readable);
+}
+
+/// Warns once when others can change a file that says what to run or whom to trust.
+pub fn warn_if_writable_by_others(path: &Path) {
+    if let Ok(metadata) = path.metadata() {
+        let writable = writable_by_others(path, &metadata);
+        warn(path, &metadata, writable);
+    }
+}
+
+/// At most one warning for each file: about its owner, its mode, or the folder that it is in.
+fn warn(path: &Path, metadata: &Metadata, mode: Option<String>) {
+    static WARNED: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+    if !metadata.is_file() {
+        return;
+    }
+    let wrong = owned_by_another(metadata)
+        .map(|owner| format!("{owner}, who can change it; make a copy that you own, and use that"))
+        .or(mode)
+        .or_else(|| replaceable_by_others(path));
+    let Some(wrong) = wrong else {
+        return;
+    };
+    let file = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    let mut warned = WARNED.lock().unwrap_or_else(PoisonError::into_inner);
+    if warned.insert(file) {
+        log::warn!("{} {wrong}", path.display());
+    }
+}
+
+/// Root can change every file anyway.
+fn owned_by_another(metadata: &Metadata) -> Option<String> {
+    let owner = metadata.uid();
+    (owner != 0 && owner != geteuid().as_raw())
+        .then(|| format!("belongs to another user (uid {owner})"))
+}
+
+fn writable_by_others(path: &Path, metadata: &Metadata) -> Option<String> {
+    let mode = metadata.permissions().mode() & 0o7777;
+    (mode & 0o022 != 0).then(|| {
+        format!(
+            "can be written by others (mode {mode:04o}); fix with: chmod go-w {}",
+            quote(&path.to_string_lossy())
+        )
+    })
+}
+
+/// What is wrong with the folders that `path` and, where it is a link, its target are in.
+fn replaceable_by_others(path: &Path) -> Option<String> {
+    let target = path.canonicalize().ok()?;
+    [path, &target].into_iter().find_map(|path| {
+        let folder = folder_of(path);
+        let metadata = folder.metadata().ok()?;
+        let owner = owned_by_another(&metadata);
+        let owner = owner.map(|owner| format!("{owner}; use a copy in a folder that you own"));
+        let wrong = owner.or_else(|| {
+            // In a sticky folder, others cannot replace it.
+            let sticky = metadata.permissions().mode() & 0o1000 != 0;
+            let writable = writable_by_others(&folder, &metadata);
+            writable.filter(|_| !sticky)
+        })?;
+        Some(format!("can be replaced: {} {wrong}", folder.display()))
+    })
+}
+
+fn folder_of(path: &Path) -> PathBuf {
+    match path.parent() {
+        Some(parent) if parent != Path::new("") => parent.to_owned(),
+        _ => PathBuf::from("."),
     }
 }
 
@@ -29,10 +101,7 @@ pub fn warn_if_readable_by_others(path: &Path, metadata: &Metadata) {
 /// # Errors
 /// When there is something of that name, or the system refuses; then there is no new file.
 pub fn write_new(path: &Path, contents: &[u8]) -> io::Result<()> {
-    let folder = match path.parent() {
-        Some(parent) if parent != Path::new("") => parent.to_owned(),
-        _ => PathBuf::from("."),
-    };
+    let folder = folder_of(path);
     // Asked beforehand only to spare the work: the last step refuses as well.
     if path.symlink_metadata().is_ok() {
         return Err(Errno::EXIST.into());

@@ -24,10 +24,14 @@ use std::{
 use rustix::process::{Pid, setsid};
 use zeroize::{Zeroize, Zeroizing};
 
-use crate::{error::Kind, interrupt, text::quote};
+use crate::{
+    error::Kind,
+    interrupt,
+    text::{quote, size},
+};
 
-/// A list of 80,000 snapshots takes about this much.
-const STDOUT_LIMIT: usize = 32 << 20;
+/// No reply of a signer comes near this; who expects more says so.
+const STDOUT_LIMIT: usize = 1 << 20;
 const STDERR_LIMIT: usize = 64 << 10;
 
 /// How long a secret on stdin may be: with the end of its line, what the smallest pipe holds.
@@ -51,6 +55,7 @@ pub struct Command {
     stdin: Option<Vec<u8>>,
     secret_line: Option<Zeroizing<Vec<u8>>>,
     secret_stdout: bool,
+    stdout_limit: usize,
     terminal: bool,
     timeout: Duration,
 }
@@ -101,8 +106,8 @@ pub enum Failure {
         code: i32,
         output: Output,
     },
-    #[error("`{program}` wrote more than {} MiB and was killed", STDOUT_LIMIT >> 20)]
-    TooMuchOutput { program: String },
+    #[error("`{program}` wrote more than {} and was killed", size(*.limit))]
+    TooMuchOutput { program: String, limit: usize },
     #[error("`{program}` answered with something else than {expected}: {excerpt}")]
     UnparsableReply {
         program: String,
@@ -116,7 +121,11 @@ pub enum Failure {
 static WITHHELD: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
 
 fn withheld() -> MutexGuard<'static, BTreeSet<String>> {
-    WITHHELD.lock().unwrap_or_else(PoisonError::into_inner)
+    locked(&WITHHELD)
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Keeps a variable with a secret in it from every program that is run from now on.
@@ -155,6 +164,7 @@ impl Command {
             stdin: None,
             secret_line: None,
             secret_stdout: false,
+            stdout_limit: STDOUT_LIMIT,
             terminal: true,
             timeout,
         }
@@ -205,6 +215,12 @@ impl Command {
     /// What it prints is a secret, and no error shows any of it.
     pub fn secret_stdout(mut self) -> Self {
         self.secret_stdout = true;
+        self
+    }
+
+    /// How much it may print, in bytes.
+    pub fn stdout_limit(mut self, limit: usize) -> Self {
+        self.stdout_limit = limit;
         self
     }
 
@@ -265,24 +281,32 @@ impl Command {
         }
         expression = match (&self.secret_line, &self.stdin) {
             (Some(line), _) => expression.stdin_file(filled_pipe(line).map_err(could_not_run)?),
-            (None, Some(bytes)) => expression.stdin_bytes(bytes.clone()),
+            (None, Some(bytes)) => expression.stdin_file(fed_pipe(bytes).map_err(could_not_run)?),
             (None, None) => expression.stdin_null(),
         };
+        let group = Arc::new(Mutex::new(None::<interrupt::Group>));
+        let kill = {
+            let group = group.clone();
+            move || {
+                if let Some(group) = &*locked(&group) {
+                    group.kill();
+                }
+            }
+        };
+        // Before the program starts: without a thread for them, it must not have done anything.
+        let excess = Excess::Stop(Box::new(kill.clone()));
+        let stdout = Drain::start(stdout, self.stdout_limit, excess).map_err(could_not_run)?;
+        let stderr = Drain::start(stderr, STDERR_LIMIT, Excess::DropOldest);
+        let stderr = stderr.map_err(could_not_run)?;
         let handle = expression.start().map_err(could_not_run)?;
         // Our own writing ends would keep the pipes open for ever.
         drop(expression);
-        let group = handle
-            .pids()
-            .first()
-            .and_then(|&pid| Pid::from_raw(pid.cast_signed()))
-            .map(|pid| Arc::new(interrupt::Group::register(pid)));
-        let kill = move || {
-            if let Some(group) = &group {
-                group.kill();
-            }
-        };
-        let stdout = Drain::start(stdout, STDOUT_LIMIT, Excess::Stop(Box::new(kill.clone())));
-        let stderr = Drain::start(stderr, STDERR_LIMIT, Excess::DropOldest);
+        let leader = handle.pids().first().copied();
+        let leader = leader.and_then(|pid| Pid::from_raw(pid.cast_signed()));
+        *locked(&group) = leader.map(interrupt::Group::register);
+        if stdout.has_overflowed() {
+            kill();
+        }
 
         let status = handle
             .wait_deadline(deadline)
@@ -298,6 +322,7 @@ impl Command {
         if too_much {
             return Err(Failure::TooMuchOutput {
                 program: self.name(),
+                limit: self.stdout_limit,
             });
         }
         self.outcome(status, Output { stdout, stderr })
@@ -354,6 +379,15 @@ fn filled_pipe(bytes: &[u8]) -> io::Result<PipeReader> {
     Ok(reader)
 }
 
+/// A pipe that a thread fills while it is read.
+fn fed_pipe(bytes: &[u8]) -> io::Result<PipeReader> {
+    let (reader, mut writer) = io::pipe()?;
+    let bytes = bytes.to_vec();
+    // A program may end without reading all of it.
+    thread::Builder::new().spawn(move || drop(writer.write_all(&bytes)))?;
+    Ok(reader)
+}
+
 /// As a user would type it; only argv, never stdin or the environment.
 impl fmt::Display for Command {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -382,7 +416,9 @@ pub fn excerpt(bytes: &[u8]) -> String {
 
 /// The end of what a program said, where the reason usually stands.
 pub fn excerpt_end(bytes: &[u8]) -> String {
-    let text = String::from_utf8_lossy(bytes);
+    let bytes = bytes.trim_ascii_end();
+    let end = &bytes[bytes.len().saturating_sub(4 * (EXCERPT + 1))..];
+    let text = String::from_utf8_lossy(end);
     let text = text.trim();
     match text.char_indices().rev().nth(EXCERPT) {
         Some((start, _)) => format!("…{}", &text[start..]),
@@ -419,7 +455,10 @@ enum Excess {
 
 impl Drain {
     /// Keeps `limit` bytes, and reads on to the end in any case.
-    fn start(mut pipe: PipeReader, limit: usize, excess: Excess) -> Self {
+    ///
+    /// # Errors
+    /// When there is no thread for it.
+    fn start(mut pipe: PipeReader, limit: usize, excess: Excess) -> io::Result<Self> {
         let bytes = Arc::new(Mutex::new(Vec::new()));
         let overflowed = Arc::new(AtomicBool::new(false));
         let (sender, done) = mpsc::channel();
@@ -428,7 +467,7 @@ impl Drain {
             overflowed: overflowed.clone(),
             done,
         };
-        thread::spawn(move || {
+        thread::Builder::new().spawn(move || {
             let mut chunk = vec![0; 64 << 10];
             loop {
                 let n = match pipe.read(&mut chunk) {
@@ -437,7 +476,7 @@ impl Drain {
                     Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                     Err(_) => break,
                 };
-                let mut bytes = bytes.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut bytes = locked(&bytes);
                 bytes.extend_from_slice(&chunk[..n]);
                 let Some(too_many) = bytes.len().checked_sub(limit).filter(|&n| n > 0) else {
                     continue;
@@ -454,8 +493,12 @@ impl Drain {
             }
             // Nobody listens any more when the reader took too long.
             let _ = sender.send(());
-        });
-        drain
+        })?;
+        Ok(drain)
+    }
+
+    fn has_overflowed(&self) -> bool {
+        self.overflowed.load(Ordering::Relaxed)
     }
 
     /// What has been read by the end of the pipe, or by `grace` if something holds it open; and
@@ -464,7 +507,7 @@ impl Drain {
         let _ = self
             .done
             .recv_timeout(grace.saturating_duration_since(Instant::now()));
-        let bytes = std::mem::take(&mut *self.bytes.lock().unwrap_or_else(PoisonError::into_inner));
-        (bytes, self.overflowed.load(Ordering::Relaxed))
+        let bytes = std::mem::take(&mut *locked(&self.bytes));
+        (bytes, self.has_overflowed())
     }
 }

@@ -32,6 +32,14 @@ pub fn quote(arg: &str) -> String {
     }
 }
 
+/// A number of bytes in binary units, rounded down.
+pub fn size(bytes: usize) -> String {
+    match bytes >> 20 {
+        0 => format!("{} KiB", bytes >> 10),
+        mebibytes => format!("{mebibytes} MiB"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

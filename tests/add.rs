@@ -109,12 +109,16 @@ Would store key "lock-2026"; its signature was checked and nothing was sent.
 }
 
 #[test]
-fn two_rounds_of_qq_are_all_it_takes() {
+fn three_rounds_of_qq_are_all_it_takes() {
     let mock = Mock::new();
     Qkey::with_mock(&mock).run(ADD);
     assert_eq!(
-        rounds(&mock, &[1, 1]),
-        [["fs_security_list_keys"], ["fs_security_add_key"]]
+        rounds(&mock, &[1, 1, 1]),
+        [
+            ["fs_security_list_keys"],
+            ["fs_security_add_key"],
+            ["fs_security_list_keys"]
+        ]
     );
 }
 
@@ -477,144 +481,143 @@ fn a_lost_answer_is_looked_up_and_never_asked_for_again() {
     });
     assert_data_eq!(said, str![[r#"
 ==== drop-before
-exit 7
+exit 8
 --- stdout
 --- stderr
-error: the addition of key "lock-2026" was submitted, and the cluster shows that it was not done
+error: there was no reply to the request to add key "lock-2026": it is not done so far, and may still be
   caused by: the connection to cluster:8000 was lost during fs_security_add_key: Remote end closed connection without response
-hint: run this again: it looks first whether it was done after all (`[QQ] --host=cluster fs_security_list_keys` shows it too)
+hint: keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
 ==== drop-after
 exit 0
 --- stdout
 Stored key 1 ("lock-2026") in the key store.
   SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
 --- stderr
-warning: the answer to the addition of key "lock-2026" was lost (the connection to cluster:8000 was lost during fs_security_add_key: Remote end closed connection without response), but the cluster shows that it was done
+warning: no reply to the request to add key "lock-2026" (the connection to cluster:8000 was lost during fs_security_add_key: Remote end closed connection without response); checked: it was done
 ==== timeout-before
 exit 8
 --- stdout
 --- stderr
-error: the addition of key "lock-2026" was submitted and not answered: it is not done so far, and may still be
+error: there was no reply to the request to add key "lock-2026": it is not done so far, and may still be
   caused by: the connection to cluster:8000 was lost during fs_security_add_key: The read operation timed out
-hint: keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether it was done, and running this again is safe: it looks first
+hint: keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
 ==== timeout-after
 exit 0
 --- stdout
 Stored key 1 ("lock-2026") in the key store.
   SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
 --- stderr
-warning: the answer to the addition of key "lock-2026" was lost (the connection to cluster:8000 was lost during fs_security_add_key: The read operation timed out), but the cluster shows that it was done
+warning: no reply to the request to add key "lock-2026" (the connection to cluster:8000 was lost during fs_security_add_key: The read operation timed out); checked: it was done
 ==== traceback
-exit 7
+exit 8
 --- stdout
 --- stderr
-error: the addition of key "lock-2026" was submitted, and the cluster shows that it was not done
+error: there was an unexpected reply to the request to add key "lock-2026": it is not done so far, and may still be
   caused by: cluster:8000 answered fs_security_add_key with something else than its REST API does: qumulo.lib.request.APIException: Error loading data: Expecting value: line 1 column 1 (char 0)
-hint: run this again: it looks first whether it was done after all (`[QQ] --host=cluster fs_security_list_keys` shows it too)
+hint: keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
 ==== traceback-after
 exit 0
 --- stdout
 Stored key 1 ("lock-2026") in the key store.
   SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
 --- stderr
-warning: the answer to the addition of key "lock-2026" was lost (cluster:8000 answered fs_security_add_key with something else than its REST API does: qumulo.lib.request.APIException: Error loading data: Expecting value: line 1 column 1 (char 0)), but the cluster shows that it was done
+warning: unexpected reply to the request to add key "lock-2026" (cluster:8000 answered fs_security_add_key with something else than its REST API does: qumulo.lib.request.APIException: Error loading data: Expecting value: line 1 column 1 (char 0)); checked: it was done
 ==== garbage
-exit 7
+exit 8
 --- stdout
 --- stderr
-error: the addition of key "lock-2026" was submitted, and the cluster shows that it was not done
+error: there was an unexpected reply to the request to add key "lock-2026": it is not done so far, and may still be
   caused by: qq gave no usable answer to fs_security_add_key
-  caused by: `[QQ]` answered with something else than a key in JSON: <html> This is not what you are looking for.
-hint: run this again: it looks first whether it was done after all (`[QQ] --host=cluster fs_security_list_keys` shows it too)
+  caused by: `[QQ]` answered with something else than the key in JSON: <html> This is not what you are looking for.
+hint: keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
 ==== garbage-after
 exit 0
 --- stdout
 Stored key 1 ("lock-2026") in the key store.
   SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
 --- stderr
-warning: the answer to the addition of key "lock-2026" was lost (qq gave no usable answer to fs_security_add_key: `[QQ]` answered with something else than a key in JSON: <html> This is not what you are looking for.), but the cluster shows that it was done
+warning: unexpected reply to the request to add key "lock-2026" (qq gave no usable answer to fs_security_add_key: `[QQ]` answered with something else than the key in JSON: <html> This is not what you are looking for.); checked: it was done
 ==== empty
-exit 7
+exit 8
 --- stdout
 --- stderr
-error: the addition of key "lock-2026" was submitted, and the cluster shows that it was not done
+error: there was an unexpected reply to the request to add key "lock-2026": it is not done so far, and may still be
   caused by: qq gave no usable answer to fs_security_add_key
-  caused by: `[QQ]` answered with something else than a key in JSON: (nothing)
-hint: run this again: it looks first whether it was done after all (`[QQ] --host=cluster fs_security_list_keys` shows it too)
+  caused by: `[QQ]` answered with something else than the key in JSON: (nothing)
+hint: keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
 ==== empty-after
 exit 0
 --- stdout
 Stored key 1 ("lock-2026") in the key store.
   SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
 --- stderr
-warning: the answer to the addition of key "lock-2026" was lost (qq gave no usable answer to fs_security_add_key: `[QQ]` answered with something else than a key in JSON: (nothing)), but the cluster shows that it was done
+warning: unexpected reply to the request to add key "lock-2026" (qq gave no usable answer to fs_security_add_key: `[QQ]` answered with something else than the key in JSON: (nothing)); checked: it was done
 ==== truncated
 exit 0
 --- stdout
 Stored key 1 ("lock-2026") in the key store.
   SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
 --- stderr
-warning: the answer to the addition of key "lock-2026" was lost (qq gave no usable answer to fs_security_add_key: `[QQ]` answered with something else than a key in JSON: {     "comment": "",     "disabled": false,     "id": "1",     "name": "lock-2026",     "public_key": "MFkwEwYHKoZI), but the cluster shows that it was done
+warning: unexpected reply to the request to add key "lock-2026" (qq gave no usable answer to fs_security_add_key: `[QQ]` answered with something else than the key in JSON: {     "comment": "",     "disabled": false,     "id": "1",     "name": "lock-2026",     "public_key": "MFkwEwYHKoZI); checked: it was done
 ==== kill-9
-exit 7
+exit 8
 --- stdout
 --- stderr
-error: the addition of key "lock-2026" was submitted, and the cluster shows that it was not done
+error: there was no reply to the request to add key "lock-2026": it is not done so far, and may still be
   caused by: qq gave no usable answer to fs_security_add_key
   caused by: `[QQ]` was killed by signal 9
-hint: run this again: it looks first whether it was done after all (`[QQ] --host=cluster fs_security_list_keys` shows it too)
+hint: keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
 ==== kill-9-after
 exit 0
 --- stdout
 Stored key 1 ("lock-2026") in the key store.
   SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
 --- stderr
-warning: the answer to the addition of key "lock-2026" was lost (qq gave no usable answer to fs_security_add_key: `[QQ]` was killed by signal 9), but the cluster shows that it was done
+warning: no reply to the request to add key "lock-2026" (qq gave no usable answer to fs_security_add_key: `[QQ]` was killed by signal 9); checked: it was done
 ==== hang
 exit 8
 --- stdout
 --- stderr
-error: the addition of key "lock-2026" was submitted and not answered: it is not done so far, and may still be
+error: there was no reply to the request to add key "lock-2026": it is not done so far, and may still be
   caused by: qq gave no usable answer to fs_security_add_key
   caused by: `[QQ]` did not finish within 4 s and was killed
-hint: keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether it was done, and running this again is safe: it looks first
+hint: keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
 ==== hang-after
 exit 0
 --- stdout
 Stored key 1 ("lock-2026") in the key store.
   SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
 --- stderr
-warning: the answer to the addition of key "lock-2026" was lost (qq gave no usable answer to fs_security_add_key: `[QQ]` did not finish within 4 s and was killed), but the cluster shows that it was done
+warning: no reply to the request to add key "lock-2026" (qq gave no usable answer to fs_security_add_key: `[QQ]` did not finish within 4 s and was killed); checked: it was done
 ==== huge
-exit 7
+exit 8
 --- stdout
 --- stderr
-error: the addition of key "lock-2026" was submitted, and the cluster shows that it was not done
-  caused by: qq gave no usable answer to fs_security_add_key
-  caused by: `[QQ]` wrote more than 32 MiB and was killed
-hint: run this again: it looks first whether it was done after all (`[QQ] --host=cluster fs_security_list_keys` shows it too)
+error: there was no reply to the request to add key "lock-2026": it is not done so far, and may still be
+  caused by: the reply of cluster:8000 to fs_security_add_key is too large: the reply is larger than 256 KiB
+hint: keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
 ==== exit 3 something odd
-exit 7
+exit 8
 --- stdout
 --- stderr
-error: the addition of key "lock-2026" was submitted, and the cluster shows that it was not done
+error: there was no reply to the request to add key "lock-2026": it is not done so far, and may still be
   caused by: qq gave no usable answer to fs_security_add_key
   caused by: `[QQ]` exited with 3: something odd
-hint: run this again: it looks first whether it was done after all (`[QQ] --host=cluster fs_security_list_keys` shows it too)
+hint: keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
 ==== status 500 internal_error It broke.
 exit 5
 --- stdout
 --- stderr
-error: the addition of key "lock-2026" was submitted, and the cluster shows that it was not done
+error: the cluster failed during the request to add key "lock-2026", and shows that it was not done
   caused by: cluster:8000 refused fs_security_add_key: Error 500: internal_error: It broke.
-hint: run this again: it looks first whether it was done after all (`[QQ] --host=cluster fs_security_list_keys` shows it too)
+hint: check the cluster's health, then run this again; `[QQ] --host=cluster fs_security_list_keys` shows what it holds
 ==== status 503 busy_error Try again later.
-exit 7
+exit 8
 --- stdout
 --- stderr
-error: the addition of key "lock-2026" was submitted, and the cluster shows that it was not done
+error: there was no reply to the request to add key "lock-2026": it is not done so far, and may still be
   caused by: cluster:8000 refused fs_security_add_key: Error 503: busy_error: Try again later.
-hint: run this again: it looks first whether it was done after all (`[QQ] --host=cluster fs_security_list_keys` shows it too)
+hint: keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
 
 "#]].raw());
 }
@@ -631,9 +634,9 @@ fn an_outcome_that_nobody_can_see_is_unknown() {
 exit 8
 --- stdout
 --- stderr
-error: the addition of key "lock-2026" was submitted, and whether it was done could not be confirmed
+error: the request to add key "lock-2026" was sent, but the result could not be confirmed
   caused by: the connection to cluster:8000 was lost during fs_security_add_key: Remote end closed connection without response
-hint: `[QQ] --host=cluster fs_security_list_keys` shows it; running this again is safe: it looks first
+hint: keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
 
 "#]].raw());
     assert_eq!(mock.count("fs_security_add_key"), 1);
@@ -650,7 +653,7 @@ fn an_unknown_outcome_has_its_kind_in_json() {
 exit 8
 --- stdout
 --- stderr
-{"error":{"kind":"unknown","message":"the addition of key \"lock-2026\" was submitted, and whether it was done could not be confirmed","causes":["qq gave no usable answer to fs_security_add_key","`[QQ]` was killed by signal 9"],"hint":"`[QQ] --host=cluster fs_security_list_keys` shows it; running this again is safe: it looks first","exit_code":8}}
+{"error":{"kind":"unknown","message":"the request to add key \"lock-2026\" was sent, but the result could not be confirmed","causes":["qq gave no usable answer to fs_security_add_key","`[QQ]` was killed by signal 9"],"hint":"keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first","exit_code":8}}
 
 "#]].raw());
 }
@@ -668,7 +671,7 @@ exit 0
 Stored key 1 ("lock-2026") in the key store.
   SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
 --- stderr
-warning: the answer to the addition of key "lock-2026" was lost (the connection to cluster:8000 was lost during fs_security_add_key: Remote end closed connection without response), but the cluster shows that it was done
+warning: no reply to the request to add key "lock-2026" (the connection to cluster:8000 was lost during fs_security_add_key: Remote end closed connection without response); checked: it was done
 
 "#]].raw());
 }
@@ -689,9 +692,9 @@ fn a_name_that_another_took_meanwhile_is_told() {
 exit 8
 --- stdout
 --- stderr
-error: the addition of key "lock-2026" was submitted, its answer was lost, and now key 1 ("lock-2026") is another key
+error: the request to add key "lock-2026" was sent, and now key 1 ("lock-2026") holds another public key
   caused by: the connection to cluster:8000 was lost during fs_security_add_key: The read operation timed out
-hint: `[DIR]/qq-between --host=cluster fs_security_list_keys` shows it; somebody else may be at work
+hint: somebody else may be making changes; `[DIR]/qq-between --host=cluster fs_security_list_keys` shows what the cluster holds
 
 "#]].raw());
     assert_eq!(mock.count("fs_security_add_key"), 0);
@@ -713,8 +716,10 @@ fn an_answer_about_another_key_is_not_believed() {
 exit 8
 --- stdout
 --- stderr
-error: the cluster accepted the addition of key "lock-2026", but answered with another key: key 1 ("lock-2026")
-hint: look at what it holds: `[DIR]/qq-between --host=cluster fs_security_list_keys`
+error: there was an unexpected reply to the request to add key "lock-2026": it is not done so far, and may still be
+  caused by: qq gave no usable answer to fs_security_add_key
+  caused by: `[DIR]/qq-between` answered with something else than the key in JSON (it is about another one): {"id": "1", "name": "lock-2026", "public_key": "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEOIU028PmcXIypVonr+7grS94GTjKdWfDqV86…
+hint: keep every key; `[DIR]/qq-between --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
 
 "#]].raw());
 }

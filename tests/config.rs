@@ -2,7 +2,11 @@
 
 mod support;
 
-use std::{fs, os::unix::fs::PermissionsExt};
+use std::{
+    fs,
+    os::unix::fs::{PermissionsExt, chown},
+    path::Path,
+};
 
 use snapbox::{IntoData, assert_data_eq, str};
 use support::{
@@ -1100,7 +1104,7 @@ fn the_commented_file_is_shown_on_stdout_and_is_valid() {
 # credentials-store = "~/.config/qumulo/credentials/prod"   # as `qq --credentials-store`
 # qq = "/opt/qumulo/qq"                                     # the qq program for this cluster
 # via = "rest"                                              # without qq, straight to its REST API
-# ca-file = "prod-ca.pem"                                   # who vouches for its certificate (rest)
+# ca-file = "prod-ca.pem"                                   # trusted CAs, or its own certificate (rest)
 # tls-fingerprint = "sha256:0000000000000000000000000000000000000000000000000000000000000000"  # or: which it is
 # timeout = 30                                              # seconds for each call
 
@@ -1742,4 +1746,42 @@ Wrote new.toml: a commented file that sets nothing yet.
 "#]]
         .raw()
     );
+}
+
+#[test]
+fn a_configuration_file_that_others_can_change_is_warned_of_and_used() {
+    let qkey = Qkey::new();
+    let file = qkey.configure("[defaults]\ncolor = \"never\"\n");
+    let folder = file.parent().unwrap();
+    let show = |path: &Path, mode| {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+        let run = qkey.run(["config", "show"]);
+        assert_eq!(run.code, 0);
+        run.stderr
+    };
+    for mode in [0o600, 0o644, 0o755] {
+        assert_eq!(show(&file, mode), "", "{mode:o}");
+    }
+    let mut text = String::new();
+    for mode in [0o664, 0o602] {
+        text.push_str(&show(&file, mode));
+    }
+    assert_eq!(show(&file, 0o600), "");
+    text.push_str(&show(folder, 0o775));
+    assert_eq!(show(folder, 0o1777), "");
+    assert_data_eq!(text, str![[r#"
+warning: [DIR]/.config/qkey/config.toml can be written by others (mode 0664); fix with: chmod go-w [DIR]/.config/qkey/config.toml
+warning: [DIR]/.config/qkey/config.toml can be written by others (mode 0602); fix with: chmod go-w [DIR]/.config/qkey/config.toml
+warning: [DIR]/.config/qkey/config.toml can be replaced: [DIR]/.config/qkey can be written by others (mode 0775); fix with: chmod go-w [DIR]/.config/qkey
+
+"#]].raw());
+
+    // Only root can give a file away; for others, it stays theirs.
+    let expected = match chown(&file, Some(1), None) {
+        Ok(()) => {
+            "warning: [DIR]/.config/qkey/config.toml belongs to another user (uid 1), who can change it; make a copy that you own, and use that\n"
+        }
+        Err(_) => "",
+    };
+    assert_eq!(show(folder, 0o700), expected);
 }

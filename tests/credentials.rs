@@ -427,7 +427,7 @@ fn credentials_that_others_can_read_are_warned_of() {
         assert_eq!(qkey.run(["keys"]).stderr, "");
         fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).expect("a mode");
         let expected = format!(
-            "warning: {name} can be read or written by others (mode 0640); `chmod 600 {name}` mends that\n"
+            "warning: {name} can be read or written by others (mode 0640); fix with: chmod 600 {name}\n"
         );
         let run = qkey.run(["keys"]);
         assert!(logged_in(&run));
@@ -435,6 +435,23 @@ fn credentials_that_others_can_read_are_warned_of() {
         assert_eq!(run.stderr.replace("[CREDENTIALS]", name), expected);
         assert_eq!(qkey.run(["keys", "-q"]).stderr, "");
     }
+}
+
+#[test]
+fn a_ca_file_that_others_can_write_is_warned_of_and_used() {
+    let core = Core::start();
+    let qkey = Qkey::with_rest(&core);
+    let keys_with_mode = |mode| {
+        fs::set_permissions(core.ca_file(), fs::Permissions::from_mode(mode)).expect("a mode");
+        let run = qkey.run(["keys"]);
+        assert!(logged_in(&run));
+        run.stderr
+    };
+    assert_eq!(keys_with_mode(0o644), "");
+    assert_eq!(
+        keys_with_mode(0o664),
+        "warning: [CA] can be written by others (mode 0664); fix with: chmod go-w [CA]\n"
+    );
 }
 
 /// Runs `qkey` on a FIFO that nobody writes.

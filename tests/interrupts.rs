@@ -4,6 +4,7 @@ mod support;
 
 use std::{
     fs,
+    io::{BufRead, BufReader, Read},
     process::{Child, Command, Stdio},
 };
 
@@ -166,7 +167,7 @@ fn a_signal_during_a_submission_ends_qq_and_tells_how_to_check() {
                 let run = interrupted(&mock, args, Signal::INT);
                 assert_eq!(mock.count(submission), 1);
                 let calls = mock.calls().len();
-                assert!(calls <= 4, "nothing is asked after a signal: {calls} calls");
+                assert!(calls <= 5, "one read follows a signal: {calls} calls");
                 let again = Qkey::with_mock(&mock).run(args);
                 assert_eq!(again.code, 0, "{again:?}");
                 let expected = if fault == "hang" { 2 } else { 1 };
@@ -180,54 +181,62 @@ fn a_signal_during_a_submission_ends_qq_and_tells_how_to_check() {
 exit 130
 --- stdout
 --- stderr
-error: the addition of key "new" was submitted, and whether it was done could not be confirmed
+warning: stopping; waiting up to 5 s for what was already sent (a second signal stops at once)
+error: the request to add key "new" was sent, but the result could not be confirmed
   caused by: stopped by a signal during fs_security_add_key
-hint: `[QQ] --host=cluster fs_security_list_keys` shows it; running this again is safe: it looks first
+hint: keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
 exit 130
 --- stdout
 --- stderr
-error: the addition of key "new" was submitted, and whether it was done could not be confirmed
+warning: stopping; waiting up to 5 s for what was already sent (a second signal stops at once)
+error: the request to add key "new" was sent, but the result could not be confirmed
   caused by: stopped by a signal during fs_security_add_key
-hint: `[QQ] --host=cluster fs_security_list_keys` shows it; running this again is safe: it looks first
+hint: keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
 ==== replace
 exit 130
 --- stdout
 --- stderr
-error: the replacement of key 1 ("lock-2026") was submitted, and whether it was done could not be confirmed
+warning: stopping; waiting up to 5 s for what was already sent (a second signal stops at once)
+error: the request to replace key 1 ("lock-2026") was sent, but the result could not be confirmed
   caused by: stopped by a signal during fs_security_replace_key
-hint: `[QQ] --host=cluster fs_security_list_keys` shows it; running this again is safe: it looks first
+hint: keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
 exit 130
 --- stdout
 --- stderr
-error: the replacement of key 1 ("lock-2026") was submitted, and whether it was done could not be confirmed
+warning: stopping; waiting up to 5 s for what was already sent (a second signal stops at once)
+error: the request to replace key 1 ("lock-2026") was sent, but the result could not be confirmed
   caused by: stopped by a signal during fs_security_replace_key
-hint: `[QQ] --host=cluster fs_security_list_keys` shows it; running this again is safe: it looks first
+hint: keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
 ==== unlock
 exit 130
 --- stdout
 --- stderr
-error: the unlocking of snapshot 2 ("2_quarter_end") was submitted, and whether it was done could not be confirmed
+warning: stopping; waiting up to 5 s for what was already sent (a second signal stops at once)
+error: the request to unlock snapshot 2 ("2_quarter_end") was sent, but the result could not be confirmed
   caused by: stopped by a signal during snapshot_unlock_snapshot
-hint: `[QQ] --host=cluster snapshot_get_status --id=2` shows it; running this again is safe: it looks first
+hint: keep every key; `[QQ] --host=cluster snapshot_get_status --id=2` shows whether it was done; rerunning is safe: qkey looks first
 exit 130
 --- stdout
 --- stderr
-error: the unlocking of snapshot 2 ("2_quarter_end") was submitted, and whether it was done could not be confirmed
+warning: stopping; waiting up to 5 s for what was already sent (a second signal stops at once)
+error: the request to unlock snapshot 2 ("2_quarter_end") was sent, but the result could not be confirmed
   caused by: stopped by a signal during snapshot_unlock_snapshot
-hint: `[QQ] --host=cluster snapshot_get_status --id=2` shows it; running this again is safe: it looks first
+hint: keep every key; `[QQ] --host=cluster snapshot_get_status --id=2` shows whether it was done; rerunning is safe: qkey looks first
 ==== lock
 exit 130
 --- stdout
 --- stderr
-error: the locking of snapshot 3 ("3_nightly_projects") was submitted, and whether it was done could not be confirmed
+warning: stopping; waiting up to 5 s for what was already sent (a second signal stops at once)
+error: the request to lock snapshot 3 ("3_nightly_projects") was sent, but the result could not be confirmed
   caused by: stopped by a signal during snapshot_lock_snapshot
-hint: `[QQ] --host=cluster snapshot_get_status --id=3` shows it; running this again is safe: it looks first
+hint: keep every key; `[QQ] --host=cluster snapshot_get_status --id=3` shows whether it was done; rerunning is safe: qkey looks first
 exit 130
 --- stdout
 --- stderr
-error: the locking of snapshot 3 ("3_nightly_projects") was submitted, and whether it was done could not be confirmed
+warning: stopping; waiting up to 5 s for what was already sent (a second signal stops at once)
+error: the request to lock snapshot 3 ("3_nightly_projects") was sent, but the result could not be confirmed
   caused by: stopped by a signal during snapshot_lock_snapshot
-hint: `[QQ] --host=cluster snapshot_get_status --id=3` shows it; running this again is safe: it looks first
+hint: keep every key; `[QQ] --host=cluster snapshot_get_status --id=3` shows whether it was done; rerunning is safe: qkey looks first
 
 "#]].raw());
 }
@@ -239,10 +248,11 @@ fn a_termination_during_a_submission_has_its_own_code_and_kind() {
     let args = [&REPLACE[..], &["--output=json"]].concat();
     let run = interrupted(&mock, &args, Signal::TERM);
     assert_data_eq!(run.transcript(), str![[r#"
-exit 143
+exit 0
 --- stdout
+{"action":"replace","changed":true,"dry_run":false,"key":{"id":"1","name":"lock-2026","comment":"","disabled":false,"public_key":"MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEOIU028PmcXIypVonr+7grS94GTjKdWfDqV86wpdV8UG43vb97CJQ+d+E2roTm9c7MKsPowcCbPlapLeWT05TtA==","fingerprint":"SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s"},"old_key":{"public_key":"MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEgKmJRFWtWTEHhBTiC5rI1rbBJlXJqTNGHl4O+YRUke1drezNEidIVqu/UMnMs+81HL8VwIyyeeCwHkLLEK2aaQ==","fingerprint":"SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4"},"new_key":{"public_key":"MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEOIU028PmcXIypVonr+7grS94GTjKdWfDqV86wpdV8UG43vb97CJQ+d+E2roTm9c7MKsPowcCbPlapLeWT05TtA==","fingerprint":"SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s"}}
 --- stderr
-{"error":{"kind":"terminated","message":"the replacement of key 1 (\"lock-2026\") was submitted, and whether it was done could not be confirmed","causes":["stopped by a signal during fs_security_replace_key"],"hint":"`[QQ] --host=cluster fs_security_list_keys` shows it; running this again is safe: it looks first","exit_code":143}}
+{"log":{"level":"warning","message":"no reply to the request to replace key 1 (\"lock-2026\") (stopped by a signal during fs_security_replace_key); checked: it was done"}}
 
 "#]].raw());
     assert_eq!(mock.public_key("1"), BOB_PUBLIC);
@@ -259,9 +269,10 @@ fn a_signal_while_a_lost_answer_is_looked_up_tells_how_to_check() {
 exit 130
 --- stdout
 --- stderr
-error: the replacement of key 1 ("lock-2026") was submitted, and whether it was done could not be confirmed
+warning: stopping; waiting up to 5 s for what was already sent (a second signal stops at once)
+error: the request to replace key 1 ("lock-2026") was sent, but the result could not be confirmed
   caused by: the connection to cluster:8000 was lost during fs_security_replace_key: Remote end closed connection without response
-hint: `[QQ] --host=cluster fs_security_list_keys` shows it; running this again is safe: it looks first
+hint: keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
 
 "#]].raw());
     assert_eq!(mock.count("fs_security_replace_key"), 1);
@@ -325,9 +336,10 @@ exit 130
 Unlocked snapshot 1 ("1_before_upgrade"), which key 1 ("lock-2026") locked.
 1 unlocked, 0 not locked before, 1 failed.
 --- stderr
-error: the unlocking of snapshot 2 ("2_quarter_end") was submitted, and whether it was done could not be confirmed
+warning: stopping; waiting up to 5 s for what was already sent (a second signal stops at once)
+error: there was no reply to the request to unlock snapshot 2 ("2_quarter_end"): it is not done so far, and may still be
   caused by: stopped by a signal during snapshot_unlock_snapshot
-hint: `[DIR]/qq-between --host=cluster snapshot_get_status --id=2` shows it; running this again is safe: it looks first
+hint: keep every key; `[DIR]/qq-between --host=cluster snapshot_get_status --id=2` shows whether it was done; rerunning is safe: qkey looks first
 error: stopped by a signal, with 1 of 2 snapshots done
 hint: run this again for the rest: what is unlocked already is left alone
 
@@ -475,49 +487,123 @@ fn children(pid: u32) -> Vec<String> {
         .collect()
 }
 
+/// Sends a first signal, and a second one once `qkey` has said that it waits.
+fn end_with_two(qkey: &Qkey, mut child: Child, first: Signal, second: Signal) -> Run {
+    send(&child, first);
+    let mut stderr = BufReader::new(child.stderr.take().expect("a pipe"));
+    let mut said = Vec::new();
+    while !said.ends_with(b"\n") || !String::from_utf8_lossy(&said).contains("stopping; waiting") {
+        let length = stderr.read_until(b'\n', &mut said).expect("UTF-8");
+        assert!(length > 0, "{}", String::from_utf8_lossy(&said));
+    }
+    send(&child, second);
+    stderr.read_to_end(&mut said).expect("the rest");
+    let mut output = child.wait_with_output().expect("qkey ends");
+    output.stderr = said;
+    qkey.taken(&output)
+}
+
 #[test]
 fn a_second_signal_during_a_submission_still_tells_how_to_check() {
-    // Told to end, it goes on, so that nothing but the second signal ends the call.
-    let hook = r#"case "$*" in *fs_security_replace_key*)
-        trap ': >"$QQ_MOCK_STATE/told"' TERM
-        echo $$ >>"$QQ_MOCK_STATE/sleepers"
-        while :; do
-            sleep 300 &
-            wait
-        done
-    esac"#;
-    let said = side_by_side(&["text", "json"], |output| {
-        let mock = mock();
-        let qkey = Qkey::with_mock(&mock).between(&mock, hook);
-        let args = [&REPLACE[..], &["--output", output]].concat();
-        let child = start(&qkey, &args);
-        wait_until("a qq that hangs", || !mock.sleepers().is_empty());
-        send(&child, Signal::INT);
-        wait_until("a qq that was told to end", || {
-            mock.state().join("told").exists()
-        });
-        send(&child, Signal::INT);
-        let run = end(&qkey, child);
-        expect_no_sleepers(&mock);
-        // On a busy machine the second may come when the first has done all already.
-        let transcript = run.transcript();
-        transcript.replace("a signal during fs_security_replace_key", "a signal")
-    });
-    assert_data_eq!(said, str![[r#"
-==== text
+    let mock = mock();
+    mock.fault("fs_security_replace_key", "hang");
+    let qkey = Qkey::with_mock(&mock);
+    let child = start(&qkey, &REPLACE);
+    wait_until("a qq that hangs", || !mock.sleepers().is_empty());
+    let run = end_with_two(&qkey, child, Signal::INT, Signal::INT);
+    expect_no_sleepers(&mock);
+    assert_data_eq!(run.transcript(), str![[r#"
 exit 130
 --- stdout
 --- stderr
-error: the replacement of key 1 ("lock-2026") was submitted, and whether it was done could not be confirmed
+warning: stopping; waiting up to 5 s for what was already sent (a second signal stops at once)
+error: the request to replace key 1 ("lock-2026") was sent, but the result could not be confirmed
   caused by: stopped by a signal
-hint: `[DIR]/qq-between --host=cluster fs_security_list_keys` shows it; running this again is safe: it looks first
-==== json
-exit 130
---- stdout
---- stderr
-{"error":{"kind":"interrupted","message":"the replacement of key 1 (\"lock-2026\") was submitted, and whether it was done could not be confirmed","causes":["stopped by a signal"],"hint":"`[DIR]/qq-between --host=cluster fs_security_list_keys` shows it; running this again is safe: it looks first","exit_code":130}}
+hint: keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
 
 "#]].raw());
+}
+
+/// A cluster in which six snapshots are locked.
+fn six_locked() -> Mock {
+    let mock = mock();
+    for id in 1..=3 {
+        mock.set_snapshot_field(id, "lock_key", "1");
+    }
+    for id in 4..=6 {
+        mock.add_snapshot(id, &format!("{id}_daily"), None);
+        mock.set_snapshot_field(id, "lock_key", "1");
+    }
+    mock
+}
+
+const UNLOCK_SIX: [&str; 4] = ["unlock", "--ids-from=ids", "--key=alice.pem", "--jobs=2"];
+
+#[test]
+fn after_a_second_signal_the_last_words_tell_what_became_of_each_snapshot() {
+    let mock = six_locked();
+    let hook = r#"case "$*" in *unlock_snapshot*--id=6*)
+        echo $$ >>"$QQ_MOCK_STATE/sleepers"
+        exec sleep 300
+    esac"#;
+    let qkey = Qkey::with_mock(&mock).between(&mock, hook);
+    qkey.write("ids", "1\n2\n3\n4\n5\n6\n");
+    let child = start(&qkey, &UNLOCK_SIX);
+    wait_until("a qq that hangs", || !mock.sleepers().is_empty());
+    wait_until("all others", || {
+        (1..=5).all(|id| mock.lock_key(id).is_none())
+    });
+    wait_until("the end of the others", || children(child.id()).len() == 1);
+    let run = end_with_two(&qkey, child, Signal::INT, Signal::TERM);
+    expect_no_sleepers(&mock);
+    assert_data_eq!(run.transcript(), str![[r#""#]].raw());
+}
+
+#[test]
+fn two_signals_at_once_never_hide_what_was_done() {
+    let counts = ["0", "1", "2", "3", "4", "5", "6"];
+    side_by_side(&counts, |count| {
+        let count: usize = count.parse().expect("a number");
+        let mock = six_locked();
+        let qkey = Qkey::with_mock(&mock);
+        qkey.write("ids", "1\n2\n3\n4\n5\n6\n");
+        let child = start(&qkey, &UNLOCK_SIX);
+        let unlocked = || (1..=6).filter(|id| mock.lock_key(*id).is_none());
+        wait_until("some", || unlocked().count() >= count);
+        send(&child, Signal::INT);
+        send(&child, Signal::TERM);
+        let run = end(&qkey, child);
+        for id in unlocked() {
+            let told = format!("{}{}", run.stdout, run.stderr);
+            assert!(
+                told.contains(&format!("snapshot {id} ")) || in_ranges(&told, id),
+                "{id}: {run:?}"
+            );
+        }
+        String::new()
+    });
+}
+
+/// Whether last words such as `accepted by the cluster, not confirmed: 1-3, 5;` name this snapshot as
+/// one that may be unlocked.
+fn in_ranges(told: &str, id: u64) -> bool {
+    let lists = told.split("; ").filter_map(|part| part.split_once(": "));
+    let mut sent = lists.filter(|(what, _)| {
+        ["unlocked", "not confirmed", "result unknown"]
+            .iter()
+            .any(|end| what.ends_with(end))
+    });
+    sent.any(|(_, ids)| {
+        ids.lines()
+            .next()
+            .unwrap_or_default()
+            .split(", ")
+            .any(|range| {
+                let (first, last) = range.split_once('-').unwrap_or((range, range));
+                let number = |text: &str| text.trim().parse().unwrap_or(0);
+                (number(first)..=number(last)).contains(&id)
+            })
+    })
 }
 
 #[test]
@@ -529,9 +615,10 @@ fn a_hangup_during_a_submission_is_a_termination() {
 exit 143
 --- stdout
 --- stderr
-error: the unlocking of snapshot 2 ("2_quarter_end") was submitted, and whether it was done could not be confirmed
+warning: stopping; waiting up to 5 s for what was already sent (a second signal stops at once)
+error: there was no reply to the request to unlock snapshot 2 ("2_quarter_end"): it is not done so far, and may still be
   caused by: stopped by a signal during snapshot_unlock_snapshot
-hint: `[QQ] --host=cluster snapshot_get_status --id=2` shows it; running this again is safe: it looks first
+hint: keep every key; `[QQ] --host=cluster snapshot_get_status --id=2` shows whether it was done; rerunning is safe: qkey looks first
 
 "#]].raw());
     assert_eq!(mock.count("snapshot_unlock_snapshot"), 1);
@@ -577,7 +664,7 @@ fn a_signal_that_was_not_ignored_counts_beside_those_that_were() {
     let run = end(&qkey, child);
     expect_no_sleepers(&mock);
     assert_eq!(run.code, 143, "{run:?}");
-    assert!(run.stderr.contains("could not be confirmed"), "{run:?}");
+    assert!(run.stderr.contains("not done so far"), "{run:?}");
 }
 
 #[test]

@@ -5,7 +5,10 @@ mod support;
 use std::{
     fs,
     io::Write,
-    os::unix::{fs::PermissionsExt, net::UnixListener},
+    os::unix::{
+        fs::{PermissionsExt, chown, symlink},
+        net::UnixListener,
+    },
 };
 
 use snapbox::{IntoData, assert_data_eq, str};
@@ -422,6 +425,47 @@ error: cannot read the key file loop
 }
 
 #[test]
+fn a_key_file_that_others_can_replace_is_warned_of_once() {
+    let qkey = Qkey::new();
+    let key = qkey.write("shared/key.pem", ALICE);
+    let folder = qkey.path("shared");
+    let run = |mode| {
+        fs::set_permissions(&folder, fs::Permissions::from_mode(mode)).unwrap();
+        // The key is opened twice.
+        qkey.run([
+            "verify",
+            "--key=shared/key.pem",
+            "--signature=AAAA",
+            "challenge",
+        ])
+        .stderr
+        .lines()
+        .filter_map(|line| line.strip_prefix("warning: ").map(str::to_owned))
+        .collect::<Vec<String>>()
+    };
+    for mode in [0o700, 0o755, 0o1777] {
+        assert_eq!(run(mode), [""; 0], "{mode:o}");
+    }
+    let expected = "shared/key.pem can be replaced: shared can be written by others (mode 0777); fix with: chmod go-w shared";
+    assert_eq!(run(0o777), [expected]);
+    symlink("shared/key.pem", qkey.path("link.pem")).unwrap();
+    let link = qkey.run(["pubkey", "link.pem"]).stderr;
+    assert!(
+        link.starts_with("warning: link.pem can be replaced: [DIR]/shared can be"),
+        "{link}"
+    );
+
+    // Only root can give a file away; for others, it stays theirs.
+    let expected: &[&str] = match chown(&key, Some(1), None) {
+        Ok(()) => &[
+            "shared/key.pem belongs to another user (uid 1), who can change it; make a copy that you own, and use that",
+        ],
+        Err(_) => &[],
+    };
+    assert_eq!(run(0o700), expected);
+}
+
+#[test]
 fn a_key_file_that_others_can_read_is_warned_of_and_used() {
     let qkey = Qkey::new();
     let key = qkey.write("my key.pem", ALICE);
@@ -459,14 +503,14 @@ exit 0
 --- stdout
 MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEgKmJRFWtWTEHhBTiC5rI1rbBJlXJqTNGHl4O+YRUke1drezNEidIVqu/UMnMs+81HL8VwIyyeeCwHkLLEK2aaQ==
 --- stderr
-warning: my key.pem can be read or written by others (mode 0644); `chmod 600 'my key.pem'` mends that
+warning: my key.pem can be read or written by others (mode 0644); fix with: chmod 600 'my key.pem'
 
 $ qkey pubkey 'my key.pem' --format base64 --output json
 exit 0
 --- stdout
 {"public_key":"MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEgKmJRFWtWTEHhBTiC5rI1rbBJlXJqTNGHl4O+YRUke1drezNEidIVqu/UMnMs+81HL8VwIyyeeCwHkLLEK2aaQ==","fingerprint":"SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4","pem":"-----BEGIN PUBLIC KEY-----\nMFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEgKmJRFWtWTEHhBTiC5rI1rbBJlXJ\nqTNGHl4O+YRUke1drezNEidIVqu/UMnMs+81HL8VwIyyeeCwHkLLEK2aaQ==\n-----END PUBLIC KEY-----\n","openssh":"ecdsa-sha2-nistp256 AAAAE2VjZHNhLXNoYTItbmlzdHAyNTYAAAAIbmlzdHAyNTYAAABBBICpiURVrVkxB4QU4guayNa2wSZVyakzRh5eDvmEVJHtXa3szRInSFarv1DJzLPvNRy/FcCMsnngsB5CyxCtmmk="}
 --- stderr
-{"log":{"level":"warning","message":"my key.pem can be read or written by others (mode 0644); `chmod 600 'my key.pem'` mends that"}}
+{"log":{"level":"warning","message":"my key.pem can be read or written by others (mode 0644); fix with: chmod 600 'my key.pem'"}}
 
 $ qkey pubkey 'my key.pem' --format base64 -q
 exit 0

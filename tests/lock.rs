@@ -113,14 +113,15 @@ Would lock snapshot 2 ("2_quarter_end") with key 1 ("lock-2026"); nothing was se
 }
 
 #[test]
-fn two_rounds_of_qq_are_all_it_takes() {
+fn three_rounds_of_qq_are_all_it_takes() {
     let mock = mock();
     Qkey::with_mock(&mock).run(LOCK);
     assert_eq!(
-        rounds(&mock, &[2, 1]),
+        rounds(&mock, &[2, 1, 1]),
         [
             &["fs_security_list_keys", "snapshot_get_status"][..],
-            &["snapshot_lock_snapshot"]
+            &["snapshot_lock_snapshot"],
+            &["snapshot_get_status"]
         ]
     );
 }
@@ -365,136 +366,135 @@ fn a_lost_answer_is_looked_up_and_never_asked_for_again() {
     });
     assert_data_eq!(said, str![[r#"
 ==== drop-before
-exit 7
+exit 8
 --- stdout
 --- stderr
-error: the locking of snapshot 2 ("2_quarter_end") was submitted, and the cluster shows that it was not done
+error: there was no reply to the request to lock snapshot 2 ("2_quarter_end"): it is not done so far, and may still be
   caused by: the connection to cluster:8000 was lost during snapshot_lock_snapshot: Remote end closed connection without response
-hint: run this again: it looks first whether it was done after all (`[QQ] --host=cluster snapshot_get_status --id=2` shows it too)
+hint: keep every key; `[QQ] --host=cluster snapshot_get_status --id=2` shows whether it was done; rerunning is safe: qkey looks first
 ==== drop-after
 exit 0
 --- stdout
 Locked snapshot 2 ("2_quarter_end") with key 1 ("lock-2026").
 --- stderr
-warning: the answer to the locking of snapshot 2 ("2_quarter_end") was lost (the connection to cluster:8000 was lost during snapshot_lock_snapshot: Remote end closed connection without response), but the cluster shows that it was done
+warning: no reply to the request to lock snapshot 2 ("2_quarter_end") (the connection to cluster:8000 was lost during snapshot_lock_snapshot: Remote end closed connection without response); checked: it was done
 ==== timeout-before
 exit 8
 --- stdout
 --- stderr
-error: the locking of snapshot 2 ("2_quarter_end") was submitted and not answered: it is not done so far, and may still be
+error: there was no reply to the request to lock snapshot 2 ("2_quarter_end"): it is not done so far, and may still be
   caused by: the connection to cluster:8000 was lost during snapshot_lock_snapshot: The read operation timed out
-hint: keep every key; `[QQ] --host=cluster snapshot_get_status --id=2` shows whether it was done, and running this again is safe: it looks first
+hint: keep every key; `[QQ] --host=cluster snapshot_get_status --id=2` shows whether it was done; rerunning is safe: qkey looks first
 ==== timeout-after
 exit 0
 --- stdout
 Locked snapshot 2 ("2_quarter_end") with key 1 ("lock-2026").
 --- stderr
-warning: the answer to the locking of snapshot 2 ("2_quarter_end") was lost (the connection to cluster:8000 was lost during snapshot_lock_snapshot: The read operation timed out), but the cluster shows that it was done
+warning: no reply to the request to lock snapshot 2 ("2_quarter_end") (the connection to cluster:8000 was lost during snapshot_lock_snapshot: The read operation timed out); checked: it was done
 ==== traceback
-exit 7
+exit 8
 --- stdout
 --- stderr
-error: the locking of snapshot 2 ("2_quarter_end") was submitted, and the cluster shows that it was not done
+error: there was an unexpected reply to the request to lock snapshot 2 ("2_quarter_end"): it is not done so far, and may still be
   caused by: cluster:8000 answered snapshot_lock_snapshot with something else than its REST API does: qumulo.lib.request.APIException: Error loading data: Expecting value: line 1 column 1 (char 0)
-hint: run this again: it looks first whether it was done after all (`[QQ] --host=cluster snapshot_get_status --id=2` shows it too)
+hint: keep every key; `[QQ] --host=cluster snapshot_get_status --id=2` shows whether it was done; rerunning is safe: qkey looks first
 ==== traceback-after
 exit 0
 --- stdout
 Locked snapshot 2 ("2_quarter_end") with key 1 ("lock-2026").
 --- stderr
-warning: the answer to the locking of snapshot 2 ("2_quarter_end") was lost (cluster:8000 answered snapshot_lock_snapshot with something else than its REST API does: qumulo.lib.request.APIException: Error loading data: Expecting value: line 1 column 1 (char 0)), but the cluster shows that it was done
+warning: unexpected reply to the request to lock snapshot 2 ("2_quarter_end") (cluster:8000 answered snapshot_lock_snapshot with something else than its REST API does: qumulo.lib.request.APIException: Error loading data: Expecting value: line 1 column 1 (char 0)); checked: it was done
 ==== garbage
-exit 7
+exit 8
 --- stdout
 --- stderr
-error: the locking of snapshot 2 ("2_quarter_end") was submitted, and the cluster shows that it was not done
+error: there was an unexpected reply to the request to lock snapshot 2 ("2_quarter_end"): it is not done so far, and may still be
   caused by: qq gave no usable answer to snapshot_lock_snapshot
   caused by: `[QQ]` answered with something else than the sentence that it is locked: <html> This is not what you are looking for.
-hint: run this again: it looks first whether it was done after all (`[QQ] --host=cluster snapshot_get_status --id=2` shows it too)
+hint: keep every key; `[QQ] --host=cluster snapshot_get_status --id=2` shows whether it was done; rerunning is safe: qkey looks first
 ==== garbage-after
 exit 0
 --- stdout
 Locked snapshot 2 ("2_quarter_end") with key 1 ("lock-2026").
 --- stderr
-warning: the answer to the locking of snapshot 2 ("2_quarter_end") was lost (qq gave no usable answer to snapshot_lock_snapshot: `[QQ]` answered with something else than the sentence that it is locked: <html> This is not what you are looking for.), but the cluster shows that it was done
+warning: unexpected reply to the request to lock snapshot 2 ("2_quarter_end") (qq gave no usable answer to snapshot_lock_snapshot: `[QQ]` answered with something else than the sentence that it is locked: <html> This is not what you are looking for.); checked: it was done
 ==== empty
-exit 7
+exit 8
 --- stdout
 --- stderr
-error: the locking of snapshot 2 ("2_quarter_end") was submitted, and the cluster shows that it was not done
+error: there was an unexpected reply to the request to lock snapshot 2 ("2_quarter_end"): it is not done so far, and may still be
   caused by: qq gave no usable answer to snapshot_lock_snapshot
   caused by: `[QQ]` answered with something else than the sentence that it is locked: (nothing)
-hint: run this again: it looks first whether it was done after all (`[QQ] --host=cluster snapshot_get_status --id=2` shows it too)
+hint: keep every key; `[QQ] --host=cluster snapshot_get_status --id=2` shows whether it was done; rerunning is safe: qkey looks first
 ==== empty-after
 exit 0
 --- stdout
 Locked snapshot 2 ("2_quarter_end") with key 1 ("lock-2026").
 --- stderr
-warning: the answer to the locking of snapshot 2 ("2_quarter_end") was lost (qq gave no usable answer to snapshot_lock_snapshot: `[QQ]` answered with something else than the sentence that it is locked: (nothing)), but the cluster shows that it was done
+warning: unexpected reply to the request to lock snapshot 2 ("2_quarter_end") (qq gave no usable answer to snapshot_lock_snapshot: `[QQ]` answered with something else than the sentence that it is locked: (nothing)); checked: it was done
 ==== truncated
 exit 0
 --- stdout
 Locked snapshot 2 ("2_quarter_end") with key 1 ("lock-2026").
 --- stderr
-warning: the answer to the locking of snapshot 2 ("2_quarter_end") was lost (qq gave no usable answer to snapshot_lock_snapshot: `[QQ]` answered with something else than the sentence that it is locked: Snapshot 2 is locke), but the cluster shows that it was done
+warning: unexpected reply to the request to lock snapshot 2 ("2_quarter_end") (qq gave no usable answer to snapshot_lock_snapshot: `[QQ]` answered with something else than the sentence that it is locked: Snapshot 2 is locke); checked: it was done
 ==== kill-9
-exit 7
+exit 8
 --- stdout
 --- stderr
-error: the locking of snapshot 2 ("2_quarter_end") was submitted, and the cluster shows that it was not done
+error: there was no reply to the request to lock snapshot 2 ("2_quarter_end"): it is not done so far, and may still be
   caused by: qq gave no usable answer to snapshot_lock_snapshot
   caused by: `[QQ]` was killed by signal 9
-hint: run this again: it looks first whether it was done after all (`[QQ] --host=cluster snapshot_get_status --id=2` shows it too)
+hint: keep every key; `[QQ] --host=cluster snapshot_get_status --id=2` shows whether it was done; rerunning is safe: qkey looks first
 ==== kill-9-after
 exit 0
 --- stdout
 Locked snapshot 2 ("2_quarter_end") with key 1 ("lock-2026").
 --- stderr
-warning: the answer to the locking of snapshot 2 ("2_quarter_end") was lost (qq gave no usable answer to snapshot_lock_snapshot: `[QQ]` was killed by signal 9), but the cluster shows that it was done
+warning: no reply to the request to lock snapshot 2 ("2_quarter_end") (qq gave no usable answer to snapshot_lock_snapshot: `[QQ]` was killed by signal 9); checked: it was done
 ==== hang
 exit 8
 --- stdout
 --- stderr
-error: the locking of snapshot 2 ("2_quarter_end") was submitted and not answered: it is not done so far, and may still be
+error: there was no reply to the request to lock snapshot 2 ("2_quarter_end"): it is not done so far, and may still be
   caused by: qq gave no usable answer to snapshot_lock_snapshot
   caused by: `[QQ]` did not finish within 4 s and was killed
-hint: keep every key; `[QQ] --host=cluster snapshot_get_status --id=2` shows whether it was done, and running this again is safe: it looks first
+hint: keep every key; `[QQ] --host=cluster snapshot_get_status --id=2` shows whether it was done; rerunning is safe: qkey looks first
 ==== hang-after
 exit 0
 --- stdout
 Locked snapshot 2 ("2_quarter_end") with key 1 ("lock-2026").
 --- stderr
-warning: the answer to the locking of snapshot 2 ("2_quarter_end") was lost (qq gave no usable answer to snapshot_lock_snapshot: `[QQ]` did not finish within 4 s and was killed), but the cluster shows that it was done
+warning: no reply to the request to lock snapshot 2 ("2_quarter_end") (qq gave no usable answer to snapshot_lock_snapshot: `[QQ]` did not finish within 4 s and was killed); checked: it was done
 ==== huge
-exit 7
+exit 8
 --- stdout
 --- stderr
-error: the locking of snapshot 2 ("2_quarter_end") was submitted, and the cluster shows that it was not done
-  caused by: qq gave no usable answer to snapshot_lock_snapshot
-  caused by: `[QQ]` wrote more than 32 MiB and was killed
-hint: run this again: it looks first whether it was done after all (`[QQ] --host=cluster snapshot_get_status --id=2` shows it too)
+error: there was no reply to the request to lock snapshot 2 ("2_quarter_end"): it is not done so far, and may still be
+  caused by: the reply of cluster:8000 to snapshot_lock_snapshot is too large: the reply is larger than 256 KiB
+hint: keep every key; `[QQ] --host=cluster snapshot_get_status --id=2` shows whether it was done; rerunning is safe: qkey looks first
 ==== exit 3 something odd
-exit 7
+exit 8
 --- stdout
 --- stderr
-error: the locking of snapshot 2 ("2_quarter_end") was submitted, and the cluster shows that it was not done
+error: there was no reply to the request to lock snapshot 2 ("2_quarter_end"): it is not done so far, and may still be
   caused by: qq gave no usable answer to snapshot_lock_snapshot
   caused by: `[QQ]` exited with 3: something odd
-hint: run this again: it looks first whether it was done after all (`[QQ] --host=cluster snapshot_get_status --id=2` shows it too)
+hint: keep every key; `[QQ] --host=cluster snapshot_get_status --id=2` shows whether it was done; rerunning is safe: qkey looks first
 ==== status 500 internal_error It broke.
 exit 5
 --- stdout
 --- stderr
-error: the locking of snapshot 2 ("2_quarter_end") was submitted, and the cluster shows that it was not done
+error: the cluster failed during the request to lock snapshot 2 ("2_quarter_end"), and shows that it was not done
   caused by: cluster:8000 refused snapshot_lock_snapshot: Error 500: internal_error: It broke.
-hint: run this again: it looks first whether it was done after all (`[QQ] --host=cluster snapshot_get_status --id=2` shows it too)
+hint: check the cluster's health, then run this again; `[QQ] --host=cluster snapshot_get_status --id=2` shows what it holds
 ==== status 503 busy_error Try again later.
-exit 7
+exit 8
 --- stdout
 --- stderr
-error: the locking of snapshot 2 ("2_quarter_end") was submitted, and the cluster shows that it was not done
+error: there was no reply to the request to lock snapshot 2 ("2_quarter_end"): it is not done so far, and may still be
   caused by: cluster:8000 refused snapshot_lock_snapshot: Error 503: busy_error: Try again later.
-hint: run this again: it looks first whether it was done after all (`[QQ] --host=cluster snapshot_get_status --id=2` shows it too)
+hint: keep every key; `[QQ] --host=cluster snapshot_get_status --id=2` shows whether it was done; rerunning is safe: qkey looks first
 
 "#]].raw());
 }
@@ -510,9 +510,9 @@ fn an_outcome_that_nobody_can_see_is_unknown() {
 exit 8
 --- stdout
 --- stderr
-error: the locking of snapshot 2 ("2_quarter_end") was submitted, and whether it was done could not be confirmed
+error: the request to lock snapshot 2 ("2_quarter_end") was sent, but the result could not be confirmed
   caused by: the connection to cluster:8000 was lost during snapshot_lock_snapshot: Remote end closed connection without response
-hint: `[QQ] --host=cluster snapshot_get_status --id=2` shows it; running this again is safe: it looks first
+hint: keep every key; `[QQ] --host=cluster snapshot_get_status --id=2` shows whether it was done; rerunning is safe: qkey looks first
 
 "#]].raw());
     assert_eq!(mock.count("snapshot_lock_snapshot"), 1);
@@ -530,10 +530,10 @@ fn a_snapshot_that_another_locked_meanwhile_is_told() {
 exit 8
 --- stdout
 --- stderr
-error: the locking of snapshot 2 ("2_quarter_end") was submitted, its answer was lost, and now it is locked with key 2
+error: the request to lock snapshot 2 ("2_quarter_end") was sent, and now it is locked with key 2
   caused by: qq gave no usable answer to snapshot_lock_snapshot
   caused by: `[DIR]/qq-between` was killed by signal 9
-hint: `[DIR]/qq-between --host=cluster snapshot_get_status --id=2` shows it; somebody else may be at work
+hint: somebody else may be making changes; `[DIR]/qq-between --host=cluster snapshot_get_status --id=2` shows what the cluster holds
 
 "#]].raw());
 }

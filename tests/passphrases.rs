@@ -277,7 +277,7 @@ exit 0
 --- stdout
 MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEgKmJRFWtWTEHhBTiC5rI1rbBJlXJqTNGHl4O+YRUke1drezNEidIVqu/UMnMs+81HL8VwIyyeeCwHkLLEK2aaQ==
 --- stderr
-warning: pass word can be read or written by others (mode 0640); `chmod 600 'pass word'` mends that
+warning: pass word can be read or written by others (mode 0640); fix with: chmod 600 'pass word'
 
 $ qkey pubkey 'locked.pem?passphrase-file=pass%20word' --format base64 -q
 exit 0

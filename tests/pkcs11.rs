@@ -1019,7 +1019,7 @@ warning: a wrong PIN was given to the token "T" before; a few of them lock it
 
 #[test]
 fn a_wrong_pin_is_tried_once_for_many_snapshots() {
-    let mock = Mock::with_four_locked(ALICE_PUBLIC, "lock-2026");
+    let mock = Mock::with_four_locked(ALICE_PUBLIC);
     for faults in ["", "always-authenticate"] {
         let tokens = Tokens::with_mock(&mock).with_alice().through_shim(faults);
         tokens.qkey.configure(

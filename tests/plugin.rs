@@ -580,7 +580,7 @@ exit 3
 --- stdout
 --- stderr
 error: cannot sign with plugin:test:x
-  caused by: `[DIR]/bin/qkey-signer-test` wrote more than 32 MiB and was killed
+  caused by: `[DIR]/bin/qkey-signer-test` wrote more than 1 MiB and was killed
 ==== hangs
 exit 3
 --- stdout
@@ -697,28 +697,37 @@ hint: the plugin does not keep to its protocol (docs/plugins.md): tell its maker
 
 const UNLOCK_FOUR: &str = "qkey unlock --id 1 --id 2 --id 3 --id 4 --key plugin:test:x";
 
+/// Sets `$signature` to Alice's over the challenge of the request.
+const SIGN_THE_CHALLENGE: &str = r#"
+         challenge=$(printf %s "$request" | sed 's/.*"challenge":"\([^"]*\)".*/\1/')
+         signed=$(printf %s "$challenge" | openssl base64 -d -A | qkey sign --key alice.pem --file -)
+         signature="\"signature\":\"$signed\""
+"#;
+
 #[test]
 fn as_many_plugins_sign_at_a_time_as_there_are_jobs_after_a_first_success() {
-    let mock = Mock::with_four_locked(support::qkey::ALICE_PUBLIC, "lock-2026");
+    let mock = Mock::with_four_locked(support::qkey::ALICE_PUBLIC);
     let qkey = with_plugins(Qkey::with_mock(&mock));
     // The first signature shows that nothing is refused; then each waits until all three are there.
     let meets = "if mkdir first 2>/dev/null; then echo \"{\\\"version\\\":1,$signature}\"; exit; fi
          : >met.$$
          until [ \"$(ls met.* | wc -l)\" -eq 3 ]; do sleep .02; done
          echo \"{\\\"version\\\":1,$signature}\"";
-    write_plugin(&qkey, "test", &when_it_signs(meets));
+    let script = [SIGN_THE_CHALLENGE, meets].concat();
+    write_plugin(&qkey, "test", &when_it_signs(&script));
     prints(&qkey, &format!("{UNLOCK_FOUR} --jobs 4"));
     assert!((1..=4).all(|id| mock.lock_key(id).is_none()));
 }
 
 #[test]
 fn one_job_is_one_plugin_at_a_time() {
-    let mock = Mock::with_four_locked(support::qkey::ALICE_PUBLIC, "lock-2026");
+    let mock = Mock::with_four_locked(support::qkey::ALICE_PUBLIC);
     let qkey = with_plugins(Qkey::with_mock(&mock));
     let alone = "mkdir busy || exit 1
          sleep .1; rmdir busy
          echo \"{\\\"version\\\":1,$signature}\"";
-    write_plugin(&qkey, "test", &when_it_signs(alone));
+    let script = [SIGN_THE_CHALLENGE, alone].concat();
+    write_plugin(&qkey, "test", &when_it_signs(&script));
     prints(&qkey, &format!("{UNLOCK_FOUR} --jobs 1"));
 }
 

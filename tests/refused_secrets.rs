@@ -85,7 +85,7 @@ impl Tool {
     /// Unlocks four snapshots, four at a time; returns the run, and how many signatures were asked
     /// for.
     fn unlock_four(&self, refuses: &str) -> (Run, usize) {
-        let mock = Mock::with_four_locked(ALICE_PUBLIC, "lock-2026");
+        let mock = Mock::with_four_locked(ALICE_PUBLIC);
         let qkey = Qkey::with_mock(&mock).env("PIN", "4321");
         prints(&qkey, "openssl pkey -in alice.pem -pubout -out public.pem");
         let text = format!(
@@ -166,7 +166,7 @@ fn two_keys_share_what_refused_their_secret() {
         esac
         exit 1\n";
     let with_two_keys = |words: &str, one: &str, two: &str| {
-        let qkey = Qkey::with_mock(&Mock::with_four_locked(ALICE_PUBLIC, "lock-2026"));
+        let qkey = Qkey::with_mock(&Mock::with_four_locked(ALICE_PUBLIC));
         let qkey = with_program(qkey, "openssl", text);
         let qkey = qkey.env("PIN", "4321").env("words", words);
         qkey.configure(&format!(

@@ -74,7 +74,7 @@ fn json_says_what_was_done_would_be_done_or_failed() {
     assert_data_eq!(qkey.run(with(&["--dry-run"])).transcript(), str![[r#"
 exit 0
 --- stdout
-{"action":"replace","changed":false,"dry_run":true,"key":{"id":"1","name":"lock-2026","comment":"in the safe","disabled":false,"public_key":"MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEgKmJRFWtWTEHhBTiC5rI1rbBJlXJqTNGHl4O+YRUke1drezNEidIVqu/UMnMs+81HL8VwIyyeeCwHkLLEK2aaQ==","fingerprint":"SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4"},"old_key":{"public_key":"MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEgKmJRFWtWTEHhBTiC5rI1rbBJlXJqTNGHl4O+YRUke1drezNEidIVqu/UMnMs+81HL8VwIyyeeCwHkLLEK2aaQ==","fingerprint":"SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4"},"new_key":{"public_key":"MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEOIU028PmcXIypVonr+7grS94GTjKdWfDqV86wpdV8UG43vb97CJQ+d+E2roTm9c7MKsPowcCbPlapLeWT05TtA==","fingerprint":"SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s"}}
+{"action":"replace","changed":false,"dry_run":true,"key":{"id":"1","name":"lock-2026","comment":"in the safe","disabled":false,"public_key":"MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEgKmJRFWtWTEHhBTiC5rI1rbBJlXJqTNGHl4O+YRUke1drezNEidIVqu/UMnMs+81HL8VwIyyeeCwHkLLEK2aaQ==","fingerprint":"SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4"},"old_key":{"public_key":"MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEgKmJRFWtWTEHhBTiC5rI1rbBJlXJqTNGHl4O+YRUke1drezNEidIVqu/UMnMs+81HL8VwIyyeeCwHkLLEK2aaQ==","fingerprint":"SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4"},"new_key":{"public_key":"MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEOIU028PmcXIypVonr+7grS94GTjKdWfDqV86wpdV8UG43vb97CJQ+d+E2roTm9c7MKsPowcCbPlapLeWT05TtA==","fingerprint":"SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s"},"challenge":"Replace key 1 version 1, name \"lock-2026\", comment \"in the safe\""}
 --- stderr
 
 "#]].raw());
@@ -119,6 +119,7 @@ exit 0
 Would replace key 1 ("lock-2026"); both signatures were checked and nothing was sent.
   is SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
   to SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
+  challenge: "Replace key 1 version 1, name \"lock-2026\", comment \"in the safe\""
 --- stderr
 
 "#]]
@@ -135,17 +136,18 @@ Would replace key 1 ("lock-2026"); both signatures were checked and nothing was 
 }
 
 #[test]
-fn two_rounds_of_qq_are_all_it_takes() {
+fn three_rounds_of_qq_are_all_it_takes() {
     let mock = mock();
     Qkey::with_mock(&mock).run(REPLACE);
     assert_eq!(
-        rounds(&mock, &[2, 1]),
+        rounds(&mock, &[2, 1, 1]),
         [
             &[
                 "fs_security_get_key_replace_challenge",
                 "fs_security_list_keys"
             ][..],
-            &["fs_security_replace_key"]
+            &["fs_security_replace_key"],
+            &["fs_security_list_keys"]
         ]
     );
 }
@@ -298,11 +300,12 @@ fn a_name_that_no_url_carries_is_replaced_by_its_id() {
         ]);
         assert_eq!(mock.public_key("1"), BOB_PUBLIC, "{name}: {run:?}");
         assert_eq!(
-            rounds(&mock, &[1, 1, 1]),
+            rounds(&mock, &[1, 1, 1, 1]),
             [
                 ["fs_security_list_keys"],
                 ["fs_security_get_key_replace_challenge"],
-                ["fs_security_replace_key"]
+                ["fs_security_replace_key"],
+                ["fs_security_list_keys"]
             ]
         );
         run.stdout.lines().next().unwrap_or_default().to_owned() + "\n" + &run.stderr
@@ -420,7 +423,7 @@ Replaced key 1 ("lock-2026").
     );
     assert_eq!(mock.public_key("1"), BOB_PUBLIC);
     assert_eq!(
-        rounds(&mock, &[2, 1, 2, 1])[2],
+        rounds(&mock, &[2, 1, 2, 1, 1])[2],
         [
             "fs_security_get_key_replace_challenge",
             "fs_security_list_keys"
@@ -501,7 +504,7 @@ exit 5
 --- stdout
 --- stderr
 error: cluster:8000 refused fs_security_replace_key: Error 400: invalid_request_error: The signature is not to my liking.
-hint: nothing was changed; mend what the cluster names, then run this again
+hint: nothing was changed; mend what the cluster names, then run this again; the cluster now has a signature by alice.pem over its challenge, which is still valid
 ==== status 403 privilege_error You are not allowed to.
 exit 6
 --- stdout
@@ -542,12 +545,12 @@ fn a_lost_answer_is_looked_up_and_never_asked_for_again() {
     });
     assert_data_eq!(said, str![[r#"
 ==== drop-before
-exit 7
+exit 8
 --- stdout
 --- stderr
-error: the replacement of key 1 ("lock-2026") was submitted, and the cluster shows that it was not done
+error: there was no reply to the request to replace key 1 ("lock-2026"): it is not done so far, and may still be
   caused by: the connection to cluster:8000 was lost during fs_security_replace_key: Remote end closed connection without response
-hint: run this again: it looks first whether it was done after all (`[QQ] --host=cluster fs_security_list_keys` shows it too)
+hint: keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
 ==== drop-after
 exit 0
 --- stdout
@@ -555,14 +558,14 @@ Replaced key 1 ("lock-2026").
   was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
   now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
 --- stderr
-warning: the answer to the replacement of key 1 ("lock-2026") was lost (the connection to cluster:8000 was lost during fs_security_replace_key: Remote end closed connection without response), but the cluster shows that it was done
+warning: no reply to the request to replace key 1 ("lock-2026") (the connection to cluster:8000 was lost during fs_security_replace_key: Remote end closed connection without response); checked: it was done
 ==== timeout-before
 exit 8
 --- stdout
 --- stderr
-error: the replacement of key 1 ("lock-2026") was submitted and not answered: it is not done so far, and may still be
+error: there was no reply to the request to replace key 1 ("lock-2026"): it is not done so far, and may still be
   caused by: the connection to cluster:8000 was lost during fs_security_replace_key: The read operation timed out
-hint: keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether it was done, and running this again is safe: it looks first
+hint: keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
 ==== timeout-after
 exit 0
 --- stdout
@@ -570,14 +573,14 @@ Replaced key 1 ("lock-2026").
   was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
   now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
 --- stderr
-warning: the answer to the replacement of key 1 ("lock-2026") was lost (the connection to cluster:8000 was lost during fs_security_replace_key: The read operation timed out), but the cluster shows that it was done
+warning: no reply to the request to replace key 1 ("lock-2026") (the connection to cluster:8000 was lost during fs_security_replace_key: The read operation timed out); checked: it was done
 ==== traceback
-exit 7
+exit 8
 --- stdout
 --- stderr
-error: the replacement of key 1 ("lock-2026") was submitted, and the cluster shows that it was not done
+error: there was an unexpected reply to the request to replace key 1 ("lock-2026"): it is not done so far, and may still be
   caused by: cluster:8000 answered fs_security_replace_key with something else than its REST API does: qumulo.lib.request.APIException: Error loading data: Expecting value: line 1 column 1 (char 0)
-hint: run this again: it looks first whether it was done after all (`[QQ] --host=cluster fs_security_list_keys` shows it too)
+hint: keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
 ==== traceback-after
 exit 0
 --- stdout
@@ -585,15 +588,15 @@ Replaced key 1 ("lock-2026").
   was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
   now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
 --- stderr
-warning: the answer to the replacement of key 1 ("lock-2026") was lost (cluster:8000 answered fs_security_replace_key with something else than its REST API does: qumulo.lib.request.APIException: Error loading data: Expecting value: line 1 column 1 (char 0)), but the cluster shows that it was done
+warning: unexpected reply to the request to replace key 1 ("lock-2026") (cluster:8000 answered fs_security_replace_key with something else than its REST API does: qumulo.lib.request.APIException: Error loading data: Expecting value: line 1 column 1 (char 0)); checked: it was done
 ==== garbage
-exit 7
+exit 8
 --- stdout
 --- stderr
-error: the replacement of key 1 ("lock-2026") was submitted, and the cluster shows that it was not done
+error: there was an unexpected reply to the request to replace key 1 ("lock-2026"): it is not done so far, and may still be
   caused by: qq gave no usable answer to fs_security_replace_key
-  caused by: `[QQ]` answered with something else than a key in JSON: <html> This is not what you are looking for.
-hint: run this again: it looks first whether it was done after all (`[QQ] --host=cluster fs_security_list_keys` shows it too)
+  caused by: `[QQ]` answered with something else than the key in JSON: <html> This is not what you are looking for.
+hint: keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
 ==== garbage-after
 exit 0
 --- stdout
@@ -601,15 +604,15 @@ Replaced key 1 ("lock-2026").
   was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
   now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
 --- stderr
-warning: the answer to the replacement of key 1 ("lock-2026") was lost (qq gave no usable answer to fs_security_replace_key: `[QQ]` answered with something else than a key in JSON: <html> This is not what you are looking for.), but the cluster shows that it was done
+warning: unexpected reply to the request to replace key 1 ("lock-2026") (qq gave no usable answer to fs_security_replace_key: `[QQ]` answered with something else than the key in JSON: <html> This is not what you are looking for.); checked: it was done
 ==== empty
-exit 7
+exit 8
 --- stdout
 --- stderr
-error: the replacement of key 1 ("lock-2026") was submitted, and the cluster shows that it was not done
+error: there was an unexpected reply to the request to replace key 1 ("lock-2026"): it is not done so far, and may still be
   caused by: qq gave no usable answer to fs_security_replace_key
-  caused by: `[QQ]` answered with something else than a key in JSON: (nothing)
-hint: run this again: it looks first whether it was done after all (`[QQ] --host=cluster fs_security_list_keys` shows it too)
+  caused by: `[QQ]` answered with something else than the key in JSON: (nothing)
+hint: keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
 ==== empty-after
 exit 0
 --- stdout
@@ -617,7 +620,7 @@ Replaced key 1 ("lock-2026").
   was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
   now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
 --- stderr
-warning: the answer to the replacement of key 1 ("lock-2026") was lost (qq gave no usable answer to fs_security_replace_key: `[QQ]` answered with something else than a key in JSON: (nothing)), but the cluster shows that it was done
+warning: unexpected reply to the request to replace key 1 ("lock-2026") (qq gave no usable answer to fs_security_replace_key: `[QQ]` answered with something else than the key in JSON: (nothing)); checked: it was done
 ==== truncated
 exit 0
 --- stdout
@@ -625,15 +628,15 @@ Replaced key 1 ("lock-2026").
   was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
   now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
 --- stderr
-warning: the answer to the replacement of key 1 ("lock-2026") was lost (qq gave no usable answer to fs_security_replace_key: `[QQ]` answered with something else than a key in JSON: {     "comment": "in the safe",     "disabled": false,     "id": "1",     "name": "lock-2026",     "public_key": "MFkwEw…), but the cluster shows that it was done
+warning: unexpected reply to the request to replace key 1 ("lock-2026") (qq gave no usable answer to fs_security_replace_key: `[QQ]` answered with something else than the key in JSON: {     "comment": "in the safe",     "disabled": false,     "id": "1",     "name": "lock-2026",     "public_key": "MFkwEw…); checked: it was done
 ==== kill-9
-exit 7
+exit 8
 --- stdout
 --- stderr
-error: the replacement of key 1 ("lock-2026") was submitted, and the cluster shows that it was not done
+error: there was no reply to the request to replace key 1 ("lock-2026"): it is not done so far, and may still be
   caused by: qq gave no usable answer to fs_security_replace_key
   caused by: `[QQ]` was killed by signal 9
-hint: run this again: it looks first whether it was done after all (`[QQ] --host=cluster fs_security_list_keys` shows it too)
+hint: keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
 ==== kill-9-after
 exit 0
 --- stdout
@@ -641,15 +644,15 @@ Replaced key 1 ("lock-2026").
   was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
   now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
 --- stderr
-warning: the answer to the replacement of key 1 ("lock-2026") was lost (qq gave no usable answer to fs_security_replace_key: `[QQ]` was killed by signal 9), but the cluster shows that it was done
+warning: no reply to the request to replace key 1 ("lock-2026") (qq gave no usable answer to fs_security_replace_key: `[QQ]` was killed by signal 9); checked: it was done
 ==== hang
 exit 8
 --- stdout
 --- stderr
-error: the replacement of key 1 ("lock-2026") was submitted and not answered: it is not done so far, and may still be
+error: there was no reply to the request to replace key 1 ("lock-2026"): it is not done so far, and may still be
   caused by: qq gave no usable answer to fs_security_replace_key
   caused by: `[QQ]` did not finish within 4 s and was killed
-hint: keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether it was done, and running this again is safe: it looks first
+hint: keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
 ==== hang-after
 exit 0
 --- stdout
@@ -657,37 +660,36 @@ Replaced key 1 ("lock-2026").
   was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
   now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
 --- stderr
-warning: the answer to the replacement of key 1 ("lock-2026") was lost (qq gave no usable answer to fs_security_replace_key: `[QQ]` did not finish within 4 s and was killed), but the cluster shows that it was done
+warning: no reply to the request to replace key 1 ("lock-2026") (qq gave no usable answer to fs_security_replace_key: `[QQ]` did not finish within 4 s and was killed); checked: it was done
 ==== huge
-exit 7
+exit 8
 --- stdout
 --- stderr
-error: the replacement of key 1 ("lock-2026") was submitted, and the cluster shows that it was not done
-  caused by: qq gave no usable answer to fs_security_replace_key
-  caused by: `[QQ]` wrote more than 32 MiB and was killed
-hint: run this again: it looks first whether it was done after all (`[QQ] --host=cluster fs_security_list_keys` shows it too)
+error: there was no reply to the request to replace key 1 ("lock-2026"): it is not done so far, and may still be
+  caused by: the reply of cluster:8000 to fs_security_replace_key is too large: the reply is larger than 256 KiB
+hint: keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
 ==== exit 3 something odd
-exit 7
+exit 8
 --- stdout
 --- stderr
-error: the replacement of key 1 ("lock-2026") was submitted, and the cluster shows that it was not done
+error: there was no reply to the request to replace key 1 ("lock-2026"): it is not done so far, and may still be
   caused by: qq gave no usable answer to fs_security_replace_key
   caused by: `[QQ]` exited with 3: something odd
-hint: run this again: it looks first whether it was done after all (`[QQ] --host=cluster fs_security_list_keys` shows it too)
+hint: keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
 ==== status 500 internal_error It broke.
 exit 5
 --- stdout
 --- stderr
-error: the replacement of key 1 ("lock-2026") was submitted, and the cluster shows that it was not done
+error: the cluster failed during the request to replace key 1 ("lock-2026"), and shows that it was not done
   caused by: cluster:8000 refused fs_security_replace_key: Error 500: internal_error: It broke.
-hint: run this again: it looks first whether it was done after all (`[QQ] --host=cluster fs_security_list_keys` shows it too)
+hint: check the cluster's health, then run this again; `[QQ] --host=cluster fs_security_list_keys` shows what it holds
 ==== status 503 busy_error Try again later.
-exit 7
+exit 8
 --- stdout
 --- stderr
-error: the replacement of key 1 ("lock-2026") was submitted, and the cluster shows that it was not done
+error: there was no reply to the request to replace key 1 ("lock-2026"): it is not done so far, and may still be
   caused by: cluster:8000 refused fs_security_replace_key: Error 503: busy_error: Try again later.
-hint: run this again: it looks first whether it was done after all (`[QQ] --host=cluster fs_security_list_keys` shows it too)
+hint: keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
 
 "#]].raw());
 }
@@ -706,9 +708,9 @@ fn an_outcome_that_nobody_can_see_is_unknown() {
 exit 8
 --- stdout
 --- stderr
-error: the replacement of key 1 ("lock-2026") was submitted, and whether it was done could not be confirmed
+error: the request to replace key 1 ("lock-2026") was sent, but the result could not be confirmed
   caused by: the connection to cluster:8000 was lost during fs_security_replace_key: The read operation timed out
-hint: `[QQ] --host=cluster fs_security_list_keys` shows it; running this again is safe: it looks first
+hint: keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
 
 "#]].raw());
     assert_eq!(mock.count("fs_security_replace_key"), 1);
@@ -729,9 +731,9 @@ fn a_third_key_after_a_lost_answer_is_told() {
 exit 8
 --- stdout
 --- stderr
-error: the replacement of key 1 ("lock-2026") was submitted, its answer was lost, and now key 1 ("lock-2026") holds a third key
+error: the request to replace key 1 ("lock-2026") was sent, and now key 1 ("lock-2026") holds a third key
   caused by: the connection to cluster:8000 was lost during fs_security_replace_key: The read operation timed out
-hint: `[DIR]/qq-between --host=cluster fs_security_list_keys` shows it; somebody else may be at work
+hint: somebody else may be making changes; `[DIR]/qq-between --host=cluster fs_security_list_keys` shows what the cluster holds
 
 "#]].raw());
 }
@@ -750,7 +752,7 @@ fn a_key_that_another_replaced_meanwhile_is_not_tried_again() {
 exit 5
 --- stdout
 --- stderr
-error: somebody else replaced key 1 ("lock-2026") meanwhile
+error: somebody else has replaced key 1 ("lock-2026")
   caused by: cluster:8000 refused fs_security_replace_key: Error 400: invalid_request_error: The old key verification signature does not match the challenge.
 hint: `qkey keys list` shows what it holds now
 

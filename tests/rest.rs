@@ -86,7 +86,8 @@ fn a_whole_unlock_can_be_followed_with_v_and_vv() {
 exit 0
 Unlocked snapshot 7 ("7_snapshot"), which key 1 ("lock-2026") locked.
 fs_security_list_keys
-signing with alice.pem
+signing with alice.pem: "Unlock snapshot 7 locked with key 1, expiration \"\""
+snapshot_get_status
 snapshot_get_status
 snapshot_get_unlock_challenge
 snapshot_unlock_snapshot
@@ -103,9 +104,11 @@ Unlocked snapshot 7 ("7_snapshot"), which key 1 ("lock-2026") locked.
 GET /v1/file-system/security/keys/: 200 OK in [TIME] ms
 GET /v3/snapshots/7/unlock-challenge: 200 OK in [TIME] ms
 GET /v3/snapshots/status/7: 200 OK in [TIME] ms
+GET /v3/snapshots/status/7: 200 OK in [TIME] ms
 POST /v3/snapshots/7/unlock: 200 OK in [TIME] ms
 fs_security_list_keys
-signing with alice.pem
+signing with alice.pem: "Unlock snapshot 7 locked with key 1, expiration \"\""
+snapshot_get_status
 snapshot_get_status
 snapshot_get_unlock_challenge
 snapshot_unlock_snapshot
@@ -701,30 +704,34 @@ fn a_signal_ends_a_submission_that_hangs_and_says_that_it_is_unconfirmed() {
 exit 130
 --- stdout
 --- stderr
-error: the unlocking of snapshot 7 ("7_snapshot") was submitted, and whether it was done could not be confirmed
+warning: stopping; waiting up to 5 s for what was already sent (a second signal stops at once)
+error: the request to unlock snapshot 7 ("7_snapshot") was sent, but the result could not be confirmed
   caused by: stopped by a signal during snapshot_unlock_snapshot
-hint: `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys usage` shows it; running this again is safe: it looks first
+hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys usage` shows whether it was done; rerunning is safe: qkey looks first
 ==== lock
 exit 130
 --- stdout
 --- stderr
-error: the locking of snapshot 8 ("8_snapshot") was submitted, and whether it was done could not be confirmed
+warning: stopping; waiting up to 5 s for what was already sent (a second signal stops at once)
+error: the request to lock snapshot 8 ("8_snapshot") was sent, but the result could not be confirmed
   caused by: stopped by a signal during snapshot_lock_snapshot
-hint: `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys usage` shows it; running this again is safe: it looks first
+hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys usage` shows whether it was done; rerunning is safe: qkey looks first
 ==== replace_key
 exit 130
 --- stdout
 --- stderr
-error: the replacement of key 1 ("lock-2026") was submitted, and whether it was done could not be confirmed
+warning: stopping; waiting up to 5 s for what was already sent (a second signal stops at once)
+error: the request to replace key 1 ("lock-2026") was sent, but the result could not be confirmed
   caused by: stopped by a signal during fs_security_replace_key
-hint: `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows it; running this again is safe: it looks first
+hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows whether it was done; rerunning is safe: qkey looks first
 ==== add_key
 exit 130
 --- stdout
 --- stderr
-error: the addition of key "new" was submitted, and whether it was done could not be confirmed
+warning: stopping; waiting up to 5 s for what was already sent (a second signal stops at once)
+error: the request to add key "new" was sent, but the result could not be confirmed
   caused by: stopped by a signal during fs_security_add_key
-hint: `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows it; running this again is safe: it looks first
+hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows whether it was done; rerunning is safe: qkey looks first
 
 "#]].raw());
 }

@@ -633,7 +633,7 @@ hint: it does so when a confirmation was not given (`ssh-add -c`), when it is lo
 
 #[test]
 fn a_denied_confirmation_is_not_asked_for_again() {
-    let mock = Mock::with_four_locked(ALICE_PUBLIC, "lock-2026");
+    let mock = Mock::with_four_locked(ALICE_PUBLIC);
     let qkey = knowing_the_agent(Qkey::with_mock(&mock));
     let _agent = Agent::start(&qkey);
     prints(&qkey, "ssh-add -q -c alice.pem");
@@ -841,9 +841,13 @@ const UNLOCK_FOUR: &str = "qkey unlock --id 1 --id 2 --id 3 --id 4 --key ssh-age
 /// second signature of which breaks off after `second` bytes; returns the run, and how many
 /// connections and signatures were asked for.
 fn unlock_four(jobs: &str, answers: usize, second: Option<usize>) -> (Run, [usize; 2]) {
-    let mock = Mock::with_four_locked(ALICE_PUBLIC, "lock-2026");
+    let mock = Mock::with_four_locked(ALICE_PUBLIC);
     let qkey = knowing_the_agent(Qkey::with_mock(&mock));
-    let (r, s) = alice_signs(&qkey, "lock-2026");
+    let signed_by_alice = [1, 2, 3, 4].map(|id| {
+        let challenge = mock.unlock_challenge(id);
+        let (r, s) = alice_signs(&qkey, &challenge);
+        (challenge, r, s)
+    });
     let blob = alice_blob();
     let signatures = Arc::new(AtomicUsize::new(0));
     let counted = signatures.clone();
@@ -851,7 +855,16 @@ fn unlock_four(jobs: &str, answers: usize, second: Option<usize>) -> (Run, [usiz
         if request[0] != SIGN_REQUEST {
             return Some(frame(&list(&[alice(&blob)])));
         }
-        let mut answer = frame(&signed("ecdsa-sha2-nistp256", &[&[0], &r[..]].concat(), &s));
+        let contains = |text: &str| {
+            request
+                .windows(text.len())
+                .any(|part| part == text.as_bytes())
+        };
+        let (_, r, s) = signed_by_alice
+            .iter()
+            .find(|(challenge, ..)| contains(challenge))
+            .expect("the challenge of one of the four");
+        let mut answer = frame(&signed("ecdsa-sha2-nistp256", &[&[0], &r[..]].concat(), s));
         if let (1, Some(length)) = (counted.fetch_add(1, Ordering::SeqCst), second) {
             answer.truncate(length);
         }
@@ -918,7 +931,7 @@ hint: each is reported by itself; run this again for the rest: what is unlocked 
 
 #[test]
 fn each_signature_of_an_agent_that_hangs_has_its_own_deadline_and_connection() {
-    let mock = Mock::with_four_locked(ALICE_PUBLIC, "lock-2026");
+    let mock = Mock::with_four_locked(ALICE_PUBLIC);
     let qkey = knowing_the_agent(Qkey::with_mock(&mock));
     let blob = alice_blob();
     let connections = lasting(&qkey, usize::MAX, move |request| {
@@ -948,7 +961,7 @@ hint: each is reported by itself; run this again for the rest: what is unlocked 
 
 #[test]
 fn an_agent_that_refuses_is_asked_for_one_signature_per_run() {
-    let mock = Mock::with_four_locked(ALICE_PUBLIC, "lock-2026");
+    let mock = Mock::with_four_locked(ALICE_PUBLIC);
     let qkey = knowing_the_agent(Qkey::with_mock(&mock));
     let blob = alice_blob();
     let signatures = Arc::new(AtomicUsize::new(0));
@@ -972,7 +985,7 @@ fn an_agent_that_refuses_is_asked_for_one_signature_per_run() {
 
 #[test]
 fn a_signal_ends_the_wait_of_all_who_share_the_connection() {
-    let mock = Mock::with_four_locked(ALICE_PUBLIC, "lock-2026");
+    let mock = Mock::with_four_locked(ALICE_PUBLIC);
     let qkey = knowing_the_agent(Qkey::with_mock(&mock));
     let blob = alice_blob();
     let (asked, when_asked) = mpsc::channel();
@@ -998,7 +1011,7 @@ fn a_signal_ends_the_wait_of_all_who_share_the_connection() {
 
 #[test]
 fn the_agent_of_openssh_signs_for_many_at_a_time_over_one_connection() {
-    let mock = Mock::with_four_locked(ALICE_PUBLIC, "lock-2026");
+    let mock = Mock::with_four_locked(ALICE_PUBLIC);
     let qkey = knowing_the_agent(Qkey::with_mock(&mock));
     let _agent = Agent::start(&qkey);
     load(&qkey, "alice.pem", "alice");
@@ -1010,7 +1023,7 @@ fn the_agent_of_openssh_signs_for_many_at_a_time_over_one_connection() {
 
 #[test]
 fn an_agent_that_was_restarted_meanwhile_is_found_again() {
-    let mock = Mock::with_four_locked(ALICE_PUBLIC, "lock-2026");
+    let mock = Mock::with_four_locked(ALICE_PUBLIC);
     let restart = "case \"$*\" in *snapshot_unlock_snapshot*) ./restart ;; esac";
     let qkey = knowing_the_agent(Qkey::with_mock(&mock)).between(&mock, restart);
     let agent = Agent::start(&qkey);

@@ -269,7 +269,7 @@ fn without_commands(line: &str) -> String {
 
 /// The line with `[WORDS]` in place of what is quoted.
 fn unquoted(line: &str) -> String {
-    let after = line.find("), but the cluster shows");
+    let after = line.find("); checked: ");
     let after = &line[after.unwrap_or(line.len())..];
     let word = |text: &str| {
         let end = text.find([' ', ':', ')']).unwrap_or(text.len());
@@ -450,6 +450,7 @@ exit 0
 Would replace key 1 ("vault"); both signatures were checked and nothing was sent.
   is SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
   to SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
+  challenge: "Replace key 1 version 1, name \"vault\", comment \"in the safe\""
 --- stderr
 $ qkey replace --key-id=vault --old-key alice.pem --new-key bob.pem
 exit 0
@@ -474,6 +475,7 @@ $ qkey unlock --id=7 --key=bob.pem --dry-run
 exit 0
 --- stdout
 Would unlock snapshot 7 ("7_snapshot"), which key 1 ("vault") locks; the signature was checked and nothing was sent.
+  challenge: "Unlock snapshot 7 locked with key 1, expiration \"\""
 --- stderr
 $ qkey unlock --id=7 --key=bob.pem
 exit 0
@@ -852,13 +854,13 @@ exit 7
 --- stdout
 --- stderr
 error: qq gave no usable answer to snapshot_get_status
-  caused by: `[QQ]` answered with something else than a snapshot's status in JSON (missing field `lock_key` at line 12 column 1): {     "expiration": "",     "id": 7,     "in_delete": false,     "name": "7_snapshot",     "owners": [],     "policy_id"…
+  caused by: `[QQ]` answered with something else than the snapshot's status in JSON (missing field `lock_key` at line 12 column 1): {     "expiration": "",     "id": 7,     "in_delete": false,     "name": "7_snapshot",     "owners": [],     "policy_id"…
 hint: run `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] snapshot_get_status --help` by hand; if qq itself works, run this again with -vv and report what it shows
 ==== over rest
 exit 7
 --- stdout
 --- stderr
-error: 127.0.0.1:[PORT] answered snapshot_get_status with something else than its REST API does: not a snapshot's status in JSON (missing field `lock_key` at line 1 column 208): {"id": 7, "name": "7_snapshot", "timestamp": "2026-01-01T00:00:00Z", "expiration": "", "policy_id": null, "policy_name":…
+error: 127.0.0.1:[PORT] answered snapshot_get_status with something else than its REST API does: not the snapshot's status in JSON (missing field `lock_key` at line 1 column 208): {"id": 7, "name": "7_snapshot", "timestamp": "2026-01-01T00:00:00Z", "expiration": "", "policy_id": null, "policy_name":…
 hint: check --host and --port: a proxy or another service may answer there
 # unlock_challenge without challenge
 $ qkey unlock --id=7 --key alice.pem
@@ -880,6 +882,7 @@ $ qkey unlock --id=7 --key alice.pem --dry-run
 exit 0
 --- stdout
 Would unlock snapshot 7, which key 1 ("vault") locks; the signature was checked and nothing was sent.
+  challenge: "Unlock snapshot 7 locked with key 1, expiration \"\""
 --- stderr
 # list_keys without comment
 $ qkey keys show vault
@@ -901,14 +904,14 @@ exit 0
 Stored key 2 ("spare") in the key store.
   SHA256:JSkAIR0avXSXaOU9Y5LHbqSNYBdGNuIp6RwKJix49NQ
 --- stderr
-warning: the answer to the addition of key "spare" was lost (qq gave no usable answer to fs_security_add_key: `[QQ]` answered with something else than a key in JSON (missing field `id` at line 6 column 1): {     "comment": "",     "disabled": false,     "name": "spare",     "public_key": "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE…), but the cluster shows that it was done
+warning: unexpected reply to the request to add key "spare" (qq gave no usable answer to fs_security_add_key: `[QQ]` answered with something else than the key in JSON (missing field `id` at line 6 column 1): {     "comment": "",     "disabled": false,     "name": "spare",     "public_key": "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE…); checked: it was done
 ==== over rest
 exit 0
 --- stdout
 Stored key 2 ("spare") in the key store.
   SHA256:JSkAIR0avXSXaOU9Y5LHbqSNYBdGNuIp6RwKJix49NQ
 --- stderr
-warning: the answer to the addition of key "spare" was lost (127.0.0.1:[PORT] answered fs_security_add_key with something else than its REST API does: not a key in JSON (missing field `id` at line 1 column 193): {"name": "spare", "comment": "", "disabled": false, "public_key": "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE4pvPqFpgnVaiL1Uq9…), but the cluster shows that it was done
+warning: unexpected reply to the request to add key "spare" (127.0.0.1:[PORT] answered fs_security_add_key with something else than its REST API does: not the key in JSON (missing field `id` at line 1 column 193): {"name": "spare", "comment": "", "disabled": false, "public_key": "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE4pvPqFpgnVaiL1Uq9…); checked: it was done
 # replace_key without public_key
 $ qkey replace --key-id=vault --old-key alice.pem --new-key bob.pem
 ==== over qq 7.10.2.1
@@ -918,7 +921,7 @@ Replaced key 1 ("vault").
   was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
   now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
 --- stderr
-warning: the answer to the replacement of key 1 ("vault") was lost (qq gave no usable answer to fs_security_replace_key: `[QQ]` answered with something else than a key in JSON (missing field `public_key` at line 6 column 1): {     "comment": "",     "disabled": false,     "id": "1",     "name": "vault" }), but the cluster shows that it was done
+warning: unexpected reply to the request to replace key 1 ("vault") (qq gave no usable answer to fs_security_replace_key: `[QQ]` answered with something else than the key in JSON (missing field `public_key` at line 6 column 1): {     "comment": "",     "disabled": false,     "id": "1",     "name": "vault" }); checked: it was done
 ==== over rest
 exit 0
 --- stdout
@@ -926,7 +929,7 @@ Replaced key 1 ("vault").
   was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
   now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
 --- stderr
-warning: the answer to the replacement of key 1 ("vault") was lost (127.0.0.1:[PORT] answered fs_security_replace_key with something else than its REST API does: not a key in JSON (missing field `public_key` at line 1 column 62): {"id": "1", "name": "vault", "comment": "", "disabled": false}), but the cluster shows that it was done
+warning: unexpected reply to the request to replace key 1 ("vault") (127.0.0.1:[PORT] answered fs_security_replace_key with something else than its REST API does: not the key in JSON (missing field `public_key` at line 1 column 62): {"id": "1", "name": "vault", "comment": "", "disabled": false}); checked: it was done
 
 "##]].raw());
 }
@@ -1003,17 +1006,22 @@ fn losses() -> Vec<Loss> {
     };
     vec![
         loss("drop_after", json!({}), None),
-        loss("drop_before", json!({}), Some(7)),
+        loss("drop_before", json!({}), Some(8)),
+        loss("drop_before", json!({ "late": true }), Some(8)),
         loss("cut_after", json!({}), None),
         loss("not_json_after", json!({}), None),
         loss("truncated_after", json!({}), None),
         loss("empty_after", json!({}), None),
-        loss("html_502", json!({}), Some(7)),
+        loss("empty", json!({}), Some(8)),
+        loss("html_502", json!({}), Some(8)),
+        loss("html_502", json!({ "late": true }), Some(8)),
+        loss("cut", json!({ "late": true }), Some(8)),
         loss("html_502_after", json!({}), None),
         loss("status_after", json!({ "status": 500 }), None),
         loss("status_after", json!({ "status": 503 }), None),
         loss("status", json!({ "status": 500 }), Some(5)),
-        loss("status", json!({ "status": 503 }), Some(7)),
+        loss("status", json!({ "status": 503 }), Some(8)),
+        loss("status", json!({ "status": 408, "late": true }), Some(8)),
         // Longer than the test takes: nobody waits beyond the deadline.
         loss("slow_after", json!({ "seconds": 600 }), None),
         loss("slow", json!({ "seconds": 600 }), Some(8)),
@@ -1084,14 +1092,248 @@ fn every_loss_is_looked_up(ways: &[Way], operation: &str, losses: &[Loss]) -> St
             assert_eq!(run.code, loss.not_done.unwrap_or(0), "{what}: {run:#?}");
             let words = match loss.not_done {
                 None if loss.kind == "empty_after" && says_nothing => "",
-                None => "but the cluster shows that it was done",
-                Some(8) => "was submitted and not answered: it is not done so far",
-                Some(_) => "was submitted, and the cluster shows that it was not done",
+                None => "); checked: it was done",
+                Some(8) => "it is not done so far, and may still be",
+                Some(_) => "and shows that it was not done",
             };
             assert!(run.stderr.contains(words), "{what}: {run:#?}");
             assert_eq!(run.stdout.is_empty(), !is_done, "{what}: {run:#?}");
+            if loss.more["late"] == true {
+                lab.core.carry_out_late();
+                assert!(self::is_done(lab, operation, number), "{what}: late");
+            }
         }
     })
+}
+
+/// Replies about something else than was asked for, and 200s with which nothing was done.
+#[test]
+fn a_reply_about_something_else_never_means_that_it_is_done() {
+    let other = json!({ "set": { "id": 8, "lock_key": null } });
+    let key = json!({ "set": { "id": "9" } });
+    let said = over(&BOTH, |lab| {
+        lab.hold_vault();
+        let always = |more: &Value| {
+            let mut more = more.clone();
+            more["times"] = json!(0);
+            more
+        };
+        for (what, on, kind, more, args) in [
+            (
+                "another snapshot's status",
+                "get_status",
+                "edited",
+                &other,
+                &UNLOCK[..],
+            ),
+            (
+                "another snapshot's status",
+                "get_status",
+                "edited",
+                &other,
+                &LOCK,
+            ),
+            ("an empty 200", "unlock", "empty", &json!({}), &UNLOCK),
+            ("an empty 200", "lock", "empty", &json!({}), &LOCK),
+            ("another key", "replace_key", "edited", &key, &REPLACE),
+            ("another key", "add_key", "edited", &key, &ADD),
+        ] {
+            lab.note(what);
+            lab.core.fault(on, kind, always(more));
+            let run = lab.run(args);
+            assert_ne!(run.code, 0, "{what}: {run:#?}");
+            lab.assert_unchanged(what);
+            lab.core.clear_faults();
+        }
+    });
+    assert_data_eq!(said, str![[r##"
+# another snapshot's status
+$ qkey unlock --id=7 --key alice.pem
+==== over qq 7.10.2.1
+exit 7
+--- stdout
+--- stderr
+error: qq gave no usable answer to snapshot_get_status
+  caused by: `[QQ]` answered with something else than the snapshot's status in JSON (it is about another one): {     "expiration": "",     "id": 8,     "in_delete": false,     "lock_key": null,     "name": "7_snapshot",     "owners…
+hint: run `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] snapshot_get_status --help` by hand; if qq itself works, run this again with -vv and report what it shows
+==== over rest
+exit 7
+--- stdout
+--- stderr
+error: 127.0.0.1:[PORT] answered snapshot_get_status with something else than its REST API does: not the snapshot's status in JSON (it is about another one): {"id": 8, "name": "7_snapshot", "timestamp": "2026-01-01T00:00:00Z", "expiration": "", "policy_id": null, "policy_name":…
+hint: check --host and --port: a proxy or another service may answer there
+# another snapshot's status
+$ qkey lock --id=9 --lock-key=vault
+==== over qq 7.10.2.1
+exit 7
+--- stdout
+--- stderr
+error: qq gave no usable answer to snapshot_get_status
+  caused by: `[QQ]` answered with something else than the snapshot's status in JSON (it is about another one): {     "expiration": "",     "id": 8,     "in_delete": false,     "lock_key": null,     "name": "9_snapshot",     "owners…
+hint: run `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] snapshot_get_status --help` by hand; if qq itself works, run this again with -vv and report what it shows
+==== over rest
+exit 7
+--- stdout
+--- stderr
+error: 127.0.0.1:[PORT] answered snapshot_get_status with something else than its REST API does: not the snapshot's status in JSON (it is about another one): {"id": 8, "name": "9_snapshot", "timestamp": "2026-01-01T00:00:00Z", "expiration": "", "policy_id": null, "policy_name":…
+hint: check --host and --port: a proxy or another service may answer there
+# an empty 200
+$ qkey unlock --id=7 --key alice.pem
+==== over qq 7.10.2.1
+exit 8
+--- stdout
+--- stderr
+error: the cluster accepted the request to unlock snapshot 7 ("7_snapshot"): it is not done so far, and may still be
+hint: keep every key; `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] snapshot_get_status --id=7` shows whether it was done; rerunning is safe: qkey looks first
+==== over rest
+exit 8
+--- stdout
+--- stderr
+error: the cluster accepted the request to unlock snapshot 7 ("7_snapshot"): it is not done so far, and may still be
+hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys usage` shows whether it was done; rerunning is safe: qkey looks first
+# an empty 200
+$ qkey lock --id=9 --lock-key=vault
+==== over qq 7.10.2.1
+exit 8
+--- stdout
+--- stderr
+error: the cluster accepted the request to lock snapshot 9 ("9_snapshot"): it is not done so far, and may still be
+hint: keep every key; `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] snapshot_get_status --id=9` shows whether it was done; rerunning is safe: qkey looks first
+==== over rest
+exit 8
+--- stdout
+--- stderr
+error: the cluster accepted the request to lock snapshot 9 ("9_snapshot"): it is not done so far, and may still be
+hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys usage` shows whether it was done; rerunning is safe: qkey looks first
+# another key
+$ qkey replace --key-id=vault --old-key alice.pem --new-key bob.pem
+==== over qq 7.10.2.1
+exit 8
+--- stdout
+--- stderr
+error: there was an unexpected reply to the request to replace key 1 ("vault"): it is not done so far, and may still be
+  caused by: qq gave no usable answer to fs_security_replace_key
+  caused by: `[QQ]` answered with something else than the key in JSON (it is about another one): {     "comment": "",     "disabled": false,     "id": "9",     "name": "vault",     "public_key": "MFkwEwYHKoZIzj0CAQYIK…
+hint: keep every key; `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
+==== over rest
+exit 8
+--- stdout
+--- stderr
+error: there was an unexpected reply to the request to replace key 1 ("vault"): it is not done so far, and may still be
+  caused by: 127.0.0.1:[PORT] answered fs_security_replace_key with something else than its REST API does: not the key in JSON (it is about another one): {"id": "9", "name": "vault", "comment": "", "disabled": false, "public_key": "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEOIU028…
+hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows whether it was done; rerunning is safe: qkey looks first
+# another key
+$ qkey add --name spare --key carol.pem
+==== over qq 7.10.2.1
+exit 8
+--- stdout
+--- stderr
+error: the cluster accepted the request to add key "spare": it is not done so far, and may still be
+hint: keep every key; `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
+==== over rest
+exit 8
+--- stdout
+--- stderr
+error: the cluster accepted the request to add key "spare": it is not done so far, and may still be
+hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows whether it was done; rerunning is safe: qkey looks first
+
+"##]].raw());
+}
+
+#[test]
+fn a_key_in_a_reply_that_is_another_one_is_looked_up() {
+    let said = over(&BOTH, |lab| {
+        lab.hold_vault();
+        for (what, on, set, args) in [
+            (
+                "another name",
+                "add_key",
+                json!({ "name": "other" }),
+                &ADD[..],
+            ),
+            ("another id", "replace_key", json!({ "id": "2" }), &REPLACE),
+        ] {
+            lab.note(what);
+            lab.core.fault(on, "edited_after", json!({ "set": set }));
+            lab.done(args);
+        }
+    });
+    assert_data_eq!(said, str![[r##"
+# another name
+$ qkey add --name spare --key carol.pem
+==== over qq 7.10.2.1
+exit 0
+--- stdout
+Stored key 2 ("spare") in the key store.
+  SHA256:JSkAIR0avXSXaOU9Y5LHbqSNYBdGNuIp6RwKJix49NQ
+--- stderr
+warning: unexpected reply to the request to add key "spare" (qq gave no usable answer to fs_security_add_key: `[QQ]` answered with something else than the key in JSON (it is about another one): {     "comment": "",     "disabled": false,     "id": "2",     "name": "other",     "public_key": "MFkwEwYHKoZIzj0CAQYIK…); checked: it was done
+==== over rest
+exit 0
+--- stdout
+Stored key 2 ("spare") in the key store.
+  SHA256:JSkAIR0avXSXaOU9Y5LHbqSNYBdGNuIp6RwKJix49NQ
+--- stderr
+warning: unexpected reply to the request to add key "spare" (127.0.0.1:[PORT] answered fs_security_add_key with something else than its REST API does: not the key in JSON (it is about another one): {"id": "2", "name": "other", "comment": "", "disabled": false, "public_key": "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE4pvPqF…); checked: it was done
+# another id
+$ qkey replace --key-id=vault --old-key alice.pem --new-key bob.pem
+==== over qq 7.10.2.1
+exit 0
+--- stdout
+Replaced key 1 ("vault").
+  was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
+  now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
+--- stderr
+warning: unexpected reply to the request to replace key 1 ("vault") (qq gave no usable answer to fs_security_replace_key: `[QQ]` answered with something else than the key in JSON (it is about another one): {     "comment": "",     "disabled": false,     "id": "2",     "name": "vault",     "public_key": "MFkwEwYHKoZIzj0CAQYIK…); checked: it was done
+==== over rest
+exit 0
+--- stdout
+Replaced key 1 ("vault").
+  was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
+  now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
+--- stderr
+warning: unexpected reply to the request to replace key 1 ("vault") (127.0.0.1:[PORT] answered fs_security_replace_key with something else than its REST API does: not the key in JSON (it is about another one): {"id": "2", "name": "vault", "comment": "", "disabled": false, "public_key": "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEOIU028…); checked: it was done
+
+"##]].raw());
+}
+
+#[test]
+fn several_that_are_accepted_and_ignored_are_told_apart_from_those_that_are_unlocked() {
+    let said = over(&BOTH, |lab| {
+        lab.hold_vault();
+        lab.core.fault("unlock", "empty", json!({ "id": 8 }));
+        let several = ["unlock", "--id=7", "--id=8", "--id=9", "--key", "alice.pem"];
+        let run = lab.run(&several);
+        assert_eq!(run.code, 9);
+        assert_eq!([7, 8].map(|id| lab.lock_key(id)), [Value::Null, json!("1")]);
+        assert_eq!(lab.core.count("list_statuses"), 4);
+    });
+    assert_data_eq!(said, str![[r#"
+$ qkey unlock --id=7 --id=8 --id=9 --key alice.pem
+==== over qq 7.10.2.1
+exit 9
+--- stdout
+Unlocked snapshot 7 ("7_snapshot"), which key 1 ("vault") locked.
+The cluster has snapshot 9 ("9_snapshot") unlocked already: nothing to do.
+1 unlocked, 1 not locked before, 1 failed.
+--- stderr
+error: the cluster accepted the request to unlock snapshot 8 ("8_snapshot"): it is not done so far, and may still be
+hint: keep every key; `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] snapshot_get_status --id=8` shows whether it was done; rerunning is safe: qkey looks first
+error: 1 of 3 snapshots failed
+hint: each is reported by itself; run this again for the rest: what is unlocked already is left alone
+==== over rest
+exit 9
+--- stdout
+Unlocked snapshot 7 ("7_snapshot"), which key 1 ("vault") locked.
+The cluster has snapshot 9 ("9_snapshot") unlocked already: nothing to do.
+1 unlocked, 1 not locked before, 1 failed.
+--- stderr
+error: the cluster accepted the request to unlock snapshot 8 ("8_snapshot"): it is not done so far, and may still be
+hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys usage` shows whether it was done; rerunning is safe: qkey looks first
+error: 1 of 3 snapshots failed
+hint: each is reported by itself; run this again for the rest: what is unlocked already is left alone
+
+"#]].raw());
 }
 
 #[test]
@@ -1127,7 +1369,7 @@ Replaced key 2 ("old-0").
   was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
   now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
 --- stderr
-warning: the answer to the replacement of key 2 ("old-0") was lost (the connection to 127.0.0.1:[PORT] was lost during fs_security_replace_key: Remote end closed connection without response), but the cluster shows that it was done
+warning: no reply to the request to replace key 2 ("old-0") (the connection to 127.0.0.1:[PORT] was lost during fs_security_replace_key: Remote end closed connection without response); checked: it was done
 ==== over rest
 exit 0
 --- stdout
@@ -1135,42 +1377,40 @@ Replaced key 2 ("old-0").
   was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
   now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
 --- stderr
-warning: the answer to the replacement of key 2 ("old-0") was lost (the connection to 127.0.0.1:[PORT] was lost during fs_security_replace_key: it was closed before the whole answer was there), but the cluster shows that it was done
+warning: no reply to the request to replace key 2 ("old-0") (the connection to 127.0.0.1:[PORT] was lost during fs_security_replace_key: it was closed before the whole answer was there); checked: it was done
 # drop_before {}
 $ qkey replace -k old-1 --old-key=alice.pem --new-key=bob.pem
 ==== over qq 7.10.2.1
-exit 7
+exit 8
 --- stdout
 --- stderr
-error: the replacement of key 3 ("old-1") was submitted, and the cluster shows that it was not done
+error: there was no reply to the request to replace key 3 ("old-1"): it is not done so far, and may still be
   caused by: the connection to 127.0.0.1:[PORT] was lost during fs_security_replace_key: Remote end closed connection without response
-hint: run this again: it looks first whether it was done after all (`[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] fs_security_list_keys` shows it too)
+hint: keep every key; `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
 ==== over rest
-exit 7
+exit 8
 --- stdout
 --- stderr
-error: the replacement of key 3 ("old-1") was submitted, and the cluster shows that it was not done
+error: there was no reply to the request to replace key 3 ("old-1"): it is not done so far, and may still be
   caused by: the connection to 127.0.0.1:[PORT] was lost during fs_security_replace_key: it was closed before the whole answer was there
-hint: run this again: it looks first whether it was done after all (`qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows it too)
-# cut_after {}
+hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows whether it was done; rerunning is safe: qkey looks first
+# drop_before {"late":true}
 $ qkey replace -k old-2 --old-key=alice.pem --new-key=bob.pem
 ==== over qq 7.10.2.1
-exit 0
+exit 8
 --- stdout
-Replaced key 4 ("old-2").
-  was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
-  now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
 --- stderr
-warning: the answer to the replacement of key 4 ("old-2") was lost (the connection to 127.0.0.1:[PORT] was lost during fs_security_replace_key: http.client.IncompleteRead: IncompleteRead(102 bytes read, 102 more expected)), but the cluster shows that it was done
+error: there was no reply to the request to replace key 4 ("old-2"): it is not done so far, and may still be
+  caused by: the connection to 127.0.0.1:[PORT] was lost during fs_security_replace_key: Remote end closed connection without response
+hint: keep every key; `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
 ==== over rest
-exit 0
+exit 8
 --- stdout
-Replaced key 4 ("old-2").
-  was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
-  now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
 --- stderr
-warning: the answer to the replacement of key 4 ("old-2") was lost (the connection to 127.0.0.1:[PORT] was lost during fs_security_replace_key: it was closed before the whole answer was there), but the cluster shows that it was done
-# not_json_after {}
+error: there was no reply to the request to replace key 4 ("old-2"): it is not done so far, and may still be
+  caused by: the connection to 127.0.0.1:[PORT] was lost during fs_security_replace_key: it was closed before the whole answer was there
+hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows whether it was done; rerunning is safe: qkey looks first
+# cut_after {}
 $ qkey replace -k old-3 --old-key=alice.pem --new-key=bob.pem
 ==== over qq 7.10.2.1
 exit 0
@@ -1179,7 +1419,7 @@ Replaced key 5 ("old-3").
   was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
   now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
 --- stderr
-warning: the answer to the replacement of key 5 ("old-3") was lost (127.0.0.1:[PORT] answered fs_security_replace_key with something else than its REST API does: qumulo.lib.request.APIException: Error loading data: Expecting value: line 1 column 1 (char 0)), but the cluster shows that it was done
+warning: no reply to the request to replace key 5 ("old-3") (the connection to 127.0.0.1:[PORT] was lost during fs_security_replace_key: http.client.IncompleteRead: IncompleteRead(102 bytes read, 102 more expected)); checked: it was done
 ==== over rest
 exit 0
 --- stdout
@@ -1187,8 +1427,8 @@ Replaced key 5 ("old-3").
   was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
   now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
 --- stderr
-warning: the answer to the replacement of key 5 ("old-3") was lost (127.0.0.1:[PORT] answered fs_security_replace_key with something else than its REST API does: not a key in JSON: This is not JSON.), but the cluster shows that it was done
-# truncated_after {}
+warning: no reply to the request to replace key 5 ("old-3") (the connection to 127.0.0.1:[PORT] was lost during fs_security_replace_key: it was closed before the whole answer was there); checked: it was done
+# not_json_after {}
 $ qkey replace -k old-4 --old-key=alice.pem --new-key=bob.pem
 ==== over qq 7.10.2.1
 exit 0
@@ -1197,7 +1437,7 @@ Replaced key 6 ("old-4").
   was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
   now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
 --- stderr
-warning: the answer to the replacement of key 6 ("old-4") was lost (127.0.0.1:[PORT] answered fs_security_replace_key with something else than its REST API does: qumulo.lib.request.APIException: Error loading data: Unterminated string starting at: line 1 column 78 (char 77)), but the cluster shows that it was done
+warning: unexpected reply to the request to replace key 6 ("old-4") (127.0.0.1:[PORT] answered fs_security_replace_key with something else than its REST API does: qumulo.lib.request.APIException: Error loading data: Expecting value: line 1 column 1 (char 0)); checked: it was done
 ==== over rest
 exit 0
 --- stdout
@@ -1205,8 +1445,8 @@ Replaced key 6 ("old-4").
   was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
   now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
 --- stderr
-warning: the answer to the replacement of key 6 ("old-4") was lost (127.0.0.1:[PORT] answered fs_security_replace_key with something else than its REST API does: not a key in JSON: {"id": "6", "name": "old-4", "comment": "", "disabled": false, "public_key": "MFkwEwYHKoZIzj0CAQYIKoZI), but the cluster shows that it was done
-# empty_after {}
+warning: unexpected reply to the request to replace key 6 ("old-4") (127.0.0.1:[PORT] answered fs_security_replace_key with something else than its REST API does: not the key in JSON: This is not JSON.); checked: it was done
+# truncated_after {}
 $ qkey replace -k old-5 --old-key=alice.pem --new-key=bob.pem
 ==== over qq 7.10.2.1
 exit 0
@@ -1215,7 +1455,7 @@ Replaced key 7 ("old-5").
   was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
   now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
 --- stderr
-warning: the answer to the replacement of key 7 ("old-5") was lost (qq gave no usable answer to fs_security_replace_key: `[QQ]` answered with something else than a key in JSON: (nothing)), but the cluster shows that it was done
+warning: unexpected reply to the request to replace key 7 ("old-5") (127.0.0.1:[PORT] answered fs_security_replace_key with something else than its REST API does: qumulo.lib.request.APIException: Error loading data: Unterminated string starting at: line 1 column 78 (char 77)); checked: it was done
 ==== over rest
 exit 0
 --- stdout
@@ -1223,126 +1463,209 @@ Replaced key 7 ("old-5").
   was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
   now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
 --- stderr
-warning: the answer to the replacement of key 7 ("old-5") was lost (127.0.0.1:[PORT] answered fs_security_replace_key with something else than its REST API does: not a key in JSON: (nothing)), but the cluster shows that it was done
-# html_502 {}
+warning: unexpected reply to the request to replace key 7 ("old-5") (127.0.0.1:[PORT] answered fs_security_replace_key with something else than its REST API does: not the key in JSON: {"id": "7", "name": "old-5", "comment": "", "disabled": false, "public_key": "MFkwEwYHKoZIzj0CAQYIKoZI); checked: it was done
+# empty_after {}
 $ qkey replace -k old-6 --old-key=alice.pem --new-key=bob.pem
 ==== over qq 7.10.2.1
-exit 7
+exit 0
 --- stdout
+Replaced key 8 ("old-6").
+  was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
+  now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
 --- stderr
-error: the replacement of key 8 ("old-6") was submitted, and the cluster shows that it was not done
-  caused by: 127.0.0.1:[PORT] answered fs_security_replace_key with something else than its REST API does: qumulo.lib.request.APIException: Error loading data: Expecting value: line 1 column 1 (char 0)
-hint: run this again: it looks first whether it was done after all (`[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] fs_security_list_keys` shows it too)
+warning: unexpected reply to the request to replace key 8 ("old-6") (qq gave no usable answer to fs_security_replace_key: `[QQ]` answered with something else than the key in JSON: (nothing)); checked: it was done
 ==== over rest
-exit 7
+exit 0
 --- stdout
+Replaced key 8 ("old-6").
+  was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
+  now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
 --- stderr
-error: the replacement of key 8 ("old-6") was submitted, and the cluster shows that it was not done
-  caused by: 127.0.0.1:[PORT] answered fs_security_replace_key with something else than its REST API does: status 502 Bad Gateway: <html>  <head><title>502 Bad Gateway</title></head>  <body>  <center><h1>502 Bad Gateway</h1></center>  </body>  </html>
-hint: run this again: it looks first whether it was done after all (`qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows it too)
-# html_502_after {}
+warning: unexpected reply to the request to replace key 8 ("old-6") (127.0.0.1:[PORT] answered fs_security_replace_key with something else than its REST API does: not the key in JSON: (nothing)); checked: it was done
+# empty {}
 $ qkey replace -k old-7 --old-key=alice.pem --new-key=bob.pem
 ==== over qq 7.10.2.1
-exit 0
+exit 8
 --- stdout
-Replaced key 9 ("old-7").
-  was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
-  now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
 --- stderr
-warning: the answer to the replacement of key 9 ("old-7") was lost (127.0.0.1:[PORT] answered fs_security_replace_key with something else than its REST API does: qumulo.lib.request.APIException: Error loading data: Expecting value: line 1 column 1 (char 0)), but the cluster shows that it was done
+error: there was an unexpected reply to the request to replace key 9 ("old-7"): it is not done so far, and may still be
+  caused by: qq gave no usable answer to fs_security_replace_key
+  caused by: `[QQ]` answered with something else than the key in JSON: (nothing)
+hint: keep every key; `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
 ==== over rest
-exit 0
+exit 8
 --- stdout
-Replaced key 9 ("old-7").
-  was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
-  now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
 --- stderr
-warning: the answer to the replacement of key 9 ("old-7") was lost (127.0.0.1:[PORT] answered fs_security_replace_key with something else than its REST API does: status 502 Bad Gateway: <html>  <head><title>502 Bad Gateway</title></head>  <body>  <center><h1>502 Bad Gateway</h1></center>  </body>  </html>), but the cluster shows that it was done
-# status_after {"status":500}
+error: there was an unexpected reply to the request to replace key 9 ("old-7"): it is not done so far, and may still be
+  caused by: 127.0.0.1:[PORT] answered fs_security_replace_key with something else than its REST API does: not the key in JSON: (nothing)
+hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows whether it was done; rerunning is safe: qkey looks first
+# html_502 {}
 $ qkey replace -k old-8 --old-key=alice.pem --new-key=bob.pem
-exit 0
+==== over qq 7.10.2.1
+exit 8
 --- stdout
-Replaced key 10 ("old-8").
-  was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
-  now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
 --- stderr
-warning: the answer to the replacement of key 10 ("old-8") was lost (127.0.0.1:[PORT] refused fs_security_replace_key: Error 500: http_internal_server_error: Simulated failure 500.), but the cluster shows that it was done
-# status_after {"status":503}
+error: there was an unexpected reply to the request to replace key 10 ("old-8"): it is not done so far, and may still be
+  caused by: 127.0.0.1:[PORT] answered fs_security_replace_key with something else than its REST API does: qumulo.lib.request.APIException: Error loading data: Expecting value: line 1 column 1 (char 0)
+hint: keep every key; `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
+==== over rest
+exit 8
+--- stdout
+--- stderr
+error: there was an unexpected reply to the request to replace key 10 ("old-8"): it is not done so far, and may still be
+  caused by: 127.0.0.1:[PORT] answered fs_security_replace_key with something else than its REST API does: status 502 Bad Gateway: <html>  <head><title>502 Bad Gateway</title></head>  <body>  <center><h1>502 Bad Gateway</h1></center>  </body>  </html>
+hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows whether it was done; rerunning is safe: qkey looks first
+# html_502 {"late":true}
 $ qkey replace -k old-9 --old-key=alice.pem --new-key=bob.pem
-exit 0
+==== over qq 7.10.2.1
+exit 8
 --- stdout
-Replaced key 11 ("old-9").
-  was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
-  now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
 --- stderr
-warning: the answer to the replacement of key 11 ("old-9") was lost (127.0.0.1:[PORT] refused fs_security_replace_key: Error 503: http_service_unavailable_error: Simulated failure 503.), but the cluster shows that it was done
-# status {"status":500}
+error: there was an unexpected reply to the request to replace key 11 ("old-9"): it is not done so far, and may still be
+  caused by: 127.0.0.1:[PORT] answered fs_security_replace_key with something else than its REST API does: qumulo.lib.request.APIException: Error loading data: Expecting value: line 1 column 1 (char 0)
+hint: keep every key; `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
+==== over rest
+exit 8
+--- stdout
+--- stderr
+error: there was an unexpected reply to the request to replace key 11 ("old-9"): it is not done so far, and may still be
+  caused by: 127.0.0.1:[PORT] answered fs_security_replace_key with something else than its REST API does: status 502 Bad Gateway: <html>  <head><title>502 Bad Gateway</title></head>  <body>  <center><h1>502 Bad Gateway</h1></center>  </body>  </html>
+hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows whether it was done; rerunning is safe: qkey looks first
+# cut {"late":true}
 $ qkey replace -k old-10 --old-key=alice.pem --new-key=bob.pem
 ==== over qq 7.10.2.1
-exit 5
+exit 8
 --- stdout
 --- stderr
-error: the replacement of key 12 ("old-10") was submitted, and the cluster shows that it was not done
-  caused by: 127.0.0.1:[PORT] refused fs_security_replace_key: Error 500: http_internal_server_error: Simulated failure 500.
-hint: run this again: it looks first whether it was done after all (`[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] fs_security_list_keys` shows it too)
+error: there was no reply to the request to replace key 12 ("old-10"): it is not done so far, and may still be
+  caused by: the connection to 127.0.0.1:[PORT] was lost during fs_security_replace_key: http.client.IncompleteRead: IncompleteRead(103 bytes read, 103 more expected)
+hint: keep every key; `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
 ==== over rest
-exit 5
+exit 8
 --- stdout
 --- stderr
-error: the replacement of key 12 ("old-10") was submitted, and the cluster shows that it was not done
-  caused by: 127.0.0.1:[PORT] refused fs_security_replace_key: Error 500: http_internal_server_error: Simulated failure 500.
-hint: run this again: it looks first whether it was done after all (`qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows it too)
-# status {"status":503}
+error: there was no reply to the request to replace key 12 ("old-10"): it is not done so far, and may still be
+  caused by: the connection to 127.0.0.1:[PORT] was lost during fs_security_replace_key: it was closed before the whole answer was there
+hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows whether it was done; rerunning is safe: qkey looks first
+# html_502_after {}
 $ qkey replace -k old-11 --old-key=alice.pem --new-key=bob.pem
 ==== over qq 7.10.2.1
-exit 7
+exit 0
 --- stdout
+Replaced key 13 ("old-11").
+  was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
+  now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
 --- stderr
-error: the replacement of key 13 ("old-11") was submitted, and the cluster shows that it was not done
-  caused by: 127.0.0.1:[PORT] refused fs_security_replace_key: Error 503: http_service_unavailable_error: Simulated failure 503.
-hint: run this again: it looks first whether it was done after all (`[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] fs_security_list_keys` shows it too)
+warning: unexpected reply to the request to replace key 13 ("old-11") (127.0.0.1:[PORT] answered fs_security_replace_key with something else than its REST API does: qumulo.lib.request.APIException: Error loading data: Expecting value: line 1 column 1 (char 0)); checked: it was done
 ==== over rest
-exit 7
+exit 0
 --- stdout
+Replaced key 13 ("old-11").
+  was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
+  now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
 --- stderr
-error: the replacement of key 13 ("old-11") was submitted, and the cluster shows that it was not done
-  caused by: 127.0.0.1:[PORT] refused fs_security_replace_key: Error 503: http_service_unavailable_error: Simulated failure 503.
-hint: run this again: it looks first whether it was done after all (`qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows it too)
-# slow_after {"seconds":600}
-$ qkey replace -k old-12 --old-key=alice.pem --new-key=bob.pem --timeout=8
+warning: unexpected reply to the request to replace key 13 ("old-11") (127.0.0.1:[PORT] answered fs_security_replace_key with something else than its REST API does: status 502 Bad Gateway: <html>  <head><title>502 Bad Gateway</title></head>  <body>  <center><h1>502 Bad Gateway</h1></center>  </body>  </html>); checked: it was done
+# status_after {"status":500}
+$ qkey replace -k old-12 --old-key=alice.pem --new-key=bob.pem
+exit 0
+--- stdout
+Replaced key 14 ("old-12").
+  was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
+  now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
+--- stderr
+warning: the cluster failed during the request to replace key 14 ("old-12") (127.0.0.1:[PORT] refused fs_security_replace_key: Error 500: http_internal_server_error: Simulated failure 500.); checked: it was done
+# status_after {"status":503}
+$ qkey replace -k old-13 --old-key=alice.pem --new-key=bob.pem
+exit 0
+--- stdout
+Replaced key 15 ("old-13").
+  was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
+  now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
+--- stderr
+warning: no reply to the request to replace key 15 ("old-13") (127.0.0.1:[PORT] refused fs_security_replace_key: Error 503: http_service_unavailable_error: Simulated failure 503.); checked: it was done
+# status {"status":500}
+$ qkey replace -k old-14 --old-key=alice.pem --new-key=bob.pem
 ==== over qq 7.10.2.1
-exit 0
+exit 5
 --- stdout
-Replaced key 14 ("old-12").
-  was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
-  now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
 --- stderr
-warning: the answer to the replacement of key 14 ("old-12") was lost (qq gave no usable answer to fs_security_replace_key: `[QQ]` did not finish within 8 s and was killed), but the cluster shows that it was done
+error: the cluster failed during the request to replace key 16 ("old-14"), and shows that it was not done
+  caused by: 127.0.0.1:[PORT] refused fs_security_replace_key: Error 500: http_internal_server_error: Simulated failure 500.
+hint: check the cluster's health, then run this again; `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] fs_security_list_keys` shows what it holds
 ==== over rest
-exit 0
+exit 5
 --- stdout
-Replaced key 14 ("old-12").
-  was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
-  now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
 --- stderr
-warning: the answer to the replacement of key 14 ("old-12") was lost (127.0.0.1:[PORT] did not answer fs_security_replace_key within 8 s), but the cluster shows that it was done
-# slow {"seconds":600}
-$ qkey replace -k old-13 --old-key=alice.pem --new-key=bob.pem --timeout=8
+error: the cluster failed during the request to replace key 16 ("old-14"), and shows that it was not done
+  caused by: 127.0.0.1:[PORT] refused fs_security_replace_key: Error 500: http_internal_server_error: Simulated failure 500.
+hint: check the cluster's health, then run this again; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows what it holds
+# status {"status":503}
+$ qkey replace -k old-15 --old-key=alice.pem --new-key=bob.pem
 ==== over qq 7.10.2.1
 exit 8
 --- stdout
 --- stderr
-error: the replacement of key 15 ("old-13") was submitted and not answered: it is not done so far, and may still be
+error: there was no reply to the request to replace key 17 ("old-15"): it is not done so far, and may still be
+  caused by: 127.0.0.1:[PORT] refused fs_security_replace_key: Error 503: http_service_unavailable_error: Simulated failure 503.
+hint: keep every key; `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
+==== over rest
+exit 8
+--- stdout
+--- stderr
+error: there was no reply to the request to replace key 17 ("old-15"): it is not done so far, and may still be
+  caused by: 127.0.0.1:[PORT] refused fs_security_replace_key: Error 503: http_service_unavailable_error: Simulated failure 503.
+hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows whether it was done; rerunning is safe: qkey looks first
+# status {"status":408,"late":true}
+$ qkey replace -k old-16 --old-key=alice.pem --new-key=bob.pem
+==== over qq 7.10.2.1
+exit 8
+--- stdout
+--- stderr
+error: there was no reply to the request to replace key 18 ("old-16"): it is not done so far, and may still be
+  caused by: 127.0.0.1:[PORT] refused fs_security_replace_key: Error 408: unknown_error: Simulated failure 408.
+hint: keep every key; `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
+==== over rest
+exit 8
+--- stdout
+--- stderr
+error: there was no reply to the request to replace key 18 ("old-16"): it is not done so far, and may still be
+  caused by: 127.0.0.1:[PORT] refused fs_security_replace_key: Error 408: unknown_error: Simulated failure 408.
+hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows whether it was done; rerunning is safe: qkey looks first
+# slow_after {"seconds":600}
+$ qkey replace -k old-17 --old-key=alice.pem --new-key=bob.pem --timeout=8
+==== over qq 7.10.2.1
+exit 0
+--- stdout
+Replaced key 19 ("old-17").
+  was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
+  now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
+--- stderr
+warning: no reply to the request to replace key 19 ("old-17") (qq gave no usable answer to fs_security_replace_key: `[QQ]` did not finish within 8 s and was killed); checked: it was done
+==== over rest
+exit 0
+--- stdout
+Replaced key 19 ("old-17").
+  was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
+  now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
+--- stderr
+warning: no reply to the request to replace key 19 ("old-17") (127.0.0.1:[PORT] did not answer fs_security_replace_key within 8 s); checked: it was done
+# slow {"seconds":600}
+$ qkey replace -k old-18 --old-key=alice.pem --new-key=bob.pem --timeout=8
+==== over qq 7.10.2.1
+exit 8
+--- stdout
+--- stderr
+error: there was no reply to the request to replace key 20 ("old-18"): it is not done so far, and may still be
   caused by: qq gave no usable answer to fs_security_replace_key
   caused by: `[QQ]` did not finish within 8 s and was killed
-hint: keep every key; `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] fs_security_list_keys` shows whether it was done, and running this again is safe: it looks first
+hint: keep every key; `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
 ==== over rest
 exit 8
 --- stdout
 --- stderr
-error: the replacement of key 15 ("old-13") was submitted and not answered: it is not done so far, and may still be
+error: there was no reply to the request to replace key 20 ("old-18"): it is not done so far, and may still be
   caused by: 127.0.0.1:[PORT] did not answer fs_security_replace_key within 8 s
-hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows whether it was done, and running this again is safe: it looks first
+hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows whether it was done; rerunning is safe: qkey looks first
 
 "##]].raw());
 }
@@ -1385,16 +1708,16 @@ $ qkey unlock --id=7 --key alice.pem
 exit 8
 --- stdout
 --- stderr
-error: the unlocking of snapshot 7 ("7_snapshot") was submitted, and whether it was done could not be confirmed
+error: the request to unlock snapshot 7 ("7_snapshot") was sent, but the result could not be confirmed
   caused by: the connection to 127.0.0.1:[PORT] was lost during snapshot_unlock_snapshot: Remote end closed connection without response
-hint: `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] snapshot_get_status --id=7` shows it; running this again is safe: it looks first
+hint: keep every key; `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] snapshot_get_status --id=7` shows whether it was done; rerunning is safe: qkey looks first
 ==== over rest
 exit 8
 --- stdout
 --- stderr
-error: the unlocking of snapshot 7 ("7_snapshot") was submitted, and whether it was done could not be confirmed
+error: the request to unlock snapshot 7 ("7_snapshot") was sent, but the result could not be confirmed
   caused by: the connection to 127.0.0.1:[PORT] was lost during snapshot_unlock_snapshot: it was closed before the whole answer was there
-hint: `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys usage` shows it; running this again is safe: it looks first
+hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys usage` shows whether it was done; rerunning is safe: qkey looks first
 $ qkey unlock --id=7 --key alice.pem
 exit 0
 --- stdout
@@ -1429,16 +1752,16 @@ $ qkey lock --id=9 --lock-key=vault
 exit 8
 --- stdout
 --- stderr
-error: the locking of snapshot 9 ("9_snapshot") was submitted, its answer was lost, and now it is locked with key 2
+error: the request to lock snapshot 9 ("9_snapshot") was sent, and now it is locked with key 2
   caused by: the connection to 127.0.0.1:[PORT] was lost during snapshot_lock_snapshot: Remote end closed connection without response
-hint: `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] snapshot_get_status --id=9` shows it; somebody else may be at work
+hint: somebody else may be making changes; `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] snapshot_get_status --id=9` shows what the cluster holds
 ==== over rest
 exit 8
 --- stdout
 --- stderr
-error: the locking of snapshot 9 ("9_snapshot") was submitted, its answer was lost, and now it is locked with key 2
+error: the request to lock snapshot 9 ("9_snapshot") was sent, and now it is locked with key 2
   caused by: the connection to 127.0.0.1:[PORT] was lost during snapshot_lock_snapshot: it was closed before the whole answer was there
-hint: `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys usage` shows it; somebody else may be at work
+hint: somebody else may be making changes; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys usage` shows what the cluster holds
 
 "#]].raw());
 }
@@ -1724,7 +2047,7 @@ exit 7
 --- stdout
 --- stderr
 error: 127.0.0.1:[PORT] refused fs_security_replace_key: Error 429: unknown_error: Simulated failure 429.
-hint: the cluster, or a proxy before it, is not ready; try again later
+hint: the cluster, or a proxy before it, is not ready; try again later; the cluster now has a signature by alice.pem over its challenge, which is still valid
 $ qkey lock --id=9 --lock-key=vault
 exit 7
 --- stdout
@@ -1736,7 +2059,7 @@ exit 7
 --- stdout
 --- stderr
 error: 127.0.0.1:[PORT] refused snapshot_unlock_snapshot: Error 429: unknown_error: Simulated failure 429.
-hint: the cluster, or a proxy before it, is not ready; try again later
+hint: the cluster, or a proxy before it, is not ready; try again later; the cluster now has a signature by alice.pem over its challenge, which is still valid
 
 "#]].raw());
 }
@@ -1909,7 +2232,7 @@ exit 5
 --- stdout
 --- stderr
 error: 127.0.0.1:[PORT] refused snapshot_unlock_snapshot: Error 409: fs_entry_exists_error: Somebody was faster.
-hint: nothing was changed; mend what the cluster names, then run this again
+hint: nothing was changed; mend what the cluster names, then run this again; the cluster now has a signature by alice.pem over its challenge, which is still valid
 
 "#]].raw());
 }
@@ -2211,61 +2534,69 @@ $ qkey add --name spare --key carol.pem
 exit 130
 --- stdout
 --- stderr
-error: the addition of key "spare" was submitted, and whether it was done could not be confirmed
+warning: stopping; waiting up to 5 s for what was already sent (a second signal stops at once)
+error: there was no reply to the request to add key "spare": it is not done so far, and may still be
   caused by: stopped by a signal during fs_security_add_key
-hint: `[DIR]/qq --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] fs_security_list_keys` shows it; running this again is safe: it looks first
+hint: keep every key; `[DIR]/qq --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
 ==== over rest
 exit 130
 --- stdout
 --- stderr
-error: the addition of key "spare" was submitted, and whether it was done could not be confirmed
+warning: stopping; waiting up to 5 s for what was already sent (a second signal stops at once)
+error: there was no reply to the request to add key "spare": it is not done so far, and may still be
   caused by: stopped by a signal during fs_security_add_key
-hint: `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows it; running this again is safe: it looks first
+hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows whether it was done; rerunning is safe: qkey looks first
 $ qkey replace --key-id=vault --old-key alice.pem --new-key bob.pem
 ==== over qq 7.10.2.1
 exit 143
 --- stdout
 --- stderr
-error: the replacement of key 1 ("vault") was submitted, and whether it was done could not be confirmed
+warning: stopping; waiting up to 5 s for what was already sent (a second signal stops at once)
+error: there was no reply to the request to replace key 1 ("vault"): it is not done so far, and may still be
   caused by: stopped by a signal during fs_security_replace_key
-hint: `[DIR]/qq --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] fs_security_list_keys` shows it; running this again is safe: it looks first
+hint: keep every key; `[DIR]/qq --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
 ==== over rest
 exit 143
 --- stdout
 --- stderr
-error: the replacement of key 1 ("vault") was submitted, and whether it was done could not be confirmed
+warning: stopping; waiting up to 5 s for what was already sent (a second signal stops at once)
+error: there was no reply to the request to replace key 1 ("vault"): it is not done so far, and may still be
   caused by: stopped by a signal during fs_security_replace_key
-hint: `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows it; running this again is safe: it looks first
+hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows whether it was done; rerunning is safe: qkey looks first
 $ qkey lock --id=9 --lock-key=vault
 ==== over qq 7.10.2.1
 exit 130
 --- stdout
 --- stderr
-error: the locking of snapshot 9 ("9_snapshot") was submitted, and whether it was done could not be confirmed
+warning: stopping; waiting up to 5 s for what was already sent (a second signal stops at once)
+error: there was no reply to the request to lock snapshot 9 ("9_snapshot"): it is not done so far, and may still be
   caused by: stopped by a signal during snapshot_lock_snapshot
-hint: `[DIR]/qq --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] snapshot_get_status --id=9` shows it; running this again is safe: it looks first
+hint: keep every key; `[DIR]/qq --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] snapshot_get_status --id=9` shows whether it was done; rerunning is safe: qkey looks first
 ==== over rest
 exit 130
 --- stdout
 --- stderr
-error: the locking of snapshot 9 ("9_snapshot") was submitted, and whether it was done could not be confirmed
+warning: stopping; waiting up to 5 s for what was already sent (a second signal stops at once)
+error: there was no reply to the request to lock snapshot 9 ("9_snapshot"): it is not done so far, and may still be
   caused by: stopped by a signal during snapshot_lock_snapshot
-hint: `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys usage` shows it; running this again is safe: it looks first
+hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys usage` shows whether it was done; rerunning is safe: qkey looks first
 $ qkey unlock --id=7 --key alice.pem
 ==== over qq 7.10.2.1
 exit 143
 --- stdout
 --- stderr
-error: the unlocking of snapshot 7 ("7_snapshot") was submitted, and whether it was done could not be confirmed
+warning: stopping; waiting up to 5 s for what was already sent (a second signal stops at once)
+error: there was no reply to the request to unlock snapshot 7 ("7_snapshot"): it is not done so far, and may still be
   caused by: stopped by a signal during snapshot_unlock_snapshot
-hint: `[DIR]/qq --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] snapshot_get_status --id=7` shows it; running this again is safe: it looks first
+hint: keep every key; `[DIR]/qq --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] snapshot_get_status --id=7` shows whether it was done; rerunning is safe: qkey looks first
 ==== over rest
 exit 143
 --- stdout
 --- stderr
-error: the unlocking of snapshot 7 ("7_snapshot") was submitted, and whether it was done could not be confirmed
+warning: stopping; waiting up to 5 s for what was already sent (a second signal stops at once)
+error: there was no reply to the request to unlock snapshot 7 ("7_snapshot"): it is not done so far, and may still be
   caused by: stopped by a signal during snapshot_unlock_snapshot
-hint: `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys usage` shows it; running this again is safe: it looks first
+hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys usage` shows whether it was done; rerunning is safe: qkey looks first
 
 "#]].raw());
 }

@@ -7,7 +7,7 @@ use std::process::Stdio;
 use snapbox::{IntoData, assert_data_eq, str};
 use support::{
     mock::Mock,
-    qkey::Qkey,
+    qkey::{ALICE_PUBLIC, Qkey},
     shell::{self, prints, transcript},
 };
 
@@ -436,10 +436,10 @@ Global options:
                                       QKEY_PORT=]
       --credentials-store <PATH>      The file with the cluster's credentials, as `qq
                                       --credentials-store` [env: QKEY_CREDENTIALS_STORE=]
-      --ca-file <PEM>                 Trust the certificate authorities in this PEM file, and not
-                                      those of the system (--via rest) [env: QKEY_CA_FILE=]
-      --tls-fingerprint <sha256:HEX>  Trust this certificate and no other (--via rest) [env:
-                                      QKEY_TLS_FINGERPRINT=]
+      --ca-file <PEM>                 Trust only the certificates in this PEM file: CAs, or the
+                                      cluster's own (--via rest) [env: QKEY_CA_FILE=]
+      --tls-fingerprint <sha256:HEX>  Trust only the certificate with this fingerprint (--via rest)
+                                      [env: QKEY_TLS_FINGERPRINT=]
       --insecure                      Trust any certificate: whoever stands between can take the
                                       token (--via rest) [env: QKEY_INSECURE=]
       --qq <PATH>                     The qq program [default: qq, from PATH] [env: QKEY_QQ=]
@@ -496,13 +496,12 @@ fn the_global_options_are_the_same_everywhere() {
           [env: QKEY_CREDENTIALS_STORE=]
 
       --ca-file <PEM>
-          Trust the certificate authorities in this PEM file, and not those of the system (--via
-          rest)
+          Trust only the certificates in this PEM file: CAs, or the cluster's own (--via rest)
 
           [env: QKEY_CA_FILE=]
 
       --tls-fingerprint <sha256:HEX>
-          Trust this certificate and no other (--via rest)
+          Trust only the certificate with this fingerprint (--via rest)
 
           [env: QKEY_TLS_FINGERPRINT=]
 
@@ -733,13 +732,12 @@ Global options:
           [env: QKEY_CREDENTIALS_STORE=]
 
       --ca-file <PEM>
-          Trust the certificate authorities in this PEM file, and not those of the system (--via
-          rest)
+          Trust only the certificates in this PEM file: CAs, or the cluster's own (--via rest)
           
           [env: QKEY_CA_FILE=]
 
       --tls-fingerprint <sha256:HEX>
-          Trust this certificate and no other (--via rest)
+          Trust only the certificate with this fingerprint (--via rest)
           
           [env: QKEY_TLS_FINGERPRINT=]
 
@@ -1193,7 +1191,7 @@ exit 1
 --- stderr
 error: the result cannot be written to stdout
   caused by: No space left on device (os error 28)
-hint: what was asked for may have been done all the same: run it again to see
+hint: nothing was changed; send the output elsewhere and run this again
 
 $ qkey pubkey alice.pem --format der > /dev/full
 exit 1
@@ -1201,13 +1199,13 @@ exit 1
 --- stderr
 error: the result cannot be written to stdout
   caused by: No space left on device (os error 28)
-hint: what was asked for may have been done all the same: run it again to see
+hint: nothing was changed; send the output elsewhere and run this again
 
 $ qkey sign --key alice.pem x --output json > /dev/full
 exit 1
 --- stdout
 --- stderr
-{"error":{"kind":"internal","message":"the result cannot be written to stdout","causes":["No space left on device (os error 28)"],"hint":"what was asked for may have been done all the same: run it again to see","exit_code":1}}
+{"error":{"kind":"internal","message":"the result cannot be written to stdout","causes":["No space left on device (os error 28)"],"hint":"nothing was changed; send the output elsewhere and run this again","exit_code":1}}
 
 $ qkey config show > /dev/full
 exit 1
@@ -1215,7 +1213,7 @@ exit 1
 --- stderr
 error: the result cannot be written to stdout
   caused by: No space left on device (os error 28)
-hint: what was asked for may have been done all the same: run it again to see
+hint: nothing was changed; send the output elsewhere and run this again
 
 $ qkey config init --file - > /dev/full
 exit 1
@@ -1223,12 +1221,135 @@ exit 1
 --- stderr
 error: the result cannot be written to stdout
   caused by: No space left on device (os error 28)
-hint: what was asked for may have been done all the same: run it again to see
+hint: nothing was changed; send the output elsewhere and run this again
 
 $ qkey pubkey alice.pem >&-
 exit 0
 --- stdout
 --- stderr
+
+
+"#]].raw()
+    );
+}
+
+#[test]
+fn stdout_that_takes_nothing_does_not_hide_what_was_done() {
+    let mock = Mock::with_four_locked(ALICE_PUBLIC);
+    assert_data_eq!(
+        transcript(
+            &Qkey::with_mock(&mock),
+            [
+                "qkey add --name new --key bob.pem > /dev/full",
+                "qkey add --name new --key bob.pem > /dev/full",
+                "qkey unlock --id 1 --key alice.pem --dry-run > /dev/full",
+                "qkey unlock --id 1 --key alice.pem > /dev/full",
+                "qkey unlock --id 2 --id 3 --jobs 1 --key alice.pem > /dev/full",
+                "qkey unlock --id 4 --id 99 --jobs 1 --key alice.pem > /dev/full",
+                "qkey lock --id 1 --lock-key lock --output json > /dev/full",
+                "qkey replace -k lock --old-key alice.pem --new-key carol.pem > /dev/full",
+                "qkey config init > /dev/full",
+                "qkey keys > /dev/full",
+                "qkey --version > /dev/full",
+                "qkey --help --output json > /dev/full",
+            ]
+        ),
+        str![[r#"
+$ qkey add --name new --key bob.pem > /dev/full
+exit 1
+--- stdout
+--- stderr
+error: Stored key 2 ("new") in the key store, SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s, but the result cannot be written to stdout
+  caused by: No space left on device (os error 28)
+hint: rerunning is safe: it reports what is already done
+
+$ qkey add --name new --key bob.pem > /dev/full
+exit 1
+--- stdout
+--- stderr
+error: The key store holds this as key 2 ("new") already: nothing to do, SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s, but the result cannot be written to stdout
+  caused by: No space left on device (os error 28)
+hint: rerunning is safe: it reports what is already done
+
+$ qkey unlock --id 1 --key alice.pem --dry-run > /dev/full
+exit 1
+--- stdout
+--- stderr
+error: Would unlock snapshot 1 ("1_before_upgrade"), which key 1 ("lock") locks; the signature was checked and nothing was sent, but the result cannot be written to stdout
+  caused by: No space left on device (os error 28)
+hint: rerunning is safe: it reports what is already done
+
+$ qkey unlock --id 1 --key alice.pem > /dev/full
+exit 1
+--- stdout
+--- stderr
+error: Unlocked snapshot 1 ("1_before_upgrade"), which key 1 ("lock") locked, but the result cannot be written to stdout
+  caused by: No space left on device (os error 28)
+hint: rerunning is safe: it reports what is already done
+
+$ qkey unlock --id 2 --id 3 --jobs 1 --key alice.pem > /dev/full
+exit 1
+--- stdout
+--- stderr
+error: 2 unlocked, 0 not locked before, 0 failed, but the result cannot be written to stdout
+  caused by: No space left on device (os error 28)
+hint: rerunning is safe: it reports what is already done
+
+$ qkey unlock --id 4 --id 99 --jobs 1 --key alice.pem > /dev/full
+exit 9
+--- stdout
+--- stderr
+error: cluster:8000 refused snapshot_get_status: Error 404: fs_no_such_entry_error: There is no snapshot 99.
+hint: `[QQ] --host=cluster snapshot_list_statuses` shows what there is
+error: 1 unlocked, 0 not locked before, 1 failed, but the result cannot be written to stdout
+  caused by: No space left on device (os error 28)
+hint: rerunning is safe: it reports what is already done
+error: 1 of 2 snapshots failed
+hint: each is reported by itself; run this again for the rest: what is unlocked already is left alone
+
+$ qkey lock --id 1 --lock-key lock --output json > /dev/full
+exit 1
+--- stdout
+--- stderr
+{"error":{"kind":"internal","message":"Locked snapshot 1 (\"1_before_upgrade\") with key 1 (\"lock\"), but the result cannot be written to stdout","causes":["No space left on device (os error 28)"],"hint":"rerunning is safe: it reports what is already done","exit_code":1}}
+
+$ qkey replace -k lock --old-key alice.pem --new-key carol.pem > /dev/full
+exit 1
+--- stdout
+--- stderr
+error: Replaced key 1 ("lock"), was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4, now SHA256:JSkAIR0avXSXaOU9Y5LHbqSNYBdGNuIp6RwKJix49NQ, but the result cannot be written to stdout
+  caused by: No space left on device (os error 28)
+hint: rerunning is safe: it reports what is already done
+
+$ qkey config init > /dev/full
+exit 1
+--- stdout
+--- stderr
+error: Wrote [DIR]/.config/qkey/config.toml: a commented file that sets nothing yet, but the result cannot be written to stdout
+  caused by: No space left on device (os error 28)
+hint: the file is complete; nothing more is to be done
+
+$ qkey keys > /dev/full
+exit 1
+--- stdout
+--- stderr
+error: the result cannot be written to stdout
+  caused by: No space left on device (os error 28)
+hint: nothing was changed; send the output elsewhere and run this again
+
+$ qkey --version > /dev/full
+exit 1
+--- stdout
+--- stderr
+error: the result cannot be written to stdout
+  caused by: No space left on device (os error 28)
+hint: nothing was changed; send the output elsewhere and run this again
+
+$ qkey --help --output json > /dev/full
+exit 1
+--- stdout
+--- stderr
+{"error":{"kind":"internal","message":"the result cannot be written to stdout","causes":["No space left on device (os error 28)"],"hint":"nothing was changed; send the output elsewhere and run this again","exit_code":1}}
 
 
 "#]].raw()

@@ -63,7 +63,7 @@ impl Add<'_> {
             });
         }
         let submission = Submission {
-            what: &format!("the addition of key {}", quoted(self.name)),
+            request: format!("the request to add key {}", quoted(self.name)),
             check: cluster.check_command(Check::Keys),
         };
         let submit = || {
@@ -79,27 +79,23 @@ impl Add<'_> {
             let stored = keys.into_iter().find(|stored| stored.name == self.name);
             Ok(match stored {
                 Some(stored) if stored.holds(&public_key) => Seen::Done(stored),
-                Some(other) => Seen::SomethingElse(format!("{} is another key", other.title())),
+                Some(other) => {
+                    Seen::SomethingElse(format!("{} holds another public key", other.title()))
+                }
                 None => Seen::NotDone,
             })
         };
+        let added = |ending, stored| Added {
+            ending,
+            public_key: public_key.clone(),
+            stored: Some(stored),
+        };
         match submission.submit(submit, look)? {
-            Verdict::Done(stored) if stored.holds(&public_key) && stored.name == self.name => {
-                Ok(Added {
-                    ending: Ending::Done,
-                    public_key,
-                    stored: Some(stored),
-                })
-            }
-            Verdict::Done(other) => Err(submission.answered_otherwise(&other)),
+            Verdict::Done(stored) => Ok(added(Ending::Done, stored)),
             Verdict::Refused(error) if error.kind() == Kind::Auth => Err(error),
-            // Somebody may have been faster with the very same.
+            // An identical run may have been faster.
             Verdict::Refused(error) => match look() {
-                Ok(Seen::Done(stored)) => Ok(Added {
-                    ending: Ending::AlreadySo,
-                    public_key: public_key.clone(),
-                    stored: Some(stored),
-                }),
+                Ok(Seen::Done(stored)) => Ok(added(Ending::AlreadySo, stored)),
                 Ok(_) => Err(error),
                 Err(failure) => Err(not_explained(error, &failure)),
             },
@@ -189,7 +185,7 @@ mod tests {
         assert!(stored.holds(key.public_key()));
         assert_eq!(stored_keys(&cluster), [stored]);
         assert_eq!(key.signed(), [NAME]);
-        assert_eq!(cluster.calls(), [Call::Keys, Call::Add]);
+        assert_eq!(cluster.calls(), [Call::Keys, Call::Add, Call::Keys]);
     }
 
     #[test]
@@ -378,11 +374,11 @@ mod tests {
     }
 
     #[test]
-    fn after_a_lost_submission_it_was_not_done_and_is_not_repeated() {
+    fn after_a_lost_submission_it_may_still_be_done_and_is_not_retried() {
         let key = FakeSource::new("a.pem");
         let cluster = empty().fault(Call::Add, ..=1, Fault::Lost);
-        let error = failed(add(&key).run(&cluster), Kind::Unreachable, 7);
-        assert_tells(&error, "was not done");
+        let error = failed(add(&key).run(&cluster), Kind::Unknown, 8);
+        assert_tells(&error, "not done so far, and may still be");
         assert_tells(&error, "`check keys`");
         assert_eq!((cluster.submissions(), stored_keys(&cluster)), (1, vec![]));
         assert_eq!(add(&key).run(&cluster).unwrap().ending, Ending::Done);
@@ -398,7 +394,7 @@ mod tests {
             .fault(Call::Add, .., Fault::Meanwhile(somebody_else))
             .fault(Call::Add, .., Fault::Lost);
         let error = failed(add(&key).run(&cluster), Kind::Unknown, 8);
-        assert_tells(&error, "is another key");
+        assert_tells(&error, "holds another public key");
         assert_tells(&error, "`check keys`");
         assert_eq!(cluster.submissions(), 1);
     }
@@ -417,22 +413,23 @@ mod tests {
     }
 
     #[test]
-    fn a_signal_during_the_submission_ends_it_without_a_look() {
+    fn what_became_of_a_submission_that_a_signal_ended_is_read() {
         for (kind, exit_code) in [(Kind::Interrupted, 130), (Kind::Terminated, 143)] {
             let key = FakeSource::new("a.pem");
             let cluster = empty().fault(Call::Add, .., Fault::Stopped(kind));
             let error = failed(add(&key).run(&cluster), kind, exit_code);
+            assert_tells(&error, "not done so far, and may still be");
             assert_tells(&error, "`check keys`");
-            assert_eq!(cluster.calls(), [Call::Keys, Call::Add]);
+            assert_eq!(cluster.submissions(), 1);
         }
     }
 
     #[test]
-    fn an_answer_with_another_key_is_unknown() {
+    fn a_key_that_is_accepted_and_not_shown_is_unknown() {
         let key = FakeSource::new("a.pem");
-        let cluster = empty().fault(Call::Add, .., Fault::WrongReply);
+        let cluster = empty().fault(Call::Add, .., Fault::Ignored);
         let error = failed(add(&key).run(&cluster), Kind::Unknown, 8);
-        assert_tells(&error, "answered with another key");
+        assert_tells(&error, "not done so far, and may still be");
         assert_tells(&error, "`check keys`");
         assert_eq!(cluster.submissions(), 1);
     }

@@ -2,7 +2,7 @@
 //! sent, and both fail where a test says so.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     ops::RangeBounds,
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
@@ -93,6 +93,7 @@ pub enum Call {
     ReplacementChallenge(&'static str),
     Replace,
     Snapshot(u64),
+    UnlockedSnapshots,
     UnlockChallenge(u64),
     Unlock(u64),
     Lock(u64),
@@ -107,7 +108,10 @@ impl Call {
     }
 
     fn is_look(&self) -> bool {
-        matches!(self, Call::Keys | Call::Snapshot(_))
+        matches!(
+            self,
+            Call::Keys | Call::Snapshot(_) | Call::UnlockedSnapshots
+        )
     }
 }
 
@@ -129,8 +133,8 @@ pub enum Fault {
     LostAfter(usize),
     /// The answer is lost because of a signal.
     Stopped(Kind),
-    /// It is carried out, and answered with another key.
-    WrongReply,
+    /// It is answered as if it had been carried out, and is not.
+    Ignored,
 }
 
 impl Fault {
@@ -151,7 +155,7 @@ impl Fault {
                 (Certainty::Lost, Kind::Unreachable, "timed out".into())
             }
             Fault::Stopped(kind) => (Certainty::Lost, *kind, format!("stopped: {}", kind.name())),
-            Fault::Meet(_) | Fault::Meanwhile(_) | Fault::WrongReply => {
+            Fault::Meet(_) | Fault::Meanwhile(_) | Fault::Ignored => {
                 unreachable!("this makes no call fail")
             }
         };
@@ -171,6 +175,8 @@ struct Held {
 pub struct World {
     keys: Vec<Held>,
     snapshots: BTreeMap<u64, Snapshot>,
+    /// The snapshots that show the challenge of another one.
+    borrowed_challenges: BTreeMap<u64, u64>,
 }
 
 impl World {
@@ -246,7 +252,16 @@ impl World {
         ))
     }
 
+    /// The snapshot `id` shows the challenge of snapshot `other`.
+    pub fn with_challenge_of(mut self, id: u64, other: u64) -> Self {
+        self.borrowed_challenges.insert(id, other);
+        self
+    }
+
     pub fn unlock_challenge(&self, id: u64) -> std::result::Result<String, String> {
+        if let Some(other) = self.borrowed_challenges.get(&id) {
+            return Ok(format!(" {other} 1 {}\n", self.status(*other)?.expiration));
+        }
         let snapshot = self.status(id)?;
         match &snapshot.lock_key {
             Some(key) => Ok(format!(" {id} {key} {}\n", snapshot.expiration)),
@@ -380,6 +395,15 @@ impl FakeCluster {
         self
     }
 
+    /// Each snapshot can be read once, and no listing.
+    pub fn with_snapshots_unreadable_after_the_first_look(self, fault: Fault) -> Self {
+        (1..=9)
+            .fold(self, |cluster, id| {
+                cluster.fault(Call::Snapshot(id), 2.., fault.clone())
+            })
+            .fault(Call::UnlockedSnapshots, .., fault)
+    }
+
     /// What was called, in this order.
     pub fn calls(&self) -> Vec<Call> {
         lock(&self.state).calls.clone()
@@ -435,14 +459,13 @@ impl FakeCluster {
         &self,
         call: Call,
         change: impl FnOnce(&mut World) -> std::result::Result<T, String>,
-        garble: impl FnOnce(T) -> T,
-    ) -> cluster::Result<T> {
+    ) -> cluster::Result<()> {
         let fault = self.begin(&call);
         let mut state = lock(&self.state);
         let before = state.world.clone();
         match fault {
-            None => change(&mut state.world).map_err(refusal),
-            Some(Fault::WrongReply) => change(&mut state.world).map(garble).map_err(refusal),
+            None => change(&mut state.world).map(drop).map_err(refusal),
+            Some(Fault::Ignored) => Ok(()),
             Some(fault) => {
                 if let Fault::LostAfter(look) = fault {
                     change(&mut state.world).map_err(refusal)?;
@@ -458,13 +481,6 @@ fn refusal(words: String) -> cluster::Error {
     cluster::Error::new(Certainty::Refused, Error::new(Kind::Refused, words))
 }
 
-fn another_key(stored: StoredKey) -> StoredKey {
-    StoredKey {
-        public_key: PrivateKey::generate().public_key().to_base64(),
-        ..stored
-    }
-}
-
 impl Cluster for FakeCluster {
     fn keys(&self) -> cluster::Result<Vec<StoredKey>> {
         self.read(Call::Keys, |world| Ok(world.stored_keys()))
@@ -474,8 +490,8 @@ impl Cluster for FakeCluster {
         self.read(Call::Usage, |_| Ok(Vec::new()))
     }
 
-    fn add_key(&self, key: &NewKey<'_>) -> cluster::Result<StoredKey> {
-        self.submit(Call::Add, |world| world.add(key), another_key)
+    fn add_key(&self, key: &NewKey<'_>) -> cluster::Result<()> {
+        self.submit(Call::Add, |world| world.add(key))
     }
 
     fn replacement_challenge(&self, key: &KeyRef) -> cluster::Result<String> {
@@ -489,17 +505,20 @@ impl Cluster for FakeCluster {
         })
     }
 
-    fn replace_key(
-        &self,
-        key_id: &str,
-        replacement: &Replacement<'_>,
-    ) -> cluster::Result<StoredKey> {
-        let change = |world: &mut World| world.replace(key_id, replacement);
-        self.submit(Call::Replace, change, another_key)
+    fn replace_key(&self, key_id: &str, replacement: &Replacement<'_>) -> cluster::Result<()> {
+        self.submit(Call::Replace, |world| world.replace(key_id, replacement))
     }
 
     fn snapshot(&self, id: u64) -> cluster::Result<Snapshot> {
         self.read(Call::Snapshot(id), |world| world.status(id))
+    }
+
+    fn unlocked_snapshots(&self) -> cluster::Result<HashSet<u64>> {
+        self.read(Call::UnlockedSnapshots, |world| {
+            let unlocked = world.snapshots.values();
+            let unlocked = unlocked.filter(|snapshot| snapshot.lock_key.is_none());
+            Ok(unlocked.map(|snapshot| snapshot.id).collect())
+        })
     }
 
     fn unlock_challenge(&self, id: u64) -> cluster::Result<String> {
@@ -509,13 +528,11 @@ impl Cluster for FakeCluster {
     }
 
     fn unlock(&self, id: u64, signature: &Signature) -> cluster::Result<()> {
-        let change = |world: &mut World| world.unlock(id, signature);
-        self.submit(Call::Unlock(id), change, |()| ())
+        self.submit(Call::Unlock(id), |world| world.unlock(id, signature))
     }
 
     fn lock(&self, id: u64, key_id: &str) -> cluster::Result<()> {
-        let change = |world: &mut World| world.lock(id, key_id);
-        self.submit(Call::Lock(id), change, |()| ())
+        self.submit(Call::Lock(id), |world| world.lock(id, key_id))
     }
 
     fn gains_from_concurrency(&self) -> bool {
@@ -526,6 +543,7 @@ impl Cluster for FakeCluster {
         match what {
             Check::Keys => "check keys".to_owned(),
             Check::Snapshot(id) => format!("check snapshot {id}"),
+            Check::Snapshots => "check snapshots".to_owned(),
         }
     }
 }

@@ -1,13 +1,11 @@
 //! The key sources that may hold the key which the cluster asks for.
 
-use std::{
-    sync::{Arc, Mutex, PoisonError},
-    thread,
-};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::{
     cluster::StoredKey,
     error::{Error, Kind, Result},
+    parallel,
     signer::{KeySource, Opened, Signer, Unlock},
 };
 
@@ -42,24 +40,7 @@ impl<'a> Keyring<'a> {
 
     /// Opens, side by side, all that needs nobody to be asked.
     pub fn open(&self) {
-        let states = thread::scope(|scope| {
-            let threads: Vec<_> = self
-                .sources
-                .iter()
-                .map(|&source| {
-                    let opening = thread::Builder::new().spawn_scoped(scope, move || open(source));
-                    (source, opening)
-                })
-                .collect();
-            threads
-                .into_iter()
-                .map(|(source, opening)| match opening {
-                    Ok(thread) => thread.join().expect("opening a key source does not panic"),
-                    // There is no thread to spare.
-                    Err(_) => open(source),
-                })
-                .collect()
-        });
+        let states = parallel::each(&self.sources, |&source| open(source));
         *self.lock() = states;
     }
 
@@ -241,6 +222,8 @@ fn open(source: &dyn KeySource) -> State {
 
 #[cfg(test)]
 mod tests {
+    use std::thread;
+
     use super::*;
     use crate::ceremony::fakes::{FakeSource, Opening, Rendezvous, World, assert_tells, failed};
 

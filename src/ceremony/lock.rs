@@ -70,7 +70,7 @@ impl Lock {
             return Ok(locked(Ending::DryRun));
         }
         let submission = Submission {
-            what: &format!("the locking of {title}"),
+            request: format!("the request to lock {title}"),
             check: cluster.check_command(Check::Snapshot(self.id)),
         };
         let submit = || cluster.lock(self.id, &key.id);
@@ -134,7 +134,8 @@ mod tests {
             assert_eq!(locked.ending, Ending::Done);
             assert_eq!((locked.snapshot.id, locked.key.id.as_str()), (7, "2"));
             assert_eq!(lock_key(&cluster).as_deref(), Some("2"));
-            assert_eq!(cluster.calls().len(), 3);
+            assert_eq!(cluster.calls().len(), 4);
+            assert_eq!(cluster.calls()[3], Call::Snapshot(7));
         }
     }
 
@@ -254,13 +255,22 @@ mod tests {
     }
 
     #[test]
-    fn after_a_lost_submission_it_was_not_done_and_is_not_repeated() {
+    fn after_a_lost_submission_it_may_still_be_done_and_is_not_retried() {
         let cluster = cluster().fault(Call::Lock(7), ..=1, Fault::Lost);
-        let error = failed(lock("1").run(&cluster), Kind::Unreachable, 7);
-        assert_tells(&error, "was not done");
+        let error = failed(lock("1").run(&cluster), Kind::Unknown, 8);
+        assert_tells(&error, "not done so far, and may still be");
         assert_tells(&error, "`check snapshot 7`");
         assert_eq!((cluster.submissions(), lock_key(&cluster)), (1, None));
         assert_eq!(lock("1").run(&cluster).unwrap().ending, Ending::Done);
+    }
+
+    #[test]
+    fn a_lock_that_is_accepted_and_not_shown_is_unknown() {
+        let cluster = cluster().fault(Call::Lock(7), .., Fault::Ignored);
+        let error = failed(lock("1").run(&cluster), Kind::Unknown, 8);
+        assert_tells(&error, "not done so far, and may still be");
+        assert_tells(&error, "`check snapshot 7`");
+        assert_eq!(cluster.submissions(), 1);
     }
 
     #[test]
@@ -293,13 +303,13 @@ mod tests {
     }
 
     #[test]
-    fn a_signal_during_the_submission_ends_it_without_a_look() {
+    fn what_became_of_a_submission_that_a_signal_ended_is_read() {
         for (kind, exit_code) in [(Kind::Interrupted, 130), (Kind::Terminated, 143)] {
             let cluster = cluster().fault(Call::Lock(7), .., Fault::Stopped(kind));
             let error = failed(lock("1").run(&cluster), kind, exit_code);
+            assert_tells(&error, "not done so far, and may still be");
             assert_tells(&error, "`check snapshot 7`");
             assert_eq!(cluster.submissions(), 1);
-            assert_eq!(cluster.count(&Call::Snapshot(7)), 1);
         }
     }
 }

@@ -7,6 +7,7 @@
 //! if the challenge did not change meanwhile; an answer that was lost is looked up, never repeated.
 
 pub mod add;
+mod challenge;
 #[cfg(test)]
 pub(crate) mod fakes;
 mod keyring;
@@ -40,7 +41,7 @@ pub enum Ending {
 /// Signs a challenge, and verifies the signature with the public key of `signer` before anybody
 /// else sees it.
 fn sign(title: &str, signer: &dyn Signer, challenge: &str) -> Result<Signature> {
-    log::info!("signing with {title}");
+    log::info!("signing with {title}: {}", quoted(challenge));
     let signature = signer.sign(challenge.as_bytes())?;
     match signature.verifies(signer.public_key(), challenge.as_bytes()) {
         true => Ok(signature),

@@ -3,7 +3,9 @@
 use std::thread;
 
 use super::{
-    Ending, Key, Keyring, find_key, not_explained, sign, stale,
+    Ending, Key, Keyring,
+    challenge::{Challenges, Purpose, say_that_it_was_signed},
+    find_key, not_explained, sign, stale,
     submission::{Seen, Submission, Verdict},
 };
 use crate::{
@@ -32,6 +34,8 @@ pub struct Replaced {
     pub new_key: PublicKey,
     /// As it is now; after a dry run the same as before.
     pub stored: StoredKey,
+    /// The text that was signed, after a dry run.
+    pub challenge: Option<String>,
 }
 
 impl Replace<'_> {
@@ -68,6 +72,7 @@ impl Replace<'_> {
                 before: stored.clone(),
                 new_key: new_key.clone(),
                 stored: stored.clone(),
+                challenge: None,
             })
         };
         // Once it is done the old key may be gone, and is not asked for.
@@ -90,13 +95,14 @@ impl Replace<'_> {
         if let Some(other) = keys.iter().find(holds_new) {
             log::warn!("the new key is also stored as {}", other.title());
         }
-        self.prove(cluster, stored, &old, &new, challenge)
+        self.prove(cluster, &keys, stored, &old, &new, challenge)
     }
 
     /// Signs and submits, again as long as the challenge goes stale and attempts are left.
     fn prove(
         &self,
         cluster: &dyn Cluster,
+        keys: &[StoredKey],
         before: StoredKey,
         old: &Key,
         new: &Key,
@@ -109,9 +115,12 @@ impl Replace<'_> {
             before: before.clone(),
             new_key: new_key.clone(),
             stored,
+            challenge: None,
         };
+        let challenges = Challenges::default();
         let mut attempts_left = self.attempts;
         loop {
+            challenges.check(&challenge, Purpose::Replace(&before.id), keys)?;
             let (old_signature, new_signature) = thread::scope(|scope| {
                 let old = scope.spawn(|| sign(&old.title, old.signer.as_ref(), &challenge));
                 let new = sign(&new.title, new.signer.as_ref(), &challenge);
@@ -119,11 +128,14 @@ impl Replace<'_> {
             });
             let (old_signature, new_signature) = (old_signature?, new_signature?);
             if self.dry_run {
-                return Ok(replaced(Ending::DryRun, before.clone()));
+                return Ok(Replaced {
+                    challenge: Some(challenge),
+                    ..replaced(Ending::DryRun, before.clone())
+                });
             }
             attempts_left -= 1;
             let submission = Submission {
-                what: &format!("the replacement of {}", before.title()),
+                request: format!("the request to replace {}", before.title()),
                 check: cluster.check_command(Check::Keys),
             };
             let submit = || {
@@ -144,14 +156,11 @@ impl Replace<'_> {
                     Some(stored) => {
                         Seen::SomethingElse(format!("{} holds a third key", stored.title()))
                     }
-                    None => Seen::SomethingElse("the key store does not hold it any more".into()),
+                    None => Seen::SomethingElse("the key store no longer holds it".into()),
                 })
             };
             let refusal = match submission.submit(submit, look)? {
-                Verdict::Done(stored) if stored.holds(new_key) => {
-                    return Ok(replaced(Ending::Done, stored));
-                }
-                Verdict::Done(other) => return Err(submission.answered_otherwise(&other)),
+                Verdict::Done(stored) => return Ok(replaced(Ending::Done, stored)),
                 Verdict::Refused(error) if error.kind() == Kind::Auth => return Err(error),
                 Verdict::Refused(error) => error,
             };
@@ -176,13 +185,13 @@ impl Replace<'_> {
                 return Ok(replaced(Ending::AlreadySo, stored));
             }
             if !stored.holds(old.signer.public_key()) {
-                let message = format!("somebody else replaced {} meanwhile", stored.title());
+                let message = format!("somebody else has replaced {}", stored.title());
                 return Err(Error::new(Kind::Refused, message)
                     .caused_by_error(&refusal)
                     .hint("`qkey keys list` shows what it holds now"));
             }
             if fresh == challenge {
-                return Err(refusal);
+                return Err(say_that_it_was_signed(refusal, old));
             }
             if attempts_left == 0 {
                 return Err(stale(&refusal, self.attempts));

@@ -1,27 +1,31 @@
 //! What to believe after a submission.
+//!
+//! Whatever comes back, the cluster's state is read before anything is reported as done: a proxy can
+//! answer in the cluster's place, and a reply can be lost or mixed up.
 
 use std::time::Duration;
 
 use crate::{
-    cluster::{self, Certainty, StoredKey},
+    cluster::{self, Certainty},
     error::{Error, Kind, Result},
-    interrupt::{self, LastWords},
+    interrupt::{self, LastWords, Settling, Unsettled},
 };
 
-/// When the cluster's state is read after an answer was lost: the change may still be on its way.
+/// The pauses before each read of the cluster's state, until it shows the change. The first read
+/// usually does; after a lost reply the change may still be on its way.
 #[cfg(not(test))]
-const LOOKS: [Duration; 4] = [
+pub const POLL_PAUSES: [Duration; 4] = [
     Duration::ZERO,
     Duration::from_millis(200),
     Duration::from_millis(600),
     Duration::from_millis(1200),
 ];
 
-/// As often, without the waiting.
+/// As many, without the waiting.
 #[cfg(test)]
-const LOOKS: [Duration; 4] = [Duration::ZERO; 4];
+pub const POLL_PAUSES: [Duration; 4] = [Duration::ZERO; 4];
 
-/// What the cluster's state says about a submission whose answer was lost.
+/// What the cluster's state says about a submission.
 pub enum Seen<T> {
     Done(T),
     NotDone,
@@ -30,161 +34,253 @@ pub enum Seen<T> {
 }
 
 /// What a submission came to.
+#[derive(Debug)]
 pub enum Verdict<T> {
+    /// The cluster's state shows the change.
     Done(T),
     /// The cluster looked at it and refused; nothing was changed.
     Refused(Error),
 }
 
+/// What a submission came to, before a change that was accepted is confirmed.
+#[derive(Debug)]
+pub enum Reply<T> {
+    /// The cluster says that it was done. Only its state can confirm that.
+    Accepted,
+    Settled(Verdict<T>),
+}
+
 /// What is being submitted, for messages.
-pub struct Submission<'a> {
-    /// As in "the replacement of key 1".
-    pub what: &'a str,
+pub struct Submission {
+    /// As in "the request to replace key 1".
+    pub request: String,
     /// A command that shows whether it was done.
     pub check: String,
 }
 
-impl Submission<'_> {
-    /// Submits, and turns the answer into a verdict; where the answer was lost, `look` reads the
-    /// cluster's state, and nothing is submitted again.
+/// What reading the state came to.
+enum Polled<T> {
+    Seen(Seen<T>),
+    /// The last read failed, and it may have been done after the one before.
+    Unreadable(Error),
+    Stopped(Kind),
+}
+
+impl Submission {
+    /// Submits once, and reads the cluster's state with `look` until it shows the change or has had
+    /// enough time to. A first signal does not end this.
     ///
     /// # Errors
-    /// When it was not done for another reason than a refusal, or when nobody can tell (kind
-    /// `unknown`; `interrupted` or `terminated` after a signal).
+    /// When it was not done for another reason than a refusal, or when the state does not confirm it
+    /// (kind `unknown`; `interrupted` or `terminated` after a signal).
     pub fn submit<T>(
         &self,
-        submit: impl FnOnce() -> cluster::Result<T>,
+        submit: impl FnOnce() -> cluster::Result<()>,
         look: impl Fn() -> cluster::Result<Seen<T>>,
     ) -> Result<Verdict<T>> {
         let stopped = Error::new(Kind::Interrupted, "stopped by a signal");
-        let _said_if_all_ends = LastWords::lay_down(self.unknown(&stopped, stopped.kind()));
-        self.settle(submit(), look)
+        let unknown = self.unknown(Kind::Interrupted).caused_by_error(&stopped);
+        let _unsettled = Unsettled::begin(&unknown);
+        let words = LastWords::lay_down(move || Some(unknown.clone()));
+        let verdict = match self.send(submit, &look) {
+            Ok(Reply::Settled(verdict)) => Ok(verdict),
+            Ok(Reply::Accepted) => self.confirm(look),
+            Err(error) => Err(error),
+        };
+        match &verdict {
+            Ok(Verdict::Refused(_)) => drop(words),
+            Ok(Verdict::Done(_)) => {
+                let done = format!("stopped by a signal after {} was carried out", self.request);
+                words.leave_with(move || Some(Error::new(Kind::Interrupted, done.clone())));
+            }
+            Err(error) => {
+                let error = error.clone();
+                words.leave_with(move || Some(error.clone()));
+            }
+        }
+        verdict
     }
 
-    fn settle<T>(
+    /// Submits once; reads the cluster's state only where the reply does not tell what became of it.
+    /// The caller confirms what was accepted, and holds an [`Unsettled`] until then.
+    ///
+    /// # Errors
+    /// As [`Submission::submit`].
+    pub fn send<T>(
         &self,
-        answer: cluster::Result<T>,
+        submit: impl FnOnce() -> cluster::Result<()>,
         look: impl Fn() -> cluster::Result<Seen<T>>,
-    ) -> Result<Verdict<T>> {
-        let failure = match answer {
-            Ok(done) => return Ok(Verdict::Done(done)),
+    ) -> Result<Reply<T>> {
+        if let Some(kind) = interrupt::announced() {
+            let message = format!("stopped by a signal before {} was sent", self.request);
+            return Err(Error::new(kind, message).hint("nothing was sent; run this again"));
+        }
+        let submitted = {
+            let _settling = Settling::submission();
+            submit()
+        };
+        let failure = match submitted {
+            Ok(()) => return Ok(Reply::Accepted),
             Err(failure) => failure,
         };
+        let error = failure.error;
         match failure.certainty {
-            Certainty::Refused => return Ok(Verdict::Refused(failure.error)),
-            Certainty::NotSent => return Err(failure.error),
-            _ if failure.error.kind().is_interruption() => {
-                return Err(self.unknown(&failure.error, failure.error.kind()));
-            }
-            Certainty::Lost | Certainty::Unanswered => {}
+            Certainty::Refused => return Ok(Reply::Settled(Verdict::Refused(error))),
+            Certainty::NotSent => return Err(error),
+            Certainty::Failed | Certainty::Unexpected | Certainty::Lost => {}
         }
-        let lost = failure.error;
-        log::info!(
-            "the answer to {} was lost; reading the cluster's state",
-            self.what
-        );
-        let mut seen = None;
-        for pause in LOOKS {
-            interrupt::pause(pause);
-            match look() {
-                Ok(Seen::Done(done)) => {
-                    log::warn!(
-                        "the answer to {} was lost ({}), but the cluster shows that it was done",
-                        self.what,
-                        lost.chain()
-                    );
-                    return Ok(Verdict::Done(done));
+        log::info!("reading what became of {}", self.request);
+        let request = &self.request;
+        Err(match poll(look) {
+            Polled::Seen(Seen::Done(done)) => {
+                let cause = error.chain();
+                match failure.certainty {
+                    Certainty::Failed => {
+                        log::warn!(
+                            "the cluster failed during {request} ({cause}); checked: it was done"
+                        );
+                    }
+                    Certainty::Unexpected => {
+                        log::warn!("unexpected reply to {request} ({cause}); checked: it was done");
+                    }
+                    _ => log::warn!("no reply to {request} ({cause}); checked: it was done"),
                 }
-                Err(failure) if failure.error.kind().is_interruption() => {
-                    return Err(self.unknown(&lost, failure.error.kind()));
-                }
-                Ok(other) => seen = Some(other),
-                Err(failure) => {
-                    log::info!("cannot read the state: {}", failure.error.chain());
-                    // It may have been done after the look before.
-                    seen = None;
-                }
+                return Ok(Reply::Settled(Verdict::Done(done)));
             }
-        }
-        Err(match seen {
-            Some(Seen::NotDone) if failure.certainty == Certainty::Unanswered => {
-                self.not_done_so_far(&lost)
+            Polled::Seen(Seen::NotDone) if failure.certainty == Certainty::Failed => {
+                self.not_done(&error)
             }
-            Some(Seen::NotDone) => self.not_done(lost),
-            Some(Seen::SomethingElse(what)) => Error::new(
-                Kind::Unknown,
-                format!(
-                    "{} was submitted, its answer was lost, and now {what}",
-                    self.what
-                ),
-            )
-            .caused_by_error(&lost)
-            .hint(format!(
-                "`{}` shows it; somebody else may be at work",
-                self.check
-            )),
-            _ => self.unknown(&lost, Kind::Unknown),
+            Polled::Seen(Seen::NotDone) => {
+                let lost = match failure.certainty {
+                    Certainty::Unexpected => "there was an unexpected reply to",
+                    _ => "there was no reply to",
+                };
+                self.not_done_so_far(lost, unconfirmed(&error))
+                    .caused_by_error(&error)
+            }
+            Polled::Seen(Seen::SomethingElse(what)) => self
+                .something_else("was sent", &what)
+                .caused_by_error(&error),
+            Polled::Unreadable(_) => self.unknown(unconfirmed(&error)).caused_by_error(&error),
+            Polled::Stopped(kind) => self.unknown(kind).caused_by_error(&error),
         })
     }
 
-    /// Nobody can tell whether the cluster is still at it.
-    fn not_done_so_far(&self, lost: &Error) -> Error {
-        Error::new(
-            Kind::Unknown,
-            format!(
-                "{} was submitted and not answered: it is not done so far, and may still be",
-                self.what
-            ),
-        )
-        .caused_by_error(lost)
-        .hint(format!(
-            "keep every key; `{}` shows whether it was done, and running this again is safe: it looks first",
+    /// Reads until the cluster's state shows what was accepted.
+    ///
+    /// # Errors
+    /// Of kind `unknown` when it does not; `interrupted` or `terminated` after a signal.
+    pub fn confirm<T>(&self, look: impl Fn() -> cluster::Result<Seen<T>>) -> Result<Verdict<T>> {
+        self.accepted(poll(look)).map(Verdict::Done)
+    }
+
+    /// What was read of a change that was accepted.
+    ///
+    /// # Errors
+    /// As [`Submission::confirm`].
+    pub fn judge<T>(&self, seen: cluster::Result<Seen<T>>) -> Result<T> {
+        self.accepted(Polled::from(seen))
+    }
+
+    /// The error of a change that was accepted, where the state cannot be read.
+    pub fn not_confirmed(&self, failure: &Error) -> Error {
+        self.unknown(unconfirmed(failure)).caused_by_error(failure)
+    }
+
+    fn accepted<T>(&self, polled: Polled<T>) -> Result<T> {
+        Err(match polled {
+            Polled::Seen(Seen::Done(done)) => return Ok(done),
+            Polled::Seen(Seen::NotDone) => {
+                let kind = interrupt::announced().unwrap_or(Kind::Unknown);
+                self.not_done_so_far("the cluster accepted", kind)
+            }
+            Polled::Seen(Seen::SomethingElse(what)) => self.something_else("was accepted", &what),
+            Polled::Unreadable(error) => self.not_confirmed(&error),
+            Polled::Stopped(kind) => self.unknown(kind),
+        })
+    }
+
+    /// Whether the cluster is still working on it cannot be told from here.
+    fn not_done_so_far(&self, answer: &str, kind: Kind) -> Error {
+        let message = format!(
+            "{answer} {}: it is not done so far, and may still be",
+            self.request
+        );
+        Error::new(kind, message).hint(format!(
+            "keep every key; `{}` shows whether it was done; rerunning is safe: qkey looks first",
             self.check
         ))
     }
 
-    fn not_done(&self, lost: Error) -> Error {
-        let kind = lost.kind();
-        Error::new(
-            kind,
-            format!(
-                "{} was submitted, and the cluster shows that it was not done",
-                self.what
-            ),
-        )
-        .caused_by_error(&lost)
-        .hint(format!(
-            "run this again: it looks first whether it was done after all (`{}` shows it too)",
+    fn not_done(&self, failed: &Error) -> Error {
+        let message = format!(
+            "the cluster failed during {}, and shows that it was not done",
+            self.request
+        );
+        Error::new(failed.kind(), message)
+            .caused_by_error(failed)
+            .hint(format!(
+                "check the cluster's health, then run this again; `{}` shows what it holds",
+                self.check
+            ))
+    }
+
+    fn something_else(&self, sent: &str, what: &str) -> Error {
+        let message = format!("{} {sent}, and now {what}", self.request);
+        Error::new(Kind::Unknown, message).hint(format!(
+            "somebody else may be making changes; `{}` shows what the cluster holds",
             self.check
         ))
     }
 
-    /// The cluster says that it was done, and shows another key than the one submitted.
-    pub fn answered_otherwise(&self, stored: &StoredKey) -> Error {
-        Error::new(
-            Kind::Unknown,
-            format!(
-                "the cluster accepted {}, but answered with another key: {}",
-                self.what,
-                stored.title()
-            ),
-        )
-        .hint(format!("look at what it holds: `{}`", self.check))
-    }
-
-    fn unknown(&self, lost: &Error, kind: Kind) -> Error {
-        Error::new(
-            kind,
-            format!(
-                "{} was submitted, and whether it was done could not be confirmed",
-                self.what
-            ),
-        )
-        .caused_by_error(lost)
-        .hint(format!(
-            "`{}` shows it; running this again is safe: it looks first",
+    /// Nothing is known of what became of it.
+    pub fn unknown(&self, kind: Kind) -> Error {
+        let message = format!(
+            "{} was sent, but the result could not be confirmed",
+            self.request
+        );
+        Error::new(kind, message).hint(format!(
+            "keep every key; `{}` shows whether it was done; rerunning is safe: qkey looks first",
             self.check
         ))
+    }
+}
+
+/// The kind of a submission that is not confirmed because of `cause`.
+fn unconfirmed(cause: &Error) -> Kind {
+    match cause.kind() {
+        kind if kind.is_interruption() => kind,
+        _ => interrupt::announced().unwrap_or(Kind::Unknown),
+    }
+}
+
+impl<T> From<cluster::Result<Seen<T>>> for Polled<T> {
+    fn from(seen: cluster::Result<Seen<T>>) -> Self {
+        match seen {
+            Ok(seen) => Self::Seen(seen),
+            Err(failure) if failure.error.kind().is_interruption() => {
+                Self::Stopped(failure.error.kind())
+            }
+            Err(failure) => Self::Unreadable(failure.error),
+        }
+    }
+}
+
+/// Reads the state until it shows the change; after a signal, once.
+fn poll<T>(look: impl Fn() -> cluster::Result<Seen<T>>) -> Polled<T> {
+    let _settling = Settling::confirmation();
+    let mut pauses = POLL_PAUSES.into_iter();
+    loop {
+        interrupt::pause(pauses.next().unwrap_or_default());
+        let polled = Polled::from(look());
+        match &polled {
+            Polled::Seen(Seen::Done(_)) | Polled::Stopped(_) => return polled,
+            Polled::Unreadable(error) => log::info!("cannot read the state: {}", error.chain()),
+            Polled::Seen(_) => {}
+        }
+        if pauses.len() == 0 || interrupt::announced().is_some() {
+            return polled;
+        }
     }
 }
 
@@ -195,16 +291,19 @@ mod tests {
     use super::*;
     use crate::ceremony::fakes::{assert_tells, failed};
 
+    type Look = fn() -> cluster::Result<Seen<&'static str>>;
+
     fn failure(certainty: Certainty, kind: Kind) -> cluster::Error {
         cluster::Error::new(certainty, Error::new(kind, "the first answer"))
     }
 
-    fn lost(kind: Kind) -> cluster::Result<&'static str> {
-        Err(failure(Certainty::Lost, kind))
+    fn lost() -> cluster::Result<()> {
+        Err(failure(Certainty::Lost, Kind::Unreachable))
     }
 
     fn unreadable() -> cluster::Result<Seen<&'static str>> {
-        Err(failure(Certainty::Lost, Kind::Unreachable))
+        let error = Error::new(Kind::Unreachable, "the state cannot be read");
+        Err(cluster::Error::new(Certainty::Lost, error))
     }
 
     fn not_done() -> cluster::Result<Seen<&'static str>> {
@@ -212,50 +311,65 @@ mod tests {
     }
 
     fn done() -> cluster::Result<Seen<&'static str>> {
-        Ok(Seen::Done("looked up"))
+        Ok(Seen::Done("read"))
     }
 
     fn something_else() -> cluster::Result<Seen<&'static str>> {
         Ok(Seen::SomethingElse("it is blue".to_owned()))
     }
 
-    /// Settles `answer`, where each look answers as `looks` has it, the last one again and again;
-    /// also how often it looked.
-    fn settle(
-        answer: cluster::Result<&'static str>,
-        looks: &[fn() -> cluster::Result<Seen<&'static str>>],
+    /// Submits and gets `answer`, where each read answers as `looks` has it, the last one again and
+    /// again; also how often it read.
+    fn submit(
+        answer: cluster::Result<()>,
+        looks: &[Look],
     ) -> (Result<Verdict<&'static str>>, usize) {
         let submission = Submission {
-            what: "the painting",
+            request: "the request to paint".to_owned(),
             check: "look at it".to_owned(),
         };
         let looked = Cell::new(0);
         let look = || {
             let look = looks.get(looked.get()).or(looks.last());
             looked.set(looked.get() + 1);
-            look.expect("nobody should look")()
+            look.expect("nothing should be read")()
         };
-        (submission.settle(answer, look), looked.get())
+        (submission.submit(|| answer, look), looked.get())
     }
 
-    fn verdict(settled: Result<Verdict<&'static str>>) -> &'static str {
-        match settled.unwrap() {
+    fn verdict(submitted: Result<Verdict<&'static str>>) -> &'static str {
+        match submitted.unwrap() {
             Verdict::Done(text) => text,
             Verdict::Refused(_) => "refused",
         }
     }
 
     #[test]
-    fn an_answer_is_believed_without_a_look() {
-        let (settled, looks) = settle(Ok("answered"), &[]);
-        assert_eq!((verdict(settled), looks), ("answered", 0));
+    fn a_reply_is_believed_only_when_the_state_confirms_it() {
+        let (submitted, looks) = submit(Ok(()), &[done]);
+        assert_eq!((verdict(submitted), looks), ("read", 1));
+        for (looks, words) in [
+            (
+                &[not_done as Look][..],
+                "the cluster accepted the request to paint: it is not done so far, and may still be",
+            ),
+            (&[unreadable], "could not be confirmed"),
+            (&[not_done, unreadable], "could not be confirmed"),
+            (&[something_else], "was accepted, and now it is blue"),
+        ] {
+            let (submitted, looked) = submit(Ok(()), looks);
+            let error = failed(submitted, Kind::Unknown, 8);
+            assert_eq!(looked, POLL_PAUSES.len());
+            assert_tells(&error, words);
+            assert_tells(&error, "`look at it`");
+        }
     }
 
     #[test]
-    fn a_refusal_is_a_verdict_without_a_look() {
+    fn a_refusal_is_a_verdict_without_a_read() {
         for kind in [Kind::Refused, Kind::Auth] {
-            let (settled, looks) = settle(Err(failure(Certainty::Refused, kind)), &[]);
-            match settled.unwrap() {
+            let (submitted, looks) = submit(Err(failure(Certainty::Refused, kind)), &[]);
+            match submitted.unwrap() {
                 Verdict::Refused(error) => assert_eq!(error.kind(), kind),
                 Verdict::Done(_) => panic!("it was refused"),
             }
@@ -264,108 +378,103 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_sent_fails_as_it_is_without_a_look() {
-        let (settled, looks) = settle(Err(failure(Certainty::NotSent, Kind::Unreachable)), &[]);
-        let error = failed(settled, Kind::Unreachable, 7);
+    fn what_was_not_sent_fails_as_it_is_without_a_read() {
+        let (submitted, looks) = submit(Err(failure(Certainty::NotSent, Kind::Unreachable)), &[]);
+        let error = failed(submitted, Kind::Unreachable, 7);
         assert_eq!((error.message(), looks), ("the first answer", 0));
     }
 
     #[test]
-    fn after_a_lost_answer_the_change_may_show_at_any_look() {
-        for late in 0..LOOKS.len() {
-            let mut looks: Vec<fn() -> _> = vec![not_done; late];
-            looks.push(done);
-            let (settled, looked) = settle(lost(Kind::Unreachable), &looks);
-            assert_eq!((verdict(settled), looked), ("looked up", late + 1));
+    fn the_change_may_show_at_any_read() {
+        for certainty in [Certainty::Failed, Certainty::Unexpected, Certainty::Lost] {
+            for late in 0..POLL_PAUSES.len() {
+                for before in [not_done as Look, unreadable, something_else] {
+                    let mut looks = vec![before; late];
+                    looks.push(done);
+                    let answer = Err(failure(certainty, Kind::Unreachable));
+                    let (submitted, looked) = submit(answer, &looks);
+                    assert_eq!((verdict(submitted), looked), ("read", late + 1));
+                }
+            }
         }
     }
 
     #[test]
-    fn a_look_that_fails_is_followed_by_another() {
-        let (settled, looked) = settle(lost(Kind::Unreachable), &[unreadable, done]);
-        assert_eq!((verdict(settled), looked), ("looked up", 2));
-        let (settled, looked) = settle(lost(Kind::Unreachable), &[something_else, done]);
-        assert_eq!((verdict(settled), looked), ("looked up", 2));
+    fn only_a_cluster_that_says_it_failed_is_finished() {
+        let answer = Err(failure(Certainty::Failed, Kind::Refused));
+        let (submitted, looked) = submit(answer, &[not_done]);
+        let error = failed(submitted, Kind::Refused, 5);
+        assert_eq!(looked, POLL_PAUSES.len());
+        assert_tells(&error, "the cluster failed during the request to paint");
+        assert_tells(&error, "shows that it was not done");
+        assert_tells(&error, "the first answer");
     }
 
     #[test]
-    fn what_does_not_show_at_the_last_look_was_not_done() {
-        // A cluster that fails by itself (Error 500) is told apart from one that does not answer.
-        for (kind, exit_code) in [(Kind::Unreachable, 7), (Kind::Refused, 5)] {
-            for looks in [&[not_done as fn() -> _][..], &[unreadable, not_done]] {
-                let (settled, looked) = settle(lost(kind), looks);
-                let error = failed(settled, kind, exit_code);
-                assert_eq!(looked, LOOKS.len());
-                assert_tells(&error, "the painting was submitted");
-                assert_tells(&error, "shows that it was not done");
+    fn without_the_expected_reply_it_may_still_be_done_after_the_last_read() {
+        for (certainty, words) in [
+            (
+                Certainty::Lost,
+                "there was no reply to the request to paint: ",
+            ),
+            (
+                Certainty::Unexpected,
+                "there was an unexpected reply to the request to paint: ",
+            ),
+        ] {
+            for looks in [&[not_done as Look][..], &[unreadable, not_done]] {
+                let answer = Err(failure(certainty, Kind::Unreachable));
+                let (submitted, looked) = submit(answer, looks);
+                let error = failed(submitted, Kind::Unknown, 8);
+                assert_eq!(looked, POLL_PAUSES.len());
+                assert_tells(&error, words);
+                assert_tells(&error, "not done so far, and may still be");
                 assert_tells(&error, "the first answer");
+                assert_tells(&error, "keep every key; `look at it`");
+            }
+        }
+    }
+
+    #[test]
+    fn what_no_read_shows_at_the_end_is_unknown() {
+        for looks in [&[unreadable as Look][..], &[not_done, unreadable]] {
+            let (submitted, looked) = submit(lost(), looks);
+            let error = failed(submitted, Kind::Unknown, 8);
+            assert_eq!(looked, POLL_PAUSES.len());
+            assert_tells(&error, "could not be confirmed");
+            assert_tells(&error, "the first answer");
+            assert_tells(&error, "`look at it`");
+        }
+        let error = failed(submit(lost(), &[something_else]).0, Kind::Unknown, 8);
+        assert_tells(&error, "the request to paint was sent, and now it is blue");
+        assert_tells(&error, "`look at it`");
+    }
+
+    #[test]
+    fn what_became_of_a_submission_that_a_signal_ended_is_read() {
+        for (kind, exit_code) in [(Kind::Interrupted, 130), (Kind::Terminated, 143)] {
+            let stopped = || Err(failure(Certainty::Lost, kind));
+            assert_eq!(verdict(submit(stopped(), &[done]).0), "read");
+            for (look, words) in [
+                (not_done as Look, "not done so far, and may still be"),
+                (unreadable, "could not be confirmed"),
+            ] {
+                let error = failed(submit(stopped(), &[look]).0, kind, exit_code);
+                assert_tells(&error, words);
                 assert_tells(&error, "`look at it`");
             }
         }
     }
 
     #[test]
-    fn what_nobody_answered_may_be_done_after_the_last_look() {
-        let unanswered = || Err(failure(Certainty::Unanswered, Kind::Unreachable));
-        for looks in [&[not_done as fn() -> _][..], &[unreadable, not_done]] {
-            let (settled, looked) = settle(unanswered(), looks);
-            let error = failed(settled, Kind::Unknown, 8);
-            assert_eq!(looked, LOOKS.len());
-            assert_tells(&error, "the painting was submitted and not answered");
-            assert_tells(&error, "not done so far, and may still be");
-            assert_tells(&error, "the first answer");
-            assert_tells(&error, "`look at it`");
-        }
-        let (settled, looked) = settle(unanswered(), &[not_done, done]);
-        assert_eq!((verdict(settled), looked), ("looked up", 2));
-        let (settled, _) = settle(unanswered(), &[not_done, unreadable]);
-        assert_tells(&failed(settled, Kind::Unknown, 8), "could not be confirmed");
-        let (settled, _) = settle(unanswered(), &[something_else]);
-        assert_tells(&failed(settled, Kind::Unknown, 8), "now it is blue");
-    }
-
-    #[test]
-    fn what_no_look_could_read_is_unknown() {
-        let (settled, looked) = settle(lost(Kind::Unreachable), &[unreadable]);
-        let error = failed(settled, Kind::Unknown, 8);
-        assert_eq!(looked, LOOKS.len());
-        assert_tells(&error, "could not be confirmed");
-        assert_tells(&error, "the first answer");
-        assert_tells(&error, "`look at it`");
-    }
-
-    #[test]
-    fn what_only_an_early_look_did_not_show_is_unknown() {
-        let (settled, _) = settle(lost(Kind::Unreachable), &[not_done, unreadable]);
-        assert_tells(&failed(settled, Kind::Unknown, 8), "`look at it`");
-    }
-
-    #[test]
-    fn something_else_than_what_was_submitted_is_unknown_and_told() {
-        let (settled, _) = settle(lost(Kind::Unreachable), &[something_else]);
-        let error = failed(settled, Kind::Unknown, 8);
-        assert_tells(&error, "now it is blue");
-        assert_tells(&error, "`look at it`");
-    }
-
-    #[test]
-    fn nobody_looks_after_a_signal() {
-        for (kind, exit_code) in [(Kind::Interrupted, 130), (Kind::Terminated, 143)] {
-            let (settled, looked) = settle(lost(kind), &[]);
-            let error = failed(settled, kind, exit_code);
-            assert_eq!(looked, 0);
+    fn a_signal_ends_the_reading() {
+        let stopped = || Err(failure(Certainty::Lost, Kind::Terminated));
+        for answer in [Ok(()), lost()] {
+            let (submitted, looked) = submit(answer, &[not_done, stopped, done]);
+            let error = failed(submitted, Kind::Terminated, 143);
+            assert_eq!(looked, 2);
             assert_tells(&error, "could not be confirmed");
             assert_tells(&error, "`look at it`");
         }
-    }
-
-    #[test]
-    fn a_signal_ends_the_looking() {
-        let stopped = || Err(failure(Certainty::Lost, Kind::Terminated));
-        let (settled, looked) = settle(lost(Kind::Unreachable), &[not_done, stopped, done]);
-        let error = failed(settled, Kind::Terminated, 143);
-        assert_eq!(looked, 2);
-        assert_tells(&error, "could not be confirmed");
-        assert_tells(&error, "`look at it`");
     }
 }

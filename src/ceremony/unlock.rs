@@ -2,8 +2,9 @@
 
 use std::{
     collections::BTreeMap,
+    fmt::Write,
     sync::{
-        LazyLock,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicUsize, Ordering},
         mpsc,
     },
@@ -11,12 +12,15 @@ use std::{
 };
 
 use super::{
-    Ending, Keyring, not_explained, sign, stale,
-    submission::{Seen, Submission, Verdict},
+    Ending, Keyring,
+    challenge::{Challenges, Purpose, say_that_it_was_signed},
+    not_explained, sign, stale,
+    submission::{POLL_PAUSES, Reply, Seen, Submission, Verdict},
 };
 use crate::{
     cluster::{self, Check, Cluster, Snapshot, StoredKey},
     error::{Error, Kind, Result},
+    interrupt::{self, LastWords, Settling, Unsettled},
     signer::KeySource,
 };
 
@@ -26,7 +30,7 @@ pub struct Unlock<'a> {
     pub ids: Vec<u64>,
     /// Candidates for the keys that lock them.
     pub keys: Vec<&'a dyn KeySource>,
-    /// How often to submit at the most, when a challenge went stale meanwhile.
+    /// The maximum number of submissions for each snapshot if its challenge goes stale.
     pub attempts: u32,
     /// How many snapshots to work on at a time.
     pub jobs: usize,
@@ -40,25 +44,55 @@ pub struct Unlocked {
     pub snapshot: Snapshot,
     /// The stored key that locked it; none if it was not locked.
     pub key: Option<StoredKey>,
+    /// The text that was signed, after a dry run.
+    pub challenge: Option<String>,
 }
+
+/// The results, in the order of the ids. After a signal, or once the cluster has shown that it is not
+/// to be had, the last ones are missing: those were not tried.
+pub type Results = Vec<(u64, Result<Unlocked>)>;
 
 /// For how many snapshots in a row the cluster may be out of reach, or not let the user in, before
 /// no further one is begun.
 const IN_VAIN: usize = 5;
 
-/// What all the snapshots share; each is found out once, by whoever needs it first.
-struct Shared<'a, K, O> {
+/// What all the snapshots share; each is found out once, by the job that needs it first.
+struct Shared<'a> {
     cluster: &'a dyn Cluster,
-    stored_keys: LazyLock<Result<Vec<StoredKey>>, K>,
+    stored_keys: OnceLock<Result<Vec<StoredKey>>>,
     keyring: &'a Keyring<'a>,
-    opened: LazyLock<(), O>,
+    opened: OnceLock<()>,
+    challenges: Challenges,
+    ledger: Arc<Ledger>,
     /// The index of the next snapshot to begin with.
     next: AtomicUsize,
     /// How many in a row could not even be looked at.
     in_vain: AtomicUsize,
 }
 
-impl<K, O> Shared<'_, K, O> {
+/// What one job knows of its snapshot.
+enum Outcome {
+    Finished(Result<Unlocked>),
+    /// The cluster says that it was unlocked, and its state has yet to confirm that.
+    Accepted(Accepted),
+}
+
+struct Accepted {
+    snapshot: Snapshot,
+    key: StoredKey,
+    _unsettled: Unsettled,
+}
+
+impl Shared<'_> {
+    fn stored_keys(&self) -> &Result<Vec<StoredKey>> {
+        let read = || self.cluster.keys().map_err(Error::from);
+        self.stored_keys.get_or_init(read)
+    }
+
+    fn open_keys(&self) {
+        self.opened.get_or_init(|| self.keyring.open());
+    }
+
     /// As [`look_at`], and counts how often there was no cluster to be had.
     fn first_look_at(
         &self,
@@ -76,133 +110,148 @@ impl<K, O> Shared<'_, K, O> {
 }
 
 impl Unlock<'_> {
-    /// Runs the ceremony for each snapshot; `report` is told each result, in the order of the ids,
-    /// as soon as it and those before it are there. No further one is begun after a signal, or when
-    /// it has shown that there is no cluster to be had.
-    pub fn run(&self, cluster: &dyn Cluster, mut report: impl FnMut(u64, Result<Unlocked>)) {
+    /// Runs the ceremony for each snapshot; `progress` is told how many are through, without what the
+    /// last reading confirms. No further one is begun after a signal, or once the cluster has shown
+    /// that it is not to be had.
+    pub fn run(&self, cluster: &dyn Cluster, mut progress: impl FnMut(usize)) -> Results {
         let keyring = Keyring::new(self.keys.clone());
         let shared = Shared {
             cluster,
-            stored_keys: LazyLock::new(|| cluster.keys().map_err(Error::from)),
+            stored_keys: OnceLock::new(),
             keyring: &keyring,
-            opened: LazyLock::new(|| keyring.open()),
+            opened: OnceLock::new(),
+            challenges: Challenges::default(),
+            ledger: Ledger::new(&self.ids, cluster),
             next: AtomicUsize::new(0),
             in_vain: AtomicUsize::new(0),
         };
+        let ledger = shared.ledger.clone();
+        let words = LastWords::lay_down(move || Some(ledger.words()));
+        let outcomes = self.work_on_all(&shared, &mut progress);
+        let results = self.confirmed(&shared, outcomes);
+        words.leave();
+        results
+    }
+
+    /// By the indices of the ids.
+    fn work_on_all(
+        &self,
+        shared: &Shared<'_>,
+        progress: &mut impl FnMut(usize),
+    ) -> BTreeMap<usize, Outcome> {
         let (sender, results) = mpsc::channel();
+        let mut outcomes = BTreeMap::new();
         thread::scope(|scope| {
-            // Without a thread to spare, whoever needs these first finds them out.
-            let early_keys = || LazyLock::force(&shared.stored_keys).is_ok();
+            // Without a thread to spare, the job that needs these first finds them out.
+            let early_keys = || shared.stored_keys().is_ok();
             let _ = thread::Builder::new().spawn_scoped(scope, early_keys);
-            let early_opening = || LazyLock::force(&shared.opened);
+            let early_opening = || shared.open_keys();
             let _ = thread::Builder::new().spawn_scoped(scope, early_opening);
             let mut workers = 0;
             for _ in 0..self.jobs.clamp(1, self.ids.len().max(1)) {
-                let (shared, sender) = (&shared, sender.clone());
+                let sender = sender.clone();
                 let work = move || self.work(shared, &sender);
                 match thread::Builder::new().spawn_scoped(scope, work) {
                     Ok(_) => workers += 1,
                     Err(error) => {
-                        log::warn!("there are {workers} jobs at a time and not more: {error}");
+                        log::warn!("running {workers} jobs at a time, and no more: {error}");
                         break;
                     }
                 }
             }
             if workers == 0 {
-                self.work(&shared, &sender);
+                self.work(shared, &sender);
             }
             drop(sender);
-            let mut early = BTreeMap::new();
-            for (reported, &id) in self.ids.iter().enumerate() {
-                while !early.contains_key(&reported)
-                    && let Ok((index, result)) = results.recv()
-                {
-                    early.insert(index, result);
-                }
-                if let Some(result) = early.remove(&reported) {
-                    report(id, result);
-                }
+            for (index, outcome) in results {
+                outcomes.insert(index, outcome);
+                progress(outcomes.len());
             }
         });
+        outcomes
     }
 
     /// Takes one snapshot after the other, as long as there are some.
-    fn work<K, O>(
-        &self,
-        shared: &Shared<'_, K, O>,
-        results: &mpsc::Sender<(usize, Result<Unlocked>)>,
-    ) where
-        K: FnOnce() -> Result<Vec<StoredKey>>,
-        O: FnOnce(),
-    {
+    fn work(&self, shared: &Shared<'_>, results: &mpsc::Sender<(usize, Outcome)>) {
         while let index = shared.next.fetch_add(1, Ordering::Relaxed)
             && let Some(&id) = self.ids.get(index)
         {
-            let result = self.unlock(shared, id);
-            let stopped = matches!(&result, Err(error) if error.kind().is_interruption());
+            let outcome = self.unlock(shared, index, id);
+            let outcome = outcome.unwrap_or_else(|error| Outcome::Finished(Err(error)));
+            shared.ledger.note(index, Stage::of(&outcome));
+            let stopped = matches!(&outcome, Outcome::Finished(Err(error)) if error.kind().is_interruption())
+                || interrupt::received().is_some();
             // Those that were under way together may have failed together.
             let in_vain = shared.in_vain.load(Ordering::Relaxed);
             if stopped || in_vain >= IN_VAIN.max(self.jobs + 1) {
                 shared.next.store(self.ids.len(), Ordering::Relaxed);
             }
-            if results.send((index, result)).is_err() {
+            if results.send((index, outcome)).is_err() {
                 break;
             }
         }
     }
 
-    fn unlock<K, O>(&self, shared: &Shared<'_, K, O>, id: u64) -> Result<Unlocked>
-    where
-        K: FnOnce() -> Result<Vec<StoredKey>>,
-        O: FnOnce(),
-    {
+    fn unlock(&self, shared: &Shared<'_>, index: usize, id: u64) -> Result<Outcome> {
         let cluster = shared.cluster;
         let (before, challenge) = shared.first_look_at(id)?;
-        let unlocked = |ending, key| Unlocked {
-            ending,
-            snapshot: before.clone(),
-            key,
+        let finished = |ending, key, challenge| {
+            Ok(Outcome::Finished(Ok(Unlocked {
+                ending,
+                snapshot: before.clone(),
+                key,
+                challenge,
+            })))
         };
         let (Some(mut lock_key), Some(challenge)) = (before.lock_key.clone(), challenge) else {
-            return Ok(unlocked(Ending::AlreadySo, None));
+            return finished(Ending::AlreadySo, None, None);
         };
-        let stored_keys = LazyLock::force(&shared.stored_keys).as_ref();
-        let stored_keys = stored_keys.map_err(Clone::clone)?;
-        LazyLock::force(&shared.opened);
+        let stored_keys = shared.stored_keys().as_ref().map_err(Clone::clone)?;
+        shared.open_keys();
         let mut challenge = challenge?;
         let mut attempts_left = self.attempts;
         loop {
             let stored = lock_key_of(&before, &lock_key, stored_keys)?;
+            let purpose = Purpose::Unlock(id);
+            shared.challenges.check(&challenge, purpose, stored_keys)?;
             let key = shared.keyring.find(&stored)?;
             let signature = sign(&key.title, key.signer.as_ref(), &challenge)?;
             if self.dry_run {
-                return Ok(unlocked(Ending::DryRun, Some(stored)));
+                return finished(Ending::DryRun, Some(stored), Some(challenge));
             }
             attempts_left -= 1;
-            let submission = Submission {
-                what: &format!("the unlocking of {}", before.title()),
-                check: cluster.check_command(Check::Snapshot(id)),
-            };
+            let submission = submission(cluster, &before);
             let submit = || cluster.unlock(id, &signature);
-            let look = || {
-                let status = cluster.snapshot(id)?;
-                Ok(match status.lock_key {
-                    None => Seen::Done(()),
-                    Some(now) if now == lock_key => Seen::NotDone,
-                    Some(now) => Seen::SomethingElse(format!("it is locked with key {now}")),
-                })
+            let unsettled = Unsettled::begin(&submission.unknown(Kind::Unknown));
+            shared.ledger.note(index, Stage::Sent);
+            let reply = submission.send(submit, || look(cluster, id, &lock_key))?;
+            let refusal = match reply {
+                Reply::Accepted => {
+                    return Ok(Outcome::Accepted(Accepted {
+                        snapshot: Snapshot {
+                            lock_key: Some(lock_key),
+                            ..before
+                        },
+                        key: stored,
+                        _unsettled: unsettled,
+                    }));
+                }
+                Reply::Settled(Verdict::Done(())) => {
+                    return finished(Ending::Done, Some(stored), None);
+                }
+                Reply::Settled(Verdict::Refused(error)) => error,
             };
-            let refusal = match submission.submit(submit, look)? {
-                Verdict::Done(()) => return Ok(unlocked(Ending::Done, Some(stored))),
-                Verdict::Refused(error) if error.kind() == Kind::Auth => return Err(error),
-                Verdict::Refused(error) => error,
-            };
+            drop(unsettled);
+            shared.ledger.note(index, Stage::NotSent);
+            if refusal.kind() == Kind::Auth {
+                return Err(refusal);
+            }
             let (now, fresh) = match look_at(cluster, id) {
                 Ok((now, fresh)) => (now.lock_key, fresh),
                 Err(failure) => return Err(not_explained(refusal, &failure)),
             };
             let (Some(now), Some(fresh)) = (now, fresh) else {
-                return Ok(unlocked(Ending::AlreadySo, Some(stored)));
+                return finished(Ending::AlreadySo, Some(stored), None);
             };
             match fresh {
                 Ok(fresh) if fresh != challenge && attempts_left == 0 => {
@@ -212,22 +261,238 @@ impl Unlock<'_> {
                     log::info!("the challenge went stale; signing the new one");
                     (lock_key, challenge) = (now, fresh);
                 }
-                Ok(_) => return Err(refusal),
+                Ok(_) => return Err(say_that_it_was_signed(refusal, &key)),
                 Err(failure) => return Err(not_explained(refusal, &failure)),
             }
         }
     }
+
+    /// Reads whether what was accepted is so: one status for one snapshot, one listing for several.
+    fn confirmed(&self, shared: &Shared<'_>, outcomes: BTreeMap<usize, Outcome>) -> Results {
+        let accepted = outcomes
+            .iter()
+            .filter_map(|(index, outcome)| match outcome {
+                Outcome::Accepted(accepted) => Some((*index, accepted)),
+                Outcome::Finished(_) => None,
+            });
+        let mut verdicts = match &accepted.collect::<Vec<_>>()[..] {
+            [] => BTreeMap::new(),
+            [(index, one)] => {
+                let verdict = confirm(shared.cluster, &one.snapshot);
+                BTreeMap::from([(*index, verdict)])
+            }
+            several => confirm_all(shared.cluster, several),
+        };
+        let results = outcomes.into_iter().map(|(index, outcome)| {
+            let result = match outcome {
+                Outcome::Finished(result) => result,
+                Outcome::Accepted(Accepted { snapshot, key, .. }) => {
+                    let verdict = verdicts.remove(&index).unwrap_or(Ok(()));
+                    verdict.map(|()| Unlocked {
+                        ending: Ending::Done,
+                        snapshot,
+                        key: Some(key),
+                        challenge: None,
+                    })
+                }
+            };
+            shared.ledger.note(index, Stage::of_result(&result));
+            (self.ids[index], result)
+        });
+        results.collect()
+    }
+}
+
+fn submission(cluster: &dyn Cluster, snapshot: &Snapshot) -> Submission {
+    Submission {
+        request: format!("the request to unlock {}", snapshot.title()),
+        check: cluster.check_command(Check::Snapshot(snapshot.id)),
+    }
+}
+
+fn look(cluster: &dyn Cluster, id: u64, lock_key: &str) -> cluster::Result<Seen<()>> {
+    Ok(match cluster.snapshot(id)?.lock_key {
+        None => Seen::Done(()),
+        Some(now) if now == lock_key => Seen::NotDone,
+        Some(now) => Seen::SomethingElse(format!("it is locked with key {now}")),
+    })
+}
+
+fn confirm(cluster: &dyn Cluster, snapshot: &Snapshot) -> Result<()> {
+    let lock_key = snapshot.lock_key.as_deref().unwrap_or_default();
+    let look = || look(cluster, snapshot.id, lock_key);
+    submission(cluster, snapshot).confirm(look).map(drop)
+}
+
+/// Lists what is not locked until all of these are in it or have had enough time to get there, and
+/// then looks at each that is not.
+fn confirm_all(
+    cluster: &dyn Cluster,
+    accepted: &[(usize, &Accepted)],
+) -> BTreeMap<usize, Result<()>> {
+    let _settling = Settling::confirmation();
+    let mut verdicts = BTreeMap::new();
+    let mut left: Vec<_> = accepted.to_vec();
+    let mut failure = None;
+    for pause in POLL_PAUSES {
+        interrupt::pause(pause);
+        match cluster.unlocked_snapshots() {
+            Ok(unlocked) => {
+                failure = None;
+                left.retain(|(index, accepted)| {
+                    let is_unlocked = unlocked.contains(&accepted.snapshot.id);
+                    if is_unlocked {
+                        verdicts.insert(*index, Ok(()));
+                    }
+                    !is_unlocked
+                });
+            }
+            Err(error) => {
+                log::info!("cannot list the snapshots: {}", error.error.chain());
+                failure = Some(error.error);
+            }
+        }
+        if left.is_empty() || interrupt::announced().is_some() {
+            break;
+        }
+    }
+    for (index, accepted) in left {
+        let snapshot = &accepted.snapshot;
+        let submission = submission(cluster, snapshot);
+        let verdict = match &failure {
+            Some(failure) => Err(submission.not_confirmed(failure)),
+            None => {
+                let lock_key = snapshot.lock_key.as_deref().unwrap_or_default();
+                let seen = look(cluster, snapshot.id, lock_key);
+                submission.judge(seen).map(drop)
+            }
+        };
+        verdicts.insert(index, verdict);
+    }
+    verdicts
+}
+
+/// How far each snapshot has come, for whoever has to be told when a second signal ends it all.
+struct Ledger {
+    ids: Vec<u64>,
+    stages: Mutex<Vec<Stage>>,
+    check: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    NotTried,
+    /// Begun, and nothing is under way.
+    NotSent,
+    Sent,
+    Accepted,
+    Unlocked,
+    AlreadyUnlocked,
+    /// Nobody can tell.
+    Unknown,
+    Failed,
+}
+
+impl Stage {
+    fn of(outcome: &Outcome) -> Self {
+        match outcome {
+            Outcome::Accepted(_) => Self::Accepted,
+            Outcome::Finished(result) => Self::of_result(result),
+        }
+    }
+
+    fn of_result(result: &Result<Unlocked>) -> Self {
+        match result {
+            Ok(unlocked) => match unlocked.ending {
+                Ending::Done => Self::Unlocked,
+                Ending::AlreadySo => Self::AlreadyUnlocked,
+                Ending::DryRun => Self::NotSent,
+            },
+            Err(error) if error.kind() == Kind::Unknown => Self::Unknown,
+            Err(_) => Self::Failed,
+        }
+    }
+}
+
+impl Ledger {
+    fn new(ids: &[u64], cluster: &dyn Cluster) -> Arc<Self> {
+        let check = match ids {
+            [id] => Check::Snapshot(*id),
+            _ => Check::Snapshots,
+        };
+        Arc::new(Self {
+            ids: ids.to_vec(),
+            stages: Mutex::new(vec![Stage::NotTried; ids.len()]),
+            check: cluster.check_command(check),
+        })
+    }
+
+    fn stages(&self) -> MutexGuard<'_, Vec<Stage>> {
+        self.stages.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note(&self, index: usize, stage: Stage) {
+        self.stages()[index] = stage;
+    }
+
+    /// All that is known, for a run that ends before it can report.
+    fn words(&self) -> Error {
+        let stages = self.stages();
+        let mut message = "stopped by a signal".to_owned();
+        let mut sent = false;
+        for (is_in, what) in [
+            (&[Stage::Unlocked][..], "unlocked"),
+            (&[Stage::AlreadyUnlocked], "already unlocked"),
+            (&[Stage::Accepted], "accepted by the cluster, not confirmed"),
+            (&[Stage::Sent, Stage::Unknown], "sent, result unknown"),
+            (&[Stage::Failed], "failed"),
+            (&[Stage::NotSent, Stage::NotTried], "nothing sent"),
+        ] {
+            let ids: Vec<u64> = self
+                .ids
+                .iter()
+                .zip(stages.iter())
+                .filter(|(_, stage)| is_in.contains(stage))
+                .map(|(id, _)| *id)
+                .collect();
+            if !ids.is_empty() {
+                let _ = write!(message, "; {what}: {}", ranges(ids));
+                sent |= matches!(is_in[0], Stage::Accepted | Stage::Sent);
+            }
+        }
+        let hint = match sent {
+            true => format!(
+                "`{}` shows what is locked; rerunning is safe: qkey looks first",
+                self.check
+            ),
+            false => "rerunning is safe: qkey looks first".to_owned(),
+        };
+        Error::new(Kind::Interrupted, message).hint(hint)
+    }
+}
+
+/// `1-5, 9`
+fn ranges(mut ids: Vec<u64>) -> String {
+    ids.sort_unstable();
+    ids.dedup();
+    let runs = ids.chunk_by(|a, b| a + 1 == *b);
+    let runs = runs.map(|run| match run {
+        [one] => one.to_string(),
+        [first, .., last] => format!("{first}-{last}"),
+        [] => String::new(),
+    });
+    runs.collect::<Vec<_>>().join(", ")
 }
 
 fn lock_key_of(snapshot: &Snapshot, id: &str, keys: &[StoredKey]) -> Result<StoredKey> {
     let found = keys.iter().find(|key| key.id == id);
     found.cloned().ok_or_else(|| {
         let message = format!(
-            "key {id} locks {}, and the key store does not show it",
+            "{} is locked with key {id}, which the key store does not show",
             snapshot.title()
         );
         Error::new(Kind::Refused, message).hint(
-            "it may have been stored just now: run this again; or log in as a user who sees every key",
+            "run this again if the key was stored just now; otherwise log in as a user who can list every key",
         )
     })
 }

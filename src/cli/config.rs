@@ -80,13 +80,14 @@ impl Init {
                 .caused_by(&error)
                 .hint(hint)
         })?;
-        output.result(
+        let printed = output.result(
             &format!(
                 "Wrote {}: a commented file that sets nothing yet.",
                 path.display()
             ),
             &json!({ "action": "config init", "file": path.to_string_lossy() }),
-        )
+        );
+        printed.map_err(|error| error.hint("the file is complete; nothing more is to be done"))
     }
 }
 
@@ -203,8 +204,8 @@ fn show(session: &Session) -> Result<()> {
                 .map(|(name, key)| [name.clone(), redacted(key.source.get_ref())]),
         ),
     };
-    session.output.result(
-        &format!("{file_text}\n\n{settings_text}\n\n{keys_text}"),
+    session.output.answer(
+        || format!("{file_text}\n\n{settings_text}\n\n{keys_text}"),
         &json!({
             "file": file.map(|file| file.to_string_lossy()),
             "settings": objects,

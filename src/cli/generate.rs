@@ -53,7 +53,7 @@ impl Generate {
         {
             made.source = name;
         }
-        session.output.result(
+        let printed = session.output.result(
             &format!(
                 "Made a new private key: {}\n  {}\nStore its public half with `qkey add --name NAME --key {}`.",
                 made.source,
@@ -66,6 +66,12 @@ impl Generate {
                 "public_key": made.public_key.to_base64(),
                 "fingerprint": made.public_key.fingerprint(),
             }),
-        )
+        );
+        printed.map_err(|error| {
+            error.hint(format!(
+                "the key is complete; `qkey pubkey {}` prints its public half",
+                quote(&made.source)
+            ))
+        })
     }
 }

@@ -3,6 +3,7 @@
 use std::thread;
 
 use clap::{Args, Subcommand};
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::session::{Session, as_key_sources};
@@ -10,7 +11,8 @@ use crate::{
     ceremony::{Keyring, find_key},
     cluster::{Cluster, KeyRef, StoredKey, Usage},
     error::{Error, Kind, Result},
-    output::table,
+    output::{Entries, table},
+    parallel,
     public_key::PublicKey,
     text::printable,
 };
@@ -82,11 +84,8 @@ impl Keys {
 
 fn list(session: &Session) -> Result<()> {
     let (keys, configured) = keys_and_configured(session)?;
-    let objects: Vec<Value> = keys
-        .iter()
-        .map(|key| with_source(key, &configured))
-        .collect();
-    let text = match keys.is_empty() {
+    let objects = Entries(|| keys.iter().map(|key| with_source(key, &configured)));
+    let text = || match keys.is_empty() {
         true => "The key store is empty.".to_owned(),
         false => table(
             [
@@ -112,7 +111,13 @@ fn list(session: &Session) -> Result<()> {
             }),
         ),
     };
-    session.output.result(&text, &json!({ "keys": objects }))
+    let object = KeysObject { keys: objects };
+    session.output.answer(text, &object)
+}
+
+#[derive(Serialize)]
+struct KeysObject<T> {
+    keys: T,
 }
 
 fn show(session: &Session, key: &KeyRef) -> Result<()> {
@@ -135,9 +140,8 @@ fn show(session: &Session, key: &KeyRef) -> Result<()> {
     ]
     .map(|(label, value)| format!("{label:<15} {value}").trim_end().to_owned())
     .join("\n");
-    session
-        .output
-        .result(&text, &json!({ "key": with_source(&key, &configured) }))
+    let object = json!({ "key": with_source(&key, &configured) });
+    session.output.answer(|| text, &object)
 }
 
 fn usage(session: &Session, key: Option<KeyRef>) -> Result<()> {
@@ -148,54 +152,71 @@ fn usage(session: &Session, key: Option<KeyRef>) -> Result<()> {
         None => keys,
     };
     let used = usages(cluster.as_ref(), keys)?;
-    let text: Vec<String> = used
-        .iter()
-        .map(|(key, usages)| {
-            let mut lines = vec![match usages.len() {
-                0 => format!("{} protects nothing.", key.title()),
-                _ => format!("{} protects:", key.title()),
-            }];
-            lines.extend(usages.iter().map(|usage| {
-                let kind = printable(&usage.kind).replace('_', " ");
-                format!("  {kind} {}", printable(&usage.id))
-            }));
-            lines.join("\n")
-        })
-        .collect();
-    let text = match text.is_empty() {
+    let text = || match used.is_empty() {
         true => "The key store is empty.".to_owned(),
-        false => text.join("\n"),
+        false => used.iter().fold(String::new(), |mut text, (key, usages)| {
+            text.push_str(&key.title());
+            text.push_str(match usages.is_empty() {
+                true => " protects nothing.\n",
+                false => " protects:\n",
+            });
+            for usage in usages {
+                let kind = printable(&usage.kind).replace('_', " ");
+                text.push_str(&format!("  {kind} {}\n", printable(&usage.id)));
+            }
+            text
+        }),
     };
-    let objects: Vec<Value> = used
-        .iter()
-        .map(|(key, usages)| {
-            let mut object = key_object(key);
-            object["usages"] = json!(usages);
-            object
+    let objects = Entries(|| {
+        used.iter().map(|(key, usages)| KeyUsages {
+            key: key_object(key),
+            usages,
         })
-        .collect();
-    session.output.result(&text, &json!({ "keys": objects }))
+    });
+    let object = KeysObject { keys: objects };
+    session.output.answer(text, &object)
 }
+
+#[derive(Serialize)]
+struct KeyUsages<'a> {
+    #[serde(flatten)]
+    key: Value,
+    usages: &'a [Usage],
+}
+
+/// How many keys are asked about at a time: their replies are in memory together.
+const AT_A_TIME: usize = 8;
+
+/// How many usages all keys together may have: more than a cluster has snapshots.
+const USAGES: usize = 100_000;
 
 /// Asks what each key protects, a few at a time.
 fn usages(cluster: &dyn Cluster, keys: Vec<StoredKey>) -> Result<Vec<(StoredKey, Vec<Usage>)>> {
-    let mut used = Vec::new();
+    let mut used = Vec::with_capacity(keys.len());
+    let mut total = 0;
     let at_a_time = thread::available_parallelism().map_or(1, usize::from);
-    for keys in keys.chunks(at_a_time) {
-        let answers: Vec<_> = thread::scope(|scope| {
-            let threads: Vec<_> = keys
-                .iter()
-                .map(|key| scope.spawn(|| cluster.key_usage(&key.id)))
-                .collect();
-            let join = |thread: thread::ScopedJoinHandle<'_, _>| thread.join();
-            threads.into_iter().map(join).collect()
-        });
-        for (key, answer) in keys.iter().zip(answers) {
-            let usages = answer.expect("reading a key's usage does not panic")?;
-            used.push((key.clone(), usages));
+    let mut keys = keys.into_iter();
+    loop {
+        let some: Vec<_> = keys.by_ref().take(at_a_time.min(AT_A_TIME)).collect();
+        if some.is_empty() {
+            return Ok(used);
+        }
+        let answers = parallel::each(&some, |key| cluster.key_usage(&key.id));
+        for (key, answer) in some.into_iter().zip(answers) {
+            let usages = answer?;
+            total += usages.len();
+            if total > USAGES {
+                return Err(too_many_usages());
+            }
+            used.push((key, usages));
         }
     }
-    Ok(used)
+}
+
+fn too_many_usages() -> Error {
+    let message = format!("the stored keys protect more than {USAGES} objects");
+    Error::new(Kind::Unreachable, message)
+        .hint("a cluster has far fewer; `qkey keys usage ID-OR-NAME` shows one key at a time")
 }
 
 /// The configured keys that opened without anybody being asked.
@@ -215,11 +236,8 @@ fn keys_and_configured(session: &Session) -> Result<(Vec<StoredKey>, Configured)
     let sources = session.configured_keys()?;
     let cluster = session.cluster(1)?;
     let keyring = Keyring::new(as_key_sources(&sources));
-    let keys = thread::scope(|scope| {
-        let keys = scope.spawn(|| cluster.keys());
-        keyring.open();
-        keys.join().expect("reading the key list does not panic")
-    })?;
+    let (keys, ()) = parallel::both(|| cluster.keys(), || keyring.open());
+    let keys = keys?;
     for (title, error) in keyring.unopened() {
         if error.kind().is_interruption() {
             return Err(error);

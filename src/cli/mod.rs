@@ -23,8 +23,9 @@ use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand, error
 
 use crate::{
     error::{Error, Kind, Result},
-    interrupt,
-    output::{Format, Output},
+    interrupt::{self, SUBMIT_GRACE},
+    memory,
+    output::{self, Format, Output},
     secret,
 };
 use session::Session;
@@ -62,6 +63,7 @@ enum Command {
 
 /// Parses the command line, runs the command, reports an error, and returns the exit code.
 pub fn main() -> u8 {
+    memory::install_panic_hook();
     secret::forbid_core_dumps();
     let matches = match Cli::command().try_get_matches() {
         Ok(matches) => matches,
@@ -72,12 +74,11 @@ pub fn main() -> u8 {
         Err(error) => return report_usage(&error),
     };
     let mut output = cli.globals.output();
-    // A machine without a thread to spare makes the standard library panic.
     let result = panic::catch_unwind(AssertUnwindSafe(|| run(cli, &matches, &mut output)));
     let result = result.unwrap_or_else(|_| {
         interrupt::end_children();
-        Err(Error::new(Kind::Internal, "qkey itself failed").hint(
-            "if the message above names no lack of memory or threads, it is a bug; run this again: it looks first what was done",
+        Err(Error::new(Kind::Internal, "qkey crashed").hint(
+            "this is a bug: report the message above; running this again is safe: it checks first what was done",
         ))
     });
     match result {
@@ -105,6 +106,15 @@ fn run(cli: Cli, matches: &ArgMatches, output: &mut Output) -> Result<()> {
     *output = session.output;
     let last_output = session.output;
     interrupt::report_with(move |error| last_output.error(error));
+    // A script reads one object from stderr, and waits in any case.
+    if last_output.format == Format::Text {
+        interrupt::tell_of_waiting_with(|| {
+            log::warn!(
+                "stopping; waiting up to {} s for what was already sent (a second signal stops at once)",
+                SUBMIT_GRACE.as_secs()
+            );
+        });
+    }
     match command {
         Command::Add(command) => command.run(&session),
         Command::Replace(command) => command.run(&session),
@@ -124,11 +134,22 @@ fn report_usage(error: &clap::Error) -> u8 {
     let wrong =
         error.use_stderr() && error.kind() != ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
     if !(wrong && wants_json()) {
-        // A terminal that is gone cannot be told so.
-        let _ = error.print();
-        return match error.use_stderr() {
-            true => Kind::Usage.exit_code(),
-            false => 0,
+        return match (output::help(error), error.use_stderr()) {
+            // Where stderr is gone, there is nobody to tell.
+            (_, true) => Kind::Usage.exit_code(),
+            (Ok(()), false) => 0,
+            (Err(error), false) => {
+                let format = match wants_json() {
+                    true => Format::Json,
+                    false => Format::Text,
+                };
+                let output = Output {
+                    format,
+                    ..Output::default()
+                };
+                output.error(&error);
+                error.kind().exit_code()
+            }
         };
     }
     let text = error.to_string();

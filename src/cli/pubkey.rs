@@ -45,6 +45,6 @@ impl Pubkey {
         let mut object = public_key_object(public_key);
         object["pem"] = json!(public_key.to_pem());
         object["openssh"] = json!(public_key.to_openssh("").trim_end());
-        output.result(&text, &object)
+        output.answer(|| text, &object)
     }
 }

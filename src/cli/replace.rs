@@ -6,6 +6,7 @@ use serde_json::json;
 use super::{
     keys::{fingerprint_of, key_object, public_key_object},
     session::{Session, as_key_sources, check_stdin},
+    unlock::signed,
 };
 use crate::{
     ceremony::{self, Ending},
@@ -75,22 +76,24 @@ impl Replace {
             }
             Ending::DryRun => format!(
                 "Would replace {title}; both signatures were checked and nothing was sent.\n  \
-                 is {old_fingerprint}\n  to {new_fingerprint}"
+                 is {old_fingerprint}\n  to {new_fingerprint}{}",
+                signed(replaced.challenge.as_deref())
             ),
         };
-        session.output.result(
-            &text,
-            &json!({
-                "action": "replace",
-                "changed": replaced.ending == Ending::Done,
-                "dry_run": self.dry_run,
-                "key": key_object(&replaced.stored),
-                "old_key": {
-                    "public_key": replaced.before.public_key,
-                    "fingerprint": fingerprint_of(&replaced.before),
-                },
-                "new_key": public_key_object(&replaced.new_key),
-            }),
-        )
+        let mut object = json!({
+            "action": "replace",
+            "changed": replaced.ending == Ending::Done,
+            "dry_run": self.dry_run,
+            "key": key_object(&replaced.stored),
+            "old_key": {
+                "public_key": replaced.before.public_key,
+                "fingerprint": fingerprint_of(&replaced.before),
+            },
+            "new_key": public_key_object(&replaced.new_key),
+        });
+        if let Some(challenge) = &replaced.challenge {
+            object["challenge"] = json!(challenge);
+        }
+        session.output.result(&text, &object)
     }
 }

@@ -9,12 +9,13 @@ use crate::{
     cluster::{
         Cluster,
         qq::{self, Qq},
-        rest::{self, Rest},
+        rest::{self, Rest, Trust},
         retry::Retrying,
     },
     config::{self, Config, Via},
     error::{Error, Kind, Result},
     output::Output,
+    private_file,
     secret::{Asker, Asking},
     signer::{
         Context, KeySource, Refusals,
@@ -54,6 +55,9 @@ impl Session {
             color: settings.color.value,
         };
         output.install_log(globals.verbosity());
+        if let Some(path) = &config_file {
+            private_file::warn_if_writable_by_others(path);
+        }
         subprocess::withhold(TOKEN_VARIABLE);
         let timeout = settings.timeout.value;
         Ok(Self {
@@ -92,6 +96,9 @@ impl Session {
                 Box::new(Retrying::new(qq, timeout))
             }
             Via::Rest => {
+                if let Trust::CaFile(path) = &settings.trust.value {
+                    private_file::warn_if_writable_by_others(path);
+                }
                 let rest = Rest::new(rest::Options {
                     host,
                     port,

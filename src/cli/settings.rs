@@ -36,10 +36,10 @@ pub struct Globals {
         value_name = "PATH"
     )]
     credentials_store: Option<PathBuf>,
-    /// Trust the certificate authorities in this PEM file, and not those of the system (--via rest)
+    /// Trust only the certificates in this PEM file: CAs, or the cluster's own (--via rest)
     #[arg(long, global = true, env = "QKEY_CA_FILE", value_name = "PEM")]
     ca_file: Option<PathBuf>,
-    /// Trust this certificate and no other (--via rest)
+    /// Trust only the certificate with this fingerprint (--via rest)
     #[arg(
         long,
         global = true,

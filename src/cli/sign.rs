@@ -92,7 +92,7 @@ impl Sign {
             Form::Hex => signature.to_hex(),
             _ => signature.to_base64(),
         };
-        output.result(&text, &object)
+        output.answer(|| text, &object)
     }
 
     fn bytes(&self, signature: &Signature) -> Vec<u8> {

@@ -67,7 +67,8 @@ impl Unlock {
         };
         let jobs = jobs.min(ids.len());
         let cluster = session.cluster(jobs)?;
-        let mut tally = Tally::new(session, self.dry_run, ids.len());
+        let asked = ids.len();
+        let mut tally = Tally::new(session, self.dry_run, asked);
         let unlock = ceremony::unlock::Unlock {
             keys: as_key_sources(&keys),
             attempts: self.attempts.number,
@@ -75,7 +76,11 @@ impl Unlock {
             dry_run: self.dry_run,
             ids,
         };
-        unlock.run(cluster.as_ref(), |id, result| tally.add(id, result));
+        let mut progress = session.output.progress("unlocking snapshots", asked);
+        let results = unlock.run(cluster.as_ref(), |done| progress.tell(done));
+        for (id, result) in results {
+            tally.add(id, result);
+        }
         tally.finish()
     }
 }
@@ -170,7 +175,7 @@ struct Tally<'a> {
     first_error: Option<Error>,
     /// Set once a signal has ended the work.
     interruption: Option<Error>,
-    /// The first error in printing, which must not stop the work.
+    /// The last error in printing, which must not stop the work.
     print_error: Option<Error>,
 }
 
@@ -238,7 +243,8 @@ impl<'a> Tally<'a> {
 
     fn print(&mut self, text: &str, object: &Value) {
         if let Err(error) = self.session.output.result(text, object) {
-            self.print_error.get_or_insert(error);
+            // The last one is about the summary.
+            self.print_error = Some(error);
         }
     }
 
@@ -271,6 +277,9 @@ impl<'a> Tally<'a> {
             self.print_summary();
         }
         let (failed, asked, well) = (self.failed, self.asked, self.well());
+        if let Some(error) = self.print_error.take_if(|_| failed > 0) {
+            self.session.output.error(&error);
+        }
         match (self.first_error, self.interruption) {
             (None, _) => self.print_error.map_or(Ok(()), Err),
             (Some(error), _) if asked == 1 => Err(error),
@@ -303,10 +312,18 @@ fn text(unlocked: &Unlocked) -> String {
     match (unlocked.ending, key) {
         (Ending::Done, Some(key)) => format!("Unlocked {snapshot}, which {key} locked."),
         (Ending::DryRun, Some(key)) => format!(
-            "Would unlock {snapshot}, which {key} locks; the signature was checked and nothing was sent."
+            "Would unlock {snapshot}, which {key} locks; the signature was checked and nothing was sent.{}",
+            signed(unlocked.challenge.as_deref())
         ),
         _ => format!("The cluster has {snapshot} unlocked already: nothing to do."),
     }
+}
+
+/// What a dry run has signed, on a line of its own.
+pub fn signed(challenge: Option<&str>) -> String {
+    challenge.map_or_else(String::new, |text| {
+        format!("\n  challenge: {}", quoted(text))
+    })
 }
 
 fn object(unlocked: &Unlocked, dry_run: bool) -> Value {
@@ -314,13 +331,17 @@ fn object(unlocked: &Unlocked, dry_run: bool) -> Value {
         Ending::DryRun => unlocked.snapshot.lock_key.as_deref(),
         _ => None,
     };
-    json!({
+    let mut object = json!({
         "action": "unlock",
         "changed": unlocked.ending == Ending::Done,
         "dry_run": dry_run,
         "snapshot": snapshot_object(&unlocked.snapshot, lock_key),
         "key": unlocked.key.as_ref().map(key_object),
-    })
+    });
+    if let Some(challenge) = &unlocked.challenge {
+        object["challenge"] = json!(challenge);
+    }
+    object
 }
 
 /// The fields of a snapshot in JSON; `lock_key` is the stored key that locks it now.

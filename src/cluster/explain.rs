@@ -69,30 +69,30 @@ impl Named {
                 Kind::Refused,
                 "`qkey keys list` shows what there is".to_owned(),
             ),
-            429 | 502..=504 => (
+            408 | 429 | 502..=504 => (
                 Kind::Unreachable,
-                "the cluster, or a proxy before it, is not ready; try again later".to_owned(),
+                "the cluster, or a proxy in front of it, is not ready; try again later".to_owned(),
             ),
             500.. => (
                 Kind::Refused,
-                "the cluster has a problem of its own; look at its state, then run this again"
+                "the cluster has a problem of its own; check its health, then run this again"
                     .to_owned(),
             ),
             _ => (
                 Kind::Refused,
-                "nothing was changed; mend what the cluster names, then run this again".to_owned(),
+                "nothing was changed; fix what the cluster reports, then run this again".to_owned(),
             ),
         };
         let certainty = match status {
-            // A proxy's time-out says nothing about the cluster.
-            408 | 504 => Certainty::Unanswered,
-            500.. => Certainty::Lost,
+            // A proxy says these too, and knows nothing of the cluster behind it.
+            408 | 502..=504 => Certainty::Lost,
+            500.. => Certainty::Failed,
             _ => Certainty::Refused,
         };
         let message = format!("{} refused {call}: Error {status}: {words}", self.address);
         let error = Error::new(certainty, UserError::new(kind, message).hint(hint));
         match status {
-            429 | 503 => error.worth_repeating(Duration::ZERO),
+            408 | 429 | 503 => error.worth_repeating(Duration::ZERO),
             _ => error,
         }
     }
@@ -117,10 +117,25 @@ impl Named {
         let message = format!("the connection to {address} was lost during {call}: {words}");
         let error = UserError::new(Kind::Unreachable, message)
             .hint("look whether the cluster is up and whether a proxy or firewall stands between");
+        let error = Error::new(Certainty::Lost, error);
         match words.contains("timed out") {
-            true => Error::new(Certainty::Unanswered, error),
-            false => Error::new(Certainty::Lost, error).worth_repeating(Duration::ZERO),
+            true => error,
+            false => error.worth_repeating(Duration::ZERO),
         }
+    }
+
+    /// More came than a cluster sends; `what` says of what.
+    pub fn too_large(&self, call: &str, what: &str) -> Error {
+        let message = format!(
+            "the reply of {} to {call} is too large: {what}",
+            self.address
+        );
+        Error::new(
+            Certainty::Lost,
+            UserError::new(Kind::Unreachable, message).hint(
+                "a cluster sends far less; check --host and --port: a proxy or another service may answer there",
+            ),
+        )
     }
 
     /// What came is no answer of the REST API.
@@ -130,7 +145,7 @@ impl Named {
             self.address
         );
         Error::new(
-            Certainty::Lost,
+            Certainty::Unexpected,
             UserError::new(Kind::Unreachable, message)
                 .hint("check --host and --port: a proxy or another service may answer there"),
         )

@@ -6,7 +6,7 @@ mod reply;
 pub mod rest;
 pub mod retry;
 
-use std::time::Duration;
+use std::{collections::HashSet, time::Duration};
 
 use serde::Serialize;
 
@@ -148,10 +148,14 @@ pub enum Certainty {
     Refused,
     /// The cluster never got it; nothing was changed.
     NotSent,
-    /// The answer was lost: it may have been carried out.
+    /// The cluster itself answered that it failed: it is finished with the request, and may have
+    /// carried it out.
+    Failed,
+    /// There was a reply that the cluster does not give to this call: it may have carried it out, or
+    /// may still.
+    Unexpected,
+    /// There was no reply: it may have been carried out, or may still be.
     Lost,
-    /// There was no answer in time: it may have been carried out, or may still be.
-    Unanswered,
 }
 
 /// A call that failed: what is certain, and what to tell the user.
@@ -203,10 +207,11 @@ pub type Result<T> = std::result::Result<T, Error>;
 /// The port of a cluster's REST API.
 pub const DEFAULT_PORT: u16 = 8000;
 
-/// Typed calls to a cluster. Calls that only read can be repeated at will; `add_key`,
-/// `replace_key`, `unlock` and `lock` are submissions: after an error whose certainty is
-/// [`Certainty::Lost`] or [`Certainty::Unanswered`], the cluster's state must be read before anything
-/// else.
+/// Typed calls to a cluster. Calls that only read can be retried at will; `add_key`, `replace_key`,
+/// `unlock` and `lock` are submissions. Whatever a submission comes back with, only reading the
+/// cluster's state afterwards shows what it did: a proxy can answer in the cluster's place.
+///
+/// A reply that names another id than the call did is an error.
 pub trait Cluster: Sync {
     /// The whole key store.
     fn keys(&self) -> Result<Vec<StoredKey>>;
@@ -214,16 +219,19 @@ pub trait Cluster: Sync {
     /// What the stored key with this id protects.
     fn key_usage(&self, key_id: &str) -> Result<Vec<Usage>>;
 
-    /// Stores a key; returns what the cluster then holds.
-    fn add_key(&self, key: &NewKey<'_>) -> Result<StoredKey>;
+    /// Stores a key.
+    fn add_key(&self, key: &NewKey<'_>) -> Result<()>;
 
     /// The exact text to sign to replace a key. `key` must be addressable.
     fn replacement_challenge(&self, key: &KeyRef) -> Result<String>;
 
-    /// Replaces the stored key with this id; returns what the cluster then holds.
-    fn replace_key(&self, key_id: &str, replacement: &Replacement<'_>) -> Result<StoredKey>;
+    /// Replaces the stored key with this id.
+    fn replace_key(&self, key_id: &str, replacement: &Replacement<'_>) -> Result<()>;
 
     fn snapshot(&self, id: u64) -> Result<Snapshot>;
+
+    /// The ids of all snapshots that are not locked, in one listing.
+    fn unlocked_snapshots(&self) -> Result<HashSet<u64>>;
 
     /// The exact text to sign to unlock a locked snapshot.
     fn unlock_challenge(&self, id: u64) -> Result<String>;
@@ -247,4 +255,6 @@ pub trait Cluster: Sync {
 pub enum Check {
     Keys,
     Snapshot(u64),
+    /// Every snapshot.
+    Snapshots,
 }

@@ -1,17 +1,21 @@
 //! The cluster through the `qq` program.
 
 use std::{
+    collections::HashSet,
     ffi::OsString,
+    io,
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
     time::Duration,
 };
 
+use rustix::io::Errno;
+
 use super::{
     Certainty, Check, Cluster, DEFAULT_PORT, Error, KeyRef, NewKey, Replacement, Result, Snapshot,
     StoredKey, Usage,
     explain::{GIVE_IT_LONGER, Named, begin, no_cluster, stopped_during},
-    reply::{self, Complaint, NotAReply},
+    reply::{self, Complaint, KEY_LIST, Limit, NotAReply, SINGLE, SNAPSHOTS, USAGES},
 };
 use crate::{
     error::{Error as UserError, Kind},
@@ -104,8 +108,9 @@ impl Qq {
         })
     }
 
-    fn command(&self) -> Command {
+    fn command(&self, limit: Limit) -> Command {
         let mut command = Command::new(&self.program, self.options.timeout)
+            .stdout_limit(limit.bytes)
             // Whatever the user's locale: names and challenges come and go as UTF-8.
             .env("PYTHONUTF8", "1")
             .env("PYTHONIOENCODING", "utf-8");
@@ -125,15 +130,16 @@ impl Qq {
     fn call<T>(
         &self,
         args: &[&str],
+        limit: Limit,
         parse: impl Fn(&[u8]) -> std::result::Result<T, NotAReply>,
     ) -> Result<T> {
         begin(args[0])?;
         log::info!("qq {}", args[0]);
         let output = self
-            .command()
+            .command(limit)
             .args(args)
             .run()
-            .map_err(|failure| self.explain(args[0], failure))?;
+            .map_err(|failure| self.explain(args[0], limit, failure))?;
         self.parse(args[0], &output, parse)
     }
 
@@ -144,12 +150,13 @@ impl Qq {
         flags: KeyFlags,
         key: &KeyRef,
         args: &[String],
+        limit: Limit,
         parse: impl Fn(&[u8]) -> std::result::Result<T, NotAReply>,
     ) -> Result<T> {
         begin(command)?;
         log::info!("qq {command}");
         let run = |dialect: Dialect| {
-            self.command()
+            self.command(limit)
                 .arg(command)
                 .arg(flags.arg(dialect, key))
                 .args(args)
@@ -168,7 +175,7 @@ impl Qq {
                 result
             }
         };
-        let output = result.map_err(|failure| self.explain(command, failure))?;
+        let output = result.map_err(|failure| self.explain(command, limit, failure))?;
         self.parse(command, &output, parse)
     }
 
@@ -179,9 +186,12 @@ impl Qq {
         parse: impl Fn(&[u8]) -> std::result::Result<T, NotAReply>,
     ) -> Result<T> {
         parse(&output.stdout).map_err(|wrong| {
-            self.explain(
+            if let Some(what) = &wrong.too_large {
+                return self.named().too_large(command, what);
+            }
+            self.explain_silence(
                 command,
-                Failure::UnparsableReply {
+                &Failure::UnparsableReply {
                     program: self.program.to_string_lossy().into_owned(),
                     expected: wrong.to_string(),
                     excerpt: subprocess::excerpt(&output.stdout),
@@ -191,8 +201,11 @@ impl Qq {
     }
 
     /// What a failed run means.
-    fn explain(&self, command: &str, failure: Failure) -> Error {
+    fn explain(&self, command: &str, limit: Limit, failure: Failure) -> Error {
         let named = self.named();
+        if let Failure::TooMuchOutput { .. } = failure {
+            return named.too_large(command, &limit.exceeded());
+        }
         let lost = |message: String| {
             let error = UserError::new(Kind::Unreachable, message).hint(self.try_by_hand(command));
             Error::new(Certainty::Lost, error)
@@ -228,18 +241,28 @@ impl Qq {
     fn explain_silence(&self, command: &str, failure: &Failure) -> Error {
         let (certainty, hint) = match failure {
             Failure::Interrupted(kind) => return stopped_during(command, *kind),
+            Failure::CouldNotRun { source, .. } if is_exhaustion(source) => {
+                let message = format!("cannot start qq for {command}: out of memory or threads");
+                let error = UserError::new(Kind::Internal, message)
+                    .caused_by(source)
+                    .hint("nothing was sent; raise the limit (see `ulimit -a`) or free memory, then run this again");
+                return Error::new(Certainty::NotSent, error);
+            }
             Failure::NotFound { .. }
             | Failure::NotExecutable { .. }
             | Failure::CouldNotRun { .. } => (
                 Certainty::NotSent,
                 "say where qq is with --qq PATH or QKEY_QQ".to_owned(),
             ),
-            Failure::TimedOut { .. } => (Certainty::Unanswered, GIVE_IT_LONGER.to_owned()),
+            Failure::TimedOut { .. } => (Certainty::Lost, GIVE_IT_LONGER.to_owned()),
             Failure::Killed { .. } => (
                 Certainty::Lost,
                 "find out what killed it (out of memory? a limit? an administrator?) and run this again"
                     .to_owned(),
             ),
+            Failure::UnparsableReply { .. } => {
+                (Certainty::Unexpected, self.try_by_hand(command))
+            }
             _ => (Certainty::Lost, self.try_by_hand(command)),
         };
         let message = format!("qq gave no usable answer to {command}");
@@ -321,6 +344,12 @@ fn find_dialect(
     }
 }
 
+/// Whether the system has no memory, no thread or no process left.
+fn is_exhaustion(error: &io::Error) -> bool {
+    let errno = Errno::from_io_error(error);
+    errno.is_some_and(|errno| [Errno::AGAIN, Errno::NOMEM].contains(&errno))
+}
+
 /// Whether `qq` stumbled over the file in which it keeps the bearer token, before any request.
 fn is_about_credentials(words: &str) -> bool {
     let not_json = words.contains(": line ") && words.contains("(char ");
@@ -361,7 +390,7 @@ fn usage_error(command: &str, words: &str) -> Error {
 
 impl Cluster for Qq {
     fn keys(&self) -> Result<Vec<StoredKey>> {
-        self.call(&["fs_security_list_keys", "--json"], reply::keys)
+        self.call(&["fs_security_list_keys", "--json"], KEY_LIST, reply::keys)
     }
 
     fn key_usage(&self, key_id: &str) -> Result<Vec<Usage>> {
@@ -370,11 +399,12 @@ impl Cluster for Qq {
             KEY,
             &KeyRef::Id(key_id.to_owned()),
             &["--json".to_owned()],
+            USAGES,
             reply::usage,
         )
     }
 
-    fn add_key(&self, key: &NewKey<'_>) -> Result<StoredKey> {
+    fn add_key(&self, key: &NewKey<'_>) -> Result<()> {
         self.call(
             &[
                 "fs_security_add_key",
@@ -384,7 +414,8 @@ impl Cluster for Qq {
                 &format!("--comment={}", key.comment),
                 "--json",
             ],
-            reply::key,
+            SINGLE,
+            |stdout| reply::added_key(stdout, key),
         )
     }
 
@@ -394,11 +425,12 @@ impl Cluster for Qq {
             KEY,
             key,
             &[],
+            SINGLE,
             reply::challenge,
         )
     }
 
-    fn replace_key(&self, key_id: &str, replacement: &Replacement<'_>) -> Result<StoredKey> {
+    fn replace_key(&self, key_id: &str, replacement: &Replacement<'_>) -> Result<()> {
         self.call_with_key(
             "fs_security_replace_key",
             KEY,
@@ -418,20 +450,32 @@ impl Cluster for Qq {
                 ),
                 "--json".to_owned(),
             ],
-            reply::key,
+            SINGLE,
+            |stdout| reply::replaced_key(stdout, key_id, replacement),
         )
     }
 
     fn snapshot(&self, id: u64) -> Result<Snapshot> {
         self.call(
             &["snapshot_get_status", &format!("--id={id}")],
-            reply::snapshot,
+            SINGLE,
+            |stdout| reply::snapshot(stdout, id),
         )
+    }
+
+    fn unlocked_snapshots(&self) -> Result<HashSet<u64>> {
+        let page = self.call(
+            &["snapshot_list_statuses", "--exclude-locked"],
+            SNAPSHOTS,
+            reply::unlocked_page,
+        )?;
+        Ok(page.entries.into_iter().collect())
     }
 
     fn unlock_challenge(&self, id: u64) -> Result<String> {
         self.call(
             &["snapshot_get_unlock_challenge", &format!("--id={id}")],
+            SINGLE,
             reply::challenge,
         )
     }
@@ -443,7 +487,8 @@ impl Cluster for Qq {
                 &format!("--id={id}"),
                 &format!("--signature={}", signature.to_base64()),
             ],
-            reply::unlocked,
+            SINGLE,
+            |stdout| reply::unlocked(stdout, id),
         )
     }
 
@@ -453,7 +498,8 @@ impl Cluster for Qq {
             LOCK_KEY,
             &KeyRef::Id(key_id.to_owned()),
             &[format!("--id={id}"), "--force".to_owned()],
-            reply::locked,
+            SINGLE,
+            |stdout| reply::locked(stdout, id),
         )
     }
 
@@ -467,6 +513,9 @@ impl Cluster for Qq {
             Check::Keys => format!("{} fs_security_list_keys", self.as_typed()),
             Check::Snapshot(id) => {
                 format!("{} snapshot_get_status --id={id}", self.as_typed())
+            }
+            Check::Snapshots => {
+                format!("{} snapshot_list_statuses --only-locked", self.as_typed())
             }
         }
     }

@@ -1,12 +1,15 @@
 //! Pure parsers of replies: what the REST API answers, what `qq` makes of it on stdout, and its
 //! failures on stderr. Unknown fields are passed over.
 
-use std::fmt;
+use std::{collections::BTreeMap, fmt, marker::PhantomData};
 
-use serde::{Deserialize, Deserializer, de::DeserializeOwned};
-use serde_json::Value;
+use serde::{
+    Deserialize, Deserializer,
+    de::{self, DeserializeOwned, IgnoredAny, MapAccess, SeqAccess, Visitor},
+};
 
-use super::{Snapshot, StoredKey, Usage};
+use super::{NewKey, Replacement, Snapshot, StoredKey, Usage};
+use crate::text::size;
 
 #[derive(Deserialize)]
 struct KeyReply {
@@ -21,14 +24,14 @@ struct KeyReply {
 
 #[derive(Deserialize)]
 struct KeysReply {
-    entries: Vec<KeyReply>,
+    entries: Entries<KeyReply, { KEY_LIST.entries }>,
     #[serde(default)]
     paging: Paging,
 }
 
 #[derive(Deserialize)]
 struct UsagesPage {
-    usages: Vec<UsageReply>,
+    usages: UsageEntries,
     #[serde(default)]
     paging: Paging,
 }
@@ -55,16 +58,54 @@ struct ErrorReply {
     inner: Option<Box<ErrorReply>>,
 }
 
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum UsagesReply {
-    List(Vec<UsageReply>),
-    /// 6.1.0.x, which knows these two kinds.
-    ByKind {
-        snapshots: Vec<TextOrNumber>,
-        snapshot_policies: Vec<TextOrNumber>,
-    },
+/// A list, or by kind as 6.1.0.x has it. An untagged enum would hold all of it a second time.
+struct UsagesReply(UsageEntries);
+
+impl<'de> Deserialize<'de> for UsagesReply {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        struct ByKind {
+            snapshots: Entries<TextOrNumber, { USAGES.entries }>,
+            snapshot_policies: Entries<TextOrNumber, { USAGES.entries }>,
+        }
+
+        struct Usages;
+
+        impl<'de> Visitor<'de> for Usages {
+            type Value = UsagesReply;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a list of usages")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<UsagesReply, A::Error> {
+                let list = de::value::SeqAccessDeserializer::new(list);
+                UsageEntries::deserialize(list).map(UsagesReply)
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<UsagesReply, A::Error> {
+                let by_kind = ByKind::deserialize(de::value::MapAccessDeserializer::new(map))?;
+                let of_kind = |kind: &'static str, ids: Entries<_, _>| {
+                    let usage = move |id| UsageReply {
+                        kind: kind.to_owned(),
+                        id,
+                    };
+                    (ids.list.into_iter().map(usage), ids.more)
+                };
+                let (snapshots, more) = of_kind("snapshot", by_kind.snapshots);
+                let (policies, still_more) = of_kind("snapshot_policy", by_kind.snapshot_policies);
+                Ok(UsagesReply(Entries {
+                    list: snapshots.chain(policies).collect(),
+                    more: more || still_more,
+                }))
+            }
+        }
+
+        deserializer.deserialize_any(Usages)
+    }
 }
+
+type UsageEntries = Entries<UsageReply, { USAGES.entries }>;
 
 #[derive(Deserialize)]
 struct UsageReply {
@@ -95,18 +136,88 @@ struct SnapshotReply {
 }
 
 #[derive(Deserialize)]
-#[serde(untagged)]
-enum TextOrNumber {
-    Text(String),
-    Number(u64),
+struct StatusesReply {
+    entries: Entries<StatusReply, { SNAPSHOTS.entries }>,
+    #[serde(default)]
+    paging: Paging,
+}
+
+/// As much of a snapshot as tells whether it is locked.
+#[derive(Deserialize)]
+struct StatusReply {
+    id: u64,
+    #[serde(deserialize_with = "optional_text_or_number")]
+    lock_key: Option<String>,
+}
+
+/// Text, or a number that is taken as text.
+struct TextOrNumber(String);
+
+impl<'de> Deserialize<'de> for TextOrNumber {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Either;
+
+        impl Visitor<'_> for Either {
+            type Value = TextOrNumber;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("text or a number")
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<TextOrNumber, E> {
+                Ok(TextOrNumber(text.to_owned()))
+            }
+
+            fn visit_u64<E>(self, number: u64) -> Result<TextOrNumber, E> {
+                Ok(TextOrNumber(number.to_string()))
+            }
+        }
+
+        deserializer.deserialize_any(Either)
+    }
 }
 
 impl From<TextOrNumber> for String {
     fn from(value: TextOrNumber) -> Self {
-        match value {
-            TextOrNumber::Text(text) => text,
-            TextOrNumber::Number(number) => number.to_string(),
+        value.0
+    }
+}
+
+/// The first `MAX` entries of a list; the others are read and dropped.
+struct Entries<T, const MAX: usize> {
+    list: Vec<T>,
+    /// Whether there were others.
+    more: bool,
+}
+
+impl<'de, T: Deserialize<'de>, const MAX: usize> Deserialize<'de> for Entries<T, MAX> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct List<T, const MAX: usize>(PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de>, const MAX: usize> Visitor<'de> for List<T, MAX> {
+            type Value = Entries<T, MAX>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a list")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut entries: A) -> Result<Self::Value, A::Error> {
+                let mut list = Vec::new();
+                while list.len() < MAX {
+                    match entries.next_element()? {
+                        Some(entry) => list.push(entry),
+                        None => return Ok(Entries { list, more: false }),
+                    }
+                }
+                let mut more = false;
+                while entries.next_element::<IgnoredAny>()?.is_some() {
+                    more = true;
+                }
+                Ok(Entries { list, more })
+            }
         }
+
+        deserializer.deserialize_seq(List(PhantomData))
     }
 }
 
@@ -137,6 +248,62 @@ impl From<UsageReply> for Usage {
     }
 }
 
+/// How large a reply may be, so that no cluster can fill the memory of this machine.
+#[derive(Clone, Copy, Debug)]
+pub struct Limit {
+    what: &'static str,
+    pub bytes: usize,
+    /// In a list.
+    pub entries: usize,
+}
+
+/// A key, a challenge, a status, an error.
+pub const SINGLE: Limit = Limit {
+    what: "the reply",
+    bytes: 256 << 10,
+    entries: 1,
+};
+
+/// Some 300 bytes each.
+pub const KEY_LIST: Limit = Limit {
+    what: "the key list",
+    bytes: 8 << 20,
+    entries: 20_000,
+};
+
+/// A cluster has 40,000 snapshots at most, and a usage takes 80 bytes.
+pub const USAGES: Limit = Limit {
+    what: "the list of what a key protects",
+    bytes: 4 << 20,
+    entries: 50_000,
+};
+
+/// A cluster has 40,000 snapshots at most, and a status takes some 500 bytes as `qq` prints it.
+pub const SNAPSHOTS: Limit = Limit {
+    what: "the list of snapshots",
+    bytes: 32 << 20,
+    entries: 100_000,
+};
+
+/// How long a text in a reply may be.
+const TEXT_LIMIT: usize = 64 << 10;
+
+/// How much of an error's own words is shown, in characters.
+const WORDS_LIMIT: usize = 2_000;
+
+impl Limit {
+    /// What to say when a reply has more bytes.
+    pub fn exceeded(self) -> String {
+        format!("{} is larger than {}", self.what, size(self.bytes))
+    }
+
+    /// What to say when a list has more entries.
+    pub fn too_many(self) -> NotAReply {
+        let words = format!("{} has more than {} entries", self.what, self.entries);
+        NotAReply::too_large(words)
+    }
+}
+
 /// A reply that is not what was asked for.
 #[derive(Debug, PartialEq, Eq)]
 pub struct NotAReply {
@@ -144,6 +311,8 @@ pub struct NotAReply {
     pub expected: &'static str,
     /// What is wrong with it, where it is JSON.
     pub why: Option<String>,
+    /// What is too large about it.
+    pub too_large: Option<String>,
 }
 
 impl NotAReply {
@@ -151,6 +320,14 @@ impl NotAReply {
         Self {
             expected,
             why: None,
+            too_large: None,
+        }
+    }
+
+    fn too_large(words: String) -> Self {
+        Self {
+            too_large: Some(words),
+            ..Self::new("a reply of the usual size")
         }
     }
 }
@@ -174,13 +351,58 @@ pub struct Page<T> {
 
 fn json<T: DeserializeOwned>(reply: &[u8], expected: &'static str) -> Result<T, NotAReply> {
     serde_json::from_slice(reply).map_err(|error| NotAReply {
-        expected,
-        why: error.is_data().then(|| error.to_string()),
+        why: error.is_data().then(|| shortened(&error.to_string())),
+        ..NotAReply::new(expected)
     })
 }
 
+/// The beginning of what somebody else wrote; who reads an error needs no more.
+fn shortened(words: &str) -> String {
+    match words.char_indices().nth(WORDS_LIMIT) {
+        Some((end, _)) => format!("{}…", &words[..end]),
+        None => words.to_owned(),
+    }
+}
+
+/// # Errors
+/// When a text is longer than any that a cluster holds.
+fn check_texts(texts: &[&str]) -> Result<(), NotAReply> {
+    match texts.iter().all(|text| text.len() <= TEXT_LIMIT) {
+        true => Ok(()),
+        false => Err(NotAReply::too_large(format!(
+            "a text in the reply is longer than {}",
+            size(TEXT_LIMIT)
+        ))),
+    }
+}
+
+impl StoredKey {
+    fn check_size(&self) -> Result<(), NotAReply> {
+        check_texts(&[&self.id, &self.name, &self.comment, &self.public_key])
+    }
+}
+
+impl Usage {
+    fn check_size(&self) -> Result<(), NotAReply> {
+        check_texts(&[&self.kind, &self.id])
+    }
+}
+
+/// # Errors
+/// When there are more than the limit allows.
+fn usages(reply: UsageEntries) -> Result<Vec<Usage>, NotAReply> {
+    if reply.more {
+        return Err(USAGES.too_many());
+    }
+    let usages: Vec<Usage> = reply.list.into_iter().map(Into::into).collect();
+    usages.iter().try_for_each(Usage::check_size)?;
+    Ok(usages)
+}
+
 const KEYS: &str = "a list of keys in JSON";
-const USAGES: &str = "a list of usages in JSON";
+const KEY: &str = "the key in JSON";
+const SNAPSHOT: &str = "the snapshot's status in JSON";
+const USAGES_IN_JSON: &str = "a list of usages in JSON";
 
 /// `fs_security_list_keys --json`.
 pub fn keys(stdout: &[u8]) -> Result<Vec<StoredKey>, NotAReply> {
@@ -190,67 +412,117 @@ pub fn keys(stdout: &[u8]) -> Result<Vec<StoredKey>, NotAReply> {
 /// `GET /v1/file-system/security/keys/`.
 pub fn keys_page(body: &[u8]) -> Result<Page<StoredKey>, NotAReply> {
     let reply: KeysReply = json(body, KEYS)?;
+    if reply.entries.more {
+        return Err(KEY_LIST.too_many());
+    }
+    let keys: Vec<StoredKey> = reply.entries.list.into_iter().map(Into::into).collect();
+    keys.iter().try_for_each(StoredKey::check_size)?;
     Ok(Page {
-        entries: reply.entries.into_iter().map(Into::into).collect(),
+        entries: keys,
         next: reply.paging.next(),
     })
 }
 
 /// `GET /v1/file-system/security/keys/{ref}/usages`.
 pub fn usages_page(body: &[u8]) -> Result<Page<Usage>, NotAReply> {
-    let reply: UsagesPage = json(body, USAGES)?;
+    let reply: UsagesPage = json(body, USAGES_IN_JSON)?;
     Ok(Page {
-        entries: reply.usages.into_iter().map(Into::into).collect(),
+        entries: usages(reply.usages)?,
         next: reply.paging.next(),
     })
 }
 
-/// `fs_security_add_key --json`, `fs_security_replace_key --json`.
-pub fn key(stdout: &[u8]) -> Result<StoredKey, NotAReply> {
-    json::<KeyReply>(stdout, "a key in JSON").map(Into::into)
+/// `fs_security_add_key --json`. A reply about another key is no reply.
+pub fn added_key(stdout: &[u8], key: &NewKey<'_>) -> Result<(), NotAReply> {
+    let stored = stored_key(stdout)?;
+    about_it(stored.name == key.name && stored.holds(key.public_key), KEY)
+}
+
+/// `fs_security_replace_key --json`. A reply about another key is no reply.
+pub fn replaced_key(
+    stdout: &[u8],
+    key_id: &str,
+    replacement: &Replacement<'_>,
+) -> Result<(), NotAReply> {
+    let stored = stored_key(stdout)?;
+    about_it(
+        stored.id == key_id && stored.holds(replacement.new_key),
+        KEY,
+    )
+}
+
+fn stored_key(stdout: &[u8]) -> Result<StoredKey, NotAReply> {
+    let key: StoredKey = json::<KeyReply>(stdout, KEY)?.into();
+    key.check_size()?;
+    Ok(key)
+}
+
+/// Replies can be shifted on a connection, and proxies can mix them up.
+fn about_it(is_about_it: bool, expected: &'static str) -> Result<(), NotAReply> {
+    match is_about_it {
+        true => Ok(()),
+        false => Err(NotAReply {
+            why: Some("it is about another one".to_owned()),
+            ..NotAReply::new(expected)
+        }),
+    }
 }
 
 /// `fs_security_get_key_usage --json`.
 pub fn usage(stdout: &[u8]) -> Result<Vec<Usage>, NotAReply> {
-    let usage = |kind: &str, id| {
-        Usage::from(UsageReply {
-            kind: kind.to_owned(),
-            id,
-        })
-    };
-    Ok(match json(stdout, USAGES)? {
-        UsagesReply::List(list) => list.into_iter().map(Into::into).collect(),
-        UsagesReply::ByKind {
-            snapshots,
-            snapshot_policies,
-        } => {
-            let snapshots = snapshots.into_iter().map(|id| usage("snapshot", id));
-            let policies = snapshot_policies.into_iter();
-            let policies = policies.map(|id| usage("snapshot_policy", id));
-            snapshots.chain(policies).collect()
-        }
-    })
+    let reply: UsagesReply = json(stdout, USAGES_IN_JSON)?;
+    usages(reply.0)
 }
 
 /// `fs_security_get_key_replace_challenge`, `snapshot_get_unlock_challenge`.
 pub fn challenge(stdout: &[u8]) -> Result<String, NotAReply> {
     let expected = "a challenge in JSON";
     let reply: ChallengeReply = json(stdout, expected)?;
+    check_texts(&[&reply.challenge])?;
     match reply.challenge.is_empty() {
         true => Err(NotAReply::new(expected)),
         false => Ok(reply.challenge),
     }
 }
 
-/// `snapshot_get_status`.
-pub fn snapshot(stdout: &[u8]) -> Result<Snapshot, NotAReply> {
-    json(stdout, "a snapshot's status in JSON").map(|reply: SnapshotReply| Snapshot {
+/// `snapshot_get_status`. A reply about another snapshot is no reply.
+pub fn snapshot(stdout: &[u8], id: u64) -> Result<Snapshot, NotAReply> {
+    let reply: SnapshotReply = json(stdout, SNAPSHOT)?;
+    about_it(reply.id == id, SNAPSHOT)?;
+    let snapshot = Snapshot {
         id: reply.id,
         name: reply.name,
         source_file_path: reply.source_file_path,
         timestamp: reply.timestamp,
         expiration: reply.expiration.unwrap_or_default(),
         lock_key: reply.lock_key,
+    };
+    check_texts(&[
+        &snapshot.name,
+        &snapshot.source_file_path,
+        &snapshot.timestamp,
+        &snapshot.expiration,
+        snapshot.lock_key.as_deref().unwrap_or_default(),
+    ])?;
+    Ok(snapshot)
+}
+
+/// `snapshot_list_statuses`, `GET /v4/snapshots/status/`: the ids of those that are not locked.
+pub fn unlocked_page(body: &[u8]) -> Result<Page<u64>, NotAReply> {
+    let reply: StatusesReply = json(body, "a list of snapshots in JSON")?;
+    if reply.entries.more {
+        return Err(SNAPSHOTS.too_many());
+    }
+    let unlocked = |status: &StatusReply| status.lock_key.is_none();
+    Ok(Page {
+        entries: reply
+            .entries
+            .list
+            .into_iter()
+            .filter(unlocked)
+            .map(|status| status.id)
+            .collect(),
+        next: reply.paging.next(),
     })
 }
 
@@ -258,11 +530,8 @@ pub fn snapshot(stdout: &[u8]) -> Result<Snapshot, NotAReply> {
 pub fn nothing(body: &[u8]) -> Result<(), NotAReply> {
     let empty = match body.trim_ascii() {
         b"" => true,
-        json => match serde_json::from_slice(json) {
-            Ok(Value::Null) => true,
-            Ok(Value::Object(fields)) => fields.is_empty(),
-            _ => false,
-        },
+        json => serde_json::from_slice::<Option<BTreeMap<String, IgnoredAny>>>(json)
+            .is_ok_and(|fields| fields.is_none_or(|fields| fields.is_empty())),
     };
     match empty {
         true => Ok(()),
@@ -280,23 +549,27 @@ pub fn api_error(body: &[u8]) -> Option<String> {
             None => outer,
         }
     }
-    serde_json::from_slice(body).ok().map(words)
+    let error = serde_json::from_slice(body).ok()?;
+    Some(shortened(&words(error)))
 }
 
-/// `snapshot_unlock_snapshot`.
-pub fn unlocked(stdout: &[u8]) -> Result<(), NotAReply> {
-    done(stdout, "is unlocked", "the sentence that it is unlocked")
+/// `snapshot_unlock_snapshot`: `Snapshot N is unlocked.`
+pub fn unlocked(stdout: &[u8], id: u64) -> Result<(), NotAReply> {
+    let sentence = format!("Snapshot {id} is unlocked.");
+    done(stdout, &sentence, "the sentence that it is unlocked")
 }
 
-/// `snapshot_lock_snapshot`.
-pub fn locked(stdout: &[u8]) -> Result<(), NotAReply> {
-    done(stdout, "is locked", "the sentence that it is locked")
+/// `snapshot_lock_snapshot`: `Snapshot N is locked with lock key REF.`
+pub fn locked(stdout: &[u8], id: u64) -> Result<(), NotAReply> {
+    let sentence = format!("Snapshot {id} is locked ");
+    done(stdout, &sentence, "the sentence that it is locked")
 }
 
-/// A sentence with these words; in 6.1.0.x the empty reply of the REST API, `null`.
-fn done(stdout: &[u8], words: &str, expected: &'static str) -> Result<(), NotAReply> {
+/// A line that begins with this sentence; in 6.1.0.x the empty reply of the REST API, `null`.
+fn done(stdout: &[u8], sentence: &str, expected: &'static str) -> Result<(), NotAReply> {
     let text = String::from_utf8_lossy(stdout);
-    match text.contains(words) || text.trim() == "null" {
+    let said = text.lines().any(|line| line.starts_with(sentence));
+    match said || text.trim() == "null" {
         true => Ok(()),
         false => Err(NotAReply::new(expected)),
     }
@@ -343,22 +616,22 @@ pub fn complaint(text: &str) -> Complaint {
             return Complaint::Api { status, words };
         }
         if let Some(words) = rest.strip_prefix("Connection error: ") {
-            let words = words.trim_end().to_owned();
+            let words = shortened(words.trim_end());
             return match NOT_CONNECTED.iter().any(|known| words.contains(known)) {
                 true => Complaint::NotConnected(words),
                 false => Complaint::ConnectionLost(words),
             };
         }
         if let Some(words) = rest.strip_prefix("Command error: ") {
-            return Complaint::Command(words.trim_end().to_owned());
+            return Complaint::Command(shortened(words.trim_end()));
         }
         if line.starts_with("Traceback (most recent call last):") {
             let last = text.trim_end().lines().next_back().unwrap_or_default();
-            return Complaint::Traceback(last.to_owned());
+            return Complaint::Traceback(shortened(last));
         }
         usage_seen |= line.starts_with("usage: ");
         if usage_seen && let Some((_, words)) = line.split_once(": error: ") {
-            return Complaint::Usage(words.trim_end().to_owned());
+            return Complaint::Usage(shortened(words.trim_end()));
         }
         rest = rest.split_once('\n').map_or("", |(_, rest)| rest);
     }
@@ -369,12 +642,13 @@ pub fn complaint(text: &str) -> Complaint {
 fn printed_error(text: &str) -> Option<(u16, String)> {
     let (status, words) = text.strip_prefix("Error ")?.split_once(": ")?;
     let status = (status.len() == 3).then(|| status.parse().ok())??;
-    Some((status, words.trim_end().to_owned()))
+    Some((status, shortened(words.trim_end())))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::public_key::PublicKey;
 
     #[test]
     fn an_api_error_is_found_behind_warnings_and_kept_whole() {
@@ -449,15 +723,51 @@ mod tests {
 
     #[test]
     fn an_empty_reply_to_a_submission_is_no_proof() {
-        assert!(unlocked(b"Snapshot 7 is unlocked.\n").is_ok());
-        assert!(locked(b"null\n").is_ok());
-        assert!(unlocked(b"").is_err());
-        assert!(locked(b"\n").is_err());
+        assert!(unlocked(b"Snapshot 7 is unlocked.\n", 7).is_ok());
+        assert!(locked(b"null\n", 7).is_ok());
+        assert!(unlocked(b"", 7).is_err());
+        assert!(locked(b"\n", 7).is_err());
+    }
+
+    #[test]
+    fn a_reply_about_something_else_is_no_reply() {
+        assert!(unlocked(b"Snapshot 77 is unlocked.\n", 7).is_err());
+        assert!(locked(b"Snapshot 8 is locked with lock key 1.\n", 7).is_err());
+        let status = br#"{"id": 8, "lock_key": null}"#;
+        assert!(snapshot(status, 8).is_ok());
+        assert!(snapshot(status, 7).is_err());
+
+        let key = crate::keyfile::PrivateKey::generate();
+        let (public_key, signature) = (key.public_key(), key.sign(b"lock"));
+        let body = |id: &str, name: &str, public_key: &PublicKey| {
+            serde_json::json!({ "id": id, "name": name, "public_key": public_key.to_base64() })
+                .to_string()
+        };
+        let new = NewKey {
+            name: "lock",
+            comment: "",
+            public_key: &public_key,
+            signature: &signature,
+        };
+        let replacement = Replacement {
+            new_key: &public_key,
+            old_signature: &signature,
+            new_signature: &signature,
+        };
+        let other = crate::keyfile::PrivateKey::generate().public_key();
+        let added = |body: String| added_key(body.as_bytes(), &new).is_ok();
+        let replaced = |body: String| replaced_key(body.as_bytes(), "1", &replacement).is_ok();
+        assert!(added(body("1", "lock", &public_key)));
+        assert!(!added(body("1", "look", &public_key)));
+        assert!(!added(body("1", "lock", &other)));
+        assert!(replaced(body("1", "any", &public_key)));
+        assert!(!replaced(body("2", "any", &public_key)));
+        assert!(!replaced(body("1", "any", &other)));
     }
 
     #[test]
     fn a_lock_key_is_text_number_or_null_but_never_left_out() {
-        let parse = |lock: &str| snapshot(format!(r#"{{"id": 7{lock}}}"#).as_bytes());
+        let parse = |lock: &str| snapshot(format!(r#"{{"id": 7{lock}}}"#).as_bytes(), 7);
         let lock_key = |lock: &str| parse(lock).unwrap().lock_key;
         assert_eq!(lock_key(r#", "lock_key": "2""#).as_deref(), Some("2"));
         assert_eq!(lock_key(r#", "lock_key": 2"#).as_deref(), Some("2"));
@@ -468,19 +778,15 @@ mod tests {
     #[test]
     fn a_missing_field_is_named_and_an_unknown_one_passed_over() {
         let key = br#"{"id": "1", "name": "a", "public_key": "b", "new": {"x": [1]}}"#;
-        assert_eq!(parsed_key(key).unwrap().name, "a");
-        let wrong = parsed_key(br#"{"id": "1", "name": "a"}"#).unwrap_err();
+        assert_eq!(stored_key(key).unwrap().name, "a");
+        let wrong = stored_key(br#"{"id": "1", "name": "a"}"#).unwrap_err();
         assert!(
             wrong
                 .to_string()
-                .starts_with("a key in JSON (missing field `public_key`")
+                .starts_with("the key in JSON (missing field `public_key`")
         );
-        let wrong = parsed_key(b"<html>").unwrap_err();
-        assert_eq!(wrong.to_string(), "a key in JSON");
-    }
-
-    fn parsed_key(body: &[u8]) -> Result<StoredKey, NotAReply> {
-        key(body)
+        let wrong = stored_key(b"<html>").unwrap_err();
+        assert_eq!(wrong.to_string(), "the key in JSON");
     }
 
     #[test]

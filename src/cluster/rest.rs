@@ -30,11 +30,11 @@ use self::{
     tls::Tls,
 };
 use super::{
-    Certainty, Check, Cluster, DEFAULT_PORT, Error, KeyRef, NewKey, Replacement, Result, Snapshot,
-    StoredKey, Usage,
+    Check, Cluster, DEFAULT_PORT, Error, KeyRef, NewKey, Replacement, Result, Snapshot, StoredKey,
+    Usage,
     explain::{Named, begin, no_cluster},
     qq::qq_command,
-    reply::{self, NotAReply, Page},
+    reply::{self, KEY_LIST, Limit, NotAReply, Page, SINGLE, SNAPSHOTS, USAGES},
 };
 use crate::{
     error::{Error as UserError, Kind},
@@ -73,14 +73,13 @@ const IN_PATH: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'
 
 const KEYS: &str = "/v1/file-system/security/keys/";
 
+const UNLOCKED: &str = "/v4/snapshots/status/?filter=api_snapshots_exclude_locked";
+
 /// In characters; the tokens of a cluster are far longer.
 const SHORTEST_SECRET: usize = 8;
 
 /// More pages are a list without end.
 const PAGE_LIMIT: usize = 1_000;
-
-/// As much as `qq` may print of a list.
-const LIST_LIMIT: usize = 32 << 20;
 
 impl Rest {
     /// Reads the token and the certificates; connects to nothing.
@@ -141,7 +140,7 @@ impl Rest {
         path: &str,
         parse: impl Fn(&[u8]) -> std::result::Result<T, NotAReply>,
     ) -> Result<T> {
-        let answer = self.exchange(call, path, None)?;
+        let answer = self.exchange(call, path, None, SINGLE)?;
         self.parse(call, &answer, parse)
     }
 
@@ -150,17 +149,24 @@ impl Rest {
         &self,
         call: &str,
         path: &str,
+        limit: Limit,
         parse: impl Fn(&[u8]) -> std::result::Result<Page<T>, NotAReply>,
     ) -> Result<Vec<T>> {
         let mut all = Vec::new();
         let mut seen = HashSet::new();
         let mut size = 0;
         let mut path = path.to_owned();
-        while seen.len() < PAGE_LIMIT && size < LIST_LIMIT && seen.insert(path.clone()) {
-            let answer = self.exchange(call, &path, None)?;
+        while seen.len() < PAGE_LIMIT && seen.insert(path.clone()) {
+            let answer = self.exchange(call, &path, None, limit)?;
             size += answer.body.len();
+            if size > limit.bytes {
+                return Err(self.named.too_large(call, &limit.exceeded()));
+            }
             let page = self.parse(call, &answer, &parse)?;
             all.extend(page.entries);
+            if all.len() > limit.entries {
+                return Err(self.not_a_reply(call, &answer, &limit.too_many()));
+            }
             path = match page.next {
                 None => return Ok(all),
                 Some(next) => self.next_page(call, &next)?,
@@ -193,16 +199,22 @@ impl Rest {
         body: &Value,
         parse: impl Fn(&[u8]) -> std::result::Result<T, NotAReply>,
     ) -> Result<T> {
-        let answer = self.exchange(call, path, Some(body.to_string().into_bytes()))?;
+        let answer = self.exchange(call, path, Some(body.to_string().into_bytes()), SINGLE)?;
         self.parse(call, &answer, parse)
     }
 
     /// Asks once, and sorts out what is no success.
-    fn exchange(&self, call: &str, path: &str, body: Option<Vec<u8>>) -> Result<Answer> {
+    fn exchange(
+        &self,
+        call: &str,
+        path: &str,
+        body: Option<Vec<u8>>,
+        limit: Limit,
+    ) -> Result<Answer> {
         begin(call)?;
         log::info!("{call}");
-        let answer = self.client.request(path, body);
-        let answer = answer.map_err(|failure| self.explain(call, failure))?;
+        let answer = self.client.request(path, body, limit.bytes);
+        let answer = answer.map_err(|failure| self.explain(call, limit, failure))?;
         let status = answer.status;
         if status.is_success() {
             return Ok(answer);
@@ -225,13 +237,11 @@ impl Rest {
         };
         Err(match status {
             // A proxy before the cluster says these in its own form.
-            StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
+            StatusCode::REQUEST_TIMEOUT
+            | StatusCode::TOO_MANY_REQUESTS
+            | StatusCode::SERVICE_UNAVAILABLE => {
                 error.worth_repeating(answer.retry_after.unwrap_or_default())
             }
-            StatusCode::REQUEST_TIMEOUT | StatusCode::GATEWAY_TIMEOUT => Error {
-                certainty: Certainty::Unanswered,
-                ..error
-            },
             _ => error,
         })
     }
@@ -242,10 +252,17 @@ impl Rest {
         answer: &Answer,
         parse: impl Fn(&[u8]) -> std::result::Result<T, NotAReply>,
     ) -> Result<T> {
-        parse(&answer.body).map_err(|wrong| {
-            let words = format!("not {wrong}: {}", self.excerpt(&answer.body));
-            self.not_the_api(call, &words)
-        })
+        parse(&answer.body).map_err(|wrong| self.not_a_reply(call, answer, &wrong))
+    }
+
+    fn not_a_reply(&self, call: &str, answer: &Answer, wrong: &NotAReply) -> Error {
+        match &wrong.too_large {
+            Some(what) => self.named.too_large(call, what),
+            None => {
+                let words = format!("not {wrong}: {}", self.excerpt(&answer.body));
+                self.not_the_api(call, &words)
+            }
+        }
     }
 
     fn not_the_api(&self, call: &str, words: &str) -> Error {
@@ -253,10 +270,8 @@ impl Rest {
     }
 
     fn excerpt(&self, answer: &[u8]) -> String {
-        subprocess::excerpt(
-            self.without_token(&String::from_utf8_lossy(answer))
-                .as_bytes(),
-        )
+        let text = String::from_utf8_lossy(answer);
+        subprocess::excerpt(self.without_token(&text).as_bytes())
     }
 
     fn without_token(&self, text: &str) -> String {
@@ -298,7 +313,7 @@ impl Options {
         typed.push_str(match what {
             Check::Keys => " keys list",
             // There is no closer look: it lists what each key locks.
-            Check::Snapshot(_) => " keys usage",
+            Check::Snapshot(_) | Check::Snapshots => " keys usage",
         });
         typed
     }
@@ -338,22 +353,25 @@ fn key_path(reference: &str) -> String {
 
 impl Cluster for Rest {
     fn keys(&self) -> Result<Vec<StoredKey>> {
-        self.get_all("fs_security_list_keys", KEYS, reply::keys_page)
+        self.get_all("fs_security_list_keys", KEYS, KEY_LIST, reply::keys_page)
     }
 
     fn key_usage(&self, key_id: &str) -> Result<Vec<Usage>> {
         let path = format!("{}/usages", key_path(key_id));
-        self.get_all("fs_security_get_key_usage", &path, reply::usages_page)
+        let call = "fs_security_get_key_usage";
+        self.get_all(call, &path, USAGES, reply::usages_page)
     }
 
-    fn add_key(&self, key: &NewKey<'_>) -> Result<StoredKey> {
+    fn add_key(&self, key: &NewKey<'_>) -> Result<()> {
         let body = json!({
             "name": key.name,
             "public_key": key.public_key.to_base64(),
             "verification_signature": key.signature.to_base64(),
             "comment": key.comment,
         });
-        self.post("fs_security_add_key", KEYS, &body, reply::key)
+        self.post("fs_security_add_key", KEYS, &body, |body| {
+            reply::added_key(body, key)
+        })
     }
 
     fn replacement_challenge(&self, key: &KeyRef) -> Result<String> {
@@ -362,19 +380,29 @@ impl Cluster for Rest {
         self.get(call, &path, reply::challenge)
     }
 
-    fn replace_key(&self, key_id: &str, replacement: &Replacement<'_>) -> Result<StoredKey> {
+    fn replace_key(&self, key_id: &str, replacement: &Replacement<'_>) -> Result<()> {
         let path = format!("{}/replace", key_path(key_id));
         let body = json!({
             "replacement_key": replacement.new_key.to_base64(),
             "old_key_verification_signature": replacement.old_signature.to_base64(),
             "replacement_key_verification_signature": replacement.new_signature.to_base64(),
         });
-        self.post("fs_security_replace_key", &path, &body, reply::key)
+        self.post("fs_security_replace_key", &path, &body, |body| {
+            reply::replaced_key(body, key_id, replacement)
+        })
     }
 
     fn snapshot(&self, id: u64) -> Result<Snapshot> {
         let path = format!("/v3/snapshots/status/{id}");
-        self.get("snapshot_get_status", &path, reply::snapshot)
+        self.get("snapshot_get_status", &path, |body| {
+            reply::snapshot(body, id)
+        })
+    }
+
+    fn unlocked_snapshots(&self) -> Result<HashSet<u64>> {
+        let call = "snapshot_list_statuses";
+        let ids = self.get_all(call, UNLOCKED, SNAPSHOTS, reply::unlocked_page)?;
+        Ok(ids.into_iter().collect())
     }
 
     fn unlock_challenge(&self, id: u64) -> Result<String> {

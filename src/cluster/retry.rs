@@ -1,6 +1,7 @@
 //! Calls that only read, made once more where that may help; submissions never are.
 
 use std::{
+    collections::HashSet,
     hash::{BuildHasher, RandomState},
     time::{Duration, Instant},
 };
@@ -69,7 +70,7 @@ impl<C: Cluster> Cluster for Retrying<C> {
         self.read(|cluster| cluster.key_usage(key_id))
     }
 
-    fn add_key(&self, key: &NewKey<'_>) -> Result<StoredKey> {
+    fn add_key(&self, key: &NewKey<'_>) -> Result<()> {
         self.cluster.add_key(key)
     }
 
@@ -77,12 +78,16 @@ impl<C: Cluster> Cluster for Retrying<C> {
         self.read(|cluster| cluster.replacement_challenge(key))
     }
 
-    fn replace_key(&self, key_id: &str, replacement: &Replacement<'_>) -> Result<StoredKey> {
+    fn replace_key(&self, key_id: &str, replacement: &Replacement<'_>) -> Result<()> {
         self.cluster.replace_key(key_id, replacement)
     }
 
     fn snapshot(&self, id: u64) -> Result<Snapshot> {
         self.read(|cluster| cluster.snapshot(id))
+    }
+
+    fn unlocked_snapshots(&self) -> Result<HashSet<u64>> {
+        self.read(C::unlocked_snapshots)
     }
 
     fn unlock_challenge(&self, id: u64) -> Result<String> {
@@ -175,8 +180,8 @@ mod tests {
             new_signature: &signature,
         };
         let failures = [
-            retrying.add_key(&new).map(drop),
-            retrying.replace_key("1", &replacement).map(drop),
+            retrying.add_key(&new),
+            retrying.replace_key("1", &replacement),
             retrying.lock(7, "1"),
             retrying.unlock(7, &signature),
         ];

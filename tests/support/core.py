@@ -8,13 +8,8 @@ then on every line of standard input is a JSON command, answered by one JSON lin
 output; the end of standard input ends the program, so it never outlives the test that started it.
 
 Certificates
-    All are made for the run. `ca` is the issuer's, or the certificate itself when it is its own.
-
-    signed              by a CA, for localhost, qumulo.test, 127.0.0.1 and ::1
-    self-signed         for the same names, signed by its own key, no CA
-    self-signed-ca      likewise, but says that it is a CA, as those of many appliances do
-    expired             like `signed`, until the end of 2020
-    wrong-name          signed by the CA, for elsewhere.test
+    All are made for the run; certificates.py lists the kinds. `ca` is the issuer's, or the
+    certificate itself when it is its own.
 
     `--tls 1.1`, `1.2` or `1.3` offers that version alone.
 
@@ -34,6 +29,7 @@ Commands
                                                 "cycle" (the first page after the second)
     {"op": "fault", "on": OPERATION, "kind": KIND, ...}
     {"op": "clear_faults"}
+    {"op": "carry_out_late"}                    carry out what faults with "late" have held back
     {"op": "requests"}                          what came in: method, path, host, connection (their
                                                 number, from 1), operation, body, status (null for
                                                 an answer never given)
@@ -42,6 +38,11 @@ Commands
                                                 same moment, at most
     {"op": "clear_requests"}                    forget the requests and the most at a time
     {"op": "clock"}                             {"processor_seconds": S} that this program has used
+    {"op": "tls", "certificate": KIND, ...}     show this certificate from now on; "version" is the
+                                                only TLS version, "protocols" are offered by ALPN,
+                                                "client_certificate" true demands one. Answers with
+                                                "ca", "fingerprint", "ca_fingerprint" and
+                                                "server_pem": the private key and the chain
 
 A command that cannot be carried out is answered by {"error": TEXT}.
 
@@ -49,7 +50,8 @@ Faults
     `on` is an operation of ROUTES. `times` says how often (default 1, 0 is always); `id`, when
     given, narrows the fault to one snapshot id or key reference. Faults of one operation queue up:
     the second takes over once the first is used up. A kind that ends in `_after` carries the
-    request out first; the others leave no trace.
+    request out first; the others leave no trace. Any of these others takes "late": true, and then
+    the request is held back and carried out by `carry_out_late`.
 
     drop_before, drop_after         close the connection without an answer
     status, status_after            answer "status" (and "error_class", "description", "inner"),
@@ -61,6 +63,7 @@ Faults
     empty, empty_after              answer "status" (200) with no body
     html_502, html_502_after        answer 502 with a proxy's HTML page
     redirect, redirect_after        answer "status" (307) with the header Location: "location"
+    edited, edited_after            answer with the JSON, but for the fields in "set"
     huge, huge_after                answer 200 with the JSON after "mib" (9) MiB of blanks; with
                                     "chunked": true, without saying beforehand how long it is
 
@@ -72,6 +75,10 @@ Faults
     with_extra                      every object of the JSON has fields that nobody has heard of
     close_after_answer              the connection closes, which the answer does not announce
     last_answer                     likewise, and the answer does (Connection: close)
+    repeated                        the answer comes twice
+    repeated_later                  likewise, the second time just before the next answer on the
+                                    connection, as if it had been on its way
+    unasked_408, unasked_408_later  likewise, with a 408 in place of the second
     stale                           replace_key, unlock: the challenge changes just before the
                                     signature is looked at (a `challenge_text` does not)
 
@@ -85,7 +92,6 @@ import binascii
 import copy
 import datetime
 import functools
-import ipaddress
 import json
 import re
 import socket
@@ -99,20 +105,18 @@ import urllib.parse
 import warnings
 
 from http import HTTPStatus
-from pathlib import Path
 
-from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
-    NoEncryption,
-    PrivateFormat,
     PublicFormat,
     load_der_public_key,
 )
+
+from certificates import KINDS, Certificate
 
 KEYS = '/v1/file-system/security/keys/'
 # Method, path, operation. The one group of a path is the key reference or the snapshot id.
@@ -152,6 +156,7 @@ FAULTS_BEFORE_OR_AFTER = {
     'truncated': (set(), set()),
     'cut': (set(), set()),
     'empty': (set(), {'status'}),
+    'edited': ({'set'}, set()),
     'html_502': (set(), set()),
     'redirect': ({'location'}, {'status'}),
     'huge': (set(), {'mib', 'chunked'}),
@@ -167,9 +172,21 @@ FAULTS = {
     'with_extra': (set(), set()),
     'close_after_answer': (set(), set()),
     'last_answer': (set(), set()),
+    'repeated': (set(), set()),
+    'repeated_later': (set(), set()),
+    'unasked_408': (set(), set()),
+    'unasked_408_later': (set(), set()),
     'stale': (set(), set()),
 }
-CARRIED_OUT = {'chunked', 'drip', 'without', 'with_extra', 'close_after_answer', 'last_answer'}
+UNASKED = {'repeated', 'repeated_later', 'unasked_408', 'unasked_408_later'}
+CARRIED_OUT = UNASKED | {
+    'chunked',
+    'drip',
+    'without',
+    'with_extra',
+    'close_after_answer',
+    'last_answer',
+}
 STALE_OPERATIONS = ('replace_key', 'unlock')
 
 ERROR_CLASSES = {
@@ -196,7 +213,6 @@ NEXT_PAGES = {
     'cycle': lambda page, target, host: target.split('?')[0] if '?' in target else page,
 }
 
-CERTIFICATES = ('signed', 'self-signed', 'self-signed-ca', 'expired', 'wrong-name')
 TLS_VERSIONS = {
     '1.1': ssl.TLSVersion.TLSv1_1,
     '1.2': ssl.TLSVersion.TLSv1_2,
@@ -555,8 +571,8 @@ class Answer:
     """A status and a body.
 
     `headers` are lines of their own; `chunked`: the body comes in chunks; `drip`: the seconds
-    between two bytes of it. `end` says what becomes
-    of the connection: None keeps it, 'closed' closes it after the answer, 'cut' halfway through the
+    between two bytes of it; `unasked`: an answer that nobody has asked for follows, `later`: just
+    before the next one. `end` says what becomes of the connection: None keeps it, 'closed' closes it after the answer, 'cut' halfway through the
     body, 'dropped' without an answer.
     """
 
@@ -568,6 +584,8 @@ class Answer:
         self.end = end
         self.chunked = False
         self.drip = None
+        self.unasked = None
+        self.later = False
 
     @classmethod
     def json(cls, status, value):
@@ -595,11 +613,14 @@ class Core:
         self.store = Store()
         self.next_page = NEXT_PAGES['path']
         self.faults = []
+        self.held_back = []
         self.requests = []
         self.connections = 0
         self.under_way = 0
         self.most_at_a_time = 0
         self.lock = threading.Lock()
+        # The listener, once there is one.
+        self.server = None
 
     def number_connection(self):
         with self.lock:
@@ -676,6 +697,16 @@ class Core:
             return self.run(carry_out)
 
         answer = self.run(carry_out, rehearsal=not (after or kind in CARRIED_OUT))
+        if fault.get('late'):
+            with self.lock:
+                self.held_back.append(carry_out)
+        if kind in UNASKED:
+            answer.unasked = copy.copy(answer) if 'repeated' in kind else Answer(408)
+            answer.later = kind.endswith('later')
+            return answer
+        if kind == 'edited':
+            value = {**json.loads(answer.body), **fault['set']}
+            return Answer.json(answer.status, value)
         if kind == 'drop':
             return Answer(None, end='dropped')
         if kind == 'status':
@@ -771,6 +802,10 @@ class Core:
             self.faults.append(checked_fault(arguments))
         elif operation == 'clear_faults':
             self.faults.clear()
+        elif operation == 'carry_out_late':
+            for carry_out in self.held_back:
+                carry_out(store)
+            self.held_back.clear()
         elif operation == 'requests':
             return self.requests
         elif operation == 'clear_requests':
@@ -781,6 +816,15 @@ class Core:
             return {'opened': self.connections, 'most_at_a_time': self.most_at_a_time}
         elif operation == 'clock':
             return {'processor_seconds': time.process_time()}
+        elif operation == 'tls':
+            certificate = Certificate(arguments.pop('certificate', 'signed'))
+            self.server.tls = server_context(certificate, **arguments)
+            return {
+                'ca': certificate.trusted_pem(),
+                'fingerprint': certificate.fingerprint(),
+                'ca_fingerprint': certificate.trusted_fingerprint(),
+                'server_pem': certificate.server_pem(),
+            }
         else:
             raise ValueError(f'unknown op {operation}')
         return {}
@@ -840,6 +884,8 @@ def checked_fault(fault):
     missing = needs - fault.keys()
     if missing:
         raise ValueError(f'{kind} needs {", ".join(sorted(missing))}')
+    if kind in FAULTS_BEFORE_OR_AFTER or kind == 'drop_before':
+        takes = takes | {'late'}
     unknown = fault.keys() - needs - takes - {'on', 'kind', 'times', 'id'}
     if unknown:
         raise ValueError(f'{kind} does not take {", ".join(sorted(unknown))}')
@@ -864,6 +910,8 @@ class Handler(socketserver.BaseRequestHandler):
         self.number = self.server.core.number_connection()
         # What has arrived and is not used yet.
         self.arrived = b''
+        # An answer that nobody has asked for and that comes before the next one.
+        self.owed = None
         # The handshake is left to the connection's own thread: no client holds up the others.
         self.request.do_handshake()
 
@@ -874,7 +922,10 @@ class Handler(socketserver.BaseRequestHandler):
                 if not answer.end and request.headers.get('connection', '').lower() == 'close':
                     answer.headers += 'Connection: close\r\n'
                     answer.end = 'closed'
+                if self.owed:
+                    self.send(self.owed)
                 self.send(answer)
+                self.owed = answer.unasked if answer.later else None
                 if answer.end:
                     break
         except Unreadable as error:
@@ -933,6 +984,8 @@ class Handler(socketserver.BaseRequestHandler):
             self.send_chunks(answer)
         else:
             self.request.sendall(answer.head() + answer.body)
+        if answer.unasked and not answer.later:
+            self.send(answer.unasked)
         if answer.end == 'closed':
             self.say_goodbye()
 
@@ -965,6 +1018,7 @@ class Server(socketserver.ThreadingTCPServer):
         self.address_family = socket.AF_INET6 if ':' in address[0] else socket.AF_INET
         super().__init__(address, Handler)
         self.core = core
+        core.server = self
         self.tls = tls
 
     def get_request(self):
@@ -981,106 +1035,26 @@ class Server(socketserver.ThreadingTCPServer):
             super().handle_error(request, client_address)
 
 
-class Certificate:
-    """A certificate of one of the kinds of CERTIFICATES, and what a client needs to trust it."""
-
-    def __init__(self, kind):
-        self.key = ec.generate_private_key(ec.SECP256R1())
-        names = [
-            x509.DNSName('localhost'),
-            x509.DNSName('qumulo.test'),
-            x509.IPAddress(ipaddress.ip_address('127.0.0.1')),
-            x509.IPAddress(ipaddress.ip_address('::1')),
-        ]
-        if kind == 'wrong-name':
-            names = [x509.DNSName('elsewhere.test')]
-        extensions = [
-            (x509.SubjectAlternativeName(names), False),
-            (x509.ExtendedKeyUsage([x509.ExtendedKeyUsageOID.SERVER_AUTH]), False),
-        ]
-        if kind == 'self-signed-ca':
-            extensions.append((x509.BasicConstraints(ca=True, path_length=None), True))
-
-        years = 1 if kind == 'expired' else 100
-        if kind.startswith('self-signed'):
-            self.own = self.trusted = issue('core', self.key, 'core', self.key, years, extensions)
-        else:
-            ca_key = ec.generate_private_key(ec.SECP256R1())
-            ca_extensions = [
-                (x509.BasicConstraints(ca=True, path_length=0), True),
-                (key_usage('key_cert_sign'), True),
-            ]
-            self.trusted = issue('ca', ca_key, 'ca', ca_key, 100, ca_extensions)
-            extensions.append((x509.BasicConstraints(ca=False, path_length=None), True))
-            extensions.append((key_usage('digital_signature'), True))
-            self.own = issue('core', self.key, 'ca', ca_key, years, extensions)
-
-    def trusted_pem(self):
-        return self.trusted.public_bytes(Encoding.PEM).decode()
-
-    def fingerprint(self):
-        return f'sha256:{self.own.fingerprint(hashes.SHA256()).hex()}'
-
-    def server_context(self, tls_version):
-        """TLS with this certificate; of one version alone, if there is one."""
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        if tls_version == '1.1':
-            context.set_ciphers('DEFAULT@SECLEVEL=0')
-        if tls_version is not None:
-            with warnings.catch_warnings():
-                # Python warns of versions as old as 1.1.
-                warnings.simplefilter('ignore', DeprecationWarning)
-                context.minimum_version = TLS_VERSIONS[tls_version]
-                context.maximum_version = TLS_VERSIONS[tls_version]
-        with tempfile.TemporaryDirectory() as directory:
-            pem = Path(directory, 'server.pem')
-            pem.write_bytes(
-                self.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-                + self.own.public_bytes(Encoding.PEM)
-            )
-            context.load_cert_chain(pem)
-        return context
-
-
-def key_usage(allowed):
-    """What a certificate's key is for."""
-    usages = (
-        'digital_signature',
-        'content_commitment',
-        'key_encipherment',
-        'data_encipherment',
-        'key_agreement',
-        'key_cert_sign',
-        'crl_sign',
-        'encipher_only',
-        'decipher_only',
-    )
-    return x509.KeyUsage(**{usage: usage == allowed for usage in usages})
-
-
-def issue(subject, key, issuer, issuer_key, years, extensions):
-    """A certificate for a key that is good for some years from 2020 on."""
-    subject, issuer = (
-        x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, f'simulated-{name}')])
-        for name in (subject, issuer)
-    )
-    extensions = [
-        (x509.SubjectKeyIdentifier.from_public_key(key.public_key()), False),
-        (x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key()), False),
-        *extensions,
-    ]
-    builder = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(issuer)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(datetime.datetime(2020, 1, 1))
-        .not_valid_after(datetime.datetime(2020 + years, 1, 1) - datetime.timedelta(seconds=1))
-    )
-    for extension, critical in extensions:
-        builder = builder.add_extension(extension, critical)
-    return builder.sign(issuer_key, hashes.SHA256())
+def server_context(certificate, version=None, protocols=(), client_certificate=False):
+    """TLS with a certificate; of one version alone, if there is one."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    # Whether a weak key or an old version will do is for the client to say.
+    context.set_ciphers('DEFAULT@SECLEVEL=0')
+    if version is not None:
+        with warnings.catch_warnings():
+            # Python warns of versions as old as 1.1.
+            warnings.simplefilter('ignore', DeprecationWarning)
+            context.minimum_version = TLS_VERSIONS[version]
+            context.maximum_version = TLS_VERSIONS[version]
+    if protocols:
+        context.set_alpn_protocols(protocols)
+    if client_certificate:
+        context.verify_mode = ssl.CERT_REQUIRED
+    with tempfile.NamedTemporaryFile('w') as pem:
+        pem.write(certificate.server_pem())
+        pem.flush()
+        context.load_cert_chain(pem.name)
+    return context
 
 
 def reply_to(core, line):
@@ -1101,13 +1075,13 @@ def main():
     parser.add_argument('--port', type=int, default=0)
     parser.add_argument('--bind', metavar='ADDRESS', default='127.0.0.1')
     parser.add_argument('--token', default='test-token')
-    parser.add_argument('--certificate', choices=CERTIFICATES, default='signed')
+    parser.add_argument('--certificate', choices=KINDS, metavar='KIND', default='signed')
     parser.add_argument('--tls', choices=TLS_VERSIONS)
     arguments = parser.parse_args()
 
     core = Core(arguments.token)
     certificate = Certificate(arguments.certificate)
-    tls = certificate.server_context(arguments.tls)
+    tls = server_context(certificate, arguments.tls)
     server = Server((arguments.bind, arguments.port), core, tls)
     threading.Thread(target=server.serve_forever, daemon=True).start()
 

@@ -47,6 +47,15 @@ pub struct Core {
     fingerprint: String,
 }
 
+/// What a Core shows, and what is in its `ca_file`; fingerprints are `sha256:` and 64 lower-case
+/// digits.
+pub struct Shown {
+    pub fingerprint: String,
+    pub ca_fingerprint: String,
+    /// The server's private key and what it shows.
+    pub server_pem: String,
+}
+
 struct Control {
     commands: ChildStdin,
     replies: BufReader<ChildStdout>,
@@ -96,6 +105,8 @@ impl Core {
         }
         let ca_file = files.path().join("ca.pem");
         std::fs::write(&ca_file, text("ca")).expect("writing the certificate");
+        let mode = std::fs::Permissions::from_mode(0o644);
+        std::fs::set_permissions(&ca_file, mode).expect("a mode");
 
         Core {
             process,
@@ -170,6 +181,24 @@ impl Core {
     /// Arms a fault of `kind` on an operation; `more` has `times`, `id` and what the kind needs.
     pub fn fault(&self, on: &str, kind: &str, more: Value) {
         self.command(with(more, json!({ "op": "fault", "on": on, "kind": kind })));
+    }
+
+    /// Carries out what faults with `late` have held back.
+    pub fn carry_out_late(&self) {
+        self.command(json!({ "op": "carry_out_late" }));
+    }
+
+    /// Shows another certificate from now on, whose authority is then in `ca_file`: the options of
+    /// the command `tls`, such as `{"certificate": "expired"}`.
+    pub fn show(&self, options: Value) -> Shown {
+        let shown = self.command(with(options, json!({ "op": "tls" })));
+        let text = |name: &str| shown[name].as_str().expect("it is text").to_owned();
+        std::fs::write(&self.ca_file, text("ca")).expect("writing the certificate");
+        Shown {
+            fingerprint: text("fingerprint"),
+            ca_fingerprint: text("ca_fingerprint"),
+            server_pem: text("server_pem"),
+        }
     }
 
     /// Forgets the faults that no request has met yet.

@@ -33,11 +33,10 @@ impl Mock {
         mock
     }
 
-    /// A cluster in which this public key locks snapshots 1 to 4, all with the same challenge.
-    pub fn with_four_locked(public_key: &str, challenge: &str) -> Mock {
+    /// A cluster in which this public key locks snapshots 1 to 4.
+    pub fn with_four_locked(public_key: &str) -> Mock {
         let mock = Mock::new();
         let id = mock.add_key("lock", "", public_key);
-        mock.set_challenge(challenge.as_bytes());
         mock.add_snapshot(4, "4_nightly", None);
         for snapshot in 1..=4 {
             mock.set_snapshot_field(snapshot, "lock_key", &id);
@@ -102,6 +101,18 @@ impl Mock {
             .iter()
             .map(|line| line.parse().expect("a sleeper is a process id"))
             .collect()
+    }
+
+    /// The challenge to unlock a locked snapshot.
+    pub fn unlock_challenge(&self, id: u64) -> String {
+        let output = self
+            .command()
+            .args(["--host=cluster", "snapshot_get_unlock_challenge"])
+            .arg(format!("--id={id}"))
+            .output()
+            .expect("running the mock qq");
+        let reply: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        reply["challenge"].as_str().expect("a challenge").to_owned()
     }
 
     /// Makes these bytes every replacement and unlock challenge.

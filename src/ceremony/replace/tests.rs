@@ -51,8 +51,8 @@ fn both_keys_sign_one_exact_challenge_for_one_submission() {
     for key in [&old, &new] {
         assert_eq!(key.signed(), [challenge.as_str()]);
     }
-    assert_eq!(cluster.calls().len(), 3);
-    assert_eq!(cluster.calls()[2], Call::Replace);
+    assert_eq!(cluster.calls().len(), 4);
+    assert_eq!(cluster.calls()[2..], [Call::Replace, Call::Keys]);
 }
 
 #[test]
@@ -115,7 +115,8 @@ fn a_name_that_no_url_carries_waits_for_the_id() {
         ..replace(&old, &new)
     };
     assert_eq!(replace.run(&cluster).unwrap().ending, Ending::Done);
-    assert_eq!(cluster.calls(), [Call::Keys, BY_ID, Call::Replace]);
+    let calls = [Call::Keys, BY_ID, Call::Replace, Call::Keys];
+    assert_eq!(cluster.calls(), calls);
 }
 
 #[test]
@@ -379,11 +380,11 @@ fn after_a_lost_answer_a_key_that_was_renamed_meanwhile_is_found_by_its_id() {
 }
 
 #[test]
-fn after_a_lost_submission_it_was_not_done_and_is_not_repeated() {
+fn after_a_lost_submission_it_may_still_be_done_and_is_not_retried() {
     let (old, new) = keys();
     let cluster = FakeCluster::new(holding(&old)).fault(Call::Replace, ..=1, Fault::Lost);
-    let error = failed(replace(&old, &new).run(&cluster), Kind::Unreachable, 7);
-    assert_tells(&error, "was not done");
+    let error = failed(replace(&old, &new).run(&cluster), Kind::Unknown, 8);
+    assert_tells(&error, "not done so far, and may still be");
     assert_tells(&error, "`check keys`");
     assert_eq!((cluster.submissions(), new.signed().len()), (1, 1));
     assert_holds(&cluster, &old);
@@ -392,12 +393,12 @@ fn after_a_lost_submission_it_was_not_done_and_is_not_repeated() {
 }
 
 #[test]
-fn after_a_lost_submission_a_stale_challenge_is_not_signed_anew() {
+fn after_a_lost_submission_a_stale_challenge_is_not_signed_again() {
     let (old, new) = keys();
     let cluster = FakeCluster::new(holding(&old))
         .fault(Call::Replace, .., COMMENTED)
         .fault(Call::Replace, .., Fault::Lost);
-    failed(replace(&old, &new).run(&cluster), Kind::Unreachable, 7);
+    failed(replace(&old, &new).run(&cluster), Kind::Unknown, 8);
     assert_eq!((cluster.submissions(), new.signed().len()), (1, 1));
 }
 
@@ -411,7 +412,7 @@ fn an_answer_lost_after_a_stale_challenge_ends_it_as_well() {
         attempts: 9,
         ..replace(&old, &new)
     };
-    failed(replace.run(&cluster), Kind::Unreachable, 7);
+    failed(replace.run(&cluster), Kind::Unknown, 8);
     assert_eq!(cluster.submissions(), 2);
 }
 
@@ -424,7 +425,7 @@ fn after_a_lost_submission_a_third_key_or_none_is_unknown() {
     let removed = |world: &mut World| world.remove_key("1");
     for (change, words) in [
         (replaced as fn(&mut World), "holds a third key"),
-        (removed, "does not hold it any more"),
+        (removed, "no longer holds it"),
     ] {
         let (old, new) = keys();
         let cluster = FakeCluster::new(holding(&old))
@@ -454,26 +455,37 @@ fn after_a_lost_answer_an_unreadable_key_list_is_unknown() {
 }
 
 #[test]
-fn a_signal_during_the_submission_ends_it_without_a_look() {
+fn what_became_of_a_submission_that_a_signal_ended_is_read() {
     for (kind, exit_code) in [(Kind::Interrupted, 130), (Kind::Terminated, 143)] {
         let (old, new) = keys();
         let cluster =
             FakeCluster::new(holding(&old)).fault(Call::Replace, .., Fault::Stopped(kind));
         let error = failed(replace(&old, &new).run(&cluster), kind, exit_code);
-        assert_tells(&error, "could not be confirmed");
+        assert_tells(&error, "not done so far, and may still be");
         assert_tells(&error, "`check keys`");
-        assert_eq!(cluster.calls().len(), 3);
+        assert_eq!(cluster.submissions(), 1);
     }
 }
 
 #[test]
-fn an_answer_with_another_key_is_unknown() {
+fn a_replacement_that_is_accepted_and_not_shown_is_unknown() {
     let (old, new) = keys();
-    let cluster = FakeCluster::new(holding(&old)).fault(Call::Replace, .., Fault::WrongReply);
+    let cluster = FakeCluster::new(holding(&old)).fault(Call::Replace, .., Fault::Ignored);
     let error = failed(replace(&old, &new).run(&cluster), Kind::Unknown, 8);
-    assert_tells(&error, "answered with another key");
+    assert_tells(&error, "not done so far, and may still be");
     assert_tells(&error, "`check keys`");
     assert_eq!(cluster.submissions(), 1);
+}
+
+#[test]
+fn a_challenge_that_is_the_name_of_a_key_is_not_signed() {
+    let (old, new) = keys();
+    let world = holding(&old);
+    let challenge = world.replacement_challenge(&KeyRef::new("1")).unwrap();
+    let cluster = FakeCluster::new(world.with_key(&challenge, new.public_key()));
+    let error = failed(replace(&old, &new).run(&cluster), Kind::Mismatch, 4);
+    assert_tells(&error, "it is the name of key 2");
+    assert_eq!((cluster.submissions(), old.signed().len()), (0, 0));
 }
 
 #[test]

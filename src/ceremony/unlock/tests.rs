@@ -22,10 +22,8 @@ fn unlock<'a>(keys: &[&'a FakeSource]) -> Unlock<'a> {
     }
 }
 
-fn run_all(unlock: &Unlock<'_>, cluster: &FakeCluster) -> Vec<(u64, Result<Unlocked>)> {
-    let mut results = Vec::new();
-    unlock.run(cluster, |id, result| results.push((id, result)));
-    results
+fn run_all(unlock: &Unlock<'_>, cluster: &FakeCluster) -> Results {
+    unlock.run(cluster, |_| {})
 }
 
 fn run(unlock: &Unlock<'_>, cluster: &FakeCluster) -> Result<Unlocked> {
@@ -59,8 +57,8 @@ fn a_snapshot_is_unlocked_with_a_signature_over_its_exact_challenge() {
     assert_eq!(lock_key(&cluster, 7), None);
     assert_eq!(lock_key(&cluster, 6).as_deref(), Some("1"));
     assert_eq!(key.signed(), [challenge]);
-    assert_eq!(cluster.calls().len(), 4);
-    assert_eq!(cluster.calls()[3], Call::Unlock(7));
+    assert_eq!(cluster.calls().len(), 5);
+    assert_eq!(cluster.calls()[3..], [Call::Unlock(7), Call::Snapshot(7)]);
 }
 
 #[test]
@@ -152,7 +150,10 @@ fn a_lock_by_a_key_that_is_not_stored_is_told() {
     let key = FakeSource::new("a.pem");
     let cluster = FakeCluster::new(locked_with(&key).with_snapshot(7, Some("9")));
     let error = failed(run(&unlock(&[&key]), &cluster), Kind::Refused, 5);
-    assert_tells(&error, "key 9 locks snapshot 7");
+    assert_tells(
+        &error,
+        "is locked with key 9, which the key store does not show",
+    );
     assert_eq!(cluster.submissions(), 0);
 }
 
@@ -371,13 +372,13 @@ fn after_a_lost_answer_it_is_done_whenever_that_shows() {
 }
 
 #[test]
-fn after_a_lost_submission_it_was_not_done_and_is_not_repeated() {
+fn after_a_lost_submission_it_may_still_be_done_and_is_not_retried() {
     let key = FakeSource::new("a.pem");
     let cluster = FakeCluster::new(locked_with(&key))
         .fault(Call::Unlock(7), ..=1, EXTENDED)
         .fault(Call::Unlock(7), ..=1, Fault::Lost);
-    let error = failed(run(&unlock(&[&key]), &cluster), Kind::Unreachable, 7);
-    assert_tells(&error, "was not done");
+    let error = failed(run(&unlock(&[&key]), &cluster), Kind::Unknown, 8);
+    assert_tells(&error, "not done so far, and may still be");
     assert_tells(&error, "`check snapshot 7`");
     assert_eq!((cluster.submissions(), key.signed().len()), (1, 1));
     assert_eq!(lock_key(&cluster, 7).as_deref(), Some("1"));
@@ -395,7 +396,7 @@ fn an_answer_lost_after_a_stale_challenge_ends_it_as_well() {
         attempts: 9,
         ..unlock(&[&key])
     };
-    failed(run(&unlock, &cluster), Kind::Unreachable, 7);
+    failed(run(&unlock, &cluster), Kind::Unknown, 8);
     assert_eq!(cluster.submissions(), 2);
 }
 
@@ -429,14 +430,15 @@ fn after_a_lost_answer_an_unreadable_status_is_unknown() {
 }
 
 #[test]
-fn a_signal_during_the_submission_ends_it_without_a_look() {
+fn what_became_of_a_submission_that_a_signal_ended_is_read() {
     for (kind, exit_code) in [(Kind::Interrupted, 130), (Kind::Terminated, 143)] {
         let key = FakeSource::new("a.pem");
         let cluster =
             FakeCluster::new(locked_with(&key)).fault(Call::Unlock(7), .., Fault::Stopped(kind));
         let error = failed(run(&unlock(&[&key]), &cluster), kind, exit_code);
+        assert_tells(&error, "not done so far, and may still be");
         assert_tells(&error, "`check snapshot 7`");
-        assert_eq!(cluster.calls().len(), 4);
+        assert_eq!(cluster.submissions(), 1);
     }
 }
 
@@ -513,7 +515,7 @@ fn results_are_reported_in_the_order_of_the_ids() {
 }
 
 #[test]
-fn a_result_is_reported_while_others_are_under_way() {
+fn progress_is_told_while_others_are_under_way() {
     for jobs in [1, 4] {
         let rendezvous = Rendezvous::of(2);
         let key = FakeSource::new("a.pem");
@@ -522,13 +524,114 @@ fn a_result_is_reported_while_others_are_under_way() {
             ..,
             Fault::Meet(rendezvous.clone()),
         );
-        several(&[&key], jobs).run(&cluster, |id, _| {
-            if id == 4 {
+        let mut told = Vec::new();
+        several(&[&key], jobs).run(&cluster, |done| {
+            told.push(done);
+            if done == 1 {
                 rendezvous.meet();
             }
         });
+        assert_eq!(told, [1, 2, 3, 4]);
+    }
+}
+
+#[test]
+fn several_are_confirmed_by_one_listing_and_one_by_its_status() {
+    for jobs in [1, 4] {
+        let key = FakeSource::new("a.pem");
+        let cluster = FakeCluster::new(locked_with(&key));
+        run_all(&several(&[&key], jobs), &cluster);
+        assert_eq!(cluster.count(&Call::UnlockedSnapshots), 1);
+        assert_eq!(cluster.count(&Call::Snapshot(4)), 1);
+
+        let world = locked_with(&key)
+            .with_snapshot(4, None)
+            .with_snapshot(2, None);
+        let cluster = FakeCluster::new(world.with_snapshot(9, None));
+        run_all(&several(&[&key], jobs), &cluster);
+        assert_eq!(cluster.count(&Call::UnlockedSnapshots), 0);
+        assert_eq!(cluster.count(&Call::Snapshot(1)), 2);
+    }
+}
+
+#[test]
+fn what_is_accepted_and_ignored_is_never_done() {
+    let key = FakeSource::new("a.pem");
+    let cluster = FakeCluster::new(locked_with(&key)).fault(Call::Unlock(7), .., Fault::Ignored);
+    let error = failed(run(&unlock(&[&key]), &cluster), Kind::Unknown, 8);
+    assert_tells(&error, "not done so far, and may still be");
+    assert_tells(&error, "`check snapshot 7`");
+
+    let relocked = Fault::Meanwhile(|world| world.snapshot(9).lock_key = Some("2".to_owned()));
+    for jobs in [1, 4] {
+        let cluster = FakeCluster::new(locked_with(&key))
+            .fault(Call::Unlock(2), .., Fault::Ignored)
+            .fault(Call::Unlock(9), .., relocked.clone())
+            .fault(Call::Unlock(9), .., Fault::Ignored);
+        let mut results = run_all(&several(&[&key], jobs), &cluster);
+        let (_, relocked) = results.remove(2);
+        let (_, ignored) = results.remove(1);
+        assert_tells(&failed(ignored, Kind::Unknown, 8), "not done so far");
+        assert_tells(
+            &failed(relocked, Kind::Unknown, 8),
+            "now it is locked with key 2",
+        );
+        assert_eq!(endings(&results), [(4, Ending::Done), (1, Ending::Done)]);
+    }
+}
+
+#[test]
+fn what_is_accepted_and_cannot_be_read_is_unknown() {
+    let key = FakeSource::new("a.pem");
+    for reading in [Fault::Lost, Fault::Unauthorized, Fault::Refused] {
+        let cluster = FakeCluster::new(locked_with(&key))
+            .with_snapshots_unreadable_after_the_first_look(reading);
+        for (_, result) in run_all(&several(&[&key], 2), &cluster) {
+            assert_tells(&failed(result, Kind::Unknown, 8), "could not be confirmed");
+        }
         assert_eq!(cluster.submissions(), 4);
     }
+}
+
+#[test]
+fn a_challenge_that_was_handed_out_for_another_snapshot_is_not_signed() {
+    let key = FakeSource::new("a.pem");
+    let cluster = FakeCluster::new(locked_with(&key).with_challenge_of(2, 4));
+    let mut results = run_all(&several(&[&key], 1), &cluster);
+    let error = failed(results.remove(1).1, Kind::Mismatch, 4);
+    assert_tells(
+        &error,
+        "the cluster also handed it out to unlock snapshot 4",
+    );
+    assert_eq!((cluster.submissions(), key.signed().len()), (3, 3));
+}
+
+#[test]
+fn last_words_name_every_snapshot() {
+    let key = FakeSource::new("a.pem");
+    let cluster = FakeCluster::new(locked_with(&key));
+    let ledger = Ledger::new(&[1, 2, 3, 5, 9, 12], &cluster);
+    let words = ledger.words();
+    assert_eq!(
+        words.message(),
+        "stopped by a signal; nothing sent: 1-3, 5, 9, 12"
+    );
+    for (index, stage) in [
+        (0, Stage::Accepted),
+        (1, Stage::Accepted),
+        (2, Stage::Sent),
+        (3, Stage::Unlocked),
+        (4, Stage::Failed),
+    ] {
+        ledger.note(index, stage);
+    }
+    let words = ledger.words();
+    assert_eq!(
+        words.message(),
+        "stopped by a signal; unlocked: 5; accepted by the cluster, not confirmed: 1-2; \
+         sent, result unknown: 3; failed: 9; nothing sent: 12"
+    );
+    assert_tells(&words, "`check snapshots` shows what is locked");
 }
 
 #[test]
@@ -638,14 +741,13 @@ fn after_a_signal_no_further_snapshot_is_begun() {
         .fault(Call::Snapshot(4), .., Fault::Meet(begun.clone()))
         .fault(Call::Snapshot(2), .., Fault::Meet(begun))
         .fault(Call::Unlock(2), .., Fault::Meet(rendezvous.clone()));
-    let mut reported = Vec::new();
-    several(&[&key], 2).run(&cluster, |id, _| {
-        reported.push(id);
-        if id == 4 {
+    let results = several(&[&key], 2).run(&cluster, |done| {
+        if done == 1 {
             rendezvous.meet();
         }
     });
-    assert_eq!(reported, [4, 2]);
+    let tried: Vec<u64> = results.iter().map(|(id, _)| *id).collect();
+    assert_eq!(tried, [4, 2]);
     assert_eq!(cluster.count(&Call::Snapshot(9)), 0);
 }
 
@@ -686,6 +788,7 @@ fn where_calls_share_a_connection_they_come_one_after_the_other() {
             Call::Unlock(7),
             // Its challenge is not asked for.
             Call::Snapshot(10),
+            Call::Snapshot(7),
         ]
     );
 }

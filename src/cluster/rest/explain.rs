@@ -7,36 +7,39 @@ use ureq::http::StatusCode;
 use super::{
     Rest,
     failure::Failure,
-    http::ANSWER_LIMIT,
-    tls::{Trust, Untrusted},
+    tls::{Remedy, Untrusted},
 };
 use crate::{
     cluster::{
         Certainty, Error,
         explain::{GIVE_IT_LONGER, stopped_before, stopped_during},
+        reply::Limit,
     },
     error::{Error as UserError, Kind},
 };
 
-/// The system's words for EMFILE.
-const NO_DESCRIPTOR: &str = "Too many open files";
-
 impl Rest {
-    pub(super) fn explain(&self, call: &str, failure: Failure) -> Error {
+    pub(super) fn explain(&self, call: &str, limit: Limit, failure: Failure) -> Error {
         match failure {
             Failure::NotConnected(words) => self.not_connected(&words),
-            Failure::NoTls(words) => self.not_connected(&words).not_worth_repeating(),
+            Failure::NoDescriptor(words) => self
+                .named
+                .not_connected(&words)
+                .not_worth_repeating()
+                .hint("this machine lets qkey open no more files: give fewer --jobs, or raise `ulimit -n`"),
+            Failure::NoTls(error) => self
+                .not_connected(&error.to_string())
+                .hint(error.hint())
+                .not_worth_repeating(),
             Failure::NotConnectedWithin(time) => self.not_connected_within(time),
             Failure::RefusedByProxy(status) => self.refused_by_proxy(status),
             Failure::Untrusted(untrusted) => self.untrusted(&untrusted),
             Failure::StoppedBefore(kind) => stopped_before(call, kind),
             Failure::StoppedDuring(kind) => stopped_during(call, kind),
             Failure::NoTurnWithin(time) => self.no_answer(call, time, Certainty::NotSent),
-            Failure::TimedOut(time) => self.no_answer(call, time, Certainty::Unanswered),
+            Failure::TimedOut(time) => self.no_answer(call, time, Certainty::Lost),
             Failure::Lost(words) => self.named.connection_lost(call, &words),
-            Failure::TooLong => {
-                self.not_the_api(call, &format!("more than {} MiB", ANSWER_LIMIT >> 20))
-            }
+            Failure::TooLong => self.named.too_large(call, &limit.exceeded()),
             Failure::NotHttp(words) => self.not_the_api(call, &words),
         }
     }
@@ -49,10 +52,6 @@ impl Rest {
     }
 
     fn not_connected(&self, words: &str) -> Error {
-        if words.starts_with(NO_DESCRIPTOR) {
-            let error = self.named.not_connected(words).not_worth_repeating();
-            return error.hint("this machine lets qkey open no more files: give fewer --jobs, or raise `ulimit -n`");
-        }
         match &self.way {
             None => self.named.not_connected(words),
             Some(way) => {
@@ -93,13 +92,31 @@ impl Rest {
         let fingerprint = untrusted.fingerprint;
         let message = format!("the certificate of {} is not trusted", self.named.address);
         let error = UserError::new(Kind::Unreachable, message).caused_by(&untrusted.reason);
-        Error::new(Certainty::NotSent, error).hint(match self.options.trust {
-            Trust::Pinned(_) => format!(
-                "its fingerprint is {fingerprint}; if the cluster was given a new certificate, pin that one, otherwise find out who answers there"
+        let confirmed = format!(
+            "its fingerprint is {fingerprint}; if the cluster's administrator confirms it, pin the certificate with --tls-fingerprint={fingerprint}"
+        );
+        let hint = match untrusted.reason.remedy() {
+            Remedy::Authority => {
+                format!("{confirmed}, or trust the CA that signed it with --ca-file PEM")
+            }
+            Remedy::Itself => {
+                format!("{confirmed}, or save it to a file and trust that with --ca-file PEM")
+            }
+            Remedy::Replacement => format!("{confirmed}, or replace the old certificate with it"),
+            Remedy::Clock => format!("check this machine's clock; if it is right: {confirmed}"),
+            Remedy::Renewal => format!("renew the certificate; until then: {confirmed}"),
+            Remedy::Name => format!(
+                "connect with --host to a name or address that the certificate lists; if none of them reaches the cluster: {confirmed}"
             ),
-            _ => format!(
-                "its fingerprint is {fingerprint}; if the cluster's administrator confirms that, pin it with --tls-fingerprint={fingerprint}, or give the authority that signed it with --ca-file PEM"
+            Remedy::Pin => confirmed,
+            Remedy::NewPin => format!(
+                "its fingerprint is {fingerprint}; if the cluster has a new certificate, pin that one; otherwise, find out what answers there"
             ),
-        })
+            Remedy::OtherCertificate => "give the cluster a certificate with an RSA key of at least 2048 bits or a P-256, P-384, or Ed25519 key; until then, use --via qq, which does not verify certificates".to_owned(),
+            Remedy::Suspicion => {
+                "someone may be impersonating the cluster; find out what answers there".to_owned()
+            }
+        };
+        Error::new(Certainty::NotSent, error).hint(hint)
     }
 }

@@ -2,10 +2,10 @@
 
 use std::{io::ErrorKind::UnexpectedEof, time::Duration};
 
-use rustls::AlertDescription;
+use rustix::io::Errno;
 use ureq::{Timeout, http::StatusCode};
 
-use super::tls::Untrusted;
+use super::tls::{HandshakeError, SpeaksHttp2, Untrusted};
 use crate::error::Kind;
 
 /// Why no answer came back.
@@ -13,12 +13,14 @@ use crate::error::Kind;
 pub(super) enum Failure {
     /// There was no connection; nothing was sent.
     NotConnected(String),
+    /// This machine has no file descriptor left for a connection; nothing was sent.
+    NoDescriptor(String),
     /// The proxy did not let anything through; nothing was sent to the cluster.
     RefusedByProxy(StatusCode),
     /// There was none within this time; nothing was sent.
     NotConnectedWithin(Duration),
-    /// Who answers there speaks no TLS, or none that will do; nothing was sent.
-    NoTls(String),
+    /// There is no TLS; nothing was sent, or nothing that the server can have looked at.
+    NoTls(HandshakeError),
     /// Others took up the connection for most of this time; nothing was sent.
     NoTurnWithin(Duration),
     /// Nothing was sent to whoever shows this certificate.
@@ -47,7 +49,13 @@ pub(super) fn after_sending(error: ureq::Error, timeout: Duration) -> Failure {
         Io(error) if error.kind() == UnexpectedEof => {
             Failure::Lost("it was closed before the whole answer was there".to_owned())
         }
-        error => Failure::Lost(words(&error)),
+        ureq::Error::Other(error) if error.is::<SpeaksHttp2>() => {
+            Failure::NotHttp(error.to_string())
+        }
+        error => match handshake_error(&error) {
+            Some(error) if error.precedes_requests() => Failure::NoTls(error),
+            _ => Failure::Lost(words(&error)),
+        },
     }
 }
 
@@ -69,26 +77,21 @@ pub(super) fn before_sending(
         ureq::Error::Io(io) if io.kind() == UnexpectedEof => {
             Failure::NotConnected("the connection was closed before a request was sent".to_owned())
         }
-        error => match tls_error(error) {
-            Some(words) => Failure::NoTls(words),
+        ureq::Error::Io(io) if io.raw_os_error() == Some(Errno::MFILE.raw_os_error()) => {
+            Failure::NoDescriptor(words(&error))
+        }
+        error => match handshake_error(error) {
+            Some(error) => Failure::NoTls(error),
             None => Failure::NotConnected(words(error)),
         },
     }
 }
 
-/// What an error of the TLS handshake means; none is over in a moment.
-fn tls_error(error: &ureq::Error) -> Option<String> {
-    let ureq::Error::Io(error) = error else {
-        return None;
-    };
-    Some(match error.get_ref()?.downcast_ref()? {
-        rustls::Error::InvalidMessage(_) => "who answers there speaks no TLS".to_owned(),
-        rustls::Error::AlertReceived(AlertDescription::ProtocolVersion)
-        | rustls::Error::PeerIncompatible(_) => {
-            "who answers there speaks neither TLS 1.2 nor TLS 1.3".to_owned()
-        }
-        error => error.to_string(),
-    })
+fn handshake_error(error: &ureq::Error) -> Option<HandshakeError> {
+    match error {
+        ureq::Error::Other(error) => error.downcast_ref().copied(),
+        _ => None,
+    }
 }
 
 /// The library has it as text alone: `proxy server responded 407/407`.

@@ -5,7 +5,7 @@ use std::{
     io,
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU8, Ordering},
         mpsc::{self, RecvTimeoutError},
     },
     thread,
@@ -26,10 +26,11 @@ use super::{
     failure::{self, Failure},
     tls::{Progress, Tls, TlsConnector, Verifier},
 };
-use crate::interrupt::{self, Ender};
+use crate::interrupt::{self, Ender, Phase};
 
-/// A larger answer is none that the REST API gives to these calls.
-pub(super) const ANSWER_LIMIT: u64 = 8 << 20;
+/// Of each connection. A request with its headers is far smaller, and an answer is read piece by
+/// piece.
+const BUFFER: usize = 32 << 10;
 
 /// How long a connection may take to come about, within the time that the call has.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
@@ -80,9 +81,25 @@ struct Line {
     progress: Arc<Progress>,
     verifier: Arc<Verifier>,
     used: Instant,
-    /// Whether a call was left behind on it.
+    /// Whether it is not to be used again: a call was left behind on it, or the server gave up on one.
     abandoned: bool,
+    stop: Arc<Stop>,
     _ender: Ender,
+}
+
+/// What a signal does to a connection.
+#[derive(Default)]
+struct Stop {
+    /// What the call under way is for, as a [`Phase`].
+    serves: AtomicU8,
+    /// Whether a signal has shut the connection down.
+    is_shut: AtomicBool,
+}
+
+impl Stop {
+    fn is_shut(&self) -> bool {
+        self.is_shut.load(Ordering::SeqCst)
+    }
 }
 
 /// A line in use; goes back whatever happens.
@@ -101,9 +118,14 @@ impl Client {
         }
     }
 
-    /// Sends one request, a POST if it has a body, and reads the answer, once. The time it has begins
+    /// Sends one request, a POST if it has a body, and reads an answer of at most `limit` bytes, once. The time it has begins
     /// now, and includes what is spent waiting for a free connection.
-    pub fn request(&self, path: &str, body: Option<Vec<u8>>) -> Result<Answer, Failure> {
+    pub fn request(
+        &self,
+        path: &str,
+        body: Option<Vec<u8>>,
+        limit: usize,
+    ) -> Result<Answer, Failure> {
         let begun = Instant::now();
         let method = match &body {
             Some(_) => "POST",
@@ -111,7 +133,7 @@ impl Client {
         };
         let mut lease = self.lease(begun)?;
         let result = match &mut lease.line {
-            Some(line) => self.request_on(line, begun, path, body),
+            Some(line) => self.request_on(line, begun, path, body, limit),
             None => unreachable!("a lease has its line until it ends"),
         };
         drop(lease);
@@ -129,6 +151,7 @@ impl Client {
         begun: Instant,
         path: &str,
         body: Option<Vec<u8>>,
+        limit: usize,
     ) -> Result<Answer, Failure> {
         let timeout = self.settings.timeout;
         let waited = begun.elapsed();
@@ -144,6 +167,7 @@ impl Client {
             uri: format!("{}{path}", self.settings.base),
             authorization: self.settings.authorization.clone(),
             body,
+            limit,
             within: left,
         };
         let agent = line.agent.clone();
@@ -155,6 +179,11 @@ impl Client {
             false => line.wait_for(call, left),
         };
         line.used = Instant::now();
+        // A server that gives up on a connection may say so while the next request is on its way: the
+        // replies that follow would be those to other requests.
+        if matches!(&result, Ok(answer) if answer.status == StatusCode::REQUEST_TIMEOUT) {
+            line.abandoned = true;
+        }
         result.map_err(|unanswered| {
             line.progress.disconnected();
             match self.failure(line, unanswered) {
@@ -167,7 +196,11 @@ impl Client {
     fn failure(&self, line: &Line, unanswered: Unanswered) -> Failure {
         let sent = line.progress.has_sent();
         let timeout = self.settings.timeout;
-        match (unanswered, interrupt::received()) {
+        let stopped = match line.stop.is_shut() {
+            true => interrupt::announced(),
+            false => interrupt::received(),
+        };
+        match (unanswered, stopped) {
             (_, Some(kind)) if sent => Failure::StoppedDuring(kind),
             (_, Some(kind)) => Failure::StoppedBefore(kind),
             (Unanswered::LeftBehind, None) if sent => Failure::TimedOut(timeout),
@@ -195,6 +228,9 @@ impl Client {
     fn lease(&self, begun: Instant) -> Result<Lease<'_>, Failure> {
         let mut lines = self.lock();
         loop {
+            let idle = lines.idle.len();
+            lines.idle.retain(|line| !line.stop.is_shut());
+            lines.made -= idle - lines.idle.len();
             let made = lines.made;
             let line = match lines.idle.pop() {
                 Some(line) => Some(line),
@@ -204,7 +240,10 @@ impl Client {
                 }
                 None => None,
             };
-            if line.is_some() {
+            if let Some(line) = line {
+                let phase = interrupt::phase() as u8;
+                line.stop.serves.store(phase, Ordering::SeqCst);
+                let line = Some(line);
                 return Ok(Lease { client: self, line });
             }
             if let Some(kind) = interrupt::received() {
@@ -213,7 +252,7 @@ impl Client {
             if begun.elapsed() > self.settings.timeout {
                 return Err(self.no_turn());
             }
-            let waited = self.returned.wait_timeout(lines, interrupt::LOOK);
+            let waited = self.returned.wait_timeout(lines, interrupt::POLL_INTERVAL);
             lines = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
     }
@@ -235,6 +274,9 @@ impl Client {
             .max_idle_age(IDLE_LIMIT)
             .timeout_resolve(Some(CONNECT_LIMIT))
             .timeout_connect(Some(CONNECT_LIMIT))
+            .input_buffer_size(BUFFER)
+            .output_buffer_size(BUFFER)
+            .max_response_header_size(BUFFER)
             .user_agent(concat!("qkey/", env!("CARGO_PKG_VERSION")))
             .build();
         let (tls, verifier) = self.settings.tls.of_connection();
@@ -250,14 +292,23 @@ impl Client {
             ..OnceResolver::default()
         };
         let agent = Agent::with_parts(config, connector, resolver);
-        let ending = agent.clone();
+        let stop = Arc::new(Stop::default());
+        let (ending, stopping) = (agent.clone(), stop.clone());
+        let end = move |phase: Phase| {
+            if stopping.serves.load(Ordering::SeqCst) > phase as u8 {
+                return;
+            }
+            stopping.is_shut.store(true, Ordering::SeqCst);
+            ending.clone().shutdown();
+        };
         Line {
             agent,
             progress,
             verifier,
             used: Instant::now(),
             abandoned: false,
-            _ender: Ender::register(move || ending.clone().shutdown()),
+            stop,
+            _ender: Ender::register(end),
         }
     }
 }
@@ -313,6 +364,8 @@ struct Ask {
     uri: String,
     authorization: Option<HeaderValue>,
     body: Option<Vec<u8>>,
+    /// How long the answer may be.
+    limit: usize,
     within: Duration,
 }
 
@@ -338,6 +391,7 @@ impl Ask {
 }
 
 fn exchange(agent: &Agent, ask: Ask) -> Result<Answer, ureq::Error> {
+    let limit = ask.limit as u64;
     let mut response = ask.send(agent)?;
     let text = |name: HeaderName| {
         let value = response.headers().get(name)?;
@@ -346,7 +400,7 @@ fn exchange(agent: &Agent, ask: Ask) -> Result<Answer, ureq::Error> {
     let (location, retry_after) = (text(header::LOCATION), text(header::RETRY_AFTER));
     let body = response.body_mut().with_config();
     Ok(Answer {
-        body: body.limit(ANSWER_LIMIT).read_to_vec()?,
+        body: body.limit(limit).read_to_vec()?,
         status: response.status(),
         location,
         // The other form, a date, is left to the back-off.
@@ -371,7 +425,7 @@ impl Line {
             .spawn(move || drop(sender.send(call())))
             .map_err(|error| Unanswered::Error(error.into()))?;
         loop {
-            match receiver.recv_timeout(interrupt::LOOK) {
+            match receiver.recv_timeout(interrupt::POLL_INTERVAL) {
                 Ok(result) => return result.map_err(Unanswered::Error),
                 Err(RecvTimeoutError::Disconnected) => {
                     let error = io::Error::other("the attempt to connect ended without a result");
@@ -384,7 +438,8 @@ impl Line {
                 false => within.min(CONNECT_LIMIT),
             };
             // The call's own time-outs are to come first, for they know better what they wait for.
-            if interrupt::received().is_some() || begun.elapsed() > limit + interrupt::LOOK {
+            if interrupt::received().is_some() || begun.elapsed() > limit + interrupt::POLL_INTERVAL
+            {
                 self.abandoned = true;
                 self.agent.clone().shutdown();
                 return Err(Unanswered::LeftBehind);
@@ -397,7 +452,7 @@ impl Drop for Lease<'_> {
     fn drop(&mut self) {
         let mut lines = self.client.lock();
         match self.line.take() {
-            Some(line) if !line.abandoned => lines.idle.push(line),
+            Some(line) if !line.abandoned && !line.stop.is_shut() => lines.idle.push(line),
             _ => lines.made -= 1,
         }
         self.client.returned.notify_one();

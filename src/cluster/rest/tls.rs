@@ -1,10 +1,15 @@
 //! Whom to believe to be the cluster, and the TLS that is spoken with it: 1.2 (RFC 5246) and 1.3
 //! (RFC 8446).
 
+mod authorities;
+mod certificate;
+mod handshake;
+mod reason;
+
 use std::{
     fmt,
     io::{self, Read, Write},
-    path::{Path, PathBuf},
+    path::PathBuf,
     str::FromStr,
     sync::{
         Arc, Mutex, PoisonError,
@@ -13,24 +18,34 @@ use std::{
 };
 
 use rustls::{
-    CertificateError, ClientConfig, ClientConnection, DigitallySignedStruct, RootCertStore,
-    SignatureScheme, StreamOwned,
+    CertificateError, ClientConfig, ClientConnection, DigitallySignedStruct, SignatureScheme,
+    StreamOwned,
     client::{
-        WebPkiServerVerifier,
+        ResolvesClientCert,
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     },
-    crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature},
-    pki_types::{
-        CertificateDer, ServerName, UnixTime,
-        pem::{self, PemObject},
+    crypto::{
+        CryptoProvider, WebPkiSupportedAlgorithms, ring, verify_tls13_signature_with_raw_key,
     },
+    pki_types::{CertificateDer, ServerName, SubjectPublicKeyInfoDer, UnixTime},
+    sign::CertifiedKey,
 };
 use sha2::{Digest, Sha256};
 use ureq::unversioned::transport::{
     Buffers, ConnectionDetails, Connector, Either, LazyBuffers, NextTimeout, Transport,
     TransportAdapter,
 };
+use webpki::{EndEntityCert, RawPublicKeyEntity};
 
+use self::{
+    authorities::{Authorities, Shown},
+    certificate::{Certificate, algorithm},
+    reason::{Reason, Which},
+};
+pub(super) use self::{
+    handshake::{HandshakeError, SpeaksHttp2},
+    reason::{Remedy, Untrusted},
+};
 use crate::error::{Error as UserError, Kind};
 
 /// Which certificate is the cluster's.
@@ -93,63 +108,6 @@ impl<'de> serde::Deserialize<'de> for Fingerprint {
     }
 }
 
-/// A certificate that is not believed to be the cluster's.
-#[derive(Clone, Debug)]
-pub struct Untrusted {
-    pub fingerprint: Fingerprint,
-    pub reason: Reason,
-}
-
-/// Why not.
-#[derive(Clone, Debug)]
-pub enum Reason {
-    /// It has not the fingerprint that is pinned.
-    NotPinned(Fingerprint),
-    /// It does not verify.
-    Invalid(CertificateError),
-}
-
-impl fmt::Display for Reason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NotPinned(pinned) => write!(f, "it is not the pinned one, {pinned}"),
-            Self::Invalid(CertificateError::UnknownIssuer) => {
-                f.write_str("nobody that is trusted here has signed it; it may be signed by itself")
-            }
-            Self::Invalid(CertificateError::Expired | CertificateError::ExpiredContext { .. }) => {
-                f.write_str("it has expired")
-            }
-            Self::Invalid(CertificateError::NotValidForNameContext {
-                expected,
-                presented,
-            }) => {
-                let names: Vec<_> = presented.iter().map(|name| bare(name)).collect();
-                let expected = expected.to_str();
-                match &names[..] {
-                    [] => write!(f, "it is not for {expected}, nor for any other host"),
-                    names => write!(f, "it is not for {expected}, but for {}", names.join(", ")),
-                }
-            }
-            Self::Invalid(error) => match error.to_string() {
-                text if text.contains("CaUsedAsEndEntity") => f.write_str(
-                    "it is the certificate of an authority, which cannot stand for a host",
-                ),
-                text => f.write_str(&text),
-            },
-        }
-    }
-}
-
-impl std::error::Error for Reason {}
-
-/// The name in `DnsName("NAME")` or `IpAddress(NAME)`, as the verifier writes it.
-fn bare(name: &str) -> &str {
-    let inside = name
-        .split_once('(')
-        .and_then(|(_, rest)| rest.strip_suffix(')'));
-    inside.unwrap_or(name).trim_matches('"')
-}
-
 /// The TLS settings of a cluster, shared by all connections to it.
 pub(super) struct Tls {
     config: ClientConfig,
@@ -165,12 +123,12 @@ impl Tls {
     pub fn new(trust: &Trust) -> Result<Self, UserError> {
         let provider = Arc::new(ring::default_provider());
         let rule = match trust {
-            Trust::System => Rule::Authorities(web_pki(system_roots()?, &provider)?),
-            Trust::CaFile(path) => Rule::Authorities(web_pki(roots_in(path)?, &provider)?),
+            Trust::System => Rule::Authorities(Authorities::of_system()?.into()),
+            Trust::CaFile(path) => Rule::Authorities(Authorities::in_file(path)?.into()),
             Trust::Pinned(fingerprint) => Rule::Pinned(*fingerprint),
             Trust::Insecure => Rule::Any,
         };
-        let config = ClientConfig::builder_with_provider(provider.clone())
+        let mut config = ClientConfig::builder_with_provider(provider.clone())
             .with_safe_default_protocol_versions()
             .map_err(|error| {
                 UserError::new(Kind::Internal, "TLS cannot be set up").caused_by(&error)
@@ -178,6 +136,8 @@ impl Tls {
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(Verifier::new(&rule, &provider)))
             .with_no_client_auth();
+        // A server without HTTP/1.1 then says so before anything is sent.
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
         Ok(Self {
             config,
             rule,
@@ -186,71 +146,65 @@ impl Tls {
     }
 
     /// The settings for one connection at a time, with what looks at the certificate on it.
-    pub fn of_connection(&self) -> (Arc<ClientConfig>, Arc<Verifier>) {
+    pub fn of_connection(&self) -> (ConnectionTls, Arc<Verifier>) {
         let verifier = Arc::new(Verifier::new(&self.rule, &self.provider));
         let mut config = self.config.clone();
         config
             .dangerous()
             .set_certificate_verifier(verifier.clone());
-        (Arc::new(config), verifier)
+        let client_certificate = Arc::<ClientCertificate>::default();
+        config.client_auth_cert_resolver = client_certificate.clone();
+        let config = Arc::new(config);
+        (
+            ConnectionTls {
+                config,
+                client_certificate,
+            },
+            verifier,
+        )
     }
 }
 
-fn system_roots() -> Result<RootCertStore, UserError> {
-    let found = rustls_native_certs::load_native_certs();
-    let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(found.certs);
-    match roots.is_empty() {
-        false => Ok(roots),
-        true => {
-            let error = UserError::new(
-                Kind::Usage,
-                "this system has no certificate authorities that it trusts",
-            );
-            let error = match found.errors.first() {
-                Some(cause) => error.caused_by(cause),
-                None => error,
-            };
-            Err(error.hint("install them (the package ca-certificates), name the cluster's own with --ca-file PEM, or pin its certificate with --tls-fingerprint"))
-        }
+/// The settings for one connection at a time.
+#[derive(Debug)]
+pub(super) struct ConnectionTls {
+    config: Arc<ClientConfig>,
+    client_certificate: Arc<ClientCertificate>,
+}
+
+/// There is none to present, but whether the server wants one explains why it ends TLS.
+#[derive(Debug, Default)]
+struct ClientCertificate {
+    wanted: AtomicBool,
+}
+
+impl ClientCertificate {
+    fn is_wanted(&self) -> bool {
+        self.wanted.load(Ordering::SeqCst)
     }
 }
 
-fn roots_in(path: &Path) -> Result<RootCertStore, UserError> {
-    let unusable = || {
-        let message = format!("{} cannot be used as --ca-file", path.display());
-        UserError::new(Kind::Usage, message)
-            .hint("it must hold certificates in PEM: -----BEGIN CERTIFICATE-----")
-    };
-    let mut roots = RootCertStore::empty();
-    // The libraries' own words are bytes, or about a peer.
-    let wrong = |error: pem::Error| {
-        let cause = match error {
-            pem::Error::Io(error) => error,
-            _ => io::Error::other("its PEM is cut off or not well-formed"),
-        };
-        unusable().caused_by(&cause)
-    };
-    for certificate in CertificateDer::pem_file_iter(path).map_err(wrong)? {
-        roots.add(certificate.map_err(wrong)?).map_err(|_| {
-            unusable().caused_by(&io::Error::other(
-                "what its PEM holds is no certificate that can be read",
-            ))
-        })?;
+impl ResolvesClientCert for ClientCertificate {
+    fn resolve(
+        &self,
+        _root_hint_subjects: &[&[u8]],
+        _sigschemes: &[SignatureScheme],
+    ) -> Option<Arc<CertifiedKey>> {
+        self.wanted.store(true, Ordering::SeqCst);
+        None
     }
-    match roots.is_empty() {
-        true => Err(unusable()),
-        false => Ok(roots),
+
+    fn has_certs(&self) -> bool {
+        false
     }
 }
 
-fn web_pki(
-    roots: RootCertStore,
-    provider: &Arc<CryptoProvider>,
-) -> Result<Arc<WebPkiServerVerifier>, UserError> {
-    WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone())
-        .build()
-        .map_err(|error| UserError::new(Kind::Internal, "TLS cannot be set up").caused_by(&error))
+/// Gives an error of TLS its meaning, and leaves others as they are.
+fn explained(error: io::Error, client_certificate: bool) -> ureq::Error {
+    match error.downcast::<rustls::Error>() {
+        Ok(error) => ureq::Error::Other(HandshakeError::new(&error, client_certificate).into()),
+        Err(error) => error.into(),
+    }
 }
 
 /// Looks at the certificate that is shown, and keeps what is wrong with it: the TLS library's own
@@ -264,7 +218,7 @@ pub(super) struct Verifier {
 
 #[derive(Clone, Debug)]
 enum Rule {
-    Authorities(Arc<WebPkiServerVerifier>),
+    Authorities(Arc<Authorities>),
     Pinned(Fingerprint),
     Any,
 }
@@ -284,12 +238,14 @@ impl Verifier {
         refused.take()
     }
 
-    fn refuse(&self, fingerprint: Fingerprint, reason: Reason) {
+    /// The error tells the library no more than that.
+    fn refuse(&self, certificate: &CertificateDer<'_>, reason: Reason) -> rustls::Error {
         let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
         *refused = Some(Untrusted {
-            fingerprint,
+            fingerprint: Fingerprint::of(certificate),
             reason,
         });
+        CertificateError::ApplicationVerificationFailure.into()
     }
 }
 
@@ -299,36 +255,30 @@ impl ServerCertVerifier for Verifier {
         end_entity: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
         server_name: &ServerName<'_>,
-        ocsp_response: &[u8],
+        _ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
         let fingerprint = Fingerprint::of(end_entity);
-        let refusal = match &self.rule {
-            Rule::Any => return Ok(ServerCertVerified::assertion()),
-            Rule::Pinned(pinned) if *pinned == fingerprint => {
-                return Ok(ServerCertVerified::assertion());
-            }
-            Rule::Pinned(pinned) => {
-                self.refuse(fingerprint, Reason::NotPinned(*pinned));
-                CertificateError::ApplicationVerificationFailure.into()
-            }
-            Rule::Authorities(web_pki) => match web_pki.verify_server_cert(
-                end_entity,
-                intermediates,
-                server_name,
-                ocsp_response,
-                now,
-            ) {
-                Ok(verified) => return Ok(verified),
-                Err(error) => {
-                    if let rustls::Error::InvalidCertificate(why) = &error {
-                        self.refuse(fingerprint, Reason::Invalid(why.clone()));
-                    }
-                    error
-                }
-            },
+        let verified = match &self.rule {
+            Rule::Pinned(pinned) if *pinned != fingerprint => Err(Reason::NotPinned(*pinned)),
+            // Before anything else, so that no hint says how to trust a key that cannot be used.
+            rule => usable(end_entity, algorithms).and_then(|()| match rule {
+                Rule::Any | Rule::Pinned(_) => Ok(()),
+                Rule::Authorities(authorities) => authorities.verify(
+                    &Shown {
+                        own: end_entity,
+                        intermediates,
+                        expected: server_name,
+                        now,
+                    },
+                    algorithms,
+                ),
+            }),
         };
-        Err(refusal)
+        verified
+            .map(|()| ServerCertVerified::assertion())
+            .map_err(|reason| self.refuse(end_entity, reason))
     }
 
     fn verify_tls12_signature(
@@ -338,7 +288,10 @@ impl ServerCertVerifier for Verifier {
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
         let algorithms = &self.provider.signature_verification_algorithms;
-        verify_tls12_signature(message, cert, dss, algorithms)
+        public_key(cert)
+            .ok_or(Reason::Malformed)
+            .and_then(|key| verify_tls12_signature(message, &key, dss, algorithms))
+            .map_err(|reason| self.refuse(cert, reason))
     }
 
     fn verify_tls13_signature(
@@ -348,13 +301,73 @@ impl ServerCertVerifier for Verifier {
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
         let algorithms = &self.provider.signature_verification_algorithms;
-        verify_tls13_signature(message, cert, dss, algorithms)
+        let Some(key) = public_key(cert) else {
+            return Err(self.refuse(cert, Reason::Malformed));
+        };
+        verify_tls13_signature_with_raw_key(message, &key, dss, algorithms)
+            .map_err(|_| self.refuse(cert, Reason::Unproven))
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.provider
             .signature_verification_algorithms
             .supported_schemes()
+    }
+}
+
+/// Whether the server can prove with the certificate's key that it has it.
+fn usable(
+    certificate: &CertificateDer<'_>,
+    algorithms: &WebPkiSupportedAlgorithms,
+) -> Result<(), Reason> {
+    let Some(contents) = Certificate::read(certificate) else {
+        // webpki puts up with some that are not quite well-formed.
+        return match EndEntityCert::try_from(certificate) {
+            Ok(_) => Ok(()),
+            Err(_) => Err(Reason::Malformed),
+        };
+    };
+    let key = contents.key_algorithm().ok_or(Reason::Malformed)?;
+    if !algorithms
+        .all
+        .iter()
+        .any(|algorithm| *algorithm.public_key_alg_id() == *key)
+    {
+        return Err(Reason::Key(algorithm(&key)));
+    }
+    match contents.unusable_rsa_bits() {
+        Some(bits) => Err(Reason::KeyLength(Which::Own, bits)),
+        None => Ok(()),
+    }
+}
+
+/// The key in a certificate. webpki does not read all that can be pinned, such as one of version 1.
+fn public_key(certificate: &CertificateDer<'_>) -> Option<SubjectPublicKeyInfoDer<'static>> {
+    match EndEntityCert::try_from(certificate) {
+        Ok(certificate) => Some(certificate.subject_public_key_info()),
+        Err(_) => Certificate::read(certificate)?.public_key_info(),
+    }
+}
+
+/// Like `rustls::crypto::verify_tls12_signature`, which takes a certificate instead of its key.
+fn verify_tls12_signature(
+    message: &[u8],
+    key: &SubjectPublicKeyInfoDer<'_>,
+    signed: &DigitallySignedStruct,
+    algorithms: &WebPkiSupportedAlgorithms,
+) -> Result<HandshakeSignatureValid, Reason> {
+    let key = RawPublicKeyEntity::try_from(key).map_err(|_| Reason::Malformed)?;
+    let candidates = algorithms
+        .mapping
+        .iter()
+        .filter(|(scheme, _)| *scheme == signed.scheme)
+        .flat_map(|(_, algorithms)| *algorithms);
+    // In TLS 1.2 a scheme leaves the curve open. An algorithm for another kind of key verifies nothing.
+    let mut verified =
+        candidates.map(|algorithm| key.verify_signature(*algorithm, message, signed.signature()));
+    match verified.any(|verified| verified.is_ok()) {
+        true => Ok(HandshakeSignatureValid::assertion()),
+        false => Err(Reason::Unproven),
     }
 }
 
@@ -399,7 +412,7 @@ impl Progress {
 /// Wraps a connection in TLS, and notes how far it has come.
 #[derive(Debug)]
 pub(super) struct TlsConnector {
-    pub config: Arc<ClientConfig>,
+    pub config: ConnectionTls,
     pub progress: Arc<Progress>,
 }
 
@@ -422,17 +435,25 @@ impl<In: Transport> Connector<In> for TlsConnector {
         let host = host.trim_start_matches('[').trim_end_matches(']');
         let name = ServerName::try_from(host.to_owned())
             .map_err(|error| ureq::Error::Other(error.into()))?;
-        let connection = ClientConnection::new(self.config.clone(), name)
-            .map_err(|error| ureq::Error::Other(error.into()))?;
+        let tls = &self.config;
+        let client_certificate = &tls.client_certificate;
+        client_certificate.wanted.store(false, Ordering::SeqCst);
+        let connection = ClientConnection::new(tls.config.clone(), name)
+            .map_err(|error| explained(io::Error::other(error), false))?;
         let adapter = TransportAdapter::new(transport.boxed(), details.current_time.clone());
         let mut stream = StreamOwned::new(connection, adapter);
         stream.sock.set_timeout(details.timeout);
-        stream.conn.complete_io(&mut stream.sock)?;
+        stream
+            .conn
+            .complete_io(&mut stream.sock)
+            .map_err(|error| explained(error, client_certificate.is_wanted()))?;
         self.progress.connected.store(true, Ordering::SeqCst);
         self.progress.reached.store(true, Ordering::SeqCst);
         Ok(Some(Either::B(TlsTransport {
             stream,
             progress: self.progress.clone(),
+            client_certificate: client_certificate.clone(),
+            answered: false,
             buffers: LazyBuffers::new(
                 details.config.input_buffer_size(),
                 details.config.output_buffer_size(),
@@ -445,7 +466,17 @@ impl<In: Transport> Connector<In> for TlsConnector {
 pub(super) struct TlsTransport {
     stream: StreamOwned<ClientConnection, TransportAdapter>,
     progress: Arc<Progress>,
+    client_certificate: Arc<ClientCertificate>,
+    /// Whether anything has come back yet.
+    answered: bool,
     buffers: LazyBuffers,
+}
+
+impl TlsTransport {
+    fn explained(&self, error: io::Error) -> ureq::Error {
+        // With TLS 1.3 a server refuses the client after the handshake.
+        explained(error, self.client_certificate.is_wanted() && !self.answered)
+    }
 }
 
 impl Drop for TlsTransport {
@@ -468,19 +499,36 @@ impl Transport for TlsTransport {
     fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), ureq::Error> {
         self.progress.sent.store(true, Ordering::SeqCst);
         self.stream.sock.set_timeout(timeout);
-        self.stream.write_all(&self.buffers.output()[..amount])?;
-        Ok(())
+        let written = self.stream.write_all(&self.buffers.output()[..amount]);
+        written.map_err(|mut error| {
+            if self.client_certificate.is_wanted() {
+                // The server may have said why before it closed the connection.
+                error = self.stream.read(&mut [0]).err().unwrap_or(error);
+            }
+            self.explained(error)
+        })
     }
 
     fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, ureq::Error> {
         self.stream.sock.set_timeout(timeout);
-        let amount = self.stream.read(self.buffers.input_append_buf())?;
+        let read = self.stream.read(self.buffers.input_append_buf());
+        let amount = read.map_err(|error| self.explained(error))?;
+        if !self.answered && SpeaksHttp2::begins(&self.buffers.input_append_buf()[..amount]) {
+            return Err(ureq::Error::Other(SpeaksHttp2.into()));
+        }
+        self.answered = true;
         self.buffers.input_appended(amount);
         Ok(amount > 0)
     }
 
+    /// A connection on which anything has come that no request has asked for is of no use: it would
+    /// be taken for the reply to the next one.
     fn is_open(&mut self) -> bool {
-        self.stream.sock.get_mut().is_open()
+        let unread = match self.stream.conn.process_new_packets() {
+            Ok(state) => state.plaintext_bytes_to_read() > 0 || state.peer_has_closed(),
+            Err(_) => true,
+        };
+        !unread && self.buffers.input().is_empty() && self.stream.sock.get_mut().is_open()
     }
 
     fn is_tls(&self) -> bool {

@@ -6,7 +6,7 @@
 
 use std::{
     collections::BTreeMap,
-    env, iter,
+    env, io, iter,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc},
     thread,
@@ -66,6 +66,8 @@ pub(super) enum Failure {
     TimedOut(Duration),
     #[error("the module has not answered an earlier call")]
     Hangs,
+    #[error("cannot start a thread for the module")]
+    NoThread(#[source] io::Error),
     #[error("stopped by a signal")]
     Interrupted(Kind),
 }
@@ -128,7 +130,7 @@ impl Module {
         let (jobs, queue) = mpsc::channel::<Job>();
         let (sender, answer) = mpsc::channel();
         let file = path.clone();
-        thread::spawn(move || {
+        let work = move || {
             let mut library = match initialize(&file) {
                 Ok(pkcs11) => Library {
                     pkcs11,
@@ -144,7 +146,10 @@ impl Module {
             for job in queue {
                 job(&mut library);
             }
-        });
+        };
+        thread::Builder::new()
+            .spawn(work)
+            .map_err(Failure::NoThread)?;
         let initialized = wait(&answer, Some(timeout));
         let hangs = initialized.is_err();
         // One that hangs is kept as well: nobody else is to wait for it.

@@ -163,6 +163,7 @@ pub(super) fn failure_error(message: String, failure: &Failure) -> Error {
             "check the token and the service behind its module, or give it longer with --timeout \
              SECONDS",
         ),
+        Failure::NoThread(_) => Some("raise the limit on processes or memory (see `ulimit -a`)"),
         Failure::Refused { .. } | Failure::Unexpected(_) => HINTS
             .iter()
             .find(|(code, _)| failure.is(code))

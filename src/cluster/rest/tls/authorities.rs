@@ -1,0 +1,520 @@
+//! The certificates that are trusted, and whether they vouch for another.
+
+use std::{io, path::Path};
+
+use rustls::{
+    crypto::WebPkiSupportedAlgorithms,
+    pki_types::{
+        CertificateDer, ServerName, TrustAnchor, UnixTime,
+        pem::{self, PemObject},
+    },
+};
+use webpki::{EndEntityCert, KeyUsage, VerifiedPath, anchor_from_trusted_cert};
+
+use super::{
+    Fingerprint,
+    certificate::{Certificate, algorithm, title},
+    reason::{Origin, Reason, Which},
+};
+use crate::{
+    error::{Error as UserError, Kind},
+    input,
+    text::quote,
+};
+
+/// Certificates of authorities, and of servers themselves.
+#[derive(Debug)]
+pub(super) struct Authorities {
+    origin: Origin,
+    certificates: Vec<CertificateDer<'static>>,
+    /// Those that may issue others.
+    anchors: Vec<TrustAnchor<'static>>,
+    /// Where each of them is among the certificates.
+    places: Vec<usize>,
+}
+
+/// The certificates that a server shows, its own first, and what was expected of it.
+pub(super) struct Shown<'a> {
+    pub own: &'a CertificateDer<'a>,
+    pub intermediates: &'a [CertificateDer<'a>],
+    pub expected: &'a ServerName<'a>,
+    pub now: UnixTime,
+}
+
+impl Authorities {
+    /// Those that the system trusts.
+    ///
+    /// # Errors
+    /// When there are none.
+    pub fn of_system() -> Result<Self, UserError> {
+        let found = rustls_native_certs::load_native_certs();
+        let mut all = Self::empty(Origin::System);
+        for certificate in found.certs {
+            all.add(certificate);
+        }
+        if !all.certificates.is_empty() {
+            return Ok(all);
+        }
+        let error = UserError::new(
+            Kind::Usage,
+            "this system does not trust any certificate authorities",
+        );
+        let error = match found.errors.first() {
+            Some(cause) => error.caused_by(cause),
+            None => error,
+        };
+        Err(error.hint("install the package ca-certificates, trust the cluster's CA with --ca-file PEM, or pin the cluster's certificate with --tls-fingerprint"))
+    }
+
+    /// Those in a file. One that cannot be read is left out with a warning, so that it is not in the
+    /// way of the others.
+    ///
+    /// # Errors
+    /// When there are none.
+    pub fn in_file(path: &Path) -> Result<Self, UserError> {
+        /// The authorities of a whole system take a quarter of a megabyte.
+        const LIMIT: usize = 16 << 20;
+        let file = path.to_owned();
+        let read = input::read_to_end(move || std::fs::File::open(file), LIMIT, None);
+        let bytes = read.map_err(|error| {
+            let kind = match &error {
+                input::Error::Interrupted(kind) => *kind,
+                _ => Kind::Usage,
+            };
+            let error = unusable(path).with_kind(kind).caused_by(&error);
+            error.hint("check the path, and that you may read the file")
+        })?;
+        // Editors and shells of Windows put it there.
+        let text = bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(&bytes);
+        let mut all = Self::empty(Origin::File(path.to_owned()));
+        let mut damaged = Vec::new();
+        for (i, block) in CertificateDer::pem_slice_iter(text).enumerate() {
+            let wrong = match block {
+                Ok(certificate) => match all.add(certificate) {
+                    true => continue,
+                    false => "it is not a well-formed X.509 certificate",
+                },
+                Err(pem::Error::MissingSectionEnd { .. }) => "its PEM is cut off",
+                Err(_) => "its PEM is malformed",
+            };
+            damaged.push((i + 1, wrong));
+        }
+        match (all.certificates.is_empty(), damaged.first()) {
+            (true, None) => Err(without_certificates(path, text)),
+            (true, Some((_, wrong))) => Err(unusable(path).caused_by(&io::Error::other(*wrong))),
+            (false, _) => {
+                for (number, wrong) in damaged {
+                    log::warn!(
+                        "ignoring certificate {number} in {}: {wrong}",
+                        path.display()
+                    );
+                }
+                Ok(all)
+            }
+        }
+    }
+
+    fn empty(origin: Origin) -> Self {
+        Self {
+            origin,
+            certificates: Vec::new(),
+            anchors: Vec::new(),
+            places: Vec::new(),
+        }
+    }
+
+    /// Whether it is a certificate.
+    fn add(&mut self, certificate: CertificateDer<'static>) -> bool {
+        let contents = Certificate::read(&certificate);
+        let anchor = anchor_from_trusted_cert(&certificate).ok();
+        if contents.is_none() && anchor.is_none() {
+            return false;
+        }
+        // A server's own certificate is trusted as such: its key must not issue others.
+        let may_issue = contents.is_none_or(|contents| contents.may_issue());
+        if let Some(anchor) = anchor.filter(|_| may_issue) {
+            self.anchors.push(anchor.to_owned());
+            self.places.push(self.certificates.len());
+        }
+        self.certificates.push(certificate);
+        true
+    }
+
+    /// Whether what a server shows is trusted: it is itself among these certificates, or an authority
+    /// among them vouches for it.
+    pub fn verify(
+        &self,
+        shown: &Shown<'_>,
+        algorithms: &WebPkiSupportedAlgorithms,
+    ) -> Result<(), Reason> {
+        let reason = |error| self.reason(shown, error);
+        let own = EndEntityCert::try_from(shown.own).map_err(reason)?;
+        match self.certificates.contains(shown.own) {
+            true => {
+                // That makes its signature, and whether it is an authority's, irrelevant.
+                let contents = Certificate::read(shown.own).ok_or(Reason::Malformed)?;
+                valid(&contents, shown.now).map_err(reason)?;
+                if !contents.is_for_servers() {
+                    return Err(Reason::Purpose);
+                }
+            }
+            false => {
+                let vouches = |path: &VerifiedPath<'_>| self.vouches(path, shown.now);
+                let verified = own.verify_for_usage(
+                    algorithms.all,
+                    &self.anchors,
+                    shown.intermediates,
+                    shown.now,
+                    KeyUsage::server_auth(),
+                    None,
+                    Some(&vouches),
+                );
+                verified.map_err(reason)?;
+            }
+        }
+        own.verify_is_valid_for_subject_name(shown.expected)
+            .map_err(reason)
+    }
+
+    /// What webpki leaves out: whether the authority that a chain ends with is valid now, and may have
+    /// so long a chain.
+    fn vouches(&self, path: &VerifiedPath<'_>, now: UnixTime) -> Result<(), webpki::Error> {
+        let is_end = |anchor: &&TrustAnchor<'_>| std::ptr::eq(*anchor, path.anchor());
+        let ends = self.anchors.iter().zip(&self.places);
+        let end = ends
+            .filter(|(anchor, _)| is_end(anchor))
+            .map(|(_, place)| *place);
+        let Some(issuer) = end
+            .filter_map(|place| Certificate::read(&self.certificates[place]))
+            .next()
+        else {
+            return Ok(());
+        };
+        valid(&issuer, now)?;
+        match issuer.path_length() {
+            Some(longest) if path.intermediate_certificates().count() > usize::from(longest) => {
+                Err(webpki::Error::PathLenConstraintViolated)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// What an error of the library means for these certificates.
+    fn reason(&self, shown: &Shown<'_>, error: webpki::Error) -> Reason {
+        use webpki::Error;
+        let chain = shown.chain();
+        let Some(own) = chain.first() else {
+            return match is_malformed(&error) {
+                true => Reason::Malformed,
+                false => Reason::Other,
+            };
+        };
+        match error {
+            error if is_malformed(&error) => Reason::Malformed,
+            Error::CertExpired { time, not_after } => Reason::Expired {
+                which: self.which(&chain, |it| it.validity().1 == not_after),
+                since: not_after,
+                now: time,
+            },
+            Error::CertNotValidYet { time, not_before } => Reason::NotYetValid {
+                which: self.which(&chain, |it| it.validity().0 == not_before),
+                until: not_before,
+                now: time,
+            },
+            Error::InvalidCertValidity => Reason::NeverValid,
+            Error::CertNotValidForName(_) => Reason::WrongName {
+                expected: shown.expected.to_owned(),
+                names: own.names(),
+            },
+            Error::UnsupportedCertVersion => Reason::OldVersion,
+            Error::UnknownIssuer => self.unknown_issuer(shown, &chain, own),
+            Error::InvalidSignatureForPublicKey => self.bad_signature(shown, &chain, own),
+            Error::CaUsedAsEndEntity if own.is_self_issued() => {
+                self.unknown_issuer(shown, &chain, own)
+            }
+            Error::CaUsedAsEndEntity => Reason::Authority,
+            Error::EndEntityUsedAsCa => Reason::NotAnAuthority,
+            Error::PathLenConstraintViolated => Reason::PathLength,
+            Error::NameConstraintViolation => Reason::NameConstraints,
+            Error::RequiredEkuNotFoundContext(_) | Error::EmptyEkuExtension => Reason::Purpose,
+            Error::UnsupportedCriticalExtension => Reason::CriticalExtension,
+            Error::UnsupportedSignatureAlgorithmContext(context) => {
+                self.signature(&chain, &context.signature_algorithm_id, None)
+            }
+            Error::UnsupportedSignatureAlgorithmForPublicKeyContext(context) => self.signature(
+                &chain,
+                &context.signature_algorithm_id,
+                Some(&context.public_key_algorithm_id),
+            ),
+            Error::MaximumSignatureChecksExceeded
+            | Error::MaximumPathBuildCallsExceeded
+            | Error::MaximumPathDepthExceeded
+            | Error::MaximumNameConstraintComparisonsExceeded => Reason::TooComplex,
+            _ => Reason::Other,
+        }
+    }
+
+    /// No authority that is trusted has the name of the issuer.
+    fn unknown_issuer(
+        &self,
+        shown: &Shown<'_>,
+        chain: &[Certificate],
+        own: &Certificate,
+    ) -> Reason {
+        let origin = self.origin.clone();
+        let namesakes = self.namesakes(own);
+        if !namesakes.is_empty() {
+            return Reason::Replaced(origin, namesakes);
+        }
+        if own.is_self_issued() {
+            return Reason::SelfSigned(origin);
+        }
+        let mut last = own;
+        for _ in chain {
+            let issuer = |it: &&Certificate| it.subject() == last.issuer();
+            match chain.iter().find(issuer) {
+                Some(issuer) if !issuer.is_self_issued() => last = issuer,
+                _ => break,
+            }
+        }
+        let is_issuer = |it: Certificate| it.subject() == last.issuer();
+        let mut trusted = self.certificates.iter().filter_map(Certificate::read);
+        if trusted.any(is_issuer) {
+            return Reason::NotAnAuthority;
+        }
+        Reason::UnknownIssuer {
+            issuer: title(last.issuer()),
+            chain: !shown.intermediates.is_empty(),
+            origin,
+        }
+    }
+
+    /// An authority that is trusted has the name of the issuer, and its key has not signed this.
+    fn bad_signature(&self, shown: &Shown<'_>, chain: &[Certificate], own: &Certificate) -> Reason {
+        let trusted: Vec<_> = self
+            .certificates
+            .iter()
+            .filter_map(Certificate::read)
+            .filter(|it| chain.iter().any(|shown| shown.issuer() == it.subject()))
+            .collect();
+        for issuer in trusted.iter().chain(&chain[1..]) {
+            if let Some(bits) = issuer.unusable_rsa_bits() {
+                return Reason::KeyLength(Which::Authority(title(issuer.subject())), bits);
+            }
+        }
+        match trusted.first() {
+            _ if own.is_self_issued() => self.unknown_issuer(shown, chain, own),
+            Some(issuer) => Reason::OtherIssuer(title(issuer.subject()), self.origin.clone()),
+            None => Reason::Other,
+        }
+    }
+
+    /// The first certificate that is so: of the chain, or of the authorities that are trusted.
+    fn which(&self, chain: &[Certificate], so: impl Fn(&Certificate) -> bool) -> Which {
+        let authority = |it: &Certificate| Which::Authority(title(it.subject()));
+        match chain.iter().position(&so) {
+            Some(0) => Which::Own,
+            Some(i) => authority(&chain[i]),
+            None => {
+                let mut trusted = self.certificates.iter().filter_map(Certificate::read);
+                trusted
+                    .find(so)
+                    .map_or(Which::Own, |found| authority(&found))
+            }
+        }
+    }
+
+    fn signature(&self, chain: &[Certificate], signature: &[u8], key: Option<&[u8]>) -> Reason {
+        let so = |it: &Certificate| it.signature_algorithm().as_deref() == Some(signature);
+        Reason::Signature {
+            which: self.which(chain, so),
+            signature: algorithm(signature),
+            key: key.map(algorithm),
+        }
+    }
+
+    /// The certificates for the same subject that are trusted.
+    fn namesakes(&self, own: &Certificate) -> Vec<Fingerprint> {
+        let same = |it: &&CertificateDer<'_>| {
+            Certificate::read(it).is_some_and(|it| it.subject() == own.subject())
+        };
+        let namesakes = self.certificates.iter().filter(same);
+        namesakes.map(Fingerprint::of).collect()
+    }
+}
+
+impl Shown<'_> {
+    /// What can be read of the certificates.
+    fn chain(&self) -> Vec<Certificate> {
+        let Some(own) = Certificate::read(self.own) else {
+            return Vec::new();
+        };
+        let others = self.intermediates.iter().filter_map(Certificate::read);
+        [own].into_iter().chain(others).collect()
+    }
+}
+
+fn valid(certificate: &Certificate, now: UnixTime) -> Result<(), webpki::Error> {
+    let (not_before, not_after) = certificate.validity();
+    let time = now;
+    if not_before > not_after {
+        Err(webpki::Error::InvalidCertValidity)
+    } else if time < not_before {
+        Err(webpki::Error::CertNotValidYet { time, not_before })
+    } else if time > not_after {
+        Err(webpki::Error::CertExpired { time, not_after })
+    } else {
+        Ok(())
+    }
+}
+
+fn is_malformed(error: &webpki::Error) -> bool {
+    use webpki::Error;
+    matches!(
+        error,
+        Error::BadDer
+            | Error::BadDerTime
+            | Error::TrailingData(_)
+            | Error::ExtensionValueInvalid
+            | Error::InvalidSerialNumber
+            | Error::InvalidNetworkMaskConstraint
+            | Error::MalformedDnsIdentifier
+            | Error::MalformedExtensions
+            | Error::MalformedNameConstraint
+            | Error::SignatureAlgorithmMismatch
+    )
+}
+
+fn unusable(path: &Path) -> UserError {
+    let message = format!("cannot use {} as --ca-file", path.display());
+    UserError::new(Kind::Usage, message)
+        .hint("it must contain certificates in PEM (-----BEGIN CERTIFICATE-----)")
+}
+
+/// The file has no PEM block with a certificate.
+fn without_certificates(path: &Path, bytes: &[u8]) -> UserError {
+    let error = unusable(path);
+    let file = quote(&path.to_string_lossy());
+    let converted =
+        |options: &str| format!("convert it: `openssl {options} -in {file} -out ca.pem`");
+    let der = CertificateDer::from(bytes);
+    let has = |label: &str| {
+        let begin = format!("-----BEGIN {label}-----");
+        bytes.windows(begin.len()).any(|it| it == begin.as_bytes())
+    };
+    let (what, hint) = if Certificate::read(&der).is_some() {
+        let what = "it is a certificate in DER, not PEM";
+        (what, converted("x509 -inform der"))
+    } else if has("TRUSTED CERTIFICATE") {
+        let what =
+            "it contains an OpenSSL trusted certificate (-----BEGIN TRUSTED CERTIFICATE-----)";
+        (what, converted("x509"))
+    } else if has("PKCS7") {
+        let what = "its certificates are in a PKCS #7 block";
+        (what, converted("pkcs7 -print_certs"))
+    } else if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) {
+        let what = "it is UTF-16 text";
+        (
+            what,
+            format!("convert it: `iconv -f utf-16 -t utf-8 {file} >ca.pem`"),
+        )
+    } else {
+        return error.caused_by(&io::Error::other("it contains no certificates"));
+    };
+    error.caused_by(&io::Error::other(what)).hint(hint)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use rustls::crypto::ring;
+
+    use super::*;
+
+    /// For `*.qumulo.test` and `2001:db8::1`, self-signed, valid from 2020 to 2119.
+    const WILDCARD: &str = include_str!("wildcard.pem");
+
+    fn verify(host: &str, year: u64) -> Result<(), Reason> {
+        let certificate = CertificateDer::from_pem_slice(WILDCARD.as_bytes()).unwrap();
+        let mut authorities = Authorities::empty(Origin::System);
+        assert!(authorities.add(certificate.clone()));
+        let seconds = (year - 1970) * 31_556_952;
+        let shown = Shown {
+            own: &certificate,
+            intermediates: &[],
+            expected: &ServerName::try_from(host).unwrap(),
+            now: UnixTime::since_unix_epoch(Duration::from_secs(seconds)),
+        };
+        let provider = ring::default_provider();
+        authorities.verify(&shown, &provider.signature_verification_algorithms)
+    }
+
+    #[test]
+    fn wildcard_stands_for_one_label() {
+        for host in ["node.qumulo.test", "Node.QUMULO.test", "2001:db8::1"] {
+            assert!(verify(host, 2026).is_ok(), "{host}");
+        }
+        for host in [
+            "qumulo.test",
+            "a.node.qumulo.test",
+            "node.qumulo.test.example",
+            "2001:db8::2",
+        ] {
+            let reason = verify(host, 2026).unwrap_err().to_string();
+            let expected = format!("it is for *.qumulo.test, 2001:db8::1, not for {host}");
+            assert_eq!(reason, expected);
+        }
+    }
+
+    #[test]
+    fn certificate_in_the_file_is_valid_between_its_dates() {
+        for (year, valid) in [(2019, false), (2021, true), (2118, true), (2121, false)] {
+            assert_eq!(verify("node.qumulo.test", year).is_ok(), valid, "{year}");
+        }
+    }
+
+    #[test]
+    fn no_error_of_webpki_shows_as_its_rust_name() {
+        use webpki::Error;
+        let certificate = CertificateDer::from_pem_slice(WILDCARD.as_bytes()).unwrap();
+        let authorities = Authorities::empty(Origin::System);
+        let shown = Shown {
+            own: &certificate,
+            intermediates: &[],
+            expected: &ServerName::try_from("localhost").unwrap(),
+            now: UnixTime::since_unix_epoch(Duration::ZERO),
+        };
+        for error in [
+            Error::BadDer,
+            Error::BadDerTime,
+            Error::CaUsedAsEndEntity,
+            Error::CertDistrusted,
+            Error::CertRevoked,
+            Error::EmptyEkuExtension,
+            Error::EndEntityUsedAsCa,
+            Error::ExtensionValueInvalid,
+            Error::InvalidCertValidity,
+            Error::InvalidSerialNumber,
+            Error::InvalidSignatureForPublicKey,
+            Error::MalformedDnsIdentifier,
+            Error::MalformedExtensions,
+            Error::MalformedNameConstraint,
+            Error::MaximumPathBuildCallsExceeded,
+            Error::MaximumPathDepthExceeded,
+            Error::NameConstraintViolation,
+            Error::PathLenConstraintViolated,
+            Error::SignatureAlgorithmMismatch,
+            Error::UnknownIssuer,
+            Error::UnknownRevocationStatus,
+            Error::UnsupportedCertVersion,
+            Error::UnsupportedCriticalExtension,
+            Error::UnsupportedNameType,
+        ] {
+            let name = format!("{error:?}");
+            let reason = authorities.reason(&shown, error).to_string();
+            assert!(!reason.contains(&name), "{reason}");
+            assert!(reason.contains(' '), "{reason}");
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! Work side by side, and one after the other where the system gives out no more threads.
+
+use std::{
+    panic::resume_unwind,
+    sync::{Arc, Mutex, PoisonError},
+    thread::{self, ScopedJoinHandle},
+};
+
+/// Runs both, side by side if a thread can be had, and returns what they return.
+///
+/// # Panics
+/// When one of them does, with its own message.
+pub fn both<A: Send, B>(first: impl FnOnce() -> A + Send, second: impl FnOnce() -> B) -> (A, B) {
+    // A thread that cannot be started drops its closure, and the work with it.
+    let first = Mutex::new(Some(first));
+    let take = || first.lock().unwrap_or_else(PoisonError::into_inner).take();
+    thread::scope(|scope| {
+        let thread = thread::Builder::new().spawn_scoped(scope, || take().map(|first| first()));
+        let second = second();
+        let first = match thread {
+            Ok(thread) => join(thread),
+            Err(_) => take().map(|first| first()),
+        };
+        (first.expect("the work is taken once"), second)
+    })
+}
+
+/// Runs `work` on a thread that nobody waits for; here, if none can be had.
+pub fn aside(work: impl FnOnce() + Send + 'static) {
+    let work = Arc::new(Mutex::new(Some(work)));
+    let run = {
+        let work = work.clone();
+        move || {
+            let work = work.lock().unwrap_or_else(PoisonError::into_inner).take();
+            if let Some(work) = work {
+                work();
+            }
+        }
+    };
+    if thread::Builder::new().spawn(run.clone()).is_err() {
+        run();
+    }
+}
+
+/// Runs `work` on every item, all at the same time as far as threads can be had, and returns the
+/// results in the order of the items.
+///
+/// # Panics
+/// When `work` does, with its own message.
+pub fn each<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> {
+    let work = &work;
+    thread::scope(|scope| {
+        let threads: Vec<_> = items
+            .iter()
+            .map(|item| {
+                let thread = thread::Builder::new().spawn_scoped(scope, move || work(item));
+                (item, thread)
+            })
+            .collect();
+        threads
+            .into_iter()
+            .map(|(item, thread)| match thread {
+                Ok(thread) => join(thread),
+                Err(_) => work(item),
+            })
+            .collect()
+    })
+}
+
+fn join<T>(thread: ScopedJoinHandle<'_, T>) -> T {
+    thread.join().unwrap_or_else(|panic| resume_unwind(panic))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{panic::catch_unwind, sync::Barrier};
+
+    use super::*;
+
+    #[test]
+    fn both_run_at_the_same_time() {
+        let barrier = Barrier::new(2);
+        let (first, second) = both(
+            || {
+                barrier.wait();
+                1
+            },
+            || {
+                barrier.wait();
+                2
+            },
+        );
+        assert_eq!((first, second), (1, 2));
+    }
+
+    #[test]
+    fn each_runs_all_items_at_the_same_time_and_keeps_their_order() {
+        let barrier = Barrier::new(3);
+        let doubled = each(&[1, 2, 3], |n| {
+            barrier.wait();
+            n * 2
+        });
+        assert_eq!(doubled, [2, 4, 6]);
+    }
+
+    #[test]
+    fn a_panic_is_forwarded_with_its_message() {
+        fn boom() {
+            panic!("boom")
+        }
+        let works: [fn(); 3] = [
+            || ((), ()) = both(boom, || ()),
+            || ((), ()) = both(|| (), boom),
+            || drop(each(&[()], |()| boom())),
+        ];
+        for work in works {
+            let panic = catch_unwind(work).unwrap_err();
+            assert_eq!(panic.downcast_ref(), Some(&"boom"));
+        }
+    }
+}
