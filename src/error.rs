@@ -73,10 +73,34 @@ impl Kind {
     }
 }
 
+/// Why a key source failed, where that decides what may be tried next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// The key source does not let this user use the key.
+    Denied,
+    /// Not logged in, or the login expired.
+    LoggedOut,
+    /// A person has to act first, or said no.
+    NeedsPerson,
+    /// The passphrase or PIN was refused.
+    WrongSecret,
+}
+
+impl Reason {
+    /// Whether to leave the key alone for the rest of the run. Another attempt would meet the same
+    /// answer, and may cost a try at a PIN or ask a person again.
+    pub fn rules_out_key(self) -> bool {
+        match self {
+            Reason::Denied | Reason::LoggedOut | Reason::NeedsPerson | Reason::WrongSecret => true,
+        }
+    }
+}
+
 /// An error with its kind, a one-line message, the chain of what caused it, and the next step.
 #[derive(Clone, Debug)]
 pub struct Error {
     kind: Kind,
+    reason: Option<Reason>,
     message: String,
     causes: Vec<String>,
     hint: Option<String>,
@@ -90,6 +114,7 @@ impl Error {
     pub fn new(kind: Kind, message: impl Into<String>) -> Self {
         Self {
             kind,
+            reason: None,
             message: message.into(),
             causes: Vec::new(),
             hint: None,
@@ -105,6 +130,12 @@ impl Error {
     /// Adds the next step, where there is one.
     pub fn maybe_hint(mut self, hint: Option<String>) -> Self {
         self.hint = hint.or(self.hint);
+        self
+    }
+
+    /// Adds why it failed, for decisions. `None` keeps what is known.
+    pub fn because(mut self, reason: impl Into<Option<Reason>>) -> Self {
+        self.reason = reason.into().or(self.reason);
         self
     }
 
@@ -161,6 +192,10 @@ impl Error {
 
     pub fn kind(&self) -> Kind {
         self.kind
+    }
+
+    pub fn reason(&self) -> Option<Reason> {
+        self.reason
     }
 
     pub fn message(&self) -> &str {

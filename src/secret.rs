@@ -98,6 +98,10 @@ pub enum Error {
     SeveralLines { what: String },
     #[error("{what} is longer than any passphrase")]
     TooLong { what: String },
+    #[error("{what} contains a NUL byte")]
+    Nul { what: String },
+    #[error("{what} begins with the byte-order mark of UTF-16, but is not valid UTF-16")]
+    NotUtf16 { what: String },
     #[error("the command for {what} failed")]
     Command { what: String, source: Failure },
     #[error("{what} is needed, and asking is switched off")]
@@ -192,9 +196,11 @@ impl Asker {
     /// When it cannot be had there.
     pub fn read(&self, source: &SecretSource, what: &str) -> Result<Secret, Error> {
         match source {
-            SecretSource::Env(name) => env::var_os(name)
-                .map(|value| Secret(Zeroizing::new(value.into_encoded_bytes())))
-                .ok_or_else(|| Error::EnvNotSet(name.clone())),
+            SecretSource::Env(name) => {
+                let value = env::var_os(name).ok_or_else(|| Error::EnvNotSet(name.clone()))?;
+                let value = Zeroizing::new(value.into_encoded_bytes());
+                one_line(value, format!("{what} in the environment variable {name}"))
+            }
             SecretSource::File(path) => {
                 if let Ok(metadata) = path.metadata() {
                     private_file::warn_if_readable_by_others(path, &metadata);
@@ -309,21 +315,49 @@ fn take_over(number: u32) -> io::Result<OwnedFd> {
     Ok(own)
 }
 
-/// Takes all but one line ending.
-fn one_line(mut bytes: Zeroizing<Vec<u8>>, what: String) -> Result<Secret, Error> {
+/// The secret in what some program has written: without a byte-order mark and one line ending, and
+/// converted from UTF-16, which is what PowerShell redirects.
+fn one_line(bytes: Zeroizing<Vec<u8>>, what: String) -> Result<Secret, Error> {
     if bytes.len() > LIMIT {
         return Err(Error::TooLong { what });
     }
+    let mut bytes = match &bytes[..] {
+        [0xff, 0xfe, text @ ..] => match utf8(text, u16::from_le_bytes) {
+            Some(text) => text,
+            None => return Err(Error::NotUtf16 { what }),
+        },
+        [0xfe, 0xff, text @ ..] => match utf8(text, u16::from_be_bytes) {
+            Some(text) => text,
+            None => return Err(Error::NotUtf16 { what }),
+        },
+        [0xef, 0xbb, 0xbf, text @ ..] => Zeroizing::new(text.to_vec()),
+        _ => bytes,
+    };
     if bytes.last() == Some(&b'\n') {
         bytes.pop();
-        if bytes.last() == Some(&b'\r') {
-            bytes.pop();
-        }
+    }
+    // A shell's $(…) leaves it behind.
+    if bytes.last() == Some(&b'\r') {
+        bytes.pop();
+    }
+    if bytes.contains(&0) {
+        return Err(Error::Nul { what });
     }
     match bytes.contains(&b'\n') {
         true => Err(Error::SeveralLines { what }),
         false => Ok(Secret(bytes)),
     }
+}
+
+/// UTF-16 as UTF-8. Nothing is moved while it grows, so that no copy is left behind.
+fn utf8(utf16: &[u8], unit: fn([u8; 2]) -> u16) -> Option<Zeroizing<Vec<u8>>> {
+    let (pairs, rest) = utf16.as_chunks();
+    let mut text = Zeroizing::new(Vec::with_capacity(2 * utf16.len()));
+    for c in char::decode_utf16(pairs.iter().map(|&pair| unit(pair))) {
+        let mut encoded = Zeroizing::new([0; 4]);
+        text.extend_from_slice(c.ok()?.encode_utf8(&mut *encoded).as_bytes());
+    }
+    rest.is_empty().then_some(text)
 }
 
 /// Waits for a line and for signals at once: a signal must not wait for a person.
@@ -407,21 +441,62 @@ impl Drop for Quiet {
 mod tests {
     use super::*;
 
-    fn line(text: &str) -> Result<Vec<u8>, String> {
-        one_line(text.as_bytes().to_vec().into(), "it".to_owned())
+    fn line(text: impl AsRef<[u8]>) -> Result<Vec<u8>, String> {
+        one_line(text.as_ref().to_vec().into(), "it".to_owned())
             .map(|secret| secret.as_bytes().to_vec())
             .map_err(|error| error.to_string())
     }
 
     #[test]
-    fn one_line_ending_is_taken_off_and_nothing_else() {
+    fn one_line_ending_is_taken_off_and_no_other_space() {
         assert_eq!(line("").unwrap(), b"");
         assert_eq!(line("\n").unwrap(), b"");
         assert_eq!(line(" a b \r\n").unwrap(), b" a b ");
+        assert_eq!(line("a\r").unwrap(), b"a");
         assert_eq!(line("a").unwrap(), b"a");
         assert_eq!(line("a\n\n").unwrap_err(), "it holds more than one line");
         let long = "x".repeat(LIMIT + 1);
         assert_eq!(line(&long).unwrap_err(), "it is longer than any passphrase");
+    }
+
+    #[test]
+    fn a_byte_order_mark_says_how_a_secret_is_encoded() {
+        let utf16 = |text: &str, unit: fn(u16) -> [u8; 2]| -> Vec<u8> {
+            text.encode_utf16().flat_map(unit).collect()
+        };
+        for (bytes, secret) in [
+            (b"\xef\xbb\xbf1234\r\n".to_vec(), "1234"),
+            ("\u{feff}".into(), ""),
+            (utf16("\u{feff}1234\r\n", u16::to_le_bytes), "1234"),
+            (
+                utf16("\u{feff}Sch\u{fc}ssel \u{1f511}", u16::to_le_bytes),
+                "Sch\u{fc}ssel \u{1f511}",
+            ),
+            (utf16("\u{feff}1234\n", u16::to_be_bytes), "1234"),
+            (utf16("\u{feff}", u16::to_be_bytes), ""),
+            (b"\xff".to_vec(), "\u{fffd}"),
+        ] {
+            let read = line(&bytes).unwrap();
+            assert_eq!(String::from_utf8_lossy(&read), secret, "{bytes:?}");
+        }
+        for (bytes, why) in [
+            (utf16("1234", u16::to_le_bytes), "it contains a NUL byte"),
+            (b"\xff\xfe\0\x001\0\0\0".to_vec(), "it contains a NUL byte"),
+            (
+                b"\xff\xfe1\x002".to_vec(),
+                "it begins with the byte-order mark of UTF-16, but is not valid UTF-16",
+            ),
+            (
+                b"\xfe\xff\xd8\x3d".to_vec(),
+                "it begins with the byte-order mark of UTF-16, but is not valid UTF-16",
+            ),
+            (
+                utf16("\u{feff}1\r\n2", u16::to_le_bytes),
+                "it holds more than one line",
+            ),
+        ] {
+            assert_eq!(line(&bytes).unwrap_err(), why, "{bytes:?}");
+        }
     }
 
     #[test]

@@ -110,7 +110,7 @@ fn a_person_is_asked_by_qkey_and_never_by_openssl() {
         assert_eq!(run.code, 0, "{run:?}");
         assert_eq!(
             run.stderr,
-            format!("warning: that is not the passphrase of {file}; try again\n")
+            format!("warning: wrong passphrase for {file} (attempt 1 of 3)\n")
         );
         assert_eq!(ended.screen, format!("{prompt}\n{prompt}\n"));
     }
@@ -126,11 +126,11 @@ fn a_person_is_asked_by_qkey_and_never_by_openssl() {
 exit 3
 --- stdout
 --- stderr
-warning: that is not the passphrase of pkcs8.pem; try again
-warning: that is not the passphrase of pkcs8.pem; try again
+warning: wrong passphrase for pkcs8.pem (attempt 1 of 3)
+warning: wrong passphrase for pkcs8.pem (attempt 2 of 3)
 error: cannot open openssl:pkcs8.pem
   caused by: `openssl` exited with 1: Could not read key from pkcs8.pem
-hint: give the right passphrase
+hint: to try a passphrase by hand: `openssl pkey -noout -in pkcs8.pem`
 
 "#]]
         .raw()
@@ -239,21 +239,21 @@ exit 3
 --- stderr
 error: cannot open openssl:pkcs8.pem?passphrase-file=wrong
   caused by: `openssl` exited with 1: Could not read key from pkcs8.pem
-hint: give the right passphrase
+hint: to try a passphrase by hand: `openssl pkey -noout -in pkcs8.pem`
 ==== wrong passphrase of a SEC1 key
 exit 3
 --- stdout
 --- stderr
 error: cannot open openssl:sec1.pem?passphrase-file=wrong
   caused by: `openssl` exited with 1: Could not read key from sec1.pem
-hint: give the right passphrase
+hint: to try a passphrase by hand: `openssl pkey -noout -in sec1.pem`
 ==== wrong passphrase with a right padding
 exit 3
 --- stdout
 --- stderr
 error: cannot open openssl:[REPO]/fixtures/keys/pkcs8-pbe-sha1-2des.pem?passphrase-file=wrong
   caused by: `openssl` exited with 1: Could not read key from [REPO]/fixtures/keys/pkcs8-pbe-sha1-2des.pem
-hint: give the right passphrase
+hint: to try a passphrase by hand: `openssl pkey -noout -in [REPO]/fixtures/keys/pkcs8-pbe-sha1-2des.pem`
 ==== long passphrase
 exit 3
 --- stdout
@@ -397,7 +397,7 @@ fn a_key_that_a_tpm_has_wrapped_signs() {
         (locked.to_owned(), "hint: an attribute of the key source"),
         (
             format!("{locked}&passphrase-file=wrong"),
-            "hint: give the right passphrase; several wrong ones lock a TPM",
+            "hint: the passphrase or PIN was tried once and is not tried again in this run",
         ),
         (
             "openssl:open.pem?provider=default,tpm2".to_owned(),
@@ -432,7 +432,7 @@ exit 3
 --- stderr
 error: cannot open openssl:pkcs11:object=x?provider=pkcs11
   caused by: `openssl` exited with 1: Could not read key
-hint: give the right passphrase
+hint: the passphrase or PIN was tried once and is not tried again in this run; check it before you run this again, because several wrong ones lock a token or TPM
 
 "#]]
         .raw()

@@ -42,7 +42,7 @@ fn an_environment_variable_gives_it() {
     let qkey = with_locked_key()
         .env("RIGHT", "open sesame")
         .env("WRONG", "open barley")
-        .env("NEWLINE", "open sesame\n")
+        .env("SEVERAL", "open sesame\nopen barley\n")
         .env("EMPTY", "");
     assert_data_eq!(
         transcript(
@@ -50,7 +50,7 @@ fn an_environment_variable_gives_it() {
             [
                 "qkey pubkey 'locked.pem?passphrase-env=RIGHT' --format base64",
                 "qkey pubkey 'locked.pem?passphrase-env=WRONG'",
-                "qkey pubkey 'locked.pem?passphrase-env=NEWLINE'",
+                "qkey pubkey 'locked.pem?passphrase-env=SEVERAL'",
                 "qkey pubkey 'locked.pem?passphrase-env=EMPTY'",
                 "qkey pubkey 'locked.pem?passphrase-env=NOT_SET'",
                 "qkey pubkey 'locked.pem?passphrase-env=NOT_SET' --output json",
@@ -71,13 +71,13 @@ error: cannot use the key file locked.pem
   caused by: wrong passphrase
 hint: to try a passphrase elsewhere: `openssl pkey -in locked.pem -noout`, or for OpenSSH's format `ssh-keygen -y -f locked.pem`
 
-$ qkey pubkey 'locked.pem?passphrase-env=NEWLINE'
+$ qkey pubkey 'locked.pem?passphrase-env=SEVERAL'
 exit 3
 --- stdout
 --- stderr
-error: cannot use the key file locked.pem
-  caused by: wrong passphrase
-hint: to try a passphrase elsewhere: `openssl pkey -in locked.pem -noout`, or for OpenSSH's format `ssh-keygen -y -f locked.pem`
+error: there is no passphrase for locked.pem
+  caused by: the passphrase of locked.pem in the environment variable SEVERAL holds more than one line
+hint: an attribute of the key source gives it without a terminal: ?passphrase-file=PATH, passphrase-env=VAR, passphrase-fd=N or passphrase-command=COMMAND
 
 $ qkey pubkey 'locked.pem?passphrase-env=EMPTY'
 exit 3
@@ -129,20 +129,47 @@ fn a_file_gives_its_one_line() {
     qkey.write("plain", "open sesame");
     qkey.write("newline", "open sesame\n");
     qkey.write("crlf", "open sesame\r\n");
+    qkey.write("utf-8-with-bom", "\u{feff}open sesame\r\n");
+    for (name, unit) in [
+        ("utf-16le", u16::to_le_bytes as fn(u16) -> [u8; 2]),
+        ("utf-16be", u16::to_be_bytes),
+    ] {
+        let text = "\u{feff}open sesame\r\n".encode_utf16();
+        qkey.write(name, text.flat_map(unit).collect::<Vec<u8>>());
+    }
+    qkey.write("nul", "open sesame\0");
+    qkey.write("half", b"\xff\xfeo\0p");
     qkey.write("two", "open sesame\nopen barley\n");
     qkey.write("wrong", "open barley\n");
     qkey.write("blank", "open sesame \n");
     qkey.write("long", "x".repeat(20_000));
     fs::create_dir(qkey.path("folder")).unwrap();
-    for file in ["plain", "newline", "crlf"] {
+    for file in [
+        "plain",
+        "newline",
+        "crlf",
+        "utf-8-with-bom",
+        "utf-16le",
+        "utf-16be",
+    ] {
         let run = qkey.run(["pubkey", &format!("locked.pem?passphrase-file={file}")]);
         assert_eq!((run.code, &*run.stderr), (0, ""), "{file}");
+        for line in [
+            format!("qkey pubkey 'locked.pem?passphrase-command=cat {file}'"),
+            format!("qkey pubkey 'locked.pem?passphrase-fd=3' 3<{file}"),
+        ] {
+            prints(&qkey, &line);
+        }
     }
+    let env = "PASS=$(cat crlf) qkey pubkey 'locked.pem?passphrase-env=PASS'";
+    prints(&qkey, env);
     assert_data_eq!(
         transcript(
             &qkey,
             [
                 "qkey pubkey 'locked.pem?passphrase-file=two'",
+                "qkey pubkey 'locked.pem?passphrase-file=nul'",
+                "qkey pubkey 'locked.pem?passphrase-file=half'",
                 "qkey pubkey 'locked.pem?passphrase-file=wrong'",
                 "qkey pubkey 'locked.pem?passphrase-file=blank'",
                 "qkey pubkey 'locked.pem?passphrase-file=long'",
@@ -159,6 +186,22 @@ exit 3
 error: there is no passphrase for locked.pem
   caused by: the passphrase of locked.pem in two holds more than one line
 hint: an attribute of the key source gives it without a terminal: ?passphrase-file=PATH, passphrase-env=VAR, passphrase-fd=N or passphrase-command=COMMAND
+
+$ qkey pubkey 'locked.pem?passphrase-file=nul'
+exit 3
+--- stdout
+--- stderr
+error: there is no passphrase for locked.pem
+  caused by: the passphrase of locked.pem in nul contains a NUL byte
+hint: it was not tried; convert it to UTF-8 text without NUL bytes
+
+$ qkey pubkey 'locked.pem?passphrase-file=half'
+exit 3
+--- stdout
+--- stderr
+error: there is no passphrase for locked.pem
+  caused by: the passphrase of locked.pem in half begins with the byte-order mark of UTF-16, but is not valid UTF-16
+hint: it was not tried; convert it to UTF-8 text without NUL bytes
 
 $ qkey pubkey 'locked.pem?passphrase-file=wrong'
 exit 3
@@ -511,16 +554,18 @@ hint: an attribute of the key source gives it without a terminal: ?passphrase-fi
 }
 
 #[test]
-fn a_key_that_is_not_encrypted_needs_none() {
+fn a_passphrase_for_a_key_that_is_not_encrypted_is_an_error() {
     let qkey = Qkey::new();
-    for source in [
-        "alice.pem?passphrase-env=NOT_SET",
-        "alice.pem?passphrase-file=missing",
-        "alice.pem?passphrase-fd=9",
-        "alice.pem?passphrase-command=false",
+    for (attribute, value) in [
+        ("passphrase-env", "NOT_SET"),
+        ("passphrase-file", "missing"),
+        ("passphrase-fd", "9"),
+        ("passphrase-command", "false"),
     ] {
-        let run = qkey.run(["pubkey", source]);
-        assert_eq!((run.code, &*run.stderr), (0, ""), "{source}");
+        let run = qkey.run(["pubkey", &format!("alice.pem?{attribute}={value}")]);
+        assert_eq!(run.code, 3, "{run:?}");
+        let told = format!("it is not encrypted, so {attribute} is never used");
+        assert!(run.stderr.contains(&told), "{run:?}");
     }
 }
 

@@ -851,11 +851,21 @@ hint: name the library that came with the token, as in ?module-path=[SOFTHSM]
 fn a_pin_comes_from_wherever_it_is_said_to_be() {
     let tokens = Tokens::new().with_alice();
     let file = tokens.qkey.write("pin", "1234\n");
+    tokens.qkey.write("utf-8-with-bom", "\u{feff}1234\r\n");
+    tokens
+        .qkey
+        .write("utf-16", b"\xff\xfe1\x002\x003\x004\0\r\0\n\0");
+    tokens
+        .qkey
+        .write("utf-16-without-bom", b"1\x002\x003\x004\0");
     for attribute in [
         "pin-value=1234".to_owned(),
         "pin-value=%31%32%33%34".to_owned(),
         "pin-env=PIN".to_owned(),
         "pin-file=pin".to_owned(),
+        "pin-file=utf-8-with-bom".to_owned(),
+        "pin-file=utf-16".to_owned(),
+        "pin-command=cat utf-16".to_owned(),
         "pin-command=echo%201234".to_owned(),
         "pin-source=pin".to_owned(),
         "pin-source=file:pin".to_owned(),
@@ -882,6 +892,7 @@ fn a_pin_comes_from_wherever_it_is_said_to_be() {
         &[
             "pkcs11:token=T;object=alice?pin-env=NOWHERE",
             "pkcs11:token=T;object=alice?pin-file=nowhere",
+            "pkcs11:token=T;object=alice?pin-file=utf-16-without-bom",
             "pkcs11:token=T;object=alice?pin-source=|false",
             "pkcs11:token=T;object=alice?pin-value=",
             "pkcs11:token=T;object=alice?pin-value=123",
@@ -903,6 +914,13 @@ error: there is no pin for pkcs11:token=T;object=alice?pin-file=nowhere
   caused by: cannot read the PIN of the token "T", for pkcs11:token=T;object=alice?pin-file=nowhere in nowhere
   caused by: No such file or directory (os error 2)
 hint: an attribute of the key source gives it without a terminal: ?pin-file=PATH, pin-env=VAR, pin-fd=N or pin-command=COMMAND
+==== pkcs11:token=T;object=alice?pin-file=utf-16-without-bom
+exit 3
+--- stdout
+--- stderr
+error: there is no pin for pkcs11:token=T;object=alice?pin-file=utf-16-without-bom
+  caused by: the PIN of the token "T", for pkcs11:token=T;object=alice?pin-file=utf-16-without-bom in utf-16-without-bom contains a NUL byte
+hint: it was not tried; convert it to UTF-8 text without NUL bytes
 ==== pkcs11:token=T;object=alice?pin-source=|false
 exit 3
 --- stdout
@@ -997,6 +1015,52 @@ warning: a wrong PIN was given to the token "T" before; a few of them lock it
     );
     assert_eq!(run.code, 0);
     assert!(!tokens.flags().contains("count low"));
+}
+
+#[test]
+fn a_wrong_pin_is_tried_once_for_many_snapshots() {
+    let mock = Mock::with_four_locked(ALICE_PUBLIC);
+    for faults in ["", "always-authenticate"] {
+        let tokens = Tokens::with_mock(&mock).with_alice().through_shim(faults);
+        tokens.qkey.configure(
+            "[keys]\na.source = 'pkcs11:token=T;object=alice?pin-value=4321'\n\
+             b.source = 'pkcs11:token=T;id=%01?pin-value=4321'\n",
+        );
+        let args = ["unlock", "--id=1", "--id=2", "--id=3", "--id=4", "--jobs=4"];
+        for (more, logins) in [
+            (&["--key=pkcs11:token=T;object=alice?pin-value=4321"][..], 1),
+            (&[], 2),
+        ] {
+            let run = tokens.run(&[&args[..], more].concat());
+            assert_eq!(run.code, 3, "{run:?}");
+            assert_eq!(run.stderr.matches("refused the PIN").count(), 4, "{run:?}");
+            assert_eq!(tokens.calls("C_Login"), logins, "{run:?}");
+        }
+    }
+}
+
+#[test]
+fn a_pin_that_the_token_never_asks_for_is_an_error() {
+    let tokens = Tokens::new().with_alice().through_shim("no-login");
+    tokens.expect_signature("pkcs11:token=T;object=alice");
+    let said = tokens.each(Tokens::sign, &["pkcs11:token=T;object=alice?pin-env=PIN"]);
+    assert_data_eq!(
+        said,
+        str![[r#"
+==== pkcs11:token=T;object=alice?pin-env=PIN
+exit 3
+--- stdout
+--- stderr
+error: cannot open pkcs11:token=T;object=alice?pin-env=PIN
+  caused by: the token "T" signs without a login, so the PIN in the key source is never used
+hint: remove the attribute pin-…, or set a PIN with the tool that came with the token
+
+"#]]
+        .raw()
+    );
+    let made = tokens.run(&["generate", "pkcs11:token=T;object=new?pin-env=PIN"]);
+    assert!(made.stderr.contains("is never used"), "{made:?}");
+    assert_eq!(tokens.calls("C_Login"), 0);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 mod support;
 
 use std::{
+    fs,
     io::{Read, Write},
     os::unix::net::{UnixListener, UnixStream},
     process::{Child, Command, Stdio},
@@ -631,6 +632,31 @@ hint: it does so when a confirmation was not given (`ssh-add -c`), when it is lo
 }
 
 #[test]
+fn a_denied_confirmation_is_not_asked_for_again() {
+    let mock = Mock::with_four_locked(ALICE_PUBLIC);
+    let qkey = knowing_the_agent(Qkey::with_mock(&mock));
+    let _agent = Agent::start(&qkey);
+    prints(&qkey, "ssh-add -q -c alice.pem");
+    let asked = qkey.path("asked");
+    // Yes to the first question, and no to the second.
+    qkey.write_program(
+        "askpass",
+        &format!(
+            "#!/bin/sh\necho >>{asked}; [ \"$(wc -l <{asked})\" -eq 1 ]\n",
+            asked = asked.display()
+        ),
+    );
+    let run = run(
+        &qkey,
+        "qkey unlock --id 1 --id 2 --id 3 --id 4 --key ssh-agent:alice.pem --jobs 4",
+    );
+    assert_eq!(run.code, 9, "{run:?}");
+    assert!(run.stdout.contains("1 unlocked"), "{run:?}");
+    let asked = fs::read_to_string(asked).expect("it was asked");
+    assert_eq!(asked.lines().count(), 2);
+}
+
+#[test]
 fn an_agent_that_hangs_is_left_at_the_deadline() {
     let (qkey, agent) = with_agent();
     load(&qkey, "alice.pem", "alice");
@@ -714,6 +740,7 @@ error: stopped by a signal, about to sign with ssh-agent:alice
 }
 
 const SIGN_REQUEST: u8 = 13;
+const FAILURE: u8 = 5;
 
 /// A scripted agent, in the folder of `qkey`: for each request that it reads, the bytes to answer
 /// with before the connection is closed, or nothing at all and the connection left open.
@@ -930,6 +957,30 @@ hint: each is reported by itself; run this again for the rest: what is unlocked 
 "#]]
     );
     assert_eq!(connections.load(Ordering::SeqCst), 2);
+}
+
+#[test]
+fn an_agent_that_refuses_is_asked_for_one_signature_per_run() {
+    let mock = Mock::with_four_locked(ALICE_PUBLIC);
+    let qkey = knowing_the_agent(Qkey::with_mock(&mock));
+    let blob = alice_blob();
+    let signatures = Arc::new(AtomicUsize::new(0));
+    let counted = signatures.clone();
+    lasting(&qkey, usize::MAX, move |request| {
+        if request[0] != SIGN_REQUEST {
+            return Some(frame(&list(&[alice(&blob)])));
+        }
+        counted.fetch_add(1, Ordering::SeqCst);
+        Some(frame(&[FAILURE]))
+    });
+    let run = run(&qkey, &format!("{UNLOCK_FOUR} --jobs 4"));
+    assert_eq!(run.code, 3, "{run:?}");
+    assert_eq!(
+        run.stderr.matches("the agent refused").count(),
+        4,
+        "{run:?}"
+    );
+    assert_eq!(signatures.load(Ordering::SeqCst), 1);
 }
 
 #[test]

@@ -126,8 +126,8 @@ exit 0
 --- stdout
 MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEgKmJRFWtWTEHhBTiC5rI1rbBJlXJqTNGHl4O+YRUke1drezNEidIVqu/UMnMs+81HL8VwIyyeeCwHkLLEK2aaQ==
 --- stderr
-warning: that is not the passphrase of locked.pem; try again
-warning: that is not the passphrase of locked.pem; try again
+warning: wrong passphrase for locked.pem (attempt 1 of 3)
+warning: wrong passphrase for locked.pem (attempt 2 of 3)
 --- terminal (typing is shown)
 Enter the passphrase of locked.pem: 
 Enter the passphrase of locked.pem: 
@@ -150,8 +150,8 @@ fn the_third_wrong_passphrase_is_the_last() {
 exit 3
 --- stdout
 --- stderr
-warning: that is not the passphrase of locked.pem; try again
-warning: that is not the passphrase of locked.pem; try again
+warning: wrong passphrase for locked.pem (attempt 1 of 3)
+warning: wrong passphrase for locked.pem (attempt 2 of 3)
 error: cannot use the key file locked.pem
   caused by: wrong passphrase
 hint: to try a passphrase elsewhere: `openssl pkey -in locked.pem -noout`, or for OpenSSH's format `ssh-keygen -y -f locked.pem`

@@ -18,7 +18,7 @@ use crate::{
     private_file,
     secret::{Asker, Asking},
     signer::{
-        Context, KeySource,
+        Context, KeySource, Refusals,
         source::{Openable, Source},
     },
     subprocess,
@@ -68,6 +68,7 @@ impl Session {
             context: Arc::new(Context {
                 asker: Asker::new(asking, timeout),
                 timeout,
+                refusals: Refusals::default(),
             }),
         })
     }

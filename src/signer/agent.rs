@@ -12,7 +12,7 @@ use base64::{Engine, prelude::BASE64_STANDARD_NO_PAD};
 
 use self::connection::{Failure, Line};
 use super::{
-    Context, Opened, Signer,
+    Caution, Context, Opened, Signer,
     source::{Body, Kind, Source, no_path},
 };
 use crate::{
@@ -20,7 +20,7 @@ use crate::{
         ssh_public,
         ssh_wire::{Reader, Writer},
     },
-    error::{self, Kind as ErrorKind},
+    error::{self, Kind as ErrorKind, Reason},
     public_key::{self, PublicKey},
     signature::{self, Signature},
 };
@@ -129,7 +129,12 @@ impl Error {
                 format!("stopped by a signal, about to {doing} {title}"),
             );
         }
+        let reason = match self {
+            Self::Refused => Some(Reason::NeedsPerson),
+            _ => None,
+        };
         error::Error::new(ErrorKind::Key, format!("cannot {doing} {title}"))
+            .because(reason)
             .caused_by(&self)
             .hint(self.hint())
     }
@@ -175,6 +180,10 @@ impl Signer for AgentSigner {
         self.agent
             .sign(&self.blob, challenge)
             .map_err(|error| error.into_error("sign with", &self.title))
+    }
+
+    fn caution(&self) -> Caution {
+        Caution::EveryUse
     }
 }
 

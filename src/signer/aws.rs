@@ -14,7 +14,7 @@ use super::{
     tool::{Hints, Tool},
 };
 use crate::{
-    error::{Error, Kind as ErrorKind, Result},
+    error::{Error, Kind as ErrorKind, Reason, Result},
     public_key::{self, PublicKey},
     signature::Signature,
     subprocess::{Command, Failure, Output},
@@ -64,72 +64,100 @@ const REACH: &str = "check the network, the proxy, and the region; an endpoint o
 const HINTS: Hints = &[
     (
         NOT_FOUND,
+        None,
         "check the key's id (that of an alias begins with alias/), the region and the account: \
          `aws kms list-aliases` shows what there is",
     ),
     (
         "(DisabledException)",
+        None,
         "enable it: `aws kms enable-key {key}`",
     ),
     (
         "(KMSInvalidStateException)",
+        None,
         "see what state it is in: `aws kms describe-key {key}`; `aws kms cancel-key-deletion` and \
          then `aws kms enable-key` bring back one that awaits its deletion",
     ),
     (
         "(AccessDeniedException)",
+        Some(Reason::Denied),
         "the key's policy or an IAM policy must allow it; `aws sts get-caller-identity` shows who \
          you are",
     ),
-    ("(ExpiredToken", LOG_IN),
-    ("(UnrecognizedClientException)", LOG_IN),
-    ("(InvalidClientTokenId)", LOG_IN),
-    ("(InvalidSignatureException)", LOG_IN),
+    ("(ExpiredToken", Some(Reason::LoggedOut), LOG_IN),
+    (
+        "(UnrecognizedClientException)",
+        Some(Reason::LoggedOut),
+        LOG_IN,
+    ),
+    ("(InvalidClientTokenId)", Some(Reason::LoggedOut), LOG_IN),
+    (
+        "(InvalidSignatureException)",
+        Some(Reason::LoggedOut),
+        LOG_IN,
+    ),
     (
         "(InvalidKeyUsageException)",
+        None,
         "take a key for SIGN_VERIFY: `qkey generate awskms:///alias/NAME` makes one",
     ),
     (
         "(UnsupportedOperationException)",
+        None,
         "take an asymmetric key: `qkey generate awskms:///alias/NAME` makes one",
     ),
     (
         "(ValidationException)",
+        None,
         "check the key's id: a UUID, alias/NAME or an ARN follows awskms:///",
     ),
     (
         "(ThrottlingException)",
+        None,
         "try again later; AWS_MAX_ATTEMPTS says how often aws tries by itself",
     ),
     (
         "(LimitExceededException)",
+        None,
         "ask AWS for a higher quota, or take a key that there is",
     ),
     (
         "Unable to locate credentials",
+        Some(Reason::LoggedOut),
         "log in with `aws configure` or `aws sso login`, or choose a profile with AWS_PROFILE or \
          the attribute profile",
     ),
     (
         "The config profile (",
+        None,
         "`aws configure list-profiles` shows the profiles there are",
     ),
     (
         "You must specify a region",
+        None,
         "add ?region=REGION to the key source, or set AWS_DEFAULT_REGION",
     ),
-    ("SSO Token", LOG_IN),
-    ("SSO session", LOG_IN),
-    ("Token has expired", LOG_IN),
-    ("Could not connect to the endpoint URL", REACH),
-    ("timeout on endpoint URL", REACH),
+    ("SSO Token", Some(Reason::LoggedOut), LOG_IN),
+    ("SSO session", Some(Reason::LoggedOut), LOG_IN),
+    ("Token has expired", Some(Reason::LoggedOut), LOG_IN),
+    ("Could not connect to the endpoint URL", None, REACH),
+    ("timeout on endpoint URL", None, REACH),
+    (
+        "Enter MFA code",
+        Some(Reason::NeedsPerson),
+        "aws cannot ask for the MFA code here: get temporary credentials first, with `aws sts \
+         get-session-token --serial-number ARN --token-code CODE`, and run this with them",
+    ),
     (
         "did not finish within",
+        None,
         "check the network, or give it longer with --timeout SECONDS; where the profile asks for \
          an MFA code, get the credentials of a session first (`aws sts get-session-token`)",
     ),
     (
         "SSL validation failed",
+        None,
         "a proxy's certificate authority is given with AWS_CA_BUNDLE",
     ),
 ];

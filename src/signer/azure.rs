@@ -15,7 +15,7 @@ use super::{
     tool::{Hints, Tool},
 };
 use crate::{
-    error::{Error, Kind as ErrorKind, Result},
+    error::{Error, Kind as ErrorKind, Reason, Result},
     public_key::PublicKey,
     signature::Signature,
     subprocess::{Command, Failure, Output},
@@ -63,53 +63,62 @@ const REACH: &str = "check the vault's name, the network and the proxy: `az keyv
 const HINTS: Hints = &[
     (
         NOT_FOUND,
+        None,
         "check vault, key and version: `az keyvault key list` shows the keys of a vault",
     ),
     (
         "KeyDisabled",
+        None,
         "enable it: `az keyvault key set-attributes {key} --enabled true`",
     ),
-    ("KeyNotYetValid", VALIDITY),
-    ("KeyExpired", VALIDITY),
-    ("ForbiddenByRbac", ROLE),
+    ("KeyNotYetValid", None, VALIDITY),
+    ("KeyExpired", None, VALIDITY),
+    ("ForbiddenByRbac", Some(Reason::Denied), ROLE),
     (
         "ForbiddenByPolicy",
+        Some(Reason::Denied),
         "the vault's access policy must allow get and sign (to make keys: create): `az keyvault \
          set-policy`; `az account show` tells who you are",
     ),
     (
         "ForbiddenByFirewall",
+        Some(Reason::Denied),
         "the vault's firewall keeps you out: `az keyvault network-rule add`, or another network",
     ),
     (
         "ForbiddenByConnection",
+        Some(Reason::Denied),
         "the vault takes private connections alone: use a network that has one",
     ),
-    ("(Forbidden)", ROLE),
+    ("(Forbidden)", Some(Reason::Denied), ROLE),
     (
         "ObjectIsDeletedButRecoverable",
+        None,
         "choose another name, or bring the deleted key back: `az keyvault key recover {key}`",
     ),
-    ("(Unauthorized)", LOG_IN),
-    ("az login", LOG_IN),
-    ("AADSTS", LOG_IN),
+    ("(Unauthorized)", Some(Reason::LoggedOut), LOG_IN),
+    ("az login", Some(Reason::LoggedOut), LOG_IN),
+    ("AADSTS", Some(Reason::LoggedOut), LOG_IN),
     (
         "(Throttled)",
+        None,
         "az has tried it several times over; try again later",
     ),
     (
         "misspelled or not recognized",
+        None,
         "update the Azure CLI: `az upgrade`",
     ),
     (
         "CERTIFICATE_VERIFY_FAILED",
+        None,
         "a proxy's certificate authority is given with REQUESTS_CA_BUNDLE",
     ),
-    ("Failed to resolve", REACH),
-    ("Unable to connect", REACH),
-    ("Failed to establish a new connection", REACH),
-    ("timed out", REACH),
-    ("did not finish within", REACH),
+    ("Failed to resolve", None, REACH),
+    ("Unable to connect", None, REACH),
+    ("Failed to establish a new connection", None, REACH),
+    ("timed out", None, REACH),
+    ("did not finish within", None, REACH),
 ];
 
 /// `az`, and the key that it is to use.

@@ -10,11 +10,11 @@ use std::{
 use zeroize::Zeroizing;
 
 use super::{
-    Context, Opened, Signer, secret_error,
+    Context, Opened, Signer, never_asked, secret_error,
     source::{Body, Generate, Generated, Kind, Source, no_path},
 };
 use crate::{
-    error::{Error, Kind as ErrorKind, Result},
+    error::{Error, Kind as ErrorKind, Reason, Result},
     input,
     keyfile::{self, EncryptedKey, KeyFile, PrivateKey},
     private_file,
@@ -79,7 +79,12 @@ fn open(source: &Source, context: &Arc<Context>) -> Result<Opened> {
         private_file::warn_if_readable_by_others(path, &metadata);
     }
     let encrypted = match key_file {
-        KeyFile::Plain(key) => return Ok(Opened::Signer(Box::new(FileSigner::from(key)))),
+        KeyFile::Plain(key) => {
+            return match source.secret_attribute() {
+                Some(attribute) => Err(not_encrypted(source, attribute)),
+                None => Ok(Opened::Signer(Box::new(FileSigner::from(key)))),
+            };
+        }
         KeyFile::Encrypted(encrypted) => encrypted,
     };
     if let Some(secret_source) = source.secret()? {
@@ -87,9 +92,7 @@ fn open(source: &Source, context: &Arc<Context>) -> Result<Opened> {
             .asker
             .read(&secret_source, &passphrase_of(source))
             .map_err(|error| secret_error(source.body(), FAMILY, &error))?;
-        let key = encrypted
-            .decrypt(passphrase.as_bytes())
-            .map_err(|error| key_error(source, &error))?;
+        let key = decrypt(source, context, &encrypted, &passphrase)?;
         return Ok(Opened::Signer(Box::new(FileSigner::from(key))));
     }
     let (source, context) = (source.clone(), context.clone());
@@ -108,19 +111,53 @@ fn ask_and_decrypt(
     encrypted: &EncryptedKey,
 ) -> Result<Box<dyn Signer>> {
     let what = passphrase_of(source);
-    let mut tries_left = TRIES;
+    let mut attempt = 1;
     loop {
         let passphrase = context
             .asker
             .ask(&what)
             .map_err(|error| secret_error(source.body(), FAMILY, &error))?;
-        tries_left -= 1;
-        match encrypted.decrypt(passphrase.as_bytes()) {
+        match decrypt(source, context, encrypted, &passphrase) {
             Ok(key) => return Ok(Box::new(FileSigner::from(key))),
-            Err(keyfile::Error::WrongPassphrase) if tries_left > 0 => {
-                log::warn!("that is not {what}; try again");
+            Err(error) if attempt < TRIES && error.reason() == Some(Reason::WrongSecret) => {
+                let path = source.body();
+                log::warn!("wrong passphrase for {path} (attempt {attempt} of {TRIES})");
+                attempt += 1;
             }
-            Err(error) => return Err(key_error(source, &error)),
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Decrypts a key, unless this file has refused the same passphrase in this run.
+fn decrypt(
+    source: &Source,
+    context: &Context,
+    encrypted: &EncryptedKey,
+    passphrase: &Secret,
+) -> Result<PrivateKey> {
+    let path = Path::new(source.body());
+    let file = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    let holder = format!("file:{}", file.display());
+    let gate = context.refusals.of_secret(&holder, Some(passphrase));
+    gate.open(source.text(), || {
+        encrypted
+            .decrypt(passphrase.as_bytes())
+            .map_err(|error| key_error(source, &error))
+    })
+}
+
+fn not_encrypted(source: &Source, attribute: &str) -> Error {
+    let remove = format!("remove {attribute} from the key source");
+    let error = never_asked(source.body(), "it is not encrypted", attribute);
+    match source.body_is_stdin() {
+        true => error.hint(remove),
+        false => {
+            let path = quote_path(Path::new(source.body()));
+            error.hint(format!(
+                "{remove}, or encrypt the key first: `openssl pkcs8 -topk8 -in {path} -out NEW`, \
+                 or for OpenSSH's format `ssh-keygen -p -f {path}`"
+            ))
         }
     }
 }
@@ -173,10 +210,15 @@ fn key_error(source: &Source, error: &keyfile::Error) -> Error {
         true => "FILE".to_owned(),
         false => quote_path(Path::new(source.body())),
     };
+    let reason = match error {
+        keyfile::Error::WrongPassphrase => Some(Reason::WrongSecret),
+        _ => None,
+    };
     Error::new(
         ErrorKind::Key,
         format!("cannot use the key file {}", source.body()),
     )
+    .because(reason)
     .caused_by(error)
     .maybe_hint(error.hint().map(|hint| hint.replace("FILE", &path)))
 }

@@ -18,7 +18,7 @@ use super::{
     tool::{Hints, Tool},
 };
 use crate::{
-    error::{Error, Kind as ErrorKind, Result},
+    error::{Error, Kind as ErrorKind, Reason, Result},
     public_key::{self, PublicKey},
     signature::Signature,
     subprocess::Command,
@@ -68,58 +68,68 @@ const DAMAGED: &str = "something on the way damages what is sent: check the prox
 const HINTS: Hints = &[
     (
         "SERVICE_DISABLED",
+        None,
         "enable Cloud KMS in the project: `gcloud services enable cloudkms.googleapis.com`",
     ),
     (
         "cloudkms.cryptoKeys.create",
+        Some(Reason::Denied),
         "the key ring needs a binding of the role roles/cloudkms.admin for you: `gcloud kms \
          keyrings add-iam-policy-binding` gives it; `gcloud auth list` shows who you are",
     ),
     (
         "cloudkms.cryptoKeyVersions.list",
+        Some(Reason::Denied),
         "name the version in the key source, or get the role roles/cloudkms.viewer as well; \
          `gcloud auth list` shows who you are",
     ),
     (
         "PERMISSION_DENIED",
+        Some(Reason::Denied),
         "the key needs a binding of the role roles/cloudkms.signerVerifier for you: `gcloud kms \
          keys add-iam-policy-binding` gives it; `gcloud auth list` shows who you are",
     ),
-    ("UNAUTHENTICATED", LOG_IN),
-    ("active account", LOG_IN),
-    ("Reauthentication", LOG_IN),
-    ("refreshing", LOG_IN),
+    ("UNAUTHENTICATED", Some(Reason::LoggedOut), LOG_IN),
+    ("active account", Some(Reason::LoggedOut), LOG_IN),
+    ("Reauthentication", Some(Reason::LoggedOut), LOG_IN),
+    ("refreshing", Some(Reason::LoggedOut), LOG_IN),
     (
         "NOT_FOUND",
+        None,
         "check project, location, key ring, key and version: `gcloud kms keys versions list` shows \
          the versions of a key",
     ),
     (
         "ALREADY_EXISTS",
+        None,
         "use the key that is there, or choose another name",
     ),
     (
         PENDING,
+        None,
         "it is still being made: try again in a few seconds",
     ),
     (
         "FAILED_PRECONDITION",
+        None,
         "see what state it is in: `gcloud kms keys versions describe {key}`; `gcloud kms keys \
          versions enable {key}` enables a disabled one",
     ),
     (
         "INVALID_ARGUMENT",
+        None,
         "take a key whose purpose is asymmetric-signing and whose algorithm is \
          ec-sign-p256-sha256: `qkey generate gcpkms://…/cryptoKeys/NAME` makes one",
     ),
     (
         "RESOURCE_EXHAUSTED",
+        None,
         "gcloud has tried it several times over; try again later",
     ),
-    ("corrupted in-transit", DAMAGED),
-    ("Found a mismatch between", DAMAGED),
-    ("gcloud crashed", REACH),
-    ("did not finish within", REACH),
+    ("corrupted in-transit", None, DAMAGED),
+    ("Found a mismatch between", None, DAMAGED),
+    ("gcloud crashed", None, REACH),
+    ("did not finish within", None, REACH),
 ];
 
 /// `gcloud`, and the flags that say who it is to be.

@@ -9,11 +9,14 @@ mod gcp;
 mod openssl;
 mod pkcs11;
 mod plugin;
+mod refusals;
 pub mod source;
 mod tool;
 mod vault;
 
 use std::time::Duration;
+
+pub use refusals::Refusals;
 
 use crate::{
     error::{Error, Kind, Result},
@@ -34,6 +37,24 @@ pub trait Signer: Send + Sync {
     /// # Errors
     /// Of kind [`Kind::Key`] when the key source cannot sign.
     fn sign(&self, challenge: &[u8]) -> Result<Signature>;
+
+    /// What each signature puts at risk.
+    fn caution(&self) -> Caution {
+        Caution::FirstUse
+    }
+}
+
+/// How carefully to ask for a signature. Whatever it is, a refusal ends the use of the key, and
+/// until a first signature has succeeded there is one attempt at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Caution {
+    /// The first use decides: the login or secret is not ours.
+    FirstUse,
+    /// A secret goes along that may be wrong: any failure before the first success may have been a
+    /// refusal, in words that are not known.
+    Secret,
+    /// A person may be asked each time: always one attempt at a time.
+    EveryUse,
 }
 
 /// Where a private key lives; nothing is opened yet.
@@ -76,6 +97,14 @@ pub struct Context {
     pub asker: Asker,
     /// For each call to a signer.
     pub timeout: Duration,
+    pub refusals: Refusals,
+}
+
+/// The error of a key source whose attribute gives a secret that nothing asks for. Ignoring it would
+/// leave the user believing that the key is protected.
+fn never_asked(title: &str, why: &str, attribute: &str) -> Error {
+    Error::new(Kind::Key, format!("{why}, so {attribute} is never used"))
+        .context(format!("cannot open {title}"))
 }
 
 /// The error of a key source that lacks a secret, with the ways to give one.
@@ -86,10 +115,16 @@ fn secret_error(title: &str, attribute: &str, error: &secret::Error) -> Error {
             format!("stopped by a signal before there was a {attribute} for {title}"),
         );
     }
-    Error::new(Kind::Key, format!("there is no {attribute} for {title}"))
-        .caused_by(error)
-        .hint(format!(
+    let hint = match error {
+        secret::Error::Nul { .. } | secret::Error::NotUtf16 { .. } => {
+            "it was not tried; convert it to UTF-8 text without NUL bytes".to_owned()
+        }
+        _ => format!(
             "an attribute of the key source gives it without a terminal: ?{attribute}-file=PATH, \
              {attribute}-env=VAR, {attribute}-fd=N or {attribute}-command=COMMAND"
-        ))
+        ),
+    };
+    Error::new(Kind::Key, format!("there is no {attribute} for {title}"))
+        .caused_by(error)
+        .hint(hint)
 }

@@ -18,6 +18,7 @@ use self::{
     request::Request,
     search::{Found, Sight, Survey},
     sign::TokenSigner,
+    token::Pin,
 };
 use super::{
     Context, Opened, Signer,
@@ -51,6 +52,7 @@ fn path_in<'v>(name: &str, value: &'v str) -> Option<&'v str> {
 
 fn open(source: &Source, context: &Arc<Context>) -> Result<Opened> {
     let mut request = Request::new(source, context)?;
+    let gives_pin = !matches!(request.pin, Pin::Person);
     let mut survey = request.survey(Access::Read, |token, session| {
         let sight = match token.needs_login() {
             true => Sight::Public,
@@ -63,6 +65,9 @@ fn open(source: &Source, context: &Arc<Context>) -> Result<Opened> {
         0 => {}
         1 => {
             let (token, session, found) = survey.matches.pop().expect("there is one");
+            if gives_pin && !token.needs_login() {
+                return Err(request.pin_never_asked(&token));
+            }
             let signer = TokenSigner::new(request, token, session, found);
             return Ok(Opened::Signer(Box::new(signer)));
         }

@@ -13,7 +13,7 @@ use super::{
     tool::Tool,
 };
 use crate::{
-    error::{Error, Kind as ErrorKind, Result},
+    error::{Error, Kind as ErrorKind, Reason, Result},
     public_key::{self, PublicKey},
     signature::{self, Signature},
     subprocess::{Failure, Output, excerpt_end},
@@ -69,9 +69,17 @@ struct Refusal {
 impl Refusal {
     /// Its kind, as far as this version knows it.
     fn kind(&self) -> &'static str {
-        const KINDS: [&str; 3] = ["not-found", "denied", "unsupported"];
+        const KINDS: [&str; 4] = ["not-found", "denied", "wrong-secret", "unsupported"];
         let known = KINDS.into_iter().find(|known| *known == self.kind);
         known.unwrap_or("failed")
+    }
+
+    fn reason(&self) -> Option<Reason> {
+        match self.kind() {
+            "denied" => Some(Reason::Denied),
+            "wrong-secret" => Some(Reason::WrongSecret),
+            _ => None,
+        }
     }
 
     /// The next step for the user: the plugin's own word, or what its kind of error allows to say.
@@ -79,6 +87,10 @@ impl Refusal {
         let by_kind = || match self.kind() {
             "not-found" => "check what follows plugin:NAME: in the key source",
             "denied" => "log in, or get the permission, where the plugin's keys are",
+            "wrong-secret" => {
+                "check the PIN or passphrase that the plugin uses: several wrong ones may lock what \
+                 holds the key"
+            }
             "unsupported" => "take an ECDSA P-256 key, or a newer version of the plugin",
             _ => "the documentation of the plugin may say more",
         };
@@ -256,14 +268,17 @@ impl Plugin {
     }
 
     fn refused(&self, doing: &str, refusal: Refusal, stderr: &[u8]) -> Error {
-        let hint = refusal.hint();
+        let (hint, reason) = (refusal.hint(), refusal.reason());
         let said = Some(excerpt_end(stderr)).filter(|said| !said.is_empty());
         let cause = Refused {
             program: self.program.clone(),
             refusal,
             stderr: said.map(Stderr),
         };
-        self.cannot(doing).caused_by(&cause).hint(hint)
+        self.cannot(doing)
+            .because(reason)
+            .caused_by(&cause)
+            .hint(hint)
     }
 
     fn other_version(&self, doing: &str, version: u64) -> Error {

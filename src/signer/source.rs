@@ -10,7 +10,8 @@ use std::{
 };
 
 use super::{
-    Context, KeySource, Opened, agent, aws, azure, file, gcp, openssl, pkcs11, plugin, vault,
+    Context, KeySource, Opened, Signer, agent, aws, azure, file, gcp, openssl, pkcs11, plugin,
+    refusals::Guarded, vault,
 };
 use crate::{
     error::{Error, Kind as ErrorKind, Result},
@@ -221,6 +222,17 @@ impl Source {
         Error::new(ErrorKind::Usage, message)
     }
 
+    /// What tells it from all other sources. A PIN that stands in it does not: one that was refused
+    /// is not followed by another.
+    fn parts(&self) -> Vec<String> {
+        let open = |(name, _): &&(String, String)| !self.kind.confidential.contains(&name.as_str());
+        let attributes = self.attributes.iter().filter(open);
+        [self.kind.scheme.to_owned(), self.body.clone()]
+            .into_iter()
+            .chain(attributes.map(|(name, value)| format!("{name}={value}")))
+            .collect()
+    }
+
     /// The source as it was written, but for a PIN in it.
     pub fn text(&self) -> &str {
         &self.text
@@ -285,6 +297,12 @@ impl Source {
         }))
     }
 
+    /// The attribute that gives a passphrase or PIN, if there is one.
+    pub fn secret_attribute(&self) -> Option<&str> {
+        let mut names = self.attributes.iter().map(|(name, _)| name.as_str());
+        names.find(|name| self.kind.secret_way(name).is_some())
+    }
+
     /// Makes a new key there.
     ///
     /// # Errors
@@ -323,9 +341,31 @@ impl KeySource for Openable {
     }
 
     fn open(&self) -> Result<Opened> {
-        (self.source.kind.open)(&self.source, &self.context).map_err(|error| match &self.name {
-            Some(name) => error.about(&format!("key {}", quoted(name))),
-            None => error,
+        let source = &self.source;
+        let gate = self.context.refusals.of_source(source.parts());
+        let opened = gate
+            .open(&source.text, || (source.kind.open)(source, &self.context))
+            .map_err(|error| match &self.name {
+                Some(name) => error.about(&format!("key {}", quoted(name))),
+                None => error,
+            })?;
+        let title = source.text.clone();
+        let guarded = {
+            let gate = gate.clone();
+            let title = title.clone();
+            move |signer| -> Box<dyn Signer> {
+                Box::new(Guarded {
+                    title,
+                    gate,
+                    signer,
+                })
+            }
+        };
+        Ok(match opened {
+            Opened::Signer(signer) => Opened::Signer(guarded(signer)),
+            Opened::Locked(unlock) => {
+                Opened::Locked(Box::new(move || gate.open(&title, unlock).map(guarded)))
+            }
         })
     }
 }

@@ -6,7 +6,7 @@ use serde::de::DeserializeOwned;
 use tempfile::NamedTempFile;
 
 use crate::{
-    error::{Error, Kind, Result},
+    error::{Error, Kind, Reason, Result},
     public_key, signature,
     subprocess::{self, Command, Failure, Output},
     text::quote_path,
@@ -22,9 +22,9 @@ pub struct Tool {
     key: String,
 }
 
-/// What to do next when the program's words hold a text, the first match deciding. `{key}` stands
-/// for what [`Tool::naming_key`] was given, and `{tool}` for the program's name.
-pub type Hints = &'static [(&'static str, &'static str)];
+/// What it means when the program's words hold a text, and what to do next; the first match decides.
+/// `{key}` stands for what [`Tool::naming_key`] was given, and `{tool}` for the program's name.
+pub type Hints = &'static [(&'static str, Option<Reason>, &'static str)];
 
 impl Tool {
     /// Looks for the first of `programs` that is on PATH, to serve the key source that messages
@@ -86,15 +86,17 @@ impl Tool {
             return Error::new(*kind, message);
         }
         let words = failure.to_string();
-        let known = self.hints.iter().find(|(text, _)| words.contains(text));
-        let hint = match (known, failure) {
-            (Some((_, hint)), _) => Some(*hint),
-            (None, Failure::TimedOut { .. }) => {
-                Some("check the network, or give it longer with --timeout SECONDS")
-            }
-            (None, _) => None,
+        let known = self.hints.iter().find(|(text, ..)| words.contains(text));
+        let (reason, hint) = match (known, failure) {
+            (Some((_, reason, hint)), _) => (*reason, Some(*hint)),
+            (None, Failure::TimedOut { .. }) => (
+                None,
+                Some("check the network, or give it longer with --timeout SECONDS"),
+            ),
+            (None, _) => (None, None),
         };
         Error::new(Kind::Key, format!("cannot {doing} {}", self.title))
+            .because(reason)
             .caused_by(failure)
             .maybe_hint(hint.map(|hint| self.filled_in(hint)))
     }

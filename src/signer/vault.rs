@@ -16,7 +16,7 @@ use super::{
     tool::{Hints, Tool},
 };
 use crate::{
-    error::{Error, Kind as ErrorKind, Result},
+    error::{Error, Kind as ErrorKind, Reason, Result},
     public_key::PublicKey,
     signature::Signature,
     subprocess::{Command, Failure, Output},
@@ -65,41 +65,46 @@ const REACH: &str = "check VAULT_ADDR (for bao: BAO_ADDR) and the network: `{too
                      attribute tool chooses between vault and bao";
 
 const HINTS: Hints = &[
-    (NOT_FOUND, CHECK_NAME),
-    ("signing key not found", CHECK_NAME),
-    ("no handler for route", CHECK_NAME),
-    ("unsupported path", NOT_TRANSIT),
-    ("unsupported operation", NOT_TRANSIT),
-    ("invalid token", LOG_IN),
-    ("missing client token", LOG_IN),
+    (NOT_FOUND, None, CHECK_NAME),
+    ("signing key not found", None, CHECK_NAME),
+    ("no handler for route", None, CHECK_NAME),
+    ("unsupported path", None, NOT_TRANSIT),
+    ("unsupported operation", None, NOT_TRANSIT),
+    ("invalid token", Some(Reason::LoggedOut), LOG_IN),
+    ("missing client token", Some(Reason::LoggedOut), LOG_IN),
     (
         "permission denied",
+        Some(Reason::Denied),
         "log in (`{tool} login`), or get a policy that allows it; `{tool} token capabilities \
          {key}` shows what you may do. To sign needs `read` on keys/KEY and `update` on \
          sign/KEY/sha2-256, to make a key `create` and `update` on keys/KEY",
     ),
     (
         "is sealed",
+        None,
         "unseal it: `{tool} operator unseal`, or wait for who can",
     ),
     (
         "rate limit quota exceeded",
+        None,
         "{tool} has tried it several times over; try again later",
     ),
     (
         "HTTP response to HTTPS client",
+        None,
         "the server speaks plain HTTP: VAULT_ADDR or BAO_ADDR must begin with http://",
     ),
     (
         "x509:",
+        None,
         "a certificate authority of your own is given with VAULT_CACERT or BAO_CACERT",
     ),
-    ("connection refused", REACH),
-    ("no such host", REACH),
-    ("no route to host", REACH),
-    ("timeout", REACH),
-    ("deadline exceeded", REACH),
-    ("did not finish within", REACH),
+    ("connection refused", None, REACH),
+    ("no such host", None, REACH),
+    ("no route to host", None, REACH),
+    ("timeout", None, REACH),
+    ("deadline exceeded", None, REACH),
+    ("did not finish within", None, REACH),
 ];
 
 /// The program, and the key that it is to use.

@@ -15,7 +15,7 @@ use super::{
     module::{Access, Session},
     request::{Note, Request, failure_error, list},
     search::Sight,
-    token::Token,
+    token::{Pin, Token},
     uri::{self, Uri},
 };
 use crate::{
@@ -54,6 +54,7 @@ pub(super) fn generate(source: &Source, context: &Arc<Context>, _: &Generate) ->
         let message = format!("{:?} names no new key", request.title);
         return Err(Error::new(ErrorKind::Usage, message).hint("add object=NAME to the URI"));
     };
+    let gives_pin = !matches!(request.pin, Pin::Person);
     let survey = request.survey(Access::Write, |_, _| Ok(None::<()>))?;
     let [(token, session)] = &survey.closed[..] else {
         return Err(request.no_token(&survey));
@@ -64,8 +65,10 @@ pub(super) fn generate(source: &Source, context: &Arc<Context>, _: &Generate) ->
             .not_opened(format!("{token} is write-protected"))
             .hint("choose another token"));
     }
-    if token.needs_login() {
-        token.log_in(session, &request.login())?;
+    match token.needs_login() {
+        true => token.log_in(session, &request.login())?,
+        false if gives_pin => return Err(request.pin_never_asked(token)),
+        false => {}
     }
     request.expect_none(token, session, &label)?;
     let label_bytes = label.as_bytes().to_vec();

@@ -5,13 +5,13 @@ use std::{fmt::Display, sync::Arc};
 use super::{
     KIND,
     module::Failure,
-    token::{Login, Pin},
+    token::{Login, Pin, Token},
     uri::Uri,
 };
 use crate::{
     error::{Error, Kind as ErrorKind, Result},
     secret::{Secret, SecretSource},
-    signer::{Context, source::Source},
+    signer::{Context, never_asked, source::Source},
 };
 
 /// How many tokens or keys an error lists.
@@ -90,6 +90,13 @@ impl Request {
 
     pub(super) fn not_opened(&self, why: String) -> Error {
         Error::new(ErrorKind::Key, format!("cannot open {}", self.title)).caused_by(&Note(why))
+    }
+
+    /// The error of an attribute with a PIN for a token that has none.
+    pub(super) fn pin_never_asked(&self, token: &Token) -> Error {
+        let why = format!("{token} signs without a login");
+        never_asked(&self.title, &why, "the PIN in the key source")
+            .hint("remove the attribute pin-…, or set a PIN with the tool that came with the token")
     }
 
     pub(super) fn login(&self) -> Login<'_> {

@@ -19,9 +19,9 @@ use super::{
     uri::Uri,
 };
 use crate::{
-    error::{Error, Kind, Result},
+    error::{Error, Kind, Reason, Result},
     secret::{self, Secret, SecretSource},
-    signer::{Context, secret_error},
+    signer::{Context, refusals::refused_before, secret_error},
     text::{printable, quote, quote_path, quoted},
 };
 
@@ -57,8 +57,8 @@ pub(super) struct Login<'a> {
 }
 
 /// The one login to a token: whoever holds it may try, and leaves behind what came of a try that
-/// failed, after which nobody tries again.
-type Gate = Arc<Mutex<Option<Error>>>;
+/// failed and for which key source, after which nobody tries again.
+type Gate = Arc<Mutex<Option<(String, Error)>>>;
 
 static GATES: Mutex<BTreeMap<Identity, Gate>> = Mutex::new(BTreeMap::new());
 
@@ -209,10 +209,13 @@ impl Token {
         session: &Session,
         login: &Login,
         user: UserType,
-        refused: &mut Option<Error>,
+        refused: &mut Option<(String, Error)>,
     ) -> Result<()> {
-        if let (Pin::Withheld(error), _) | (_, Some(error)) = (login.pin, refused.as_ref()) {
+        if let Pin::Withheld(error) = login.pin {
             return Err(error.clone());
+        }
+        if let Some((first, error)) = refused {
+            return Err(refused_before(login.title, first, error));
         }
         let info = self.current_info(login)?;
         self.expect_openable(&info, login)?;
@@ -229,7 +232,7 @@ impl Token {
         match tried {
             Err(failure) if !failure.is("CKR_USER_ALREADY_LOGGED_IN") => {
                 let error = self.refusal(login, &failure);
-                *refused = Some(error.clone());
+                *refused = Some((login.title.to_owned(), error.clone()));
                 Err(error)
             }
             _ => Ok(()),
@@ -329,6 +332,7 @@ impl Token {
             _ => "a token locks itself after a few wrong ones",
         };
         Error::new(Kind::Key, format!("cannot open {}", login.title))
+            .because(Reason::WrongSecret)
             .caused_by(&Note(format!("{self} refused the PIN")))
             .caused_by(failure)
             .hint(format!(
