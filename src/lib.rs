@@ -16,6 +16,7 @@ pub mod folders;
 pub mod input;
 pub mod interrupt;
 pub mod keyfile;
+pub mod memory;
 pub mod output;
 pub mod private_file;
 pub mod public_key;

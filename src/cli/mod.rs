@@ -23,9 +23,8 @@ use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand, error
 
 use crate::{
     error::{Error, Kind, Result},
-    interrupt,
+    interrupt, memory,
     output::{Format, Output},
-    secret,
 };
 use session::Session;
 use settings::Globals;
@@ -62,7 +61,7 @@ enum Command {
 
 /// Parses the command line, runs the command, reports an error, and returns the exit code.
 pub fn main() -> u8 {
-    secret::forbid_core_dumps();
+    memory::protect();
     let matches = match Cli::command().try_get_matches() {
         Ok(matches) => matches,
         Err(error) => return report_usage(&error),

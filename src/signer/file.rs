@@ -128,7 +128,7 @@ fn ask_and_decrypt(
 fn read(source: &Source) -> Result<Zeroizing<Vec<u8>>> {
     let title = source.body();
     let result = if source.body_is_stdin() {
-        input::read_to_end(|| Ok(io::stdin()), LIMIT, None)
+        input::read_to_end(input::stdin, LIMIT, None)
     } else {
         let path = PathBuf::from(title);
         match path.metadata() {
