@@ -2,37 +2,16 @@
 
 mod support;
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    process::Command,
-    sync::OnceLock,
-};
+use std::fs;
 
 use support::{
     mock::Mock,
+    preload,
     qkey::{ALICE_PUBLIC, Qkey, Run},
     shell::{self, prints},
 };
 
 const PASSPHRASE: &str = "correct-horse-battery-staple";
-
-/// The library of `support/dump_at_exit.c`, built once for all tests.
-fn dump_at_exit() -> &'static Path {
-    static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
-    LIBRARY.get_or_init(|| {
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/dump_at_exit.c");
-        let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
-        let library = folder.join(format!("dump-at-exit-{}.so", std::process::id()));
-        let built = Command::new("cc")
-            .args(["-shared", "-fPIC", "-o"])
-            .arg(&library)
-            .arg(source)
-            .status();
-        assert!(built.expect("a C compiler").success());
-        library
-    })
-}
 
 /// Runs a shell line that ends in one `qkey`, and returns what its memory held when it exited.
 fn memory_at_exit(qkey: &Qkey, line: &str) -> (Run, Vec<u8>) {
@@ -40,7 +19,7 @@ fn memory_at_exit(qkey: &Qkey, line: &str) -> (Run, Vec<u8>) {
     let _ = fs::remove_file(&dump);
     let preloaded = format!(
         "qkey() {{ LD_PRELOAD='{}' DUMP_AT_EXIT='{}' command qkey \"$@\"; }}\n{line}",
-        dump_at_exit().display(),
+        preload::library("dump_at_exit").display(),
         dump.display()
     );
     let run = shell::run(qkey, &preloaded);

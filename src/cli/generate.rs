@@ -5,7 +5,8 @@ use serde_json::json;
 
 use super::session::Session;
 use crate::{
-    error::Result,
+    error::{Error, Kind, Result},
+    interrupt::LastWords,
     keyfile,
     signer::source::{self, Openable},
     text::quote,
@@ -53,18 +54,25 @@ impl Generate {
         {
             made.source = name;
         }
+        let fingerprint = made.public_key.fingerprint();
+        let source = &made.source;
+        // Nobody may be reading the result.
+        let _last_words = LastWords::lay_down(Error::new(
+            Kind::Interrupted,
+            format!("interrupted after the new key {fingerprint} was made in {source}"),
+        ));
         session.output.result(
             &format!(
                 "Made a new private key: {}\n  {}\nStore its public half with `qkey add --name NAME --key {}`.",
                 made.source,
-                made.public_key.fingerprint(),
+                fingerprint,
                 quote(&made.source)
             ),
             &json!({
                 "action": "generate",
                 "source": made.source,
                 "public_key": made.public_key.to_base64(),
-                "fingerprint": made.public_key.fingerprint(),
+                "fingerprint": fingerprint,
             }),
         )
     }
