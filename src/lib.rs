@@ -20,6 +20,7 @@ pub mod memory;
 pub mod output;
 pub mod private_file;
 pub mod public_key;
+pub mod redact;
 pub mod secret;
 pub mod signature;
 pub mod signer;

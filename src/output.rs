@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use crate::{
     error::{Error, Kind, Result},
+    redact::redact,
     text::printable,
 };
 
@@ -120,9 +121,9 @@ impl Output {
 pub fn error_object(error: &Error) -> Value {
     json!({
         "kind": error.kind().name(),
-        "message": error.message(),
-        "causes": error.causes(),
-        "hint": error.hint_text(),
+        "message": redact(error.message()),
+        "causes": error.causes().iter().map(|cause| redact(cause)).collect::<Vec<_>>(),
+        "hint": error.hint_text().map(redact),
         "exit_code": error.kind().exit_code(),
     })
 }
@@ -138,9 +139,10 @@ fn error_text(error: &Error) -> String {
     text
 }
 
-/// What others may have said in it steers no terminal, and looks like no line of ours.
+/// What others may have said in it steers no terminal, looks like no line of ours, and repeats no
+/// secret that somebody mistyped.
 fn lines(text: &str) -> String {
-    let text = text.replace('\t', "    ");
+    let text = redact(text).replace('\t', "    ");
     let lines: Vec<String> = text.lines().map(printable).collect();
     lines.join("\n    ")
 }

@@ -24,7 +24,7 @@ use std::{
 use rustix::process::{Pid, setsid};
 use zeroize::{Zeroize, Zeroizing};
 
-use crate::{error::Kind, interrupt, text::quote};
+use crate::{error::Kind, interrupt, redact::HIDDEN, text::quote};
 
 /// A list of 80,000 snapshots takes about this much.
 const STDOUT_LIMIT: usize = 32 << 20;
@@ -354,10 +354,14 @@ fn filled_pipe(bytes: &[u8]) -> io::Result<PipeReader> {
     Ok(reader)
 }
 
-/// As a user would type it; only argv, never stdin or the environment.
+/// As a user would type it; only argv, never stdin or the environment. A command that prints a
+/// secret may have one in its arguments as well.
 impl fmt::Display for Command {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.program.display())?;
+        if self.secret_stdout {
+            return write!(f, " {HIDDEN}");
+        }
         for arg in &self.args {
             write!(f, " {}", quote(&arg.to_string_lossy()))?;
         }

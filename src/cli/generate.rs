@@ -50,7 +50,7 @@ impl Generate {
         let mut made = source.generate(session.context(), &how)?;
         // A path of the configuration file is based on the file's folder; its name works anywhere.
         if let Some(name) = name
-            && made.source == source.text()
+            && [source.text(), &source.reusable()].contains(&&*made.source)
         {
             made.source = name;
         }

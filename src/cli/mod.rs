@@ -19,12 +19,17 @@ use std::{
     panic::{self, AssertUnwindSafe},
 };
 
-use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand, error::ErrorKind};
+use clap::{
+    ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand,
+    error::{ContextValue, ErrorKind},
+};
 
 use crate::{
     error::{Error, Kind, Result},
     interrupt, memory,
     output::{Format, Output},
+    redact::redact,
+    signer::source::redacted,
 };
 use session::Session;
 use settings::Globals;
@@ -62,13 +67,17 @@ enum Command {
 /// Parses the command line, runs the command, reports an error, and returns the exit code.
 pub fn main() -> u8 {
     memory::protect();
+    panic::set_hook(Box::new(|panic| {
+        // It may quote what a user typed.
+        eprintln!("{}", redact(&panic.to_string()));
+    }));
     let matches = match Cli::command().try_get_matches() {
         Ok(matches) => matches,
-        Err(error) => return report_usage(&error),
+        Err(error) => return report_usage(error),
     };
     let cli = match Cli::from_arg_matches(&matches) {
         Ok(cli) => cli,
-        Err(error) => return report_usage(&error),
+        Err(error) => return report_usage(error),
     };
     let mut output = cli.globals.output();
     // A machine without a thread to spare makes the standard library panic.
@@ -119,7 +128,8 @@ fn run(cli: Cli, matches: &ArgMatches, output: &mut Output) -> Result<()> {
 }
 
 /// Help and version go to stdout; what is wrong, to stderr in the form that was asked for.
-fn report_usage(error: &clap::Error) -> u8 {
+fn report_usage(error: clap::Error) -> u8 {
+    let error = without_secrets(error);
     let wrong =
         error.use_stderr() && error.kind() != ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
     if !(wrong && wants_json()) {
@@ -142,6 +152,34 @@ fn report_usage(error: &clap::Error) -> u8 {
     output
         .error(&Error::new(Kind::Usage, lines.join(" ")).hint("`qkey --help` shows what there is"));
     Kind::Usage.exit_code()
+}
+
+/// An argument that is not expected may be a key source with a secret.
+fn without_secrets(mut error: clap::Error) -> clap::Error {
+    let quoted: Vec<_> = error
+        .context()
+        .filter_map(|(kind, value)| {
+            let shown = match value {
+                ContextValue::String(text) => ContextValue::String(redacted(text)),
+                ContextValue::Strings(texts) => {
+                    ContextValue::Strings(texts.iter().map(|text| redacted(text)).collect())
+                }
+                // Advice on how to write the argument, which it quotes.
+                ContextValue::StyledStrs(texts) => ContextValue::StyledStrs(
+                    texts
+                        .iter()
+                        .map(|text| redact(&text.to_string()).into())
+                        .collect(),
+                ),
+                _ => return None,
+            };
+            Some((kind, shown))
+        })
+        .collect();
+    for (kind, shown) in quoted {
+        error.insert(kind, shown);
+    }
+    error
 }
 
 /// Whether the command line asks for JSON, though it could not be parsed.

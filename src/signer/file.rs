@@ -214,7 +214,7 @@ fn generate(source: &Source, context: &Arc<Context>, how: &Generate) -> Result<G
     drop(key);
     save(Path::new(source.body()), text.as_bytes(), &public_key)?;
     Ok(Generated {
-        source: source.text().to_owned(),
+        source: source.reusable(),
         public_key,
     })
 }

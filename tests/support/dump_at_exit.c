@@ -13,6 +13,7 @@
 
 static char dump_path[4096];
 static const char zeros[PAGE];
+static char page[PAGE];
 
 __attribute__((constructor)) static void begin(void)
 {
@@ -29,7 +30,8 @@ __attribute__((destructor)) static void end(void)
     char line[8192];
     FILE *maps = fopen("/proc/self/maps", "r");
     int dump = open(dump_path, O_WRONLY | O_CREAT | O_TRUNC, 0600);
-    if (maps == NULL || dump < 0)
+    int through[2];
+    if (maps == NULL || dump < 0 || pipe(through) != 0)
         return;
     while (fgets(line, sizeof line, maps) != NULL) {
         unsigned long start, stop;
@@ -38,10 +40,15 @@ __attribute__((destructor)) static void end(void)
             continue;
         if (mode[0] != 'r' || mode[1] != 'w')
             continue;
-        for (; start < stop; start += PAGE)
-            if (memcmp((const void *)start, zeros, PAGE) != 0
-                && write(dump, (const void *)start, PAGE) != PAGE)
+        for (; start < stop; start += PAGE) {
+            /* Other threads may still unmap pages, and the kernel copes with that. */
+            if (write(through[1], (const void *)start, PAGE) != PAGE)
+                continue;
+            if (read(through[0], page, PAGE) != PAGE)
                 _exit(99);
+            if (memcmp(page, zeros, PAGE) != 0 && write(dump, page, PAGE) != PAGE)
+                _exit(99);
+        }
     }
     dprintf(dump, "PR_GET_DUMPABLE is %d\n", prctl(PR_GET_DUMPABLE));
     close(dump);
