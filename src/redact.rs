@@ -9,6 +9,9 @@ pub const HIDDEN: &str = "…";
 /// Attributes of no key source, in which people put secrets nonetheless.
 const MISTAKEN: [&str; 6] = ["pin", "passphrase", "password", "passwd", "pass", "secret"];
 
+/// What our own hints write for a user and a password.
+const PLACEHOLDER: &str = "USER:PASSWORD";
+
 /// Hides what follows `pin-value`, however that is spelled, and the names in [`MISTAKEN`] where they
 /// stand as an attribute; and a user with a password in a URL.
 pub fn redact(text: &str) -> String {
@@ -106,9 +109,9 @@ fn user_info(text: &str, quotes: &Quotes) -> Option<(usize, Extent)> {
     let url = text.strip_prefix(SCHEME_END)?;
     // A password may hold `/`, `?` and `@`, though it must not.
     let (user_info, _) = url[..quotes.token_end(url)].rsplit_once('@')?;
-    // Otherwise it belongs to a URL inside of this one.
+    // With another `://` in it, it belongs to that URL.
     let is_own = user_info.contains(':') && !user_info.contains(SCHEME_END);
-    is_own.then(|| (SCHEME_END.len(), Extent::Bytes(user_info.len())))
+    (is_own && user_info != PLACEHOLDER).then(|| (SCHEME_END.len(), Extent::Bytes(user_info.len())))
 }
 
 /// The quotes round what is being read.
@@ -211,6 +214,7 @@ mod tests {
     fn a_password_in_a_url_is_hidden() {
         for (text, shown) in [
             ("http://u:p@h:1/", "http://…@h:1/"),
+            ("a:///b?url=http://u:p@h", "a:///b?url=http://…@h"),
             ("\"http://u:p w@h\" is wrong", "\"http://…@h\" is wrong"),
             (
                 "https://u:p/@?@h/x and http://h:1",
@@ -233,6 +237,7 @@ mod tests {
             "wrong PIN: CKR_PIN_INCORRECT",
             "https://h:8000/v1/x",
             "git@h:x",
+            "http://USER:PASSWORD@HOST:PORT",
             "100% of \u{1f511}%f0",
         ] {
             assert_eq!(redact(text), text);

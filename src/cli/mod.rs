@@ -15,6 +15,7 @@ mod unlock;
 mod verify;
 
 use std::{
+    backtrace::{Backtrace, BacktraceStatus},
     env,
     panic::{self, AssertUnwindSafe},
 };
@@ -68,8 +69,12 @@ enum Command {
 pub fn main() -> u8 {
     memory::protect();
     panic::set_hook(Box::new(|panic| {
-        // It may quote what a user typed.
+        // The message may quote what a user typed.
         eprintln!("{}", redact(&panic.to_string()));
+        let backtrace = Backtrace::capture();
+        if backtrace.status() == BacktraceStatus::Captured {
+            eprintln!("{backtrace}");
+        }
     }));
     let matches = match Cli::command().try_get_matches() {
         Ok(matches) => matches,
