@@ -17,7 +17,8 @@ use crate::{
     folders::config_home,
     input,
     output::{Color, Format},
-    signer::source::{Source, expand_home},
+    redact::redact,
+    signer::source::{Source, expand_home, redacted},
     suggest,
     text::{quote, quoted},
 };
@@ -192,7 +193,8 @@ impl Config {
             && !self.clusters.contains_key(name.get_ref())
         {
             let name_text = name.get_ref();
-            let what = format!("default-cluster names {name_text:?}, which is not there");
+            let shown = quoted(&redacted(name_text));
+            let what = format!("default-cluster names {shown}, which is not there");
             return Err(wrong(name.span().start, what).hint(names_hint(
                 "clusters",
                 name_text,
@@ -202,11 +204,11 @@ impl Config {
         for (name, key) in &self.keys {
             let offset = key.source.span().start;
             if name.is_empty() || name.contains([':', '/', '?']) {
-                return Err(
-                    wrong(offset, format!("a key cannot have the name {name:?}")).hint(
-                        "take a word without `:`, `/` and `?`, which belong to paths and URIs",
-                    ),
-                );
+                return Err(wrong(
+                    offset,
+                    format!("a key cannot have the name {}", quoted(&redacted(name))),
+                )
+                .hint("take a word without `:`, `/` and `?`, which belong to paths and URIs"));
             }
             if name == "-" {
                 return Err(wrong(offset, "a key cannot have the name \"-\"".to_owned())
@@ -234,7 +236,8 @@ impl Config {
     /// Of kind `usage` when there is none.
     pub fn cluster(&self, name: &str) -> Result<&ClusterEntry> {
         self.clusters.get(name).ok_or_else(|| {
-            let message = format!("the configuration file names no cluster {name:?}");
+            let shown = quoted(&redacted(name));
+            let message = format!("the configuration file names no cluster {shown}");
             Error::new(Kind::Usage, message).hint(names_hint(
                 "clusters",
                 name,
@@ -279,8 +282,7 @@ fn toml_error(path: &Path, text: &str, error: &toml::de::Error) -> Error {
         .next()
         .filter(|_| error.message().starts_with("unknown"))
         .and_then(|wrong| suggest::nearest(wrong, quoted));
-    let message = error
-        .message()
+    let message = without_value(error.message())
         .replace('\n', "; ")
         .replace("expected u16", "expected a number up to 65535")
         .replace("expected a nonzero u64", "expected a number of at least 1");
@@ -288,6 +290,26 @@ fn toml_error(path: &Path, text: &str, error: &toml::de::Error) -> Error {
         Some(near) => format!("did you mean `{near}`?"),
         None => "`qkey config init --file -` shows every key that there is".to_owned(),
     })
+}
+
+/// serde quotes text that it did not expect, as in `invalid type: string "…", expected a table`. It may
+/// be a key source with a secret, and the error names the line.
+fn without_value(message: &str) -> String {
+    for problem in ["invalid type: string", "invalid value: string"] {
+        if let Some(rest) = message.strip_prefix(problem)
+            && let Some((_, expected)) = rest.rsplit_once("\", expected ")
+        {
+            return format!("expected {expected}, found a string");
+        }
+    }
+    for problem in ["unknown field `", "unknown variant `"] {
+        if let Some(rest) = message.strip_prefix(problem)
+            && let Some((name, expected)) = rest.rsplit_once("`, expected ")
+        {
+            return format!("{problem}{}`, expected {expected}", redacted(name));
+        }
+    }
+    redact(message)
 }
 
 #[cfg(test)]
@@ -333,7 +355,7 @@ mod tests {
             ),
             (
                 "[clusters.prod]\nport = \"x\"\n",
-                "2: invalid type: string \"x\", expected a number up to 65535 / `qkey config init --file -` shows every key that there is",
+                "2: expected a number up to 65535, found a string / `qkey config init --file -` shows every key that there is",
             ),
             (
                 "default-cluster = \"prud\"\n[clusters.prod]\n",

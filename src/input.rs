@@ -2,6 +2,7 @@
 //! write may never do so.
 
 use std::{
+    fs::File,
     io::{self, Read},
     path::Path,
     sync::mpsc::{self, RecvTimeoutError},
@@ -30,6 +31,15 @@ pub fn is_stdin(path: &Path) -> bool {
     ["-", "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0"]
         .into_iter()
         .any(|name| path == Path::new(name))
+}
+
+/// stdin without the buffer of [`io::stdin`], which keeps what went through it until the process
+/// ends.
+///
+/// # Errors
+/// When it is not open.
+pub fn stdin() -> io::Result<File> {
+    Ok(rustix::stdio::stdin().try_clone_to_owned()?.into())
 }
 
 /// Opens an input and reads all of it, which is wiped from memory when it goes. `open` may block;

@@ -66,7 +66,7 @@ struct ChildGroup {
 }
 
 type End = Arc<dyn Fn(Phase) + Send + Sync>;
-type Words = Box<dyn Fn() -> Option<Error> + Send>;
+type Words = Box<dyn Fn() -> Error + Send>;
 type Report = Box<dyn Fn(&Error) + Send>;
 
 /// What work is for, which decides how long a first signal spares it; and what a signal has ended.
@@ -304,9 +304,13 @@ pub fn tell_of_waiting_with(tell: impl Fn() + Send + 'static) {
 pub struct LastWords(u64);
 
 impl LastWords {
-    /// `words` is called when the process ends, with no lock held; the error becomes one of the kind
-    /// of the signal.
-    pub fn lay_down(words: impl Fn() -> Option<Error> + Send + 'static) -> Self {
+    /// The error becomes one of the kind of the signal.
+    pub fn lay_down(error: Error) -> Self {
+        Self::lay_down_with(move || error.clone())
+    }
+
+    /// Likewise, of what is known at the end; `words` is called with no lock held.
+    pub fn lay_down_with(words: impl Fn() -> Error + Send + 'static) -> Self {
         with_state(|state| {
             let number = state.last_words.last().map_or(0, |(number, _)| number + 1);
             state.last_words.push((number, Box::new(words)));
@@ -321,11 +325,11 @@ impl LastWords {
     }
 
     /// Likewise, with other words.
-    pub fn leave_with(self, words: impl Fn() -> Option<Error> + Send + 'static) {
+    pub fn leave_with(self, error: Error) {
         with_state(|state| {
-            for (number, kept) in &mut state.last_words {
+            for (number, words) in &mut state.last_words {
                 if *number == self.0 {
-                    *kept = Box::new(words);
+                    *words = Box::new(move || error.clone());
                     break;
                 }
             }
@@ -408,8 +412,8 @@ fn end(signal: i32) -> ! {
         (words, state.report.take())
     });
     if let Some(report) = report {
-        for error in words.iter().filter_map(|(_, words)| words()) {
-            report(&error.with_kind(kind_of(signal)));
+        for (_, words) in words {
+            report(&words().with_kind(kind_of(signal)));
         }
     }
     process::exit(i32::from(kind_of(signal).exit_code()))

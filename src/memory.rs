@@ -2,7 +2,7 @@
 //! standard library would abort, and nobody would learn of a submission that is under way.
 
 use std::{
-    alloc::{GlobalAlloc, Layout, System},
+    alloc::{GlobalAlloc, Layout},
     io::{self, IoSlice},
     panic,
     sync::{
@@ -16,28 +16,30 @@ use signal_hook::{consts::SIGABRT, low_level};
 use crate::{
     error::{Error, Kind},
     output::{Format, plain_error},
+    wipe::Wiping,
 };
 
-/// The system's allocator, except that it ends the process instead of returning nothing.
+/// The allocator of the program: it wipes what is freed, and ends the process instead of returning
+/// nothing.
 pub struct Allocator;
 
-// SAFETY: every call goes to `System` as it is; the pointers it returns are returned unchanged.
+// SAFETY: every call goes to `Wiping` as it is; the pointers it returns are returned unchanged.
 #[allow(unsafe_code)]
 unsafe impl GlobalAlloc for Allocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        there(unsafe { System.alloc(layout) })
+        there(unsafe { Wiping.alloc(layout) })
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        there(unsafe { System.alloc_zeroed(layout) })
+        there(unsafe { Wiping.alloc_zeroed(layout) })
     }
 
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        there(unsafe { System.realloc(pointer, layout, size) })
+        there(unsafe { Wiping.realloc(pointer, layout, size) })
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        unsafe { System.dealloc(pointer, layout) }
+        unsafe { Wiping.dealloc(pointer, layout) }
     }
 }
 

@@ -15,6 +15,7 @@ use serde_json::{Value, json, ser};
 use crate::{
     error::{Error, Kind, Result},
     memory,
+    redact::redact,
     text::{self, printable},
 };
 
@@ -265,12 +266,16 @@ impl ser::Formatter for Escaping {
 
 /// The fields of an error in JSON.
 pub fn error_object(error: &Error) -> Value {
-    let causes: Vec<String> = error.causes().iter().map(|c| text::message(c)).collect();
+    let causes: Vec<String> = error
+        .causes()
+        .iter()
+        .map(|cause| text::message(&redact(cause)))
+        .collect();
     json!({
         "kind": error.kind().name(),
-        "message": text::message(error.message()),
+        "message": text::message(&redact(error.message())),
         "causes": causes,
-        "hint": error.hint_text().map(text::hint),
+        "hint": error.hint_text().map(|hint| text::hint(&redact(hint))),
         "exit_code": error.kind().exit_code(),
     })
 }
@@ -301,9 +306,10 @@ fn error_text(error: &Error) -> String {
     text
 }
 
-/// Indents continuation lines so that text from elsewhere cannot pass for a line of ours.
+/// Indents continuation lines so that text from elsewhere cannot pass for a line of ours, and hides
+/// secrets that somebody mistyped.
 fn lines(text: &str) -> String {
-    let text = text.replace('\t', "    ");
+    let text = redact(text).replace('\t', "    ");
     let lines: Vec<String> = text.lines().map(printable).collect();
     lines.join("\n    ")
 }

@@ -14,7 +14,6 @@ use std::{
 use rustix::{
     event::{PollFd, PollFlags, poll},
     io::{Errno, FdFlags, fcntl_getfd, fcntl_setfd},
-    process::{Resource, Rlimit, getrlimit, setrlimit},
     termios::{LocalModes, OptionalActions, SpecialCodeIndex, Termios, tcgetattr, tcsetattr},
 };
 use zeroize::Zeroizing;
@@ -28,18 +27,6 @@ use crate::{
 
 /// No passphrase is longer; more than this comes from a wrong file.
 const LIMIT: usize = 16 << 10;
-
-/// A crash leaves no file with secrets behind.
-pub fn forbid_core_dumps() {
-    // Refused only where there is nothing to be forbidden.
-    let _ = setrlimit(
-        Resource::Core,
-        Rlimit {
-            current: Some(0),
-            maximum: getrlimit(Resource::Core).maximum,
-        },
-    );
-}
 
 /// Bytes that are wiped when they go and never shown.
 #[derive(Clone)]

@@ -27,6 +27,7 @@ use zeroize::{Zeroize, Zeroizing};
 use crate::{
     error::Kind,
     interrupt,
+    redact::HIDDEN,
     text::{quote, quote_path, size},
 };
 
@@ -388,10 +389,14 @@ fn fed_pipe(bytes: &[u8]) -> io::Result<PipeReader> {
     Ok(reader)
 }
 
-/// As a user would type it; only argv, never stdin or the environment.
+/// As a user would type it; only argv, never stdin or the environment. A command that prints a
+/// secret may have one in its arguments as well.
 impl fmt::Display for Command {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.name())?;
+        if self.secret_stdout {
+            return write!(f, " {HIDDEN}");
+        }
         for arg in &self.args {
             write!(f, " {}", quote(&arg.to_string_lossy()))?;
         }

@@ -476,7 +476,7 @@ hint: `qkey config init --file -` shows every key that there is
 [clusters.prod]
 port = "8000"
 exit 2
-error: [DIR]/.config/qkey/config.toml:2: invalid type: string "8000", expected a number up to 65535
+error: [DIR]/.config/qkey/config.toml:2: expected a number up to 65535, found a string
 hint: `qkey config init --file -` shows every key that there is
 
 [clusters.prod]
@@ -520,7 +520,7 @@ hint: `qkey config init --file -` shows every key that there is
 [defaults]
 no-input = "yes"
 exit 2
-error: [DIR]/.config/qkey/config.toml:2: invalid type: string "yes", expected a boolean
+error: [DIR]/.config/qkey/config.toml:2: expected a boolean, found a string
 hint: `qkey config init --file -` shows every key that there is
 
 [defaults]
@@ -573,7 +573,7 @@ hint: did you mean `source`?
 [keys]
 alice = "a.pem"
 exit 2
-error: [DIR]/.config/qkey/config.toml:2: invalid type: string "a.pem", expected a table
+error: [DIR]/.config/qkey/config.toml:2: expected a table, found a string
 hint: `qkey config init --file -` shows every key that there is
 
 [keys."a/b"]
@@ -591,7 +591,7 @@ hint: take a word without `:`, `/` and `?`, which belong to paths and URIs
 [keys."a?b"]
 source = "a.pem"
 exit 2
-error: [DIR]/.config/qkey/config.toml:2: a key cannot have the name "a?b"
+error: [DIR]/.config/qkey/config.toml:2: a key cannot have the name "a?…"
 hint: take a word without `:`, `/` and `?`, which belong to paths and URIs
 
 [keys."-"]
@@ -1784,4 +1784,53 @@ warning: [DIR]/.config/qkey/config.toml can be replaced: [DIR]/.config/qkey can 
         Err(_) => "",
     };
     assert_eq!(show(folder, 0o700), expected);
+}
+
+#[test]
+fn no_mistake_in_the_file_echoes_a_secret() {
+    let qkey = Qkey::new();
+    const SOURCE: &str = "pkcs11:token=T;object=o?pin-value=8361 8361&module-path=/m";
+    const COMMAND: &str = "k.pem?passphrase-command=echo 8361 8361";
+    for source in [SOURCE, COMMAND] {
+        for text in [
+            "[keys]\nlock = \"@\"\n",
+            "keys = \"@\"\n",
+            "[keys.lock]\nsource = [\"@\"]\n",
+            "[keys.lock]\nsource = { uri = \"@\" }\n",
+            "[keys.lock]\nsauce = \"@\"\n",
+            "[keys.lock]\nsource = @\n",
+            "[keys.lock]\nsource = \"@\nnext = 1\n",
+            "[keys.lock]\nsource = '@\"\n",
+            "[keys.lock]\nsource = \"\\q@\"\n",
+            "[keys.lock]\nsource = \"@\" \"@\"\n",
+            "[keys.lock]\nsource \"@\"\n",
+            "[keys.lock]\nsource = \"@\"\nsource = \"@\"\n",
+            "[keys.lock]\nsource = \"@\"\n\"@\" = 1\n",
+            "[keys.\"@\"]\nsource = \"k\"\n",
+            "[keys.\"@\"]\nsource = \"k\"\n[keys.\"@\"]\nsource = \"k\"\n",
+            "[\"@\"]\n",
+            "[@]\n",
+            "@\n",
+            "default-cluster = \"@\"\n",
+            "[defaults]\nvia = \"@\"\n",
+            "[defaults]\ntimeout = \"@\"\n",
+            "[defaults]\nno-input = \"@\"\n",
+            "[clusters.c]\nport = \"@\"\n",
+            "[clusters.c]\ntls-fingerprint = \"@\"\n",
+            "[clusters]\nc = \"@\"\n",
+            "clusters = [\"@\"]\n",
+        ] {
+            qkey.configure(&text.replace('@', source));
+            for args in [
+                &["config", "show"][..],
+                &["keys", "--output=json"],
+                &["pubkey", "lock", "-vv", "--no-input"],
+            ] {
+                let run = qkey.run(args);
+                assert!(run.code != 0, "{text}: {run:?}");
+                assert!(!run.stdout.contains("8361"), "{text}: {run:?}");
+                assert!(!run.stderr.contains("8361"), "{text}: {run:?}");
+            }
+        }
+    }
 }

@@ -2,11 +2,20 @@
 
 mod support;
 
-use std::{fs, os::unix::fs::symlink, path::Path, thread};
+use std::{
+    fs,
+    os::unix::fs::symlink,
+    path::Path,
+    process::{Child, Stdio},
+    thread,
+    time::Instant,
+};
 
+use rustix::process::{Pid, Signal, kill_process};
 use snapbox::{IntoData, assert_data_eq, str};
 use support::{
-    qkey::{ALICE, Qkey},
+    preload,
+    qkey::{ALICE, Qkey, Run, wait_until},
     shell::{self, prints, transcript},
 };
 
@@ -378,7 +387,7 @@ exit 3
 --- stderr
 error: cannot write a new key to missing/new.pem
   caused by: No such file or directory (os error 2)
-hint: make the folder first
+hint: create the directory first
 
 $ qkey generate alice.pem/new.pem
 exit 3
@@ -386,7 +395,7 @@ exit 3
 --- stderr
 error: cannot write a new key to alice.pem/new.pem
   caused by: Not a directory (os error 20) at path "[DIR]/alice.pem/.qkey-[RANDOM]"
-hint: choose a place where this user can write
+hint: choose a directory that you can write to
 
 $ qkey generate -
 exit 2
@@ -441,7 +450,7 @@ exit 3
 --- stderr
 error: cannot write a new key to new.pem
   caused by: File too large (os error 27)
-hint: choose a place where this user can write
+hint: choose a directory that you can write to
 
 
 "#]]
@@ -600,5 +609,190 @@ hint: the key is complete; `qkey pubkey new.pem` prints its public half
 
 "#]]
         .raw()
+    );
+}
+
+/// A `qkey generate` in a folder of its own, held at one of its two calls of fsync(2): the first is
+/// for the file, the second for the folder. Nothing else is in that folder.
+struct Held {
+    qkey: Qkey,
+    child: Child,
+}
+
+impl Held {
+    fn at(fsync: u8) -> Self {
+        let qkey = Qkey::new();
+        fs::create_dir(qkey.path("keys")).unwrap();
+        let child = qkey
+            .command(["generate", "new.pem"])
+            .current_dir(qkey.path("keys"))
+            .env("LD_PRELOAD", preload::library("hold_fsync"))
+            .env("HOLD_FSYNC", fsync.to_string())
+            .spawn()
+            .unwrap();
+        let held = qkey.path("held");
+        wait_until("the fsync", || held.exists());
+        Self { qkey, child }
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    fn threads(&self) -> usize {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.child.id()));
+        tasks.unwrap().count()
+    }
+
+    fn release(&self) {
+        fs::remove_file(self.qkey.path("held")).unwrap();
+    }
+
+    /// What it said, and the names in its folder.
+    fn end(self) -> (Run, Vec<String>) {
+        let run = self.qkey.taken(&self.child.wait_with_output().unwrap());
+        let names = names(&self.qkey.path("keys"));
+        if names == ["new.pem"] {
+            let key = self.qkey.run(["pubkey", "keys/new.pem", "--output=json"]);
+            let fingerprint = key.json()["fingerprint"].as_str().unwrap().to_owned();
+            let said = run.stdout.contains(&fingerprint) || run.stderr.contains(&fingerprint);
+            assert!(said || run.code == -1, "{run:?}");
+        }
+        (run, names)
+    }
+}
+
+#[test]
+fn sigkill_leaves_nothing_or_a_complete_key() {
+    for (fsync, expected) in [(1, &[][..]), (2, &["new.pem"])] {
+        let held = Held::at(fsync);
+        held.signal(Signal::KILL);
+        let (run, names) = held.end();
+        assert_eq!(
+            (run.code, names),
+            (-1, expected.iter().map(|name| (*name).to_owned()).collect())
+        );
+    }
+}
+
+#[test]
+fn sigkill_at_any_instant_leaves_no_partial_or_temporary_file() {
+    let qkey = Qkey::new();
+    fs::create_dir(qkey.path("keys")).unwrap();
+    let generate = || {
+        let mut command = qkey.command(["generate", "keys/new.pem"]);
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        command.spawn().unwrap()
+    };
+    let begun = Instant::now();
+    assert!(generate().wait().unwrap().success());
+    let duration = begun.elapsed();
+    fs::remove_file(qkey.path("keys/new.pem")).unwrap();
+    const KILLS: u32 = 60;
+    for kill in 0..KILLS {
+        let begun = Instant::now();
+        let mut child = generate();
+        while begun.elapsed() < duration * kill / KILLS {
+            thread::yield_now();
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        match &names(&qkey.path("keys"))[..] {
+            [] => {}
+            [name] if name == "new.pem" => {
+                assert_eq!(qkey.run(["pubkey", "keys/new.pem"]).code, 0);
+                fs::remove_file(qkey.path("keys/new.pem")).unwrap();
+            }
+            others => panic!("{others:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_signal_during_a_slow_fsync_leaves_nothing_or_names_the_key() {
+    let mut said = String::new();
+    for signal in [Signal::INT, Signal::TERM] {
+        for fsync in [1, 2] {
+            for release in [true, false] {
+                let held = Held::at(fsync);
+                let threads = held.threads();
+                held.signal(signal);
+                if release {
+                    // qkey starts a thread that ends it, should it not end by itself.
+                    wait_until("qkey to notice the signal", || held.threads() > threads);
+                    held.release();
+                }
+                let (run, names) = held.end();
+                said.push_str(&format!(
+                    "==== {signal:?} in fsync {fsync}, which {}\n{}--- files {names:?}\n",
+                    if release { "returns" } else { "hangs" },
+                    run.transcript()
+                ));
+            }
+        }
+    }
+    assert_data_eq!(
+        redacted(&said),
+        str![[r#"
+==== "Signal::INT" in fsync 1, which returns
+exit 130
+--- stdout
+--- stderr
+error: interrupted; no key was written to new.pem
+hint: run the command again
+--- files []
+==== "Signal::INT" in fsync 1, which hangs
+exit 130
+--- stdout
+--- stderr
+error: interrupted; no key was written to new.pem
+hint: run the command again
+--- files []
+==== "Signal::INT" in fsync 2, which returns
+exit 0
+--- stdout
+Made a new private key: new.pem
+  SHA256:[FINGERPRINT]
+Store its public half with `qkey add --name NAME --key new.pem`.
+--- stderr
+--- files ["new.pem"]
+==== "Signal::INT" in fsync 2, which hangs
+exit 130
+--- stdout
+--- stderr
+error: new.pem holds the new key SHA256:[FINGERPRINT], but is not known to be on disk yet
+hint: run `sync`, then check the key with `qkey pubkey new.pem`
+--- files ["new.pem"]
+==== "Signal::TERM" in fsync 1, which returns
+exit 143
+--- stdout
+--- stderr
+error: interrupted; no key was written to new.pem
+hint: run the command again
+--- files []
+==== "Signal::TERM" in fsync 1, which hangs
+exit 143
+--- stdout
+--- stderr
+error: interrupted; no key was written to new.pem
+hint: run the command again
+--- files []
+==== "Signal::TERM" in fsync 2, which returns
+exit 0
+--- stdout
+Made a new private key: new.pem
+  SHA256:[FINGERPRINT]
+Store its public half with `qkey add --name NAME --key new.pem`.
+--- stderr
+--- files ["new.pem"]
+==== "Signal::TERM" in fsync 2, which hangs
+exit 143
+--- stdout
+--- stderr
+error: new.pem holds the new key SHA256:[FINGERPRINT], but is not known to be on disk yet
+hint: run `sync`, then check the key with `qkey pubkey new.pem`
+--- files ["new.pem"]
+
+"#]]
     );
 }

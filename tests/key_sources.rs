@@ -590,3 +590,71 @@ Replaced key 1 ("lock").
         public_key_base64(&qkey.path("bob.pem"))
     );
 }
+
+#[test]
+fn no_echo_of_a_mistyped_source_shows_a_secret() {
+    let qkey = Qkey::new()
+        .env("QKEY_HOST", "127.0.0.1")
+        .env("QKEY_PORT", "9");
+    // Wherever the secret is, its digits are in it, before and after a space.
+    for source in [
+        "pkcs11:token=T;object=o&pin-value=8361 8361",
+        "pkcs11:token=T;object=o?module-path=/m?pin-value=8361 8361",
+        "pkcs11:token=T;object=o? pin-value=8361 8361",
+        "pkcs11:token=T;object=o?pin-value=8361&8361=8361",
+        "pkcs11:token=T;object=o;PIN-VALUE=8361 8361",
+        "pkcs11:token=T;object=o;pin%2Dvalue=8361",
+        "pkcs11:token=T;object=o%3Fpin-value%3D8361%208361",
+        "pkcs11:token=T;object=o;pin-value:8361 8361",
+        "pkcs11:token=T;object=o?pin-value:8361 8361",
+        "pkcs11:token=T;object=o?pinvalue=8361",
+        "pkcs11:token=T;object=o?pin-value='8361\"8361",
+        "pkcs11:token=T;object=o?pin=8361&pin-value=8361",
+        " pkcs11:token=T;object=o?pin-value=8361 8361",
+        " pkcs11:token=T;object=o;pin-value=8361 8361",
+        "pkcs:token=T;pin-value=8361",
+        "pkcs11.token=T;pin-value=8361",
+        "pin-value=8361",
+        "k.pem?passphrase=8361",
+        "k.pem;password=8361",
+        "k.pem?pass%77ord=8361",
+        "k.pem?passphrase-command=echo 8361 && echo 8361&8361=8361",
+        "nosuch:k?secret=8361",
+        "awskms:///alias/a?endpoint-url=http://u:8361@127.0.0.1:1/&region=r",
+        "https://u:8361@127.0.0.1/key",
+        "openssl:pkcs11:object=o%3Fpin-value=8361?provider=nosuch",
+    ] {
+        let unexpected = format!("--via={source}");
+        let value = format!("--key={source}");
+        for args in [
+            &["pubkey", source][..],
+            &["-vv", "sign", &value, "challenge"],
+            &["-vv", "generate", source, "--format=sec1", "--encrypt"],
+            &["pubkey", "alice.pem", source],
+            &["keys", "show", source],
+            &["add", "--name", source, &value],
+            &[
+                "replace",
+                "--key-id",
+                source,
+                "--old-key",
+                source,
+                "--new-key",
+                source,
+            ],
+            &["unlock", "--id", source],
+            &["sign", "--key=alice.pem", "--format", source],
+            &["--cluster", source, "keys"],
+            &[&unexpected, "keys"],
+            &[source],
+        ] {
+            for output in ["text", "json"] {
+                let output = format!("--output={output}");
+                let args = [args, &[output.as_str(), "--no-input"]].concat();
+                let run = qkey.run(&args);
+                assert!(!run.stdout.contains("8361"), "{args:?}: {run:?}");
+                assert!(!run.stderr.contains("8361"), "{args:?}: {run:?}");
+            }
+        }
+    }
+}

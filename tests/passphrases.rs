@@ -865,6 +865,75 @@ fn a_passphrase_is_in_no_output_and_in_no_command_line() {
 }
 
 #[test]
+fn a_passphrase_command_is_run_without_showing_its_text() {
+    let qkey = with_locked_key();
+    qkey.configure(
+        "[keys.c]\nsource = '../../locked.pem?passphrase-command=echo \"open sesame\"'\n",
+    );
+    assert_data_eq!(
+        without_times(&transcript(
+            &qkey,
+            [
+                "qkey -vv pubkey c --format base64",
+                "qkey -vv pubkey 'locked.pem?passphrase-command=echo%20open%20barley'",
+                "qkey pubkey 'locked.pem?passphrase-command=echo open barley; exit 5' --output json",
+                "qkey pubkey 'locked.pem?passphrase-command=echo a && echo b=open&x=open'",
+                "qkey config show | grep '^c '",
+            ]
+        )),
+        str![[r#"
+$ qkey -vv pubkey c --format base64
+exit 0
+--- stdout
+MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEgKmJRFWtWTEHhBTiC5rI1rbBJlXJqTNGHl4O+YRUke1drezNEidIVqu/UMnMs+81HL8VwIyyeeCwHkLLEK2aaQ==
+--- stderr
+running /bin/sh …
+/bin/sh took [TIME]
+
+$ qkey -vv pubkey 'locked.pem?passphrase-command=echo%20open%20barley'
+exit 3
+--- stdout
+--- stderr
+running /bin/sh …
+/bin/sh took [TIME]
+error: cannot use the key file locked.pem
+  caused by: wrong passphrase
+hint: to try a passphrase elsewhere: `openssl pkey -in locked.pem -noout`, or for OpenSSH's format `ssh-keygen -y -f locked.pem`
+
+$ qkey pubkey 'locked.pem?passphrase-command=echo open barley; exit 5' --output json
+exit 3
+--- stdout
+--- stderr
+{"error":{"kind":"key","message":"there is no passphrase for locked.pem","causes":["the command for the passphrase of locked.pem failed","`/bin/sh` exited with 5"],"hint":"an attribute of the key source gives it without a terminal: ?passphrase-file=PATH, passphrase-env=VAR, passphrase-fd=N or passphrase-command=COMMAND","exit_code":3}}
+
+$ qkey pubkey 'locked.pem?passphrase-command=echo a && echo b=open&x=open'
+exit 2
+--- stdout
+--- stderr
+error: "locked.pem?passphrase-command=…&…&…" is not a key source: it has no attribute " echo b"
+hint: file takes passphrase-env, passphrase-file, passphrase-fd, passphrase-command; a `?` that is part of a name is written file:…%3F…
+
+$ qkey config show | grep '^c '
+exit 0
+--- stdout
+c    ../../locked.pem?passphrase-command=…
+--- stderr
+
+
+"#]]
+    );
+}
+
+/// The text without how long programs took.
+fn without_times(text: &str) -> String {
+    let lines = text.lines().map(|line| match line.split_once(" took ") {
+        Some((program, _)) => format!("{program} took [TIME]\n"),
+        None => format!("{line}\n"),
+    });
+    lines.collect()
+}
+
+#[test]
 fn a_descriptor_that_is_not_open_is_an_error_whatever_qkey_has_opened_itself() {
     let qkey = with_locked_key();
     for number in 3..=9 {
@@ -941,6 +1010,87 @@ fn qq_gets_no_passphrase_of_a_configured_key() {
     let seen = fs::read_to_string(qkey.path("seen")).unwrap();
     for secret in ["OLD=", "the old one", "the new one", "descriptor 7"] {
         assert!(!seen.contains(secret), "{secret}: {seen}");
+    }
+}
+
+#[test]
+fn no_program_gets_a_secret_that_any_key_source_names() {
+    let mock = Mock::new();
+    mock.add_key(
+        "lock",
+        "",
+        &public_key_base64(&Qkey::new().path("alice.pem")),
+    );
+    let qkey = lock(Qkey::with_mock(&mock), "alice", "locked.pem", "open sesame")
+        .between(&mock, CURIOUS)
+        .env("CONFIGURED", "secret one")
+        .env("TYPED_OUT", "secret two")
+        .env("QKEY_TOKEN", "secret three")
+        .env("BYSTANDER", "in plain sight");
+    qkey.write("secret", "secret four\n");
+    qkey.configure(
+        "[keys.a]\nsource = \"../../a.pem?passphrase-env=CONFIGURED\"\n\
+         [keys.b]\nsource = \"../../b.pem?passphrase-fd=7\"\n",
+    );
+    // Each of them is run in place of the program that has its name.
+    for name in [
+        "openssl",
+        "aws",
+        "az",
+        "gcloud",
+        "bao",
+        "vault",
+        "qkey-signer-x",
+        "passphrase",
+    ] {
+        fs::create_dir_all(qkey.path("bin")).unwrap();
+        qkey.write_program(
+            &format!("bin/{name}"),
+            &format!("#!/bin/sh\n{CURIOUS}\nexit 1\n"),
+        );
+    }
+    for (line, programs) in [
+        ("keys", 1),
+        ("pubkey openssl:alice.pem", 1),
+        ("pubkey awskms:///alias/a?region=r", 1),
+        ("pubkey azurekms://v/k", 1),
+        (
+            "pubkey gcpkms://projects/P/locations/L/keyRings/R/cryptoKeys/K/cryptoKeyVersions/1",
+            1,
+        ),
+        ("pubkey hashivault://k", 1),
+        ("pubkey plugin:x:y", 1),
+        ("pubkey 'locked.pem?passphrase-command=passphrase'", 1),
+        ("add --name=lock --key=alice.pem", 1),
+        // The key that is named last is not opened any more.
+        (
+            "replace -k lock --old-key 'locked.pem?passphrase-command=passphrase' \
+                --new-key 'openssl:x?passphrase-env=TYPED%5FOUT'",
+            1,
+        ),
+    ] {
+        let _ = fs::remove_file(qkey.path("seen"));
+        let line = format!(
+            "PATH={}/bin:$PATH; qkey {line} 7<secret",
+            qkey.path("").display()
+        );
+        let run = shell::run(&qkey, &line);
+        let seen = fs::read_to_string(qkey.path("seen")).unwrap_or_default();
+        let bystanders = seen.matches("BYSTANDER=in plain sight\n").count();
+        assert!(bystanders >= programs, "{line}: {run:?}");
+        let typed = match line.contains("TYPED%5FOUT") {
+            true => "TYPED_OUT=",
+            false => "none",
+        };
+        for secret in [
+            "CONFIGURED=",
+            "QKEY_TOKEN=",
+            "secret four",
+            "descriptor 7",
+            typed,
+        ] {
+            assert!(!seen.contains(secret), "{secret}: {line}: {seen}");
+        }
     }
 }
 

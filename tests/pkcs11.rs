@@ -925,8 +925,8 @@ hint: it was not tried; convert it to UTF-8 text without NUL bytes
 exit 3
 --- stdout
 --- stderr
-error: there is no pin for pkcs11:token=T;object=alice?pin-source=|false
-  caused by: the command for the PIN of the token "T", for pkcs11:token=T;object=alice?pin-source=|false failed
+error: there is no pin for pkcs11:token=T;object=alice?pin-source=…
+  caused by: the command for the PIN of the token "T", for pkcs11:token=T;object=alice?pin-source=… failed
   caused by: `/bin/sh` exited with 1
 hint: an attribute of the key source gives it without a terminal: ?pin-file=PATH, pin-env=VAR, pin-fd=N or pin-command=COMMAND
 ==== pkcs11:token=T;object=alice?pin-value=
@@ -1171,7 +1171,7 @@ hint: add token= or serial= to the URI, as it stands in this list, or leave out 
 exit 3
 --- stdout
 --- stderr
-error: cannot open pkcs11:manufacturer=SoftHSM%20project;id=%01?pin-command=echo%204321
+error: cannot open pkcs11:manufacturer=SoftHSM%20project;id=%01?pin-command=…
   caused by: no PIN is tried on a token that the URI does not name: "T" (SoftHSM project, SoftHSM v2, serial=[SERIAL])
 hint: add token= or serial= to the URI, as it stands in this list, or leave out the pin attributes to be asked for the PIN
 exit 3

@@ -81,7 +81,7 @@ impl Submission {
         let stopped = Error::new(Kind::Interrupted, "stopped by a signal");
         let unknown = self.unknown(Kind::Interrupted).caused_by_error(&stopped);
         let _unsettled = Unsettled::begin(&unknown);
-        let words = LastWords::lay_down(move || Some(unknown.clone()));
+        let words = LastWords::lay_down(unknown);
         let verdict = match self.send(submit, &look) {
             Ok(Reply::Settled(verdict)) => Ok(verdict),
             Ok(Reply::Accepted) => self.confirm(look),
@@ -91,12 +91,9 @@ impl Submission {
             Ok(Verdict::Refused(_)) => drop(words),
             Ok(Verdict::Done(_)) => {
                 let done = format!("stopped by a signal after {} was carried out", self.request);
-                words.leave_with(move || Some(Error::new(Kind::Interrupted, done.clone())));
+                words.leave_with(Error::new(Kind::Interrupted, done));
             }
-            Err(error) => {
-                let error = error.clone();
-                words.leave_with(move || Some(error.clone()));
-            }
+            Err(error) => words.leave_with(error.clone()),
         }
         verdict
     }

@@ -126,7 +126,7 @@ impl Unlock<'_> {
             in_vain: AtomicUsize::new(0),
         };
         let ledger = shared.ledger.clone();
-        let words = LastWords::lay_down(move || Some(ledger.words()));
+        let words = LastWords::lay_down_with(move || ledger.words());
         let outcomes = self.work_on_all(&shared, &mut progress);
         let results = self.confirmed(&shared, outcomes);
         words.leave();

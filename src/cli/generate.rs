@@ -5,7 +5,8 @@ use serde_json::json;
 
 use super::session::Session;
 use crate::{
-    error::Result,
+    error::{Error, Kind, Result},
+    interrupt::LastWords,
     keyfile,
     signer::source::{self, Openable},
     text::{printable, quote},
@@ -49,10 +50,17 @@ impl Generate {
         let mut made = source.generate(session.context(), &how)?;
         // A path of the configuration file is based on the file's folder; its name works anywhere.
         if let Some(name) = name
-            && made.source == source.text()
+            && [source.text(), &source.reusable()].contains(&&*made.source)
         {
             made.source = name;
         }
+        let fingerprint = made.public_key.fingerprint();
+        let words = format!(
+            "interrupted after the new key {fingerprint} was made in {}",
+            made.source
+        );
+        // Nobody may be reading the result.
+        let _last_words = LastWords::lay_down(Error::new(Kind::Interrupted, words));
         // A separate argument with a leading hyphen would be parsed as a flag.
         let flag = match made.source.starts_with('-') {
             true => "--key=",
@@ -62,14 +70,14 @@ impl Generate {
             &format!(
                 "Made a new private key: {}\n  {}\nStore its public half with `qkey add --name NAME {flag}{}`.",
                 printable(&made.source),
-                made.public_key.fingerprint(),
+                fingerprint,
                 quote(&made.source)
             ),
             &json!({
                 "action": "generate",
                 "source": made.source,
                 "public_key": made.public_key.to_base64(),
-                "fingerprint": made.public_key.fingerprint(),
+                "fingerprint": fingerprint,
             }),
         );
         printed.map_err(|error| {

@@ -15,6 +15,7 @@ mod unlock;
 mod verify;
 
 use std::{
+    backtrace::{Backtrace, BacktraceStatus},
     env,
     panic::{self, AssertUnwindSafe},
 };
@@ -29,7 +30,9 @@ use crate::{
     interrupt::{self, SUBMIT_GRACE},
     memory,
     output::{self, Format, Output},
-    secret, text,
+    redact::redact,
+    signer::source::redacted,
+    text, wipe,
 };
 use session::Session;
 use settings::Globals;
@@ -66,7 +69,15 @@ enum Command {
 
 /// Parses the command line, runs the command, reports an error, and returns the exit code.
 pub fn main() -> u8 {
-    secret::forbid_core_dumps();
+    wipe::protect();
+    panic::set_hook(Box::new(|panic| {
+        // The message may quote what a user typed.
+        eprintln!("{}", redact(&panic.to_string()));
+        let backtrace = Backtrace::capture();
+        if backtrace.status() == BacktraceStatus::Captured {
+            eprintln!("{backtrace}");
+        }
+    }));
     let matches = match Cli::command().try_get_matches() {
         Ok(matches) => matches,
         Err(error) => return report_usage(error),
@@ -138,7 +149,7 @@ fn run(cli: Cli, matches: &ArgMatches, output: &mut Output) -> Result<()> {
 
 /// Help and version go to stdout; what is wrong, to stderr in the form that was asked for.
 fn report_usage(error: clap::Error) -> u8 {
-    let error = with_visible_arguments(error);
+    let error = with_visible_arguments(without_secrets(error));
     let wrong =
         error.use_stderr() && error.kind() != ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
     if !(wrong && wants_json()) {
@@ -192,6 +203,34 @@ fn with_visible_arguments(mut error: clap::Error) -> clap::Error {
     }
     for (kind, shown) in changed {
         error.insert(kind, ContextValue::String(shown));
+    }
+    error
+}
+
+/// An argument that is not expected may be a key source with a secret.
+fn without_secrets(mut error: clap::Error) -> clap::Error {
+    let quoted: Vec<_> = error
+        .context()
+        .filter_map(|(kind, value)| {
+            let shown = match value {
+                ContextValue::String(text) => ContextValue::String(redacted(text)),
+                ContextValue::Strings(texts) => {
+                    ContextValue::Strings(texts.iter().map(|text| redacted(text)).collect())
+                }
+                // Advice on how to write the argument, which it quotes.
+                ContextValue::StyledStrs(texts) => ContextValue::StyledStrs(
+                    texts
+                        .iter()
+                        .map(|text| redact(&text.to_string()).into())
+                        .collect(),
+                ),
+                _ => return None,
+            };
+            Some((kind, shown))
+        })
+        .collect();
+    for (kind, shown) in quoted {
+        error.insert(kind, shown);
     }
     error
 }

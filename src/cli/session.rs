@@ -1,6 +1,6 @@
 //! What a command works with: the settings in force, the cluster, the key sources.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{env, path::PathBuf, sync::Arc};
 
 use clap::ArgMatches;
 
@@ -19,7 +19,7 @@ use crate::{
     secret::{Asker, Asking},
     signer::{
         Context, KeySource, Refusals,
-        source::{Openable, Source},
+        source::{Openable, Source, named_secrets},
     },
     subprocess,
 };
@@ -58,15 +58,16 @@ impl Session {
         if let Some(path) = &config_file {
             private_file::warn_if_writable_by_others(path);
         }
-        subprocess::withhold(TOKEN_VARIABLE);
         let timeout = settings.timeout.value;
+        let asker = Asker::new(asking, timeout);
+        withhold_secrets(&asker, &config);
         Ok(Self {
             output,
             settings,
             config,
             config_file: config_file.filter(|path| path.exists()),
             context: Arc::new(Context {
-                asker: Asker::new(asking, timeout),
+                asker,
                 timeout,
                 refusals: Refusals::default(),
             }),
@@ -203,14 +204,26 @@ impl Session {
     }
 
     fn openable(&self, source: Source, name: Option<&str>) -> Result<Openable> {
-        if let Some(secret) = source.secret()? {
-            self.context.asker.withhold(&secret);
-        }
+        // A wrong attribute is an error before anything is opened.
+        source.secret()?;
         Ok(Openable {
             source,
             context: self.context.clone(),
             name: name.map(str::to_owned),
         })
+    }
+}
+
+/// Keeps every secret that any key source names from every program that is run, whether or not
+/// this run uses that key.
+fn withhold_secrets(asker: &Asker, config: &Config) {
+    subprocess::withhold(TOKEN_VARIABLE);
+    let typed = env::args_os().map(|arg| arg.to_string_lossy().into_owned());
+    let configured = config.keys.values().map(|key| key.source.get_ref().clone());
+    for text in typed.chain(configured) {
+        for secret in named_secrets(&text) {
+            asker.withhold(&secret);
+        }
     }
 }
 

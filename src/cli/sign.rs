@@ -82,10 +82,12 @@ impl Sign {
             return Err(Error::new(Kind::Key, message)
                 .hint("check that the key source signs SHA-256 with the key that it shows"));
         }
+        let mut object = public_key_object(signer.public_key());
+        // Output may wait for its reader; the private key does not wait with it.
+        drop(signer);
         if output.format == output::Format::Text && binary {
             return output.raw(&self.bytes(&signature));
         }
-        let mut object = public_key_object(signer.public_key());
         object["signature"] = json!(signature.to_base64());
         object["signature_hex"] = json!(signature.to_hex());
         let text = match self.format {

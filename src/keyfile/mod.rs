@@ -37,18 +37,19 @@ use crate::{
     },
     public_key::PublicKey,
     signature::Signature,
+    wipe::wiping_stack,
 };
 
 pub use error::Error;
 
 /// An ECDSA P-256 private key, in no encoding in particular. It is wiped from memory when dropped,
-/// and `{:?}` shows its public half alone.
-pub struct PrivateKey(SigningKey);
+/// and `{:?}` shows its public half alone. The box keeps moves from leaving copies behind.
+pub struct PrivateKey(Box<SigningKey>);
 
 impl PrivateKey {
     /// A new key from the operating system's random numbers.
     pub fn generate() -> Self {
-        Self(SigningKey::from(SecretKey::generate()))
+        wiping_stack(|| Self(Box::new(SigningKey::from(SecretKey::generate()))))
     }
 
     /// The public half.
@@ -59,7 +60,7 @@ impl PrivateKey {
     /// Signs `message`, which is hashed here, once, with SHA-256. The same message always gets the
     /// same signature (RFC 6979).
     pub fn sign(&self, message: &[u8]) -> Signature {
-        let signature: ecdsa::Signature = self.0.sign(message);
+        let signature: ecdsa::Signature = wiping_stack(|| self.0.sign(message));
         Signature::from(signature)
     }
 
@@ -74,7 +75,7 @@ impl PrivateKey {
         let key = SigningKey::from(secret);
         let is_own = |part: &&[u8]| curve::point(part).as_ref() == Some(key.verifying_key());
         if public_parts.iter().all(is_own) {
-            Ok(Self(key))
+            Ok(Self(Box::new(key)))
         } else {
             Err(Error::PublicMismatch)
         }
@@ -122,11 +123,11 @@ impl EncryptedKey {
     /// containers cannot tell apart), and what [`parse`] says of a key that turns out not to be a
     /// P-256 one.
     pub fn decrypt(&self, passphrase: &[u8]) -> Result<PrivateKey, Error> {
-        match &self.0 {
+        wiping_stack(|| match &self.0 {
             Encrypted::Pkcs8(key) => key.decrypt(passphrase),
             Encrypted::LegacyPem(key) => key.decrypt(passphrase),
             Encrypted::Openssh(key) => key.decrypt(passphrase),
-        }
+        })
     }
 
     /// The container and its cipher, as in `OpenSSH private key (aes256-ctr)`.
@@ -147,6 +148,10 @@ impl EncryptedKey {
 /// Everything but exactly one ECDSA P-256 private key is an [`Error`] that names what was found.
 /// Two private keys are one too: nobody should have to guess which of them signs.
 pub fn parse(contents: &[u8]) -> Result<KeyFile, Error> {
+    wiping_stack(|| parse_blocks(contents))
+}
+
+fn parse_blocks(contents: &[u8]) -> Result<KeyFile, Error> {
     let blocks = match contents::read(contents) {
         Contents::Empty => return Err(Error::Empty),
         Contents::Blocks(blocks) => blocks,
@@ -253,6 +258,15 @@ pub enum Format {
 /// [`Error::EmptyPassphrase`] where the passphrase is empty and the programs that read the format
 /// take none: in all but PKCS#8.
 pub fn encode(
+    key: &PrivateKey,
+    format: Format,
+    passphrase: Option<&[u8]>,
+    comment: &str,
+) -> Result<Zeroizing<String>, Error> {
+    wiping_stack(|| encode_block(key, format, passphrase, comment))
+}
+
+fn encode_block(
     key: &PrivateKey,
     format: Format,
     passphrase: Option<&[u8]>,

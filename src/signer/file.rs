@@ -16,8 +16,9 @@ use super::{
 use crate::{
     error::{Error, Kind as ErrorKind, Reason, Result},
     input,
+    interrupt::{self, LastWords},
     keyfile::{self, EncryptedKey, KeyFile, PrivateKey},
-    private_file,
+    private_file::{self, NewFile},
     public_key::PublicKey,
     secret::Secret,
     signature::Signature,
@@ -165,7 +166,7 @@ fn not_encrypted(source: &Source, attribute: &str) -> Error {
 fn read(source: &Source) -> Result<Zeroizing<Vec<u8>>> {
     let title = source.body();
     let result = if source.body_is_stdin() {
-        input::read_to_end(|| Ok(io::stdin()), LIMIT, None)
+        input::read_to_end(input::stdin, LIMIT, None)
     } else {
         let path = PathBuf::from(title);
         match path.metadata() {
@@ -251,29 +252,68 @@ fn generate(source: &Source, context: &Arc<Context>, how: &Generate) -> Result<G
     let passphrase = passphrase.as_ref().map(Secret::as_bytes);
     let text = keyfile::encode(&key, format, passphrase, "qkey")
         .map_err(|error| key_error(source, &error))?;
-    write_new(Path::new(source.body()), text.as_bytes())?;
+    let public_key = key.public_key();
+    drop(key);
+    save(Path::new(source.body()), text.as_bytes(), &public_key)?;
     Ok(Generated {
-        source: source.text().to_owned(),
-        public_key: key.public_key(),
+        source: source.reusable(),
+        public_key,
     })
 }
 
-fn write_new(path: &Path, contents: &[u8]) -> Result<()> {
-    private_file::write_new(path, contents).map_err(|error| {
-        let hint = match error.kind() {
-            io::ErrorKind::AlreadyExists => format!(
-                "no file is ever overwritten: choose another path, or look at the key there with `qkey pubkey {}`",
-                quote_path(path)
-            ),
-            io::ErrorKind::NotFound => "make the folder first".to_owned(),
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-                "free some space first".to_owned()
-            }
-            _ => "choose a place where this user can write".to_owned(),
-        };
-        let message = format!("cannot write a new key to {}", path.display());
-        Error::new(ErrorKind::Key, message)
-            .caused_by(&error)
-            .hint(hint)
-    })
+/// Writes a new key to its file. Whatever a signal cuts short, what is said about the key is true.
+fn save(path: &Path, contents: &[u8], public_key: &PublicKey) -> Result<()> {
+    let shown = path.display();
+    let fingerprint = public_key.fingerprint();
+    let check = format!("`qkey pubkey {}`", quote_path(path));
+    let not_made = |kind| {
+        Error::new(kind, format!("interrupted; no key was written to {shown}"))
+            .hint("run the command again")
+    };
+    let words = LastWords::lay_down(not_made(ErrorKind::Interrupted));
+    let file = NewFile::prepare(path, contents);
+    if let Some(kind) = interrupt::received() {
+        return Err(not_made(kind));
+    }
+    let file = file.map_err(|error| not_written(path, &error))?;
+    drop(words);
+
+    let publishing = LastWords::lay_down(
+        Error::new(
+            ErrorKind::Interrupted,
+            format!("interrupted while {shown} was created for the new key {fingerprint}"),
+        )
+        .hint(format!(
+            "if the file exists, it is complete; check it with {check}"
+        )),
+    );
+    let folder = file.publish().map_err(|error| not_written(path, &error))?;
+    let not_synced = Error::new(
+        ErrorKind::Key,
+        format!("{shown} holds the new key {fingerprint}, but is not known to be on disk yet"),
+    )
+    .hint(format!("run `sync`, then check the key with {check}"));
+    let _syncing = LastWords::lay_down(not_synced.clone());
+    drop(publishing);
+    folder
+        .sync_all()
+        .map_err(|error| not_synced.caused_by(&error))
+}
+
+fn not_written(path: &Path, error: &io::Error) -> Error {
+    let hint = match error.kind() {
+        io::ErrorKind::AlreadyExists => format!(
+            "no file is ever overwritten: choose another path, or look at the key there with `qkey pubkey {}`",
+            quote_path(path)
+        ),
+        io::ErrorKind::NotFound => "create the directory first".to_owned(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            "free some space first".to_owned()
+        }
+        _ => "choose a directory that you can write to".to_owned(),
+    };
+    let message = format!("cannot write a new key to {}", path.display());
+    Error::new(ErrorKind::Key, message)
+        .caused_by(error)
+        .hint(hint)
 }

@@ -18,6 +18,7 @@ use crate::{
     input,
     keyfile::Format,
     public_key::PublicKey,
+    redact::{HIDDEN, redact},
     secret::SecretSource,
     suggest,
     text::quoted,
@@ -117,7 +118,7 @@ impl Source {
         let invalid = |why: String| {
             Error::new(
                 ErrorKind::Usage,
-                format!("{} is not a key source: {why}", quoted(&shown)),
+                format!("{} is not a key source: {}", quoted(&shown), redact(&why)),
             )
         };
         if text.is_empty() {
@@ -142,10 +143,21 @@ impl Source {
             }
         };
         let mut attributes: Vec<(String, String)> = Vec::new();
+        let hides = |attributes: &[(String, String)]| {
+            let mut attributes = attributes.iter();
+            attributes.any(|(name, value)| !kind.shows(name, value))
+        };
         for attribute in parts.attributes() {
             let Some((name, value)) = attribute.split_once('=') else {
                 return Err(invalid("an attribute has no value".to_owned()).hint(kind.help("")));
             };
+            if !kind.takes(name) && hides(&attributes) {
+                // It may be the rest of a secret.
+                return Err(
+                    invalid("an attribute after a hidden one is unknown".to_owned())
+                        .hint("write a `&` that is part of a value as %26"),
+                );
+            }
             if !kind.takes(name) {
                 return Err(
                     invalid(format!("it has no attribute {}", quoted(name))).hint(kind.help(name))
@@ -218,6 +230,7 @@ impl Source {
 
     /// The error for a source whose kind does not allow what stands in it.
     pub fn invalid(&self, why: impl fmt::Display) -> Error {
+        let why = redact(&why.to_string());
         let message = format!("{} is not a key source: {why}", quoted(&self.text));
         Error::new(ErrorKind::Usage, message)
     }
@@ -233,9 +246,24 @@ impl Source {
             .collect()
     }
 
-    /// The source as it was written, but for a PIN in it.
+    /// The source as it was written, without what may be secret.
     pub fn text(&self) -> &str {
         &self.text
+    }
+
+    /// A source for the same key that can be used as it is: what [`Source::text`] hides is left
+    /// out, and asked for.
+    pub fn reusable(&self) -> String {
+        let (body, query) = match self.text.split_once('?') {
+            Some((body, query)) => (body, query),
+            None => return self.text.clone(),
+        };
+        let attributes = query.split('&');
+        let shown: Vec<&str> = attributes.filter(|text| !text.ends_with(HIDDEN)).collect();
+        match shown.is_empty() {
+            true => body.to_owned(),
+            false => format!("{body}?{}", shown.join("&")),
+        }
     }
 
     /// What stands between the scheme and the attributes, percent-decoded in a URI.
@@ -390,6 +418,14 @@ impl Kind {
         self.attribute_names().iter().any(|known| known == name)
     }
 
+    /// Whether an attribute is no secret: it is known, and neither holds one nor runs a command,
+    /// whose text may.
+    fn shows(&self, name: &str, value: &str) -> bool {
+        let runs_command = self.secret_way(name) == Some("command")
+            || percent_decode(value).is_ok_and(|value| value.starts_with('|'));
+        self.takes(name) && !self.confidential.contains(&name) && !runs_command
+    }
+
     fn help(&self, wrong: &str) -> String {
         let names = self.attribute_names();
         let nearest = suggest::nearest(wrong, names.iter().map(String::as_str))
@@ -521,43 +557,68 @@ impl<'a> Parts<'a> {
     }
 }
 
-/// A source as a user writes it, without what may be secret: the values of attributes are shown
-/// only where the kind knows them as something else.
+/// A source as a user writes it, right or wrong, without what may be secret: the values of
+/// attributes are shown only where the kind knows them as something else.
 pub fn redacted(text: &str) -> String {
     let parts = Parts::of(text);
     let kind = parts.kind();
-    let shown = |attribute: &str, is_open: &dyn Fn(&str) -> bool| match attribute.split_once('=') {
-        Some((name, _)) if is_open(name) => attribute.to_owned(),
-        Some((name, _)) => format!("{name}=…"),
-        None => "…".to_owned(),
+    // A secret may hold a `&` that should have been encoded.
+    let mut after_secret = false;
+    let mut shown = |attribute: &str| match attribute.split_once('=') {
+        Some((name, value)) if kind.is_some_and(|kind| kind.shows(name, value)) => {
+            attribute.to_owned()
+        }
+        Some((name, _)) if !after_secret || kind.is_some_and(|kind| kind.takes(name)) => {
+            after_secret = true;
+            format!("{name}={HIDDEN}")
+        }
+        _ => HIDDEN.to_owned(),
     };
-    let is_open = |name: &str| {
-        kind.is_some_and(|kind| kind.takes(name) && !kind.confidential.contains(&name))
-    };
+    let query = parts.query.map(|_| {
+        let all: Vec<String> = parts.attributes().map(&mut shown).collect();
+        format!("?{}", all.join("&"))
+    });
     let body = match kind.map(|kind| &kind.body) {
-        // A PIN belongs to the query, and has been seen here.
+        // People put a PIN here, where it does not belong.
         Some(Body::Encoded) => {
-            let is_open = |name: &str| !name.to_ascii_lowercase().contains("pin");
-            let all = parts.body.split(';');
-            let all: Vec<String> = all
-                .map(|attribute| match attribute.contains('=') {
-                    true => shown(attribute, &is_open),
-                    false => attribute.to_owned(),
-                })
-                .collect();
-            all.join(";")
+            let attributes = parts.body.split_inclusive([';', '&']);
+            attributes.map(without_pin).collect()
         }
         _ => parts.body.to_owned(),
     };
     let scheme = parts.scheme.map(|scheme| format!("{scheme}:"));
-    let query = parts.query.map(|_| {
-        let all: Vec<String> = parts
-            .attributes()
-            .map(|attribute| shown(attribute, &is_open))
-            .collect();
-        format!("?{}", all.join("&"))
+    let all: String = [scheme, Some(body), query].into_iter().flatten().collect();
+    redact(&all)
+}
+
+/// An attribute, with the separator after it.
+fn without_pin(attribute: &str) -> String {
+    let end = attribute.trim_end_matches([';', '&']).len();
+    match attribute[..end].split_once('=') {
+        Some((name, _)) if name.to_ascii_lowercase().contains("pin") => {
+            format!("{name}={HIDDEN}{}", &attribute[end..])
+        }
+        _ => attribute.to_owned(),
+    }
+}
+
+/// The variables and descriptors that a text names as the place of a secret, be it a source, right
+/// or wrong, or not: what is withheld needlessly does no harm.
+pub fn named_secrets(text: &str) -> Vec<SecretSource> {
+    let attributes = text.split(['?', '&', ';']).skip(1);
+    let secrets = attributes.filter_map(|attribute| {
+        let (name, value) = attribute.split_once('=')?;
+        let name = percent_decode(name.trim()).ok()?.to_ascii_lowercase();
+        let (family, way) = name.rsplit_once('-')?;
+        let value = percent_decode(value).ok()?;
+        match way {
+            _ if !["passphrase", "pin"].contains(&family) => None,
+            "env" => Some(SecretSource::Env(value)),
+            "fd" => value.parse().ok().map(SecretSource::Fd),
+            _ => None,
+        }
     });
-    [scheme, Some(body), query].into_iter().flatten().collect()
+    secrets.collect()
 }
 
 #[cfg(test)]
@@ -645,6 +706,10 @@ mod tests {
                 "pkcs11:object=O?pin-value=…&…",
             ),
             (
+                "pkcs11:object=O?pin-value=1&77=3&module-path=/m",
+                "pkcs11:object=O?pin-value=…&…&module-path=/m",
+            ),
+            (
                 "pkcs11:object=O?pin=1&&pin-env=P",
                 "pkcs11:object=O?pin=…&pin-env=P",
             ),
@@ -655,6 +720,61 @@ mod tests {
                 "awskms:///alias/a?region=r&secret=…",
             ),
             ("nosuch:x?region=1", "nosuch:x?region=…"),
+            (
+                "k.pem?passphrase-command=pass a&b=c&passphrase-env=P",
+                "k.pem?passphrase-command=…&…&passphrase-env=P",
+            ),
+            (
+                "pkcs11:object=O?pin-source=|cat p&module-path=/m",
+                "pkcs11:object=O?pin-source=…&module-path=/m",
+            ),
+            (
+                "pkcs11:object=O?pin-source=%7Ccat%20p",
+                "pkcs11:object=O?pin-source=…",
+            ),
+            (
+                "pkcs11:object=O?pin-source=/p",
+                "pkcs11:object=O?pin-source=/p",
+            ),
+            (
+                "pkcs11:token=T;object=o&pin-value=1234",
+                "pkcs11:token=T;object=o&pin-value=…",
+            ),
+            (
+                "pkcs11:object=o?module-path=/m?pin-value=1234",
+                "pkcs11:object=o?module-path=/m?pin-value=…",
+            ),
+            (
+                " pkcs11:object=o;pin-value=12 34",
+                " pkcs11:object=o;pin-value=…",
+            ),
+            (
+                "pkcs11:object=o ?pin-value=1",
+                "pkcs11:object=o ?pin-value=…",
+            ),
+            (
+                "pkcs11:object=o? pin-value=1",
+                "pkcs11:object=o? pin-value=…",
+            ),
+            (
+                "pkcs11:object=o;pin%2Dvalue=1",
+                "pkcs11:object=o;pin%2Dvalue=…",
+            ),
+            ("pkcs11:object=o;pin-value:1", "pkcs11:object=o;pin-value:…"),
+            (
+                "pkcs11:object=o%3Fpin-value%3D1",
+                "pkcs11:object=o%3Fpin-value%3D…",
+            ),
+            ("pkcs:object=o;pin-value=1", "pkcs:object=o;pin-value=…"),
+            ("pkcs11.object=o;pin-value=1", "pkcs11.object=o;pin-value=…"),
+            ("pin-value=1", "pin-value=…"),
+            ("k.pem;passphrase=1", "k.pem;passphrase=…"),
+            ("k.pem?pass=1", "k.pem?pass=…"),
+            (
+                "awskms:///alias/a?endpoint-url=http://u:p@h:1&region=r",
+                "awskms:///alias/a?endpoint-url=http://…@h:1&region=r",
+            ),
+            ("https://u:p@h/key", "https://…@h/key"),
             ("pin=value.pem", "pin=value.pem"),
         ] {
             assert_eq!(redacted(text), shown);
@@ -669,6 +789,47 @@ mod tests {
         ] {
             let error = error(wrong);
             assert!(!error.contains("77"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_reusable_source_leaves_out_what_is_hidden() {
+        for (text, reusable) in [
+            ("k.pem", "k.pem"),
+            ("k.pem?passphrase-command=pass k", "k.pem"),
+            ("k.pem?passphrase-env=P", "k.pem?passphrase-env=P"),
+            (
+                "openssl:k.pem?passphrase-command=a&provider=p",
+                "openssl:k.pem?provider=p",
+            ),
+        ] {
+            assert_eq!(Source::parse(text).ok().unwrap().reusable(), reusable);
+        }
+    }
+
+    #[test]
+    fn variables_and_descriptors_are_found_in_right_and_wrong_sources() {
+        let env = |name: &str| SecretSource::Env(name.to_owned());
+        for (text, named) in [
+            ("k.pem", vec![]),
+            ("k.pem?passphrase-env=A", vec![env("A")]),
+            (
+                "--key=k.pem?passphrase-env=A&passphrase-fd=7",
+                vec![env("A"), SecretSource::Fd(7)],
+            ),
+            (
+                "k?PASSPHRASE-ENV=A&passphrase-env=B",
+                vec![env("A"), env("B")],
+            ),
+            ("k?passphrase%2Denv=A%5FB", vec![env("A_B")]),
+            ("nosuch:x;pin-env=A? pin-env=B", vec![env("A"), env("B")]),
+            (
+                "k?passphrase-fd=x&pin-fd=3&pin-file=p",
+                vec![SecretSource::Fd(3)],
+            ),
+            ("k?region-env=A&env=B", vec![]),
+        ] {
+            assert_eq!(named_secrets(text), named, "{text}");
         }
     }
 

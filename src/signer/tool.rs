@@ -1,12 +1,12 @@
 //! What the key sources share that run a vendor's program.
 
-use std::{ffi::OsStr, io::Write, path::PathBuf, time::Duration};
+use std::{env, ffi::OsStr, io::Write, path::PathBuf, time::Duration};
 
 use serde::de::DeserializeOwned;
-use tempfile::NamedTempFile;
 
 use crate::{
     error::{Error, Kind, Reason, Result},
+    private_file::TemporaryFile,
     public_key, signature,
     subprocess::{self, Command, Failure, Output},
     text::quote_path,
@@ -117,15 +117,14 @@ impl Tool {
             .map_err(|_| self.unexpected(expected, &output.stdout))
     }
 
-    /// A file for a program that reads what it is to sign from one. Only the user can read it, and
-    /// it is gone when this goes.
+    /// A file for a program that reads what it is to sign from one.
     ///
     /// # Errors
     /// When it cannot be written.
-    pub fn private_file(&self, contents: &[u8]) -> Result<NamedTempFile> {
+    pub fn private_file(&self, contents: &[u8]) -> Result<TemporaryFile> {
         let write = || {
-            let mut file = NamedTempFile::with_prefix("qkey-")?;
-            file.write_all(contents)?;
+            let file = TemporaryFile::create(&env::temp_dir(), "qkey-")?;
+            file.as_file().write_all(contents)?;
             Ok(file)
         };
         write().map_err(|error: std::io::Error| {

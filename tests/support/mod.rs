@@ -13,6 +13,7 @@ pub mod http;
 pub mod key_source;
 pub mod mock;
 pub mod openbao;
+pub mod preload;
 pub mod proxy;
 pub mod qkey;
 pub mod shell;
