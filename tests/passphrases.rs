@@ -910,8 +910,8 @@ $ qkey pubkey 'locked.pem?passphrase-command=echo a && echo b=open&x=open'
 exit 2
 --- stdout
 --- stderr
-error: "locked.pem?passphrase-command=…&…&…" is not a key source: it has no attribute " echo b"
-hint: file takes passphrase-env, passphrase-file, passphrase-fd, passphrase-command; a `?` that is part of a name is written file:…%3F…
+error: "locked.pem?passphrase-command=…&…&…" is not a key source: an attribute after a hidden one is unknown
+hint: write a `&` that is part of a value as %26
 
 $ qkey config show | grep '^c '
 exit 0
