@@ -439,7 +439,7 @@ exit 5
 --- stdout
 --- stderr
 error: cluster:8000 refused fs_security_add_key: Error 400: invalid_request_error: The name is not to my liking.
-hint: nothing was changed; mend what the cluster names, then run this again
+hint: nothing was changed; fix what the cluster reports, then run this again
 ==== status 403 privilege_error You are not allowed to.
 exit 6
 --- stdout
@@ -451,7 +451,7 @@ exit 5
 --- stdout
 --- stderr
 error: cluster:8000 refused fs_security_add_key: Error 409: fs_entry_exists_error: A key with the name lock-2026 exists.
-hint: nothing was changed; mend what the cluster names, then run this again
+hint: nothing was changed; fix what the cluster reports, then run this again
 ==== unauthenticated
 exit 6
 --- stdout

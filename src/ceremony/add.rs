@@ -1,7 +1,5 @@
 //! Storing a public key: its name is the challenge.
 
-use std::thread;
-
 use super::{
     Ending, Keyring, not_explained, sign,
     submission::{Seen, Submission, Verdict},
@@ -9,6 +7,7 @@ use super::{
 use crate::{
     cluster::{Check, Cluster, KeyRef, NewKey, StoredKey},
     error::{Error, Kind, Result},
+    parallel::both,
     public_key::PublicKey,
     signer::KeySource,
     text::quoted,
@@ -38,11 +37,8 @@ impl Add<'_> {
     pub fn run(&self, cluster: &dyn Cluster) -> Result<Added> {
         self.check_name()?;
         let keyring = Keyring::new(vec![self.key]);
-        let keys = thread::scope(|scope| {
-            let keys = scope.spawn(|| cluster.keys());
-            keyring.open();
-            keys.join().expect("reading the key list does not panic")
-        })?;
+        let (keys, ()) = both(|| cluster.keys(), || keyring.open());
+        let keys = keys?;
         let key = keyring.single()?;
         let public_key = key.signer.public_key().clone();
         if let Some(stored) = keys.iter().find(|stored| stored.name == self.name) {
@@ -148,6 +144,8 @@ impl Add<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::thread;
+
     use super::*;
     use crate::ceremony::fakes::{
         Call, FakeCluster, FakeSource, Fault, Opening, Rendezvous, Signing, World, assert_tells,

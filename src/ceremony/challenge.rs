@@ -49,7 +49,12 @@ impl Challenges {
     /// # Errors
     /// Of kind `mismatch` when it is too long, is the name of a stored key (which is the challenge
     /// for storing a key of that name), or was handed out for something else in this run.
-    pub fn check(&self, challenge: &str, purpose: Purpose<'_>, keys: &[StoredKey]) -> Result<()> {
+    pub fn check<'k>(
+        &self,
+        challenge: &str,
+        purpose: Purpose<'_>,
+        keys: impl IntoIterator<Item = &'k StoredKey>,
+    ) -> Result<()> {
         let refused = |why: String| {
             Error::new(
                 Kind::Mismatch,
@@ -63,7 +68,7 @@ impl Challenges {
                 "it is {length} bytes long; at most {LIMIT} are accepted"
             )));
         }
-        if let Some(key) = keys.iter().find(|key| key.name == challenge) {
+        if let Some(key) = keys.into_iter().find(|key| key.name == challenge) {
             return Err(refused(format!("it is the name of {}", key.title())));
         }
         let purpose = purpose.to_string();

@@ -1,7 +1,5 @@
 //! Locking a snapshot with a stored key; no private key is needed for that.
 
-use std::thread;
-
 use super::{
     Ending, find_key, not_explained,
     submission::{Seen, Submission, Verdict},
@@ -9,6 +7,7 @@ use super::{
 use crate::{
     cluster::{Check, Cluster, KeyRef, Snapshot, StoredKey},
     error::{Error, Kind, Result},
+    parallel::both,
 };
 
 /// What is to be locked with what.
@@ -31,12 +30,7 @@ impl Lock {
     /// # Errors
     /// As the rules have it; of kind `mismatch` when another key locks the snapshot.
     pub fn run(&self, cluster: &dyn Cluster) -> Result<Locked> {
-        let (snapshot, keys) = thread::scope(|scope| {
-            let keys = scope.spawn(|| cluster.keys());
-            let snapshot = cluster.snapshot(self.id);
-            let keys = keys.join().expect("reading the key list does not panic");
-            (snapshot, keys)
-        });
+        let (keys, snapshot) = both(|| cluster.keys(), || cluster.snapshot(self.id));
         let (snapshot, keys) = (snapshot?, keys?);
         let key = find_key(&keys, &self.key)?;
         let title = snapshot.title();

@@ -1,7 +1,5 @@
 //! Replacing a stored key: the old and the new private key sign one challenge.
 
-use std::thread;
-
 use super::{
     Ending, Key, Keyring,
     challenge::{Challenges, Purpose, say_that_it_was_signed},
@@ -11,6 +9,7 @@ use super::{
 use crate::{
     cluster::{Check, Cluster, KeyRef, Replacement, StoredKey},
     error::{Error, Kind, Result},
+    parallel::both,
     public_key::PublicKey,
     signer::KeySource,
 };
@@ -46,23 +45,15 @@ impl Replace<'_> {
     pub fn run(&self, cluster: &dyn Cluster) -> Result<Replaced> {
         let old_keys = Keyring::new(self.old.clone());
         let new_keys = Keyring::new(vec![self.new]);
-        let (keys, challenge) = thread::scope(|scope| {
-            let keys = scope.spawn(|| cluster.keys());
-            // A name that no URL carries safely has to wait for the id in the list.
-            let challenge = self
-                .key
-                .is_addressable()
-                .then(|| scope.spawn(|| cluster.replacement_challenge(&self.key)));
-            let opening = scope.spawn(|| new_keys.open());
-            old_keys.open();
-            opening.join().expect("opening a key source does not panic");
-            let challenge =
-                challenge.map(|thread| thread.join().expect("fetching a challenge does not panic"));
-            (
-                keys.join().expect("reading the key list does not panic"),
-                challenge,
-            )
-        });
+        // A name that no URL carries safely has to wait for the id in the list.
+        let challenge = || {
+            let addressable = self.key.is_addressable();
+            addressable.then(|| cluster.replacement_challenge(&self.key))
+        };
+        let ((keys, challenge), _) = both(
+            || both(|| cluster.keys(), challenge),
+            || both(|| new_keys.open(), || old_keys.open()),
+        );
         let keys = keys?;
         let stored = find_key(&keys, &self.key)?;
         let already_so = |new: &Key| {
@@ -121,11 +112,10 @@ impl Replace<'_> {
         let mut attempts_left = self.attempts;
         loop {
             challenges.check(&challenge, Purpose::Replace(&before.id), keys)?;
-            let (old_signature, new_signature) = thread::scope(|scope| {
-                let old = scope.spawn(|| sign(&old.title, old.signer.as_ref(), &challenge));
-                let new = sign(&new.title, new.signer.as_ref(), &challenge);
-                (old.join().expect("signing does not panic"), new)
-            });
+            let (old_signature, new_signature) = both(
+                || sign(&old.title, old.signer.as_ref(), &challenge),
+                || sign(&new.title, new.signer.as_ref(), &challenge),
+            );
             let (old_signature, new_signature) = (old_signature?, new_signature?);
             if self.dry_run {
                 return Ok(Replaced {
@@ -164,14 +154,7 @@ impl Replace<'_> {
                 Verdict::Refused(error) if error.kind() == Kind::Auth => return Err(error),
                 Verdict::Refused(error) => error,
             };
-            let (stored, fresh) = thread::scope(|scope| {
-                let keys = scope.spawn(|| cluster.keys());
-                let fresh = cluster.replacement_challenge(&id);
-                (
-                    keys.join().expect("reading the key list does not panic"),
-                    fresh,
-                )
-            });
+            let (stored, fresh) = both(|| cluster.keys(), || cluster.replacement_challenge(&id));
             let (keys, fresh) = match (stored, fresh) {
                 (Ok(keys), Ok(fresh)) => (keys, fresh),
                 (Err(failure), _) | (_, Err(failure)) => {

@@ -21,7 +21,9 @@ use crate::{
     cluster::{self, Check, Cluster, Snapshot, StoredKey},
     error::{Error, Kind, Result},
     interrupt::{self, LastWords, Settling, Unsettled},
+    parallel::both,
     signer::KeySource,
+    text::size,
 };
 
 /// What is to be unlocked.
@@ -43,7 +45,7 @@ pub struct Unlocked {
     /// As it was before.
     pub snapshot: Snapshot,
     /// The stored key that locked it; none if it was not locked.
-    pub key: Option<StoredKey>,
+    pub key: Option<Arc<StoredKey>>,
     /// The text that was signed, after a dry run.
     pub challenge: Option<String>,
 }
@@ -56,10 +58,14 @@ pub type Results = Vec<(u64, Result<Unlocked>)>;
 /// no further one is begun.
 const IN_VAIN: usize = 5;
 
+/// How many bytes the results may take, which wait for the last reading: four times what those of
+/// all snapshots of a cluster do.
+const HELD_LIMIT: usize = 64 << 20;
+
 /// What all the snapshots share; each is found out once, by the job that needs it first.
 struct Shared<'a> {
     cluster: &'a dyn Cluster,
-    stored_keys: OnceLock<Result<Vec<StoredKey>>>,
+    stored_keys: OnceLock<Result<Vec<Arc<StoredKey>>>>,
     keyring: &'a Keyring<'a>,
     opened: OnceLock<()>,
     challenges: Challenges,
@@ -68,6 +74,8 @@ struct Shared<'a> {
     next: AtomicUsize,
     /// How many in a row could not even be looked at.
     in_vain: AtomicUsize,
+    /// How many bytes the results take.
+    held: AtomicUsize,
 }
 
 /// What one job knows of its snapshot.
@@ -79,14 +87,16 @@ enum Outcome {
 
 struct Accepted {
     snapshot: Snapshot,
-    key: StoredKey,
+    key: Arc<StoredKey>,
     _unsettled: Unsettled,
 }
 
 impl Shared<'_> {
-    fn stored_keys(&self) -> &Result<Vec<StoredKey>> {
-        let read = || self.cluster.keys().map_err(Error::from);
-        self.stored_keys.get_or_init(read)
+    fn stored_keys(&self) -> &Result<Vec<Arc<StoredKey>>> {
+        self.stored_keys.get_or_init(|| {
+            let keys = self.cluster.keys()?;
+            Ok(keys.into_iter().map(Arc::new).collect())
+        })
     }
 
     fn open_keys(&self) {
@@ -98,7 +108,13 @@ impl Shared<'_> {
         &self,
         id: u64,
     ) -> cluster::Result<(Snapshot, Option<cluster::Result<String>>)> {
-        let looked = look_at(self.cluster, id);
+        let looked = look_at(self.cluster, id).and_then(|(snapshot, challenge)| {
+            let size = snapshot.size();
+            match self.held.fetch_add(size, Ordering::Relaxed) + size {
+                ..=HELD_LIMIT => Ok((snapshot, challenge)),
+                _ => Err(too_much(id)),
+            }
+        });
         match looked.as_ref().map_err(|failure| failure.error.kind()) {
             Err(Kind::Auth | Kind::Unreachable) => {
                 self.in_vain.fetch_add(1, Ordering::Relaxed);
@@ -124,6 +140,7 @@ impl Unlock<'_> {
             ledger: Ledger::new(&self.ids, cluster),
             next: AtomicUsize::new(0),
             in_vain: AtomicUsize::new(0),
+            held: AtomicUsize::new(0),
         };
         let ledger = shared.ledger.clone();
         let words = LastWords::lay_down_with(move || ledger.words());
@@ -154,7 +171,7 @@ impl Unlock<'_> {
                 match thread::Builder::new().spawn_scoped(scope, work) {
                     Ok(_) => workers += 1,
                     Err(error) => {
-                        log::warn!("running {workers} jobs at a time, and no more: {error}");
+                        log::warn!("using {workers} threads instead of {}: {error}", self.jobs);
                         break;
                     }
                 }
@@ -213,7 +230,8 @@ impl Unlock<'_> {
         loop {
             let stored = lock_key_of(&before, &lock_key, stored_keys)?;
             let purpose = Purpose::Unlock(id);
-            shared.challenges.check(&challenge, purpose, stored_keys)?;
+            let all_keys = stored_keys.iter().map(AsRef::as_ref);
+            shared.challenges.check(&challenge, purpose, all_keys)?;
             let key = shared.keyring.find(&stored)?;
             let signature = sign(&key.title, key.signer.as_ref(), &challenge)?;
             if self.dry_run {
@@ -301,6 +319,15 @@ impl Unlock<'_> {
         });
         results.collect()
     }
+}
+
+fn too_much(id: u64) -> cluster::Error {
+    let limit = size(HELD_LIMIT);
+    let message =
+        format!("the status of snapshot {id} is too large: all of them take over {limit}");
+    let error = Error::new(Kind::Unreachable, message)
+        .hint("a cluster sends far less; check --host and --port: a proxy or another service may answer there");
+    cluster::Error::new(cluster::Certainty::NotSent, error)
 }
 
 fn submission(cluster: &dyn Cluster, snapshot: &Snapshot) -> Submission {
@@ -484,7 +511,7 @@ fn ranges(mut ids: Vec<u64>) -> String {
     runs.collect::<Vec<_>>().join(", ")
 }
 
-fn lock_key_of(snapshot: &Snapshot, id: &str, keys: &[StoredKey]) -> Result<StoredKey> {
+fn lock_key_of(snapshot: &Snapshot, id: &str, keys: &[Arc<StoredKey>]) -> Result<Arc<StoredKey>> {
     let found = keys.iter().find(|key| key.id == id);
     found.cloned().ok_or_else(|| {
         let message = format!(
@@ -508,19 +535,7 @@ fn look_at(
         let challenge = locked.then(|| cluster.unlock_challenge(id));
         return Ok((status, challenge));
     }
-    let (status, challenge) = thread::scope(|scope| {
-        let fetch = || cluster.unlock_challenge(id);
-        let fetching = thread::Builder::new().spawn_scoped(scope, fetch);
-        let status = cluster.snapshot(id);
-        let challenge = match fetching {
-            Ok(fetching) => fetching
-                .join()
-                .expect("fetching a challenge does not panic"),
-            // There is no thread to spare.
-            Err(_) => fetch(),
-        };
-        (status, challenge)
-    });
+    let (challenge, status) = both(|| cluster.unlock_challenge(id), || cluster.snapshot(id));
     let status = status?;
     let challenge = status.lock_key.is_some().then_some(challenge);
     Ok((status, challenge))

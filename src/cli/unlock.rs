@@ -35,7 +35,7 @@ pub struct Unlock {
     #[arg(long = "key", value_name = "SOURCE")]
     keys: Vec<String>,
     /// How many snapshots to work on at a time [default: the number of processors]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     jobs: Option<u16>,
     #[command(flatten)]
     attempts: Attempts,
@@ -172,6 +172,8 @@ struct Tally<'a> {
     already_so: usize,
     would_be_done: usize,
     failed: usize,
+    /// Those that were submitted, and whose result is not known.
+    unknown: usize,
     first_error: Option<Error>,
     /// Set once a signal has ended the work.
     interruption: Option<Error>,
@@ -189,6 +191,7 @@ impl<'a> Tally<'a> {
             already_so: 0,
             would_be_done: 0,
             failed: 0,
+            unknown: 0,
             first_error: None,
             interruption: None,
             print_error: None,
@@ -206,7 +209,10 @@ impl<'a> Tally<'a> {
                 self.print(&text(&unlocked), &object(&unlocked, self.dry_run));
             }
             Err(error) => {
-                self.failed += 1;
+                *match error.kind() {
+                    Kind::Unknown => &mut self.unknown,
+                    _ => &mut self.failed,
+                } += 1;
                 if self.asked > 1 {
                     self.print_one_of_several(id, &error);
                 }
@@ -216,6 +222,10 @@ impl<'a> Tally<'a> {
                 self.first_error.get_or_insert(error);
             }
         }
+    }
+
+    fn not_tried(&self) -> usize {
+        self.asked - self.well() - self.failed - self.unknown
     }
 
     /// How many did not fail.
@@ -249,16 +259,24 @@ impl<'a> Tally<'a> {
     }
 
     fn print_summary(&mut self) {
-        let Self { done, failed, .. } = *self;
-        let not_tried = self.asked - self.well() - failed;
+        let Self {
+            done,
+            already_so,
+            failed,
+            unknown,
+            ..
+        } = *self;
+        let not_tried = self.not_tried();
         let changes = match self.dry_run {
-            true => format!("{} would be unlocked", self.would_be_done),
-            false => format!("{done} unlocked"),
+            true => format!("Would unlock {}", self.would_be_done),
+            false => format!("Unlocked {done}"),
         };
-        let already_so = self.already_so;
-        let mut text = format!("{changes}, {already_so} not locked before, {failed} failed");
+        let mut text = format!("{changes}, already unlocked {already_so}, failed {failed}");
+        if unknown > 0 {
+            text.push_str(&format!(", result unknown {unknown}"));
+        }
         if not_tried > 0 {
-            text.push_str(&format!(", {not_tried} not tried"));
+            text.push_str(&format!(", not tried {not_tried}"));
         }
         let object = json!({
             "summary": {
@@ -266,6 +284,7 @@ impl<'a> Tally<'a> {
                 "changed": done,
                 "unchanged": self.well() - done,
                 "failed": failed,
+                "unknown": unknown,
                 "not_tried": not_tried,
             },
         });
@@ -276,31 +295,38 @@ impl<'a> Tally<'a> {
         if self.asked > 1 {
             self.print_summary();
         }
-        let (failed, asked, well) = (self.failed, self.asked, self.well());
-        if let Some(error) = self.print_error.take_if(|_| failed > 0) {
+        let (asked, well, not_tried) = (self.asked, self.well(), self.not_tried());
+        let (failed, unknown) = (self.failed, self.unknown);
+        if let Some(error) = self.print_error.take_if(|_| failed + unknown > 0) {
             self.session.output.error(&error);
         }
+        let rerun =
+            "see the errors above; rerunning is safe: what is already unlocked is left alone";
         match (self.first_error, self.interruption) {
             (None, _) => self.print_error.map_or(Ok(()), Err),
             (Some(error), _) if asked == 1 => Err(error),
-            (_, Some(error)) => Err(Error::new(
-                error.kind(),
-                format!("stopped by a signal, with {well} of {asked} snapshots done"),
-            )
-            .hint("run this again for the rest: what is unlocked already is left alone")),
+            (_, Some(error)) => {
+                let message = format!("stopped by a signal, with {well} of {asked} snapshots done");
+                Err(Error::new(error.kind(), message).hint(rerun))
+            }
             (Some(first), None) => {
-                let kind = match well {
-                    0 => first.kind(),
-                    _ => Kind::Partial,
+                let kind = match (unknown, well) {
+                    (1.., _) => Kind::Unknown,
+                    (0, 0) => first.kind(),
+                    (0, _) => Kind::Partial,
                 };
-                let message = match asked - well - failed {
-                    0 => format!("{failed} of {asked} snapshots failed"),
-                    rest => format!(
-                        "{failed} of {asked} snapshots failed, and {rest} were not tried: the cluster is out of reach, or refuses this user"
-                    ),
-                };
-                Err(Error::new(kind, message)
-                    .hint("each is reported by itself; run this again for the rest: what is unlocked already is left alone"))
+                let mut message = format!("{failed} of {asked} snapshots failed");
+                if unknown > 0 {
+                    message = format!(
+                        "the result for {unknown} of {asked} snapshots is unknown, and {failed} failed"
+                    );
+                }
+                if not_tried > 0 {
+                    message.push_str(&format!(
+                        "; {not_tried} were not tried, because the cluster is out of reach or refuses this user"
+                    ));
+                }
+                Err(Error::new(kind, message).hint(rerun))
             }
         }
     }
@@ -336,7 +362,7 @@ fn object(unlocked: &Unlocked, dry_run: bool) -> Value {
         "changed": unlocked.ending == Ending::Done,
         "dry_run": dry_run,
         "snapshot": snapshot_object(&unlocked.snapshot, lock_key),
-        "key": unlocked.key.as_ref().map(key_object),
+        "key": unlocked.key.as_deref().map(key_object),
     });
     if let Some(challenge) = &unlocked.challenge {
         object["challenge"] = json!(challenge);

@@ -113,6 +113,17 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
+    /// How many bytes it takes.
+    pub fn size(&self) -> usize {
+        let lock_key = self.lock_key.as_ref().map_or(0, String::len);
+        size_of::<Self>()
+            + self.name.len()
+            + self.source_file_path.len()
+            + self.timestamp.len()
+            + self.expiration.len()
+            + lock_key
+    }
+
     /// How messages name it.
     pub fn title(&self) -> String {
         match self.name.as_str() {

@@ -33,6 +33,7 @@ use super::{
     Check, Cluster, DEFAULT_PORT, Error, KeyRef, NewKey, Replacement, Result, Snapshot, StoredKey,
     Usage,
     explain::{Named, begin, no_cluster},
+    node,
     qq::qq_command,
     reply::{self, KEY_LIST, Limit, NotAReply, Page, SINGLE, SNAPSHOTS, USAGES},
 };
@@ -40,7 +41,7 @@ use crate::{
     error::{Error as UserError, Kind},
     signature::Signature,
     subprocess,
-    text::quote,
+    text::{quote, quoted},
 };
 
 /// Which cluster, and how to reach it.
@@ -90,14 +91,23 @@ impl Rest {
     pub fn new(options: Options) -> std::result::Result<Self, UserError> {
         let host = options.host.as_deref().ok_or_else(no_cluster)?;
         let authority = authority(host, options.port).ok_or_else(|| {
-            UserError::new(Kind::Usage, format!("{host:?} is no host"))
-                .hint("give its name or address alone; the port goes into --port")
+            // It may be a URL with a password.
+            let shown = host.rsplit('@').next().unwrap_or(host);
+            UserError::new(
+                Kind::Usage,
+                format!("{} is not a valid host name", quoted(shown)),
+            )
+            .hint("give only the name or address; use --port for the port")
         })?;
         let token = options.token.read(host, options.port, options.timeout);
         let qq = qq_command(&options.qq, Some(host), options.port, options.store());
-        let log_in = format!(
-            "log in first: `{qq} login -u USER`, or give a token with QKEY_TOKEN or QKEY_TOKEN_FILE"
-        );
+        let log_in = match node::check(Some(host), options.port) {
+            Ok(()) => format!(
+                "log in first: `{qq} login -u USER`, or give a token with QKEY_TOKEN or QKEY_TOKEN_FILE"
+            ),
+            // Here, `qq` would send the password to the node's own cluster.
+            Err(_) => "give a token with QKEY_TOKEN or QKEY_TOKEN_FILE".to_owned(),
+        };
         let token = token.map_err(|error| match error.kind() {
             Kind::Auth => error.hint(log_in.clone()),
             _ => error,

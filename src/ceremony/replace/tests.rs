@@ -1,3 +1,5 @@
+use std::thread;
+
 use super::*;
 use crate::ceremony::fakes::{
     Call, FakeCluster, FakeSource, Fault, Opening, Rendezvous, Signing, World, assert_tells, failed,

@@ -664,7 +664,7 @@ fn each_snapshot_is_unlocked_with_the_key_that_locks_it() {
         let results = run_all(&several(&[&a, &b], jobs), &FakeCluster::new(world));
         let keys = results
             .into_iter()
-            .map(|(_, result)| result.unwrap().key.unwrap().id);
+            .map(|(_, result)| result.unwrap().key.unwrap().id.clone());
         assert_eq!(keys.collect::<Vec<_>>(), ["1", "2", "1", "1"]);
         assert_eq!((a.asked(), b.asked()), (1, 1));
         assert_eq!((a.signed().len(), b.signed().len()), (3, 1));
