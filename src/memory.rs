@@ -178,8 +178,9 @@ fn say(text: [&str; 3]) {
 
 const NO_MEMORY: &str = "out of memory";
 
-/// What aborts says why; mostly it is memory.
-const ABORTED: &str = "qkey was aborted, probably because it is out of memory";
+/// What aborts says why: mostly the standard library, for want of memory, and sometimes a library that
+/// was loaded.
+const ABORTED: &str = "qkey was aborted, by a lack of memory or by a PKCS#11 module";
 
 /// How the standard library panics for want of memory or threads, and what to say instead. The first
 /// comes in a new thread that has no memory for its signal stack, the second in libraries.

@@ -325,7 +325,7 @@ impl Log for Notes {
         if !self.enabled(record.metadata()) {
             return;
         }
-        let message = record.args().to_string();
+        let message = redact(&record.args().to_string());
         let message = match record.level() {
             Level::Warn => text::message(&message),
             _ => text::excerpt(&message),

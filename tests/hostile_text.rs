@@ -601,7 +601,11 @@ fn check(programs: &Qkey, (name, prepare): &Place, payload: &str) {
 #[test]
 fn json_keeps_names_and_comments_whole() {
     let programs = programs();
-    for payload in payloads() {
+    for mut payload in payloads() {
+        // As much as a key may hold.
+        if payload.len() > 60_000 {
+            payload.truncate(60_000);
+        }
         let world = World::new(&programs);
         world.holds(&payload, &payload, &payload);
         let run = world.qkey.run(["keys", "--output=json"]);

@@ -182,61 +182,60 @@ exit 130
 --- stdout
 --- stderr
 warning: stopping; waiting up to 5 s for what was already sent (a second signal stops at once)
-error: the request to add key "new" was sent, but the result could not be confirmed
+error: there was no reply to the request to add key "new": it is not done so far, and may still be
   caused by: stopped by a signal during fs_security_add_key
 hint: keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
-exit 130
+exit 0
 --- stdout
+Stored key 2 ("new") in the key store.
+  SHA256:JSkAIR0avXSXaOU9Y5LHbqSNYBdGNuIp6RwKJix49NQ
 --- stderr
 warning: stopping; waiting up to 5 s for what was already sent (a second signal stops at once)
-error: the request to add key "new" was sent, but the result could not be confirmed
-  caused by: stopped by a signal during fs_security_add_key
-hint: keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
+warning: no reply to the request to add key "new" (stopped by a signal during fs_security_add_key); checked: it was done
 ==== replace
 exit 130
 --- stdout
 --- stderr
 warning: stopping; waiting up to 5 s for what was already sent (a second signal stops at once)
-error: the request to replace key 1 ("lock-2026") was sent, but the result could not be confirmed
+error: there was no reply to the request to replace key 1 ("lock-2026"): it is not done so far, and may still be
   caused by: stopped by a signal during fs_security_replace_key
 hint: keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
-exit 130
+exit 0
 --- stdout
+Replaced key 1 ("lock-2026").
+  was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
+  now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
 --- stderr
 warning: stopping; waiting up to 5 s for what was already sent (a second signal stops at once)
-error: the request to replace key 1 ("lock-2026") was sent, but the result could not be confirmed
-  caused by: stopped by a signal during fs_security_replace_key
-hint: keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
+warning: no reply to the request to replace key 1 ("lock-2026") (stopped by a signal during fs_security_replace_key); checked: it was done
 ==== unlock
 exit 130
 --- stdout
 --- stderr
 warning: stopping; waiting up to 5 s for what was already sent (a second signal stops at once)
-error: the request to unlock snapshot 2 ("2_quarter_end") was sent, but the result could not be confirmed
+error: there was no reply to the request to unlock snapshot 2 ("2_quarter_end"): it is not done so far, and may still be
   caused by: stopped by a signal during snapshot_unlock_snapshot
 hint: keep every key; `[QQ] --host=cluster snapshot_get_status --id=2` shows whether it was done; rerunning is safe: qkey looks first
-exit 130
+exit 0
 --- stdout
+Unlocked snapshot 2 ("2_quarter_end"), which key 1 ("lock-2026") locked.
 --- stderr
 warning: stopping; waiting up to 5 s for what was already sent (a second signal stops at once)
-error: the request to unlock snapshot 2 ("2_quarter_end") was sent, but the result could not be confirmed
-  caused by: stopped by a signal during snapshot_unlock_snapshot
-hint: keep every key; `[QQ] --host=cluster snapshot_get_status --id=2` shows whether it was done; rerunning is safe: qkey looks first
+warning: no reply to the request to unlock snapshot 2 ("2_quarter_end") (stopped by a signal during snapshot_unlock_snapshot); checked: it was done
 ==== lock
 exit 130
 --- stdout
 --- stderr
 warning: stopping; waiting up to 5 s for what was already sent (a second signal stops at once)
-error: the request to lock snapshot 3 ("3_nightly_projects") was sent, but the result could not be confirmed
+error: there was no reply to the request to lock snapshot 3 ("3_nightly_projects"): it is not done so far, and may still be
   caused by: stopped by a signal during snapshot_lock_snapshot
 hint: keep every key; `[QQ] --host=cluster snapshot_get_status --id=3` shows whether it was done; rerunning is safe: qkey looks first
-exit 130
+exit 0
 --- stdout
+Locked snapshot 3 ("3_nightly_projects") with key 1 ("lock-2026").
 --- stderr
 warning: stopping; waiting up to 5 s for what was already sent (a second signal stops at once)
-error: the request to lock snapshot 3 ("3_nightly_projects") was sent, but the result could not be confirmed
-  caused by: stopped by a signal during snapshot_lock_snapshot
-hint: keep every key; `[QQ] --host=cluster snapshot_get_status --id=3` shows whether it was done; rerunning is safe: qkey looks first
+warning: no reply to the request to lock snapshot 3 ("3_nightly_projects") (stopped by a signal during snapshot_lock_snapshot); checked: it was done
 
 "#]].raw());
 }
@@ -334,14 +333,14 @@ fn a_signal_among_several_snapshots_tells_what_came_of_each() {
 exit 130
 --- stdout
 Unlocked snapshot 1 ("1_before_upgrade"), which key 1 ("lock-2026") locked.
-1 unlocked, 0 not locked before, 1 failed.
+Unlocked 1, already unlocked 0, failed 1.
 --- stderr
 warning: stopping; waiting up to 5 s for what was already sent (a second signal stops at once)
 error: there was no reply to the request to unlock snapshot 2 ("2_quarter_end"): it is not done so far, and may still be
   caused by: stopped by a signal during snapshot_unlock_snapshot
 hint: keep every key; `[DIR]/qq-between --host=cluster snapshot_get_status --id=2` shows whether it was done; rerunning is safe: qkey looks first
 error: stopped by a signal, with 1 of 2 snapshots done
-hint: run this again for the rest: what is unlocked already is left alone
+hint: see the errors above; rerunning is safe: what is already unlocked is left alone
 
 "#]].raw());
 }
@@ -556,7 +555,15 @@ fn after_a_second_signal_the_last_words_tell_what_became_of_each_snapshot() {
     wait_until("the end of the others", || children(child.id()).len() == 1);
     let run = end_with_two(&qkey, child, Signal::INT, Signal::TERM);
     expect_no_sleepers(&mock);
-    assert_data_eq!(run.transcript(), str![[r#""#]].raw());
+    assert_data_eq!(run.transcript(), str![[r#"
+exit 143
+--- stdout
+--- stderr
+warning: stopping; waiting up to 5 s for what was already sent (a second signal stops at once)
+error: stopped by a signal; accepted by the cluster, not confirmed: 1-5; sent, result unknown: 6
+hint: `[DIR]/qq-between --host=cluster snapshot_list_statuses --only-locked` shows what is locked; rerunning is safe: qkey looks first
+
+"#]].raw());
 }
 
 #[test]

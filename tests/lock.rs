@@ -330,7 +330,7 @@ exit 5
 --- stdout
 --- stderr
 error: cluster:8000 refused snapshot_lock_snapshot: Error 400: invalid_request_error: Snapshot 2 is already locked.
-hint: nothing was changed; mend what the cluster names, then run this again
+hint: nothing was changed; fix what the cluster reports, then run this again
 ==== status 403 privilege_error You are not allowed to.
 exit 6
 --- stdout

@@ -71,9 +71,12 @@ case "$*" in
 {cases}
 *list_keys*) echo '{{"entries": [{{"id": "1", "name": "lock", "public_key": "{ALICE_PUBLIC}"}}]}}';;
 *get_key_usage*) echo '[{{"type": "snapshot", "id": "7"}}]';;
-*get_status*) echo '{{"id": 7, "name": "daily", "lock_key": "1"}}';;
+*get_status*)
+    # Once after it was unlocked, it is so.
+    if rm unlocked 2>/dev/null; then lock_key=null; else lock_key='"1"'; fi
+    echo '{{"id": 7, "name": "daily", "lock_key": '"$lock_key"'}}';;
 *challenge*) echo '{{"challenge": "prove it"}}';;
-*unlock_snapshot*) echo 'Snapshot 7 is unlocked.';;
+*unlock_snapshot*) : >unlocked; echo 'Snapshot 7 is unlocked.';;
 esac
 "#
         ),
@@ -411,30 +414,30 @@ $ qkey unlock --id=7 --key=alice.pem
 exit 8
 --- stdout
 --- stderr
-error: the unlocking of snapshot 7 ("daily") was submitted, and whether it was done could not be confirmed
+error: the request to unlock snapshot 7 ("daily") was sent, but the result could not be confirmed
   caused by: out of memory or threads
-hint: `[DIR]/qq --host=cluster snapshot_get_status --id=7` shows it; running this again is safe: it looks first
+hint: keep every key; `[DIR]/qq --host=cluster snapshot_get_status --id=7` shows whether it was done; rerunning is safe: qkey looks first
 
 $ qkey unlock --id=7 --key=alice.pem --output=json
 exit 8
 --- stdout
 --- stderr
-{"error":{"kind":"unknown","message":"the unlocking of snapshot 7 (\"daily\") was submitted, and whether it was done could not be confirmed","causes":["out of memory or threads"],"hint":"`[DIR]/qq --host=cluster snapshot_get_status --id=7` shows it; running this again is safe: it looks first","exit_code":8}}
+{"error":{"kind":"unknown","message":"the request to unlock snapshot 7 (\"daily\") was sent, but the result could not be confirmed","causes":["out of memory or threads"],"hint":"keep every key; `[DIR]/qq --host=cluster snapshot_get_status --id=7` shows whether it was done; rerunning is safe: qkey looks first","exit_code":8}}
 
 $ qkey keys
 exit 1
 --- stdout
 --- stderr
-error: qkey was aborted, probably because it is out of memory
+error: qkey was aborted, by a lack of memory or by a PKCS#11 module
 hint: nothing was being submitted; raise the limit (see `ulimit -a`) or free memory, then rerun: what is already done is left alone
 
 $ qkey unlock --id=7 --key=alice.pem
 exit 8
 --- stdout
 --- stderr
-error: the unlocking of snapshot 7 ("daily") was submitted, and whether it was done could not be confirmed
+error: the request to unlock snapshot 7 ("daily") was sent, but the result could not be confirmed
   caused by: out of memory or threads
-hint: `[DIR]/qq --host=cluster snapshot_get_status --id=7` shows it; running this again is safe: it looks first
+hint: keep every key; `[DIR]/qq --host=cluster snapshot_get_status --id=7` shows whether it was done; rerunning is safe: qkey looks first
 
 
 "#]].raw());

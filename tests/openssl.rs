@@ -591,6 +591,7 @@ fn wrong_uris_are_found_out_before_openssl_runs() {
     let cases = [
         "openssl:",
         "openssl:-",
+        "openssl:pkcs11:object=o%3Fpin-value=1234?provider=pkcs11",
         "openssl:alice.pem?provider=",
         "openssl:alice.pem?provider=legacy,,default",
         "openssl:alice.pem?providers=legacy",
@@ -613,6 +614,12 @@ exit 2
 --- stderr
 error: "openssl:-" is not a key source: openssl is given no key on stdin
 hint: name a file or a URI
+==== openssl:pkcs11:object=o%3Fpin-value=1234?provider=pkcs11
+exit 2
+--- stdout
+--- stderr
+error: "openssl:pkcs11:object=o%3Fpin-value=…" is not a key source: openssl would get the PIN as an argument, which every user can read
+hint: leave pin-value out of the URI, and append passphrase-file=PATH as an attribute
 ==== openssl:alice.pem?provider=
 exit 2
 --- stdout

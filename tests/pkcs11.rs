@@ -1719,12 +1719,14 @@ hint: nothing was sent; check that the key source signs SHA-256 with the key tha
 }
 
 #[test]
-fn a_module_that_crashes_takes_qkey_with_it_before_anything_is_sent() {
+fn a_module_that_crashes_ends_qkey_before_anything_is_sent() {
     let mock = Mock::new();
     let tokens = Tokens::with_mock(&mock).with_alice().through_shim("crash");
     let source = "pkcs11:token=T;object=alice?pin-env=PIN";
     let run = tokens.run(&["add", "--name", "n", "--key", source]);
-    assert_eq!(run.code, -1, "{run:?}");
+    assert_eq!(run.code, 1, "{run:?}");
+    let said = "qkey was aborted, by a lack of memory or by a PKCS#11 module";
+    assert!(run.stderr.contains(said), "{run:?}");
     assert_eq!(mock.count("fs_security_add_key"), 0);
 }
 

@@ -201,31 +201,31 @@ exit 5
 --- stdout
 --- stderr
 error: cluster:8000 refused fs_security_list_keys: Error 409: fs_entry_exists_error: It exists.
-hint: nothing was changed; mend what the cluster names, then run this again
+hint: nothing was changed; fix what the cluster reports, then run this again
 ==== status 500 internal_error It broke.
 exit 5
 --- stdout
 --- stderr
 error: cluster:8000 refused fs_security_list_keys: Error 500: internal_error: It broke.
-hint: the cluster has a problem of its own; look at its state, then run this again
+hint: the cluster has a problem of its own; check its health, then run this again
 ==== status 502 proxy_error Bad gateway.
 exit 7
 --- stdout
 --- stderr
 error: cluster:8000 refused fs_security_list_keys: Error 502: proxy_error: Bad gateway.
-hint: the cluster, or a proxy before it, is not ready; try again later
+hint: the cluster, or a proxy in front of it, is not ready; try again later
 ==== status 503 busy_error Try again later.
 exit 7
 --- stdout
 --- stderr
 error: cluster:8000 refused fs_security_list_keys: Error 503: busy_error: Try again later.
-hint: the cluster, or a proxy before it, is not ready; try again later
+hint: the cluster, or a proxy in front of it, is not ready; try again later
 ==== status 504 proxy_error Gateway time-out.
 exit 7
 --- stdout
 --- stderr
 error: cluster:8000 refused fs_security_list_keys: Error 504: proxy_error: Gateway time-out.
-hint: the cluster, or a proxy before it, is not ready; try again later
+hint: the cluster, or a proxy in front of it, is not ready; try again later
 ==== drop-before
 exit 7
 --- stdout
@@ -290,7 +290,7 @@ exit 6
 exit 5
 --- stdout
 --- stderr
-{"error":{"kind":"refused","message":"cluster:8000 refused fs_security_list_keys: Error 409: x_error: y","causes":[],"hint":"nothing was changed; mend what the cluster names, then run this again","exit_code":5}}
+{"error":{"kind":"refused","message":"cluster:8000 refused fs_security_list_keys: Error 409: x_error: y","causes":[],"hint":"nothing was changed; fix what the cluster reports, then run this again","exit_code":5}}
 ==== kill-9
 exit 7
 --- stdout
@@ -1097,11 +1097,11 @@ exit 5
 --- stdout
 --- stderr
 ESC[1mESC[31merror:ESC[0m cluster:8000 refused fs_security_list_keys: Error 400: odd_error: one\u{1b}]0;x\u{7}two \u{1b}[2Jthree
-ESC[1mESC[36mhint:ESC[0m nothing was changed; mend what the cluster names, then run this again
+ESC[1mESC[36mhint:ESC[0m nothing was changed; fix what the cluster reports, then run this again
 exit 5
 --- stdout
 --- stderr
-{"error":{"kind":"refused","message":"cluster:8000 refused fs_security_list_keys: Error 400: odd_error: one\u001b]0;x\u0007two \u001b[2Jthree","causes":[],"hint":"nothing was changed; mend what the cluster names, then run this again","exit_code":5}}
+{"error":{"kind":"refused","message":"cluster:8000 refused fs_security_list_keys: Error 400: odd_error: one\u001b]0;x\u0007two \u001b[2Jthree","causes":[],"hint":"nothing was changed; fix what the cluster reports, then run this again","exit_code":5}}
 ==== two lines
 exit 5
 --- stdout
@@ -1109,11 +1109,11 @@ exit 5
 ESC[1mESC[31merror:ESC[0m cluster:8000 refused fs_security_list_keys: Error 400: odd_error: one
     error: forged
     hint: \u{1b}[2Jforged
-ESC[1mESC[36mhint:ESC[0m nothing was changed; mend what the cluster names, then run this again
+ESC[1mESC[36mhint:ESC[0m nothing was changed; fix what the cluster reports, then run this again
 exit 5
 --- stdout
 --- stderr
-{"error":{"kind":"refused","message":"cluster:8000 refused fs_security_list_keys: Error 400: odd_error: one\nerror: forged\r\nhint: \u001b[2Jforged","causes":[],"hint":"nothing was changed; mend what the cluster names, then run this again","exit_code":5}}
+{"error":{"kind":"refused","message":"cluster:8000 refused fs_security_list_keys: Error 400: odd_error: one\nerror: forged\r\nhint: \u001b[2Jforged","causes":[],"hint":"nothing was changed; fix what the cluster reports, then run this again","exit_code":5}}
 ==== qq
 exit 7
 --- stdout

@@ -504,7 +504,7 @@ exit 5
 --- stdout
 --- stderr
 error: cluster:8000 refused fs_security_replace_key: Error 400: invalid_request_error: The signature is not to my liking.
-hint: nothing was changed; mend what the cluster names, then run this again; the cluster now has a signature by alice.pem over its challenge, which is still valid
+hint: nothing was changed; fix what the cluster reports, then run this again; the cluster now has a signature by alice.pem over its challenge, which is still valid
 ==== status 403 privilege_error You are not allowed to.
 exit 6
 --- stdout

@@ -473,7 +473,7 @@ fn what_is_no_host_is_an_error_before_anything_is_sent() {
         let run = qkey.run(["keys", &format!("--host={host}")]);
         assert_eq!(run.code, 2, "{run:?}");
         let expected = format!(
-            "error: {host:?} is no host\nhint: give its name or address alone; the port goes into --port\n"
+            "error: {host:?} is not a valid host name\nhint: give only the name or address; use --port for the port\n"
         );
         assert_eq!(run.stderr, expected);
     }
@@ -705,7 +705,7 @@ exit 130
 --- stdout
 --- stderr
 warning: stopping; waiting up to 5 s for what was already sent (a second signal stops at once)
-error: the request to unlock snapshot 7 ("7_snapshot") was sent, but the result could not be confirmed
+error: there was no reply to the request to unlock snapshot 7 ("7_snapshot"): it is not done so far, and may still be
   caused by: stopped by a signal during snapshot_unlock_snapshot
 hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys usage` shows whether it was done; rerunning is safe: qkey looks first
 ==== lock
@@ -713,7 +713,7 @@ exit 130
 --- stdout
 --- stderr
 warning: stopping; waiting up to 5 s for what was already sent (a second signal stops at once)
-error: the request to lock snapshot 8 ("8_snapshot") was sent, but the result could not be confirmed
+error: there was no reply to the request to lock snapshot 8 ("8_snapshot"): it is not done so far, and may still be
   caused by: stopped by a signal during snapshot_lock_snapshot
 hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys usage` shows whether it was done; rerunning is safe: qkey looks first
 ==== replace_key
@@ -721,7 +721,7 @@ exit 130
 --- stdout
 --- stderr
 warning: stopping; waiting up to 5 s for what was already sent (a second signal stops at once)
-error: the request to replace key 1 ("lock-2026") was sent, but the result could not be confirmed
+error: there was no reply to the request to replace key 1 ("lock-2026"): it is not done so far, and may still be
   caused by: stopped by a signal during fs_security_replace_key
 hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows whether it was done; rerunning is safe: qkey looks first
 ==== add_key
@@ -729,7 +729,7 @@ exit 130
 --- stdout
 --- stderr
 warning: stopping; waiting up to 5 s for what was already sent (a second signal stops at once)
-error: the request to add key "new" was sent, but the result could not be confirmed
+error: there was no reply to the request to add key "new": it is not done so far, and may still be
   caused by: stopped by a signal during fs_security_add_key
 hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows whether it was done; rerunning is safe: qkey looks first
 

@@ -379,18 +379,18 @@ fn a_lost_answer_or_a_refusal_ends_a_run_that_the_next_continues() {
     // Each with the code of the first run.
     for (fault, code) in [
         ("drop-after", 0),
-        ("drop-before", 7),
+        ("drop-before", 8),
         ("timeout-after", 0),
         ("timeout-before", 8),
         ("kill-9-after", 0),
-        ("kill-9", 7),
+        ("kill-9", 8),
         ("garbage-after", 0),
-        ("garbage", 7),
+        ("garbage", 8),
         ("empty-after", 0),
         ("truncated", 0),
         ("traceback-after", 0),
         ("refused-connection", 7),
-        ("status 503 http_service_unavailable_error Later.", 7),
+        ("status 503 http_service_unavailable_error Later.", 8),
         ("status 403 http_forbidden_error No.", 6),
         ("status 400 invalid_request_error No.", 5),
         ("unauthenticated", 6),
@@ -426,9 +426,9 @@ fn a_cluster_that_cannot_be_looked_at_ends_a_run_that_the_next_continues() {
 exit 8
 --- stdout
 --- stderr
-error: the replacement of key 1 ("vault") was submitted, and whether it was done could not be confirmed
+error: the request to replace key 1 ("vault") was sent, but the result could not be confirmed
   caused by: the connection to cluster:8000 was lost during fs_security_replace_key: Remote end closed connection without response
-hint: `[QQ] --host=cluster fs_security_list_keys` shows it; running this again is safe: it looks first
+hint: keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
 
 "#]]
     );
@@ -471,7 +471,7 @@ fn a_key_that_somebody_else_replaced_meanwhile_is_refused_and_kept() {
     let mock = Mock::new();
     let keys = Keys::with_mock(&mock);
     mock.fault("fs_security_replace_key", "drop-before");
-    assert_eq!(keys.run(&["vault", "lock.pem"]).code, 7);
+    assert_eq!(keys.run(&["vault", "lock.pem"]).code, 8);
     mock.set_key_field("1", "public_key", CAROL_PUBLIC);
     let run = keys.run(&["vault", "lock.pem"]);
     assert_data_eq!(

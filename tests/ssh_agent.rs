@@ -651,7 +651,7 @@ fn a_denied_confirmation_is_not_asked_for_again() {
         "qkey unlock --id 1 --id 2 --id 3 --id 4 --key ssh-agent:alice.pem --jobs 4",
     );
     assert_eq!(run.code, 9, "{run:?}");
-    assert!(run.stdout.contains("1 unlocked"), "{run:?}");
+    assert!(run.stdout.contains("Unlocked 1, "), "{run:?}");
     let asked = fs::read_to_string(asked).expect("it was asked");
     assert_eq!(asked.lines().count(), 2);
 }
@@ -887,7 +887,7 @@ Unlocked snapshot 1 ("1_before_upgrade"), which key 1 ("lock") locked.
 Unlocked snapshot 2 ("2_quarter_end"), which key 1 ("lock") locked.
 Unlocked snapshot 3 ("3_nightly_projects"), which key 1 ("lock") locked.
 Unlocked snapshot 4 ("4_nightly"), which key 1 ("lock") locked.
-4 unlocked, 0 not locked before, 0 failed.
+Unlocked 4, already unlocked 0, failed 0.
 --- stderr
 
 "#]]
@@ -916,13 +916,13 @@ exit 9
 Unlocked snapshot 1 ("1_before_upgrade"), which key 1 ("lock") locked.
 Unlocked snapshot 3 ("3_nightly_projects"), which key 1 ("lock") locked.
 Unlocked snapshot 4 ("4_nightly"), which key 1 ("lock") locked.
-3 unlocked, 0 not locked before, 1 failed.
+Unlocked 3, already unlocked 0, failed 1.
 --- stderr
 error: snapshot 2: cannot sign with ssh-agent:alice
   caused by: the agent closed the connection before its answer was complete
 hint: see whether `ssh-add -l` gets on with this agent
 error: 1 of 4 snapshots failed
-hint: each is reported by itself; run this again for the rest: what is unlocked already is left alone
+hint: see the errors above; rerunning is safe: what is already unlocked is left alone
 
 "#]]
     );
@@ -943,7 +943,7 @@ fn each_signature_of_an_agent_that_hangs_has_its_own_deadline_and_connection() {
         str![[r#"
 exit 3
 --- stdout
-0 unlocked, 0 not locked before, 2 failed.
+Unlocked 0, already unlocked 0, failed 2.
 --- stderr
 error: snapshot 1: cannot sign with ssh-agent:alice
   caused by: the agent did not answer within 4 s
@@ -952,7 +952,7 @@ error: snapshot 2: cannot sign with ssh-agent:alice
   caused by: the agent did not answer within 4 s
 hint: the agent may be waiting for a confirmation or a touch; give it longer with --timeout SECONDS, or restart it
 error: 2 of 2 snapshots failed
-hint: each is reported by itself; run this again for the rest: what is unlocked already is left alone
+hint: see the errors above; rerunning is safe: what is already unlocked is left alone
 
 "#]]
     );

@@ -767,7 +767,7 @@ exit 5
 --- stdout
 --- stderr
 error: 127.0.0.1:[PORT] refused fs_security_get_key_usage: Error 500: http_internal_server_error: Simulated failure 500.
-hint: the cluster has a problem of its own; look at its state, then run this again
+hint: the cluster has a problem of its own; check its health, then run this again
 
 "#]].raw());
 }
@@ -1304,7 +1304,7 @@ fn several_that_are_accepted_and_ignored_are_told_apart_from_those_that_are_unlo
         lab.core.fault("unlock", "empty", json!({ "id": 8 }));
         let several = ["unlock", "--id=7", "--id=8", "--id=9", "--key", "alice.pem"];
         let run = lab.run(&several);
-        assert_eq!(run.code, 9);
+        assert_eq!(run.code, 8);
         assert_eq!([7, 8].map(|id| lab.lock_key(id)), [Value::Null, json!("1")]);
         assert_eq!(lab.core.count("list_statuses"), 4);
     });
@@ -1878,21 +1878,21 @@ exit 7
 --- stdout
 --- stderr
 error: 127.0.0.1:[PORT] refused fs_security_list_keys: Error 503: http_service_unavailable_error: Simulated failure 503.
-hint: the cluster, or a proxy before it, is not ready; try again later
+hint: the cluster, or a proxy in front of it, is not ready; try again later
 # status {"status":429}
 $ qkey keys
 exit 7
 --- stdout
 --- stderr
 error: 127.0.0.1:[PORT] refused fs_security_list_keys: Error 429: unknown_error: Simulated failure 429.
-hint: the cluster, or a proxy before it, is not ready; try again later
+hint: the cluster, or a proxy in front of it, is not ready; try again later
 # status {"status":429,"retry_after":1}
 $ qkey keys
 exit 7
 --- stdout
 --- stderr
 error: 127.0.0.1:[PORT] refused fs_security_list_keys: Error 429: unknown_error: Simulated failure 429.
-hint: the cluster, or a proxy before it, is not ready; try again later
+hint: the cluster, or a proxy in front of it, is not ready; try again later
 
 "##]].raw());
 }
@@ -1981,7 +1981,7 @@ exit 5
 --- stdout
 --- stderr
 error: 127.0.0.1:[PORT] refused fs_security_list_keys: Error 500: http_internal_server_error: Simulated failure 500.
-hint: the cluster has a problem of its own; look at its state, then run this again
+hint: the cluster has a problem of its own; check its health, then run this again
 # status {"status":403}
 $ qkey keys
 exit 6
@@ -2041,25 +2041,25 @@ exit 7
 --- stdout
 --- stderr
 error: 127.0.0.1:[PORT] refused fs_security_add_key: Error 429: unknown_error: Simulated failure 429.
-hint: the cluster, or a proxy before it, is not ready; try again later
+hint: the cluster, or a proxy in front of it, is not ready; try again later
 $ qkey replace --key-id=vault --old-key alice.pem --new-key bob.pem
 exit 7
 --- stdout
 --- stderr
 error: 127.0.0.1:[PORT] refused fs_security_replace_key: Error 429: unknown_error: Simulated failure 429.
-hint: the cluster, or a proxy before it, is not ready; try again later; the cluster now has a signature by alice.pem over its challenge, which is still valid
+hint: the cluster, or a proxy in front of it, is not ready; try again later; the cluster now has a signature by alice.pem over its challenge, which is still valid
 $ qkey lock --id=9 --lock-key=vault
 exit 7
 --- stdout
 --- stderr
 error: 127.0.0.1:[PORT] refused snapshot_lock_snapshot: Error 429: unknown_error: Simulated failure 429.
-hint: the cluster, or a proxy before it, is not ready; try again later
+hint: the cluster, or a proxy in front of it, is not ready; try again later
 $ qkey unlock --id=7 --key alice.pem
 exit 7
 --- stdout
 --- stderr
 error: 127.0.0.1:[PORT] refused snapshot_unlock_snapshot: Error 429: unknown_error: Simulated failure 429.
-hint: the cluster, or a proxy before it, is not ready; try again later; the cluster now has a signature by alice.pem over its challenge, which is still valid
+hint: the cluster, or a proxy in front of it, is not ready; try again later; the cluster now has a signature by alice.pem over its challenge, which is still valid
 
 "#]].raw());
 }
@@ -2214,7 +2214,7 @@ exit 5
 --- stdout
 --- stderr
 error: 127.0.0.1:[PORT] refused fs_security_add_key: Error 409: fs_entry_exists_error: Somebody was faster.
-hint: nothing was changed; mend what the cluster names, then run this again
+hint: nothing was changed; fix what the cluster reports, then run this again
 $ qkey replace --key-id=vault --old-key alice.pem --new-key bob.pem
 exit 6
 --- stdout
@@ -2226,13 +2226,13 @@ exit 5
 --- stdout
 --- stderr
 error: 127.0.0.1:[PORT] refused snapshot_lock_snapshot: Error 400: invalid_request_error: Outer. (inner_error: Inner.)
-hint: nothing was changed; mend what the cluster names, then run this again
+hint: nothing was changed; fix what the cluster reports, then run this again
 $ qkey unlock --id=7 --key alice.pem
 exit 5
 --- stdout
 --- stderr
 error: 127.0.0.1:[PORT] refused snapshot_unlock_snapshot: Error 409: fs_entry_exists_error: Somebody was faster.
-hint: nothing was changed; mend what the cluster names, then run this again; the cluster now has a signature by alice.pem over its challenge, which is still valid
+hint: nothing was changed; fix what the cluster reports, then run this again; the cluster now has a signature by alice.pem over its challenge, which is still valid
 
 "#]].raw());
 }
@@ -2308,22 +2308,22 @@ $ qkey unlock --id=99 --id=7 --key=alice.pem
 exit 9
 --- stdout
 Unlocked snapshot 7 ("7_snapshot"), which key 1 ("vault") locked.
-1 unlocked, 0 not locked before, 1 failed.
+Unlocked 1, already unlocked 0, failed 1.
 --- stderr
 error: 127.0.0.1:[PORT] refused snapshot_get_status: Error 404: fs_no_such_entry_error: There is no snapshot 99.
 hint: `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] snapshot_list_statuses` shows what there is
 error: 1 of 2 snapshots failed
-hint: each is reported by itself; run this again for the rest: what is unlocked already is left alone
+hint: see the errors above; rerunning is safe: what is already unlocked is left alone
 ==== over rest
 exit 9
 --- stdout
 Unlocked snapshot 7 ("7_snapshot"), which key 1 ("vault") locked.
-1 unlocked, 0 not locked before, 1 failed.
+Unlocked 1, already unlocked 0, failed 1.
 --- stderr
 error: 127.0.0.1:[PORT] refused snapshot_get_status: Error 404: fs_no_such_entry_error: There is no snapshot 99.
 hint: `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys usage` shows which snapshots are locked
 error: 1 of 2 snapshots failed
-hint: each is reported by itself; run this again for the rest: what is unlocked already is left alone
+hint: see the errors above; rerunning is safe: what is already unlocked is left alone
 
 "#]].raw());
 }

@@ -164,7 +164,7 @@ exit 0
 --- stdout
 Unlocked snapshot 1 ("1_before_upgrade"), which key 1 ("lock-2026") locked.
 Unlocked snapshot 2 ("2_quarter_end"), which key 1 ("lock-2026") locked.
-2 unlocked, 0 not locked before, 0 failed.
+Unlocked 2, already unlocked 0, failed 0.
 --- stderr
 
 "#]]
@@ -223,7 +223,7 @@ exit 0
 Unlocked snapshot 3 ("3_nightly_projects"), which key 2 ("other") locked.
 Unlocked snapshot 2 ("2_quarter_end"), which key 1 ("lock-2026") locked.
 Unlocked snapshot 1 ("1_before_upgrade"), which key 1 ("lock-2026") locked.
-3 unlocked, 0 not locked before, 0 failed.
+Unlocked 3, already unlocked 0, failed 0.
 --- stderr
 
 "#]]
@@ -241,14 +241,14 @@ exit 9
 --- stdout
 Unlocked snapshot 1 ("1_before_upgrade"), which key 1 ("lock-2026") locked.
 Unlocked snapshot 2 ("2_quarter_end"), which key 1 ("lock-2026") locked.
-2 unlocked, 0 not locked before, 2 failed.
+Unlocked 2, already unlocked 0, failed 2.
 --- stderr
 error: snapshot 3: alice.pem (SHA256:qDNOdPfn/SvG) is not the key that the cluster holds as key 2 ("other")
 hint: nothing was sent; the cluster holds SHA256:Bigzvx05JkuL, and only its private half can sign here
 error: cluster:8000 refused snapshot_get_status: Error 404: fs_no_such_entry_error: There is no snapshot 99.
 hint: `[QQ] --host=cluster snapshot_list_statuses` shows what there is
 error: 2 of 4 snapshots failed
-hint: each is reported by itself; run this again for the rest: what is unlocked already is left alone
+hint: see the errors above; rerunning is safe: what is already unlocked is left alone
 
 "#]].raw());
     assert_eq!(mock.count("snapshot_unlock_snapshot"), 2);
@@ -267,9 +267,9 @@ exit 9
 {"action":"unlock","changed":true,"dry_run":false,"snapshot":{"id":2,"name":"2_quarter_end","source_file_path":"/finance/","timestamp":"2026-01-01T00:00:00Z","expiration":"","lock_key":null},"key":{"id":"1","name":"lock-2026","comment":"","disabled":false,"public_key":"MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEgKmJRFWtWTEHhBTiC5rI1rbBJlXJqTNGHl4O+YRUke1drezNEidIVqu/UMnMs+81HL8VwIyyeeCwHkLLEK2aaQ==","fingerprint":"SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4"}}
 {"action":"unlock","changed":false,"dry_run":false,"snapshot":{"id":3},"error":{"kind":"mismatch","message":"alice.pem (SHA256:qDNOdPfn/SvG) is not the key that the cluster holds as key 2 (\"other\")","causes":[],"hint":"nothing was sent; the cluster holds SHA256:Bigzvx05JkuL, and only its private half can sign here","exit_code":4}}
 {"action":"unlock","changed":false,"dry_run":false,"snapshot":{"id":99},"error":{"kind":"refused","message":"cluster:8000 refused snapshot_get_status: Error 404: fs_no_such_entry_error: There is no snapshot 99.","causes":[],"hint":"`[QQ] --host=cluster snapshot_list_statuses` shows what there is","exit_code":5}}
-{"summary":{"asked":4,"changed":1,"unchanged":1,"failed":2,"not_tried":0}}
+{"summary":{"asked":4,"changed":1,"unchanged":1,"failed":2,"unknown":0,"not_tried":0}}
 --- stderr
-{"error":{"kind":"partial","message":"2 of 4 snapshots failed","causes":[],"hint":"each is reported by itself; run this again for the rest: what is unlocked already is left alone","exit_code":9}}
+{"error":{"kind":"partial","message":"2 of 4 snapshots failed","causes":[],"hint":"see the errors above; rerunning is safe: what is already unlocked is left alone","exit_code":9}}
 
 "#]].raw());
     for line in run.stdout.lines().chain(run.stderr.lines()) {
@@ -285,14 +285,14 @@ fn all_failed_has_the_code_of_the_first() {
     assert_data_eq!(run.transcript(), str![[r#"
 exit 4
 --- stdout
-0 unlocked, 0 not locked before, 2 failed.
+Unlocked 0, already unlocked 0, failed 2.
 --- stderr
 error: snapshot 3: alice.pem (SHA256:qDNOdPfn/SvG) is not the key that the cluster holds as key 2 ("other")
 hint: nothing was sent; the cluster holds SHA256:Bigzvx05JkuL, and only its private half can sign here
 error: cluster:8000 refused snapshot_get_status: Error 404: fs_no_such_entry_error: There is no snapshot 99.
 hint: `[QQ] --host=cluster snapshot_list_statuses` shows what there is
 error: 2 of 2 snapshots failed
-hint: each is reported by itself; run this again for the rest: what is unlocked already is left alone
+hint: see the errors above; rerunning is safe: what is already unlocked is left alone
 
 "#]].raw());
     let run = qkey.run([
@@ -307,9 +307,9 @@ exit 5
 --- stdout
 {"action":"unlock","changed":false,"dry_run":false,"snapshot":{"id":99},"error":{"kind":"refused","message":"cluster:8000 refused snapshot_get_status: Error 404: fs_no_such_entry_error: There is no snapshot 99.","causes":[],"hint":"`[QQ] --host=cluster snapshot_list_statuses` shows what there is","exit_code":5}}
 {"action":"unlock","changed":false,"dry_run":false,"snapshot":{"id":3},"error":{"kind":"mismatch","message":"alice.pem (SHA256:qDNOdPfn/SvG) is not the key that the cluster holds as key 2 (\"other\")","causes":[],"hint":"nothing was sent; the cluster holds SHA256:Bigzvx05JkuL, and only its private half can sign here","exit_code":4}}
-{"summary":{"asked":2,"changed":0,"unchanged":0,"failed":2,"not_tried":0}}
+{"summary":{"asked":2,"changed":0,"unchanged":0,"failed":2,"unknown":0,"not_tried":0}}
 --- stderr
-{"error":{"kind":"refused","message":"2 of 2 snapshots failed","causes":[],"hint":"each is reported by itself; run this again for the rest: what is unlocked already is left alone","exit_code":5}}
+{"error":{"kind":"refused","message":"2 of 2 snapshots failed","causes":[],"hint":"see the errors above; rerunning is safe: what is already unlocked is left alone","exit_code":5}}
 
 "#]].raw());
     assert_eq!(mock.count("snapshot_unlock_snapshot"), 0);
@@ -333,7 +333,7 @@ Would unlock snapshot 2 ("2_quarter_end"), which key 1 ("lock-2026") locks; the 
   challenge: "Unlock snapshot 2 locked with key 1, expiration \"\""
 Would unlock snapshot 3 ("3_nightly_projects"), which key 2 ("other") locks; the signature was checked and nothing was sent.
   challenge: "Unlock snapshot 3 locked with key 2, expiration \"2030-06-30T00:00:00Z\""
-3 would be unlocked, 0 not locked before, 0 failed.
+Would unlock 3, already unlocked 0, failed 0.
 --- stderr
 
 "#]].raw());
@@ -346,7 +346,7 @@ Would unlock snapshot 2 ("2_quarter_end"), which key 1 ("lock-2026") locks; the 
   challenge: "Unlock snapshot 2 locked with key 1, expiration \"\""
 Would unlock snapshot 3 ("3_nightly_projects"), which key 2 ("other") locks; the signature was checked and nothing was sent.
   challenge: "Unlock snapshot 3 locked with key 2, expiration \"2030-06-30T00:00:00Z\""
-2 would be unlocked, 1 not locked before, 0 failed.
+Would unlock 2, already unlocked 1, failed 0.
 --- stderr
 
 "#]].raw());
@@ -453,7 +453,7 @@ Would unlock snapshot 1 ("1_before_upgrade"), which key 1 ("lock-2026") locks; t
   challenge: "Unlock snapshot 1 locked with key 1, expiration /"/""
 Would unlock snapshot 2 ("2_quarter_end"), which key 1 ("lock-2026") locks; the signature was checked and nothing was sent.
   challenge: "Unlock snapshot 2 locked with key 1, expiration /"/""
-3 would be unlocked, 0 not locked before, 0 failed.
+Would unlock 3, already unlocked 0, failed 0.
 --- stderr
 
 "#]]
@@ -468,7 +468,7 @@ exit 0
 Unlocked snapshot 2 ("2_quarter_end"), which key 1 ("lock-2026") locked.
 Unlocked snapshot 3 ("3_nightly_projects"), which key 2 ("other") locked.
 Unlocked snapshot 1 ("1_before_upgrade"), which key 1 ("lock-2026") locked.
-3 unlocked, 0 not locked before, 0 failed.
+Unlocked 3, already unlocked 0, failed 0.
 --- stderr
 
 "#]]
@@ -945,7 +945,7 @@ exit 5
 --- stdout
 --- stderr
 error: cluster:8000 refused snapshot_unlock_snapshot: Error 400: invalid_request_error: The signature does not match the challenge.
-hint: nothing was changed; mend what the cluster names, then run this again; the cluster now has a signature by alice.pem over its challenge, which is still valid
+hint: nothing was changed; fix what the cluster reports, then run this again; the cluster now has a signature by alice.pem over its challenge, which is still valid
 
 "#]].raw());
     assert_eq!(mock.count("snapshot_unlock_snapshot"), 1);
@@ -995,7 +995,7 @@ exit 5
 --- stdout
 --- stderr
 error: cluster:8000 refused snapshot_unlock_snapshot: Error 400: invalid_request_error: The signature is not to my liking.
-hint: nothing was changed; mend what the cluster names, then run this again; the cluster now has a signature by alice.pem over its challenge, which is still valid
+hint: nothing was changed; fix what the cluster reports, then run this again; the cluster now has a signature by alice.pem over its challenge, which is still valid
 ==== status 403 privilege_error You are not allowed to.
 exit 6
 --- stdout
@@ -1136,7 +1136,7 @@ exit 8
 --- stdout
 --- stderr
 error: there was no reply to the request to unlock snapshot 2 ("2_quarter_end"): it is not done so far, and may still be
-  caused by: cluster:8000 answered snapshot_unlock_snapshot with too much: the reply is larger than 256 KiB
+  caused by: the reply of cluster:8000 to snapshot_unlock_snapshot is too large: the reply is larger than 256 KiB
 hint: keep every key; `[QQ] --host=cluster snapshot_get_status --id=2` shows whether it was done; rerunning is safe: qkey looks first
 ==== exit 3 something odd
 exit 8
@@ -1195,9 +1195,9 @@ fn an_outcome_that_nobody_can_see_is_unknown() {
 exit 8
 --- stdout
 --- stderr
-error: the unlocking of snapshot 2 ("2_quarter_end") was submitted, and whether it was done could not be confirmed
+error: the request to unlock snapshot 2 ("2_quarter_end") was sent, but the result could not be confirmed
   caused by: the connection to cluster:8000 was lost during snapshot_unlock_snapshot: Remote end closed connection without response
-hint: `[QQ] --host=cluster snapshot_get_status --id=2` shows it; running this again is safe: it looks first
+hint: keep every key; `[QQ] --host=cluster snapshot_get_status --id=2` shows whether it was done; rerunning is safe: qkey looks first
 
 "#]].raw());
     assert_eq!(mock.count("snapshot_unlock_snapshot"), 1);
@@ -1211,7 +1211,7 @@ fn several_refusals_of_a_login_are_one_code() {
     assert_data_eq!(run.transcript(), str![[r#"
 exit 6
 --- stdout
-0 unlocked, 0 not locked before, 4 failed.
+Unlocked 0, already unlocked 0, failed 4.
 --- stderr
 error: snapshot 1: cluster:8000 refused snapshot_get_status: Error 401: http_unauthorized_error: Need to log in first to establish credentials.
 hint: log in first: `[QQ] --host=cluster login -u USER`
@@ -1222,7 +1222,7 @@ hint: log in first: `[QQ] --host=cluster login -u USER`
 error: snapshot 99: cluster:8000 refused snapshot_get_status: Error 401: http_unauthorized_error: Need to log in first to establish credentials.
 hint: log in first: `[QQ] --host=cluster login -u USER`
 error: 4 of 4 snapshots failed
-hint: each is reported by itself; run this again for the rest: what is unlocked already is left alone
+hint: see the errors above; rerunning is safe: what is already unlocked is left alone
 
 "#]].raw());
 }
@@ -1241,12 +1241,12 @@ fn a_key_store_that_cannot_be_read_fails_only_what_is_locked() {
 exit 9
 --- stdout
 The cluster has snapshot 1 ("1_before_upgrade") unlocked already: nothing to do.
-0 unlocked, 1 not locked before, 1 failed.
+Unlocked 0, already unlocked 1, failed 1.
 --- stderr
 error: snapshot 2: cluster:8000 refused fs_security_list_keys: Error 500: internal_error: It broke.
-hint: the cluster has a problem of its own; look at its state, then run this again
+hint: the cluster has a problem of its own; check its health, then run this again
 error: 1 of 2 snapshots failed
-hint: each is reported by itself; run this again for the rest: what is unlocked already is left alone
+hint: see the errors above; rerunning is safe: what is already unlocked is left alone
 
 "#]]
         .raw()

@@ -1275,7 +1275,7 @@ $ qkey unlock --id 1 --key alice.pem --dry-run > /dev/full
 exit 1
 --- stdout
 --- stderr
-error: Would unlock snapshot 1 ("1_before_upgrade"), which key 1 ("lock") locks; the signature was checked and nothing was sent, but the result cannot be written to stdout
+error: Would unlock snapshot 1 ("1_before_upgrade"), which key 1 ("lock") locks; the signature was checked and nothing was sent, challenge: "Unlock snapshot 1 locked with key 1, expiration \"\"", but the result cannot be written to stdout
   caused by: No space left on device (os error 28)
 hint: rerunning is safe: it reports what is already done
 
@@ -1291,7 +1291,7 @@ $ qkey unlock --id 2 --id 3 --jobs 1 --key alice.pem > /dev/full
 exit 1
 --- stdout
 --- stderr
-error: 2 unlocked, 0 not locked before, 0 failed, but the result cannot be written to stdout
+error: Unlocked 2, already unlocked 0, failed 0, but the result cannot be written to stdout
   caused by: No space left on device (os error 28)
 hint: rerunning is safe: it reports what is already done
 
@@ -1301,11 +1301,11 @@ exit 9
 --- stderr
 error: cluster:8000 refused snapshot_get_status: Error 404: fs_no_such_entry_error: There is no snapshot 99.
 hint: `[QQ] --host=cluster snapshot_list_statuses` shows what there is
-error: 1 unlocked, 0 not locked before, 1 failed, but the result cannot be written to stdout
+error: Unlocked 1, already unlocked 0, failed 1, but the result cannot be written to stdout
   caused by: No space left on device (os error 28)
 hint: rerunning is safe: it reports what is already done
 error: 1 of 2 snapshots failed
-hint: each is reported by itself; run this again for the rest: what is unlocked already is left alone
+hint: see the errors above; rerunning is safe: what is already unlocked is left alone
 
 $ qkey lock --id 1 --lock-key lock --output json > /dev/full
 exit 1

@@ -35,7 +35,7 @@ pub struct Unlock {
     #[arg(long = "key", value_name = "SOURCE")]
     keys: Vec<String>,
     /// How many snapshots to work on at a time [default: the number of processors]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     jobs: Option<u16>,
     #[command(flatten)]
     attempts: Attempts,
@@ -43,6 +43,9 @@ pub struct Unlock {
     #[arg(long)]
     dry_run: bool,
 }
+
+/// More than this at a time only takes memory: a cluster accepts 1,000 connections per node.
+const MOST_JOBS: usize = 256;
 
 /// Which snapshots.
 #[derive(Args)]
@@ -65,7 +68,7 @@ impl Unlock {
             Some(jobs) => jobs.into(),
             None => thread::available_parallelism().map_or(1, Into::into),
         };
-        let jobs = jobs.min(ids.len());
+        let jobs = jobs.min(ids.len()).min(MOST_JOBS);
         let cluster = session.cluster(jobs)?;
         let asked = ids.len();
         let mut tally = Tally::new(session, self.dry_run, asked);
@@ -315,12 +318,13 @@ impl<'a> Tally<'a> {
                     (0, 0) => first.kind(),
                     (0, _) => Kind::Partial,
                 };
-                let mut message = format!("{failed} of {asked} snapshots failed");
-                if unknown > 0 {
-                    message = format!(
+                let mut message = match (unknown, failed) {
+                    (0, _) => format!("{failed} of {asked} snapshots failed"),
+                    (_, 0) => format!("the result for {unknown} of {asked} snapshots is unknown"),
+                    _ => format!(
                         "the result for {unknown} of {asked} snapshots is unknown, and {failed} failed"
-                    );
-                }
+                    ),
+                };
                 if not_tried > 0 {
                     message.push_str(&format!(
                         "; {not_tried} were not tried, because the cluster is out of reach or refuses this user"

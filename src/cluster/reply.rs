@@ -863,7 +863,7 @@ mod tests {
         }
         assert_eq!(
             key("\"1; evil\"").unwrap_err().to_string(),
-            "a key in JSON (invalid id at line 1 column 16)"
+            "the key in JSON (invalid id at line 1 column 16)"
         );
         assert!(usage("replication_target", "\"0a1b-2c3d\"").is_ok());
         for id in ["\"\"", "\"a b\"", "\"$(id)\"", "\"-rf\"", "\"a/b\""] {

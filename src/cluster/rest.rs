@@ -91,8 +91,11 @@ impl Rest {
     pub fn new(options: Options) -> std::result::Result<Self, UserError> {
         let host = options.host.as_deref().ok_or_else(no_cluster)?;
         let authority = authority(host, options.port).ok_or_else(|| {
-            // It may be a URL with a password.
-            let shown = host.rsplit('@').next().unwrap_or(host);
+            let shown = match host.rsplit_once('@') {
+                // It may be a password.
+                Some((user, name)) if user.contains(':') => name,
+                _ => host,
+            };
             UserError::new(
                 Kind::Usage,
                 format!("{} is not a valid host name", quoted(shown)),
@@ -265,13 +268,19 @@ impl Rest {
         parse(&answer.body).map_err(|wrong| self.not_a_reply(call, answer, &wrong))
     }
 
+    /// On a kept connection it may be the reply to an earlier request: a read is worth another one.
     fn not_a_reply(&self, call: &str, answer: &Answer, wrong: &NotAReply) -> Error {
-        match &wrong.too_large {
-            Some(what) => self.named.too_large(call, what),
+        answer.distrust();
+        let error = match &wrong.too_large {
+            Some(what) => return self.named.too_large(call, what),
             None => {
                 let words = format!("not {wrong}: {}", self.excerpt(&answer.body));
                 self.not_the_api(call, &words)
             }
+        };
+        match answer.on_kept_connection {
+            true => error.worth_repeating(Duration::ZERO),
+            false => error,
         }
     }
 

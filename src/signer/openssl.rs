@@ -262,6 +262,11 @@ impl OpenSsl {
                 .invalid("openssl is given no key on stdin")
                 .hint("name a file or a URI"));
         }
+        if key.to_ascii_lowercase().contains("pin-value") {
+            return Err(source
+                .invalid("openssl would get the PIN as an argument, which every user can read")
+                .hint("leave pin-value out of the URI, and append passphrase-file=PATH as an attribute"));
+        }
         let providers: Vec<&str> = source
             .attribute(PROVIDER)
             .map_or_else(Vec::new, |list| list.split(',').collect());

@@ -59,6 +59,19 @@ pub(super) struct Answer {
     pub location: Option<String>,
     pub retry_after: Option<Duration>,
     pub body: Vec<u8>,
+    connection: Option<Arc<Stop>>,
+    /// Whether the connection had answered another request before.
+    pub on_kept_connection: bool,
+}
+
+impl Answer {
+    /// Uses the connection no further: this is not the answer to what was asked on it, and what comes
+    /// next may not be either.
+    pub fn distrust(&self) {
+        if let Some(connection) = &self.connection {
+            connection.is_shut.store(true, Ordering::SeqCst);
+        }
+    }
 }
 
 /// The connections to one cluster.
@@ -81,18 +94,18 @@ struct Line {
     progress: Arc<Progress>,
     verifier: Arc<Verifier>,
     used: Instant,
-    /// Whether it is not to be used again: a call was left behind on it, or the server gave up on one.
+    /// Whether a call was left behind on it.
     abandoned: bool,
     stop: Arc<Stop>,
     _ender: Ender,
 }
 
-/// What a signal does to a connection.
-#[derive(Default)]
+/// What ends the use of a connection.
+#[derive(Debug, Default)]
 struct Stop {
     /// What the call under way is for, as a [`Phase`].
     serves: AtomicU8,
-    /// Whether a signal has shut the connection down.
+    /// Whether a signal, or an answer to something else, has ended its use.
     is_shut: AtomicBool,
 }
 
@@ -172,7 +185,8 @@ impl Client {
         };
         let agent = line.agent.clone();
         let call = move || exchange(&agent, ask);
-        let result = match line.progress.is_connected() {
+        let kept = line.progress.is_connected();
+        let mut result = match kept {
             // The line's `Ender` makes it return at a signal.
             true => call().map_err(Unanswered::Error),
             // Nothing ends the search for a host's address, or an attempt to connect.
@@ -181,8 +195,12 @@ impl Client {
         line.used = Instant::now();
         // A server that gives up on a connection may say so while the next request is on its way: the
         // replies that follow would be those to other requests.
-        if matches!(&result, Ok(answer) if answer.status == StatusCode::REQUEST_TIMEOUT) {
-            line.abandoned = true;
+        if let Ok(answer) = &mut result {
+            answer.connection = Some(line.stop.clone());
+            answer.on_kept_connection = kept;
+            if answer.status == StatusCode::REQUEST_TIMEOUT {
+                answer.distrust();
+            }
         }
         result.map_err(|unanswered| {
             line.progress.disconnected();
@@ -407,6 +425,8 @@ fn exchange(agent: &Agent, ask: Ask) -> Result<Answer, ureq::Error> {
         retry_after: retry_after
             .and_then(|seconds| seconds.trim().parse().ok())
             .map(Duration::from_secs),
+        connection: None,
+        on_kept_connection: false,
     })
 }
 
