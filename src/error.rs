@@ -104,6 +104,8 @@ pub struct Error {
     message: String,
     causes: Vec<String>,
     hint: Option<String>,
+    /// Whether the message is ours to the last word, and shown whole however long it is.
+    whole: bool,
 }
 
 /// What every room above the typed ones returns.
@@ -118,7 +120,18 @@ impl Error {
             message: message.into(),
             causes: Vec::new(),
             hint: None,
+            whole: false,
         }
+    }
+
+    /// The same, with a message that quotes nothing from elsewhere: it is shown whole.
+    pub fn whole(mut self) -> Self {
+        self.whole = true;
+        self
+    }
+
+    pub fn is_whole(&self) -> bool {
+        self.whole
     }
 
     /// Adds the next step for the user.

@@ -11,7 +11,11 @@ use std::{
     io::{self, PipeReader, Write},
     os::fd::BorrowedFd,
     process,
-    sync::{Arc, Mutex, OnceLock, PoisonError},
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError,
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -25,6 +29,7 @@ use signal_hook::{
 use crate::{
     error::{Error, Kind},
     memory,
+    parallel::aside,
 };
 
 /// How long a child may take to end by itself before it is killed.
@@ -55,7 +60,7 @@ struct State {
     last_words: Vec<(u64, Words)>,
     report: Option<Report>,
     /// Tells that the process waits after a first signal.
-    waiting: Option<Box<dyn Fn() + Send>>,
+    waiting: Option<Box<dyn FnOnce() + Send>>,
 }
 
 #[derive(Clone, Copy)]
@@ -142,8 +147,9 @@ pub fn install() -> io::Result<()> {
             let _ = writer.write_all(b"!");
             kill_groups(Signal::TERM, Phase::Work);
             call_enders(Phase::Work);
-            if unsettled {
-                with_state(|state| state.waiting.as_ref().map(|tell| tell()));
+            // On a thread of its own: nobody may be reading stderr.
+            if unsettled && let Some(tell) = with_state(|state| state.waiting.take()) {
+                aside(tell);
             }
             if thread::Builder::new()
                 .spawn(move || wind_up(signal))
@@ -296,7 +302,7 @@ pub fn report_with(report: impl Fn(&Error) + Send + 'static) {
 }
 
 /// How to tell a person that a first signal waits for what was already sent.
-pub fn tell_of_waiting_with(tell: impl Fn() + Send + 'static) {
+pub fn tell_of_waiting_with(tell: impl FnOnce() + Send + 'static) {
     with_state(|state| state.waiting = Some(Box::new(tell)));
 }
 
@@ -387,6 +393,20 @@ pub fn end_children() {
     kill_groups(Signal::KILL, Phase::Confirm);
 }
 
+/// For a process that ends because it is out of memory: kills every child and undoes what a prompt did
+/// to the terminal, as far as that takes neither memory nor waiting.
+pub fn abandon() {
+    let Ok(mut state) = STATE.try_lock() else {
+        return;
+    };
+    for group in &state.groups {
+        let _ = kill_process_group(group.leader, Signal::KILL);
+    }
+    if let Some(restore) = state.restore_terminal.take() {
+        restore();
+    }
+}
+
 fn kill_groups(signal: Signal, phase: Phase) {
     for group in with_state(|state| state.groups.clone()) {
         if group.serves <= phase {
@@ -403,6 +423,11 @@ fn kind_of(signal: i32) -> Kind {
 }
 
 fn end(signal: i32) -> ! {
+    static ENDING: AtomicBool = AtomicBool::new(false);
+    while ENDING.swap(true, Ordering::SeqCst) {
+        // Another thread is ending the process, and has the last words.
+        thread::park();
+    }
     kill_groups(Signal::KILL, Phase::Confirm);
     if let Some(restore) = with_state(|state| state.restore_terminal.take()) {
         restore();
@@ -412,9 +437,16 @@ fn end(signal: i32) -> ! {
         (words, state.report.take())
     });
     if let Some(report) = report {
-        for (_, words) in words {
-            report(&words().with_kind(kind_of(signal)));
-        }
+        let (sender, reported) = mpsc::channel();
+        aside(move || {
+            for (_, words) in words {
+                report(&words().with_kind(kind_of(signal)));
+            }
+            // Nobody waits any more when it took too long.
+            let _ = sender.send(());
+        });
+        // Nobody may be reading stderr.
+        let _ = reported.recv_timeout(REPORT_GRACE);
     }
     process::exit(i32::from(kind_of(signal).exit_code()))
 }

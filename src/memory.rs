@@ -15,7 +15,9 @@ use signal_hook::{consts::SIGABRT, low_level};
 
 use crate::{
     error::{Error, Kind},
+    interrupt,
     output::{Format, plain_error},
+    private_file,
     wipe::Wiping,
 };
 
@@ -47,6 +49,17 @@ fn there(pointer: *mut u8) -> *mut u8 {
     match pointer.is_null() {
         true => exhausted(NO_MEMORY),
         false => pointer,
+    }
+}
+
+/// Lets all threads share a few arenas: each has an address space of 64 MiB of its own, which a limit on
+/// that soon refuses.
+pub fn share_arenas() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: it only sets a parameter of the allocator.
+    #[allow(unsafe_code)]
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 2);
     }
 }
 
@@ -160,6 +173,8 @@ fn exhausted(what: &'static str) -> ! {
             Kind::Unknown.exit_code()
         }
     };
+    private_file::remove_leftovers();
+    interrupt::abandon();
     // SAFETY: it has no preconditions, and unlike exit(3) it runs nothing that could allocate.
     #[allow(unsafe_code)]
     unsafe {

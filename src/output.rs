@@ -273,11 +273,19 @@ pub fn error_object(error: &Error) -> Value {
         .collect();
     json!({
         "kind": error.kind().name(),
-        "message": text::message(&redact(error.message())),
+        "message": message_of(error),
         "causes": causes,
         "hint": error.hint_text().map(|hint| text::hint(&redact(hint))),
         "exit_code": error.kind().exit_code(),
     })
+}
+
+/// Without secrets that somebody mistyped, and cut where it quotes too much from elsewhere.
+fn message_of(error: &Error) -> String {
+    match error.is_whole() {
+        true => error.message().to_owned(),
+        false => text::message(&redact(error.message())),
+    }
 }
 
 fn styled_error(error: &Error, format: Format) -> String {
@@ -293,23 +301,22 @@ pub fn plain_error(error: &Error, format: Format) -> String {
 }
 
 fn error_text(error: &Error) -> String {
-    let message = lines(&text::message(error.message()));
+    let message = lines(&message_of(error));
     let mut text = format!("{ERROR}error:{ERROR:#} {message}");
     for cause in error.causes() {
-        let cause = lines(&text::message(cause));
+        let cause = lines(&text::message(&redact(cause)));
         text.push_str(&format!("\n  caused by: {cause}"));
     }
     if let Some(hint) = error.hint_text() {
-        let hint = lines(&text::hint(hint));
+        let hint = lines(&text::hint(&redact(hint)));
         text.push_str(&format!("\n{HINT}hint:{HINT:#} {hint}"));
     }
     text
 }
 
-/// Indents continuation lines so that text from elsewhere cannot pass for a line of ours, and hides
-/// secrets that somebody mistyped.
+/// Indents continuation lines so that text from elsewhere cannot pass for a line of ours.
 fn lines(text: &str) -> String {
-    let text = redact(text).replace('\t', "    ");
+    let text = text.replace('\t', "    ");
     let lines: Vec<String> = text.lines().map(printable).collect();
     lines.join("\n    ")
 }

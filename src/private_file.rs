@@ -2,11 +2,15 @@
 
 use std::{
     collections::BTreeSet,
+    ffi::CString,
     fs::{self, File, Metadata, Permissions},
     io::{self, Write},
     os::{
         fd::AsRawFd,
-        unix::fs::{MetadataExt, PermissionsExt},
+        unix::{
+            ffi::OsStrExt,
+            fs::{MetadataExt, PermissionsExt},
+        },
     },
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
@@ -118,10 +122,43 @@ enum Contents {
     Temporary(TemporaryFile),
 }
 
-/// A file under a temporary name, for this user alone; gone when this is dropped, or at a signal.
+/// A file under a temporary name, for this user alone; gone when this is dropped, at a signal, or when
+/// memory runs out.
 pub struct TemporaryFile {
     file: NamedTempFile,
     _guard: interrupt::Ender,
+    _leftover: Leftover,
+}
+
+/// The paths of all temporary files.
+static LEFTOVERS: Mutex<Vec<CString>> = Mutex::new(Vec::new());
+
+/// The path of a temporary file, registered as long as this lives.
+struct Leftover(CString);
+
+impl Leftover {
+    fn register(path: &Path) -> io::Result<Self> {
+        let path = CString::new(path.as_os_str().as_bytes())?;
+        let mut leftovers = LEFTOVERS.lock().unwrap_or_else(PoisonError::into_inner);
+        leftovers.push(path.clone());
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Leftover {
+    fn drop(&mut self) {
+        let mut leftovers = LEFTOVERS.lock().unwrap_or_else(PoisonError::into_inner);
+        leftovers.retain(|path| *path != self.0);
+    }
+}
+
+/// Removes all temporary files, as far as that takes neither memory nor waiting.
+pub fn remove_leftovers() {
+    if let Ok(leftovers) = LEFTOVERS.try_lock() {
+        for path in leftovers.iter() {
+            let _ = rustix::fs::unlink(path.as_c_str());
+        }
+    }
 }
 
 impl TemporaryFile {
@@ -135,6 +172,7 @@ impl TemporaryFile {
             .tempfile_in(folder)
             .map_err(without_temporary_path)?;
         let path = file.path().to_owned();
+        let leftover = Leftover::register(&path)?;
         let guard = interrupt::Ender::register(move |_| {
             // It may have been removed, or renamed, already.
             let _ = fs::remove_file(&path);
@@ -142,6 +180,7 @@ impl TemporaryFile {
         Ok(Self {
             file,
             _guard: guard,
+            _leftover: leftover,
         })
     }
 
@@ -161,7 +200,11 @@ impl NewFile {
     /// When something has the name `path` already, or the system refuses.
     pub fn prepare(path: &Path, contents: &[u8]) -> io::Result<Self> {
         Self::prepare_with(path, contents, |folder| {
-            unnamed(folder).or_else(|_| temporary(folder))
+            unnamed(folder).or_else(|error| match error.raw_os_error() {
+                // open(2) on a system or file system without O_TMPFILE, or no /proc.
+                Some(code) if NO_UNNAMED_FILES.contains(&code) => temporary(folder),
+                _ => Err(error),
+            })
         })
     }
 
@@ -229,6 +272,14 @@ pub fn write_new(path: &Path, contents: &[u8]) -> io::Result<()> {
     NewFile::prepare(path, contents)?.publish()?.sync_all()
 }
 
+/// How the lack of unnamed files, or of a way to name them, shows.
+const NO_UNNAMED_FILES: [i32; 4] = [
+    Errno::OPNOTSUPP.raw_os_error(),
+    Errno::ISDIR.raw_os_error(),
+    Errno::NOENT.raw_os_error(),
+    Errno::INVAL.raw_os_error(),
+];
+
 fn unnamed(folder: &Path) -> io::Result<Contents> {
     let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
     let file = File::from(rustix::fs::open(folder, flags, Mode::RUSR | Mode::WUSR)?);
@@ -248,11 +299,10 @@ fn temporary(folder: &Path) -> io::Result<Contents> {
 
 /// The system's own words: the name of a temporary file tells a user nothing.
 fn without_temporary_path(error: io::Error) -> io::Error {
-    let inner = error.get_ref().and_then(|inner| inner.source());
-    let code = inner
-        .and_then(|inner| inner.downcast_ref::<io::Error>())
-        .and_then(io::Error::raw_os_error);
-    code.map_or(error, io::Error::from_raw_os_error)
+    match error.raw_os_error() {
+        Some(_) => error,
+        None => error.kind().into(),
+    }
 }
 
 #[cfg(test)]

@@ -107,6 +107,11 @@ fn decoded_char(text: &str) -> Option<(char, usize)> {
 fn user_info(text: &str, quotes: &Quotes) -> Option<(usize, Extent)> {
     const SCHEME_END: &str = "://";
     let url = text.strip_prefix(SCHEME_END)?;
+    // None is longer, and looking on would take its time with each of many `://`.
+    let url = match url.char_indices().nth(1_000) {
+        Some((end, _)) => &url[..end],
+        None => url,
+    };
     // A password may hold `/`, `?` and `@`, though it must not.
     let (user_info, _) = url[..quotes.token_end(url)].rsplit_once('@')?;
     // With another `://` in it, it belongs to that URL.

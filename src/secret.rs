@@ -21,6 +21,7 @@ use zeroize::Zeroizing;
 use crate::{
     error::Kind,
     input, interrupt, private_file,
+    redact::redact,
     subprocess::{self, Command, Failure},
     text::{self, printable},
 };
@@ -249,7 +250,7 @@ impl Asker {
             source,
         };
         let _quiet = Quiet::new(&terminal).map_err(unreadable)?;
-        let shown = printable(&text::message(&what));
+        let shown = printable(&text::message(&redact(&what)));
         write!(terminal, "Enter {shown}: ").map_err(unreadable)?;
         read_typed_line(&mut terminal, what).inspect_err(|_| {
             // No Return has ended the prompt's line; a terminal that is gone needs none.

@@ -109,7 +109,7 @@ pub enum Failure {
     },
     #[error("`{program}` wrote more than {} and was killed", size(*.limit))]
     TooMuchOutput { program: String, limit: usize },
-    #[error("`{program}` answered with something else than {expected}: {excerpt}")]
+    #[error("`{program}` answered with something other than {expected}: {excerpt}")]
     UnparsableReply {
         program: String,
         expected: String,

@@ -484,7 +484,7 @@ fn a_lost_answer_is_looked_up_and_never_asked_for_again() {
 exit 8
 --- stdout
 --- stderr
-error: there was no reply to the request to add key "lock-2026": it is not done so far, and may still be
+error: there was no reply to the request to add key "lock-2026": not done so far, and may still be
   caused by: the connection to cluster:8000 was lost during fs_security_add_key: Remote end closed connection without response
 hint: keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
 ==== drop-after
@@ -498,7 +498,7 @@ warning: no reply to the request to add key "lock-2026" (the connection to clust
 exit 8
 --- stdout
 --- stderr
-error: there was no reply to the request to add key "lock-2026": it is not done so far, and may still be
+error: there was no reply to the request to add key "lock-2026": not done so far, and may still be
   caused by: the connection to cluster:8000 was lost during fs_security_add_key: The read operation timed out
 hint: keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
 ==== timeout-after
@@ -512,8 +512,8 @@ warning: no reply to the request to add key "lock-2026" (the connection to clust
 exit 8
 --- stdout
 --- stderr
-error: there was an unexpected reply to the request to add key "lock-2026": it is not done so far, and may still be
-  caused by: cluster:8000 answered fs_security_add_key with something else than its REST API does: qumulo.lib.request.APIException: Error loading data: Expecting value: line 1 column 1 (char 0)
+error: there was an unexpected reply to the request to add key "lock-2026": not done so far, and may still be
+  caused by: cluster:8000 answered fs_security_add_key with something other than its REST API does: qumulo.lib.request.APIException: Error loading data: Expecting value: line 1 column 1 (char 0)
 hint: keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
 ==== traceback-after
 exit 0
@@ -521,14 +521,14 @@ exit 0
 Stored key 1 ("lock-2026") in the key store.
   SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
 --- stderr
-warning: unexpected reply to the request to add key "lock-2026" (cluster:8000 answered fs_security_add_key with something else than its REST API does: qumulo.lib.request.APIException: Error loading data: Expecting value: line 1 column 1 (char 0)); checked: it was done
+warning: unexpected reply to the request to add key "lock-2026" (cluster:8000 answered fs_security_add_key with something other than its REST API does: qumulo.lib.request.APIException: Error loading data: Expecting value: line 1 column 1 (char 0)); checked: it was done
 ==== garbage
 exit 8
 --- stdout
 --- stderr
-error: there was an unexpected reply to the request to add key "lock-2026": it is not done so far, and may still be
+error: there was an unexpected reply to the request to add key "lock-2026": not done so far, and may still be
   caused by: qq gave no usable answer to fs_security_add_key
-  caused by: `[QQ]` answered with something else than the key in JSON: <html> This is not what you are looking for.
+  caused by: `[QQ]` answered with something other than the key in JSON: <html> This is not what you are looking for.
 hint: keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
 ==== garbage-after
 exit 0
@@ -536,14 +536,14 @@ exit 0
 Stored key 1 ("lock-2026") in the key store.
   SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
 --- stderr
-warning: unexpected reply to the request to add key "lock-2026" (qq gave no usable answer to fs_security_add_key: `[QQ]` answered with something else than the key in JSON: <html> This is not what you are looking for.); checked: it was done
+warning: unexpected reply to the request to add key "lock-2026" (qq gave no usable answer to fs_security_add_key: `[QQ]` answered with something other than the key in JSON: <html> This is not what you are looking for.); checked: it was done
 ==== empty
 exit 8
 --- stdout
 --- stderr
-error: there was an unexpected reply to the request to add key "lock-2026": it is not done so far, and may still be
+error: there was an unexpected reply to the request to add key "lock-2026": not done so far, and may still be
   caused by: qq gave no usable answer to fs_security_add_key
-  caused by: `[QQ]` answered with something else than the key in JSON: (nothing)
+  caused by: `[QQ]` answered with something other than the key in JSON: (nothing)
 hint: keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
 ==== empty-after
 exit 0
@@ -551,19 +551,19 @@ exit 0
 Stored key 1 ("lock-2026") in the key store.
   SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
 --- stderr
-warning: unexpected reply to the request to add key "lock-2026" (qq gave no usable answer to fs_security_add_key: `[QQ]` answered with something else than the key in JSON: (nothing)); checked: it was done
+warning: unexpected reply to the request to add key "lock-2026" (qq gave no usable answer to fs_security_add_key: `[QQ]` answered with something other than the key in JSON: (nothing)); checked: it was done
 ==== truncated
 exit 0
 --- stdout
 Stored key 1 ("lock-2026") in the key store.
   SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
 --- stderr
-warning: unexpected reply to the request to add key "lock-2026" (qq gave no usable answer to fs_security_add_key: `[QQ]` answered with something else than the key in JSON: {     "comment": "",     "disabled": false,     "id": "1",     "name": "lock-2026",     "public_key": "MFkwEwYHKoZI); checked: it was done
+warning: unexpected reply to the request to add key "lock-2026" (qq gave no usable answer to fs_security_add_key: `[QQ]` answered with something other than the key in JSON: {     "comment": "",     "disabled": false,     "id": "1",     "name": "lock-2026",     "public_key": "MFkwEwYHKoZI); checked: it was done
 ==== kill-9
 exit 8
 --- stdout
 --- stderr
-error: there was no reply to the request to add key "lock-2026": it is not done so far, and may still be
+error: there was no reply to the request to add key "lock-2026": not done so far, and may still be
   caused by: qq gave no usable answer to fs_security_add_key
   caused by: `[QQ]` was killed by signal 9
 hint: keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
@@ -578,7 +578,7 @@ warning: no reply to the request to add key "lock-2026" (qq gave no usable answe
 exit 8
 --- stdout
 --- stderr
-error: there was no reply to the request to add key "lock-2026": it is not done so far, and may still be
+error: there was no reply to the request to add key "lock-2026": not done so far, and may still be
   caused by: qq gave no usable answer to fs_security_add_key
   caused by: `[QQ]` did not finish within 4 s and was killed
 hint: keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
@@ -593,14 +593,14 @@ warning: no reply to the request to add key "lock-2026" (qq gave no usable answe
 exit 8
 --- stdout
 --- stderr
-error: there was no reply to the request to add key "lock-2026": it is not done so far, and may still be
+error: there was no reply to the request to add key "lock-2026": not done so far, and may still be
   caused by: the reply of cluster:8000 to fs_security_add_key is too large: the reply is larger than 256 KiB
 hint: keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
 ==== exit 3 something odd
 exit 8
 --- stdout
 --- stderr
-error: there was no reply to the request to add key "lock-2026": it is not done so far, and may still be
+error: there was no reply to the request to add key "lock-2026": not done so far, and may still be
   caused by: qq gave no usable answer to fs_security_add_key
   caused by: `[QQ]` exited with 3: something odd
 hint: keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
@@ -615,7 +615,7 @@ hint: check the cluster's health, then run this again; `[QQ] --host=cluster fs_s
 exit 8
 --- stdout
 --- stderr
-error: there was no reply to the request to add key "lock-2026": it is not done so far, and may still be
+error: there was no reply to the request to add key "lock-2026": not done so far, and may still be
   caused by: cluster:8000 refused fs_security_add_key: Error 503: busy_error: Try again later.
 hint: keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
 
@@ -716,9 +716,9 @@ fn an_answer_about_another_key_is_not_believed() {
 exit 8
 --- stdout
 --- stderr
-error: there was an unexpected reply to the request to add key "lock-2026": it is not done so far, and may still be
+error: there was an unexpected reply to the request to add key "lock-2026": not done so far, and may still be
   caused by: qq gave no usable answer to fs_security_add_key
-  caused by: `[DIR]/qq-between` answered with something else than the key in JSON (it is about another one): {"id": "1", "name": "lock-2026", "public_key": "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEOIU028PmcXIypVonr+7grS94GTjKdWfDqV86…
+  caused by: `[DIR]/qq-between` answered with something other than the key in JSON (it is about another one): {"id": "1", "name": "lock-2026", "public_key": "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEOIU028PmcXIypVonr+7grS94GTjKdWfDqV86…
 hint: keep every key; `[DIR]/qq-between --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
 
 "#]].raw());

@@ -422,14 +422,14 @@ exit 3
 --- stdout
 --- stderr
 error: cannot use awskms:///alias/bob?endpoint-url=[URL]
-  caused by: `aws` answered with something else than JSON with a PublicKey: (nothing)
+  caused by: `aws` answered with something other than JSON with a PublicKey: (nothing)
 hint: what answers may not be AWS KMS: check the proxy and the attribute endpoint-url
 ==== no public key
 exit 3
 --- stdout
 --- stderr
 error: cannot use awskms:///alias/bob?endpoint-url=[URL]
-  caused by: `aws` answered with something else than JSON with a PublicKey: (nothing)
+  caused by: `aws` answered with something other than JSON with a PublicKey: (nothing)
 hint: what answers may not be AWS KMS: check the proxy and the attribute endpoint-url
 ==== may not sign
 exit 3
@@ -717,42 +717,42 @@ exit 3
 --- stdout
 --- stderr
 error: cannot use awskms:///alias/bob?endpoint-url=[URL]
-  caused by: `aws` answered with something else than JSON with a Signature: (nothing)
+  caused by: `aws` answered with something other than JSON with a Signature: (nothing)
 hint: what answers may not be AWS KMS: check the proxy and the attribute endpoint-url
 ==== no signature
 exit 3
 --- stdout
 --- stderr
 error: cannot use awskms:///alias/bob?endpoint-url=[URL]
-  caused by: `aws` answered with something else than JSON with a Signature: (nothing)
+  caused by: `aws` answered with something other than JSON with a Signature: (nothing)
 hint: what answers may not be AWS KMS: check the proxy and the attribute endpoint-url
 ==== empty
 exit 3
 --- stdout
 --- stderr
 error: cannot use awskms:///alias/bob?endpoint-url=[URL]
-  caused by: `aws` answered with something else than a signature: (nothing)
+  caused by: `aws` answered with something other than a signature: (nothing)
 hint: a signature is to come as Base64 of ASN.1 DER; it is like no signature at all
 ==== garbage
 exit 3
 --- stdout
 --- stderr
 error: cannot use awskms:///alias/bob?endpoint-url=[URL]
-  caused by: `aws` answered with something else than a signature: garbage!
+  caused by: `aws` answered with something other than a signature: garbage!
 hint: a signature is to come as Base64 of ASN.1 DER; it is like no signature at all
 ==== P1363
 exit 3
 --- stdout
 --- stderr
 error: cannot use awskms:///alias/bob?endpoint-url=[URL]
-  caused by: `aws` answered with something else than a signature: 02f5t+XSx40tsAZyqE8UlUAYVt1VGhT7+xIs7kwuMtW9HqFmB1rNnezCD4pduH++eS7eTD/kGU1to/LKP4l1Lg==
+  caused by: `aws` answered with something other than a signature: 02f5t+XSx40tsAZyqE8UlUAYVt1VGhT7+xIs7kwuMtW9HqFmB1rNnezCD4pduH++eS7eTD/kGU1to/LKP4l1Lg==
 hint: a signature is to come as Base64 of ASN.1 DER; it seems to be Base64 of r and s, 32 bytes each (IEEE P1363)
 ==== hexadecimal
 exit 3
 --- stdout
 --- stderr
 error: cannot use awskms:///alias/bob?endpoint-url=[URL]
-  caused by: `aws` answered with something else than a signature: 3046022100d367f9b7e5d2c78d2db00672a84f1495401856dd551a14fbfb122cee4c2e32d5022100bd1ea166075acd9decc20f8a5db87fbe792ede4c…
+  caused by: `aws` answered with something other than a signature: 3046022100d367f9b7e5d2c78d2db00672a84f1495401856dd551a14fbfb122cee4c2e32d5022100bd1ea166075acd9decc20f8a5db87fbe792ede4c…
 hint: a signature is to come as Base64 of ASN.1 DER; it seems to be hexadecimal of ASN.1 DER
 ==== by another key
 exit 3
@@ -963,7 +963,7 @@ exit 3
 --- stdout
 --- stderr
 error: cannot use awskms:///alias/new?endpoint-url=[URL]
-  caused by: `aws` answered with something else than JSON with KeyMetadata.KeyId: (nothing)
+  caused by: `aws` answered with something other than JSON with KeyMetadata.KeyId: (nothing)
 hint: a key may have been made all the same: look through `aws kms list-keys` for one with the description "Made by qkey as alias/new"
 ==== not an alias
 exit 2

@@ -377,7 +377,7 @@ exit 3
 --- stdout
 --- stderr
 error: cannot use azurekms://failures/odd-kid
-  caused by: `az` answered with something else than the URL of a key version: https://elsewhere/keys/bob/1?x
+  caused by: `az` answered with something other than the URL of a key version: https://elsewhere/keys/bob/1?x
 hint: what answers may not be Azure Key Vault: check the vault's name and the proxy
 ==== RSA
 exit 3
@@ -467,28 +467,28 @@ exit 3
 --- stdout
 --- stderr
 error: cannot use azurekms://signatures/empty
-  caused by: `az` answered with something else than a signature: (nothing)
+  caused by: `az` answered with something other than a signature: (nothing)
 hint: a signature is to come as Base64 of r and s, 32 bytes each; it is like no signature at all
 ==== garbage
 exit 3
 --- stdout
 --- stderr
 error: cannot use azurekms://signatures/garbage
-  caused by: `az` answered with something else than a signature: Z2FyYmFnZQ==
+  caused by: `az` answered with something other than a signature: Z2FyYmFnZQ==
 hint: a signature is to come as Base64 of r and s, 32 bytes each; it is like no signature at all
 ==== cut short
 exit 3
 --- stdout
 --- stderr
 error: cannot use azurekms://signatures/cut-short
-  caused by: `az` answered with something else than a signature: 1JTuKZNfE2KT5z7WjGpeadKo4VA2yZXo/Z4zpUvl/JK6IvRUarrUHlHMCNtIoA4RAauM08d7kxm/4R1N71Ky
+  caused by: `az` answered with something other than a signature: 1JTuKZNfE2KT5z7WjGpeadKo4VA2yZXo/Z4zpUvl/JK6IvRUarrUHlHMCNtIoA4RAauM08d7kxm/4R1N71Ky
 hint: a signature is to come as Base64 of r and s, 32 bytes each; it is like no signature at all
 ==== DER
 exit 3
 --- stdout
 --- stderr
 error: cannot use azurekms://signatures/DER
-  caused by: `az` answered with something else than a signature: MEYCIQDUlO4pk18TYpPnPtaMal5p0qjhUDbJlej9njOlS+X8kgIhALoi9FRqutQeUcwI20igDhEBq4zTx3uTGb/hHU3vUrIZ
+  caused by: `az` answered with something other than a signature: MEYCIQDUlO4pk18TYpPnPtaMal5p0qjhUDbJlej9njOlS+X8kgIhALoi9FRqutQeUcwI20igDhEBq4zTx3uTGb/hHU3vUrIZ
 hint: a signature is to come as Base64 of r and s, 32 bytes each; it seems to be Base64 of ASN.1 DER
 ==== by another key
 exit 3
@@ -552,14 +552,14 @@ exit 3
 --- stdout
 --- stderr
 error: cannot use azurekms://v/k
-  caused by: `az` answered with something else than JSON with a signature: [31moops
+  caused by: `az` answered with something other than JSON with a signature: [31moops
 hint: what answers may not be Azure Key Vault: check the vault's name and the proxy
 ==== no signature
 exit 3
 --- stdout
 --- stderr
 error: cannot use azurekms://v/k
-  caused by: `az` answered with something else than JSON with a signature: null
+  caused by: `az` answered with something other than JSON with a signature: null
 hint: what answers may not be Azure Key Vault: check the vault's name and the proxy
 ==== unknown command
 exit 3

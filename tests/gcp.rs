@@ -344,7 +344,7 @@ exit 3
 --- stdout
 --- stderr
 error: cannot use gcpkms://[RING]/cryptoKeys/bob/cryptoKeyVersions/1
-  caused by: `gcloud` answered with something else than a public key in PEM: [31moops
+  caused by: `gcloud` answered with something other than a public key in PEM: [31moops
 hint: try again; what answers may not be Cloud KMS: check the proxy
 ==== half a PEM
 exit 3
@@ -475,28 +475,28 @@ exit 3
 --- stdout
 --- stderr
 error: cannot use gcpkms://[RING]/cryptoKeys/bob/cryptoKeyVersions/1
-  caused by: `gcloud` answered with something else than a signature: (nothing)
+  caused by: `gcloud` answered with something other than a signature: (nothing)
 hint: a signature is to come as ASN.1 DER; it is like no signature at all
 ==== garbage
 exit 3
 --- stdout
 --- stderr
 error: cannot use gcpkms://[RING]/cryptoKeys/bob/cryptoKeyVersions/1
-  caused by: `gcloud` answered with something else than a signature: garbage
+  caused by: `gcloud` answered with something other than a signature: garbage
 hint: a signature is to come as ASN.1 DER; it is like no signature at all
 ==== P1363
 exit 3
 --- stdout
 --- stderr
 error: cannot use gcpkms://[RING]/cryptoKeys/bob/cryptoKeyVersions/1
-  caused by: `gcloud` answered with something else than a signature: d367f9b7e5d2c78d2db00672a84f1495401856dd551a14fbfb122cee4c2e32d5bd1ea166075acd9decc20f8a5db87fbe792ede4c3fe4194d6da3f2ca…
+  caused by: `gcloud` answered with something other than a signature: d367f9b7e5d2c78d2db00672a84f1495401856dd551a14fbfb122cee4c2e32d5bd1ea166075acd9decc20f8a5db87fbe792ede4c3fe4194d6da3f2ca…
 hint: a signature is to come as ASN.1 DER; it seems to be r and s, 32 bytes each (IEEE P1363)
 ==== Base64
 exit 3
 --- stdout
 --- stderr
 error: cannot use gcpkms://[RING]/cryptoKeys/bob/cryptoKeyVersions/1
-  caused by: `gcloud` answered with something else than a signature: MEYCIQDTZ/m35dLHjS2wBnKoTxSVQBhW3VUaFPv7EizuTC4y1QIhAL0eoWYHWs2d7MIPil24f755Lt5MP+QZTW2j8so/iXUu
+  caused by: `gcloud` answered with something other than a signature: MEYCIQDTZ/m35dLHjS2wBnKoTxSVQBhW3VUaFPv7EizuTC4y1QIhAL0eoWYHWs2d7MIPil24f755Lt5MP+QZTW2j8so/iXUu
 hint: a signature is to come as ASN.1 DER; it seems to be Base64 of ASN.1 DER
 ==== by another key
 exit 3

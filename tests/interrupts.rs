@@ -4,11 +4,14 @@ mod support;
 
 use std::{
     fs,
-    io::{BufRead, BufReader, Read},
+    io::{BufRead, BufReader, Read, Write},
     process::{Child, Command, Stdio},
 };
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::{
+    fs::{OFlags, fcntl_setfl},
+    process::{Pid, Signal, kill_process},
+};
 use snapbox::{IntoData, assert_data_eq, str};
 use support::{
     mock::Mock,
@@ -182,7 +185,7 @@ exit 130
 --- stdout
 --- stderr
 warning: stopping; waiting up to 5 s for what was already sent (a second signal stops at once)
-error: there was no reply to the request to add key "new": it is not done so far, and may still be
+error: there was no reply to the request to add key "new": not done so far, and may still be
   caused by: stopped by a signal during fs_security_add_key
 hint: keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
 exit 0
@@ -197,7 +200,7 @@ exit 130
 --- stdout
 --- stderr
 warning: stopping; waiting up to 5 s for what was already sent (a second signal stops at once)
-error: there was no reply to the request to replace key 1 ("lock-2026"): it is not done so far, and may still be
+error: there was no reply to the request to replace key 1 ("lock-2026"): not done so far, and may still be
   caused by: stopped by a signal during fs_security_replace_key
 hint: keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
 exit 0
@@ -213,7 +216,7 @@ exit 130
 --- stdout
 --- stderr
 warning: stopping; waiting up to 5 s for what was already sent (a second signal stops at once)
-error: there was no reply to the request to unlock snapshot 2 ("2_quarter_end"): it is not done so far, and may still be
+error: there was no reply to the request to unlock snapshot 2 ("2_quarter_end"): not done so far, and may still be
   caused by: stopped by a signal during snapshot_unlock_snapshot
 hint: keep every key; `[QQ] --host=cluster snapshot_get_status --id=2` shows whether it was done; rerunning is safe: qkey looks first
 exit 0
@@ -227,7 +230,7 @@ exit 130
 --- stdout
 --- stderr
 warning: stopping; waiting up to 5 s for what was already sent (a second signal stops at once)
-error: there was no reply to the request to lock snapshot 3 ("3_nightly_projects"): it is not done so far, and may still be
+error: there was no reply to the request to lock snapshot 3 ("3_nightly_projects"): not done so far, and may still be
   caused by: stopped by a signal during snapshot_lock_snapshot
 hint: keep every key; `[QQ] --host=cluster snapshot_get_status --id=3` shows whether it was done; rerunning is safe: qkey looks first
 exit 0
@@ -336,7 +339,7 @@ Unlocked snapshot 1 ("1_before_upgrade"), which key 1 ("lock-2026") locked.
 Unlocked 1, already unlocked 0, failed 1.
 --- stderr
 warning: stopping; waiting up to 5 s for what was already sent (a second signal stops at once)
-error: there was no reply to the request to unlock snapshot 2 ("2_quarter_end"): it is not done so far, and may still be
+error: there was no reply to the request to unlock snapshot 2 ("2_quarter_end"): not done so far, and may still be
   caused by: stopped by a signal during snapshot_unlock_snapshot
 hint: keep every key; `[DIR]/qq-between --host=cluster snapshot_get_status --id=2` shows whether it was done; rerunning is safe: qkey looks first
 error: stopped by a signal, with 1 of 2 snapshots done
@@ -567,6 +570,57 @@ hint: `[DIR]/qq-between --host=cluster snapshot_list_statuses --only-locked` sho
 }
 
 #[test]
+fn a_signal_that_keeps_snapshots_from_being_tried_is_told_though_nothing_failed() {
+    let mock = six_locked();
+    let hook = r#"case "$*" in *unlock_snapshot*--id=1*)
+        echo $$ >>"$QQ_MOCK_STATE/sleepers"
+        until [ -e go ]; do sleep .02; done
+    esac"#;
+    let qkey = Qkey::with_mock(&mock).between(&mock, hook);
+    let args = [
+        "unlock",
+        "--id=1",
+        "--id=2",
+        "--id=3",
+        "--key=alice.pem",
+        "--jobs=1",
+    ];
+    let mut child = start(&qkey, &args);
+    wait_until("a qq that waits", || !mock.sleepers().is_empty());
+    send(&child, Signal::INT);
+    let mut stderr = BufReader::new(child.stderr.take().expect("a pipe"));
+    let mut said = Vec::new();
+    stderr.read_until(b'\n', &mut said).expect("that it waits");
+    qkey.write("go", "");
+    stderr.read_to_end(&mut said).expect("the rest");
+    let mut output = child.wait_with_output().expect("qkey ends");
+    output.stderr = said;
+    assert_data_eq!(qkey.taken(&output).transcript(), str![[r#""#]].raw());
+    assert_eq!(mock.count("snapshot_unlock_snapshot"), 1);
+}
+
+#[test]
+fn a_stderr_that_nobody_reads_keeps_no_signal_from_ending_qkey() {
+    for output in ["text", "json"] {
+        let mock = mock();
+        mock.fault("snapshot_unlock_snapshot", "hang");
+        let qkey = Qkey::with_mock(&mock);
+        let (_reader, mut writer) = std::io::pipe().expect("a pipe");
+        fcntl_setfl(&writer, OFlags::NONBLOCK).expect("a flag");
+        while writer.write(&[b' '; 4096]).is_ok() {}
+        fcntl_setfl(&writer, OFlags::empty()).expect("no flag");
+        let mut command = qkey.command([&UNLOCK[..], &["--output", output]].concat());
+        let mut child = command.stderr(writer).spawn().expect("qkey runs");
+        wait_until("a qq that hangs", || !mock.sleepers().is_empty());
+        send(&child, Signal::INT);
+        send(&child, Signal::TERM);
+        let status = child.wait().expect("qkey ends");
+        assert!(matches!(status.code(), Some(130 | 143)), "{status:?}");
+        expect_no_sleepers(&mock);
+    }
+}
+
+#[test]
 fn two_signals_at_once_never_hide_what_was_done() {
     let counts = ["0", "1", "2", "3", "4", "5", "6"];
     side_by_side(&counts, |count| {
@@ -623,7 +677,7 @@ exit 143
 --- stdout
 --- stderr
 warning: stopping; waiting up to 5 s for what was already sent (a second signal stops at once)
-error: there was no reply to the request to unlock snapshot 2 ("2_quarter_end"): it is not done so far, and may still be
+error: there was no reply to the request to unlock snapshot 2 ("2_quarter_end"): not done so far, and may still be
   caused by: stopped by a signal during snapshot_unlock_snapshot
 hint: keep every key; `[QQ] --host=cluster snapshot_get_status --id=2` shows whether it was done; rerunning is safe: qkey looks first
 

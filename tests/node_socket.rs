@@ -383,6 +383,7 @@ fn a_forwarded_local_port_is_refused() {
     for args in [
         ["keys", "--host=localhost", "--port=9000"],
         ["keys", "--host=node-3", "--port=443"],
+        ["keys", "--port=9000", "--verbose"],
     ] {
         assert_eq!(node.run(&args).code, 2);
     }

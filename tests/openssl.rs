@@ -519,28 +519,28 @@ exit 3
 --- stdout
 --- stderr
 error: cannot use openssl:alice.pem
-  caused by: `openssl` answered with something else than a public key in PEM: oops
+  caused by: `openssl` answered with something other than a public key in PEM: oops
 hint: what is called openssl may be another program
 ==== empty
 exit 3
 --- stdout
 --- stderr
 error: cannot use openssl:alice.pem
-  caused by: `openssl` answered with something else than a signature: (nothing)
+  caused by: `openssl` answered with something other than a signature: (nothing)
 hint: a signature is to come as ASN.1 DER; it is like no signature at all
 ==== garbage
 exit 3
 --- stdout
 --- stderr
 error: cannot use openssl:alice.pem
-  caused by: `openssl` answered with something else than a signature: garbage
+  caused by: `openssl` answered with something other than a signature: garbage
 hint: a signature is to come as ASN.1 DER; it is like no signature at all
 ==== P1363
 exit 3
 --- stdout
 --- stderr
 error: cannot use openssl:alice.pem
-  caused by: `openssl` answered with something else than a signature: d367f9b7e5d2c78d2db00672a84f1495401856dd551a14fbfb122cee4c2e32d5bd1ea166075acd9decc20f8a5db87fbe792ede4c3fe4194d6da3f2ca…
+  caused by: `openssl` answered with something other than a signature: d367f9b7e5d2c78d2db00672a84f1495401856dd551a14fbfb122cee4c2e32d5bd1ea166075acd9decc20f8a5db87fbe792ede4c3fe4194d6da3f2ca…
 hint: a signature is to come as ASN.1 DER; it seems to be r and s, 32 bytes each (IEEE P1363)
 ==== by another key
 exit 3

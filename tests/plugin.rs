@@ -493,49 +493,49 @@ exit 3
 --- stdout
 --- stderr
 error: cannot use plugin:test:x
-  caused by: `[DIR]/bin/qkey-signer-test` answered with something else than one line of JSON, as a reply is: (nothing)
+  caused by: `[DIR]/bin/qkey-signer-test` answered with something other than one line of JSON, as a reply is: (nothing)
 hint: the plugin does not keep to its protocol (docs/plugins.md): tell its makers
 ==== nothing but an empty line
 exit 3
 --- stdout
 --- stderr
 error: cannot use plugin:test:x
-  caused by: `[DIR]/bin/qkey-signer-test` answered with something else than one line of JSON, as a reply is: (nothing)
+  caused by: `[DIR]/bin/qkey-signer-test` answered with something other than one line of JSON, as a reply is: (nothing)
 hint: the plugin does not keep to its protocol (docs/plugins.md): tell its makers
 ==== garbage
 exit 3
 --- stdout
 --- stderr
 error: cannot use plugin:test:x
-  caused by: `[DIR]/bin/qkey-signer-test` answered with something else than one line of JSON, as a reply is: Welcome to the card!
+  caused by: `[DIR]/bin/qkey-signer-test` answered with something other than one line of JSON, as a reply is: Welcome to the card!
 hint: the plugin does not keep to its protocol (docs/plugins.md): tell its makers
 ==== two lines
 exit 3
 --- stdout
 --- stderr
 error: cannot use plugin:test:x
-  caused by: `[DIR]/bin/qkey-signer-test` answered with something else than one line of JSON, as a reply is: {"version":1,"signature":"MEUCIQDvRbRJfkXZQ0UqNn5jcqAMoNA2UFV+dEv9i8Vl8XFiZQIgT+4UqgLCDe5entD1bZd5YSo+b4UNZhJ/XVj+oxIHJd…
+  caused by: `[DIR]/bin/qkey-signer-test` answered with something other than one line of JSON, as a reply is: {"version":1,"signature":"MEUCIQDvRbRJfkXZQ0UqNn5jcqAMoNA2UFV+dEv9i8Vl8XFiZQIgT+4UqgLCDe5entD1bZd5YSo+b4UNZhJ/XVj+oxIHJd…
 hint: the plugin does not keep to its protocol (docs/plugins.md): tell its makers
 ==== not an object
 exit 3
 --- stdout
 --- stderr
 error: cannot use plugin:test:x
-  caused by: `[DIR]/bin/qkey-signer-test` answered with something else than one line of JSON, as a reply is: 1
+  caused by: `[DIR]/bin/qkey-signer-test` answered with something other than one line of JSON, as a reply is: 1
 hint: the plugin does not keep to its protocol (docs/plugins.md): tell its makers
 ==== an error without words
 exit 3
 --- stdout
 --- stderr
 error: cannot use plugin:test:x
-  caused by: `[DIR]/bin/qkey-signer-test` answered with something else than one line of JSON, as a reply is: {"version":1,"error":{"kind":"failed"}}
+  caused by: `[DIR]/bin/qkey-signer-test` answered with something other than one line of JSON, as a reply is: {"version":1,"error":{"kind":"failed"}}
 hint: the plugin does not keep to its protocol (docs/plugins.md): tell its makers
 ==== no version
 exit 3
 --- stdout
 --- stderr
 error: cannot use plugin:test:x
-  caused by: `[DIR]/bin/qkey-signer-test` answered with something else than a reply with a version: {"signature":"MEUCIQDvRbRJfkXZQ0UqNn5jcqAMoNA2UFV+dEv9i8Vl8XFiZQIgT+4UqgLCDe5entD1bZd5YSo+b4UNZhJ/XVj+oxIHJdY="}
+  caused by: `[DIR]/bin/qkey-signer-test` answered with something other than a reply with a version: {"signature":"MEUCIQDvRbRJfkXZQ0UqNn5jcqAMoNA2UFV+dEv9i8Vl8XFiZQIgT+4UqgLCDe5entD1bZd5YSo+b4UNZhJ/XVj+oxIHJdY="}
 ==== another version
 exit 3
 --- stdout
@@ -548,14 +548,14 @@ exit 3
 --- stdout
 --- stderr
 error: cannot use plugin:test:x
-  caused by: `[DIR]/bin/qkey-signer-test` answered with something else than a reply with a signature: {"version":1}
+  caused by: `[DIR]/bin/qkey-signer-test` answered with something other than a reply with a signature: {"version":1}
 hint: the plugin does not keep to its protocol (docs/plugins.md): tell its makers
 ==== a public key in its place
 exit 3
 --- stdout
 --- stderr
 error: cannot use plugin:test:x
-  caused by: `[DIR]/bin/qkey-signer-test` answered with something else than a reply with a signature: {"version":1,"public_key":"MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEgKmJRFWtWTEHhBTiC5rI1rbBJlXJqTNGHl4O+YRUke1drezNEidIVqu/U…
+  caused by: `[DIR]/bin/qkey-signer-test` answered with something other than a reply with a signature: {"version":1,"public_key":"MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEgKmJRFWtWTEHhBTiC5rI1rbBJlXJqTNGHl4O+YRUke1drezNEidIVqu/U…
 hint: the plugin does not keep to its protocol (docs/plugins.md): tell its makers
 ==== an exit code
 exit 3
@@ -593,28 +593,28 @@ exit 3
 --- stdout
 --- stderr
 error: cannot use plugin:test:x
-  caused by: `[DIR]/bin/qkey-signer-test` answered with something else than a signature in Base64 of its DER: ?
+  caused by: `[DIR]/bin/qkey-signer-test` answered with something other than a signature in Base64 of its DER: ?
 hint: the plugin must give the signature in Base64 of its ASN.1 DER
 ==== Base64 of nothing known
 exit 3
 --- stdout
 --- stderr
 error: cannot use plugin:test:x
-  caused by: `[DIR]/bin/qkey-signer-test` answered with something else than a signature in Base64 of its DER: bm8=
+  caused by: `[DIR]/bin/qkey-signer-test` answered with something other than a signature in Base64 of its DER: bm8=
 hint: the plugin must give the signature in Base64 of its ASN.1 DER
 ==== hexadecimal
 exit 3
 --- stdout
 --- stderr
 error: cannot use plugin:test:x
-  caused by: `[DIR]/bin/qkey-signer-test` answered with something else than a signature in Base64 of its DER: 3045022100ef45b4497e45d943452a367e6372a00ca0d03650557e744bfd8bc565f171626502204fee14aa02c20dee5e9ed0f56d9779612a3e6f850d…
+  caused by: `[DIR]/bin/qkey-signer-test` answered with something other than a signature in Base64 of its DER: 3045022100ef45b4497e45d943452a367e6372a00ca0d03650557e744bfd8bc565f171626502204fee14aa02c20dee5e9ed0f56d9779612a3e6f850d…
 hint: the plugin must give the signature in Base64 of its ASN.1 DER; this looks like hexadecimal of ASN.1 DER
 ==== P1363
 exit 3
 --- stdout
 --- stderr
 error: cannot use plugin:test:x
-  caused by: `[DIR]/bin/qkey-signer-test` answered with something else than a signature in Base64 of its DER: 70W0SX5F2UNFKjZ+Y3KgDKDQNlBVfnRL/YvFZfFxYmVP7hSqAsIN7l6e0PVtl3lhKj5vhQ1mEn9dWP6jEgcl1g==
+  caused by: `[DIR]/bin/qkey-signer-test` answered with something other than a signature in Base64 of its DER: 70W0SX5F2UNFKjZ+Y3KgDKDQNlBVfnRL/YvFZfFxYmVP7hSqAsIN7l6e0PVtl3lhKj5vhQ1mEn9dWP6jEgcl1g==
 hint: the plugin must give the signature in Base64 of its ASN.1 DER; this looks like Base64 of r and s, 32 bytes each (IEEE P1363)
 ==== another key\'s
 exit 3
@@ -689,7 +689,7 @@ exit 3
 --- stdout
 --- stderr
 error: cannot use plugin:test:x
-  caused by: `[DIR]/bin/qkey-signer-test` answered with something else than a reply with a public_key: {"version":1,"public_key":""}
+  caused by: `[DIR]/bin/qkey-signer-test` answered with something other than a reply with a public_key: {"version":1,"public_key":""}
 hint: the plugin does not keep to its protocol (docs/plugins.md): tell its makers
 
 "#]].raw());

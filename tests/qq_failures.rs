@@ -114,28 +114,28 @@ fn each_way_to_fail_is_told_apart() {
 exit 7
 --- stdout
 --- stderr
-error: cluster:8000 answered fs_security_list_keys with something else than its REST API does: qumulo.lib.request.APIException: Error loading data: Expecting value: line 1 column 1 (char 0)
+error: cluster:8000 answered fs_security_list_keys with something other than its REST API does: qumulo.lib.request.APIException: Error loading data: Expecting value: line 1 column 1 (char 0)
 hint: check --host and --port: a proxy or another service may answer there
 ==== garbage
 exit 7
 --- stdout
 --- stderr
 error: qq gave no usable answer to fs_security_list_keys
-  caused by: `[QQ]` answered with something else than a list of keys in JSON: <html> This is not what you are looking for.
+  caused by: `[QQ]` answered with something other than a list of keys in JSON: <html> This is not what you are looking for.
 hint: run `[QQ] --host=cluster fs_security_list_keys --help` by hand; if qq itself works, run this again with -vv and report what it shows
 ==== empty
 exit 7
 --- stdout
 --- stderr
 error: qq gave no usable answer to fs_security_list_keys
-  caused by: `[QQ]` answered with something else than a list of keys in JSON: (nothing)
+  caused by: `[QQ]` answered with something other than a list of keys in JSON: (nothing)
 hint: run `[QQ] --host=cluster fs_security_list_keys --help` by hand; if qq itself works, run this again with -vv and report what it shows
 ==== truncated
 exit 7
 --- stdout
 --- stderr
 error: qq gave no usable answer to fs_security_list_keys
-  caused by: `[QQ]` answered with something else than a list of keys in JSON: {     "entries": [         {             "comment": "",             "disabled": false,             "id": "1",           …
+  caused by: `[QQ]` answered with something other than a list of keys in JSON: {     "entries": [         {             "comment": "",             "disabled": false,             "id": "1",           …
 hint: run `[QQ] --host=cluster fs_security_list_keys --help` by hand; if qq itself works, run this again with -vv and report what it shows
 ==== huge
 exit 7
@@ -275,7 +275,7 @@ fn each_way_to_fail_has_its_kind_in_json() {
 exit 7
 --- stdout
 --- stderr
-{"error":{"kind":"unreachable","message":"cluster:8000 answered fs_security_list_keys with something else than its REST API does: qumulo.lib.request.APIException: Error loading data: Expecting value: line 1 column 1 (char 0)","causes":[],"hint":"check --host and --port: a proxy or another service may answer there","exit_code":7}}
+{"error":{"kind":"unreachable","message":"cluster:8000 answered fs_security_list_keys with something other than its REST API does: qumulo.lib.request.APIException: Error loading data: Expecting value: line 1 column 1 (char 0)","causes":[],"hint":"check --host and --port: a proxy or another service may answer there","exit_code":7}}
 ==== hang
 exit 7
 --- stdout
@@ -1047,7 +1047,7 @@ warning: no reply to the request to lock snapshot 3 ("3_nightly_projects") (qq g
 exit 8
 --- stdout
 --- stderr
-error: there was no reply to the request to lock snapshot 3 ("3_nightly_projects"): it is not done so far, and may still be
+error: there was no reply to the request to lock snapshot 3 ("3_nightly_projects"): not done so far, and may still be
   caused by: qq gave no usable answer to snapshot_lock_snapshot
   caused by: `[DIR]/qq-between` exited with 3: usage: wrapper [-h]
     wrapper: error: cannot write to the audit log

@@ -391,13 +391,13 @@ exit 7
 --- stdout
 --- stderr
 error: qq gave no usable answer to fs_security_get_key_replace_challenge
-  caused by: `[QQ]` answered with something else than a challenge in JSON: {     "challenge": "" }
+  caused by: `[QQ]` answered with something other than a challenge in JSON: {     "challenge": "" }
 hint: run `[QQ] --host=cluster fs_security_get_key_replace_challenge --help` by hand; if qq itself works, run this again with -vv and report what it shows
 exit 7
 --- stdout
 --- stderr
 error: qq gave no usable answer to fs_security_get_key_replace_challenge
-  caused by: `[QQ]` answered with something else than a challenge in JSON: {     "challenge": "not UTF-8: �" }
+  caused by: `[QQ]` answered with something other than a challenge in JSON: {     "challenge": "not UTF-8: �" }
 hint: run `[QQ] --host=cluster fs_security_get_key_replace_challenge --help` by hand; if qq itself works, run this again with -vv and report what it shows
 
 "#]].raw());
@@ -548,7 +548,7 @@ fn a_lost_answer_is_looked_up_and_never_asked_for_again() {
 exit 8
 --- stdout
 --- stderr
-error: there was no reply to the request to replace key 1 ("lock-2026"): it is not done so far, and may still be
+error: there was no reply to the request to replace key 1 ("lock-2026"): not done so far, and may still be
   caused by: the connection to cluster:8000 was lost during fs_security_replace_key: Remote end closed connection without response
 hint: keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
 ==== drop-after
@@ -563,7 +563,7 @@ warning: no reply to the request to replace key 1 ("lock-2026") (the connection 
 exit 8
 --- stdout
 --- stderr
-error: there was no reply to the request to replace key 1 ("lock-2026"): it is not done so far, and may still be
+error: there was no reply to the request to replace key 1 ("lock-2026"): not done so far, and may still be
   caused by: the connection to cluster:8000 was lost during fs_security_replace_key: The read operation timed out
 hint: keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
 ==== timeout-after
@@ -578,8 +578,8 @@ warning: no reply to the request to replace key 1 ("lock-2026") (the connection 
 exit 8
 --- stdout
 --- stderr
-error: there was an unexpected reply to the request to replace key 1 ("lock-2026"): it is not done so far, and may still be
-  caused by: cluster:8000 answered fs_security_replace_key with something else than its REST API does: qumulo.lib.request.APIException: Error loading data: Expecting value: line 1 column 1 (char 0)
+error: there was an unexpected reply to the request to replace key 1 ("lock-2026"): not done so far, and may still be
+  caused by: cluster:8000 answered fs_security_replace_key with something other than its REST API does: qumulo.lib.request.APIException: Error loading data: Expecting value: line 1 column 1 (char 0)
 hint: keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
 ==== traceback-after
 exit 0
@@ -588,14 +588,14 @@ Replaced key 1 ("lock-2026").
   was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
   now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
 --- stderr
-warning: unexpected reply to the request to replace key 1 ("lock-2026") (cluster:8000 answered fs_security_replace_key with something else than its REST API does: qumulo.lib.request.APIException: Error loading data: Expecting value: line 1 column 1 (char 0)); checked: it was done
+warning: unexpected reply to the request to replace key 1 ("lock-2026") (cluster:8000 answered fs_security_replace_key with something other than its REST API does: qumulo.lib.request.APIException: Error loading data: Expecting value: line 1 column 1 (char 0)); checked: it was done
 ==== garbage
 exit 8
 --- stdout
 --- stderr
-error: there was an unexpected reply to the request to replace key 1 ("lock-2026"): it is not done so far, and may still be
+error: there was an unexpected reply to the request to replace key 1 ("lock-2026"): not done so far, and may still be
   caused by: qq gave no usable answer to fs_security_replace_key
-  caused by: `[QQ]` answered with something else than the key in JSON: <html> This is not what you are looking for.
+  caused by: `[QQ]` answered with something other than the key in JSON: <html> This is not what you are looking for.
 hint: keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
 ==== garbage-after
 exit 0
@@ -604,14 +604,14 @@ Replaced key 1 ("lock-2026").
   was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
   now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
 --- stderr
-warning: unexpected reply to the request to replace key 1 ("lock-2026") (qq gave no usable answer to fs_security_replace_key: `[QQ]` answered with something else than the key in JSON: <html> This is not what you are looking for.); checked: it was done
+warning: unexpected reply to the request to replace key 1 ("lock-2026") (qq gave no usable answer to fs_security_replace_key: `[QQ]` answered with something other than the key in JSON: <html> This is not what you are looking for.); checked: it was done
 ==== empty
 exit 8
 --- stdout
 --- stderr
-error: there was an unexpected reply to the request to replace key 1 ("lock-2026"): it is not done so far, and may still be
+error: there was an unexpected reply to the request to replace key 1 ("lock-2026"): not done so far, and may still be
   caused by: qq gave no usable answer to fs_security_replace_key
-  caused by: `[QQ]` answered with something else than the key in JSON: (nothing)
+  caused by: `[QQ]` answered with something other than the key in JSON: (nothing)
 hint: keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
 ==== empty-after
 exit 0
@@ -620,7 +620,7 @@ Replaced key 1 ("lock-2026").
   was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
   now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
 --- stderr
-warning: unexpected reply to the request to replace key 1 ("lock-2026") (qq gave no usable answer to fs_security_replace_key: `[QQ]` answered with something else than the key in JSON: (nothing)); checked: it was done
+warning: unexpected reply to the request to replace key 1 ("lock-2026") (qq gave no usable answer to fs_security_replace_key: `[QQ]` answered with something other than the key in JSON: (nothing)); checked: it was done
 ==== truncated
 exit 0
 --- stdout
@@ -628,12 +628,12 @@ Replaced key 1 ("lock-2026").
   was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
   now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
 --- stderr
-warning: unexpected reply to the request to replace key 1 ("lock-2026") (qq gave no usable answer to fs_security_replace_key: `[QQ]` answered with something else than the key in JSON: {     "comment": "in the safe",     "disabled": false,     "id": "1",     "name": "lock-2026",     "public_key": "MFkwEw…); checked: it was done
+warning: unexpected reply to the request to replace key 1 ("lock-2026") (qq gave no usable answer to fs_security_replace_key: `[QQ]` answered with something other than the key in JSON: {     "comment": "in the safe",     "disabled": false,     "id": "1",     "name": "lock-2026",     "public_key": "MFkwEw…); checked: it was done
 ==== kill-9
 exit 8
 --- stdout
 --- stderr
-error: there was no reply to the request to replace key 1 ("lock-2026"): it is not done so far, and may still be
+error: there was no reply to the request to replace key 1 ("lock-2026"): not done so far, and may still be
   caused by: qq gave no usable answer to fs_security_replace_key
   caused by: `[QQ]` was killed by signal 9
 hint: keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
@@ -649,7 +649,7 @@ warning: no reply to the request to replace key 1 ("lock-2026") (qq gave no usab
 exit 8
 --- stdout
 --- stderr
-error: there was no reply to the request to replace key 1 ("lock-2026"): it is not done so far, and may still be
+error: there was no reply to the request to replace key 1 ("lock-2026"): not done so far, and may still be
   caused by: qq gave no usable answer to fs_security_replace_key
   caused by: `[QQ]` did not finish within 4 s and was killed
 hint: keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
@@ -665,14 +665,14 @@ warning: no reply to the request to replace key 1 ("lock-2026") (qq gave no usab
 exit 8
 --- stdout
 --- stderr
-error: there was no reply to the request to replace key 1 ("lock-2026"): it is not done so far, and may still be
+error: there was no reply to the request to replace key 1 ("lock-2026"): not done so far, and may still be
   caused by: the reply of cluster:8000 to fs_security_replace_key is too large: the reply is larger than 256 KiB
 hint: keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
 ==== exit 3 something odd
 exit 8
 --- stdout
 --- stderr
-error: there was no reply to the request to replace key 1 ("lock-2026"): it is not done so far, and may still be
+error: there was no reply to the request to replace key 1 ("lock-2026"): not done so far, and may still be
   caused by: qq gave no usable answer to fs_security_replace_key
   caused by: `[QQ]` exited with 3: something odd
 hint: keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
@@ -687,7 +687,7 @@ hint: check the cluster's health, then run this again; `[QQ] --host=cluster fs_s
 exit 8
 --- stdout
 --- stderr
-error: there was no reply to the request to replace key 1 ("lock-2026"): it is not done so far, and may still be
+error: there was no reply to the request to replace key 1 ("lock-2026"): not done so far, and may still be
   caused by: cluster:8000 refused fs_security_replace_key: Error 503: busy_error: Try again later.
 hint: keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
 

@@ -134,7 +134,7 @@ hint: look whether the cluster is up and whether a proxy or firewall stands betw
 exit 7
 --- stdout
 --- stderr
-error: 127.0.0.1:[PORT] answered fs_security_list_keys with something else than its REST API does: status 503 Service Unavailable: (nothing)
+error: 127.0.0.1:[PORT] answered fs_security_list_keys with something other than its REST API does: status 503 Service Unavailable: (nothing)
 hint: check --host and --port: a proxy or another service may answer there
 
 "#]].raw());
@@ -220,7 +220,7 @@ fn a_submission_is_never_repeated_by_itself() {
 exit 8
 --- stdout
 --- stderr
-error: there was no reply to the request to unlock snapshot 7 ("7_snapshot"): it is not done so far, and may still be
+error: there was no reply to the request to unlock snapshot 7 ("7_snapshot"): not done so far, and may still be
   caused by: 127.0.0.1:[PORT] refused snapshot_unlock_snapshot: Error 503: http_service_unavailable_error: Simulated failure 503.
 hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys usage` shows whether it was done; rerunning is safe: qkey looks first
 -- status {"status":429,"retry_after":0}
@@ -233,22 +233,22 @@ hint: the cluster, or a proxy in front of it, is not ready; try again later; the
 exit 8
 --- stdout
 --- stderr
-error: there was no reply to the request to unlock snapshot 7 ("7_snapshot"): it is not done so far, and may still be
+error: there was no reply to the request to unlock snapshot 7 ("7_snapshot"): not done so far, and may still be
   caused by: the connection to 127.0.0.1:[PORT] was lost during snapshot_unlock_snapshot: it was closed before the whole answer was there
 hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys usage` shows whether it was done; rerunning is safe: qkey looks first
 -- empty {"status":503}
 exit 8
 --- stdout
 --- stderr
-error: there was an unexpected reply to the request to unlock snapshot 7 ("7_snapshot"): it is not done so far, and may still be
-  caused by: 127.0.0.1:[PORT] answered snapshot_unlock_snapshot with something else than its REST API does: status 503 Service Unavailable: (nothing)
+error: there was an unexpected reply to the request to unlock snapshot 7 ("7_snapshot"): not done so far, and may still be
+  caused by: 127.0.0.1:[PORT] answered snapshot_unlock_snapshot with something other than its REST API does: status 503 Service Unavailable: (nothing)
 hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys usage` shows whether it was done; rerunning is safe: qkey looks first
 -- empty {"status":504}
 exit 8
 --- stdout
 --- stderr
-error: there was an unexpected reply to the request to unlock snapshot 7 ("7_snapshot"): it is not done so far, and may still be
-  caused by: 127.0.0.1:[PORT] answered snapshot_unlock_snapshot with something else than its REST API does: status 504 Gateway Timeout: (nothing)
+error: there was an unexpected reply to the request to unlock snapshot 7 ("7_snapshot"): not done so far, and may still be
+  caused by: 127.0.0.1:[PORT] answered snapshot_unlock_snapshot with something other than its REST API does: status 504 Gateway Timeout: (nothing)
 hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys usage` shows whether it was done; rerunning is safe: qkey looks first
 ==== lock
 ==== replace_key
@@ -301,7 +301,7 @@ hint: look whether the cluster answers, or give it longer with --timeout SECONDS
 exit 8
 --- stdout
 --- stderr
-error: there was no reply to the request to unlock snapshot 7 ("7_snapshot"): it is not done so far, and may still be
+error: there was no reply to the request to unlock snapshot 7 ("7_snapshot"): not done so far, and may still be
   caused by: 127.0.0.1:[PORT] did not answer snapshot_unlock_snapshot within 4 s
 hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys usage` shows whether it was done; rerunning is safe: qkey looks first
 ==== a submission that is done
@@ -386,67 +386,67 @@ fn each_missing_field_is_named() {
 exit 7
 --- stdout
 --- stderr
-error: 127.0.0.1:[PORT] answered fs_security_list_keys with something else than its REST API does: not a list of keys in JSON (missing field `id` at line 1 column 210): {"entries": [{"name": "lock-2026", "comment": "", "disabled": false, "public_key": "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE…
+error: 127.0.0.1:[PORT] answered fs_security_list_keys with something other than its REST API does: not a list of keys in JSON (missing field `id` at line 1 column 210): {"entries": [{"name": "lock-2026", "comment": "", "disabled": false, "public_key": "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE…
 hint: check --host and --port: a proxy or another service may answer there
 ==== list_keys name
 exit 7
 --- stdout
 --- stderr
-error: 127.0.0.1:[PORT] answered fs_security_list_keys with something else than its REST API does: not a list of keys in JSON (missing field `name` at line 1 column 200): {"entries": [{"id": "1", "comment": "", "disabled": false, "public_key": "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEgKmJRFWtWT…
+error: 127.0.0.1:[PORT] answered fs_security_list_keys with something other than its REST API does: not a list of keys in JSON (missing field `name` at line 1 column 200): {"entries": [{"id": "1", "comment": "", "disabled": false, "public_key": "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEgKmJRFWtWT…
 hint: check --host and --port: a proxy or another service may answer there
 ==== list_keys public_key
 exit 7
 --- stdout
 --- stderr
-error: 127.0.0.1:[PORT] answered fs_security_list_keys with something else than its REST API does: not a list of keys in JSON (missing field `public_key` at line 1 column 79): {"entries": [{"id": "1", "name": "lock-2026", "comment": "", "disabled": false}]}
+error: 127.0.0.1:[PORT] answered fs_security_list_keys with something other than its REST API does: not a list of keys in JSON (missing field `public_key` at line 1 column 79): {"entries": [{"id": "1", "name": "lock-2026", "comment": "", "disabled": false}]}
 hint: check --host and --port: a proxy or another service may answer there
 ==== list_keys entries
 exit 7
 --- stdout
 --- stderr
-error: 127.0.0.1:[PORT] answered fs_security_list_keys with something else than its REST API does: not a list of keys in JSON (missing field `entries` at line 1 column 2): {}
+error: 127.0.0.1:[PORT] answered fs_security_list_keys with something other than its REST API does: not a list of keys in JSON (missing field `entries` at line 1 column 2): {}
 hint: check --host and --port: a proxy or another service may answer there
 ==== unlock_challenge challenge
 exit 7
 --- stdout
 --- stderr
-error: 127.0.0.1:[PORT] answered snapshot_get_unlock_challenge with something else than its REST API does: not a challenge in JSON (missing field `challenge` at line 1 column 2): {}
+error: 127.0.0.1:[PORT] answered snapshot_get_unlock_challenge with something other than its REST API does: not a challenge in JSON (missing field `challenge` at line 1 column 2): {}
 hint: check --host and --port: a proxy or another service may answer there
 ==== get_status lock_key
 exit 7
 --- stdout
 --- stderr
-error: 127.0.0.1:[PORT] answered snapshot_get_status with something else than its REST API does: not the snapshot's status in JSON (missing field `lock_key` at line 1 column 208): {"id": 7, "name": "7_snapshot", "timestamp": "2026-01-01T00:00:00Z", "expiration": "", "policy_id": null, "policy_name":…
+error: 127.0.0.1:[PORT] answered snapshot_get_status with something other than its REST API does: not the snapshot's status in JSON (missing field `lock_key` at line 1 column 208): {"id": 7, "name": "7_snapshot", "timestamp": "2026-01-01T00:00:00Z", "expiration": "", "policy_id": null, "policy_name":…
 hint: check --host and --port: a proxy or another service may answer there
 ==== get_status id
 exit 7
 --- stdout
 --- stderr
-error: 127.0.0.1:[PORT] answered snapshot_get_status with something else than its REST API does: not the snapshot's status in JSON (missing field `id` at line 1 column 216): {"name": "7_snapshot", "timestamp": "2026-01-01T00:00:00Z", "expiration": "", "policy_id": null, "policy_name": null, "s…
+error: 127.0.0.1:[PORT] answered snapshot_get_status with something other than its REST API does: not the snapshot's status in JSON (missing field `id` at line 1 column 216): {"name": "7_snapshot", "timestamp": "2026-01-01T00:00:00Z", "expiration": "", "policy_id": null, "policy_name": null, "s…
 hint: check --host and --port: a proxy or another service may answer there
 ==== key_usage usages
 exit 7
 --- stdout
 --- stderr
-error: 127.0.0.1:[PORT] answered fs_security_get_key_usage with something else than its REST API does: not a list of usages in JSON (missing field `usages` at line 1 column 24): {"paging": {"next": ""}}
+error: 127.0.0.1:[PORT] answered fs_security_get_key_usage with something other than its REST API does: not a list of usages in JSON (missing field `usages` at line 1 column 24): {"paging": {"next": ""}}
 hint: check --host and --port: a proxy or another service may answer there
 ==== key_usage type
 exit 7
 --- stdout
 --- stderr
-error: 127.0.0.1:[PORT] answered fs_security_get_key_usage with something else than its REST API does: not a list of usages in JSON (missing field `type` at line 1 column 23): {"usages": [{"id": "7"}], "paging": {"next": ""}}
+error: 127.0.0.1:[PORT] answered fs_security_get_key_usage with something other than its REST API does: not a list of usages in JSON (missing field `type` at line 1 column 23): {"usages": [{"id": "7"}], "paging": {"next": ""}}
 hint: check --host and --port: a proxy or another service may answer there
 ==== key_usage id
 exit 7
 --- stdout
 --- stderr
-error: 127.0.0.1:[PORT] answered fs_security_get_key_usage with something else than its REST API does: not a list of usages in JSON (missing field `id` at line 1 column 32): {"usages": [{"type": "snapshot"}], "paging": {"next": ""}}
+error: 127.0.0.1:[PORT] answered fs_security_get_key_usage with something other than its REST API does: not a list of usages in JSON (missing field `id` at line 1 column 32): {"usages": [{"type": "snapshot"}], "paging": {"next": ""}}
 hint: check --host and --port: a proxy or another service may answer there
 ==== replace_challenge challenge
 exit 7
 --- stdout
 --- stderr
-error: 127.0.0.1:[PORT] answered fs_security_get_key_replace_challenge with something else than its REST API does: not a challenge in JSON (missing field `challenge` at line 1 column 2): {}
+error: 127.0.0.1:[PORT] answered fs_security_get_key_replace_challenge with something other than its REST API does: not a challenge in JSON (missing field `challenge` at line 1 column 2): {}
 hint: check --host and --port: a proxy or another service may answer there
 ==== add_key id
 exit 0
@@ -454,7 +454,7 @@ exit 0
 Stored key 2 ("new") in the key store.
   SHA256:JSkAIR0avXSXaOU9Y5LHbqSNYBdGNuIp6RwKJix49NQ
 --- stderr
-warning: unexpected reply to the request to add key "new" (127.0.0.1:[PORT] answered fs_security_add_key with something else than its REST API does: not the key in JSON (missing field `id` at line 1 column 191): {"name": "new", "comment": "", "disabled": false, "public_key": "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE4pvPqFpgnVaiL1Uq90I…); checked: it was done
+warning: unexpected reply to the request to add key "new" (127.0.0.1:[PORT] answered fs_security_add_key with something other than its REST API does: not the key in JSON (missing field `id` at line 1 column 191): {"name": "new", "comment": "", "disabled": false, "public_key": "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE4pvPqFpgnVaiL1Uq90I…); checked: it was done
 ==== replace_key public_key
 exit 0
 --- stdout
@@ -462,7 +462,7 @@ Replaced key 1 ("lock-2026").
   was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
   now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
 --- stderr
-warning: unexpected reply to the request to replace key 1 ("lock-2026") (127.0.0.1:[PORT] answered fs_security_replace_key with something else than its REST API does: not the key in JSON (missing field `public_key` at line 1 column 66): {"id": "1", "name": "lock-2026", "comment": "", "disabled": false}); checked: it was done
+warning: unexpected reply to the request to replace key 1 ("lock-2026") (127.0.0.1:[PORT] answered fs_security_replace_key with something other than its REST API does: not the key in JSON (missing field `public_key` at line 1 column 66): {"id": "1", "name": "lock-2026", "comment": "", "disabled": false}); checked: it was done
 
 "#]].raw());
 }
@@ -486,31 +486,31 @@ fn what_is_no_answer_of_the_api_is_an_error_that_shows_it() {
 exit 7
 --- stdout
 --- stderr
-error: 127.0.0.1:[PORT] answered fs_security_list_keys with something else than its REST API does: not a list of keys in JSON: This is not JSON.
+error: 127.0.0.1:[PORT] answered fs_security_list_keys with something other than its REST API does: not a list of keys in JSON: This is not JSON.
 hint: check --host and --port: a proxy or another service may answer there
 ==== truncated
 exit 7
 --- stdout
 --- stderr
-error: 127.0.0.1:[PORT] answered fs_security_list_keys with something else than its REST API does: not a list of keys in JSON: {"entries": [{"id": "1", "name": "lock-2026", "comment": "", "disabled": false, "public_key": "MFkwEwYHKoZIzj0C
+error: 127.0.0.1:[PORT] answered fs_security_list_keys with something other than its REST API does: not a list of keys in JSON: {"entries": [{"id": "1", "name": "lock-2026", "comment": "", "disabled": false, "public_key": "MFkwEwYHKoZIzj0C
 hint: check --host and --port: a proxy or another service may answer there
 ==== empty
 exit 7
 --- stdout
 --- stderr
-error: 127.0.0.1:[PORT] answered fs_security_list_keys with something else than its REST API does: not a list of keys in JSON: (nothing)
+error: 127.0.0.1:[PORT] answered fs_security_list_keys with something other than its REST API does: not a list of keys in JSON: (nothing)
 hint: check --host and --port: a proxy or another service may answer there
 ==== html_502
 exit 7
 --- stdout
 --- stderr
-error: 127.0.0.1:[PORT] answered fs_security_list_keys with something else than its REST API does: status 502 Bad Gateway: <html>  <head><title>502 Bad Gateway</title></head>  <body>  <center><h1>502 Bad Gateway</h1></center>  </body>  </html>
+error: 127.0.0.1:[PORT] answered fs_security_list_keys with something other than its REST API does: status 502 Bad Gateway: <html>  <head><title>502 Bad Gateway</title></head>  <body>  <center><h1>502 Bad Gateway</h1></center>  </body>  </html>
 hint: check --host and --port: a proxy or another service may answer there
 ==== redirect
 exit 7
 --- stdout
 --- stderr
-error: 127.0.0.1:[PORT] answered fs_security_list_keys with something else than its REST API does: a redirection to https://elsewhere.invalid/keys, which qkey does not follow
+error: 127.0.0.1:[PORT] answered fs_security_list_keys with something other than its REST API does: a redirection to https://elsewhere.invalid/keys, which qkey does not follow
 hint: check --host and --port: a proxy or another service may answer there
 
 "#]].raw());
@@ -551,19 +551,19 @@ fn a_next_page_elsewhere_and_a_loop_end() {
 exit 7
 --- stdout
 --- stderr
-error: 127.0.0.1:[PORT] answered fs_security_list_keys with something else than its REST API does: its next page is elsewhere: https://elsewhere.invalid:8000/v1/file-system/security/keys/?after=1&limit=1
+error: 127.0.0.1:[PORT] answered fs_security_list_keys with something other than its REST API does: its next page is elsewhere: https://elsewhere.invalid:8000/v1/file-system/security/keys/?after=1&limit=1
 hint: check --host and --port: a proxy or another service may answer there
 ==== loop
 exit 7
 --- stdout
 --- stderr
-error: 127.0.0.1:[PORT] answered fs_security_list_keys with something else than its REST API does: a list without end
+error: 127.0.0.1:[PORT] answered fs_security_list_keys with something other than its REST API does: a list without end
 hint: check --host and --port: a proxy or another service may answer there
 ==== cycle
 exit 7
 --- stdout
 --- stderr
-error: 127.0.0.1:[PORT] answered fs_security_list_keys with something else than its REST API does: a list without end
+error: 127.0.0.1:[PORT] answered fs_security_list_keys with something other than its REST API does: a list without end
 hint: check --host and --port: a proxy or another service may answer there
 
 "#]].raw());
@@ -591,31 +591,31 @@ fn a_value_of_another_type_is_told_of() {
 exit 7
 --- stdout
 --- stderr
-error: 127.0.0.1:[PORT] answered snapshot_get_unlock_challenge with something else than its REST API does: not a challenge in JSON (invalid type: integer `5`, expected a string at line 1 column 15): {"challenge": 5}
+error: 127.0.0.1:[PORT] answered snapshot_get_unlock_challenge with something other than its REST API does: not a challenge in JSON (invalid type: integer `5`, expected a string at line 1 column 15): {"challenge": 5}
 hint: check --host and --port: a proxy or another service may answer there
 ==== expiration
 exit 7
 --- stdout
 --- stderr
-error: 127.0.0.1:[PORT] answered snapshot_get_status with something else than its REST API does: not the snapshot's status in JSON (invalid type: integer `5`, expected a string at line 1 column 84): {"id": 7, "name": "7_snapshot", "timestamp": "2026-01-01T00:00:00Z", "expiration": 5, "policy_id": null, "policy_name": …
+error: 127.0.0.1:[PORT] answered snapshot_get_status with something other than its REST API does: not the snapshot's status in JSON (invalid type: integer `5`, expected a string at line 1 column 84): {"id": 7, "name": "7_snapshot", "timestamp": "2026-01-01T00:00:00Z", "expiration": 5, "policy_id": null, "policy_name": …
 hint: check --host and --port: a proxy or another service may answer there
 ==== name
 exit 7
 --- stdout
 --- stderr
-error: 127.0.0.1:[PORT] answered snapshot_get_status with something else than its REST API does: not the snapshot's status in JSON (invalid type: sequence, expected a string at line 1 column 18): {"id": 7, "name": ["seven"], "timestamp": "2026-01-01T00:00:00Z", "expiration": "", "policy_id": null, "policy_name": nu…
+error: 127.0.0.1:[PORT] answered snapshot_get_status with something other than its REST API does: not the snapshot's status in JSON (invalid type: sequence, expected a string at line 1 column 18): {"id": 7, "name": ["seven"], "timestamp": "2026-01-01T00:00:00Z", "expiration": "", "policy_id": null, "policy_name": nu…
 hint: check --host and --port: a proxy or another service may answer there
 ==== comment
 exit 7
 --- stdout
 --- stderr
-error: 127.0.0.1:[PORT] answered fs_security_list_keys with something else than its REST API does: not a list of keys in JSON (invalid type: null, expected a string at line 1 column 61): {"entries": [{"id": "1", "name": "lock-2026", "comment": null, "disabled": false, "public_key": "MFkwEwYHKoZIzj0CAQYIKoZ…
+error: 127.0.0.1:[PORT] answered fs_security_list_keys with something other than its REST API does: not a list of keys in JSON (invalid type: null, expected a string at line 1 column 61): {"entries": [{"id": "1", "name": "lock-2026", "comment": null, "disabled": false, "public_key": "MFkwEwYHKoZIzj0CAQYIKoZ…
 hint: check --host and --port: a proxy or another service may answer there
 ==== disabled
 exit 7
 --- stdout
 --- stderr
-error: 127.0.0.1:[PORT] answered fs_security_list_keys with something else than its REST API does: not a list of keys in JSON (invalid type: string "no", expected a boolean at line 1 column 77): {"entries": [{"id": "1", "name": "lock-2026", "comment": "", "disabled": "no", "public_key": "MFkwEwYHKoZIzj0CAQYIKoZIzj…
+error: 127.0.0.1:[PORT] answered fs_security_list_keys with something other than its REST API does: not a list of keys in JSON (invalid type: string "no", expected a boolean at line 1 column 77): {"entries": [{"id": "1", "name": "lock-2026", "comment": "", "disabled": "no", "public_key": "MFkwEwYHKoZIzj0CAQYIKoZIzj…
 hint: check --host and --port: a proxy or another service may answer there
 
 "#]].raw());

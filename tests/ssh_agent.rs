@@ -1135,21 +1135,21 @@ exit 3
 --- stdout
 --- stderr
 error: cannot open ssh-agent:alice
-  caused by: the agent answered with something else than a list of keys: (nothing)
+  caused by: the agent answered with something other than a list of keys: (nothing)
 hint: see whether `ssh-add -l` gets on with this agent
 ==== answers something else
 exit 3
 --- stdout
 --- stderr
 error: cannot open ssh-agent:alice
-  caused by: the agent answered with something else than a list of keys: 06616c6c2069732077656c6c2c20616e64207468697320676f6573206f6e2061…
+  caused by: the agent answered with something other than a list of keys: 06616c6c2069732077656c6c2c20616e64207468697320676f6573206f6e2061…
 hint: see whether `ssh-add -l` gets on with this agent
 ==== lists more than it shows
 exit 3
 --- stdout
 --- stderr
 error: cannot open ssh-agent:alice
-  caused by: the agent answered with something else than a list of keys: 0c000000090000000101
+  caused by: the agent answered with something other than a list of keys: 0c000000090000000101
 hint: see whether `ssh-add -l` gets on with this agent
 ==== lists a point off the curve
 exit 3
@@ -1259,7 +1259,7 @@ exit 3
 --- stdout
 --- stderr
 error: cannot sign with ssh-agent:alice
-  caused by: the agent answered with something else than a signature: 0000001365636473612d736861322d6e69737470323536000000280000000000…
+  caused by: the agent answered with something other than a signature: 0000001365636473612d736861322d6e69737470323536000000280000000000…
   caused by: r or s is out of range for P-256
 hint: see whether `ssh-add -l` gets on with this agent
 ==== r is too long
@@ -1267,7 +1267,7 @@ exit 3
 --- stdout
 --- stderr
 error: cannot sign with ssh-agent:alice
-  caused by: the agent answered with something else than a signature: 0000001365636473612d736861322d6e697374703235360000004900000021ef…
+  caused by: the agent answered with something other than a signature: 0000001365636473612d736861322d6e697374703235360000004900000021ef…
   caused by: r or s is out of range for P-256
 hint: see whether `ssh-add -l` gets on with this agent
 ==== another type
@@ -1275,7 +1275,7 @@ exit 3
 --- stdout
 --- stderr
 error: cannot sign with ssh-agent:alice
-  caused by: the agent answered with something else than a signature: 0000000c7273612d736861322d3235360000004800000020ef45b4497e45d943…
+  caused by: the agent answered with something other than a signature: 0000000c7273612d736861322d3235360000004800000020ef45b4497e45d943…
   caused by: an SSH signature of the type rsa-sha2-256, not ecdsa-sha2-nistp256
 hint: see whether `ssh-add -l` gets on with this agent
 ==== DER
@@ -1283,7 +1283,7 @@ exit 3
 --- stdout
 --- stderr
 error: cannot sign with ssh-agent:alice
-  caused by: the agent answered with something else than a signature: 3006020101020101
+  caused by: the agent answered with something other than a signature: 3006020101020101
   caused by: not an SSH signature
 hint: see whether `ssh-add -l` gets on with this agent
 ==== something left over
@@ -1291,21 +1291,21 @@ exit 3
 --- stdout
 --- stderr
 error: cannot sign with ssh-agent:alice
-  caused by: the agent answered with something else than a signature: 0e000000630000001365636473612d736861322d6e6973747032353600000048…
+  caused by: the agent answered with something other than a signature: 0e000000630000001365636473612d736861322d6e6973747032353600000048…
 hint: see whether `ssh-add -l` gets on with this agent
 ==== no signature
 exit 3
 --- stdout
 --- stderr
 error: cannot sign with ssh-agent:alice
-  caused by: the agent answered with something else than a signature: 0e
+  caused by: the agent answered with something other than a signature: 0e
 hint: see whether `ssh-add -l` gets on with this agent
 ==== another answer
 exit 3
 --- stdout
 --- stderr
 error: cannot sign with ssh-agent:alice
-  caused by: the agent answered with something else than a signature: 06
+  caused by: the agent answered with something other than a signature: 06
 hint: see whether `ssh-add -l` gets on with this agent
 
 "#]].raw());

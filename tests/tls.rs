@@ -1028,12 +1028,12 @@ hint: check --host and --port: the REST API of a cluster speaks HTTP/1.1
 exit 7
 --- stdout
 --- stderr
-error: 127.0.0.1:[PORT] answered fs_security_list_keys with something else than its REST API does: HTTP/2, where HTTP/1.1 was asked for
+error: 127.0.0.1:[PORT] answered fs_security_list_keys with something other than its REST API does: HTTP/2, where HTTP/1.1 was asked for
 hint: check --host and --port: a proxy or another service may answer there
 exit 7
 --- stdout
 --- stderr
-error: 127.0.0.1:[PORT] answered fs_security_list_keys with something else than its REST API does: HTTP/2, where HTTP/1.1 was asked for
+error: 127.0.0.1:[PORT] answered fs_security_list_keys with something other than its REST API does: HTTP/2, where HTTP/1.1 was asked for
 hint: check --host and --port: a proxy or another service may answer there
 
 "#]].raw());

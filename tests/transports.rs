@@ -809,13 +809,13 @@ exit 7
 --- stdout
 --- stderr
 error: qq gave no usable answer to fs_security_list_keys
-  caused by: `[QQ]` answered with something else than a list of keys in JSON (missing field `public_key` at line 8 column 9): {     "entries": [         {             "comment": "",             "disabled": false,             "id": "1",           …
+  caused by: `[QQ]` answered with something other than a list of keys in JSON (missing field `public_key` at line 8 column 9): {     "entries": [         {             "comment": "",             "disabled": false,             "id": "1",           …
 hint: run `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] fs_security_list_keys --help` by hand; if qq itself works, run this again with -vv and report what it shows
 ==== over rest
 exit 7
 --- stdout
 --- stderr
-error: 127.0.0.1:[PORT] answered fs_security_list_keys with something else than its REST API does: not a list of keys in JSON (missing field `public_key` at line 1 column 75): {"entries": [{"id": "1", "name": "vault", "comment": "", "disabled": false}]}
+error: 127.0.0.1:[PORT] answered fs_security_list_keys with something other than its REST API does: not a list of keys in JSON (missing field `public_key` at line 1 column 75): {"entries": [{"id": "1", "name": "vault", "comment": "", "disabled": false}]}
 hint: check --host and --port: a proxy or another service may answer there
 # list_keys without id
 $ qkey replace --key-id=vault --old-key alice.pem --new-key bob.pem
@@ -824,13 +824,13 @@ exit 7
 --- stdout
 --- stderr
 error: qq gave no usable answer to fs_security_list_keys
-  caused by: `[QQ]` answered with something else than a list of keys in JSON (missing field `id` at line 8 column 9): {     "entries": [         {             "comment": "",             "disabled": false,             "name": "vault",     …
+  caused by: `[QQ]` answered with something other than a list of keys in JSON (missing field `id` at line 8 column 9): {     "entries": [         {             "comment": "",             "disabled": false,             "name": "vault",     …
 hint: run `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] fs_security_list_keys --help` by hand; if qq itself works, run this again with -vv and report what it shows
 ==== over rest
 exit 7
 --- stdout
 --- stderr
-error: 127.0.0.1:[PORT] answered fs_security_list_keys with something else than its REST API does: not a list of keys in JSON (missing field `id` at line 1 column 206): {"entries": [{"name": "vault", "comment": "", "disabled": false, "public_key": "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEgKmJ…
+error: 127.0.0.1:[PORT] answered fs_security_list_keys with something other than its REST API does: not a list of keys in JSON (missing field `id` at line 1 column 206): {"entries": [{"name": "vault", "comment": "", "disabled": false, "public_key": "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEgKmJ…
 hint: check --host and --port: a proxy or another service may answer there
 # replace_challenge without challenge
 $ qkey replace --key-id=vault --old-key alice.pem --new-key bob.pem
@@ -839,13 +839,13 @@ exit 7
 --- stdout
 --- stderr
 error: qq gave no usable answer to fs_security_get_key_replace_challenge
-  caused by: `[QQ]` answered with something else than a challenge in JSON (missing field `challenge` at line 1 column 2): {}
+  caused by: `[QQ]` answered with something other than a challenge in JSON (missing field `challenge` at line 1 column 2): {}
 hint: run `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] fs_security_get_key_replace_challenge --help` by hand; if qq itself works, run this again with -vv and report what it shows
 ==== over rest
 exit 7
 --- stdout
 --- stderr
-error: 127.0.0.1:[PORT] answered fs_security_get_key_replace_challenge with something else than its REST API does: not a challenge in JSON (missing field `challenge` at line 1 column 2): {}
+error: 127.0.0.1:[PORT] answered fs_security_get_key_replace_challenge with something other than its REST API does: not a challenge in JSON (missing field `challenge` at line 1 column 2): {}
 hint: check --host and --port: a proxy or another service may answer there
 # get_status without lock_key
 $ qkey unlock --id=7 --key alice.pem
@@ -854,13 +854,13 @@ exit 7
 --- stdout
 --- stderr
 error: qq gave no usable answer to snapshot_get_status
-  caused by: `[QQ]` answered with something else than the snapshot's status in JSON (missing field `lock_key` at line 12 column 1): {     "expiration": "",     "id": 7,     "in_delete": false,     "name": "7_snapshot",     "owners": [],     "policy_id"…
+  caused by: `[QQ]` answered with something other than the snapshot's status in JSON (missing field `lock_key` at line 12 column 1): {     "expiration": "",     "id": 7,     "in_delete": false,     "name": "7_snapshot",     "owners": [],     "policy_id"…
 hint: run `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] snapshot_get_status --help` by hand; if qq itself works, run this again with -vv and report what it shows
 ==== over rest
 exit 7
 --- stdout
 --- stderr
-error: 127.0.0.1:[PORT] answered snapshot_get_status with something else than its REST API does: not the snapshot's status in JSON (missing field `lock_key` at line 1 column 208): {"id": 7, "name": "7_snapshot", "timestamp": "2026-01-01T00:00:00Z", "expiration": "", "policy_id": null, "policy_name":…
+error: 127.0.0.1:[PORT] answered snapshot_get_status with something other than its REST API does: not the snapshot's status in JSON (missing field `lock_key` at line 1 column 208): {"id": 7, "name": "7_snapshot", "timestamp": "2026-01-01T00:00:00Z", "expiration": "", "policy_id": null, "policy_name":…
 hint: check --host and --port: a proxy or another service may answer there
 # unlock_challenge without challenge
 $ qkey unlock --id=7 --key alice.pem
@@ -869,13 +869,13 @@ exit 7
 --- stdout
 --- stderr
 error: qq gave no usable answer to snapshot_get_unlock_challenge
-  caused by: `[QQ]` answered with something else than a challenge in JSON (missing field `challenge` at line 1 column 2): {}
+  caused by: `[QQ]` answered with something other than a challenge in JSON (missing field `challenge` at line 1 column 2): {}
 hint: run `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] snapshot_get_unlock_challenge --help` by hand; if qq itself works, run this again with -vv and report what it shows
 ==== over rest
 exit 7
 --- stdout
 --- stderr
-error: 127.0.0.1:[PORT] answered snapshot_get_unlock_challenge with something else than its REST API does: not a challenge in JSON (missing field `challenge` at line 1 column 2): {}
+error: 127.0.0.1:[PORT] answered snapshot_get_unlock_challenge with something other than its REST API does: not a challenge in JSON (missing field `challenge` at line 1 column 2): {}
 hint: check --host and --port: a proxy or another service may answer there
 # get_status without name
 $ qkey unlock --id=7 --key alice.pem --dry-run
@@ -904,14 +904,14 @@ exit 0
 Stored key 2 ("spare") in the key store.
   SHA256:JSkAIR0avXSXaOU9Y5LHbqSNYBdGNuIp6RwKJix49NQ
 --- stderr
-warning: unexpected reply to the request to add key "spare" (qq gave no usable answer to fs_security_add_key: `[QQ]` answered with something else than the key in JSON (missing field `id` at line 6 column 1): {     "comment": "",     "disabled": false,     "name": "spare",     "public_key": "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE…); checked: it was done
+warning: unexpected reply to the request to add key "spare" (qq gave no usable answer to fs_security_add_key: `[QQ]` answered with something other than the key in JSON (missing field `id` at line 6 column 1): {     "comment": "",     "disabled": false,     "name": "spare",     "public_key": "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE…); checked: it was done
 ==== over rest
 exit 0
 --- stdout
 Stored key 2 ("spare") in the key store.
   SHA256:JSkAIR0avXSXaOU9Y5LHbqSNYBdGNuIp6RwKJix49NQ
 --- stderr
-warning: unexpected reply to the request to add key "spare" (127.0.0.1:[PORT] answered fs_security_add_key with something else than its REST API does: not the key in JSON (missing field `id` at line 1 column 193): {"name": "spare", "comment": "", "disabled": false, "public_key": "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE4pvPqFpgnVaiL1Uq9…); checked: it was done
+warning: unexpected reply to the request to add key "spare" (127.0.0.1:[PORT] answered fs_security_add_key with something other than its REST API does: not the key in JSON (missing field `id` at line 1 column 193): {"name": "spare", "comment": "", "disabled": false, "public_key": "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE4pvPqFpgnVaiL1Uq9…); checked: it was done
 # replace_key without public_key
 $ qkey replace --key-id=vault --old-key alice.pem --new-key bob.pem
 ==== over qq 7.10.2.1
@@ -921,7 +921,7 @@ Replaced key 1 ("vault").
   was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
   now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
 --- stderr
-warning: unexpected reply to the request to replace key 1 ("vault") (qq gave no usable answer to fs_security_replace_key: `[QQ]` answered with something else than the key in JSON (missing field `public_key` at line 6 column 1): {     "comment": "",     "disabled": false,     "id": "1",     "name": "vault" }); checked: it was done
+warning: unexpected reply to the request to replace key 1 ("vault") (qq gave no usable answer to fs_security_replace_key: `[QQ]` answered with something other than the key in JSON (missing field `public_key` at line 6 column 1): {     "comment": "",     "disabled": false,     "id": "1",     "name": "vault" }); checked: it was done
 ==== over rest
 exit 0
 --- stdout
@@ -929,7 +929,7 @@ Replaced key 1 ("vault").
   was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
   now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
 --- stderr
-warning: unexpected reply to the request to replace key 1 ("vault") (127.0.0.1:[PORT] answered fs_security_replace_key with something else than its REST API does: not the key in JSON (missing field `public_key` at line 1 column 62): {"id": "1", "name": "vault", "comment": "", "disabled": false}); checked: it was done
+warning: unexpected reply to the request to replace key 1 ("vault") (127.0.0.1:[PORT] answered fs_security_replace_key with something other than its REST API does: not the key in JSON (missing field `public_key` at line 1 column 62): {"id": "1", "name": "vault", "comment": "", "disabled": false}); checked: it was done
 
 "##]].raw());
 }
@@ -1013,6 +1013,13 @@ fn losses() -> Vec<Loss> {
         loss("truncated_after", json!({}), None),
         loss("empty_after", json!({}), None),
         loss("empty", json!({}), Some(8)),
+        loss("empty", json!({ "status": 500, "late": true }), Some(8)),
+        loss("empty", json!({ "status": 404, "late": true }), Some(8)),
+        loss(
+            "redirect",
+            json!({ "location": "/v1", "late": true }),
+            Some(8),
+        ),
         loss("html_502", json!({}), Some(8)),
         loss("html_502", json!({ "late": true }), Some(8)),
         loss("cut", json!({ "late": true }), Some(8)),
@@ -1093,8 +1100,8 @@ fn every_loss_is_looked_up(ways: &[Way], operation: &str, losses: &[Loss]) -> St
             let words = match loss.not_done {
                 None if loss.kind == "empty_after" && says_nothing => "",
                 None => "); checked: it was done",
-                Some(8) => "it is not done so far, and may still be",
-                Some(_) => "and shows that it was not done",
+                Some(8) => "not done so far, and may still be",
+                Some(_) => "checked: it was not done",
             };
             assert!(run.stderr.contains(words), "{what}: {run:#?}");
             assert_eq!(run.stdout.is_empty(), !is_done, "{what}: {run:#?}");
@@ -1106,7 +1113,7 @@ fn every_loss_is_looked_up(ways: &[Way], operation: &str, losses: &[Loss]) -> St
     })
 }
 
-/// Replies about something else than was asked for, and 200s with which nothing was done.
+/// Replies about something other than was asked for, and 200s with which nothing was done.
 #[test]
 fn a_reply_about_something_else_never_means_that_it_is_done() {
     let other = json!({ "set": { "id": 8, "lock_key": null } });
@@ -1154,13 +1161,13 @@ exit 7
 --- stdout
 --- stderr
 error: qq gave no usable answer to snapshot_get_status
-  caused by: `[QQ]` answered with something else than the snapshot's status in JSON (it is about another one): {     "expiration": "",     "id": 8,     "in_delete": false,     "lock_key": null,     "name": "7_snapshot",     "owners…
+  caused by: `[QQ]` answered with something other than the snapshot's status in JSON (it is about another one): {     "expiration": "",     "id": 8,     "in_delete": false,     "lock_key": null,     "name": "7_snapshot",     "owners…
 hint: run `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] snapshot_get_status --help` by hand; if qq itself works, run this again with -vv and report what it shows
 ==== over rest
 exit 7
 --- stdout
 --- stderr
-error: 127.0.0.1:[PORT] answered snapshot_get_status with something else than its REST API does: not the snapshot's status in JSON (it is about another one): {"id": 8, "name": "7_snapshot", "timestamp": "2026-01-01T00:00:00Z", "expiration": "", "policy_id": null, "policy_name":…
+error: 127.0.0.1:[PORT] answered snapshot_get_status with something other than its REST API does: not the snapshot's status in JSON (it is about another one): {"id": 8, "name": "7_snapshot", "timestamp": "2026-01-01T00:00:00Z", "expiration": "", "policy_id": null, "policy_name":…
 hint: check --host and --port: a proxy or another service may answer there
 # another snapshot's status
 $ qkey lock --id=9 --lock-key=vault
@@ -1169,13 +1176,13 @@ exit 7
 --- stdout
 --- stderr
 error: qq gave no usable answer to snapshot_get_status
-  caused by: `[QQ]` answered with something else than the snapshot's status in JSON (it is about another one): {     "expiration": "",     "id": 8,     "in_delete": false,     "lock_key": null,     "name": "9_snapshot",     "owners…
+  caused by: `[QQ]` answered with something other than the snapshot's status in JSON (it is about another one): {     "expiration": "",     "id": 8,     "in_delete": false,     "lock_key": null,     "name": "9_snapshot",     "owners…
 hint: run `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] snapshot_get_status --help` by hand; if qq itself works, run this again with -vv and report what it shows
 ==== over rest
 exit 7
 --- stdout
 --- stderr
-error: 127.0.0.1:[PORT] answered snapshot_get_status with something else than its REST API does: not the snapshot's status in JSON (it is about another one): {"id": 8, "name": "9_snapshot", "timestamp": "2026-01-01T00:00:00Z", "expiration": "", "policy_id": null, "policy_name":…
+error: 127.0.0.1:[PORT] answered snapshot_get_status with something other than its REST API does: not the snapshot's status in JSON (it is about another one): {"id": 8, "name": "9_snapshot", "timestamp": "2026-01-01T00:00:00Z", "expiration": "", "policy_id": null, "policy_name":…
 hint: check --host and --port: a proxy or another service may answer there
 # an empty 200
 $ qkey unlock --id=7 --key alice.pem
@@ -1183,13 +1190,13 @@ $ qkey unlock --id=7 --key alice.pem
 exit 8
 --- stdout
 --- stderr
-error: the cluster accepted the request to unlock snapshot 7 ("7_snapshot"): it is not done so far, and may still be
+error: the cluster accepted the request to unlock snapshot 7 ("7_snapshot"): not done so far, and may still be
 hint: keep every key; `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] snapshot_get_status --id=7` shows whether it was done; rerunning is safe: qkey looks first
 ==== over rest
 exit 8
 --- stdout
 --- stderr
-error: the cluster accepted the request to unlock snapshot 7 ("7_snapshot"): it is not done so far, and may still be
+error: the cluster accepted the request to unlock snapshot 7 ("7_snapshot"): not done so far, and may still be
 hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys usage` shows whether it was done; rerunning is safe: qkey looks first
 # an empty 200
 $ qkey lock --id=9 --lock-key=vault
@@ -1197,13 +1204,13 @@ $ qkey lock --id=9 --lock-key=vault
 exit 8
 --- stdout
 --- stderr
-error: the cluster accepted the request to lock snapshot 9 ("9_snapshot"): it is not done so far, and may still be
+error: the cluster accepted the request to lock snapshot 9 ("9_snapshot"): not done so far, and may still be
 hint: keep every key; `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] snapshot_get_status --id=9` shows whether it was done; rerunning is safe: qkey looks first
 ==== over rest
 exit 8
 --- stdout
 --- stderr
-error: the cluster accepted the request to lock snapshot 9 ("9_snapshot"): it is not done so far, and may still be
+error: the cluster accepted the request to lock snapshot 9 ("9_snapshot"): not done so far, and may still be
 hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys usage` shows whether it was done; rerunning is safe: qkey looks first
 # another key
 $ qkey replace --key-id=vault --old-key alice.pem --new-key bob.pem
@@ -1211,16 +1218,16 @@ $ qkey replace --key-id=vault --old-key alice.pem --new-key bob.pem
 exit 8
 --- stdout
 --- stderr
-error: there was an unexpected reply to the request to replace key 1 ("vault"): it is not done so far, and may still be
+error: there was an unexpected reply to the request to replace key 1 ("vault"): not done so far, and may still be
   caused by: qq gave no usable answer to fs_security_replace_key
-  caused by: `[QQ]` answered with something else than the key in JSON (it is about another one): {     "comment": "",     "disabled": false,     "id": "9",     "name": "vault",     "public_key": "MFkwEwYHKoZIzj0CAQYIK…
+  caused by: `[QQ]` answered with something other than the key in JSON (it is about another one): {     "comment": "",     "disabled": false,     "id": "9",     "name": "vault",     "public_key": "MFkwEwYHKoZIzj0CAQYIK…
 hint: keep every key; `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
 ==== over rest
 exit 8
 --- stdout
 --- stderr
-error: there was an unexpected reply to the request to replace key 1 ("vault"): it is not done so far, and may still be
-  caused by: 127.0.0.1:[PORT] answered fs_security_replace_key with something else than its REST API does: not the key in JSON (it is about another one): {"id": "9", "name": "vault", "comment": "", "disabled": false, "public_key": "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEOIU028…
+error: there was an unexpected reply to the request to replace key 1 ("vault"): not done so far, and may still be
+  caused by: 127.0.0.1:[PORT] answered fs_security_replace_key with something other than its REST API does: not the key in JSON (it is about another one): {"id": "9", "name": "vault", "comment": "", "disabled": false, "public_key": "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEOIU028…
 hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows whether it was done; rerunning is safe: qkey looks first
 # another key
 $ qkey add --name spare --key carol.pem
@@ -1228,13 +1235,13 @@ $ qkey add --name spare --key carol.pem
 exit 8
 --- stdout
 --- stderr
-error: the cluster accepted the request to add key "spare": it is not done so far, and may still be
+error: the cluster accepted the request to add key "spare": not done so far, and may still be
 hint: keep every key; `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
 ==== over rest
 exit 8
 --- stdout
 --- stderr
-error: the cluster accepted the request to add key "spare": it is not done so far, and may still be
+error: the cluster accepted the request to add key "spare": not done so far, and may still be
 hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows whether it was done; rerunning is safe: qkey looks first
 
 "##]].raw());
@@ -1267,14 +1274,14 @@ exit 0
 Stored key 2 ("spare") in the key store.
   SHA256:JSkAIR0avXSXaOU9Y5LHbqSNYBdGNuIp6RwKJix49NQ
 --- stderr
-warning: unexpected reply to the request to add key "spare" (qq gave no usable answer to fs_security_add_key: `[QQ]` answered with something else than the key in JSON (it is about another one): {     "comment": "",     "disabled": false,     "id": "2",     "name": "other",     "public_key": "MFkwEwYHKoZIzj0CAQYIK…); checked: it was done
+warning: unexpected reply to the request to add key "spare" (qq gave no usable answer to fs_security_add_key: `[QQ]` answered with something other than the key in JSON (it is about another one): {     "comment": "",     "disabled": false,     "id": "2",     "name": "other",     "public_key": "MFkwEwYHKoZIzj0CAQYIK…); checked: it was done
 ==== over rest
 exit 0
 --- stdout
 Stored key 2 ("spare") in the key store.
   SHA256:JSkAIR0avXSXaOU9Y5LHbqSNYBdGNuIp6RwKJix49NQ
 --- stderr
-warning: unexpected reply to the request to add key "spare" (127.0.0.1:[PORT] answered fs_security_add_key with something else than its REST API does: not the key in JSON (it is about another one): {"id": "2", "name": "other", "comment": "", "disabled": false, "public_key": "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE4pvPqF…); checked: it was done
+warning: unexpected reply to the request to add key "spare" (127.0.0.1:[PORT] answered fs_security_add_key with something other than its REST API does: not the key in JSON (it is about another one): {"id": "2", "name": "other", "comment": "", "disabled": false, "public_key": "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE4pvPqF…); checked: it was done
 # another id
 $ qkey replace --key-id=vault --old-key alice.pem --new-key bob.pem
 ==== over qq 7.10.2.1
@@ -1284,7 +1291,7 @@ Replaced key 1 ("vault").
   was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
   now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
 --- stderr
-warning: unexpected reply to the request to replace key 1 ("vault") (qq gave no usable answer to fs_security_replace_key: `[QQ]` answered with something else than the key in JSON (it is about another one): {     "comment": "",     "disabled": false,     "id": "2",     "name": "vault",     "public_key": "MFkwEwYHKoZIzj0CAQYIK…); checked: it was done
+warning: unexpected reply to the request to replace key 1 ("vault") (qq gave no usable answer to fs_security_replace_key: `[QQ]` answered with something other than the key in JSON (it is about another one): {     "comment": "",     "disabled": false,     "id": "2",     "name": "vault",     "public_key": "MFkwEwYHKoZIzj0CAQYIK…); checked: it was done
 ==== over rest
 exit 0
 --- stdout
@@ -1292,9 +1299,21 @@ Replaced key 1 ("vault").
   was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
   now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
 --- stderr
-warning: unexpected reply to the request to replace key 1 ("vault") (127.0.0.1:[PORT] answered fs_security_replace_key with something else than its REST API does: not the key in JSON (it is about another one): {"id": "2", "name": "vault", "comment": "", "disabled": false, "public_key": "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEOIU028…); checked: it was done
+warning: unexpected reply to the request to replace key 1 ("vault") (127.0.0.1:[PORT] answered fs_security_replace_key with something other than its REST API does: not the key in JSON (it is about another one): {"id": "2", "name": "vault", "comment": "", "disabled": false, "public_key": "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEOIU028…); checked: it was done
 
 "##]].raw());
+}
+
+#[test]
+fn without_a_listing_each_snapshot_is_confirmed_by_its_status() {
+    over(&BOTH, |lab| {
+        lab.hold_vault();
+        let refused = json!({ "status": 403, "times": 0 });
+        lab.core.fault("list_statuses", "status", refused);
+        lab.done(&["unlock", "--id=7", "--id=8", "--key", "alice.pem"]);
+        assert_eq!(lab.core.count("list_statuses"), 1);
+        assert_eq!(lab.core.count("get_status"), 4);
+    });
 }
 
 #[test]
@@ -1317,7 +1336,7 @@ Unlocked snapshot 7 ("7_snapshot"), which key 1 ("vault") locked.
 The cluster has snapshot 9 ("9_snapshot") unlocked already: nothing to do.
 1 unlocked, 1 not locked before, 1 failed.
 --- stderr
-error: the cluster accepted the request to unlock snapshot 8 ("8_snapshot"): it is not done so far, and may still be
+error: the cluster accepted the request to unlock snapshot 8 ("8_snapshot"): not done so far, and may still be
 hint: keep every key; `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] snapshot_get_status --id=8` shows whether it was done; rerunning is safe: qkey looks first
 error: 1 of 3 snapshots failed
 hint: each is reported by itself; run this again for the rest: what is unlocked already is left alone
@@ -1328,7 +1347,7 @@ Unlocked snapshot 7 ("7_snapshot"), which key 1 ("vault") locked.
 The cluster has snapshot 9 ("9_snapshot") unlocked already: nothing to do.
 1 unlocked, 1 not locked before, 1 failed.
 --- stderr
-error: the cluster accepted the request to unlock snapshot 8 ("8_snapshot"): it is not done so far, and may still be
+error: the cluster accepted the request to unlock snapshot 8 ("8_snapshot"): not done so far, and may still be
 hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys usage` shows whether it was done; rerunning is safe: qkey looks first
 error: 1 of 3 snapshots failed
 hint: each is reported by itself; run this again for the rest: what is unlocked already is left alone
@@ -1384,14 +1403,14 @@ $ qkey replace -k old-1 --old-key=alice.pem --new-key=bob.pem
 exit 8
 --- stdout
 --- stderr
-error: there was no reply to the request to replace key 3 ("old-1"): it is not done so far, and may still be
+error: there was no reply to the request to replace key 3 ("old-1"): not done so far, and may still be
   caused by: the connection to 127.0.0.1:[PORT] was lost during fs_security_replace_key: Remote end closed connection without response
 hint: keep every key; `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
 ==== over rest
 exit 8
 --- stdout
 --- stderr
-error: there was no reply to the request to replace key 3 ("old-1"): it is not done so far, and may still be
+error: there was no reply to the request to replace key 3 ("old-1"): not done so far, and may still be
   caused by: the connection to 127.0.0.1:[PORT] was lost during fs_security_replace_key: it was closed before the whole answer was there
 hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows whether it was done; rerunning is safe: qkey looks first
 # drop_before {"late":true}
@@ -1400,14 +1419,14 @@ $ qkey replace -k old-2 --old-key=alice.pem --new-key=bob.pem
 exit 8
 --- stdout
 --- stderr
-error: there was no reply to the request to replace key 4 ("old-2"): it is not done so far, and may still be
+error: there was no reply to the request to replace key 4 ("old-2"): not done so far, and may still be
   caused by: the connection to 127.0.0.1:[PORT] was lost during fs_security_replace_key: Remote end closed connection without response
 hint: keep every key; `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
 ==== over rest
 exit 8
 --- stdout
 --- stderr
-error: there was no reply to the request to replace key 4 ("old-2"): it is not done so far, and may still be
+error: there was no reply to the request to replace key 4 ("old-2"): not done so far, and may still be
   caused by: the connection to 127.0.0.1:[PORT] was lost during fs_security_replace_key: it was closed before the whole answer was there
 hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows whether it was done; rerunning is safe: qkey looks first
 # cut_after {}
@@ -1437,7 +1456,7 @@ Replaced key 6 ("old-4").
   was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
   now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
 --- stderr
-warning: unexpected reply to the request to replace key 6 ("old-4") (127.0.0.1:[PORT] answered fs_security_replace_key with something else than its REST API does: qumulo.lib.request.APIException: Error loading data: Expecting value: line 1 column 1 (char 0)); checked: it was done
+warning: unexpected reply to the request to replace key 6 ("old-4") (127.0.0.1:[PORT] answered fs_security_replace_key with something other than its REST API does: qumulo.lib.request.APIException: Error loading data: Expecting value: line 1 column 1 (char 0)); checked: it was done
 ==== over rest
 exit 0
 --- stdout
@@ -1445,7 +1464,7 @@ Replaced key 6 ("old-4").
   was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
   now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
 --- stderr
-warning: unexpected reply to the request to replace key 6 ("old-4") (127.0.0.1:[PORT] answered fs_security_replace_key with something else than its REST API does: not the key in JSON: This is not JSON.); checked: it was done
+warning: unexpected reply to the request to replace key 6 ("old-4") (127.0.0.1:[PORT] answered fs_security_replace_key with something other than its REST API does: not the key in JSON: This is not JSON.); checked: it was done
 # truncated_after {}
 $ qkey replace -k old-5 --old-key=alice.pem --new-key=bob.pem
 ==== over qq 7.10.2.1
@@ -1455,7 +1474,7 @@ Replaced key 7 ("old-5").
   was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
   now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
 --- stderr
-warning: unexpected reply to the request to replace key 7 ("old-5") (127.0.0.1:[PORT] answered fs_security_replace_key with something else than its REST API does: qumulo.lib.request.APIException: Error loading data: Unterminated string starting at: line 1 column 78 (char 77)); checked: it was done
+warning: unexpected reply to the request to replace key 7 ("old-5") (127.0.0.1:[PORT] answered fs_security_replace_key with something other than its REST API does: qumulo.lib.request.APIException: Error loading data: Unterminated string starting at: line 1 column 78 (char 77)); checked: it was done
 ==== over rest
 exit 0
 --- stdout
@@ -1463,7 +1482,7 @@ Replaced key 7 ("old-5").
   was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
   now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
 --- stderr
-warning: unexpected reply to the request to replace key 7 ("old-5") (127.0.0.1:[PORT] answered fs_security_replace_key with something else than its REST API does: not the key in JSON: {"id": "7", "name": "old-5", "comment": "", "disabled": false, "public_key": "MFkwEwYHKoZIzj0CAQYIKoZI); checked: it was done
+warning: unexpected reply to the request to replace key 7 ("old-5") (127.0.0.1:[PORT] answered fs_security_replace_key with something other than its REST API does: not the key in JSON: {"id": "7", "name": "old-5", "comment": "", "disabled": false, "public_key": "MFkwEwYHKoZIzj0CAQYIKoZI); checked: it was done
 # empty_after {}
 $ qkey replace -k old-6 --old-key=alice.pem --new-key=bob.pem
 ==== over qq 7.10.2.1
@@ -1473,7 +1492,7 @@ Replaced key 8 ("old-6").
   was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
   now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
 --- stderr
-warning: unexpected reply to the request to replace key 8 ("old-6") (qq gave no usable answer to fs_security_replace_key: `[QQ]` answered with something else than the key in JSON: (nothing)); checked: it was done
+warning: unexpected reply to the request to replace key 8 ("old-6") (qq gave no usable answer to fs_security_replace_key: `[QQ]` answered with something other than the key in JSON: (nothing)); checked: it was done
 ==== over rest
 exit 0
 --- stdout
@@ -1481,23 +1500,23 @@ Replaced key 8 ("old-6").
   was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
   now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
 --- stderr
-warning: unexpected reply to the request to replace key 8 ("old-6") (127.0.0.1:[PORT] answered fs_security_replace_key with something else than its REST API does: not the key in JSON: (nothing)); checked: it was done
+warning: unexpected reply to the request to replace key 8 ("old-6") (127.0.0.1:[PORT] answered fs_security_replace_key with something other than its REST API does: not the key in JSON: (nothing)); checked: it was done
 # empty {}
 $ qkey replace -k old-7 --old-key=alice.pem --new-key=bob.pem
 ==== over qq 7.10.2.1
 exit 8
 --- stdout
 --- stderr
-error: there was an unexpected reply to the request to replace key 9 ("old-7"): it is not done so far, and may still be
+error: there was an unexpected reply to the request to replace key 9 ("old-7"): not done so far, and may still be
   caused by: qq gave no usable answer to fs_security_replace_key
-  caused by: `[QQ]` answered with something else than the key in JSON: (nothing)
+  caused by: `[QQ]` answered with something other than the key in JSON: (nothing)
 hint: keep every key; `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
 ==== over rest
 exit 8
 --- stdout
 --- stderr
-error: there was an unexpected reply to the request to replace key 9 ("old-7"): it is not done so far, and may still be
-  caused by: 127.0.0.1:[PORT] answered fs_security_replace_key with something else than its REST API does: not the key in JSON: (nothing)
+error: there was an unexpected reply to the request to replace key 9 ("old-7"): not done so far, and may still be
+  caused by: 127.0.0.1:[PORT] answered fs_security_replace_key with something other than its REST API does: not the key in JSON: (nothing)
 hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows whether it was done; rerunning is safe: qkey looks first
 # html_502 {}
 $ qkey replace -k old-8 --old-key=alice.pem --new-key=bob.pem
@@ -1505,15 +1524,15 @@ $ qkey replace -k old-8 --old-key=alice.pem --new-key=bob.pem
 exit 8
 --- stdout
 --- stderr
-error: there was an unexpected reply to the request to replace key 10 ("old-8"): it is not done so far, and may still be
-  caused by: 127.0.0.1:[PORT] answered fs_security_replace_key with something else than its REST API does: qumulo.lib.request.APIException: Error loading data: Expecting value: line 1 column 1 (char 0)
+error: there was an unexpected reply to the request to replace key 10 ("old-8"): not done so far, and may still be
+  caused by: 127.0.0.1:[PORT] answered fs_security_replace_key with something other than its REST API does: qumulo.lib.request.APIException: Error loading data: Expecting value: line 1 column 1 (char 0)
 hint: keep every key; `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
 ==== over rest
 exit 8
 --- stdout
 --- stderr
-error: there was an unexpected reply to the request to replace key 10 ("old-8"): it is not done so far, and may still be
-  caused by: 127.0.0.1:[PORT] answered fs_security_replace_key with something else than its REST API does: status 502 Bad Gateway: <html>  <head><title>502 Bad Gateway</title></head>  <body>  <center><h1>502 Bad Gateway</h1></center>  </body>  </html>
+error: there was an unexpected reply to the request to replace key 10 ("old-8"): not done so far, and may still be
+  caused by: 127.0.0.1:[PORT] answered fs_security_replace_key with something other than its REST API does: status 502 Bad Gateway: <html>  <head><title>502 Bad Gateway</title></head>  <body>  <center><h1>502 Bad Gateway</h1></center>  </body>  </html>
 hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows whether it was done; rerunning is safe: qkey looks first
 # html_502 {"late":true}
 $ qkey replace -k old-9 --old-key=alice.pem --new-key=bob.pem
@@ -1521,15 +1540,15 @@ $ qkey replace -k old-9 --old-key=alice.pem --new-key=bob.pem
 exit 8
 --- stdout
 --- stderr
-error: there was an unexpected reply to the request to replace key 11 ("old-9"): it is not done so far, and may still be
-  caused by: 127.0.0.1:[PORT] answered fs_security_replace_key with something else than its REST API does: qumulo.lib.request.APIException: Error loading data: Expecting value: line 1 column 1 (char 0)
+error: there was an unexpected reply to the request to replace key 11 ("old-9"): not done so far, and may still be
+  caused by: 127.0.0.1:[PORT] answered fs_security_replace_key with something other than its REST API does: qumulo.lib.request.APIException: Error loading data: Expecting value: line 1 column 1 (char 0)
 hint: keep every key; `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
 ==== over rest
 exit 8
 --- stdout
 --- stderr
-error: there was an unexpected reply to the request to replace key 11 ("old-9"): it is not done so far, and may still be
-  caused by: 127.0.0.1:[PORT] answered fs_security_replace_key with something else than its REST API does: status 502 Bad Gateway: <html>  <head><title>502 Bad Gateway</title></head>  <body>  <center><h1>502 Bad Gateway</h1></center>  </body>  </html>
+error: there was an unexpected reply to the request to replace key 11 ("old-9"): not done so far, and may still be
+  caused by: 127.0.0.1:[PORT] answered fs_security_replace_key with something other than its REST API does: status 502 Bad Gateway: <html>  <head><title>502 Bad Gateway</title></head>  <body>  <center><h1>502 Bad Gateway</h1></center>  </body>  </html>
 hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows whether it was done; rerunning is safe: qkey looks first
 # cut {"late":true}
 $ qkey replace -k old-10 --old-key=alice.pem --new-key=bob.pem
@@ -1537,14 +1556,14 @@ $ qkey replace -k old-10 --old-key=alice.pem --new-key=bob.pem
 exit 8
 --- stdout
 --- stderr
-error: there was no reply to the request to replace key 12 ("old-10"): it is not done so far, and may still be
+error: there was no reply to the request to replace key 12 ("old-10"): not done so far, and may still be
   caused by: the connection to 127.0.0.1:[PORT] was lost during fs_security_replace_key: http.client.IncompleteRead: IncompleteRead(103 bytes read, 103 more expected)
 hint: keep every key; `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
 ==== over rest
 exit 8
 --- stdout
 --- stderr
-error: there was no reply to the request to replace key 12 ("old-10"): it is not done so far, and may still be
+error: there was no reply to the request to replace key 12 ("old-10"): not done so far, and may still be
   caused by: the connection to 127.0.0.1:[PORT] was lost during fs_security_replace_key: it was closed before the whole answer was there
 hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows whether it was done; rerunning is safe: qkey looks first
 # html_502_after {}
@@ -1556,7 +1575,7 @@ Replaced key 13 ("old-11").
   was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
   now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
 --- stderr
-warning: unexpected reply to the request to replace key 13 ("old-11") (127.0.0.1:[PORT] answered fs_security_replace_key with something else than its REST API does: qumulo.lib.request.APIException: Error loading data: Expecting value: line 1 column 1 (char 0)); checked: it was done
+warning: unexpected reply to the request to replace key 13 ("old-11") (127.0.0.1:[PORT] answered fs_security_replace_key with something other than its REST API does: qumulo.lib.request.APIException: Error loading data: Expecting value: line 1 column 1 (char 0)); checked: it was done
 ==== over rest
 exit 0
 --- stdout
@@ -1564,7 +1583,7 @@ Replaced key 13 ("old-11").
   was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
   now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
 --- stderr
-warning: unexpected reply to the request to replace key 13 ("old-11") (127.0.0.1:[PORT] answered fs_security_replace_key with something else than its REST API does: status 502 Bad Gateway: <html>  <head><title>502 Bad Gateway</title></head>  <body>  <center><h1>502 Bad Gateway</h1></center>  </body>  </html>); checked: it was done
+warning: unexpected reply to the request to replace key 13 ("old-11") (127.0.0.1:[PORT] answered fs_security_replace_key with something other than its REST API does: status 502 Bad Gateway: <html>  <head><title>502 Bad Gateway</title></head>  <body>  <center><h1>502 Bad Gateway</h1></center>  </body>  </html>); checked: it was done
 # status_after {"status":500}
 $ qkey replace -k old-12 --old-key=alice.pem --new-key=bob.pem
 exit 0
@@ -1605,14 +1624,14 @@ $ qkey replace -k old-15 --old-key=alice.pem --new-key=bob.pem
 exit 8
 --- stdout
 --- stderr
-error: there was no reply to the request to replace key 17 ("old-15"): it is not done so far, and may still be
+error: there was no reply to the request to replace key 17 ("old-15"): not done so far, and may still be
   caused by: 127.0.0.1:[PORT] refused fs_security_replace_key: Error 503: http_service_unavailable_error: Simulated failure 503.
 hint: keep every key; `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
 ==== over rest
 exit 8
 --- stdout
 --- stderr
-error: there was no reply to the request to replace key 17 ("old-15"): it is not done so far, and may still be
+error: there was no reply to the request to replace key 17 ("old-15"): not done so far, and may still be
   caused by: 127.0.0.1:[PORT] refused fs_security_replace_key: Error 503: http_service_unavailable_error: Simulated failure 503.
 hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows whether it was done; rerunning is safe: qkey looks first
 # status {"status":408,"late":true}
@@ -1621,14 +1640,14 @@ $ qkey replace -k old-16 --old-key=alice.pem --new-key=bob.pem
 exit 8
 --- stdout
 --- stderr
-error: there was no reply to the request to replace key 18 ("old-16"): it is not done so far, and may still be
+error: there was no reply to the request to replace key 18 ("old-16"): not done so far, and may still be
   caused by: 127.0.0.1:[PORT] refused fs_security_replace_key: Error 408: unknown_error: Simulated failure 408.
 hint: keep every key; `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
 ==== over rest
 exit 8
 --- stdout
 --- stderr
-error: there was no reply to the request to replace key 18 ("old-16"): it is not done so far, and may still be
+error: there was no reply to the request to replace key 18 ("old-16"): not done so far, and may still be
   caused by: 127.0.0.1:[PORT] refused fs_security_replace_key: Error 408: unknown_error: Simulated failure 408.
 hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows whether it was done; rerunning is safe: qkey looks first
 # slow_after {"seconds":600}
@@ -1655,7 +1674,7 @@ $ qkey replace -k old-18 --old-key=alice.pem --new-key=bob.pem --timeout=8
 exit 8
 --- stdout
 --- stderr
-error: there was no reply to the request to replace key 20 ("old-18"): it is not done so far, and may still be
+error: there was no reply to the request to replace key 20 ("old-18"): not done so far, and may still be
   caused by: qq gave no usable answer to fs_security_replace_key
   caused by: `[QQ]` did not finish within 8 s and was killed
 hint: keep every key; `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
@@ -1663,7 +1682,7 @@ hint: keep every key; `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[
 exit 8
 --- stdout
 --- stderr
-error: there was no reply to the request to replace key 20 ("old-18"): it is not done so far, and may still be
+error: there was no reply to the request to replace key 20 ("old-18"): not done so far, and may still be
   caused by: 127.0.0.1:[PORT] did not answer fs_security_replace_key within 8 s
 hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows whether it was done; rerunning is safe: qkey looks first
 
@@ -1924,13 +1943,13 @@ $ qkey keys
 exit 7
 --- stdout
 --- stderr
-error: 127.0.0.1:[PORT] answered fs_security_list_keys with something else than its REST API does: qumulo.lib.request.APIException: Error loading data: Expecting value: line 1 column 1 (char 0)
+error: 127.0.0.1:[PORT] answered fs_security_list_keys with something other than its REST API does: qumulo.lib.request.APIException: Error loading data: Expecting value: line 1 column 1 (char 0)
 hint: check --host and --port: a proxy or another service may answer there
 ==== over rest
 exit 7
 --- stdout
 --- stderr
-error: 127.0.0.1:[PORT] answered fs_security_list_keys with something else than its REST API does: status 502 Bad Gateway: <html>  <head><title>502 Bad Gateway</title></head>  <body>  <center><h1>502 Bad Gateway</h1></center>  </body>  </html>
+error: 127.0.0.1:[PORT] answered fs_security_list_keys with something other than its REST API does: status 502 Bad Gateway: <html>  <head><title>502 Bad Gateway</title></head>  <body>  <center><h1>502 Bad Gateway</h1></center>  </body>  </html>
 hint: check --host and --port: a proxy or another service may answer there
 # not_json {}
 $ qkey keys
@@ -1938,13 +1957,13 @@ $ qkey keys
 exit 7
 --- stdout
 --- stderr
-error: 127.0.0.1:[PORT] answered fs_security_list_keys with something else than its REST API does: qumulo.lib.request.APIException: Error loading data: Expecting value: line 1 column 1 (char 0)
+error: 127.0.0.1:[PORT] answered fs_security_list_keys with something other than its REST API does: qumulo.lib.request.APIException: Error loading data: Expecting value: line 1 column 1 (char 0)
 hint: check --host and --port: a proxy or another service may answer there
 ==== over rest
 exit 7
 --- stdout
 --- stderr
-error: 127.0.0.1:[PORT] answered fs_security_list_keys with something else than its REST API does: not a list of keys in JSON: This is not JSON.
+error: 127.0.0.1:[PORT] answered fs_security_list_keys with something other than its REST API does: not a list of keys in JSON: This is not JSON.
 hint: check --host and --port: a proxy or another service may answer there
 # truncated {}
 $ qkey keys
@@ -1952,13 +1971,13 @@ $ qkey keys
 exit 7
 --- stdout
 --- stderr
-error: 127.0.0.1:[PORT] answered fs_security_list_keys with something else than its REST API does: qumulo.lib.request.APIException: Error loading data: Unterminated string starting at: line 1 column 91 (char 90)
+error: 127.0.0.1:[PORT] answered fs_security_list_keys with something other than its REST API does: qumulo.lib.request.APIException: Error loading data: Unterminated string starting at: line 1 column 91 (char 90)
 hint: check --host and --port: a proxy or another service may answer there
 ==== over rest
 exit 7
 --- stdout
 --- stderr
-error: 127.0.0.1:[PORT] answered fs_security_list_keys with something else than its REST API does: not a list of keys in JSON: {"entries": [{"id": "1", "name": "vault", "comment": "", "disabled": false, "public_key": "MFkwEwYHKoZIzj0CAQ
+error: 127.0.0.1:[PORT] answered fs_security_list_keys with something other than its REST API does: not a list of keys in JSON: {"entries": [{"id": "1", "name": "vault", "comment": "", "disabled": false, "public_key": "MFkwEwYHKoZIzj0CAQ
 hint: check --host and --port: a proxy or another service may answer there
 # empty {}
 $ qkey keys
@@ -1967,13 +1986,13 @@ exit 7
 --- stdout
 --- stderr
 error: qq gave no usable answer to fs_security_list_keys
-  caused by: `[QQ]` answered with something else than a list of keys in JSON: (nothing)
+  caused by: `[QQ]` answered with something other than a list of keys in JSON: (nothing)
 hint: run `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] fs_security_list_keys --help` by hand; if qq itself works, run this again with -vv and report what it shows
 ==== over rest
 exit 7
 --- stdout
 --- stderr
-error: 127.0.0.1:[PORT] answered fs_security_list_keys with something else than its REST API does: not a list of keys in JSON: (nothing)
+error: 127.0.0.1:[PORT] answered fs_security_list_keys with something other than its REST API does: not a list of keys in JSON: (nothing)
 hint: check --host and --port: a proxy or another service may answer there
 # status {"status":500}
 $ qkey keys
@@ -2535,7 +2554,7 @@ exit 130
 --- stdout
 --- stderr
 warning: stopping; waiting up to 5 s for what was already sent (a second signal stops at once)
-error: there was no reply to the request to add key "spare": it is not done so far, and may still be
+error: there was no reply to the request to add key "spare": not done so far, and may still be
   caused by: stopped by a signal during fs_security_add_key
 hint: keep every key; `[DIR]/qq --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
 ==== over rest
@@ -2543,7 +2562,7 @@ exit 130
 --- stdout
 --- stderr
 warning: stopping; waiting up to 5 s for what was already sent (a second signal stops at once)
-error: there was no reply to the request to add key "spare": it is not done so far, and may still be
+error: there was no reply to the request to add key "spare": not done so far, and may still be
   caused by: stopped by a signal during fs_security_add_key
 hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows whether it was done; rerunning is safe: qkey looks first
 $ qkey replace --key-id=vault --old-key alice.pem --new-key bob.pem
@@ -2552,7 +2571,7 @@ exit 143
 --- stdout
 --- stderr
 warning: stopping; waiting up to 5 s for what was already sent (a second signal stops at once)
-error: there was no reply to the request to replace key 1 ("vault"): it is not done so far, and may still be
+error: there was no reply to the request to replace key 1 ("vault"): not done so far, and may still be
   caused by: stopped by a signal during fs_security_replace_key
 hint: keep every key; `[DIR]/qq --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
 ==== over rest
@@ -2560,7 +2579,7 @@ exit 143
 --- stdout
 --- stderr
 warning: stopping; waiting up to 5 s for what was already sent (a second signal stops at once)
-error: there was no reply to the request to replace key 1 ("vault"): it is not done so far, and may still be
+error: there was no reply to the request to replace key 1 ("vault"): not done so far, and may still be
   caused by: stopped by a signal during fs_security_replace_key
 hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows whether it was done; rerunning is safe: qkey looks first
 $ qkey lock --id=9 --lock-key=vault
@@ -2569,7 +2588,7 @@ exit 130
 --- stdout
 --- stderr
 warning: stopping; waiting up to 5 s for what was already sent (a second signal stops at once)
-error: there was no reply to the request to lock snapshot 9 ("9_snapshot"): it is not done so far, and may still be
+error: there was no reply to the request to lock snapshot 9 ("9_snapshot"): not done so far, and may still be
   caused by: stopped by a signal during snapshot_lock_snapshot
 hint: keep every key; `[DIR]/qq --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] snapshot_get_status --id=9` shows whether it was done; rerunning is safe: qkey looks first
 ==== over rest
@@ -2577,7 +2596,7 @@ exit 130
 --- stdout
 --- stderr
 warning: stopping; waiting up to 5 s for what was already sent (a second signal stops at once)
-error: there was no reply to the request to lock snapshot 9 ("9_snapshot"): it is not done so far, and may still be
+error: there was no reply to the request to lock snapshot 9 ("9_snapshot"): not done so far, and may still be
   caused by: stopped by a signal during snapshot_lock_snapshot
 hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys usage` shows whether it was done; rerunning is safe: qkey looks first
 $ qkey unlock --id=7 --key alice.pem
@@ -2586,7 +2605,7 @@ exit 143
 --- stdout
 --- stderr
 warning: stopping; waiting up to 5 s for what was already sent (a second signal stops at once)
-error: there was no reply to the request to unlock snapshot 7 ("7_snapshot"): it is not done so far, and may still be
+error: there was no reply to the request to unlock snapshot 7 ("7_snapshot"): not done so far, and may still be
   caused by: stopped by a signal during snapshot_unlock_snapshot
 hint: keep every key; `[DIR]/qq --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] snapshot_get_status --id=7` shows whether it was done; rerunning is safe: qkey looks first
 ==== over rest
@@ -2594,7 +2613,7 @@ exit 143
 --- stdout
 --- stderr
 warning: stopping; waiting up to 5 s for what was already sent (a second signal stops at once)
-error: there was no reply to the request to unlock snapshot 7 ("7_snapshot"): it is not done so far, and may still be
+error: there was no reply to the request to unlock snapshot 7 ("7_snapshot"): not done so far, and may still be
   caused by: stopped by a signal during snapshot_unlock_snapshot
 hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys usage` shows whether it was done; rerunning is safe: qkey looks first
 

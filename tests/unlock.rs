@@ -1034,7 +1034,7 @@ fn a_lost_answer_is_looked_up_and_never_asked_for_again() {
 exit 8
 --- stdout
 --- stderr
-error: there was no reply to the request to unlock snapshot 2 ("2_quarter_end"): it is not done so far, and may still be
+error: there was no reply to the request to unlock snapshot 2 ("2_quarter_end"): not done so far, and may still be
   caused by: the connection to cluster:8000 was lost during snapshot_unlock_snapshot: Remote end closed connection without response
 hint: keep every key; `[QQ] --host=cluster snapshot_get_status --id=2` shows whether it was done; rerunning is safe: qkey looks first
 ==== drop-after
@@ -1047,7 +1047,7 @@ warning: no reply to the request to unlock snapshot 2 ("2_quarter_end") (the con
 exit 8
 --- stdout
 --- stderr
-error: there was no reply to the request to unlock snapshot 2 ("2_quarter_end"): it is not done so far, and may still be
+error: there was no reply to the request to unlock snapshot 2 ("2_quarter_end"): not done so far, and may still be
   caused by: the connection to cluster:8000 was lost during snapshot_unlock_snapshot: The read operation timed out
 hint: keep every key; `[QQ] --host=cluster snapshot_get_status --id=2` shows whether it was done; rerunning is safe: qkey looks first
 ==== timeout-after
@@ -1060,54 +1060,54 @@ warning: no reply to the request to unlock snapshot 2 ("2_quarter_end") (the con
 exit 8
 --- stdout
 --- stderr
-error: there was an unexpected reply to the request to unlock snapshot 2 ("2_quarter_end"): it is not done so far, and may still be
-  caused by: cluster:8000 answered snapshot_unlock_snapshot with something else than its REST API does: qumulo.lib.request.APIException: Error loading data: Expecting value: line 1 column 1 (char 0)
+error: there was an unexpected reply to the request to unlock snapshot 2 ("2_quarter_end"): not done so far, and may still be
+  caused by: cluster:8000 answered snapshot_unlock_snapshot with something other than its REST API does: qumulo.lib.request.APIException: Error loading data: Expecting value: line 1 column 1 (char 0)
 hint: keep every key; `[QQ] --host=cluster snapshot_get_status --id=2` shows whether it was done; rerunning is safe: qkey looks first
 ==== traceback-after
 exit 0
 --- stdout
 Unlocked snapshot 2 ("2_quarter_end"), which key 1 ("lock-2026") locked.
 --- stderr
-warning: unexpected reply to the request to unlock snapshot 2 ("2_quarter_end") (cluster:8000 answered snapshot_unlock_snapshot with something else than its REST API does: qumulo.lib.request.APIException: Error loading data: Expecting value: line 1 column 1 (char 0)); checked: it was done
+warning: unexpected reply to the request to unlock snapshot 2 ("2_quarter_end") (cluster:8000 answered snapshot_unlock_snapshot with something other than its REST API does: qumulo.lib.request.APIException: Error loading data: Expecting value: line 1 column 1 (char 0)); checked: it was done
 ==== garbage
 exit 8
 --- stdout
 --- stderr
-error: there was an unexpected reply to the request to unlock snapshot 2 ("2_quarter_end"): it is not done so far, and may still be
+error: there was an unexpected reply to the request to unlock snapshot 2 ("2_quarter_end"): not done so far, and may still be
   caused by: qq gave no usable answer to snapshot_unlock_snapshot
-  caused by: `[QQ]` answered with something else than the sentence that it is unlocked: <html> This is not what you are looking for.
+  caused by: `[QQ]` answered with something other than the sentence that it is unlocked: <html> This is not what you are looking for.
 hint: keep every key; `[QQ] --host=cluster snapshot_get_status --id=2` shows whether it was done; rerunning is safe: qkey looks first
 ==== garbage-after
 exit 0
 --- stdout
 Unlocked snapshot 2 ("2_quarter_end"), which key 1 ("lock-2026") locked.
 --- stderr
-warning: unexpected reply to the request to unlock snapshot 2 ("2_quarter_end") (qq gave no usable answer to snapshot_unlock_snapshot: `[QQ]` answered with something else than the sentence that it is unlocked: <html> This is not what you are looking for.); checked: it was done
+warning: unexpected reply to the request to unlock snapshot 2 ("2_quarter_end") (qq gave no usable answer to snapshot_unlock_snapshot: `[QQ]` answered with something other than the sentence that it is unlocked: <html> This is not what you are looking for.); checked: it was done
 ==== empty
 exit 8
 --- stdout
 --- stderr
-error: there was an unexpected reply to the request to unlock snapshot 2 ("2_quarter_end"): it is not done so far, and may still be
+error: there was an unexpected reply to the request to unlock snapshot 2 ("2_quarter_end"): not done so far, and may still be
   caused by: qq gave no usable answer to snapshot_unlock_snapshot
-  caused by: `[QQ]` answered with something else than the sentence that it is unlocked: (nothing)
+  caused by: `[QQ]` answered with something other than the sentence that it is unlocked: (nothing)
 hint: keep every key; `[QQ] --host=cluster snapshot_get_status --id=2` shows whether it was done; rerunning is safe: qkey looks first
 ==== empty-after
 exit 0
 --- stdout
 Unlocked snapshot 2 ("2_quarter_end"), which key 1 ("lock-2026") locked.
 --- stderr
-warning: unexpected reply to the request to unlock snapshot 2 ("2_quarter_end") (qq gave no usable answer to snapshot_unlock_snapshot: `[QQ]` answered with something else than the sentence that it is unlocked: (nothing)); checked: it was done
+warning: unexpected reply to the request to unlock snapshot 2 ("2_quarter_end") (qq gave no usable answer to snapshot_unlock_snapshot: `[QQ]` answered with something other than the sentence that it is unlocked: (nothing)); checked: it was done
 ==== truncated
 exit 0
 --- stdout
 Unlocked snapshot 2 ("2_quarter_end"), which key 1 ("lock-2026") locked.
 --- stderr
-warning: unexpected reply to the request to unlock snapshot 2 ("2_quarter_end") (qq gave no usable answer to snapshot_unlock_snapshot: `[QQ]` answered with something else than the sentence that it is unlocked: Snapshot 2 i); checked: it was done
+warning: unexpected reply to the request to unlock snapshot 2 ("2_quarter_end") (qq gave no usable answer to snapshot_unlock_snapshot: `[QQ]` answered with something other than the sentence that it is unlocked: Snapshot 2 i); checked: it was done
 ==== kill-9
 exit 8
 --- stdout
 --- stderr
-error: there was no reply to the request to unlock snapshot 2 ("2_quarter_end"): it is not done so far, and may still be
+error: there was no reply to the request to unlock snapshot 2 ("2_quarter_end"): not done so far, and may still be
   caused by: qq gave no usable answer to snapshot_unlock_snapshot
   caused by: `[QQ]` was killed by signal 9
 hint: keep every key; `[QQ] --host=cluster snapshot_get_status --id=2` shows whether it was done; rerunning is safe: qkey looks first
@@ -1121,7 +1121,7 @@ warning: no reply to the request to unlock snapshot 2 ("2_quarter_end") (qq gave
 exit 8
 --- stdout
 --- stderr
-error: there was no reply to the request to unlock snapshot 2 ("2_quarter_end"): it is not done so far, and may still be
+error: there was no reply to the request to unlock snapshot 2 ("2_quarter_end"): not done so far, and may still be
   caused by: qq gave no usable answer to snapshot_unlock_snapshot
   caused by: `[QQ]` did not finish within 4 s and was killed
 hint: keep every key; `[QQ] --host=cluster snapshot_get_status --id=2` shows whether it was done; rerunning is safe: qkey looks first
@@ -1135,14 +1135,14 @@ warning: no reply to the request to unlock snapshot 2 ("2_quarter_end") (qq gave
 exit 8
 --- stdout
 --- stderr
-error: there was no reply to the request to unlock snapshot 2 ("2_quarter_end"): it is not done so far, and may still be
+error: there was no reply to the request to unlock snapshot 2 ("2_quarter_end"): not done so far, and may still be
   caused by: the reply of cluster:8000 to snapshot_unlock_snapshot is too large: the reply is larger than 256 KiB
 hint: keep every key; `[QQ] --host=cluster snapshot_get_status --id=2` shows whether it was done; rerunning is safe: qkey looks first
 ==== exit 3 something odd
 exit 8
 --- stdout
 --- stderr
-error: there was no reply to the request to unlock snapshot 2 ("2_quarter_end"): it is not done so far, and may still be
+error: there was no reply to the request to unlock snapshot 2 ("2_quarter_end"): not done so far, and may still be
   caused by: qq gave no usable answer to snapshot_unlock_snapshot
   caused by: `[QQ]` exited with 3: something odd
 hint: keep every key; `[QQ] --host=cluster snapshot_get_status --id=2` shows whether it was done; rerunning is safe: qkey looks first
@@ -1157,7 +1157,7 @@ hint: check the cluster's health, then run this again; `[QQ] --host=cluster snap
 exit 8
 --- stdout
 --- stderr
-error: there was no reply to the request to unlock snapshot 2 ("2_quarter_end"): it is not done so far, and may still be
+error: there was no reply to the request to unlock snapshot 2 ("2_quarter_end"): not done so far, and may still be
   caused by: cluster:8000 refused snapshot_unlock_snapshot: Error 503: busy_error: Try again later.
 hint: keep every key; `[QQ] --host=cluster snapshot_get_status --id=2` shows whether it was done; rerunning is safe: qkey looks first
 

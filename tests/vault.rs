@@ -517,7 +517,7 @@ exit 3
 --- stdout
 --- stderr
 error: cannot use hashivault://lock
-  caused by: `vault` answered with something else than JSON with data: [31moops
+  caused by: `vault` answered with something other than JSON with data: [31moops
 hint: what answers may not be a transit engine: check the attribute mount, and VAULT_ADDR or BAO_ADDR
 ==== read: no data
 exit 3
@@ -538,42 +538,42 @@ exit 3
 --- stdout
 --- stderr
 error: cannot use hashivault://lock
-  caused by: `vault` answered with something else than JSON with a signature: Success!
+  caused by: `vault` answered with something other than JSON with a signature: Success!
 hint: what answers may not be a transit engine: check the attribute mount, and VAULT_ADDR or BAO_ADDR
 ==== no prefix
 exit 3
 --- stdout
 --- stderr
 error: cannot use hashivault://lock
-  caused by: `vault` answered with something else than a signature of the key version that was asked for: MEYCIQDTZ/m35dLHjS2wBnKoTxSVQBhW3VUaFPv7EizuTC4y1QIhAL0eoWYHWs2d7MIPil24f755Lt5MP+QZTW2j8so/iXUu
+  caused by: `vault` answered with something other than a signature of the key version that was asked for: MEYCIQDTZ/m35dLHjS2wBnKoTxSVQBhW3VUaFPv7EizuTC4y1QIhAL0eoWYHWs2d7MIPil24f755Lt5MP+QZTW2j8so/iXUu
 hint: what answers may not be a transit engine: check the attribute mount, and VAULT_ADDR or BAO_ADDR
 ==== other version
 exit 3
 --- stdout
 --- stderr
 error: cannot use hashivault://lock
-  caused by: `vault` answered with something else than a signature of the key version that was asked for: vault:v1:MEYCIQDTZ/m35dLHjS2wBnKoTxSVQBhW3VUaFPv7EizuTC4y1QIhAL0eoWYHWs2d7MIPil24f755Lt5MP+QZTW2j8so/iXUu
+  caused by: `vault` answered with something other than a signature of the key version that was asked for: vault:v1:MEYCIQDTZ/m35dLHjS2wBnKoTxSVQBhW3VUaFPv7EizuTC4y1QIhAL0eoWYHWs2d7MIPil24f755Lt5MP+QZTW2j8so/iXUu
 hint: what answers may not be a transit engine: check the attribute mount, and VAULT_ADDR or BAO_ADDR
 ==== empty
 exit 3
 --- stdout
 --- stderr
 error: cannot use hashivault://lock
-  caused by: `vault` answered with something else than a signature: (nothing)
+  caused by: `vault` answered with something other than a signature: (nothing)
 hint: a signature is to come as Base64 of ASN.1 DER after vault:vN:; it is like no signature at all
 ==== garbage
 exit 3
 --- stdout
 --- stderr
 error: cannot use hashivault://lock
-  caused by: `vault` answered with something else than a signature: garbage!
+  caused by: `vault` answered with something other than a signature: garbage!
 hint: a signature is to come as Base64 of ASN.1 DER after vault:vN:; it is like no signature at all
 ==== P1363
 exit 3
 --- stdout
 --- stderr
 error: cannot use hashivault://lock
-  caused by: `vault` answered with something else than a signature: 02f5t+XSx40tsAZyqE8UlUAYVt1VGhT7+xIs7kwuMtW9HqFmB1rNnezCD4pduH++eS7eTD/kGU1to/LKP4l1Lg==
+  caused by: `vault` answered with something other than a signature: 02f5t+XSx40tsAZyqE8UlUAYVt1VGhT7+xIs7kwuMtW9HqFmB1rNnezCD4pduH++eS7eTD/kGU1to/LKP4l1Lg==
 hint: a signature is to come as Base64 of ASN.1 DER after vault:vN:; it seems to be Base64 of r and s, 32 bytes each (IEEE P1363)
 ==== by another key
 exit 3

@@ -87,12 +87,12 @@ impl Challenges {
     }
 }
 
-/// Adds to a refusal that the cluster has a signature over a text of its own choice, and the same text
-/// still stands: a signature that is of no use for what it was asked for may be of use elsewhere.
+/// Adds to a refusal that the cluster has a signature over a text of its own choice: one that is of no
+/// use for what it was asked for may be of use elsewhere.
 pub fn say_that_it_was_signed(refusal: Error, key: &Key) -> Error {
     let hint = refusal.hint_text().unwrap_or_default();
     let hint = format!(
-        "{hint}; the cluster now has a signature by {} over its challenge, which is still valid",
+        "{hint}; the cluster now holds a signature made with {} over its challenge",
         key.title
     );
     refusal.hint(hint)

@@ -151,9 +151,11 @@ impl Replace<'_> {
             };
             let refusal = match submission.submit(submit, look)? {
                 Verdict::Done(stored) => return Ok(replaced(Ending::Done, stored)),
-                Verdict::Refused(error) if error.kind() == Kind::Auth => return Err(error),
-                Verdict::Refused(error) => error,
+                Verdict::Refused(error) => say_that_it_was_signed(error, old),
             };
+            if refusal.kind() == Kind::Auth {
+                return Err(refusal);
+            }
             let (stored, fresh) = both(|| cluster.keys(), || cluster.replacement_challenge(&id));
             let (keys, fresh) = match (stored, fresh) {
                 (Ok(keys), Ok(fresh)) => (keys, fresh),
@@ -169,12 +171,12 @@ impl Replace<'_> {
             }
             if !stored.holds(old.signer.public_key()) {
                 let message = format!("somebody else has replaced {}", stored.title());
-                return Err(Error::new(Kind::Refused, message)
+                return Err(Error::new(Kind::Mismatch, message)
                     .caused_by_error(&refusal)
                     .hint("`qkey keys list` shows what it holds now"));
             }
             if fresh == challenge {
-                return Err(say_that_it_was_signed(refusal, old));
+                return Err(refusal);
             }
             if attempts_left == 0 {
                 return Err(stale(&refusal, self.attempts));

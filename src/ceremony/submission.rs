@@ -134,7 +134,7 @@ impl Submission {
                 match failure.certainty {
                     Certainty::Failed => {
                         log::warn!(
-                            "the cluster failed during {request} ({cause}); checked: it was done"
+                            "the cluster failed to process {request} ({cause}); checked: it was done"
                         );
                     }
                     Certainty::Unexpected => {
@@ -148,11 +148,11 @@ impl Submission {
                 self.not_done(&error)
             }
             Polled::Seen(Seen::NotDone) => {
-                let lost = match failure.certainty {
-                    Certainty::Unexpected => "there was an unexpected reply to",
-                    _ => "there was no reply to",
+                let reply = match failure.certainty {
+                    Certainty::Unexpected => format!("unexpected reply to {request}"),
+                    _ => format!("no reply to {request}"),
                 };
-                self.not_done_so_far(lost, unconfirmed(&error))
+                self.not_done_so_far(&reply, unconfirmed(&error))
                     .caused_by_error(&error)
             }
             Polled::Seen(Seen::SomethingElse(what)) => self
@@ -189,7 +189,11 @@ impl Submission {
             Polled::Seen(Seen::Done(done)) => return Ok(done),
             Polled::Seen(Seen::NotDone) => {
                 let kind = interrupt::announced().unwrap_or(Kind::Unknown);
-                self.not_done_so_far("the cluster accepted", kind)
+                let reply = format!(
+                    "the cluster accepted {}, but does not show it",
+                    self.request
+                );
+                self.not_done_so_far(&reply, kind)
             }
             Polled::Seen(Seen::SomethingElse(what)) => self.something_else("was accepted", &what),
             Polled::Unreadable(error) => self.not_confirmed(&error),
@@ -198,11 +202,8 @@ impl Submission {
     }
 
     /// Whether the cluster is still working on it cannot be told from here.
-    fn not_done_so_far(&self, answer: &str, kind: Kind) -> Error {
-        let message = format!(
-            "{answer} {}: it is not done so far, and may still be",
-            self.request
-        );
+    fn not_done_so_far(&self, reply: &str, kind: Kind) -> Error {
+        let message = format!("{reply}: not done so far, and may still be");
         Error::new(kind, message).hint(format!(
             "keep every key; `{}` shows whether it was done; rerunning is safe: qkey looks first",
             self.check
@@ -211,7 +212,7 @@ impl Submission {
 
     fn not_done(&self, failed: &Error) -> Error {
         let message = format!(
-            "the cluster failed during {}, and shows that it was not done",
+            "the cluster failed to process {}; checked: it was not done",
             self.request
         );
         Error::new(failed.kind(), message)
@@ -348,7 +349,7 @@ mod tests {
         for (looks, words) in [
             (
                 &[not_done as Look][..],
-                "the cluster accepted the request to paint: it is not done so far, and may still be",
+                "the cluster accepted the request to paint, but does not show it: not done so far, and may still be",
             ),
             (&[unreadable], "could not be confirmed"),
             (&[not_done, unreadable], "could not be confirmed"),
@@ -402,21 +403,18 @@ mod tests {
         let (submitted, looked) = submit(answer, &[not_done]);
         let error = failed(submitted, Kind::Refused, 5);
         assert_eq!(looked, POLL_PAUSES.len());
-        assert_tells(&error, "the cluster failed during the request to paint");
-        assert_tells(&error, "shows that it was not done");
+        assert_tells(&error, "the cluster failed to process the request to paint");
+        assert_tells(&error, "checked: it was not done");
         assert_tells(&error, "the first answer");
     }
 
     #[test]
     fn without_the_expected_reply_it_may_still_be_done_after_the_last_read() {
         for (certainty, words) in [
-            (
-                Certainty::Lost,
-                "there was no reply to the request to paint: ",
-            ),
+            (Certainty::Lost, "no reply to the request to paint: "),
             (
                 Certainty::Unexpected,
-                "there was an unexpected reply to the request to paint: ",
+                "unexpected reply to the request to paint: ",
             ),
         ] {
             for looks in [&[not_done as Look][..], &[unreadable, not_done]] {

@@ -21,7 +21,7 @@ use crate::{
     cluster::{self, Check, Cluster, Snapshot, StoredKey},
     error::{Error, Kind, Result},
     interrupt::{self, LastWords, Settling, Unsettled},
-    parallel::both,
+    parallel::{both, each},
     signer::KeySource,
     text::size,
 };
@@ -171,7 +171,9 @@ impl Unlock<'_> {
                 match thread::Builder::new().spawn_scoped(scope, work) {
                     Ok(_) => workers += 1,
                     Err(error) => {
-                        log::warn!("using {workers} threads instead of {}: {error}", self.jobs);
+                        if workers > 0 {
+                            log::warn!("using {workers} threads instead of {}: {error}", self.jobs);
+                        }
                         break;
                     }
                 }
@@ -195,7 +197,7 @@ impl Unlock<'_> {
         {
             let outcome = self.unlock(shared, index, id);
             let outcome = outcome.unwrap_or_else(|error| Outcome::Finished(Err(error)));
-            shared.ledger.note(index, Stage::of(&outcome));
+            shared.ledger.note_outcome(index, &outcome);
             let stopped = matches!(&outcome, Outcome::Finished(Err(error)) if error.kind().is_interruption())
                 || interrupt::received().is_some();
             // Those that were under way together may have failed together.
@@ -257,7 +259,7 @@ impl Unlock<'_> {
                 Reply::Settled(Verdict::Done(())) => {
                     return finished(Ending::Done, Some(stored), None);
                 }
-                Reply::Settled(Verdict::Refused(error)) => error,
+                Reply::Settled(Verdict::Refused(error)) => say_that_it_was_signed(error, &key),
             };
             drop(unsettled);
             shared.ledger.note(index, Stage::NotSent);
@@ -279,7 +281,7 @@ impl Unlock<'_> {
                     log::info!("the challenge went stale; signing the new one");
                     (lock_key, challenge) = (now, fresh);
                 }
-                Ok(_) => return Err(say_that_it_was_signed(refusal, &key)),
+                Ok(_) => return Err(refusal),
                 Err(failure) => return Err(not_explained(refusal, &failure)),
             }
         }
@@ -299,13 +301,15 @@ impl Unlock<'_> {
                 let verdict = confirm(shared.cluster, &one.snapshot);
                 BTreeMap::from([(*index, verdict)])
             }
-            several => confirm_all(shared.cluster, several),
+            several => confirm_all(shared.cluster, several, self.jobs),
         };
         let results = outcomes.into_iter().map(|(index, outcome)| {
             let result = match outcome {
                 Outcome::Finished(result) => result,
                 Outcome::Accepted(Accepted { snapshot, key, .. }) => {
-                    let verdict = verdicts.remove(&index).unwrap_or(Ok(()));
+                    let unread =
+                        || Err(submission(shared.cluster, &snapshot).unknown(Kind::Unknown));
+                    let verdict = verdicts.remove(&index).unwrap_or_else(unread);
                     verdict.map(|()| Unlocked {
                         ending: Ending::Done,
                         snapshot,
@@ -314,7 +318,7 @@ impl Unlock<'_> {
                     })
                 }
             };
-            shared.ledger.note(index, Stage::of_result(&result));
+            shared.ledger.note_result(index, &result);
             (self.ids[index], result)
         });
         results.collect()
@@ -352,49 +356,56 @@ fn confirm(cluster: &dyn Cluster, snapshot: &Snapshot) -> Result<()> {
 }
 
 /// Lists what is not locked until all of these are in it or have had enough time to get there, and
-/// then looks at each that is not.
+/// then looks at each that is not, a few at a time.
 fn confirm_all(
     cluster: &dyn Cluster,
     accepted: &[(usize, &Accepted)],
+    jobs: usize,
 ) -> BTreeMap<usize, Result<()>> {
     let _settling = Settling::confirmation();
     let mut verdicts = BTreeMap::new();
     let mut left: Vec<_> = accepted.to_vec();
-    let mut failure = None;
     for pause in POLL_PAUSES {
         interrupt::pause(pause);
         match cluster.unlocked_snapshots() {
-            Ok(unlocked) => {
-                failure = None;
-                left.retain(|(index, accepted)| {
-                    let is_unlocked = unlocked.contains(&accepted.snapshot.id);
-                    if is_unlocked {
-                        verdicts.insert(*index, Ok(()));
-                    }
-                    !is_unlocked
-                });
-            }
-            Err(error) => {
-                log::info!("cannot list the snapshots: {}", error.error.chain());
-                failure = Some(error.error);
+            Ok(unlocked) => left.retain(|(index, accepted)| {
+                let is_unlocked = unlocked.contains(&accepted.snapshot.id);
+                if is_unlocked {
+                    verdicts.insert(*index, Ok(()));
+                }
+                !is_unlocked
+            }),
+            Err(failure) => {
+                log::info!("cannot list the snapshots: {}", failure.error.chain());
+                break;
             }
         }
         if left.is_empty() || interrupt::announced().is_some() {
             break;
         }
     }
-    for (index, accepted) in left {
-        let snapshot = &accepted.snapshot;
-        let submission = submission(cluster, snapshot);
-        let verdict = match &failure {
-            Some(failure) => Err(submission.not_confirmed(failure)),
-            None => {
-                let lock_key = snapshot.lock_key.as_deref().unwrap_or_default();
-                let seen = look(cluster, snapshot.id, lock_key);
-                submission.judge(seen).map(drop)
+    let mut unreadable = 0;
+    for some in left.chunks(jobs.max(1)) {
+        let look = |(_, accepted): &(usize, &Accepted)| {
+            let _settling = Settling::confirmation();
+            let snapshot = &accepted.snapshot;
+            let lock_key = snapshot.lock_key.as_deref().unwrap_or_default();
+            match unreadable {
+                ..IN_VAIN => look(cluster, snapshot.id, lock_key),
+                _ => Err(cluster::Error::new(
+                    cluster::Certainty::NotSent,
+                    Error::new(Kind::Unreachable, "the cluster could not be read"),
+                )),
             }
         };
-        verdicts.insert(index, verdict);
+        for ((index, accepted), seen) in some.iter().zip(each(some, look)) {
+            unreadable = match seen {
+                Ok(_) => 0,
+                Err(_) => unreadable + 1,
+            };
+            let verdict = submission(cluster, &accepted.snapshot).judge(seen);
+            verdicts.insert(*index, verdict.map(drop));
+        }
     }
     verdicts
 }
@@ -421,14 +432,8 @@ enum Stage {
 }
 
 impl Stage {
-    fn of(outcome: &Outcome) -> Self {
-        match outcome {
-            Outcome::Accepted(_) => Self::Accepted,
-            Outcome::Finished(result) => Self::of_result(result),
-        }
-    }
-
-    fn of_result(result: &Result<Unlocked>) -> Self {
+    /// What a result means for a snapshot that had come as far as `self`.
+    fn after(self, result: &Result<Unlocked>) -> Self {
         match result {
             Ok(unlocked) => match unlocked.ending {
                 Ending::Done => Self::Unlocked,
@@ -436,6 +441,11 @@ impl Stage {
                 Ending::DryRun => Self::NotSent,
             },
             Err(error) if error.kind() == Kind::Unknown => Self::Unknown,
+            Err(error) if error.kind().is_interruption() => match self {
+                Self::Sent | Self::Unknown => Self::Unknown,
+                Self::Accepted => Self::Accepted,
+                _ => Self::NotSent,
+            },
             Err(_) => Self::Failed,
         }
     }
@@ -460,6 +470,18 @@ impl Ledger {
 
     fn note(&self, index: usize, stage: Stage) {
         self.stages()[index] = stage;
+    }
+
+    fn note_outcome(&self, index: usize, outcome: &Outcome) {
+        match outcome {
+            Outcome::Accepted(_) => self.note(index, Stage::Accepted),
+            Outcome::Finished(result) => self.note_result(index, result),
+        }
+    }
+
+    fn note_result(&self, index: usize, result: &Result<Unlocked>) {
+        let stage = &mut self.stages()[index];
+        *stage = stage.after(result);
     }
 
     /// All that is known, for a run that ends before it can report.
@@ -494,7 +516,7 @@ impl Ledger {
             ),
             false => "rerunning is safe: qkey looks first".to_owned(),
         };
-        Error::new(Kind::Interrupted, message).hint(hint)
+        Error::new(Kind::Interrupted, message).hint(hint).whole()
     }
 }
 

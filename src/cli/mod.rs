@@ -27,7 +27,7 @@ use clap::{
 
 use crate::{
     error::{Error, Kind, Result},
-    interrupt::{self, SUBMIT_GRACE},
+    interrupt::{self, CONFIRM_GRACE, SUBMIT_GRACE},
     memory,
     output::{self, Format, Output},
     redact::redact,
@@ -70,6 +70,7 @@ enum Command {
 /// Parses the command line, runs the command, reports an error, and returns the exit code.
 pub fn main() -> u8 {
     wipe::protect();
+    memory::share_arenas();
     panic::set_hook(Box::new(|panic| {
         // The message may quote what a user typed.
         eprintln!("{}", redact(&panic.to_string()));
@@ -129,7 +130,7 @@ fn run(cli: Cli, matches: &ArgMatches, output: &mut Output) -> Result<()> {
         interrupt::tell_of_waiting_with(|| {
             log::warn!(
                 "stopping; waiting up to {} s for what was already sent (a second signal stops at once)",
-                SUBMIT_GRACE.as_secs()
+                (SUBMIT_GRACE + CONFIRM_GRACE).as_secs()
             );
         });
     }

@@ -19,7 +19,7 @@ use crate::{
     ceremony::{self, Ending, unlock::Unlocked},
     cluster::Snapshot,
     error::{Error, Kind, Result},
-    input,
+    input, interrupt,
     output::{Format, error_object},
     signer::source::Openable,
     text::quoted,
@@ -238,6 +238,9 @@ impl<'a> Tally<'a> {
 
     fn print_one_of_several(&mut self, id: u64, error: &Error) {
         let title = format!("snapshot {id}");
+        // Nobody can tell.
+        let is_unknown = error.kind() == Kind::Unknown || error.kind().is_interruption();
+        let changed = (!is_unknown).then_some(false);
         match self.session.output.format {
             Format::Text if error.message().contains(&title) => self.session.output.error(error),
             Format::Text => self.session.output.error(&error.clone().about(&title)),
@@ -245,7 +248,7 @@ impl<'a> Tally<'a> {
                 "",
                 &json!({
                     "action": "unlock",
-                    "changed": false,
+                    "changed": changed,
                     "dry_run": self.dry_run,
                     "snapshot": { "id": id },
                     "error": error_object(error),
@@ -305,12 +308,15 @@ impl<'a> Tally<'a> {
         }
         let rerun =
             "see the errors above; rerunning is safe: what is already unlocked is left alone";
-        match (self.first_error, self.interruption) {
-            (None, _) => self.print_error.map_or(Ok(()), Err),
+        // What was under way may be done all the same, and the others were not begun.
+        let stopped = interrupt::announced().filter(|_| not_tried > 0);
+        let interruption = self.interruption.map(|error| error.kind()).or(stopped);
+        match (self.first_error, interruption) {
+            (None, None) => self.print_error.map_or(Ok(()), Err),
             (Some(error), _) if asked == 1 => Err(error),
-            (_, Some(error)) => {
-                let message = format!("stopped by a signal, with {well} of {asked} snapshots done");
-                Err(Error::new(error.kind(), message).hint(rerun))
+            (_, Some(kind)) => {
+                let message = format!("stopped by a signal after {well} of {asked} snapshots");
+                Err(Error::new(kind, message).hint(rerun))
             }
             (Some(first), None) => {
                 let kind = match (unknown, well) {

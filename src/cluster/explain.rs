@@ -85,7 +85,7 @@ impl Named {
         };
         let certainty = match status {
             // A proxy says these too, and knows nothing of the cluster behind it.
-            408 | 502..=504 => Certainty::Lost,
+            408 | 502..=504 => Certainty::Unexpected,
             500.. => Certainty::Failed,
             _ => Certainty::Refused,
         };
@@ -131,17 +131,28 @@ impl Named {
             self.address
         );
         Error::new(
-            Certainty::Lost,
+            Certainty::Unexpected,
             UserError::new(Kind::Unreachable, message).hint(
                 "a cluster sends far less; check --host and --port: a proxy or another service may answer there",
             ),
         )
     }
 
+    /// A status without the REST API's own words: somebody else may have said it.
+    pub fn refused_without_words(&self, call: &str, status: u16, words: &str) -> Error {
+        match status {
+            401 => Error {
+                certainty: Certainty::Unexpected,
+                ..self.refused(call, status, words)
+            },
+            _ => self.not_the_api(call, words),
+        }
+    }
+
     /// What came is no answer of the REST API.
     pub fn not_the_api(&self, call: &str, words: &str) -> Error {
         let message = format!(
-            "{} answered {call} with something else than its REST API does: {words}",
+            "{} answered {call} with something other than its REST API does: {words}",
             self.address
         );
         Error::new(

@@ -24,15 +24,16 @@ enum Astray {
     Unknown { source: io::Error },
 }
 
-/// Refuses to run `qq` for `host` where it would reach this node's own cluster instead. The socket
-/// comes and goes with the node's services, so check before each call.
+/// Refuses to run `qq` where it would reach this node's own cluster instead of the named one: another
+/// `host` or another `port`. The socket comes and goes with the node's services, so check before each
+/// call.
 ///
 /// # Errors
 /// Of kind `usage`.
 pub(super) fn check(host: Option<&str>, port: u16) -> Result<()> {
-    let Some(host) = host else {
+    if host.is_none() && port == DEFAULT_PORT {
         return Ok(());
-    };
+    }
     let astray = match fs::symlink_metadata(SOCKET) {
         // Whatever it is: if qq sees it, it connects to nothing else; a dangling link may soon lead
         // to a socket.
@@ -41,10 +42,14 @@ pub(super) fn check(host: Option<&str>, port: u16) -> Result<()> {
         Err(source) => Astray::Unknown { source },
     };
     // Another port may be a tunnel to another cluster, and qq would not use it.
-    if port == DEFAULT_PORT && is_this_machine(host) {
+    if port == DEFAULT_PORT && host.is_some_and(is_this_machine) {
         return Ok(());
     }
-    let message = format!("qq cannot be trusted to reach {host}:{port} from this machine");
+    let named = match host {
+        Some(host) => format!("{host}:{port}"),
+        None => format!("port {port}"),
+    };
+    let message = format!("qq cannot be trusted to reach {named} from this machine");
     Err(Error::new(Kind::Usage, message).caused_by(&astray).hint(
         "add --via rest, with --ca-file PEM or --tls-fingerprint sha256:HEX to verify the cluster; for this node's own cluster, give no host and no port",
     ))

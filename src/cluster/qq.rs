@@ -20,6 +20,7 @@ use super::{
 };
 use crate::{
     error::{Error as UserError, Kind},
+    interrupt,
     signature::Signature,
     subprocess::{self, Command, Failure, Output},
     text::{quote, quote_path},
@@ -36,6 +37,12 @@ pub struct Options {
     pub credentials_store: Option<PathBuf>,
     /// For each call.
     pub timeout: Duration,
+}
+
+impl Options {
+    fn check_destination(&self) -> std::result::Result<(), UserError> {
+        node::check(self.host.as_deref(), self.port)
+    }
 }
 
 /// A cluster reached by running `qq` once for each call.
@@ -92,7 +99,7 @@ impl Qq {
     /// When there is no such program, or it would not reach the cluster that `options` name.
     pub fn find(options: Options) -> std::result::Result<Self, UserError> {
         // Before anyone is asked for a passphrase.
-        node::check(options.host.as_deref(), options.port)?;
+        options.check_destination()?;
         let program = subprocess::find(options.program.as_os_str()).map_err(|failure| {
             let hint = match failure {
                 Failure::NotFound { .. } => {
@@ -112,7 +119,8 @@ impl Qq {
     }
 
     fn check_destination(&self) -> Result<()> {
-        node::check(self.options.host.as_deref(), self.options.port)
+        self.options
+            .check_destination()
             .map_err(|error| Error::new(Certainty::NotSent, error))
     }
 
@@ -223,6 +231,9 @@ impl Qq {
         };
         match complaint(&failure) {
             Complaint::Api { status, words } => named.refused(command, status, &words),
+            Complaint::Status { status, words } => {
+                named.refused_without_words(command, status, &format!("Error {status}: {words}"))
+            }
             Complaint::NotConnected(words) => named.not_connected(&words),
             Complaint::ConnectionLost(words) => named.connection_lost(command, &words),
             Complaint::Command(words) | Complaint::Traceback(words)
@@ -342,6 +353,9 @@ fn find_dialect(
     let newer = run(Dialect::Key);
     if !is_usage(&newer) {
         return (newer.is_ok().then_some(Dialect::Key), newer);
+    }
+    if let Some(kind) = interrupt::announced() {
+        return (None, Err(Failure::Interrupted(kind)));
     }
     log::debug!("trying the dialect of qq 6.1.0");
     let older = run(Dialect::IdOrName);

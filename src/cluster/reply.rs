@@ -628,6 +628,8 @@ fn done(stdout: &[u8], sentence: &str, expected: &'static str) -> Result<(), Not
 pub enum Complaint {
     /// The REST API's own answer.
     Api { status: u16, words: String },
+    /// A status whose body was none of the REST API's.
+    Status { status: u16, words: String },
     /// The request could not be made; the cluster never got it.
     NotConnected(String),
     /// The connection broke; the cluster may have got the request.
@@ -661,7 +663,11 @@ pub fn complaint(text: &str) -> Complaint {
     while !rest.is_empty() {
         let line = rest.lines().next().unwrap_or_default();
         if let Some((status, words)) = printed_error(rest) {
-            return Complaint::Api { status, words };
+            // What `qq` makes up where the body names no error class.
+            return match words.starts_with("unknown: ") {
+                true => Complaint::Status { status, words },
+                false => Complaint::Api { status, words },
+            };
         }
         if let Some(words) = rest.strip_prefix("Connection error: ") {
             let words = shortened(words.trim_end());

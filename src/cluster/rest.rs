@@ -245,7 +245,8 @@ impl Rest {
             }
             None => {
                 let words = format!("status {status}: {}", self.excerpt(&answer.body));
-                self.not_the_api(call, &words)
+                self.named
+                    .refused_without_words(call, status.as_u16(), &words)
             }
         };
         Err(match status {

@@ -58,12 +58,12 @@ enum Error {
     Exchange(#[from] Failure),
     #[error("the agent refused")]
     Refused,
-    #[error("the agent answered with something else than {expected}: {excerpt}")]
+    #[error("the agent answered with something other than {expected}: {excerpt}")]
     Unexpected {
         expected: &'static str,
         excerpt: String,
     },
-    #[error("the agent answered with something else than a signature: {excerpt}")]
+    #[error("the agent answered with something other than a signature: {excerpt}")]
     NotASignature {
         excerpt: String,
         source: signature::Error,

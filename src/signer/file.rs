@@ -225,6 +225,13 @@ fn key_error(source: &Source, error: &keyfile::Error) -> Error {
 }
 
 fn generate(source: &Source, context: &Arc<Context>, how: &Generate) -> Result<Generated> {
+    // It would be the end of a name, and the key would not be encrypted.
+    let mistaken = [";passphrase-", "&passphrase-"];
+    if mistaken.iter().any(|text| source.body().contains(text)) {
+        return Err(source
+            .invalid("attributes follow a `?`")
+            .hint("write PATH?passphrase-file=PATH to encrypt the key"));
+    }
     if source.body_is_stdin() {
         let message = "a new key needs a file; `-` is stdin";
         return Err(

@@ -315,18 +315,21 @@ fn a_signal_after_a_refusal_is_a_signal() {
 }
 
 #[test]
-fn a_refusal_stands_when_the_key_is_another_one_by_now_or_gone() {
+fn a_key_that_somebody_else_has_replaced_or_deleted_is_not_tried_again() {
     let replaced = |world: &mut World| {
         let third = FakeSource::new("third.pem").public_key().to_base64();
         world.key("1").public_key = third;
         world.key("1").comment.push('!');
     };
     let removed = |world: &mut World| world.remove_key("1");
-    for change in [replaced as fn(&mut World), removed] {
+    for (change, kind, exit_code) in [
+        (replaced as fn(&mut World), Kind::Mismatch, 4),
+        (removed, Kind::Refused, 5),
+    ] {
         let (old, new) = keys();
         let cluster =
             FakeCluster::new(holding(&old)).fault(Call::Replace, .., Fault::Meanwhile(change));
-        failed(replace(&old, &new).run(&cluster), Kind::Refused, 5);
+        failed(replace(&old, &new).run(&cluster), kind, exit_code);
         assert_eq!((cluster.submissions(), new.signed().len()), (1, 1));
     }
 }

@@ -625,7 +625,16 @@ fn last_words_name_every_snapshot() {
     ] {
         ledger.note(index, stage);
     }
+    // What a signal ends after it was sent is unknown, and what it ends before was not sent.
+    for (index, kind) in [
+        (0, Kind::Interrupted),
+        (2, Kind::Terminated),
+        (5, Kind::Interrupted),
+    ] {
+        ledger.note_result(index, &Err(Error::new(kind, "stopped")));
+    }
     let words = ledger.words();
+    assert!(words.is_whole());
     assert_eq!(
         words.message(),
         "stopped by a signal; unlocked: 5; accepted by the cluster, not confirmed: 1-2; \

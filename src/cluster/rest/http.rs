@@ -193,12 +193,12 @@ impl Client {
             false => line.wait_for(call, left),
         };
         line.used = Instant::now();
-        // A server that gives up on a connection may say so while the next request is on its way: the
-        // replies that follow would be those to other requests.
+        // A server that gives up on a connection may say so while the next request is on its way, and an
+        // error that comes twice would be taken for the refusal of the next request.
         if let Ok(answer) = &mut result {
             answer.connection = Some(line.stop.clone());
             answer.on_kept_connection = kept;
-            if answer.status == StatusCode::REQUEST_TIMEOUT {
+            if !answer.status.is_success() {
                 answer.distrust();
             }
         }
@@ -214,7 +214,7 @@ impl Client {
     fn failure(&self, line: &Line, unanswered: Unanswered) -> Failure {
         let sent = line.progress.has_sent();
         let timeout = self.settings.timeout;
-        let stopped = match line.stop.is_shut() {
+        let stopped = match line.stop.is_shut() || !sent && !line.progress.confirms() {
             true => interrupt::announced(),
             false => interrupt::received(),
         };
@@ -259,8 +259,9 @@ impl Client {
                 None => None,
             };
             if let Some(line) = line {
-                let phase = interrupt::phase() as u8;
-                line.stop.serves.store(phase, Ordering::SeqCst);
+                let phase = interrupt::phase();
+                line.stop.serves.store(phase as u8, Ordering::SeqCst);
+                line.progress.set_confirms(phase == Phase::Confirm);
                 let line = Some(line);
                 return Ok(Lease { client: self, line });
             }

@@ -46,7 +46,10 @@ pub(super) use self::{
     handshake::{HandshakeError, SpeaksHttp2},
     reason::{Remedy, Untrusted},
 };
-use crate::error::{Error as UserError, Kind};
+use crate::{
+    error::{Error as UserError, Kind},
+    interrupt,
+};
 
 /// Which certificate is the cluster's.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -379,6 +382,8 @@ fn verify_tls12_signature(
 pub(super) struct Progress {
     connected: AtomicBool,
     sent: AtomicBool,
+    /// Whether the request reads what became of a submission: no other begins after a signal.
+    confirms: AtomicBool,
     /// Whether any connection to the cluster has come about yet.
     reached: Arc<AtomicBool>,
 }
@@ -399,6 +404,14 @@ impl Progress {
     /// Whether any of the request may have gone out.
     pub fn has_sent(&self) -> bool {
         self.sent.load(Ordering::SeqCst)
+    }
+
+    pub fn confirms(&self) -> bool {
+        self.confirms.load(Ordering::SeqCst)
+    }
+
+    pub fn set_confirms(&self, confirms: bool) {
+        self.confirms.store(confirms, Ordering::SeqCst);
     }
 
     /// A new request begins.
@@ -500,7 +513,12 @@ impl Transport for TlsTransport {
     }
 
     fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), ureq::Error> {
-        self.progress.sent.store(true, Ordering::SeqCst);
+        // The connection may have taken its time to come about.
+        let progress = &self.progress;
+        if !progress.has_sent() && !progress.confirms() && interrupt::announced().is_some() {
+            return Err(io::Error::from(io::ErrorKind::Interrupted).into());
+        }
+        progress.sent.store(true, Ordering::SeqCst);
         self.stream.sock.set_timeout(timeout);
         let written = self.stream.write_all(&self.buffers.output()[..amount]);
         written.map_err(|mut error| {

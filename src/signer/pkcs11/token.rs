@@ -21,7 +21,7 @@ use super::{
 use crate::{
     error::{Error, Kind, Reason, Result},
     secret::{self, Secret, SecretSource},
-    signer::{Context, refusals::refused_before, secret_error},
+    signer::{Context, secret_error},
     text::{printable, quote, quote_path, quoted},
 };
 
@@ -215,7 +215,15 @@ impl Token {
             return Err(error.clone());
         }
         if let Some((first, error)) = refused {
-            return Err(refused_before(login.title, first, error));
+            if first.as_str() == login.title {
+                return Err(error.clone());
+            }
+            let why =
+                format!("{self} refused the PIN of {first} in this run, so no other PIN is tried");
+            return Err(Error::new(Kind::Key, why)
+                .context(format!("cannot use {}", login.title))
+                .because(error.reason())
+                .maybe_hint(error.hint_text().map(str::to_owned)));
         }
         let info = self.current_info(login)?;
         self.expect_openable(&info, login)?;
