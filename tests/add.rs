@@ -484,7 +484,7 @@ fn a_lost_answer_is_looked_up_and_never_asked_for_again() {
 exit 8
 --- stdout
 --- stderr
-error: there was no reply to the request to add key "lock-2026": not done so far, and may still be
+error: no reply to the request to add key "lock-2026": not done so far, and may still be
   caused by: the connection to cluster:8000 was lost during fs_security_add_key: Remote end closed connection without response
 hint: keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
 ==== drop-after
@@ -498,7 +498,7 @@ warning: no reply to the request to add key "lock-2026" (the connection to clust
 exit 8
 --- stdout
 --- stderr
-error: there was no reply to the request to add key "lock-2026": not done so far, and may still be
+error: no reply to the request to add key "lock-2026": not done so far, and may still be
   caused by: the connection to cluster:8000 was lost during fs_security_add_key: The read operation timed out
 hint: keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
 ==== timeout-after
@@ -512,7 +512,7 @@ warning: no reply to the request to add key "lock-2026" (the connection to clust
 exit 8
 --- stdout
 --- stderr
-error: there was an unexpected reply to the request to add key "lock-2026": not done so far, and may still be
+error: unexpected reply to the request to add key "lock-2026": not done so far, and may still be
   caused by: cluster:8000 answered fs_security_add_key with something other than its REST API does: qumulo.lib.request.APIException: Error loading data: Expecting value: line 1 column 1 (char 0)
 hint: keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
 ==== traceback-after
@@ -526,7 +526,7 @@ warning: unexpected reply to the request to add key "lock-2026" (cluster:8000 an
 exit 8
 --- stdout
 --- stderr
-error: there was an unexpected reply to the request to add key "lock-2026": not done so far, and may still be
+error: unexpected reply to the request to add key "lock-2026": not done so far, and may still be
   caused by: qq gave no usable answer to fs_security_add_key
   caused by: `[QQ]` answered with something other than the key in JSON: <html> This is not what you are looking for.
 hint: keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
@@ -541,7 +541,7 @@ warning: unexpected reply to the request to add key "lock-2026" (qq gave no usab
 exit 8
 --- stdout
 --- stderr
-error: there was an unexpected reply to the request to add key "lock-2026": not done so far, and may still be
+error: unexpected reply to the request to add key "lock-2026": not done so far, and may still be
   caused by: qq gave no usable answer to fs_security_add_key
   caused by: `[QQ]` answered with something other than the key in JSON: (nothing)
 hint: keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
@@ -563,7 +563,7 @@ warning: unexpected reply to the request to add key "lock-2026" (qq gave no usab
 exit 8
 --- stdout
 --- stderr
-error: there was no reply to the request to add key "lock-2026": not done so far, and may still be
+error: no reply to the request to add key "lock-2026": not done so far, and may still be
   caused by: qq gave no usable answer to fs_security_add_key
   caused by: `[QQ]` was killed by signal 9
 hint: keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
@@ -578,7 +578,7 @@ warning: no reply to the request to add key "lock-2026" (qq gave no usable answe
 exit 8
 --- stdout
 --- stderr
-error: there was no reply to the request to add key "lock-2026": not done so far, and may still be
+error: no reply to the request to add key "lock-2026": not done so far, and may still be
   caused by: qq gave no usable answer to fs_security_add_key
   caused by: `[QQ]` did not finish within 4 s and was killed
 hint: keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
@@ -593,14 +593,14 @@ warning: no reply to the request to add key "lock-2026" (qq gave no usable answe
 exit 8
 --- stdout
 --- stderr
-error: there was no reply to the request to add key "lock-2026": not done so far, and may still be
+error: unexpected reply to the request to add key "lock-2026": not done so far, and may still be
   caused by: the reply of cluster:8000 to fs_security_add_key is too large: the reply is larger than 256 KiB
 hint: keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
 ==== exit 3 something odd
 exit 8
 --- stdout
 --- stderr
-error: there was no reply to the request to add key "lock-2026": not done so far, and may still be
+error: no reply to the request to add key "lock-2026": not done so far, and may still be
   caused by: qq gave no usable answer to fs_security_add_key
   caused by: `[QQ]` exited with 3: something odd
 hint: keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
@@ -608,14 +608,14 @@ hint: keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether 
 exit 5
 --- stdout
 --- stderr
-error: the cluster failed during the request to add key "lock-2026", and shows that it was not done
+error: the cluster failed to process the request to add key "lock-2026"; checked: it was not done
   caused by: cluster:8000 refused fs_security_add_key: Error 500: internal_error: It broke.
 hint: check the cluster's health, then run this again; `[QQ] --host=cluster fs_security_list_keys` shows what it holds
 ==== status 503 busy_error Try again later.
 exit 8
 --- stdout
 --- stderr
-error: there was no reply to the request to add key "lock-2026": not done so far, and may still be
+error: unexpected reply to the request to add key "lock-2026": not done so far, and may still be
   caused by: cluster:8000 refused fs_security_add_key: Error 503: busy_error: Try again later.
 hint: keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
 
@@ -716,7 +716,7 @@ fn an_answer_about_another_key_is_not_believed() {
 exit 8
 --- stdout
 --- stderr
-error: there was an unexpected reply to the request to add key "lock-2026": not done so far, and may still be
+error: unexpected reply to the request to add key "lock-2026": not done so far, and may still be
   caused by: qq gave no usable answer to fs_security_add_key
   caused by: `[DIR]/qq-between` answered with something other than the key in JSON (it is about another one): {"id": "1", "name": "lock-2026", "public_key": "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEOIU028PmcXIypVonr+7grS94GTjKdWfDqV86…
 hint: keep every key; `[DIR]/qq-between --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first

@@ -572,9 +572,9 @@ fn the_token_is_in_no_output_however_it_goes() {
         json!({ "kind": "status", "status": 401, "error_class": TOKEN }),
         json!({ "kind": "redirect", "location": format!("https://elsewhere.invalid/{TOKEN}") }),
         json!({ "kind": "drop_before", "times": 3 }),
-        json!({ "kind": "not_json" }),
+        json!({ "kind": "not_json", "times": 3 }),
         json!({ "kind": "html_502" }),
-        json!({ "kind": "empty" }),
+        json!({ "kind": "empty", "times": 3 }),
     ];
     for output in ["text", "json"] {
         for variable in ["QKEY_TOKEN", "QKEY_TOKEN_FILE", "QKEY_CREDENTIALS_STORE"] {

@@ -394,7 +394,7 @@ exit 3
 --- stdout
 --- stderr
 error: cannot write a new key to alice.pem/new.pem
-  caused by: Not a directory (os error 20) at path "[DIR]/alice.pem/.qkey-[RANDOM]"
+  caused by: Not a directory (os error 20)
 hint: choose a directory that you can write to
 
 $ qkey generate -

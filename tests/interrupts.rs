@@ -184,8 +184,8 @@ fn a_signal_during_a_submission_ends_qq_and_tells_how_to_check() {
 exit 130
 --- stdout
 --- stderr
-warning: stopping; waiting up to 5 s for what was already sent (a second signal stops at once)
-error: there was no reply to the request to add key "new": not done so far, and may still be
+warning: stopping; waiting up to 8 s for what was already sent (a second signal stops at once)
+error: no reply to the request to add key "new": not done so far, and may still be
   caused by: stopped by a signal during fs_security_add_key
 hint: keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
 exit 0
@@ -193,14 +193,14 @@ exit 0
 Stored key 2 ("new") in the key store.
   SHA256:JSkAIR0avXSXaOU9Y5LHbqSNYBdGNuIp6RwKJix49NQ
 --- stderr
-warning: stopping; waiting up to 5 s for what was already sent (a second signal stops at once)
+warning: stopping; waiting up to 8 s for what was already sent (a second signal stops at once)
 warning: no reply to the request to add key "new" (stopped by a signal during fs_security_add_key); checked: it was done
 ==== replace
 exit 130
 --- stdout
 --- stderr
-warning: stopping; waiting up to 5 s for what was already sent (a second signal stops at once)
-error: there was no reply to the request to replace key 1 ("lock-2026"): not done so far, and may still be
+warning: stopping; waiting up to 8 s for what was already sent (a second signal stops at once)
+error: no reply to the request to replace key 1 ("lock-2026"): not done so far, and may still be
   caused by: stopped by a signal during fs_security_replace_key
 hint: keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
 exit 0
@@ -209,35 +209,35 @@ Replaced key 1 ("lock-2026").
   was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
   now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
 --- stderr
-warning: stopping; waiting up to 5 s for what was already sent (a second signal stops at once)
+warning: stopping; waiting up to 8 s for what was already sent (a second signal stops at once)
 warning: no reply to the request to replace key 1 ("lock-2026") (stopped by a signal during fs_security_replace_key); checked: it was done
 ==== unlock
 exit 130
 --- stdout
 --- stderr
-warning: stopping; waiting up to 5 s for what was already sent (a second signal stops at once)
-error: there was no reply to the request to unlock snapshot 2 ("2_quarter_end"): not done so far, and may still be
+warning: stopping; waiting up to 8 s for what was already sent (a second signal stops at once)
+error: no reply to the request to unlock snapshot 2 ("2_quarter_end"): not done so far, and may still be
   caused by: stopped by a signal during snapshot_unlock_snapshot
 hint: keep every key; `[QQ] --host=cluster snapshot_get_status --id=2` shows whether it was done; rerunning is safe: qkey looks first
 exit 0
 --- stdout
 Unlocked snapshot 2 ("2_quarter_end"), which key 1 ("lock-2026") locked.
 --- stderr
-warning: stopping; waiting up to 5 s for what was already sent (a second signal stops at once)
+warning: stopping; waiting up to 8 s for what was already sent (a second signal stops at once)
 warning: no reply to the request to unlock snapshot 2 ("2_quarter_end") (stopped by a signal during snapshot_unlock_snapshot); checked: it was done
 ==== lock
 exit 130
 --- stdout
 --- stderr
-warning: stopping; waiting up to 5 s for what was already sent (a second signal stops at once)
-error: there was no reply to the request to lock snapshot 3 ("3_nightly_projects"): not done so far, and may still be
+warning: stopping; waiting up to 8 s for what was already sent (a second signal stops at once)
+error: no reply to the request to lock snapshot 3 ("3_nightly_projects"): not done so far, and may still be
   caused by: stopped by a signal during snapshot_lock_snapshot
 hint: keep every key; `[QQ] --host=cluster snapshot_get_status --id=3` shows whether it was done; rerunning is safe: qkey looks first
 exit 0
 --- stdout
 Locked snapshot 3 ("3_nightly_projects") with key 1 ("lock-2026").
 --- stderr
-warning: stopping; waiting up to 5 s for what was already sent (a second signal stops at once)
+warning: stopping; waiting up to 8 s for what was already sent (a second signal stops at once)
 warning: no reply to the request to lock snapshot 3 ("3_nightly_projects") (stopped by a signal during snapshot_lock_snapshot); checked: it was done
 
 "#]].raw());
@@ -271,7 +271,7 @@ fn a_signal_while_a_lost_answer_is_looked_up_tells_how_to_check() {
 exit 130
 --- stdout
 --- stderr
-warning: stopping; waiting up to 5 s for what was already sent (a second signal stops at once)
+warning: stopping; waiting up to 8 s for what was already sent (a second signal stops at once)
 error: the request to replace key 1 ("lock-2026") was sent, but the result could not be confirmed
   caused by: the connection to cluster:8000 was lost during fs_security_replace_key: Remote end closed connection without response
 hint: keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
@@ -338,11 +338,11 @@ exit 130
 Unlocked snapshot 1 ("1_before_upgrade"), which key 1 ("lock-2026") locked.
 Unlocked 1, already unlocked 0, failed 1.
 --- stderr
-warning: stopping; waiting up to 5 s for what was already sent (a second signal stops at once)
-error: there was no reply to the request to unlock snapshot 2 ("2_quarter_end"): not done so far, and may still be
+warning: stopping; waiting up to 8 s for what was already sent (a second signal stops at once)
+error: no reply to the request to unlock snapshot 2 ("2_quarter_end"): not done so far, and may still be
   caused by: stopped by a signal during snapshot_unlock_snapshot
 hint: keep every key; `[DIR]/qq-between --host=cluster snapshot_get_status --id=2` shows whether it was done; rerunning is safe: qkey looks first
-error: stopped by a signal, with 1 of 2 snapshots done
+error: stopped by a signal after 1 of 2 snapshots
 hint: see the errors above; rerunning is safe: what is already unlocked is left alone
 
 "#]].raw());
@@ -518,7 +518,7 @@ fn a_second_signal_during_a_submission_still_tells_how_to_check() {
 exit 130
 --- stdout
 --- stderr
-warning: stopping; waiting up to 5 s for what was already sent (a second signal stops at once)
+warning: stopping; waiting up to 8 s for what was already sent (a second signal stops at once)
 error: the request to replace key 1 ("lock-2026") was sent, but the result could not be confirmed
   caused by: stopped by a signal
 hint: keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
@@ -562,7 +562,7 @@ fn after_a_second_signal_the_last_words_tell_what_became_of_each_snapshot() {
 exit 143
 --- stdout
 --- stderr
-warning: stopping; waiting up to 5 s for what was already sent (a second signal stops at once)
+warning: stopping; waiting up to 8 s for what was already sent (a second signal stops at once)
 error: stopped by a signal; accepted by the cluster, not confirmed: 1-5; sent, result unknown: 6
 hint: `[DIR]/qq-between --host=cluster snapshot_list_statuses --only-locked` shows what is locked; rerunning is safe: qkey looks first
 
@@ -595,7 +595,21 @@ fn a_signal_that_keeps_snapshots_from_being_tried_is_told_though_nothing_failed(
     stderr.read_to_end(&mut said).expect("the rest");
     let mut output = child.wait_with_output().expect("qkey ends");
     output.stderr = said;
-    assert_data_eq!(qkey.taken(&output).transcript(), str![[r#""#]].raw());
+    assert_data_eq!(
+        qkey.taken(&output).transcript(),
+        str![[r#"
+exit 130
+--- stdout
+Unlocked snapshot 1 ("1_before_upgrade"), which key 1 ("lock-2026") locked.
+Unlocked 1, already unlocked 0, failed 0, not tried 2.
+--- stderr
+warning: stopping; waiting up to 8 s for what was already sent (a second signal stops at once)
+error: stopped by a signal after 1 of 3 snapshots
+hint: rerunning is safe: what is already unlocked is left alone
+
+"#]]
+        .raw()
+    );
     assert_eq!(mock.count("snapshot_unlock_snapshot"), 1);
 }
 
@@ -676,8 +690,8 @@ fn a_hangup_during_a_submission_is_a_termination() {
 exit 143
 --- stdout
 --- stderr
-warning: stopping; waiting up to 5 s for what was already sent (a second signal stops at once)
-error: there was no reply to the request to unlock snapshot 2 ("2_quarter_end"): not done so far, and may still be
+warning: stopping; waiting up to 8 s for what was already sent (a second signal stops at once)
+error: no reply to the request to unlock snapshot 2 ("2_quarter_end"): not done so far, and may still be
   caused by: stopped by a signal during snapshot_unlock_snapshot
 hint: keep every key; `[QQ] --host=cluster snapshot_get_status --id=2` shows whether it was done; rerunning is safe: qkey looks first
 

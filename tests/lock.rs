@@ -369,7 +369,7 @@ fn a_lost_answer_is_looked_up_and_never_asked_for_again() {
 exit 8
 --- stdout
 --- stderr
-error: there was no reply to the request to lock snapshot 2 ("2_quarter_end"): not done so far, and may still be
+error: no reply to the request to lock snapshot 2 ("2_quarter_end"): not done so far, and may still be
   caused by: the connection to cluster:8000 was lost during snapshot_lock_snapshot: Remote end closed connection without response
 hint: keep every key; `[QQ] --host=cluster snapshot_get_status --id=2` shows whether it was done; rerunning is safe: qkey looks first
 ==== drop-after
@@ -382,7 +382,7 @@ warning: no reply to the request to lock snapshot 2 ("2_quarter_end") (the conne
 exit 8
 --- stdout
 --- stderr
-error: there was no reply to the request to lock snapshot 2 ("2_quarter_end"): not done so far, and may still be
+error: no reply to the request to lock snapshot 2 ("2_quarter_end"): not done so far, and may still be
   caused by: the connection to cluster:8000 was lost during snapshot_lock_snapshot: The read operation timed out
 hint: keep every key; `[QQ] --host=cluster snapshot_get_status --id=2` shows whether it was done; rerunning is safe: qkey looks first
 ==== timeout-after
@@ -395,7 +395,7 @@ warning: no reply to the request to lock snapshot 2 ("2_quarter_end") (the conne
 exit 8
 --- stdout
 --- stderr
-error: there was an unexpected reply to the request to lock snapshot 2 ("2_quarter_end"): not done so far, and may still be
+error: unexpected reply to the request to lock snapshot 2 ("2_quarter_end"): not done so far, and may still be
   caused by: cluster:8000 answered snapshot_lock_snapshot with something other than its REST API does: qumulo.lib.request.APIException: Error loading data: Expecting value: line 1 column 1 (char 0)
 hint: keep every key; `[QQ] --host=cluster snapshot_get_status --id=2` shows whether it was done; rerunning is safe: qkey looks first
 ==== traceback-after
@@ -408,7 +408,7 @@ warning: unexpected reply to the request to lock snapshot 2 ("2_quarter_end") (c
 exit 8
 --- stdout
 --- stderr
-error: there was an unexpected reply to the request to lock snapshot 2 ("2_quarter_end"): not done so far, and may still be
+error: unexpected reply to the request to lock snapshot 2 ("2_quarter_end"): not done so far, and may still be
   caused by: qq gave no usable answer to snapshot_lock_snapshot
   caused by: `[QQ]` answered with something other than the sentence that it is locked: <html> This is not what you are looking for.
 hint: keep every key; `[QQ] --host=cluster snapshot_get_status --id=2` shows whether it was done; rerunning is safe: qkey looks first
@@ -422,7 +422,7 @@ warning: unexpected reply to the request to lock snapshot 2 ("2_quarter_end") (q
 exit 8
 --- stdout
 --- stderr
-error: there was an unexpected reply to the request to lock snapshot 2 ("2_quarter_end"): not done so far, and may still be
+error: unexpected reply to the request to lock snapshot 2 ("2_quarter_end"): not done so far, and may still be
   caused by: qq gave no usable answer to snapshot_lock_snapshot
   caused by: `[QQ]` answered with something other than the sentence that it is locked: (nothing)
 hint: keep every key; `[QQ] --host=cluster snapshot_get_status --id=2` shows whether it was done; rerunning is safe: qkey looks first
@@ -442,7 +442,7 @@ warning: unexpected reply to the request to lock snapshot 2 ("2_quarter_end") (q
 exit 8
 --- stdout
 --- stderr
-error: there was no reply to the request to lock snapshot 2 ("2_quarter_end"): not done so far, and may still be
+error: no reply to the request to lock snapshot 2 ("2_quarter_end"): not done so far, and may still be
   caused by: qq gave no usable answer to snapshot_lock_snapshot
   caused by: `[QQ]` was killed by signal 9
 hint: keep every key; `[QQ] --host=cluster snapshot_get_status --id=2` shows whether it was done; rerunning is safe: qkey looks first
@@ -456,7 +456,7 @@ warning: no reply to the request to lock snapshot 2 ("2_quarter_end") (qq gave n
 exit 8
 --- stdout
 --- stderr
-error: there was no reply to the request to lock snapshot 2 ("2_quarter_end"): not done so far, and may still be
+error: no reply to the request to lock snapshot 2 ("2_quarter_end"): not done so far, and may still be
   caused by: qq gave no usable answer to snapshot_lock_snapshot
   caused by: `[QQ]` did not finish within 4 s and was killed
 hint: keep every key; `[QQ] --host=cluster snapshot_get_status --id=2` shows whether it was done; rerunning is safe: qkey looks first
@@ -470,14 +470,14 @@ warning: no reply to the request to lock snapshot 2 ("2_quarter_end") (qq gave n
 exit 8
 --- stdout
 --- stderr
-error: there was no reply to the request to lock snapshot 2 ("2_quarter_end"): not done so far, and may still be
+error: unexpected reply to the request to lock snapshot 2 ("2_quarter_end"): not done so far, and may still be
   caused by: the reply of cluster:8000 to snapshot_lock_snapshot is too large: the reply is larger than 256 KiB
 hint: keep every key; `[QQ] --host=cluster snapshot_get_status --id=2` shows whether it was done; rerunning is safe: qkey looks first
 ==== exit 3 something odd
 exit 8
 --- stdout
 --- stderr
-error: there was no reply to the request to lock snapshot 2 ("2_quarter_end"): not done so far, and may still be
+error: no reply to the request to lock snapshot 2 ("2_quarter_end"): not done so far, and may still be
   caused by: qq gave no usable answer to snapshot_lock_snapshot
   caused by: `[QQ]` exited with 3: something odd
 hint: keep every key; `[QQ] --host=cluster snapshot_get_status --id=2` shows whether it was done; rerunning is safe: qkey looks first
@@ -485,14 +485,14 @@ hint: keep every key; `[QQ] --host=cluster snapshot_get_status --id=2` shows whe
 exit 5
 --- stdout
 --- stderr
-error: the cluster failed during the request to lock snapshot 2 ("2_quarter_end"), and shows that it was not done
+error: the cluster failed to process the request to lock snapshot 2 ("2_quarter_end"); checked: it was not done
   caused by: cluster:8000 refused snapshot_lock_snapshot: Error 500: internal_error: It broke.
 hint: check the cluster's health, then run this again; `[QQ] --host=cluster snapshot_get_status --id=2` shows what it holds
 ==== status 503 busy_error Try again later.
 exit 8
 --- stdout
 --- stderr
-error: there was no reply to the request to lock snapshot 2 ("2_quarter_end"): not done so far, and may still be
+error: unexpected reply to the request to lock snapshot 2 ("2_quarter_end"): not done so far, and may still be
   caused by: cluster:8000 refused snapshot_lock_snapshot: Error 503: busy_error: Try again later.
 hint: keep every key; `[QQ] --host=cluster snapshot_get_status --id=2` shows whether it was done; rerunning is safe: qkey looks first
 

@@ -182,7 +182,7 @@ a long name: exit 7
   error: the reply of cluster:8000 to fs_security_list_keys is too large: a text in the reply is longer than 64 KiB
 deep nesting: exit 7
   error: qq gave no usable answer to fs_security_list_keys
-    caused by: `[DIR]/qq` answered with something other than a list of keys in JSON (invalid type: sequence, expected text or a number at line 2 column 3): {"entri
+    caused by: `[DIR]/qq` answered with something other than a list of keys in JSON (invalid type: sequence, expected text or a number at line 2 column 3): {"entr
 no end: exit 7
   error: the reply of cluster:8000 to fs_security_list_keys is too large: the key list is larger than 8 MiB
 no end of warnings: exit 7

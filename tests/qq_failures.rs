@@ -1047,7 +1047,7 @@ warning: no reply to the request to lock snapshot 3 ("3_nightly_projects") (qq g
 exit 8
 --- stdout
 --- stderr
-error: there was no reply to the request to lock snapshot 3 ("3_nightly_projects"): not done so far, and may still be
+error: no reply to the request to lock snapshot 3 ("3_nightly_projects"): not done so far, and may still be
   caused by: qq gave no usable answer to snapshot_lock_snapshot
   caused by: `[DIR]/qq-between` exited with 3: usage: wrapper [-h]
     wrapper: error: cannot write to the audit log

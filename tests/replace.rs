@@ -504,19 +504,19 @@ exit 5
 --- stdout
 --- stderr
 error: cluster:8000 refused fs_security_replace_key: Error 400: invalid_request_error: The signature is not to my liking.
-hint: nothing was changed; fix what the cluster reports, then run this again; the cluster now has a signature by alice.pem over its challenge, which is still valid
+hint: nothing was changed; fix what the cluster reports, then run this again; the cluster now holds a signature made with alice.pem over its challenge
 ==== status 403 privilege_error You are not allowed to.
 exit 6
 --- stdout
 --- stderr
 error: cluster:8000 refused fs_security_replace_key: Error 403: privilege_error: You are not allowed to.
-hint: log in as a user whose role has the privilege for it, or ask an administrator
+hint: log in as a user whose role has the privilege for it, or ask an administrator; the cluster now holds a signature made with alice.pem over its challenge
 ==== unauthenticated
 exit 6
 --- stdout
 --- stderr
 error: cluster:8000 refused fs_security_replace_key: Error 401: http_unauthorized_error: Need to log in first to establish credentials.
-hint: log in first: `[QQ] --host=cluster login -u USER`
+hint: log in first: `[QQ] --host=cluster login -u USER`; the cluster now holds a signature made with alice.pem over its challenge
 ==== refused-connection
 exit 7
 --- stdout
@@ -548,7 +548,7 @@ fn a_lost_answer_is_looked_up_and_never_asked_for_again() {
 exit 8
 --- stdout
 --- stderr
-error: there was no reply to the request to replace key 1 ("lock-2026"): not done so far, and may still be
+error: no reply to the request to replace key 1 ("lock-2026"): not done so far, and may still be
   caused by: the connection to cluster:8000 was lost during fs_security_replace_key: Remote end closed connection without response
 hint: keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
 ==== drop-after
@@ -563,7 +563,7 @@ warning: no reply to the request to replace key 1 ("lock-2026") (the connection 
 exit 8
 --- stdout
 --- stderr
-error: there was no reply to the request to replace key 1 ("lock-2026"): not done so far, and may still be
+error: no reply to the request to replace key 1 ("lock-2026"): not done so far, and may still be
   caused by: the connection to cluster:8000 was lost during fs_security_replace_key: The read operation timed out
 hint: keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
 ==== timeout-after
@@ -578,7 +578,7 @@ warning: no reply to the request to replace key 1 ("lock-2026") (the connection 
 exit 8
 --- stdout
 --- stderr
-error: there was an unexpected reply to the request to replace key 1 ("lock-2026"): not done so far, and may still be
+error: unexpected reply to the request to replace key 1 ("lock-2026"): not done so far, and may still be
   caused by: cluster:8000 answered fs_security_replace_key with something other than its REST API does: qumulo.lib.request.APIException: Error loading data: Expecting value: line 1 column 1 (char 0)
 hint: keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
 ==== traceback-after
@@ -593,7 +593,7 @@ warning: unexpected reply to the request to replace key 1 ("lock-2026") (cluster
 exit 8
 --- stdout
 --- stderr
-error: there was an unexpected reply to the request to replace key 1 ("lock-2026"): not done so far, and may still be
+error: unexpected reply to the request to replace key 1 ("lock-2026"): not done so far, and may still be
   caused by: qq gave no usable answer to fs_security_replace_key
   caused by: `[QQ]` answered with something other than the key in JSON: <html> This is not what you are looking for.
 hint: keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
@@ -609,7 +609,7 @@ warning: unexpected reply to the request to replace key 1 ("lock-2026") (qq gave
 exit 8
 --- stdout
 --- stderr
-error: there was an unexpected reply to the request to replace key 1 ("lock-2026"): not done so far, and may still be
+error: unexpected reply to the request to replace key 1 ("lock-2026"): not done so far, and may still be
   caused by: qq gave no usable answer to fs_security_replace_key
   caused by: `[QQ]` answered with something other than the key in JSON: (nothing)
 hint: keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
@@ -633,7 +633,7 @@ warning: unexpected reply to the request to replace key 1 ("lock-2026") (qq gave
 exit 8
 --- stdout
 --- stderr
-error: there was no reply to the request to replace key 1 ("lock-2026"): not done so far, and may still be
+error: no reply to the request to replace key 1 ("lock-2026"): not done so far, and may still be
   caused by: qq gave no usable answer to fs_security_replace_key
   caused by: `[QQ]` was killed by signal 9
 hint: keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
@@ -649,7 +649,7 @@ warning: no reply to the request to replace key 1 ("lock-2026") (qq gave no usab
 exit 8
 --- stdout
 --- stderr
-error: there was no reply to the request to replace key 1 ("lock-2026"): not done so far, and may still be
+error: no reply to the request to replace key 1 ("lock-2026"): not done so far, and may still be
   caused by: qq gave no usable answer to fs_security_replace_key
   caused by: `[QQ]` did not finish within 4 s and was killed
 hint: keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
@@ -665,14 +665,14 @@ warning: no reply to the request to replace key 1 ("lock-2026") (qq gave no usab
 exit 8
 --- stdout
 --- stderr
-error: there was no reply to the request to replace key 1 ("lock-2026"): not done so far, and may still be
+error: unexpected reply to the request to replace key 1 ("lock-2026"): not done so far, and may still be
   caused by: the reply of cluster:8000 to fs_security_replace_key is too large: the reply is larger than 256 KiB
 hint: keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
 ==== exit 3 something odd
 exit 8
 --- stdout
 --- stderr
-error: there was no reply to the request to replace key 1 ("lock-2026"): not done so far, and may still be
+error: no reply to the request to replace key 1 ("lock-2026"): not done so far, and may still be
   caused by: qq gave no usable answer to fs_security_replace_key
   caused by: `[QQ]` exited with 3: something odd
 hint: keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
@@ -680,14 +680,14 @@ hint: keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether 
 exit 5
 --- stdout
 --- stderr
-error: the cluster failed during the request to replace key 1 ("lock-2026"), and shows that it was not done
+error: the cluster failed to process the request to replace key 1 ("lock-2026"); checked: it was not done
   caused by: cluster:8000 refused fs_security_replace_key: Error 500: internal_error: It broke.
 hint: check the cluster's health, then run this again; `[QQ] --host=cluster fs_security_list_keys` shows what it holds
 ==== status 503 busy_error Try again later.
 exit 8
 --- stdout
 --- stderr
-error: there was no reply to the request to replace key 1 ("lock-2026"): not done so far, and may still be
+error: unexpected reply to the request to replace key 1 ("lock-2026"): not done so far, and may still be
   caused by: cluster:8000 refused fs_security_replace_key: Error 503: busy_error: Try again later.
 hint: keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
 
@@ -749,7 +749,7 @@ fn a_key_that_another_replaced_meanwhile_is_not_tried_again() {
     );
     let run = Qkey::with_mock(&mock).between(&mock, &hook).run(REPLACE);
     assert_data_eq!(run.transcript(), str![[r#"
-exit 5
+exit 4
 --- stdout
 --- stderr
 error: somebody else has replaced key 1 ("lock-2026")

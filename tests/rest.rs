@@ -704,32 +704,32 @@ fn a_signal_ends_a_submission_that_hangs_and_says_that_it_is_unconfirmed() {
 exit 130
 --- stdout
 --- stderr
-warning: stopping; waiting up to 5 s for what was already sent (a second signal stops at once)
-error: there was no reply to the request to unlock snapshot 7 ("7_snapshot"): not done so far, and may still be
+warning: stopping; waiting up to 8 s for what was already sent (a second signal stops at once)
+error: no reply to the request to unlock snapshot 7 ("7_snapshot"): not done so far, and may still be
   caused by: stopped by a signal during snapshot_unlock_snapshot
 hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys usage` shows whether it was done; rerunning is safe: qkey looks first
 ==== lock
 exit 130
 --- stdout
 --- stderr
-warning: stopping; waiting up to 5 s for what was already sent (a second signal stops at once)
-error: there was no reply to the request to lock snapshot 8 ("8_snapshot"): not done so far, and may still be
+warning: stopping; waiting up to 8 s for what was already sent (a second signal stops at once)
+error: no reply to the request to lock snapshot 8 ("8_snapshot"): not done so far, and may still be
   caused by: stopped by a signal during snapshot_lock_snapshot
 hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys usage` shows whether it was done; rerunning is safe: qkey looks first
 ==== replace_key
 exit 130
 --- stdout
 --- stderr
-warning: stopping; waiting up to 5 s for what was already sent (a second signal stops at once)
-error: there was no reply to the request to replace key 1 ("lock-2026"): not done so far, and may still be
+warning: stopping; waiting up to 8 s for what was already sent (a second signal stops at once)
+error: no reply to the request to replace key 1 ("lock-2026"): not done so far, and may still be
   caused by: stopped by a signal during fs_security_replace_key
 hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows whether it was done; rerunning is safe: qkey looks first
 ==== add_key
 exit 130
 --- stdout
 --- stderr
-warning: stopping; waiting up to 5 s for what was already sent (a second signal stops at once)
-error: there was no reply to the request to add key "new": not done so far, and may still be
+warning: stopping; waiting up to 8 s for what was already sent (a second signal stops at once)
+error: no reply to the request to add key "new": not done so far, and may still be
   caused by: stopped by a signal during fs_security_add_key
 hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows whether it was done; rerunning is safe: qkey looks first
 

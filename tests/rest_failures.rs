@@ -220,7 +220,7 @@ fn a_submission_is_never_repeated_by_itself() {
 exit 8
 --- stdout
 --- stderr
-error: there was no reply to the request to unlock snapshot 7 ("7_snapshot"): not done so far, and may still be
+error: unexpected reply to the request to unlock snapshot 7 ("7_snapshot"): not done so far, and may still be
   caused by: 127.0.0.1:[PORT] refused snapshot_unlock_snapshot: Error 503: http_service_unavailable_error: Simulated failure 503.
 hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys usage` shows whether it was done; rerunning is safe: qkey looks first
 -- status {"status":429,"retry_after":0}
@@ -228,26 +228,26 @@ exit 7
 --- stdout
 --- stderr
 error: 127.0.0.1:[PORT] refused snapshot_unlock_snapshot: Error 429: unknown_error: Simulated failure 429.
-hint: the cluster, or a proxy in front of it, is not ready; try again later; the cluster now has a signature by alice.pem over its challenge, which is still valid
+hint: the cluster, or a proxy in front of it, is not ready; try again later; the cluster now holds a signature made with alice.pem over its challenge
 -- drop_before {}
 exit 8
 --- stdout
 --- stderr
-error: there was no reply to the request to unlock snapshot 7 ("7_snapshot"): not done so far, and may still be
+error: no reply to the request to unlock snapshot 7 ("7_snapshot"): not done so far, and may still be
   caused by: the connection to 127.0.0.1:[PORT] was lost during snapshot_unlock_snapshot: it was closed before the whole answer was there
 hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys usage` shows whether it was done; rerunning is safe: qkey looks first
 -- empty {"status":503}
 exit 8
 --- stdout
 --- stderr
-error: there was an unexpected reply to the request to unlock snapshot 7 ("7_snapshot"): not done so far, and may still be
+error: unexpected reply to the request to unlock snapshot 7 ("7_snapshot"): not done so far, and may still be
   caused by: 127.0.0.1:[PORT] answered snapshot_unlock_snapshot with something other than its REST API does: status 503 Service Unavailable: (nothing)
 hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys usage` shows whether it was done; rerunning is safe: qkey looks first
 -- empty {"status":504}
 exit 8
 --- stdout
 --- stderr
-error: there was an unexpected reply to the request to unlock snapshot 7 ("7_snapshot"): not done so far, and may still be
+error: unexpected reply to the request to unlock snapshot 7 ("7_snapshot"): not done so far, and may still be
   caused by: 127.0.0.1:[PORT] answered snapshot_unlock_snapshot with something other than its REST API does: status 504 Gateway Timeout: (nothing)
 hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys usage` shows whether it was done; rerunning is safe: qkey looks first
 ==== lock
@@ -301,7 +301,7 @@ hint: look whether the cluster answers, or give it longer with --timeout SECONDS
 exit 8
 --- stdout
 --- stderr
-error: there was no reply to the request to unlock snapshot 7 ("7_snapshot"): not done so far, and may still be
+error: no reply to the request to unlock snapshot 7 ("7_snapshot"): not done so far, and may still be
   caused by: 127.0.0.1:[PORT] did not answer snapshot_unlock_snapshot within 4 s
 hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys usage` shows whether it was done; rerunning is safe: qkey looks first
 ==== a submission that is done

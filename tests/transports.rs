@@ -1190,13 +1190,13 @@ $ qkey unlock --id=7 --key alice.pem
 exit 8
 --- stdout
 --- stderr
-error: the cluster accepted the request to unlock snapshot 7 ("7_snapshot"): not done so far, and may still be
+error: the cluster accepted the request to unlock snapshot 7 ("7_snapshot"), but does not show it: not done so far, and may still be
 hint: keep every key; `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] snapshot_get_status --id=7` shows whether it was done; rerunning is safe: qkey looks first
 ==== over rest
 exit 8
 --- stdout
 --- stderr
-error: the cluster accepted the request to unlock snapshot 7 ("7_snapshot"): not done so far, and may still be
+error: the cluster accepted the request to unlock snapshot 7 ("7_snapshot"), but does not show it: not done so far, and may still be
 hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys usage` shows whether it was done; rerunning is safe: qkey looks first
 # an empty 200
 $ qkey lock --id=9 --lock-key=vault
@@ -1204,13 +1204,13 @@ $ qkey lock --id=9 --lock-key=vault
 exit 8
 --- stdout
 --- stderr
-error: the cluster accepted the request to lock snapshot 9 ("9_snapshot"): not done so far, and may still be
+error: the cluster accepted the request to lock snapshot 9 ("9_snapshot"), but does not show it: not done so far, and may still be
 hint: keep every key; `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] snapshot_get_status --id=9` shows whether it was done; rerunning is safe: qkey looks first
 ==== over rest
 exit 8
 --- stdout
 --- stderr
-error: the cluster accepted the request to lock snapshot 9 ("9_snapshot"): not done so far, and may still be
+error: the cluster accepted the request to lock snapshot 9 ("9_snapshot"), but does not show it: not done so far, and may still be
 hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys usage` shows whether it was done; rerunning is safe: qkey looks first
 # another key
 $ qkey replace --key-id=vault --old-key alice.pem --new-key bob.pem
@@ -1218,7 +1218,7 @@ $ qkey replace --key-id=vault --old-key alice.pem --new-key bob.pem
 exit 8
 --- stdout
 --- stderr
-error: there was an unexpected reply to the request to replace key 1 ("vault"): not done so far, and may still be
+error: unexpected reply to the request to replace key 1 ("vault"): not done so far, and may still be
   caused by: qq gave no usable answer to fs_security_replace_key
   caused by: `[QQ]` answered with something other than the key in JSON (it is about another one): {     "comment": "",     "disabled": false,     "id": "9",     "name": "vault",     "public_key": "MFkwEwYHKoZIzj0CAQYIK…
 hint: keep every key; `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
@@ -1226,7 +1226,7 @@ hint: keep every key; `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[
 exit 8
 --- stdout
 --- stderr
-error: there was an unexpected reply to the request to replace key 1 ("vault"): not done so far, and may still be
+error: unexpected reply to the request to replace key 1 ("vault"): not done so far, and may still be
   caused by: 127.0.0.1:[PORT] answered fs_security_replace_key with something other than its REST API does: not the key in JSON (it is about another one): {"id": "9", "name": "vault", "comment": "", "disabled": false, "public_key": "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEOIU028…
 hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows whether it was done; rerunning is safe: qkey looks first
 # another key
@@ -1235,13 +1235,13 @@ $ qkey add --name spare --key carol.pem
 exit 8
 --- stdout
 --- stderr
-error: the cluster accepted the request to add key "spare": not done so far, and may still be
+error: the cluster accepted the request to add key "spare", but does not show it: not done so far, and may still be
 hint: keep every key; `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
 ==== over rest
 exit 8
 --- stdout
 --- stderr
-error: the cluster accepted the request to add key "spare": not done so far, and may still be
+error: the cluster accepted the request to add key "spare", but does not show it: not done so far, and may still be
 hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows whether it was done; rerunning is safe: qkey looks first
 
 "##]].raw());
@@ -1330,27 +1330,27 @@ fn several_that_are_accepted_and_ignored_are_told_apart_from_those_that_are_unlo
     assert_data_eq!(said, str![[r#"
 $ qkey unlock --id=7 --id=8 --id=9 --key alice.pem
 ==== over qq 7.10.2.1
-exit 9
+exit 8
 --- stdout
 Unlocked snapshot 7 ("7_snapshot"), which key 1 ("vault") locked.
 The cluster has snapshot 9 ("9_snapshot") unlocked already: nothing to do.
-1 unlocked, 1 not locked before, 1 failed.
+Unlocked 1, already unlocked 1, failed 0, result unknown 1.
 --- stderr
-error: the cluster accepted the request to unlock snapshot 8 ("8_snapshot"): not done so far, and may still be
+error: the cluster accepted the request to unlock snapshot 8 ("8_snapshot"), but does not show it: not done so far, and may still be
 hint: keep every key; `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] snapshot_get_status --id=8` shows whether it was done; rerunning is safe: qkey looks first
-error: 1 of 3 snapshots failed
-hint: each is reported by itself; run this again for the rest: what is unlocked already is left alone
+error: the result for 1 of 3 snapshots is unknown
+hint: see the errors above; rerunning is safe: what is already unlocked is left alone
 ==== over rest
-exit 9
+exit 8
 --- stdout
 Unlocked snapshot 7 ("7_snapshot"), which key 1 ("vault") locked.
 The cluster has snapshot 9 ("9_snapshot") unlocked already: nothing to do.
-1 unlocked, 1 not locked before, 1 failed.
+Unlocked 1, already unlocked 1, failed 0, result unknown 1.
 --- stderr
-error: the cluster accepted the request to unlock snapshot 8 ("8_snapshot"): not done so far, and may still be
+error: the cluster accepted the request to unlock snapshot 8 ("8_snapshot"), but does not show it: not done so far, and may still be
 hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys usage` shows whether it was done; rerunning is safe: qkey looks first
-error: 1 of 3 snapshots failed
-hint: each is reported by itself; run this again for the rest: what is unlocked already is left alone
+error: the result for 1 of 3 snapshots is unknown
+hint: see the errors above; rerunning is safe: what is already unlocked is left alone
 
 "#]].raw());
 }
@@ -1403,14 +1403,14 @@ $ qkey replace -k old-1 --old-key=alice.pem --new-key=bob.pem
 exit 8
 --- stdout
 --- stderr
-error: there was no reply to the request to replace key 3 ("old-1"): not done so far, and may still be
+error: no reply to the request to replace key 3 ("old-1"): not done so far, and may still be
   caused by: the connection to 127.0.0.1:[PORT] was lost during fs_security_replace_key: Remote end closed connection without response
 hint: keep every key; `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
 ==== over rest
 exit 8
 --- stdout
 --- stderr
-error: there was no reply to the request to replace key 3 ("old-1"): not done so far, and may still be
+error: no reply to the request to replace key 3 ("old-1"): not done so far, and may still be
   caused by: the connection to 127.0.0.1:[PORT] was lost during fs_security_replace_key: it was closed before the whole answer was there
 hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows whether it was done; rerunning is safe: qkey looks first
 # drop_before {"late":true}
@@ -1419,14 +1419,14 @@ $ qkey replace -k old-2 --old-key=alice.pem --new-key=bob.pem
 exit 8
 --- stdout
 --- stderr
-error: there was no reply to the request to replace key 4 ("old-2"): not done so far, and may still be
+error: no reply to the request to replace key 4 ("old-2"): not done so far, and may still be
   caused by: the connection to 127.0.0.1:[PORT] was lost during fs_security_replace_key: Remote end closed connection without response
 hint: keep every key; `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
 ==== over rest
 exit 8
 --- stdout
 --- stderr
-error: there was no reply to the request to replace key 4 ("old-2"): not done so far, and may still be
+error: no reply to the request to replace key 4 ("old-2"): not done so far, and may still be
   caused by: the connection to 127.0.0.1:[PORT] was lost during fs_security_replace_key: it was closed before the whole answer was there
 hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows whether it was done; rerunning is safe: qkey looks first
 # cut_after {}
@@ -1507,7 +1507,7 @@ $ qkey replace -k old-7 --old-key=alice.pem --new-key=bob.pem
 exit 8
 --- stdout
 --- stderr
-error: there was an unexpected reply to the request to replace key 9 ("old-7"): not done so far, and may still be
+error: unexpected reply to the request to replace key 9 ("old-7"): not done so far, and may still be
   caused by: qq gave no usable answer to fs_security_replace_key
   caused by: `[QQ]` answered with something other than the key in JSON: (nothing)
 hint: keep every key; `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
@@ -1515,166 +1515,214 @@ hint: keep every key; `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[
 exit 8
 --- stdout
 --- stderr
-error: there was an unexpected reply to the request to replace key 9 ("old-7"): not done so far, and may still be
+error: unexpected reply to the request to replace key 9 ("old-7"): not done so far, and may still be
   caused by: 127.0.0.1:[PORT] answered fs_security_replace_key with something other than its REST API does: not the key in JSON: (nothing)
 hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows whether it was done; rerunning is safe: qkey looks first
-# html_502 {}
+# empty {"status":500,"late":true}
 $ qkey replace -k old-8 --old-key=alice.pem --new-key=bob.pem
 ==== over qq 7.10.2.1
 exit 8
 --- stdout
 --- stderr
-error: there was an unexpected reply to the request to replace key 10 ("old-8"): not done so far, and may still be
-  caused by: 127.0.0.1:[PORT] answered fs_security_replace_key with something other than its REST API does: qumulo.lib.request.APIException: Error loading data: Expecting value: line 1 column 1 (char 0)
+error: unexpected reply to the request to replace key 10 ("old-8"): not done so far, and may still be
+  caused by: 127.0.0.1:[PORT] answered fs_security_replace_key with something other than its REST API does: Error 500: unknown: Dev error: No json error response.
 hint: keep every key; `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
 ==== over rest
 exit 8
 --- stdout
 --- stderr
-error: there was an unexpected reply to the request to replace key 10 ("old-8"): not done so far, and may still be
-  caused by: 127.0.0.1:[PORT] answered fs_security_replace_key with something other than its REST API does: status 502 Bad Gateway: <html>  <head><title>502 Bad Gateway</title></head>  <body>  <center><h1>502 Bad Gateway</h1></center>  </body>  </html>
+error: unexpected reply to the request to replace key 10 ("old-8"): not done so far, and may still be
+  caused by: 127.0.0.1:[PORT] answered fs_security_replace_key with something other than its REST API does: status 500 Internal Server Error: (nothing)
 hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows whether it was done; rerunning is safe: qkey looks first
-# html_502 {"late":true}
+# empty {"status":404,"late":true}
 $ qkey replace -k old-9 --old-key=alice.pem --new-key=bob.pem
 ==== over qq 7.10.2.1
 exit 8
 --- stdout
 --- stderr
-error: there was an unexpected reply to the request to replace key 11 ("old-9"): not done so far, and may still be
+error: unexpected reply to the request to replace key 11 ("old-9"): not done so far, and may still be
+  caused by: 127.0.0.1:[PORT] answered fs_security_replace_key with something other than its REST API does: Error 404: unknown: Dev error: No json error response.
+hint: keep every key; `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
+==== over rest
+exit 8
+--- stdout
+--- stderr
+error: unexpected reply to the request to replace key 11 ("old-9"): not done so far, and may still be
+  caused by: 127.0.0.1:[PORT] answered fs_security_replace_key with something other than its REST API does: status 404 Not Found: (nothing)
+hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows whether it was done; rerunning is safe: qkey looks first
+# redirect {"location":"/v1","late":true}
+$ qkey replace -k old-10 --old-key=alice.pem --new-key=bob.pem
+==== over qq 7.10.2.1
+exit 8
+--- stdout
+--- stderr
+error: unexpected reply to the request to replace key 12 ("old-10"): not done so far, and may still be
+  caused by: 127.0.0.1:[PORT] answered fs_security_replace_key with something other than its REST API does: Error 307: unknown: Dev error: No json error response.
+hint: keep every key; `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
+==== over rest
+exit 8
+--- stdout
+--- stderr
+error: unexpected reply to the request to replace key 12 ("old-10"): not done so far, and may still be
+  caused by: 127.0.0.1:[PORT] answered fs_security_replace_key with something other than its REST API does: a redirection to /v1, which qkey does not follow
+hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows whether it was done; rerunning is safe: qkey looks first
+# html_502 {}
+$ qkey replace -k old-11 --old-key=alice.pem --new-key=bob.pem
+==== over qq 7.10.2.1
+exit 8
+--- stdout
+--- stderr
+error: unexpected reply to the request to replace key 13 ("old-11"): not done so far, and may still be
   caused by: 127.0.0.1:[PORT] answered fs_security_replace_key with something other than its REST API does: qumulo.lib.request.APIException: Error loading data: Expecting value: line 1 column 1 (char 0)
 hint: keep every key; `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
 ==== over rest
 exit 8
 --- stdout
 --- stderr
-error: there was an unexpected reply to the request to replace key 11 ("old-9"): not done so far, and may still be
+error: unexpected reply to the request to replace key 13 ("old-11"): not done so far, and may still be
   caused by: 127.0.0.1:[PORT] answered fs_security_replace_key with something other than its REST API does: status 502 Bad Gateway: <html>  <head><title>502 Bad Gateway</title></head>  <body>  <center><h1>502 Bad Gateway</h1></center>  </body>  </html>
 hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows whether it was done; rerunning is safe: qkey looks first
-# cut {"late":true}
-$ qkey replace -k old-10 --old-key=alice.pem --new-key=bob.pem
+# html_502 {"late":true}
+$ qkey replace -k old-12 --old-key=alice.pem --new-key=bob.pem
 ==== over qq 7.10.2.1
 exit 8
 --- stdout
 --- stderr
-error: there was no reply to the request to replace key 12 ("old-10"): not done so far, and may still be
+error: unexpected reply to the request to replace key 14 ("old-12"): not done so far, and may still be
+  caused by: 127.0.0.1:[PORT] answered fs_security_replace_key with something other than its REST API does: qumulo.lib.request.APIException: Error loading data: Expecting value: line 1 column 1 (char 0)
+hint: keep every key; `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
+==== over rest
+exit 8
+--- stdout
+--- stderr
+error: unexpected reply to the request to replace key 14 ("old-12"): not done so far, and may still be
+  caused by: 127.0.0.1:[PORT] answered fs_security_replace_key with something other than its REST API does: status 502 Bad Gateway: <html>  <head><title>502 Bad Gateway</title></head>  <body>  <center><h1>502 Bad Gateway</h1></center>  </body>  </html>
+hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows whether it was done; rerunning is safe: qkey looks first
+# cut {"late":true}
+$ qkey replace -k old-13 --old-key=alice.pem --new-key=bob.pem
+==== over qq 7.10.2.1
+exit 8
+--- stdout
+--- stderr
+error: no reply to the request to replace key 15 ("old-13"): not done so far, and may still be
   caused by: the connection to 127.0.0.1:[PORT] was lost during fs_security_replace_key: http.client.IncompleteRead: IncompleteRead(103 bytes read, 103 more expected)
 hint: keep every key; `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
 ==== over rest
 exit 8
 --- stdout
 --- stderr
-error: there was no reply to the request to replace key 12 ("old-10"): not done so far, and may still be
+error: no reply to the request to replace key 15 ("old-13"): not done so far, and may still be
   caused by: the connection to 127.0.0.1:[PORT] was lost during fs_security_replace_key: it was closed before the whole answer was there
 hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows whether it was done; rerunning is safe: qkey looks first
 # html_502_after {}
-$ qkey replace -k old-11 --old-key=alice.pem --new-key=bob.pem
+$ qkey replace -k old-14 --old-key=alice.pem --new-key=bob.pem
 ==== over qq 7.10.2.1
 exit 0
 --- stdout
-Replaced key 13 ("old-11").
+Replaced key 16 ("old-14").
   was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
   now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
 --- stderr
-warning: unexpected reply to the request to replace key 13 ("old-11") (127.0.0.1:[PORT] answered fs_security_replace_key with something other than its REST API does: qumulo.lib.request.APIException: Error loading data: Expecting value: line 1 column 1 (char 0)); checked: it was done
+warning: unexpected reply to the request to replace key 16 ("old-14") (127.0.0.1:[PORT] answered fs_security_replace_key with something other than its REST API does: qumulo.lib.request.APIException: Error loading data: Expecting value: line 1 column 1 (char 0)); checked: it was done
 ==== over rest
 exit 0
 --- stdout
-Replaced key 13 ("old-11").
+Replaced key 16 ("old-14").
   was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
   now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
 --- stderr
-warning: unexpected reply to the request to replace key 13 ("old-11") (127.0.0.1:[PORT] answered fs_security_replace_key with something other than its REST API does: status 502 Bad Gateway: <html>  <head><title>502 Bad Gateway</title></head>  <body>  <center><h1>502 Bad Gateway</h1></center>  </body>  </html>); checked: it was done
+warning: unexpected reply to the request to replace key 16 ("old-14") (127.0.0.1:[PORT] answered fs_security_replace_key with something other than its REST API does: status 502 Bad Gateway: <html>  <head><title>502 Bad Gateway</title></head>  <body>  <center><h1>502 Bad Gateway</h1></center>  </body>  </html>); checked: it was done
 # status_after {"status":500}
-$ qkey replace -k old-12 --old-key=alice.pem --new-key=bob.pem
+$ qkey replace -k old-15 --old-key=alice.pem --new-key=bob.pem
 exit 0
 --- stdout
-Replaced key 14 ("old-12").
+Replaced key 17 ("old-15").
   was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
   now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
 --- stderr
-warning: the cluster failed during the request to replace key 14 ("old-12") (127.0.0.1:[PORT] refused fs_security_replace_key: Error 500: http_internal_server_error: Simulated failure 500.); checked: it was done
+warning: the cluster failed to process the request to replace key 17 ("old-15") (127.0.0.1:[PORT] refused fs_security_replace_key: Error 500: http_internal_server_error: Simulated failure 500.); checked: it was done
 # status_after {"status":503}
-$ qkey replace -k old-13 --old-key=alice.pem --new-key=bob.pem
+$ qkey replace -k old-16 --old-key=alice.pem --new-key=bob.pem
 exit 0
 --- stdout
-Replaced key 15 ("old-13").
+Replaced key 18 ("old-16").
   was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
   now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
 --- stderr
-warning: no reply to the request to replace key 15 ("old-13") (127.0.0.1:[PORT] refused fs_security_replace_key: Error 503: http_service_unavailable_error: Simulated failure 503.); checked: it was done
+warning: unexpected reply to the request to replace key 18 ("old-16") (127.0.0.1:[PORT] refused fs_security_replace_key: Error 503: http_service_unavailable_error: Simulated failure 503.); checked: it was done
 # status {"status":500}
-$ qkey replace -k old-14 --old-key=alice.pem --new-key=bob.pem
+$ qkey replace -k old-17 --old-key=alice.pem --new-key=bob.pem
 ==== over qq 7.10.2.1
 exit 5
 --- stdout
 --- stderr
-error: the cluster failed during the request to replace key 16 ("old-14"), and shows that it was not done
+error: the cluster failed to process the request to replace key 19 ("old-17"); checked: it was not done
   caused by: 127.0.0.1:[PORT] refused fs_security_replace_key: Error 500: http_internal_server_error: Simulated failure 500.
 hint: check the cluster's health, then run this again; `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] fs_security_list_keys` shows what it holds
 ==== over rest
 exit 5
 --- stdout
 --- stderr
-error: the cluster failed during the request to replace key 16 ("old-14"), and shows that it was not done
+error: the cluster failed to process the request to replace key 19 ("old-17"); checked: it was not done
   caused by: 127.0.0.1:[PORT] refused fs_security_replace_key: Error 500: http_internal_server_error: Simulated failure 500.
 hint: check the cluster's health, then run this again; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows what it holds
 # status {"status":503}
-$ qkey replace -k old-15 --old-key=alice.pem --new-key=bob.pem
+$ qkey replace -k old-18 --old-key=alice.pem --new-key=bob.pem
 ==== over qq 7.10.2.1
 exit 8
 --- stdout
 --- stderr
-error: there was no reply to the request to replace key 17 ("old-15"): not done so far, and may still be
+error: unexpected reply to the request to replace key 20 ("old-18"): not done so far, and may still be
   caused by: 127.0.0.1:[PORT] refused fs_security_replace_key: Error 503: http_service_unavailable_error: Simulated failure 503.
 hint: keep every key; `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
 ==== over rest
 exit 8
 --- stdout
 --- stderr
-error: there was no reply to the request to replace key 17 ("old-15"): not done so far, and may still be
+error: unexpected reply to the request to replace key 20 ("old-18"): not done so far, and may still be
   caused by: 127.0.0.1:[PORT] refused fs_security_replace_key: Error 503: http_service_unavailable_error: Simulated failure 503.
 hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows whether it was done; rerunning is safe: qkey looks first
 # status {"status":408,"late":true}
-$ qkey replace -k old-16 --old-key=alice.pem --new-key=bob.pem
+$ qkey replace -k old-19 --old-key=alice.pem --new-key=bob.pem
 ==== over qq 7.10.2.1
 exit 8
 --- stdout
 --- stderr
-error: there was no reply to the request to replace key 18 ("old-16"): not done so far, and may still be
+error: unexpected reply to the request to replace key 21 ("old-19"): not done so far, and may still be
   caused by: 127.0.0.1:[PORT] refused fs_security_replace_key: Error 408: unknown_error: Simulated failure 408.
 hint: keep every key; `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
 ==== over rest
 exit 8
 --- stdout
 --- stderr
-error: there was no reply to the request to replace key 18 ("old-16"): not done so far, and may still be
+error: unexpected reply to the request to replace key 21 ("old-19"): not done so far, and may still be
   caused by: 127.0.0.1:[PORT] refused fs_security_replace_key: Error 408: unknown_error: Simulated failure 408.
 hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows whether it was done; rerunning is safe: qkey looks first
 # slow_after {"seconds":600}
-$ qkey replace -k old-17 --old-key=alice.pem --new-key=bob.pem --timeout=8
+$ qkey replace -k old-20 --old-key=alice.pem --new-key=bob.pem --timeout=8
 ==== over qq 7.10.2.1
 exit 0
 --- stdout
-Replaced key 19 ("old-17").
+Replaced key 22 ("old-20").
   was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
   now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
 --- stderr
-warning: no reply to the request to replace key 19 ("old-17") (qq gave no usable answer to fs_security_replace_key: `[QQ]` did not finish within 8 s and was killed); checked: it was done
+warning: no reply to the request to replace key 22 ("old-20") (qq gave no usable answer to fs_security_replace_key: `[QQ]` did not finish within 8 s and was killed); checked: it was done
 ==== over rest
 exit 0
 --- stdout
-Replaced key 19 ("old-17").
+Replaced key 22 ("old-20").
   was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
   now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
 --- stderr
-warning: no reply to the request to replace key 19 ("old-17") (127.0.0.1:[PORT] did not answer fs_security_replace_key within 8 s); checked: it was done
+warning: no reply to the request to replace key 22 ("old-20") (127.0.0.1:[PORT] did not answer fs_security_replace_key within 8 s); checked: it was done
 # slow {"seconds":600}
-$ qkey replace -k old-18 --old-key=alice.pem --new-key=bob.pem --timeout=8
+$ qkey replace -k old-21 --old-key=alice.pem --new-key=bob.pem --timeout=8
 ==== over qq 7.10.2.1
 exit 8
 --- stdout
 --- stderr
-error: there was no reply to the request to replace key 20 ("old-18"): not done so far, and may still be
+error: no reply to the request to replace key 23 ("old-21"): not done so far, and may still be
   caused by: qq gave no usable answer to fs_security_replace_key
   caused by: `[QQ]` did not finish within 8 s and was killed
 hint: keep every key; `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
@@ -1682,7 +1730,7 @@ hint: keep every key; `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[
 exit 8
 --- stdout
 --- stderr
-error: there was no reply to the request to replace key 20 ("old-18"): not done so far, and may still be
+error: no reply to the request to replace key 23 ("old-21"): not done so far, and may still be
   caused by: 127.0.0.1:[PORT] did not answer fs_security_replace_key within 8 s
 hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows whether it was done; rerunning is safe: qkey looks first
 
@@ -2066,7 +2114,7 @@ exit 7
 --- stdout
 --- stderr
 error: 127.0.0.1:[PORT] refused fs_security_replace_key: Error 429: unknown_error: Simulated failure 429.
-hint: the cluster, or a proxy in front of it, is not ready; try again later; the cluster now has a signature by alice.pem over its challenge, which is still valid
+hint: the cluster, or a proxy in front of it, is not ready; try again later; the cluster now holds a signature made with alice.pem over its challenge
 $ qkey lock --id=9 --lock-key=vault
 exit 7
 --- stdout
@@ -2078,7 +2126,7 @@ exit 7
 --- stdout
 --- stderr
 error: 127.0.0.1:[PORT] refused snapshot_unlock_snapshot: Error 429: unknown_error: Simulated failure 429.
-hint: the cluster, or a proxy in front of it, is not ready; try again later; the cluster now has a signature by alice.pem over its challenge, which is still valid
+hint: the cluster, or a proxy in front of it, is not ready; try again later; the cluster now holds a signature made with alice.pem over its challenge
 
 "#]].raw());
 }
@@ -2239,7 +2287,7 @@ exit 6
 --- stdout
 --- stderr
 error: 127.0.0.1:[PORT] refused fs_security_replace_key: Error 403: http_forbidden_error: You may not.
-hint: log in as a user whose role has the privilege for it, or ask an administrator
+hint: log in as a user whose role has the privilege for it, or ask an administrator; the cluster now holds a signature made with alice.pem over its challenge
 $ qkey lock --id=9 --lock-key=vault
 exit 5
 --- stdout
@@ -2251,7 +2299,7 @@ exit 5
 --- stdout
 --- stderr
 error: 127.0.0.1:[PORT] refused snapshot_unlock_snapshot: Error 409: fs_entry_exists_error: Somebody was faster.
-hint: nothing was changed; fix what the cluster reports, then run this again; the cluster now has a signature by alice.pem over its challenge, which is still valid
+hint: nothing was changed; fix what the cluster reports, then run this again; the cluster now holds a signature made with alice.pem over its challenge
 
 "#]].raw());
 }
@@ -2553,16 +2601,16 @@ $ qkey add --name spare --key carol.pem
 exit 130
 --- stdout
 --- stderr
-warning: stopping; waiting up to 5 s for what was already sent (a second signal stops at once)
-error: there was no reply to the request to add key "spare": not done so far, and may still be
+warning: stopping; waiting up to 8 s for what was already sent (a second signal stops at once)
+error: no reply to the request to add key "spare": not done so far, and may still be
   caused by: stopped by a signal during fs_security_add_key
 hint: keep every key; `[DIR]/qq --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
 ==== over rest
 exit 130
 --- stdout
 --- stderr
-warning: stopping; waiting up to 5 s for what was already sent (a second signal stops at once)
-error: there was no reply to the request to add key "spare": not done so far, and may still be
+warning: stopping; waiting up to 8 s for what was already sent (a second signal stops at once)
+error: no reply to the request to add key "spare": not done so far, and may still be
   caused by: stopped by a signal during fs_security_add_key
 hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows whether it was done; rerunning is safe: qkey looks first
 $ qkey replace --key-id=vault --old-key alice.pem --new-key bob.pem
@@ -2570,16 +2618,16 @@ $ qkey replace --key-id=vault --old-key alice.pem --new-key bob.pem
 exit 143
 --- stdout
 --- stderr
-warning: stopping; waiting up to 5 s for what was already sent (a second signal stops at once)
-error: there was no reply to the request to replace key 1 ("vault"): not done so far, and may still be
+warning: stopping; waiting up to 8 s for what was already sent (a second signal stops at once)
+error: no reply to the request to replace key 1 ("vault"): not done so far, and may still be
   caused by: stopped by a signal during fs_security_replace_key
 hint: keep every key; `[DIR]/qq --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
 ==== over rest
 exit 143
 --- stdout
 --- stderr
-warning: stopping; waiting up to 5 s for what was already sent (a second signal stops at once)
-error: there was no reply to the request to replace key 1 ("vault"): not done so far, and may still be
+warning: stopping; waiting up to 8 s for what was already sent (a second signal stops at once)
+error: no reply to the request to replace key 1 ("vault"): not done so far, and may still be
   caused by: stopped by a signal during fs_security_replace_key
 hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows whether it was done; rerunning is safe: qkey looks first
 $ qkey lock --id=9 --lock-key=vault
@@ -2587,16 +2635,16 @@ $ qkey lock --id=9 --lock-key=vault
 exit 130
 --- stdout
 --- stderr
-warning: stopping; waiting up to 5 s for what was already sent (a second signal stops at once)
-error: there was no reply to the request to lock snapshot 9 ("9_snapshot"): not done so far, and may still be
+warning: stopping; waiting up to 8 s for what was already sent (a second signal stops at once)
+error: no reply to the request to lock snapshot 9 ("9_snapshot"): not done so far, and may still be
   caused by: stopped by a signal during snapshot_lock_snapshot
 hint: keep every key; `[DIR]/qq --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] snapshot_get_status --id=9` shows whether it was done; rerunning is safe: qkey looks first
 ==== over rest
 exit 130
 --- stdout
 --- stderr
-warning: stopping; waiting up to 5 s for what was already sent (a second signal stops at once)
-error: there was no reply to the request to lock snapshot 9 ("9_snapshot"): not done so far, and may still be
+warning: stopping; waiting up to 8 s for what was already sent (a second signal stops at once)
+error: no reply to the request to lock snapshot 9 ("9_snapshot"): not done so far, and may still be
   caused by: stopped by a signal during snapshot_lock_snapshot
 hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys usage` shows whether it was done; rerunning is safe: qkey looks first
 $ qkey unlock --id=7 --key alice.pem
@@ -2604,16 +2652,16 @@ $ qkey unlock --id=7 --key alice.pem
 exit 143
 --- stdout
 --- stderr
-warning: stopping; waiting up to 5 s for what was already sent (a second signal stops at once)
-error: there was no reply to the request to unlock snapshot 7 ("7_snapshot"): not done so far, and may still be
+warning: stopping; waiting up to 8 s for what was already sent (a second signal stops at once)
+error: no reply to the request to unlock snapshot 7 ("7_snapshot"): not done so far, and may still be
   caused by: stopped by a signal during snapshot_unlock_snapshot
 hint: keep every key; `[DIR]/qq --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] snapshot_get_status --id=7` shows whether it was done; rerunning is safe: qkey looks first
 ==== over rest
 exit 143
 --- stdout
 --- stderr
-warning: stopping; waiting up to 5 s for what was already sent (a second signal stops at once)
-error: there was no reply to the request to unlock snapshot 7 ("7_snapshot"): not done so far, and may still be
+warning: stopping; waiting up to 8 s for what was already sent (a second signal stops at once)
+error: no reply to the request to unlock snapshot 7 ("7_snapshot"): not done so far, and may still be
   caused by: stopped by a signal during snapshot_unlock_snapshot
 hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys usage` shows whether it was done; rerunning is safe: qkey looks first
 

@@ -945,7 +945,7 @@ exit 5
 --- stdout
 --- stderr
 error: cluster:8000 refused snapshot_unlock_snapshot: Error 400: invalid_request_error: The signature does not match the challenge.
-hint: nothing was changed; fix what the cluster reports, then run this again; the cluster now has a signature by alice.pem over its challenge, which is still valid
+hint: nothing was changed; fix what the cluster reports, then run this again; the cluster now holds a signature made with alice.pem over its challenge
 
 "#]].raw());
     assert_eq!(mock.count("snapshot_unlock_snapshot"), 1);
@@ -995,19 +995,19 @@ exit 5
 --- stdout
 --- stderr
 error: cluster:8000 refused snapshot_unlock_snapshot: Error 400: invalid_request_error: The signature is not to my liking.
-hint: nothing was changed; fix what the cluster reports, then run this again; the cluster now has a signature by alice.pem over its challenge, which is still valid
+hint: nothing was changed; fix what the cluster reports, then run this again; the cluster now holds a signature made with alice.pem over its challenge
 ==== status 403 privilege_error You are not allowed to.
 exit 6
 --- stdout
 --- stderr
 error: cluster:8000 refused snapshot_unlock_snapshot: Error 403: privilege_error: You are not allowed to.
-hint: log in as a user whose role has the privilege for it, or ask an administrator
+hint: log in as a user whose role has the privilege for it, or ask an administrator; the cluster now holds a signature made with alice.pem over its challenge
 ==== unauthenticated
 exit 6
 --- stdout
 --- stderr
 error: cluster:8000 refused snapshot_unlock_snapshot: Error 401: http_unauthorized_error: Need to log in first to establish credentials.
-hint: log in first: `[QQ] --host=cluster login -u USER`
+hint: log in first: `[QQ] --host=cluster login -u USER`; the cluster now holds a signature made with alice.pem over its challenge
 ==== refused-connection
 exit 7
 --- stdout
@@ -1034,7 +1034,7 @@ fn a_lost_answer_is_looked_up_and_never_asked_for_again() {
 exit 8
 --- stdout
 --- stderr
-error: there was no reply to the request to unlock snapshot 2 ("2_quarter_end"): not done so far, and may still be
+error: no reply to the request to unlock snapshot 2 ("2_quarter_end"): not done so far, and may still be
   caused by: the connection to cluster:8000 was lost during snapshot_unlock_snapshot: Remote end closed connection without response
 hint: keep every key; `[QQ] --host=cluster snapshot_get_status --id=2` shows whether it was done; rerunning is safe: qkey looks first
 ==== drop-after
@@ -1047,7 +1047,7 @@ warning: no reply to the request to unlock snapshot 2 ("2_quarter_end") (the con
 exit 8
 --- stdout
 --- stderr
-error: there was no reply to the request to unlock snapshot 2 ("2_quarter_end"): not done so far, and may still be
+error: no reply to the request to unlock snapshot 2 ("2_quarter_end"): not done so far, and may still be
   caused by: the connection to cluster:8000 was lost during snapshot_unlock_snapshot: The read operation timed out
 hint: keep every key; `[QQ] --host=cluster snapshot_get_status --id=2` shows whether it was done; rerunning is safe: qkey looks first
 ==== timeout-after
@@ -1060,7 +1060,7 @@ warning: no reply to the request to unlock snapshot 2 ("2_quarter_end") (the con
 exit 8
 --- stdout
 --- stderr
-error: there was an unexpected reply to the request to unlock snapshot 2 ("2_quarter_end"): not done so far, and may still be
+error: unexpected reply to the request to unlock snapshot 2 ("2_quarter_end"): not done so far, and may still be
   caused by: cluster:8000 answered snapshot_unlock_snapshot with something other than its REST API does: qumulo.lib.request.APIException: Error loading data: Expecting value: line 1 column 1 (char 0)
 hint: keep every key; `[QQ] --host=cluster snapshot_get_status --id=2` shows whether it was done; rerunning is safe: qkey looks first
 ==== traceback-after
@@ -1073,7 +1073,7 @@ warning: unexpected reply to the request to unlock snapshot 2 ("2_quarter_end") 
 exit 8
 --- stdout
 --- stderr
-error: there was an unexpected reply to the request to unlock snapshot 2 ("2_quarter_end"): not done so far, and may still be
+error: unexpected reply to the request to unlock snapshot 2 ("2_quarter_end"): not done so far, and may still be
   caused by: qq gave no usable answer to snapshot_unlock_snapshot
   caused by: `[QQ]` answered with something other than the sentence that it is unlocked: <html> This is not what you are looking for.
 hint: keep every key; `[QQ] --host=cluster snapshot_get_status --id=2` shows whether it was done; rerunning is safe: qkey looks first
@@ -1087,7 +1087,7 @@ warning: unexpected reply to the request to unlock snapshot 2 ("2_quarter_end") 
 exit 8
 --- stdout
 --- stderr
-error: there was an unexpected reply to the request to unlock snapshot 2 ("2_quarter_end"): not done so far, and may still be
+error: unexpected reply to the request to unlock snapshot 2 ("2_quarter_end"): not done so far, and may still be
   caused by: qq gave no usable answer to snapshot_unlock_snapshot
   caused by: `[QQ]` answered with something other than the sentence that it is unlocked: (nothing)
 hint: keep every key; `[QQ] --host=cluster snapshot_get_status --id=2` shows whether it was done; rerunning is safe: qkey looks first
@@ -1107,7 +1107,7 @@ warning: unexpected reply to the request to unlock snapshot 2 ("2_quarter_end") 
 exit 8
 --- stdout
 --- stderr
-error: there was no reply to the request to unlock snapshot 2 ("2_quarter_end"): not done so far, and may still be
+error: no reply to the request to unlock snapshot 2 ("2_quarter_end"): not done so far, and may still be
   caused by: qq gave no usable answer to snapshot_unlock_snapshot
   caused by: `[QQ]` was killed by signal 9
 hint: keep every key; `[QQ] --host=cluster snapshot_get_status --id=2` shows whether it was done; rerunning is safe: qkey looks first
@@ -1121,7 +1121,7 @@ warning: no reply to the request to unlock snapshot 2 ("2_quarter_end") (qq gave
 exit 8
 --- stdout
 --- stderr
-error: there was no reply to the request to unlock snapshot 2 ("2_quarter_end"): not done so far, and may still be
+error: no reply to the request to unlock snapshot 2 ("2_quarter_end"): not done so far, and may still be
   caused by: qq gave no usable answer to snapshot_unlock_snapshot
   caused by: `[QQ]` did not finish within 4 s and was killed
 hint: keep every key; `[QQ] --host=cluster snapshot_get_status --id=2` shows whether it was done; rerunning is safe: qkey looks first
@@ -1135,14 +1135,14 @@ warning: no reply to the request to unlock snapshot 2 ("2_quarter_end") (qq gave
 exit 8
 --- stdout
 --- stderr
-error: there was no reply to the request to unlock snapshot 2 ("2_quarter_end"): not done so far, and may still be
+error: unexpected reply to the request to unlock snapshot 2 ("2_quarter_end"): not done so far, and may still be
   caused by: the reply of cluster:8000 to snapshot_unlock_snapshot is too large: the reply is larger than 256 KiB
 hint: keep every key; `[QQ] --host=cluster snapshot_get_status --id=2` shows whether it was done; rerunning is safe: qkey looks first
 ==== exit 3 something odd
 exit 8
 --- stdout
 --- stderr
-error: there was no reply to the request to unlock snapshot 2 ("2_quarter_end"): not done so far, and may still be
+error: no reply to the request to unlock snapshot 2 ("2_quarter_end"): not done so far, and may still be
   caused by: qq gave no usable answer to snapshot_unlock_snapshot
   caused by: `[QQ]` exited with 3: something odd
 hint: keep every key; `[QQ] --host=cluster snapshot_get_status --id=2` shows whether it was done; rerunning is safe: qkey looks first
@@ -1150,14 +1150,14 @@ hint: keep every key; `[QQ] --host=cluster snapshot_get_status --id=2` shows whe
 exit 5
 --- stdout
 --- stderr
-error: the cluster failed during the request to unlock snapshot 2 ("2_quarter_end"), and shows that it was not done
+error: the cluster failed to process the request to unlock snapshot 2 ("2_quarter_end"); checked: it was not done
   caused by: cluster:8000 refused snapshot_unlock_snapshot: Error 500: internal_error: It broke.
 hint: check the cluster's health, then run this again; `[QQ] --host=cluster snapshot_get_status --id=2` shows what it holds
 ==== status 503 busy_error Try again later.
 exit 8
 --- stdout
 --- stderr
-error: there was no reply to the request to unlock snapshot 2 ("2_quarter_end"): not done so far, and may still be
+error: unexpected reply to the request to unlock snapshot 2 ("2_quarter_end"): not done so far, and may still be
   caused by: cluster:8000 refused snapshot_unlock_snapshot: Error 503: busy_error: Try again later.
 hint: keep every key; `[QQ] --host=cluster snapshot_get_status --id=2` shows whether it was done; rerunning is safe: qkey looks first
 

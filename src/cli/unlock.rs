@@ -306,8 +306,10 @@ impl<'a> Tally<'a> {
         if let Some(error) = self.print_error.take_if(|_| failed + unknown > 0) {
             self.session.output.error(&error);
         }
-        let rerun =
-            "see the errors above; rerunning is safe: what is already unlocked is left alone";
+        let rerun = match failed + unknown {
+            0 => "rerunning is safe: what is already unlocked is left alone",
+            _ => "see the errors above; rerunning is safe: what is already unlocked is left alone",
+        };
         // What was under way may be done all the same, and the others were not begun.
         let stopped = interrupt::announced().filter(|_| not_tried > 0);
         let interruption = self.interruption.map(|error| error.kind()).or(stopped);

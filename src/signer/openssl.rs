@@ -20,7 +20,7 @@ use super::{
 use crate::{
     container::{Foreign, PublicPart},
     error::{Error, Kind as ErrorKind, Reason, Result},
-    input, keyfile, private_file,
+    input, keyfile,
     public_key::{self, PublicKey},
     secret::Secret,
     signature::Signature,
@@ -528,12 +528,6 @@ pub fn names_file(source: &Source) -> bool {
 
 fn open(source: &Source, context: &Arc<Context>) -> Result<Opened> {
     let openssl = OpenSsl::find(source, context)?;
-    let path = Path::new(source.body());
-    if names_file(source)
-        && let Ok(metadata) = path.metadata()
-    {
-        private_file::warn_if_readable_by_others(path, &metadata);
-    }
     let failure = match openssl.read(None) {
         Ok(output) => {
             return match source.secret_attribute() {
