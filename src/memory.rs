@@ -52,14 +52,14 @@ fn there(pointer: *mut u8) -> *mut u8 {
     }
 }
 
-/// Lets all threads share a few arenas: each has an address space of 64 MiB of its own, which a limit on
+/// Lets all threads share one arena: each further one reserves 64 MiB of address space, which a limit on
 /// that soon refuses.
-pub fn share_arenas() {
+pub fn share_arena() {
     #[cfg(target_env = "gnu")]
     // SAFETY: it only sets a parameter of the allocator.
     #[allow(unsafe_code)]
     unsafe {
-        libc::mallopt(libc::M_ARENA_MAX, 2);
+        libc::mallopt(libc::M_ARENA_MAX, 1);
     }
 }
 

@@ -391,8 +391,6 @@ fn out_of_memory_is_an_error_and_during_a_submission_an_unknown_outcome() {
         ("*unlock_snapshot*", abort, UNLOCK),
     ] {
         let qkey = with_qq(&format!("{command}) {fault}; exit;;"));
-        // Another arena has an address space of its own already.
-        let qkey = qkey.env("MALLOC_ARENA_MAX", "1");
         let run = qkey.run(line.split(' '));
         text.push_str(&format!("$ qkey {line}\n{}\n", run.transcript()));
     }

@@ -70,7 +70,7 @@ enum Command {
 /// Parses the command line, runs the command, reports an error, and returns the exit code.
 pub fn main() -> u8 {
     wipe::protect();
-    memory::share_arenas();
+    memory::share_arena();
     panic::set_hook(Box::new(|panic| {
         // The message may quote what a user typed.
         eprintln!("{}", redact(&panic.to_string()));
