@@ -5,6 +5,8 @@
 
 use std::{error::Error as StdError, fmt};
 
+pub use crate::reason::Reason;
+
 /// What went wrong, as far as a script needs to tell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -69,29 +71,6 @@ impl Kind {
             Kind::Partial => 9,
             Kind::Interrupted => 130,
             Kind::Terminated => 143,
-        }
-    }
-}
-
-/// Why a key source failed, where that decides what may be tried next.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reason {
-    /// The key source does not let this user use the key.
-    Denied,
-    /// Not logged in, or the login expired.
-    LoggedOut,
-    /// A person has to act first, or said no.
-    NeedsPerson,
-    /// The passphrase or PIN was refused.
-    WrongSecret,
-}
-
-impl Reason {
-    /// Whether to leave the key alone for the rest of the run. Another attempt would meet the same
-    /// answer, and may cost a try at a PIN or ask a person again.
-    pub fn rules_out_key(self) -> bool {
-        match self {
-            Reason::Denied | Reason::LoggedOut | Reason::NeedsPerson | Reason::WrongSecret => true,
         }
     }
 }

@@ -7,7 +7,7 @@ use p256::{
     pkcs8::{EncodePublicKey, LineEnding},
 };
 
-use crate::container::{
+use crate::encoding::{
     Foreign, NotP256, PublicPart, algorithm, any_base64, asn1,
     contents::{self, Contents},
     curve,

@@ -8,7 +8,7 @@ use p256::ecdsa;
 use ring::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
 
 use crate::{
-    container::{algorithm, any_base64, ssh_wire::Reader},
+    encoding::{algorithm, any_base64, ssh_wire::Reader},
     public_key::PublicKey,
 };
 
@@ -175,7 +175,7 @@ pub fn describe(bytes: &[u8]) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::container::ssh_wire::Writer;
+    use crate::encoding::ssh_wire::Writer;
 
     fn ssh(r: &[u8], s: &[u8]) -> Result<Vec<u8>, Error> {
         let numbers = Writer::with_capacity(80).string(r).string(s).finish();

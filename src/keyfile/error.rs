@@ -1,4 +1,4 @@
-use crate::container::{Foreign, NotP256, PublicPart as Public};
+use crate::encoding::{Foreign, NotP256, PublicPart as Public};
 
 /// Why a key file gives no private key, or a private key no file. Each is one line that names what
 /// was found and has nothing secret in it.

@@ -9,7 +9,7 @@ use p256::elliptic_curve::Generate;
 use zeroize::Zeroizing;
 
 use super::{Error, PrivateKey, cbc, decode_plain, error::REENCRYPT_LEGACY, sec1};
-use crate::container::pem::{self, Block};
+use crate::encoding::pem::{self, Block};
 
 #[derive(Clone, Copy, Debug)]
 enum Cipher {

@@ -1,10 +1,10 @@
 //! Files of private keys: every container that `openssl` and `ssh-keygen` write for ECDSA P-256,
 //! in and out.
 //!
-//! A file goes through `container::contents` (what is it made of), `container::identify` (which of
+//! A file goes through `encoding::contents` (what is it made of), `encoding::identify` (which of
 //! its parts is the private key) and the room of that part's container: `sec1`, `pkcs8` (encrypted
 //! by a scheme in `pbes2` or `pbe`), `legacy_pem` or `openssh`. All of them end in
-//! `container::curve`, which tells P-256 from every other curve, however it is written.
+//! `encoding::curve`, which tells P-256 from every other curve, however it is written.
 
 mod cbc;
 mod error;
@@ -28,7 +28,7 @@ use p256::{
 use zeroize::Zeroizing;
 
 use crate::{
-    container::{
+    encoding::{
         NotP256, asn1,
         contents::{self, Contents},
         curve,

@@ -7,7 +7,7 @@ use ssh_cipher::Cipher;
 use zeroize::Zeroizing;
 
 use super::{Error, PrivateKey, error::REENCRYPT_OPENSSH};
-use crate::container::{
+use crate::encoding::{
     algorithm, pem,
     ssh_public::{self, CURVE, OPENSSH_MAGIC},
     ssh_wire::{Reader, Writer},

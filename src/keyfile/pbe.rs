@@ -13,7 +13,7 @@ use super::{
     error::{REENCRYPT, REENCRYPT_LEGACY},
     pbes2,
 };
-use crate::container::asn1;
+use crate::encoding::asn1;
 
 /// What a file may ask for before a passphrase is even known to be right: some ten seconds.
 const MAX_ITERATIONS: u64 = 10_000_000;

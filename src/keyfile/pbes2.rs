@@ -15,7 +15,7 @@ use super::{
     error::REENCRYPT,
     pbe::{affordable_iterations, malformed},
 };
-use crate::container::asn1;
+use crate::encoding::asn1;
 
 /// What a file may ask of scrypt: a quarter of a gigabyte, and some ten seconds.
 mod limit {

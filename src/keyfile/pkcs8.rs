@@ -6,7 +6,7 @@ use p256::pkcs8::EncodePrivateKey;
 use zeroize::Zeroizing;
 
 use super::{Error, PrivateKey, pbe, pbes2, sec1};
-use crate::container::{algorithm, asn1};
+use crate::encoding::{algorithm, asn1};
 
 pub(crate) const NAME: &str = "PKCS#8 private key";
 pub(crate) const LABEL: &str = "PRIVATE KEY";

@@ -4,7 +4,7 @@ use der::{Tagged, asn1::AnyRef};
 use zeroize::Zeroizing;
 
 use super::{Error, PrivateKey};
-use crate::container::{asn1, curve};
+use crate::encoding::{asn1, curve};
 
 pub(crate) const NAME: &str = "SEC1 private key";
 pub(crate) const LABEL: &str = "EC PRIVATE KEY";

@@ -16,7 +16,7 @@ use super::{
     source::{Body, Kind, Source, no_path},
 };
 use crate::{
-    container::{
+    encoding::{
         ssh_public,
         ssh_wire::{Reader, Writer},
     },

@@ -18,7 +18,7 @@ use super::{
     tool::{Hints, Tool},
 };
 use crate::{
-    container::{Foreign, PublicPart},
+    encoding::{Foreign, PublicPart},
     error::{Error, Kind as ErrorKind, Reason, Result},
     input, keyfile,
     public_key::{self, PublicKey},

@@ -16,7 +16,7 @@ use rustix::{
     net::{self, AddressFamily, SocketAddrUnix, SocketType},
 };
 
-use crate::{container::ssh_wire::Writer, error::Kind, interrupt};
+use crate::{encoding::ssh_wire::Writer, error::Kind, interrupt};
 
 /// The longest message either way: what OpenSSH's agent takes (`AGENT_MAX_LEN`).
 const MAX_MESSAGE: usize = 256 << 10;

@@ -13,7 +13,7 @@ use super::{
     uri::{Uri, encode_all},
 };
 use crate::{
-    container::NotP256,
+    encoding::NotP256,
     public_key::{self, PublicKey},
 };
 

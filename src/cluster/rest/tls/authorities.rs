@@ -423,7 +423,7 @@ mod tests {
     use super::*;
 
     /// Self-signed, for `*.qumulo.test` and `2001:db8::1`, from 2020 to 2119; `issue` in
-    /// tests/support/certificates.py made it.
+    /// tests/it/support/certificates.py made it.
     const WILDCARD: &str = include_str!("wildcard.pem");
 
     fn verify(host: &str, year: u64) -> Result<(), Reason> {

@@ -1,0 +1,1035 @@
+//! Keys in AWS KMS: the real `aws`, versions 1 and 2, against moto, and against a fake for what moto
+//! gets wrong and for failures.
+
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
+
+use crate::support::{
+    aws::{VERSIONS, folder, moto, with_aws},
+    fake_kms::{ARN, FakeKms, Fault, NEW_ID, sign_digest},
+    http::url_of_nobody,
+    mock::Mock,
+    qkey::{BOB_PUBLIC, CAROL, CAROL_PUBLIC, Qkey, Run, side_by_side, wait_until},
+    shell::prints,
+};
+use base64::{Engine, prelude::BASE64_STANDARD as BASE64};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use snapbox::{IntoData, assert_data_eq, str};
+
+const V1: &str = VERSIONS[0];
+
+/// A fake KMS, and `qkey` with one version of `aws`.
+struct Lab {
+    kms: FakeKms,
+    qkey: Qkey,
+    version: &'static str,
+}
+
+impl Lab {
+    fn new(version: &'static str) -> Self {
+        Self {
+            kms: FakeKms::start(),
+            qkey: with_aws(Qkey::new(), version),
+            version,
+        }
+    }
+
+    /// A source at the fake.
+    fn source(&self, id: &str) -> String {
+        format!("awskms:///{id}?endpoint-url={}", self.kms.url())
+    }
+
+    fn run(&self, args: &[&str]) -> Run {
+        self.qkey.run(args)
+    }
+
+    /// The run as a snapshot shows it.
+    fn transcript(&self, run: &Run) -> String {
+        let program = folder(self.version).join("aws");
+        run.transcript()
+            .replace(&self.kms.url(), "[URL]")
+            .replace(program.to_str().expect("UTF-8"), "aws")
+    }
+
+    fn pubkey(&self, id: &str) -> String {
+        self.transcript(&self.run(&["pubkey", &self.source(id), "--format", "base64"]))
+    }
+}
+
+/// Whether the `openssl` program takes the Base64 in `run` for a signature over the file
+/// `challenge` by the key in the file `public.pem`.
+#[track_caller]
+fn assert_openssl_verifies(qkey: &Qkey, run: &Run) {
+    assert_eq!(run.code, 0, "{run:?}");
+    qkey.write("signature", &run.stdout);
+    prints(
+        qkey,
+        "openssl base64 -d -A -in signature -out der
+         openssl dgst -sha256 -verify public.pem -signature der challenge",
+    );
+}
+
+/// A key's whole life in moto, with one version of `aws`.
+fn whole_life(version: &'static str) {
+    let mock = Mock::new();
+    let qkey = with_aws(Qkey::with_mock(&mock), version);
+    let source = format!(
+        "awskms:///alias/lock-{version}?region=eu-west-1&endpoint-url={}",
+        moto()
+    );
+
+    let made = qkey.run(["generate", &source, "--output=json"]).json();
+    assert_eq!(made["source"], json!(source));
+    let public_key = made["public_key"].as_str().expect("Base64");
+    let again = qkey.run(["generate", &source]);
+    assert_eq!(again.code, 3);
+    assert!(
+        again
+            .stderr
+            .starts_with("error: there is a key already in awskms:///alias/lock-")
+    );
+
+    let pem = qkey.run(["pubkey", &source]);
+    qkey.write("public.pem", &pem.stdout);
+    for challenge in [
+        "lock-2026".as_bytes(),
+        "it's \"quoted\" \\ Schl\u{fc}ssel \u{1f511}\n".as_bytes(),
+        b"\xff\x00\n",
+        &b"0123456789abcdef".repeat(256),
+    ] {
+        qkey.write("challenge", challenge);
+        let signed = qkey.run(["sign", "--key", &source, "--file", "challenge"]);
+        assert_openssl_verifies(&qkey, &signed);
+    }
+
+    qkey.configure(&format!("[keys.new]\nsource = {source:?}\n"));
+    let add = ["add", "--name=lock", "--key=alice.pem"];
+    assert_eq!(qkey.run(add).code, 0);
+    let replace = [
+        "replace",
+        "--key-id=lock",
+        "--old-key=alice.pem",
+        "--new-key=new",
+    ];
+    let replaced = qkey.run(replace);
+    assert_eq!(replaced.code, 0, "{replaced:?}");
+    assert_eq!(mock.public_key("1"), public_key);
+    mock.add_snapshot(7, "seven", Some("1"));
+    let unlocked = qkey.run(["unlock", "--id=7"]);
+    assert_eq!(unlocked.code, 0, "{unlocked:?}");
+    assert_eq!(mock.lock_key(7), None);
+}
+
+#[test]
+fn version_1_of_aws_does_it_all() {
+    whole_life("aws-1");
+}
+
+#[test]
+fn version_2_of_aws_does_it_all() {
+    whole_life("aws-2");
+}
+
+#[test]
+fn a_key_replaces_another_one_and_each_is_asked_but_once() {
+    let mock = Mock::new();
+    mock.add_key("lock", "", BOB_PUBLIC);
+    let kms = FakeKms::start();
+    kms.add_key("alias/dave", CAROL_PUBLIC, json!({}));
+    let qkey = with_aws(Qkey::with_mock(&mock), V1);
+    let at = format!("endpoint-url={}", kms.url());
+    let replaced = qkey.run([
+        "replace",
+        "--key-id=lock",
+        &format!("--old-key=awskms:///alias/bob?{at}"),
+        &format!("--new-key=awskms:///{ARN}key/alias/dave?{at}"),
+    ]);
+    // The fake signs for dave with bob's key: that is found out before anything is sent.
+    assert_eq!(replaced.code, 3, "{replaced:?}");
+    assert_eq!(mock.public_key("1"), BOB_PUBLIC);
+    kms.take_calls();
+
+    let replaced = qkey.run([
+        "replace",
+        "--key-id=lock",
+        &format!("--old-key=awskms:///alias/bob?{at}"),
+        &format!("--new-key=awskms:///alias/carol?{at}"),
+    ]);
+    assert_eq!(replaced.code, 0, "{replaced:?}");
+    let mut calls: Vec<String> = kms
+        .take_calls()
+        .into_iter()
+        .map(|call| format!("{} {}", call.operation, call.input["KeyId"]))
+        .collect();
+    calls.sort();
+    assert_eq!(
+        calls,
+        [
+            "GetPublicKey \"alias/bob\"".to_owned(),
+            "GetPublicKey \"alias/carol\"".to_owned(),
+            format!("Sign \"{ARN}key/alias/bob\""),
+            format!("Sign \"{ARN}key/alias/carol\""),
+        ]
+    );
+}
+
+#[test]
+fn what_kms_does_not_take_as_a_message_goes_as_a_digest() {
+    let lab = Lab::new(V1);
+    let source = lab.source("alias/carol");
+    let public = prints(&lab.qkey, "openssl pkey -in carol.pem -pubout");
+    lab.qkey.write("public.pem", public);
+    for (challenge, message_type) in [
+        // KMS takes no empty message either.
+        (String::new(), "DIGEST"),
+        ("x".repeat(4096), "RAW"),
+        ("x".repeat(4097), "DIGEST"),
+        ("\u{e9}".repeat(2500), "DIGEST"),
+        ("x\n".repeat(10_000), "DIGEST"),
+    ] {
+        lab.qkey.write("challenge", challenge);
+        let signed = lab.run(&["sign", "--key", &source, "--file", "challenge"]);
+        assert_openssl_verifies(&lab.qkey, &signed);
+        let sign = lab.kms.take_calls().pop().expect("a call");
+        assert_eq!(sign.input["MessageType"], json!(message_type));
+        assert_eq!(sign.input["SigningAlgorithm"], json!("ECDSA_SHA_256"));
+    }
+}
+
+#[test]
+fn the_message_is_in_a_private_file_that_is_gone_afterwards() {
+    let lab = Lab::new(V1);
+    fs::create_dir(lab.qkey.path("tmp")).expect("a folder");
+    fs::create_dir(lab.qkey.path("bin")).expect("a folder");
+    let spy = lab.qkey.write_program(
+        "bin/aws",
+        "#!/bin/sh\nfor arg; do case $arg in --message=fileb://*)
+         stat -c %a \"${arg#*fileb://}\" >>modes;; esac; done\nexec \"$AWS\" \"$@\"\n",
+    );
+    let path = std::env::var("PATH").expect("a PATH in UTF-8");
+    let aws = folder(V1).join("aws");
+    let Lab { kms, qkey, .. } = lab;
+    let tmp = qkey.path("tmp");
+    let qkey = qkey
+        .env("TMPDIR", tmp.to_str().expect("UTF-8"))
+        .env("AWS", aws.to_str().expect("UTF-8"))
+        .env(
+            "PATH",
+            &format!("{}:{path}", spy.parent().expect("a folder").display()),
+        );
+    let source = format!("awskms:///alias/bob?endpoint-url={}", kms.url());
+    assert_eq!(qkey.run(["sign", "--key", &source, "x"]).code, 0);
+    kms.fault("Sign", Fault::Error("DisabledException", "no"));
+    assert_eq!(qkey.run(["sign", "--key", &source, "x"]).code, 3);
+    kms.fault("Sign", Fault::Hang);
+    kms.take_calls();
+    let child = qkey
+        .command(["sign", "--key", &source, "x"])
+        .spawn()
+        .expect("qkey runs");
+    wait_until("the call that signs", || {
+        kms.take_calls().iter().any(|call| call.operation == "Sign")
+    });
+    kill_process(Pid::from_child(&child), Signal::INT).expect("it runs");
+    assert_eq!(
+        qkey.taken(&child.wait_with_output().expect("it ends")).code,
+        130
+    );
+    assert_eq!(
+        fs::read_to_string(qkey.path("modes")).unwrap(),
+        "600\n600\n600\n"
+    );
+    assert_eq!(fs::read_dir(&tmp).expect("a folder").count(), 0);
+}
+
+#[test]
+fn a_hang_ends_at_the_time_out_or_with_ctrl_c() {
+    let lab = Lab::new(V1);
+    lab.kms.fault("GetPublicKey", Fault::Hang);
+    let source = lab.source("alias/bob");
+    let timed_out = lab.run(&["pubkey", "--timeout", "2", &source]);
+    assert_data_eq!(
+        lab.transcript(&timed_out),
+        str![[r#"
+exit 3
+--- stdout
+--- stderr
+error: cannot open awskms:///alias/bob?endpoint-url=[URL]
+  caused by: `aws` did not finish within 2 s and was killed
+hint: check the network, or give it longer with --timeout SECONDS; where the profile asks for an MFA code, get the credentials of a session first (`aws sts get-session-token`)
+
+"#]]
+        .raw()
+    );
+
+    lab.kms.take_calls();
+    let child = lab
+        .qkey
+        .command(["pubkey", &source])
+        .spawn()
+        .expect("qkey runs");
+    wait_until("a call", || !lab.kms.take_calls().is_empty());
+    let pressed = Instant::now();
+    kill_process(Pid::from_child(&child), Signal::INT).expect("it runs");
+    let run = lab.qkey.taken(&child.wait_with_output().expect("it ends"));
+    assert!(pressed.elapsed() < Duration::from_secs(10));
+    assert_data_eq!(
+        lab.transcript(&run),
+        str![[r#"
+exit 130
+--- stdout
+--- stderr
+error: stopped by a signal, about to open awskms:///alias/bob?endpoint-url=[URL]
+
+"#]]
+        .raw()
+    );
+}
+
+/// What goes wrong when the key is opened, or when it signs.
+fn failure(lab: &Lab, case: &str) -> String {
+    let error = |code, message| Fault::Error(code, message);
+    let pubkey = |fault| {
+        lab.kms.fault("GetPublicKey", fault);
+        lab.pubkey("alias/bob")
+    };
+    match case {
+        "not found" => lab.pubkey("alias/dave"),
+        "disabled" => pubkey(error("DisabledException", "key/1 is disabled.")),
+        "awaits its deletion" => pubkey(error(
+            "KMSInvalidStateException",
+            "key/1 is pending deletion.",
+        )),
+        "no permission" => pubkey(error(
+            "AccessDeniedException",
+            "User: arn:aws:iam::111122223333:user/u is not authorized to perform: kms:GetPublicKey",
+        )),
+        "expired" => pubkey(error(
+            "ExpiredTokenException",
+            "The security token included in the request is expired",
+        )),
+        "wrong credentials" => pubkey(error(
+            "UnrecognizedClientException",
+            "The security token included in the request is invalid.",
+        )),
+        "symmetric" => pubkey(error("UnsupportedOperationException", "")),
+        "wrong id" => pubkey(error("ValidationException", "Invalid keyId")),
+        "not JSON" => pubkey(Fault::Body("<html>".to_owned())),
+        "no public key" => pubkey(Fault::Body("{}".to_owned())),
+        "may not sign" => {
+            lab.kms
+                .fault("Sign", error("AccessDeniedException", "not kms:Sign"));
+            lab.transcript(&lab.run(&["sign", "--key", &lab.source("alias/bob"), "x"]))
+        }
+        "other usage" => {
+            lab.kms.fault(
+                "Sign",
+                error(
+                    "InvalidKeyUsageException",
+                    "key/1 key usage is ENCRYPT_DECRYPT",
+                ),
+            );
+            lab.transcript(&lab.run(&["sign", "--key", &lab.source("alias/bob"), "x"]))
+        }
+        other => panic!("{other}"),
+    }
+}
+
+const FAILURES: [&str; 12] = [
+    "not found",
+    "disabled",
+    "awaits its deletion",
+    "no permission",
+    "expired",
+    "wrong credentials",
+    "symmetric",
+    "wrong id",
+    "not JSON",
+    "no public key",
+    "may not sign",
+    "other usage",
+];
+
+#[test]
+fn each_failure_is_told_in_the_words_of_aws_with_a_next_step() {
+    assert_data_eq!(
+        side_by_side(&FAILURES, |case| failure(&Lab::new("aws-1"), case)),
+        str![[r#"
+==== not found
+exit 3
+--- stdout
+--- stderr
+error: cannot open awskms:///alias/dave?endpoint-url=[URL]
+  caused by: `aws` exited with 255: An error occurred (NotFoundException) when calling the GetPublicKey operation: Key 'arn:aws:kms:eu-west-1:111122223333:key/alias/dave' does not exist
+hint: check the key's id (that of an alias begins with alias/), the region and the account: `aws kms list-aliases` shows what there is
+==== disabled
+exit 3
+--- stdout
+--- stderr
+error: cannot open awskms:///alias/bob?endpoint-url=[URL]
+  caused by: `aws` exited with 255: An error occurred (DisabledException) when calling the GetPublicKey operation: key/1 is disabled.
+hint: enable it: `aws kms enable-key --key-id=alias/bob --endpoint-url=[URL]`
+==== awaits its deletion
+exit 3
+--- stdout
+--- stderr
+error: cannot open awskms:///alias/bob?endpoint-url=[URL]
+  caused by: `aws` exited with 255: An error occurred (KMSInvalidStateException) when calling the GetPublicKey operation: key/1 is pending deletion.
+hint: see what state it is in: `aws kms describe-key --key-id=alias/bob --endpoint-url=[URL]`; `aws kms cancel-key-deletion` and then `aws kms enable-key` bring back one that awaits its deletion
+==== no permission
+exit 3
+--- stdout
+--- stderr
+error: cannot open awskms:///alias/bob?endpoint-url=[URL]
+  caused by: `aws` exited with 255: An error occurred (AccessDeniedException) when calling the GetPublicKey operation: User: arn:aws:iam::111122223333:user/u is not authorized to perform: kms:GetPublicKey
+hint: the key's policy or an IAM policy must allow it; `aws sts get-caller-identity` shows who you are
+==== expired
+exit 3
+--- stdout
+--- stderr
+error: cannot open awskms:///alias/bob?endpoint-url=[URL]
+  caused by: `aws` exited with 255: An error occurred (ExpiredTokenException) when calling the GetPublicKey operation: The security token included in the request is expired
+hint: log in again: `aws sso login`, `aws configure`, or new values for AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN
+==== wrong credentials
+exit 3
+--- stdout
+--- stderr
+error: cannot open awskms:///alias/bob?endpoint-url=[URL]
+  caused by: `aws` exited with 255: An error occurred (UnrecognizedClientException) when calling the GetPublicKey operation: The security token included in the request is invalid.
+hint: log in again: `aws sso login`, `aws configure`, or new values for AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN
+==== symmetric
+exit 3
+--- stdout
+--- stderr
+error: cannot open awskms:///alias/bob?endpoint-url=[URL]
+  caused by: `aws` exited with 255: An error occurred (UnsupportedOperationException) when calling the GetPublicKey operation:
+hint: take an asymmetric key: `qkey generate awskms:///alias/NAME` makes one
+==== wrong id
+exit 3
+--- stdout
+--- stderr
+error: cannot open awskms:///alias/bob?endpoint-url=[URL]
+  caused by: `aws` exited with 255: An error occurred (ValidationException) when calling the GetPublicKey operation: Invalid keyId
+hint: check the key's id: a UUID, alias/NAME or an ARN follows awskms:///
+==== not JSON
+exit 3
+--- stdout
+--- stderr
+error: cannot use awskms:///alias/bob?endpoint-url=[URL]
+  caused by: `aws` answered with something other than JSON with a PublicKey: (nothing)
+hint: what answers may not be AWS KMS: check the proxy and the attribute endpoint-url
+==== no public key
+exit 3
+--- stdout
+--- stderr
+error: cannot use awskms:///alias/bob?endpoint-url=[URL]
+  caused by: `aws` answered with something other than JSON with a PublicKey: (nothing)
+hint: what answers may not be AWS KMS: check the proxy and the attribute endpoint-url
+==== may not sign
+exit 3
+--- stdout
+--- stderr
+error: cannot sign with awskms:///alias/bob?endpoint-url=[URL]
+  caused by: `aws` exited with 255: An error occurred (AccessDeniedException) when calling the Sign operation: not kms:Sign
+hint: the key's policy or an IAM policy must allow it; `aws sts get-caller-identity` shows who you are
+==== other usage
+exit 3
+--- stdout
+--- stderr
+error: cannot sign with awskms:///alias/bob?endpoint-url=[URL]
+  caused by: `aws` exited with 255: An error occurred (InvalidKeyUsageException) when calling the Sign operation: key/1 key usage is ENCRYPT_DECRYPT
+hint: take a key for SIGN_VERIFY: `qkey generate awskms:///alias/NAME` makes one
+
+"#]].raw()
+    );
+}
+
+#[test]
+fn version_2_of_aws_fails_alike() {
+    assert_data_eq!(
+        side_by_side(&["not found", "expired", "may not sign"], |case| failure(
+            &Lab::new("aws-2"),
+            case
+        )),
+        str![[r#"
+==== not found
+exit 3
+--- stdout
+--- stderr
+error: cannot open awskms:///alias/dave?endpoint-url=[URL]
+  caused by: `aws` exited with 254: An error occurred (NotFoundException) when calling the GetPublicKey operation: Key 'arn:aws:kms:eu-west-1:111122223333:key/alias/dave' does not exist
+hint: check the key's id (that of an alias begins with alias/), the region and the account: `aws kms list-aliases` shows what there is
+==== expired
+exit 3
+--- stdout
+--- stderr
+error: cannot open awskms:///alias/bob?endpoint-url=[URL]
+  caused by: `aws` exited with 254: An error occurred (ExpiredTokenException) when calling the GetPublicKey operation: The security token included in the request is expired
+hint: log in again: `aws sso login`, `aws configure`, or new values for AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN
+==== may not sign
+exit 3
+--- stdout
+--- stderr
+error: cannot sign with awskms:///alias/bob?endpoint-url=[URL]
+  caused by: `aws` exited with 254: An error occurred (AccessDeniedException) when calling the Sign operation: not kms:Sign
+hint: the key's policy or an IAM policy must allow it; `aws sts get-caller-identity` shows who you are
+
+"#]].raw()
+    );
+}
+
+#[test]
+fn what_the_environment_lacks_is_named() {
+    let nobody = url_of_nobody();
+    let told = side_by_side(
+        &["credentials", "region", "profile", "endpoint", "aws"],
+        |case| {
+            let lab = Lab::new("aws-1");
+            let url = lab.kms.url();
+            let at = |source: &str, endpoint: &str| format!("{source}?endpoint-url={endpoint}");
+            let (qkey, source) = match case {
+                "credentials" => (
+                    Qkey::new()
+                        .env("PATH", &path_with(V1))
+                        .env("AWS_DEFAULT_REGION", "eu-west-1")
+                        .env("AWS_EC2_METADATA_DISABLED", "true"),
+                    at("awskms:///alias/bob", &url),
+                ),
+                "region" => (
+                    Qkey::new()
+                        .env("PATH", &path_with(V1))
+                        .env("AWS_ACCESS_KEY_ID", "AKIAUSER")
+                        .env("AWS_SECRET_ACCESS_KEY", "secret"),
+                    "awskms:///alias/bob".to_owned(),
+                ),
+                "profile" => (
+                    with_aws(Qkey::new(), V1),
+                    at("awskms:///alias/bob", &format!("{url}&profile=lock")),
+                ),
+                "endpoint" => (
+                    with_aws(Qkey::new(), V1).env("AWS_MAX_ATTEMPTS", "1"),
+                    at("awskms:///alias/bob", &nobody),
+                ),
+                _ => (
+                    Qkey::new().env("PATH", "/nowhere"),
+                    "awskms:///alias/bob".to_owned(),
+                ),
+            };
+            lab.transcript(&qkey.run(["pubkey", &source]))
+                .replace(&nobody, "[NOBODY]")
+        },
+    );
+    assert_data_eq!(told, str![[r#"
+==== credentials
+exit 3
+--- stdout
+--- stderr
+error: cannot open awskms:///alias/bob?endpoint-url=[URL]
+  caused by: `aws` exited with 255: Unable to locate credentials. You can configure credentials by running "aws configure".
+hint: log in with `aws configure` or `aws sso login`, or choose a profile with AWS_PROFILE or the attribute profile
+==== region
+exit 3
+--- stdout
+--- stderr
+error: cannot open awskms:///alias/bob
+  caused by: `aws` exited with 255: You must specify a region. You can also configure your region by running "aws configure".
+hint: add ?region=REGION to the key source, or set AWS_DEFAULT_REGION
+==== profile
+exit 3
+--- stdout
+--- stderr
+error: cannot open awskms:///alias/bob?endpoint-url=[URL]&profile=lock
+  caused by: `aws` exited with 255: The config profile (lock) could not be found
+hint: `aws configure list-profiles` shows the profiles there are
+==== endpoint
+exit 3
+--- stdout
+--- stderr
+error: cannot open awskms:///alias/bob?endpoint-url=[NOBODY]
+  caused by: `aws` exited with 255: Could not connect to the endpoint URL: "[NOBODY]/"
+hint: check the network, the proxy, and the region; an endpoint of your own is given with the attribute endpoint-url
+==== aws
+exit 3
+--- stdout
+--- stderr
+error: cannot open awskms:///alias/bob
+  caused by: `aws` was not found
+hint: install the AWS CLI: `pip install awscli`, the package awscli of your system, or version 2 from AWS
+
+"#]].raw());
+}
+
+fn path_with(version: &str) -> String {
+    let path = std::env::var("PATH").expect("a PATH in UTF-8");
+    format!("{}:{path}", folder(version).display())
+}
+
+#[test]
+fn a_key_that_is_no_p_256_signing_key_is_refused_with_what_it_is() {
+    let public_key = |command: &str| {
+        let der = prints(&Qkey::new(), &format!("{command} | openssl base64 -A"));
+        der.trim().to_owned()
+    };
+    let rsa =
+        public_key("openssl genpkey -quiet -algorithm RSA | openssl pkey -pubout -outform DER");
+    let p384 = public_key(
+        "openssl ecparam -name secp384r1 -genkey -noout | openssl pkey -pubout -outform DER",
+    );
+    let lab = Lab::new(V1);
+    for (name, key, changes) in [
+        (
+            "rsa",
+            rsa.as_str(),
+            json!({"KeySpec": "RSA_2048", "SigningAlgorithms": ["RSASSA_PSS_SHA_256"]}),
+        ),
+        (
+            "rsa-of-few-words",
+            &rsa,
+            json!({"KeySpec": null, "SigningAlgorithms": null}),
+        ),
+        (
+            "p384-of-few-words",
+            &p384,
+            json!({"KeySpec": null, "SigningAlgorithms": null}),
+        ),
+        (
+            "agreement",
+            BOB_PUBLIC,
+            json!({"KeyUsage": "KEY_AGREEMENT", "SigningAlgorithms": null}),
+        ),
+        (
+            "other-hash",
+            BOB_PUBLIC,
+            json!({"SigningAlgorithms": ["ECDSA_SHA_384"]}),
+        ),
+        ("not-base64", "*", json!({})),
+    ] {
+        lab.kms.add_key(name, key, changes);
+    }
+    lab.kms.add_key(
+        "few-words",
+        BOB_PUBLIC,
+        json!({"KeySpec": null, "KeyUsage": null, "SigningAlgorithms": null}),
+    );
+    let names = [
+        "rsa",
+        "rsa-of-few-words",
+        "p384-of-few-words",
+        "agreement",
+        "other-hash",
+        "not-base64",
+        "few-words",
+    ];
+    assert_data_eq!(side_by_side(&names, |name| lab.pubkey(name)), str![[r#"
+==== rsa
+exit 3
+--- stdout
+--- stderr
+error: cannot use awskms:///rsa?endpoint-url=[URL]
+  caused by: its KeySpec is RSA_2048, and ECC_NIST_P256 is needed
+hint: `qkey generate awskms:///alias/NAME` makes a key that serves
+==== rsa-of-few-words
+exit 3
+--- stdout
+--- stderr
+error: cannot use awskms:///rsa-of-few-words?endpoint-url=[URL]
+  caused by: the public key is RSA, not ECDSA P-256
+hint: `qkey generate awskms:///alias/NAME` makes a key that serves
+==== p384-of-few-words
+exit 3
+--- stdout
+--- stderr
+error: cannot use awskms:///p384-of-few-words?endpoint-url=[URL]
+  caused by: the public key is on the curve P-384 (secp384r1), not P-256
+hint: `qkey generate awskms:///alias/NAME` makes a key that serves
+==== agreement
+exit 3
+--- stdout
+--- stderr
+error: cannot use awskms:///agreement?endpoint-url=[URL]
+  caused by: its KeyUsage is KEY_AGREEMENT, and SIGN_VERIFY is needed
+hint: `qkey generate awskms:///alias/NAME` makes a key that serves
+==== other-hash
+exit 3
+--- stdout
+--- stderr
+error: cannot use awskms:///other-hash?endpoint-url=[URL]
+  caused by: it signs ECDSA_SHA_384, and ECDSA_SHA_256 is needed
+hint: `qkey generate awskms:///alias/NAME` makes a key that serves
+==== not-base64
+exit 3
+--- stdout
+--- stderr
+error: cannot use awskms:///not-base64?endpoint-url=[URL]
+  caused by: the public key is not Base64 inside
+hint: what answers may not be AWS KMS: check the proxy and the attribute endpoint-url
+==== few-words
+exit 0
+--- stdout
+MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEOIU028PmcXIypVonr+7grS94GTjKdWfDqV86wpdV8UG43vb97CJQ+d+E2roTm9c7MKsPowcCbPlapLeWT05TtA==
+--- stderr
+
+"#]].raw());
+}
+
+#[test]
+fn a_signature_that_is_none_is_an_error_that_shows_the_reply() {
+    let digest = Sha256::digest(b"x");
+    let by_carol = sign_digest(CAROL, &digest);
+    let der = by_carol.to_der();
+    let reply = |signature: &str| json!({ "Signature": signature }).to_string();
+    let told = side_by_side(
+        &[
+            "not JSON",
+            "no signature",
+            "empty",
+            "garbage",
+            "P1363",
+            "hexadecimal",
+            "by another key",
+        ],
+        |case| {
+            let lab = Lab::new(V1);
+            lab.kms.fault(
+                "Sign",
+                Fault::Body(match case {
+                    "not JSON" => "\u{1b}[31moops".to_owned(),
+                    "no signature" => "{}".to_owned(),
+                    "empty" => reply(""),
+                    "garbage" => reply("garbage!"),
+                    "P1363" => reply(&BASE64.encode(by_carol.to_bytes())),
+                    "hexadecimal" => reply(&base16ct::lower::encode_string(der.as_bytes())),
+                    _ => reply(&BASE64.encode(der.as_bytes())),
+                }),
+            );
+            lab.transcript(&lab.run(&["sign", "--key", &lab.source("alias/bob"), "x"]))
+        },
+    );
+    assert_data_eq!(told, str![[r#"
+==== not JSON
+exit 3
+--- stdout
+--- stderr
+error: cannot use awskms:///alias/bob?endpoint-url=[URL]
+  caused by: `aws` answered with something other than JSON with a Signature: (nothing)
+hint: what answers may not be AWS KMS: check the proxy and the attribute endpoint-url
+==== no signature
+exit 3
+--- stdout
+--- stderr
+error: cannot use awskms:///alias/bob?endpoint-url=[URL]
+  caused by: `aws` answered with something other than JSON with a Signature: (nothing)
+hint: what answers may not be AWS KMS: check the proxy and the attribute endpoint-url
+==== empty
+exit 3
+--- stdout
+--- stderr
+error: cannot use awskms:///alias/bob?endpoint-url=[URL]
+  caused by: `aws` answered with something other than a signature: (nothing)
+hint: a signature is to come as Base64 of ASN.1 DER; it is like no signature at all
+==== garbage
+exit 3
+--- stdout
+--- stderr
+error: cannot use awskms:///alias/bob?endpoint-url=[URL]
+  caused by: `aws` answered with something other than a signature: garbage!
+hint: a signature is to come as Base64 of ASN.1 DER; it is like no signature at all
+==== P1363
+exit 3
+--- stdout
+--- stderr
+error: cannot use awskms:///alias/bob?endpoint-url=[URL]
+  caused by: `aws` answered with something other than a signature: 02f5t+XSx40tsAZyqE8UlUAYVt1VGhT7+xIs7kwuMtW9HqFmB1rNnezCD4pduH++eS7eTD/kGU1to/LKP4l1Lg==
+hint: a signature is to come as Base64 of ASN.1 DER; it seems to be Base64 of r and s, 32 bytes each (IEEE P1363)
+==== hexadecimal
+exit 3
+--- stdout
+--- stderr
+error: cannot use awskms:///alias/bob?endpoint-url=[URL]
+  caused by: `aws` answered with something other than a signature: 3046022100d367f9b7e5d2c78d2db00672a84f1495401856dd551a14fbfb122cee4c2e32d5022100bd1ea166075acd9decc20f8a5db87fbe792ede4c…
+hint: a signature is to come as Base64 of ASN.1 DER; it seems to be hexadecimal of ASN.1 DER
+==== by another key
+exit 3
+--- stdout
+--- stderr
+error: the signature that awskms:///alias/bob?endpoint-url=[URL] made does not verify
+hint: check that the key source signs SHA-256 with the key that it shows
+
+"#]].raw());
+}
+
+#[test]
+fn aws_repeats_what_is_throttled() {
+    let lab = Lab::new(V1);
+    let throttled = || Fault::Error("ThrottlingException", "Rate exceeded");
+    lab.kms.fault_times("GetPublicKey", 2, throttled());
+    let run = lab.run(&["pubkey", &lab.source("alias/bob")]);
+    assert_eq!(run.code, 0, "{run:?}");
+    assert_eq!(lab.kms.take_calls().len(), 3);
+
+    lab.kms.fault("GetPublicKey", throttled());
+    let Lab { kms, qkey, version } = lab;
+    let lab = Lab {
+        kms,
+        qkey: qkey.env("AWS_MAX_ATTEMPTS", "2"),
+        version,
+    };
+    assert_data_eq!(lab.pubkey("alias/bob"), str![[r#"
+exit 3
+--- stdout
+--- stderr
+error: cannot open awskms:///alias/bob?endpoint-url=[URL]
+  caused by: `aws` exited with 255: An error occurred (ThrottlingException) when calling the GetPublicKey operation (reached max retries: 1): Rate exceeded
+hint: try again later; AWS_MAX_ATTEMPTS says how often aws tries by itself
+
+"#]].raw());
+}
+
+#[test]
+fn region_and_profile_are_the_sources_before_the_environments() {
+    let lab = Lab::new(V1);
+    lab.qkey.write(
+        ".aws/credentials",
+        "[lock]\naws_access_key_id = AKIALOCK\naws_secret_access_key = secret\n",
+    );
+    let arn = "arn:aws:kms:us-east-2:111122223333:key/carol";
+    lab.kms.add_key("carol", BOB_PUBLIC, json!({}));
+    for (id, more, region, access_key) in [
+        ("alias/bob", "", "eu-west-1", "AKIAUSER"),
+        ("alias/bob", "&region=eu-west-3", "eu-west-3", "AKIAUSER"),
+        ("alias/bob", "&profile=lock", "eu-west-1", "AKIALOCK"),
+        (arn, "", "us-east-2", "AKIAUSER"),
+    ] {
+        let run = lab.run(&["pubkey", &format!("{}{more}", lab.source(id))]);
+        assert_eq!(run.code, 0, "{run:?}");
+        let call = lab.kms.take_calls().remove(0);
+        let scope = format!("/{region}/kms/aws4_request");
+        assert!(
+            call.authorization.contains(&scope),
+            "{}",
+            call.authorization
+        );
+        let credential = format!("Credential={access_key}/");
+        assert!(
+            call.authorization.contains(&credential),
+            "{}",
+            call.authorization
+        );
+    }
+}
+
+#[test]
+fn a_new_key_says_who_made_it_and_never_takes_a_name() {
+    let lab = Lab::new(V1);
+    let generate = |lab: &Lab, source: &str| lab.transcript(&lab.run(&["generate", source]));
+    lab.kms.add_key(NEW_ID, CAROL_PUBLIC, json!({}));
+    assert_data_eq!(
+        generate(&lab, &lab.source("alias/new")),
+        str![[r#"
+exit 0
+--- stdout
+Made a new private key: awskms:///alias/new?endpoint-url=[URL]
+  SHA256:JSkAIR0avXSXaOU9Y5LHbqSNYBdGNuIp6RwKJix49NQ
+Store its public half with `qkey add --name NAME --key 'awskms:///alias/new?endpoint-url=[URL]'`.
+--- stderr
+
+"#]]
+        .raw()
+    );
+    let calls: Vec<(String, Value)> = lab
+        .kms
+        .take_calls()
+        .into_iter()
+        .map(|call| (call.operation, call.input))
+        .collect();
+    assert_eq!(
+        calls,
+        [
+            ("DescribeKey".to_owned(), json!({"KeyId": "alias/new"})),
+            (
+                "CreateKey".to_owned(),
+                json!({
+                    "KeySpec": "ECC_NIST_P256",
+                    "KeyUsage": "SIGN_VERIFY",
+                    "Description": "Made by qkey as alias/new",
+                })
+            ),
+            (
+                "CreateAlias".to_owned(),
+                json!({"AliasName": "alias/new", "TargetKeyId": NEW_ID})
+            ),
+            ("GetPublicKey".to_owned(), json!({"KeyId": NEW_ID})),
+        ]
+    );
+
+    let cases = [
+        "taken",
+        "taken meanwhile",
+        "no permission",
+        "throttled",
+        "no answer",
+        "odd answer",
+        "not an alias",
+        "an alias of AWS's",
+    ];
+    let told = side_by_side(&cases, |case| {
+        let lab = Lab::new(V1);
+        let error = |code, message| Fault::Error(code, message);
+        let (id, operation, fault) = match case {
+            "taken meanwhile" => (
+                "alias/new",
+                "CreateAlias",
+                error("AlreadyExistsException", "alias/new already exists"),
+            ),
+            "no permission" => (
+                "alias/new",
+                "CreateKey",
+                error("AccessDeniedException", "not kms:CreateKey"),
+            ),
+            "throttled" => (
+                "alias/new",
+                "CreateKey",
+                error("ThrottlingException", "Rate exceeded"),
+            ),
+            "no answer" => ("alias/new", "CreateKey", Fault::Hang),
+            "odd answer" => ("alias/new", "CreateKey", Fault::Body("{}".to_owned())),
+            id => {
+                let id = match id {
+                    "taken" => "alias/bob",
+                    "not an alias" => NEW_ID,
+                    _ => "alias/aws/ebs",
+                };
+                (
+                    id,
+                    "CreateKey",
+                    error("InternalFailure", "not to be called"),
+                )
+            }
+        };
+        lab.kms.fault(operation, fault);
+        let told = match case {
+            "no answer" => lab.transcript(&lab.run(&["generate", "--timeout=20", &lab.source(id)])),
+            _ => generate(&lab, &lab.source(id)),
+        };
+        let calls = lab.kms.take_calls();
+        let made = calls.iter().filter(|call| call.operation == "CreateKey");
+        assert_eq!(made.count(), usize::from(id == "alias/new"), "{case}");
+        told
+    });
+    assert_data_eq!(told, str![[r#"
+==== taken
+exit 3
+--- stdout
+--- stderr
+error: there is a key already in awskms:///alias/bob?endpoint-url=[URL]
+hint: use it as it is, or choose another alias
+==== taken meanwhile
+exit 3
+--- stdout
+--- stderr
+error: made the key 0ca0100c-0000-4000-8000-000000000003, which is not yet awskms:///alias/new?endpoint-url=[URL]
+  caused by: cannot name awskms:///alias/new?endpoint-url=[URL]
+  caused by: `aws` exited with 255: An error occurred (AlreadyExistsException) when calling the CreateAlias operation: alias/new already exists
+hint: give the key its alias: `aws kms create-alias --alias-name=alias/new --target-key-id=0ca0100c-0000-4000-8000-000000000003 --endpoint-url=[URL]`; or delete it: `aws kms schedule-key-deletion --key-id=0ca0100c-0000-4000-8000-000000000003 --endpoint-url=[URL]`
+==== no permission
+exit 3
+--- stdout
+--- stderr
+error: cannot make a key in awskms:///alias/new?endpoint-url=[URL]
+  caused by: `aws` exited with 255: An error occurred (AccessDeniedException) when calling the CreateKey operation: not kms:CreateKey
+hint: the key's policy or an IAM policy must allow it; `aws sts get-caller-identity` shows who you are
+==== throttled
+exit 3
+--- stdout
+--- stderr
+error: cannot make a key in awskms:///alias/new?endpoint-url=[URL]
+  caused by: `aws` exited with 255: An error occurred (ThrottlingException) when calling the CreateKey operation (reached max retries: 0): Rate exceeded
+hint: try again later; AWS_MAX_ATTEMPTS says how often aws tries by itself
+==== no answer
+exit 3
+--- stdout
+--- stderr
+error: cannot make a key in awskms:///alias/new?endpoint-url=[URL]
+  caused by: `aws` did not finish within 20 s and was killed
+hint: a key may have been made all the same: look through `aws kms list-keys` for one with the description "Made by qkey as alias/new"
+==== odd answer
+exit 3
+--- stdout
+--- stderr
+error: cannot use awskms:///alias/new?endpoint-url=[URL]
+  caused by: `aws` answered with something other than JSON with KeyMetadata.KeyId: (nothing)
+hint: a key may have been made all the same: look through `aws kms list-keys` for one with the description "Made by qkey as alias/new"
+==== not an alias
+exit 2
+--- stdout
+--- stderr
+error: a new key cannot be made as "awskms:///0ca0100c-0000-4000-8000-000000000003?endpoint-url=[URL]": it needs an alias of your own
+hint: write awskms:///alias/NAME; names that begin with aws/ are AWS's
+==== an alias of AWS\'s
+exit 2
+--- stdout
+--- stderr
+error: a new key cannot be made as "awskms:///alias/aws/ebs?endpoint-url=[URL]": it needs an alias of your own
+hint: write awskms:///alias/NAME; names that begin with aws/ are AWS's
+
+"#]].raw());
+}
+
+#[test]
+fn wrong_uris_are_found_out_before_aws_runs() {
+    let qkey = Qkey::new().env("PATH", "/nowhere");
+    let cases = [
+        "awskms:alias/bob",
+        "awskms://localhost:4566/alias/bob",
+        "awskms:///bob smith",
+        "awskms:///arn:aws:s3:::bucket",
+        "awskms:///arn:aws:kms:eu-west-1:111122223333:key/1?region=eu-west-2",
+        "awskms:///alias/bob?regoin=eu-west-1",
+    ];
+    assert_data_eq!(
+        side_by_side(&cases, |case| qkey.run(["pubkey", case]).transcript()),
+        str![[r#"
+==== awskms:alias/bob
+exit 2
+--- stdout
+--- stderr
+error: "awskms:alias/bob" is not a key source: three slashes follow awskms: (an endpoint is the attribute endpoint-url)
+hint: write awskms:///KEY-ID, awskms:///alias/NAME or awskms:///ARN
+==== awskms://localhost:4566/alias/bob
+exit 2
+--- stdout
+--- stderr
+error: "awskms://localhost:4566/alias/bob" is not a key source: three slashes follow awskms: (an endpoint is the attribute endpoint-url)
+hint: write awskms:///KEY-ID, awskms:///alias/NAME or awskms:///ARN
+==== awskms:///bob smith
+exit 2
+--- stdout
+--- stderr
+error: "awskms:///bob smith" is not a key source: no key's id or alias is written like that
+hint: write awskms:///KEY-ID, awskms:///alias/NAME or awskms:///ARN
+==== awskms:///arn:aws:s3:::bucket
+exit 2
+--- stdout
+--- stderr
+error: "awskms:///arn:aws:s3:::bucket" is not a key source: it is not the ARN of a KMS key
+hint: write awskms:///KEY-ID, awskms:///alias/NAME or awskms:///ARN
+==== awskms:///arn:aws:kms:eu-west-1:111122223333:key/1?region=eu-west-2
+exit 2
+--- stdout
+--- stderr
+error: "awskms:///arn:aws:kms:eu-west-1:111122223333:key/1?region=eu-west-2" is not a key source: the attribute region and the region in the ARN differ
+hint: write awskms:///KEY-ID, awskms:///alias/NAME or awskms:///ARN
+==== awskms:///alias/bob?regoin=eu-west-1
+exit 2
+--- stdout
+--- stderr
+error: "awskms:///alias/bob?regoin=…" is not a key source: it has no attribute "regoin"
+hint: did you mean "region"? awskms takes region, profile, endpoint-url; a `?` that is part of a name is written awskms:…%3F…
+
+"#]].raw()
+    );
+}

@@ -1,0 +1,440 @@
+//! On a cluster node, `qq` 7.5.3 and later sends every request to the node's own socket, whatever host
+//! it is given. A mount namespace stands in for a node.
+
+use std::{
+    fs,
+    io::{self, BufReader, Write},
+    os::unix::net::{UnixListener, UnixStream},
+    path::Path,
+    process::Command,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+};
+
+use crate::support::{
+    core::{QQ_VERSION, qq},
+    http::read_request,
+    qkey::{ALICE_PUBLIC, Qkey, Run},
+};
+use serde_json::json;
+use snapbox::{assert_data_eq, str};
+
+/// Another cluster's address. Nothing can reach it: the namespace has only a loopback device.
+const OTHER: &str = "203.0.113.9";
+
+const TOKEN: &str = "access-v1:of-the-other-cluster";
+
+/// Turns the namespace into a node: mounts `$0` at `/run/qfsd`, and makes `--host` optional for `qq`.
+const NODE: &str = r#"
+    mount -t tmpfs tmpfs /run && mkdir /run/qfsd && mount --bind "$0" /run/qfsd &&
+    mount -t tmpfs tmpfs /opt && mkdir -p /opt/qumulo/lib &&
+    hostname node-3.example.com && ip link set lo up &&
+    ip address add 198.51.100.7/32 dev lo && ip address add 198.51.100.8/32 dev lo &&
+    exec "$@"
+"#;
+
+/// A cluster node whose cluster holds Alice's key, which locks snapshot 7.
+struct Node {
+    qkey: Qkey,
+    /// Each request, with the credentials it carried.
+    requests: Arc<Mutex<Vec<String>>>,
+}
+
+impl Node {
+    fn new() -> Self {
+        let qkey = Qkey::new()
+            .env("QKEY_CREDENTIALS_STORE", "token")
+            .env("PYTHONDONTWRITEBYTECODE", "1");
+        qkey.write(
+            "token",
+            json!({ "bearer_token": TOKEN, "version": 1 }).to_string(),
+        );
+        let program = format!(
+            "#!/bin/sh\necho \"$*\" >>qq-runs\nexec '{}' \"$@\"\n",
+            qq(QQ_VERSION).display()
+        );
+        let program = qkey.write_program("qq", &program);
+        let qkey = qkey.env("QKEY_QQ", program.to_str().expect("UTF-8"));
+        fs::create_dir(qkey.path("qfsd")).expect("a folder");
+        let requests = Arc::default();
+        let node = Self { qkey, requests };
+        node.serve();
+        node
+    }
+
+    fn serve(&self) {
+        let listener = UnixListener::bind(self.socket()).expect("a socket");
+        let (requests, locked) = (self.requests.clone(), Arc::new(AtomicBool::new(true)));
+        // Ends with the test process.
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                let _ = stream.and_then(|stream| answer(&stream, &requests, &locked));
+            }
+        });
+    }
+
+    fn socket(&self) -> std::path::PathBuf {
+        self.qkey.path("qfsd/rest.sock")
+    }
+
+    /// A node with something else in place of its socket.
+    fn with_socket_replaced(replace: impl FnOnce(&Path)) -> Self {
+        let node = Self::new();
+        fs::remove_file(node.socket()).expect("it is there");
+        replace(&node.socket());
+        node
+    }
+
+    /// Runs a program with its arguments on the node.
+    fn command(&self, command: &Command) -> Command {
+        let namespaces = match rustix::process::geteuid().is_root() {
+            true => "-mnu",
+            false => "-rmnu",
+        };
+        let mut on_node = Command::new("unshare");
+        on_node
+            .args([namespaces, "sh", "-c", NODE])
+            .arg(self.qkey.path("qfsd"))
+            .arg(command.get_program())
+            .args(command.get_args())
+            .current_dir(self.qkey.path(""))
+            .env_clear()
+            .envs(
+                command
+                    .get_envs()
+                    .filter_map(|(name, value)| Some((name, value?))),
+            );
+        on_node
+    }
+
+    fn run(&self, args: &[&str]) -> Run {
+        self.run_with(args, |_| {})
+    }
+
+    fn run_with(&self, args: &[&str], change: impl FnOnce(&mut Command)) -> Run {
+        let mut command = self.qkey.command(args);
+        change(&mut command);
+        let output = self.command(&command).output().expect("unshare runs");
+        self.qkey.taken(&output)
+    }
+
+    fn requests(&self) -> Vec<String> {
+        self.requests.lock().expect("no panic").clone()
+    }
+
+    fn qq_ran(&self) -> bool {
+        self.qkey.path("qq-runs").exists()
+    }
+
+    #[track_caller]
+    fn assert_untouched(&self) {
+        assert!(!self.qq_ran(), "qq ran");
+        assert_eq!(self.requests(), [""; 0]);
+    }
+}
+
+fn answer(
+    stream: &UnixStream,
+    requests: &Mutex<Vec<String>>,
+    locked: &AtomicBool,
+) -> io::Result<()> {
+    let request = read_request(&mut BufReader::new(stream))?;
+    let line = format!("{} {}", request.method, request.path);
+    let authorization = request.headers.get("authorization");
+    requests.lock().expect("no panic").push(format!(
+        "{line} {}",
+        authorization.map_or("without credentials", String::as_str)
+    ));
+    let key = json!({ "id": "1", "name": "local", "comment": "", "disabled": false, "public_key": ALICE_PUBLIC });
+    let lock_key = locked.load(Ordering::Relaxed).then_some("1");
+    let snapshot = json!({ "id": 7, "name": "7_daily", "lock_key": lock_key, "lock_key_ref": lock_key,
+        "timestamp": "2026-11-25T00:00:00Z", "expiration": "", "source_file_path": "/" });
+    let body = match line.as_str() {
+        "GET /v1/file-system/security/keys/" => json!({ "entries": [key] }).to_string(),
+        "GET /v3/snapshots/status/7" | "GET /v4/snapshots/status/7" => snapshot.to_string(),
+        "GET /v3/snapshots/7/unlock-challenge" => json!({ "challenge": "unlock 7" }).to_string(),
+        "POST /v3/snapshots/7/unlock" => {
+            locked.store(false, Ordering::Relaxed);
+            String::new()
+        }
+        _ => panic!("the stand-in has no answer to {line}"),
+    };
+    let mut stream = stream;
+    write!(
+        stream,
+        "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+        body.len()
+    )
+}
+
+#[test]
+fn qq_itself_sends_the_other_clusters_token_to_the_local_socket() {
+    let node = Node::new();
+    let mut command = Command::new(qq(QQ_VERSION));
+    command
+        .args([
+            "--host",
+            OTHER,
+            "--credentials-store",
+            "token",
+            "fs_security_list_keys",
+        ])
+        .env("PATH", std::env::var_os("PATH").unwrap_or_default());
+    let output = node.command(&command).output().expect("unshare runs");
+    assert!(
+        String::from_utf8_lossy(&output.stdout).contains("local"),
+        "{output:?}"
+    );
+    assert_eq!(
+        node.requests(),
+        [format!("GET /v1/file-system/security/keys/ Bearer {TOKEN}")]
+    );
+}
+
+#[test]
+fn every_command_refuses_another_host_before_qq_runs() {
+    let node = Node::new();
+    for command in [
+        &["add", "--name=new", "--key=alice.pem"][..],
+        &["add", "--name=new", "--key=alice.pem", "--dry-run"],
+        &[
+            "replace",
+            "--key-id=1",
+            "--old-key=alice.pem",
+            "--new-key=bob.pem",
+        ],
+        &["unlock", "--id=7", "--key=alice.pem"],
+        &["unlock", "--id=7", "--id=8", "--key=alice.pem"],
+        &["lock", "--id=7", "--lock-key=1"],
+        &["keys"],
+        &["keys", "show", "1"],
+        &["keys", "usage"],
+    ] {
+        let run = node.run(&[command, &["--host", OTHER]].concat());
+        assert_eq!(
+            (run.code, run.stdout.as_str()),
+            (2, ""),
+            "{command:?}: {run:?}"
+        );
+    }
+    node.assert_untouched();
+    assert_data_eq!(
+        node.run(&["keys", "--host", OTHER]).transcript(),
+        str![[r#"
+exit 2
+--- stdout
+--- stderr
+error: qq cannot be trusted to reach 203.0.113.9:8000 from this machine
+  caused by: this is a cluster node: /run/qfsd/rest.sock exists, and qq 7.5.3 and later sends every request there, whatever host and port it is given
+hint: add --via rest, with --ca-file PEM or --tls-fingerprint sha256:HEX to verify the cluster; for this node's own cluster, give no host and no port
+
+"#]]
+    );
+    assert_data_eq!(
+        node.run(&["keys", "--host", OTHER, "--output=json"])
+            .transcript(),
+        str![[r#"
+exit 2
+--- stdout
+--- stderr
+{"error":{"kind":"usage","message":"qq cannot be trusted to reach 203.0.113.9:8000 from this machine","causes":["this is a cluster node: /run/qfsd/rest.sock exists, and qq 7.5.3 and later sends every request there, whatever host and port it is given"],"hint":"add --via rest, with --ca-file PEM or --tls-fingerprint sha256:HEX to verify the cluster; for this node's own cluster, give no host and no port","exit_code":2}}
+
+"#]]
+    );
+    node.assert_untouched();
+}
+
+#[test]
+fn a_host_from_the_environment_or_the_configuration_file_is_refused_too() {
+    let node = Node::new();
+    let run = node.run_with(&["keys"], |command| {
+        command.env("QKEY_HOST", OTHER);
+    });
+    assert_eq!(run.code, 2, "{run:?}");
+    node.qkey
+        .configure("default-cluster = \"dr\"\n[clusters.dr]\nhost = \"dr.example.com\"\n");
+    for args in [&["keys"][..], &["keys", "--cluster=dr"]] {
+        assert_eq!(node.run(args).code, 2);
+    }
+    node.assert_untouched();
+}
+
+#[test]
+fn any_file_type_at_the_socket_path_is_refused() {
+    let symlink =
+        |to: &'static str| move |path: &Path| std::os::unix::fs::symlink(to, path).expect("a link");
+    let nodes = [
+        (
+            "a file",
+            Node::with_socket_replaced(|path| fs::write(path, "").expect("a file")),
+        ),
+        (
+            "a folder",
+            Node::with_socket_replaced(|path| fs::create_dir(path).expect("a folder")),
+        ),
+        (
+            "a dangling link",
+            Node::with_socket_replaced(symlink("gone")),
+        ),
+        (
+            "a link to itself",
+            Node::with_socket_replaced(symlink("rest.sock")),
+        ),
+        (
+            "a socket without a listener",
+            Node::with_socket_replaced(|path| drop(UnixListener::bind(path).expect("a socket"))),
+        ),
+    ];
+    for (what, node) in nodes {
+        let run = node.run(&["keys", "--host", OTHER]);
+        assert_eq!(run.code, 2, "{what}: {run:?}");
+        node.assert_untouched();
+    }
+}
+
+#[test]
+fn a_node_without_the_socket_reaches_other_hosts() {
+    let node = Node::with_socket_replaced(|_| {});
+    node.qkey
+        .write_program("qq", "#!/bin/sh\necho '{\"entries\": []}'\n");
+    let run = node.run(&["keys", "--host", OTHER]);
+    assert_eq!(
+        (run.code, run.stdout.as_str()),
+        (0, "The key store is empty.\n"),
+        "{run:?}"
+    );
+}
+
+#[test]
+fn a_socket_that_appears_between_two_calls_is_noticed() {
+    let node = Node::with_socket_replaced(|_| {});
+    let reply = json!({ "id": 7, "lock_key": null });
+    let keys = json!({ "entries": [{ "id": "1", "name": "a", "public_key": ALICE_PUBLIC }] });
+    // The two reads of `lock` run side by side. The second makes the socket, before the submission.
+    node.qkey.write_program(
+        "qq",
+        &format!(
+            "#!/bin/sh\ncase \"$*\" in
+             *snapshot_get_status*) echo '{reply}' ;;
+             *fs_security_list_keys*) echo '{keys}' ;;
+             *) echo \"$*\" >>qq-runs ;;
+             esac
+             mkdir first 2>/dev/null || : >qfsd/rest.sock\n"
+        ),
+    );
+    let run = node.run(&["lock", "--id=7", "--lock-key=1", "--host", OTHER]);
+    assert_eq!(run.code, 2, "{run:?}");
+    node.assert_untouched();
+}
+
+#[test]
+fn this_nodes_own_names_are_reached_through_the_socket() {
+    let node = Node::new();
+    for host in [
+        None,
+        Some("localhost"),
+        Some("LocalHost."),
+        Some("127.0.0.1"),
+        Some("[::1]"),
+        Some("NODE-3.Example.com."),
+        Some("node-3"),
+        // The second address of an interface, as floating addresses are.
+        Some("198.51.100.8"),
+    ] {
+        let host: Vec<String> = host
+            .map(|host| format!("--host={host}"))
+            .into_iter()
+            .collect();
+        let args: Vec<&str> = ["keys"]
+            .into_iter()
+            .chain(host.iter().map(String::as_str))
+            .collect();
+        let run = node.run(&args);
+        assert_eq!(run.code, 0, "{host:?}: {run:?}");
+        assert!(run.stdout.contains("local"), "{host:?}: {run:?}");
+    }
+    for other in [
+        "198.51.100.9",
+        "node-4",
+        "node-3.example.org",
+        "node-3.example.com.evil.example",
+        "localhost.example.com",
+        "2001:db8::1",
+        "127.1",
+        "0x7f000001",
+        "224.0.0.1",
+        "255.255.255.255",
+        "fe80::1%lo",
+    ] {
+        let run = node.run(&["keys", "--host", other]);
+        assert_eq!(run.code, 2, "{other}: {run:?}");
+    }
+}
+
+#[test]
+fn a_forwarded_local_port_is_refused() {
+    let node = Node::new();
+    // A tunnel to another cluster, which qq would not use.
+    for args in [
+        ["keys", "--host=localhost", "--port=9000"],
+        ["keys", "--host=node-3", "--port=443"],
+        ["keys", "--port=9000", "--verbose"],
+    ] {
+        assert_eq!(node.run(&args).code, 2);
+    }
+    node.assert_untouched();
+    assert_data_eq!(
+        node.run(&["keys", "--host=localhost", "--port=9000"])
+            .transcript(),
+        str![[r#"
+exit 2
+--- stdout
+--- stderr
+error: qq cannot be trusted to reach localhost:9000 from this machine
+  caused by: this is a cluster node: /run/qfsd/rest.sock exists, and qq 7.5.3 and later sends every request there, whatever host and port it is given
+hint: add --via rest, with --ca-file PEM or --tls-fingerprint sha256:HEX to verify the cluster; for this node's own cluster, give no host and no port
+
+"#]]
+    );
+}
+
+#[test]
+fn a_node_unlocks_its_own_snapshot_through_the_socket() {
+    let node = Node::new();
+    let run = node.run(&["unlock", "--id=7", "--key=alice.pem"]);
+    assert_eq!(run.code, 0, "{run:?}");
+    let unlock = format!("POST /v3/snapshots/7/unlock Bearer {TOKEN}");
+    assert!(node.requests().contains(&unlock), "{:?}", node.requests());
+}
+
+#[test]
+fn commands_without_a_cluster_ignore_the_socket() {
+    let node = Node::new();
+    for command in [
+        &["pubkey", "alice.pem"][..],
+        &["sign", "--key=alice.pem", "text"],
+        &["generate", "new.pem"],
+        &["config", "show"],
+    ] {
+        let run = node.run(&[command, &["--host", OTHER]].concat());
+        assert_eq!(run.code, 0, "{command:?}: {run:?}");
+    }
+    node.assert_untouched();
+}
+
+#[test]
+fn rest_ignores_the_socket() {
+    let node = Node::new();
+    let run = node.run(&[
+        "keys",
+        "--via=rest",
+        "--insecure",
+        "--host=localhost",
+        "--port=9",
+    ]);
+    assert_eq!(run.code, 7, "{run:?}");
+    node.assert_untouched();
+}

@@ -1,0 +1,656 @@
+//! Keys that the `openssl` program opens, the real one.
+
+use std::fs;
+
+use crate::support::{
+    fake_kms::sign_digest,
+    key_source::{assert_replaces_and_unlocks, assert_signs, interrupted, with_program},
+    mock::Mock,
+    qkey::{ALICE_PUBLIC, CAROL, Qkey, Run, public_key_base64, side_by_side},
+    shell::prints,
+    swtpm::Swtpm,
+    terminal::Terminal,
+};
+use serde_json::json;
+use sha2::{Digest, Sha256};
+use snapbox::{IntoData, assert_data_eq, str};
+
+/// Under the passphrase `test`; its encryption is in the provider `legacy` alone.
+const RC2: &str = concat!(
+    env!("CARGO_MANIFEST_DIR"),
+    "/fixtures/keys/pkcs8-pbe-sha1-rc2-40.pem"
+);
+
+/// Under the passphrase `test`; what `39` decrypts it to has a right padding, which one wrong
+/// passphrase in 256 gives, and is no key.
+const PADDED: &str = concat!(
+    env!("CARGO_MANIFEST_DIR"),
+    "/fixtures/keys/pkcs8-pbe-sha1-2des.pem"
+);
+
+/// The run as a snapshot shows it, without OpenSSL's stack of errors, which differs from version to
+/// version.
+fn transcript(run: &Run) -> String {
+    let program = which::which("openssl").expect("openssl is on PATH");
+    let shown = run
+        .transcript()
+        .replace(&*program.to_string_lossy(), "openssl")
+        .replace("[DIR]/bin/openssl", "openssl")
+        .replace(env!("CARGO_MANIFEST_DIR"), "[REPO]")
+        .replace("private key", "key");
+    let lines = shown.lines().filter(|line| !line.contains(":error:"));
+    lines.map(|line| format!("{line}\n")).collect()
+}
+
+/// With Alice's key in files: in two encryptions under the passphrase `open sesame`, which is in the
+/// file `passphrase`.
+fn with_locked_keys() -> Qkey {
+    let qkey = Qkey::new();
+    qkey.write("passphrase", "open sesame\n");
+    prints(
+        &qkey,
+        "openssl pkcs8 -topk8 -in alice.pem -passout file:passphrase -out pkcs8.pem
+         openssl ec -aes256 -in alice.pem -passout file:passphrase -out sec1.pem",
+    );
+    qkey
+}
+
+#[test]
+fn keys_of_all_sorts_sign_to_the_byte() {
+    let qkey = with_locked_keys();
+    prints(&qkey, "openssl ec -in alice.pem -out 'a b?.pem'");
+    qkey.write("test", "test");
+    for source in [
+        "openssl:alice.pem".to_owned(),
+        "openssl:./a b%3F.pem".to_owned(),
+        "openssl:pkcs8.pem?passphrase-file=passphrase".to_owned(),
+        "openssl:sec1.pem?passphrase-command=cat%20passphrase".to_owned(),
+        format!("openssl:{RC2}?provider=legacy,default&passphrase-file=test"),
+    ] {
+        assert_signs(&qkey, &source);
+    }
+}
+
+#[test]
+fn a_key_goes_through_the_ceremonies() {
+    let mock = Mock::new();
+    let qkey = Qkey::with_mock(&mock);
+    let folder = qkey.path(".config/qkey");
+    fs::create_dir_all(&folder).expect("a folder");
+    fs::copy(RC2, folder.join("rc2.pem")).expect("a copy");
+    qkey.write(".config/qkey/passphrase", "test");
+    qkey.configure(
+        "[keys.rc2]\nsource = \"openssl:rc2.pem?provider=legacy,default&passphrase-file=passphrase\"\n",
+    );
+    let by_name = qkey.run(["pubkey", "--format=base64", "rc2"]);
+    assert_eq!(by_name.code, 0, "a path is based on the file's folder");
+    let source = format!(
+        "openssl:{}?provider=legacy,default&passphrase-file={}",
+        folder.join("rc2.pem").display(),
+        folder.join("passphrase").display()
+    );
+    assert_replaces_and_unlocks(&mock, &qkey, &source);
+    assert_eq!(mock.public_key("1"), by_name.stdout.trim());
+}
+
+#[test]
+fn a_person_is_asked_by_qkey_and_never_by_openssl() {
+    let qkey = with_locked_keys();
+    for file in ["pkcs8.pem", "sec1.pem"] {
+        let source = format!("openssl:{file}");
+        let args = ["sign", "--key", &source, "x"];
+        let mut session = Terminal::new().start(qkey.command_with_terminal(args));
+        let prompt = format!("Enter the passphrase of {file}: ");
+        session.answer(&prompt, "wrong");
+        session.answer(&prompt, "open sesame");
+        let ended = session.end();
+        let run = qkey.taken(&ended.output);
+        assert_eq!(run.code, 0, "{run:?}");
+        assert_eq!(
+            run.stderr,
+            format!("warning: wrong passphrase for {file} (attempt 1 of 3)\n")
+        );
+        assert_eq!(ended.screen, format!("{prompt}\n{prompt}\n"));
+    }
+    let args = ["pubkey", "openssl:pkcs8.pem"];
+    let mut session = Terminal::new().start(qkey.command_with_terminal(args));
+    for _ in 0..3 {
+        session.answer("Enter the passphrase of pkcs8.pem: ", "wrong");
+    }
+    let run = qkey.taken(&session.end().output);
+    assert_data_eq!(
+        transcript(&run),
+        str![[r#"
+exit 3
+--- stdout
+--- stderr
+warning: wrong passphrase for pkcs8.pem (attempt 1 of 3)
+warning: wrong passphrase for pkcs8.pem (attempt 2 of 3)
+error: cannot open openssl:pkcs8.pem
+  caused by: `openssl` exited with 1: Could not read key from pkcs8.pem
+hint: to try a passphrase by hand: `openssl pkey -noout -in pkcs8.pem`
+
+"#]]
+        .raw()
+    );
+}
+
+/// What goes wrong when a key is opened.
+fn failure(case: &str) -> String {
+    let qkey = with_locked_keys();
+    let pubkey = |source: &str| transcript(&qkey.run(["pubkey", source]));
+    match case {
+        "no passphrase" => pubkey("openssl:pkcs8.pem"),
+        "no input" => transcript(&qkey.run(["pubkey", "--no-input", "openssl:sec1.pem"])),
+        "wrong passphrase" => {
+            qkey.write("wrong", "wrong");
+            pubkey("openssl:pkcs8.pem?passphrase-file=wrong")
+        }
+        "wrong passphrase of a SEC1 key" => {
+            qkey.write("wrong", "wrong");
+            pubkey("openssl:sec1.pem?passphrase-file=wrong")
+        }
+        "wrong passphrase with a right padding" => {
+            qkey.write("wrong", "39");
+            pubkey(&format!("openssl:{PADDED}?passphrase-file=wrong"))
+        }
+        "long passphrase" => {
+            qkey.write("long", "x".repeat(1024));
+            pubkey("openssl:pkcs8.pem?passphrase-file=long")
+        }
+        "no variable" => pubkey("openssl:pkcs8.pem?passphrase-env=NONE"),
+        "legacy encryption" => {
+            qkey.write("test", "test");
+            pubkey(&format!("openssl:{RC2}?passphrase-file=test"))
+        }
+        "no provider" => pubkey("openssl:alice.pem?provider=none,default"),
+        "only another provider" => pubkey("openssl:alice.pem?provider=legacy"),
+        "unknown URI" => pubkey("openssl:handle:0x81000001"),
+        "no engine" => pubkey("openssl:alice.pem?engine=none"),
+        "no file" => pubkey("openssl:none.pem"),
+        "a public key" => {
+            prints(&qkey, "openssl pkey -in alice.pem -pubout -out public.pem");
+            pubkey("openssl:public.pem")
+        }
+        "no key" => pubkey("openssl:passphrase"),
+        "RSA" => {
+            prints(&qkey, "openssl genpkey -quiet -algorithm RSA -out rsa.pem");
+            pubkey("openssl:rsa.pem")
+        }
+        "P-384" => {
+            prints(
+                &qkey,
+                "openssl ecparam -genkey -name secp384r1 -noout -out p384.pem",
+            );
+            pubkey("openssl:p384.pem")
+        }
+        "no openssl" => {
+            let qkey = Qkey::new().env("PATH", "/nowhere");
+            transcript(&qkey.run(["pubkey", "openssl:alice.pem"]))
+        }
+        "generate" => transcript(&qkey.run(["generate", "openssl:new.pem"])),
+        other => panic!("{other}"),
+    }
+}
+
+#[test]
+fn each_failure_is_told_in_the_words_of_openssl_with_a_next_step() {
+    let cases = [
+        "no passphrase",
+        "no input",
+        "wrong passphrase",
+        "wrong passphrase of a SEC1 key",
+        "wrong passphrase with a right padding",
+        "long passphrase",
+        "no variable",
+        "legacy encryption",
+        "no provider",
+        "only another provider",
+        "unknown URI",
+        "no engine",
+        "no file",
+        "a public key",
+        "no key",
+        "RSA",
+        "P-384",
+        "no openssl",
+        "generate",
+    ];
+    assert_data_eq!(side_by_side(&cases, failure), str![[r#"
+==== no passphrase
+exit 3
+--- stdout
+--- stderr
+error: there is no passphrase for openssl:pkcs8.pem
+  caused by: the passphrase of pkcs8.pem is needed, and there is no terminal to ask on
+hint: an attribute of the key source gives it without a terminal: ?passphrase-file=PATH, passphrase-env=VAR, passphrase-fd=N or passphrase-command=COMMAND
+==== no input
+exit 3
+--- stdout
+--- stderr
+error: there is no passphrase for openssl:sec1.pem
+  caused by: the passphrase of sec1.pem is needed, and asking is switched off
+hint: an attribute of the key source gives it without a terminal: ?passphrase-file=PATH, passphrase-env=VAR, passphrase-fd=N or passphrase-command=COMMAND
+==== wrong passphrase
+exit 3
+--- stdout
+--- stderr
+error: cannot open openssl:pkcs8.pem?passphrase-file=wrong
+  caused by: `openssl` exited with 1: Could not read key from pkcs8.pem
+hint: to try a passphrase by hand: `openssl pkey -noout -in pkcs8.pem`
+==== wrong passphrase of a SEC1 key
+exit 3
+--- stdout
+--- stderr
+error: cannot open openssl:sec1.pem?passphrase-file=wrong
+  caused by: `openssl` exited with 1: Could not read key from sec1.pem
+hint: to try a passphrase by hand: `openssl pkey -noout -in sec1.pem`
+==== wrong passphrase with a right padding
+exit 3
+--- stdout
+--- stderr
+error: cannot open openssl:[REPO]/fixtures/keys/pkcs8-pbe-sha1-2des.pem?passphrase-file=wrong
+  caused by: `openssl` exited with 1: Could not read key from [REPO]/fixtures/keys/pkcs8-pbe-sha1-2des.pem
+hint: to try a passphrase by hand: `openssl pkey -noout -in [REPO]/fixtures/keys/pkcs8-pbe-sha1-2des.pem`
+==== long passphrase
+exit 3
+--- stdout
+--- stderr
+error: cannot open openssl:pkcs8.pem?passphrase-file=long
+  caused by: openssl takes passphrases of up to 1023 bytes
+hint: encrypt the key under a shorter one
+==== no variable
+exit 3
+--- stdout
+--- stderr
+error: there is no passphrase for openssl:pkcs8.pem?passphrase-env=NONE
+  caused by: the environment variable NONE is not set
+hint: an attribute of the key source gives it without a terminal: ?passphrase-file=PATH, passphrase-env=VAR, passphrase-fd=N or passphrase-command=COMMAND
+==== legacy encryption
+exit 3
+--- stdout
+--- stderr
+error: cannot open openssl:[REPO]/fixtures/keys/pkcs8-pbe-sha1-rc2-40.pem?passphrase-file=test
+  caused by: `openssl` exited with 1: Could not read key from [REPO]/fixtures/keys/pkcs8-pbe-sha1-rc2-40.pem
+hint: its encryption needs another provider: for one that has gone out of use, add ?provider=legacy,default to the key source
+==== no provider
+exit 3
+--- stdout
+--- stderr
+error: cannot open openssl:alice.pem?provider=none,default
+  caused by: `openssl` exited with 1: pkey: unable to load provider none
+    Hint: use -provider-path option or OPENSSL_MODULES environment variable.
+hint: install the provider, or name the folder that it is in with OPENSSL_MODULES; `openssl list -providers` shows those that are active
+==== only another provider
+exit 3
+--- stdout
+--- stderr
+error: cannot open openssl:alice.pem?provider=legacy
+  caused by: `openssl` exited with 1: Could not open file or uri for loading key from alice.pem
+hint: its kind needs a provider: add ?provider=NAME,default to the key source; default is what reads files
+==== unknown URI
+exit 3
+--- stdout
+--- stderr
+error: cannot open openssl:handle:0x81000001
+  caused by: `openssl` exited with 1: Could not open file or uri for loading key from handle:0x81000001
+hint: its kind needs a provider: add ?provider=NAME,default to the key source; default is what reads files
+==== no engine
+exit 3
+--- stdout
+--- stderr
+error: cannot open openssl:alice.pem?engine=none
+  caused by: `openssl` exited with 1: Invalid engine "none"
+    No engine specified for loading key
+    Could not read key from <stdin>
+hint: install the engine, or name the folder that it is in with OPENSSL_ENGINES; where OpenSSL has none any more, a provider takes its place
+==== no file
+exit 3
+--- stdout
+--- stderr
+error: cannot open openssl:none.pem
+  caused by: `openssl` exited with 1: Could not open file or uri for loading key from none.pem
+hint: check the path
+==== a public key
+exit 3
+--- stdout
+--- stderr
+error: cannot open openssl:public.pem
+  caused by: `openssl` exited with 1: Could not read key from public.pem
+hint: it holds no key that openssl reads like this: try `openssl pkey -noout -in public.pem`
+==== no key
+exit 3
+--- stdout
+--- stderr
+error: cannot open openssl:passphrase
+  caused by: `openssl` exited with 1: Could not read key from passphrase
+hint: it holds no key that openssl reads like this: try `openssl pkey -noout -in passphrase`
+==== RSA
+exit 3
+--- stdout
+--- stderr
+error: cannot use openssl:rsa.pem
+  caused by: the public key is RSA, not ECDSA P-256
+hint: name an ECDSA P-256 key in the key source
+==== P-384
+exit 3
+--- stdout
+--- stderr
+error: cannot use openssl:p384.pem
+  caused by: the public key is on the curve P-384 (secp384r1), not P-256
+hint: name an ECDSA P-256 key in the key source
+==== no openssl
+exit 3
+--- stdout
+--- stderr
+error: cannot open openssl:alice.pem
+  caused by: `openssl` was not found
+hint: install OpenSSL: the package openssl of your system
+==== generate
+exit 2
+--- stdout
+--- stderr
+error: no key can be made in "openssl:new.pem"
+hint: make it by its own means, or make a key file: `qkey generate PATH`
+
+"#]].raw());
+}
+
+/// `qkey` with an `openssl` of its own: shell commands that see its arguments, and may go on to the
+/// real one with `real`.
+fn with_openssl(script: &str) -> Qkey {
+    let real = which::which("openssl").expect("openssl is on PATH");
+    let text = format!(
+        "#!/bin/sh\nreal() {{ exec '{}' \"$@\"; }}\n{script}\n",
+        real.display()
+    );
+    with_program(with_locked_keys(), "openssl", &text)
+}
+
+#[test]
+fn a_key_that_a_tpm_has_wrapped_signs() {
+    let mock = Mock::new();
+    let qkey = Qkey::with_mock(&mock);
+    let state = qkey.path("state");
+    fs::create_dir(&state).expect("a folder");
+    let tpm = Swtpm::start(&state);
+    let qkey = qkey.env("TPM2OPENSSL_TCTI", tpm.address());
+    let generate = "openssl genpkey -provider tpm2 -provider default -propquery '?provider=tpm2' \
+                    -algorithm EC -pkeyopt group:P-256";
+    prints(
+        &qkey,
+        &format!(
+            "{generate} -out open.pem
+             {generate} -pkeyopt user-auth:1234 -out locked.pem"
+        ),
+    );
+    qkey.write("right", "1234");
+    qkey.write("wrong", "1235");
+    assert_signs(&qkey, "openssl:open.pem?provider=tpm2,default");
+    let locked = "openssl:locked.pem?provider=tpm2,default";
+    let source = format!("{locked}&passphrase-file={}", qkey.path("right").display());
+    let source = source.replace("locked.pem", &qkey.path("locked.pem").display().to_string());
+    assert_replaces_and_unlocks(&mock, &qkey, &source);
+    for (source, hint) in [
+        (locked.to_owned(), "hint: an attribute of the key source"),
+        (
+            format!("{locked}&passphrase-file=wrong"),
+            "hint: the passphrase or PIN was tried once and is not tried again in this run",
+        ),
+        (
+            "openssl:open.pem?provider=default,tpm2".to_owned(),
+            "hint: the provider that has the key must be named first",
+        ),
+        (
+            "open.pem".to_owned(),
+            "openssl:open.pem?provider=tpm2,default as the key",
+        ),
+    ] {
+        let run = qkey.run(["sign", "--key", &source, "x"]);
+        assert_eq!(run.code, 3, "{run:?}");
+        assert!(run.stderr.contains(hint), "{source}: {run:?}");
+    }
+}
+
+#[test]
+fn a_pin_of_a_token_is_asked_for_once() {
+    let qkey = with_openssl(
+        "case $* in *-passin*) read -r pin; echo \"$pin\" >>pins; echo 'Could not read key' >&2;;
+         *) echo 'error:1400006B:UI routines:UI_process:processing error' >&2;; esac; exit 1",
+    );
+    let args = ["pubkey", "openssl:pkcs11:object=x?provider=pkcs11"];
+    let mut session = Terminal::new().start(qkey.command_with_terminal(args));
+    session.answer("Enter the passphrase of pkcs11:object=x: ", "1234");
+    let run = qkey.taken(&session.end().output);
+    assert_data_eq!(
+        transcript(&run),
+        str![[r#"
+exit 3
+--- stdout
+--- stderr
+error: cannot open openssl:pkcs11:object=x?provider=pkcs11
+  caused by: `openssl` exited with 1: Could not read key
+hint: the passphrase or PIN was tried once and is not tried again in this run; check it before you run this again, because several wrong ones lock a token or TPM
+
+"#]]
+        .raw()
+    );
+    assert_eq!(fs::read_to_string(qkey.path("pins")).unwrap(), "1234\n");
+}
+
+#[test]
+fn a_passphrase_goes_through_a_pipe_and_a_challenge_through_a_private_file() {
+    let qkey = with_openssl(
+        "echo \"$*\" | sed 's|/[^ ]*/qkey-[^ ]*|FILE|' >>calls; env >>environment
+         for last; do :; done; case $last in /*/qkey-*) stat -c %a \"$last\" >>calls;; esac
+         real \"$@\"",
+    );
+    let tmp = qkey.path("tmp");
+    fs::create_dir(&tmp).expect("a folder");
+    let qkey = qkey.env("TMPDIR", tmp.to_str().expect("UTF-8"));
+    let source = "openssl:pkcs8.pem?provider=default&passphrase-file=passphrase";
+    let run = qkey.run(["sign", "--key", source, "x"]);
+    assert_eq!(run.code, 0, "{run:?}");
+    assert_data_eq!(
+        fs::read_to_string(qkey.path("calls")).unwrap(),
+        str![[r#"
+pkey -in pkcs8.pem -provider default -propquery ?provider=default -pubout
+pkey -in pkcs8.pem -provider default -propquery ?provider=default -passin stdin -pubout
+dgst -sign pkcs8.pem -provider default -propquery ?provider=default -passin stdin -sha256 FILE
+600
+
+"#]]
+        .raw()
+    );
+    let environment = fs::read_to_string(qkey.path("environment")).unwrap();
+    assert!(!environment.contains("sesame"), "{environment}");
+    assert_eq!(fs::read_dir(&tmp).expect("a folder").count(), 0);
+}
+
+#[test]
+fn an_engine_is_named_with_its_form_of_keys() {
+    let qkey = with_openssl(
+        "echo \"$*\" | sed 's|/[^ ]*/qkey-[^ ]*|FILE|' >>calls
+         case $1 in pkey) real pkey -in alice.pem -pubout;; esac
+         real dgst -sha256 -sign alice.pem \"$9\"",
+    );
+    let key = qkey.run(["sign", "--key=openssl:slot_0-id_1?engine=card", "x"]);
+    assert_eq!(key.code, 0, "{key:?}");
+    assert_data_eq!(
+        fs::read_to_string(qkey.path("calls")).unwrap(),
+        str![[r#"
+pkey -in slot_0-id_1 -engine card -inform ENGINE -pubout
+dgst -sign slot_0-id_1 -engine card -keyform ENGINE -sha256 FILE
+
+"#]]
+        .raw()
+    );
+}
+
+#[test]
+fn a_reply_that_is_no_public_key_or_signature_is_an_error_that_shows_it() {
+    let by_carol = sign_digest(CAROL, &Sha256::digest(b"x"));
+    let cases = [
+        "no public key",
+        "empty",
+        "garbage",
+        "P1363",
+        "by another key",
+    ];
+    let told = side_by_side(&cases, |case| {
+        let qkey = match case {
+            "no public key" => with_openssl("echo oops"),
+            _ => with_openssl("case $1 in dgst) cat reply;; *) real \"$@\";; esac"),
+        };
+        let reply = match case {
+            "garbage" => b"garbage".to_vec(),
+            "P1363" => by_carol.to_bytes().to_vec(),
+            "by another key" => by_carol.to_der().as_bytes().to_vec(),
+            _ => Vec::new(),
+        };
+        qkey.write("reply", reply);
+        transcript(&qkey.run(["sign", "--key=openssl:alice.pem", "x"]))
+    });
+    assert_data_eq!(told, str![[r#"
+==== no public key
+exit 3
+--- stdout
+--- stderr
+error: cannot use openssl:alice.pem
+  caused by: `openssl` answered with something other than a public key in PEM: oops
+hint: what is called openssl may be another program
+==== empty
+exit 3
+--- stdout
+--- stderr
+error: cannot use openssl:alice.pem
+  caused by: `openssl` answered with something other than a signature: (nothing)
+hint: a signature is to come as ASN.1 DER; it is like no signature at all
+==== garbage
+exit 3
+--- stdout
+--- stderr
+error: cannot use openssl:alice.pem
+  caused by: `openssl` answered with something other than a signature: garbage
+hint: a signature is to come as ASN.1 DER; it is like no signature at all
+==== P1363
+exit 3
+--- stdout
+--- stderr
+error: cannot use openssl:alice.pem
+  caused by: `openssl` answered with something other than a signature: d367f9b7e5d2c78d2db00672a84f1495401856dd551a14fbfb122cee4c2e32d5bd1ea166075acd9decc20f8a5db87fbe792ede4c3fe4194d6da3f2ca…
+hint: a signature is to come as ASN.1 DER; it seems to be r and s, 32 bytes each (IEEE P1363)
+==== by another key
+exit 3
+--- stdout
+--- stderr
+error: the signature that openssl:alice.pem made does not verify
+hint: check that the key source signs SHA-256 with the key that it shows
+
+"#]].raw());
+}
+
+#[test]
+fn a_hang_ends_at_the_time_out_or_with_ctrl_c() {
+    let qkey = with_openssl("touch called; exec sleep 1000");
+    let args = ["pubkey", "openssl:alice.pem"];
+    let timed_out = qkey.run(args.iter().chain(&["--timeout=2"]));
+    assert_data_eq!(
+        transcript(&timed_out),
+        str![[r#"
+exit 3
+--- stdout
+--- stderr
+error: cannot open openssl:alice.pem
+  caused by: `openssl` did not finish within 2 s and was killed
+hint: check the network, or give it longer with --timeout SECONDS
+
+"#]]
+        .raw()
+    );
+    fs::remove_file(qkey.path("called")).expect("it was called");
+    let stopped = interrupted(&qkey, &args, || qkey.path("called").exists());
+    assert_data_eq!(
+        transcript(&stopped),
+        str![[r#"
+exit 130
+--- stdout
+--- stderr
+error: stopped by a signal, about to open openssl:alice.pem
+
+"#]]
+        .raw()
+    );
+}
+
+#[test]
+fn wrong_uris_are_found_out_before_openssl_runs() {
+    let qkey = Qkey::new().env("PATH", "/nowhere");
+    let cases = [
+        "openssl:",
+        "openssl:-",
+        "openssl:pkcs11:object=o%3Fpin-value=1234?provider=pkcs11",
+        "openssl:alice.pem?provider=",
+        "openssl:alice.pem?provider=legacy,,default",
+        "openssl:alice.pem?providers=legacy",
+        "openssl:alice.pem?passphrase=x",
+    ];
+    assert_data_eq!(
+        crate::support::shell::without_table(&side_by_side(&cases, |case| {
+            qkey.run(["pubkey", case]).transcript()
+        })),
+        str![[r#"
+==== openssl:
+exit 2
+--- stdout
+--- stderr
+error: "openssl:" is not a key source: nothing stands before the attributes
+hint: a key source is one of: [TABLE] written ./PATH
+==== openssl:-
+exit 2
+--- stdout
+--- stderr
+error: "openssl:-" is not a key source: openssl is given no key on stdin
+hint: name a file or a URI
+==== openssl:pkcs11:object=o%3Fpin-value=1234?provider=pkcs11
+exit 2
+--- stdout
+--- stderr
+error: "openssl:pkcs11:object=o%3Fpin-value=…" is not a key source: openssl would get the PIN as an argument, which every user can read
+hint: leave pin-value out of the URI, and append passphrase-file=PATH as an attribute
+==== openssl:alice.pem?provider=
+exit 2
+--- stdout
+--- stderr
+error: "openssl:alice.pem?provider=" is not a key source: a provider has no name
+hint: separate several with one comma: ?provider=legacy,default
+==== openssl:alice.pem?provider=legacy,,default
+exit 2
+--- stdout
+--- stderr
+error: "openssl:alice.pem?provider=legacy,,default" is not a key source: a provider has no name
+hint: separate several with one comma: ?provider=legacy,default
+==== openssl:alice.pem?providers=legacy
+exit 2
+--- stdout
+--- stderr
+error: "openssl:alice.pem?providers=…" is not a key source: it has no attribute "providers"
+hint: did you mean "provider"? openssl takes provider, engine, passphrase-env, passphrase-file, passphrase-fd, passphrase-command; a `?` that is part of a name is written openssl:…%3F…
+==== openssl:alice.pem?passphrase=x
+exit 2
+--- stdout
+--- stderr
+error: "openssl:alice.pem?passphrase=…" is not a key source: it has no attribute "passphrase"
+hint: did you mean "passphrase-fd"? openssl takes provider, engine, passphrase-env, passphrase-file, passphrase-fd, passphrase-command; a `?` that is part of a name is written openssl:…%3F…
+
+"#]].raw()
+    );
+}
+
+#[test]
+fn json_names_the_key_like_a_key_file_does() {
+    let qkey = Qkey::new();
+    let run = qkey.run(["pubkey", "--output=json", "openssl:alice.pem"]);
+    assert_eq!(run.json()["public_key"], json!(ALICE_PUBLIC));
+    assert_eq!(public_key_base64(&qkey.path("alice.pem")), ALICE_PUBLIC);
+}

@@ -1,0 +1,814 @@
+//! Plugins: the example that comes with `qkey`, and scripted ones that misbehave.
+
+use std::{fs, path::Path};
+
+use crate::support::{
+    mock::Mock,
+    qkey::{Qkey, is_alive, side_by_side, wait_until},
+    shell::{command, command_with_terminal, prints, run, transcript},
+    terminal::Terminal,
+};
+use rustix::process::{Pid, Signal, kill_process};
+use snapbox::{IntoData, assert_data_eq, str};
+
+/// Puts the folder `bin` and the examples on PATH.
+fn with_plugins(qkey: Qkey) -> Qkey {
+    let examples = concat!(env!("CARGO_MANIFEST_DIR"), "/examples");
+    let path = std::env::var("PATH").expect("a PATH");
+    let bin = qkey.path("bin").to_string_lossy().into_owned();
+    fs::create_dir(&bin).expect("a folder");
+    qkey.env("PATH", &format!("{bin}:{examples}:{path}"))
+}
+
+/// Writes a plugin in shell that has read the hello and the request into `$hello` and `$request`,
+/// and knows Alice's `$public_key` and a signature of hers over `lock-2026`.
+fn write_plugin(qkey: &Qkey, name: &str, script: &str) {
+    let public_key = crate::support::qkey::ALICE_PUBLIC;
+    let text = format!(
+        "#!/bin/sh
+         IFS= read -r hello; IFS= read -r request
+         public_key='\"public_key\":\"{public_key}\"'
+         signature='\"signature\":\"{SIGNATURE}\"'
+         {script}\n"
+    );
+    qkey.write_program(&format!("bin/qkey-signer-{name}"), &text);
+}
+
+/// A script that shows Alice's public key, and does something else when it is to sign.
+fn when_it_signs(script: &str) -> String {
+    format!(
+        "case $request in
+           *public-key*) echo \"{{\\\"version\\\":1,$public_key}}\"; exit;;
+         esac
+         {script}"
+    )
+}
+
+/// Alice's over `lock-2026`.
+const SIGNATURE: &str = "MEUCIQDvRbRJfkXZQ0UqNn5jcqAMoNA2UFV+dEv9i8Vl8XFiZQIgT+4UqgLCDe5entD1bZd5YSo+b4UNZhJ/XVj+oxIHJdY=";
+
+const SIGN: &str = "qkey sign --key plugin:test:x lock-2026";
+
+#[test]
+fn the_example_signs_every_challenge_to_the_byte_and_openssl_verifies_it() {
+    let qkey = with_plugins(Qkey::new());
+    prints(&qkey, "cp alice.pem \"it's Alice's key?.pem\"");
+    let key = "\"plugin:example:it's Alice's key%3F.pem\"";
+    assert_eq!(
+        prints(&qkey, &format!("qkey pubkey {key} | tee public.pem")),
+        prints(&qkey, "qkey pubkey alice.pem"),
+    );
+    for challenge in [
+        &b""[..],
+        b"lock-2026",
+        b"lock-2026\n",
+        b"it's \"quoted\" \\n $(x)",
+        "Schlüssel 🔑".as_bytes(),
+        b"\xff\0\r\n",
+        &b"0123456789".repeat(500),
+        &b"0123456789".repeat(2_000),
+        &b"0123456789".repeat(100_000),
+    ] {
+        qkey.write("challenge", challenge);
+        prints(
+            &qkey,
+            &format!(
+                "qkey sign --key {key} --file challenge --format der > signature
+                 openssl dgst -sha256 -verify public.pem -signature signature challenge
+                 qkey verify --public-key public.pem --signature signature --file challenge"
+            ),
+        );
+    }
+}
+
+#[test]
+fn a_key_behind_a_plugin_takes_the_place_of_a_key_file_and_unlocks() {
+    let mock = Mock::new();
+    let qkey = with_plugins(Qkey::with_mock(&mock));
+    mock.add_snapshot(7, "7_nightly", Some("1"));
+    mock.add_snapshot(8, "8_nightly", Some("1"));
+    qkey.configure(
+        "[keys.gone]\nsource = 'plugin:example:gone.pem'\n\
+         [keys.alice]\nsource = 'plugin:example:alice.pem'\n\
+         [keys.bob]\nsource = 'plugin:example:bob.pem'\n",
+    );
+    assert_data_eq!(
+        transcript(
+            &qkey,
+            [
+                "qkey add --name lock --key carol.pem",
+                "qkey replace --key-id lock --old-key carol.pem --new-key plugin:example:alice.pem",
+                "qkey unlock --id 7 --key plugin:example:alice.pem",
+                "qkey replace --key-id lock --old-key alice --new-key bob",
+                "qkey unlock --id 8",
+                "qkey replace --key-id lock --old-key plugin:example:bob.pem --new-key carol.pem",
+                "qkey add --name other --key plugin:example:bob.pem",
+            ]
+        ),
+        str![[r#"
+$ qkey add --name lock --key carol.pem
+exit 0
+--- stdout
+Stored key 1 ("lock") in the key store.
+  SHA256:JSkAIR0avXSXaOU9Y5LHbqSNYBdGNuIp6RwKJix49NQ
+--- stderr
+
+$ qkey replace --key-id lock --old-key carol.pem --new-key plugin:example:alice.pem
+exit 0
+--- stdout
+Replaced key 1 ("lock").
+  was SHA256:JSkAIR0avXSXaOU9Y5LHbqSNYBdGNuIp6RwKJix49NQ
+  now SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
+--- stderr
+
+$ qkey unlock --id 7 --key plugin:example:alice.pem
+exit 0
+--- stdout
+Unlocked snapshot 7 ("7_nightly"), which key 1 ("lock") locked.
+--- stderr
+
+$ qkey replace --key-id lock --old-key alice --new-key bob
+exit 0
+--- stdout
+Replaced key 1 ("lock").
+  was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
+  now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
+--- stderr
+
+$ qkey unlock --id 8
+exit 0
+--- stdout
+Unlocked snapshot 8 ("8_nightly"), which key 1 ("lock") locked.
+--- stderr
+
+$ qkey replace --key-id lock --old-key plugin:example:bob.pem --new-key carol.pem
+exit 0
+--- stdout
+Replaced key 1 ("lock").
+  was SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
+  now SHA256:JSkAIR0avXSXaOU9Y5LHbqSNYBdGNuIp6RwKJix49NQ
+--- stderr
+
+$ qkey add --name other --key plugin:example:bob.pem
+exit 0
+--- stdout
+Stored key 2 ("other") in the key store.
+  SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
+--- stderr
+
+
+"#]]
+        .raw()
+    );
+}
+
+#[test]
+fn the_example_tells_what_is_wrong_with_a_key() {
+    let qkey = with_plugins(Qkey::new());
+    prints(
+        &qkey,
+        "openssl ec -in alice.pem -aes256 -passout pass:secret -out encrypted.pem
+         openssl ecparam -name secp384r1 -genkey -noout -out p384.pem
+         openssl genpkey -algorithm RSA -out rsa.pem
+         echo rubbish > rubbish.pem",
+    );
+    assert_data_eq!(
+        transcript(
+            &qkey,
+            [
+                "qkey pubkey plugin:example:missing.pem",
+                "qkey pubkey plugin:example:encrypted.pem",
+                "qkey pubkey plugin:example:p384.pem",
+                "qkey pubkey plugin:example:rsa.pem",
+                "echo '{\"qkey\":\"9\",\"versions\":[2,3]}\n{\"method\":\"new\"}' | qkey-signer-example",
+            ]
+        ),
+        str![[r#"
+$ qkey pubkey plugin:example:missing.pem
+exit 3
+--- stdout
+--- stderr
+error: cannot open plugin:example:missing.pem
+  caused by: qkey-signer-example answered not-found: missing.pem: No such file or directory
+hint: check what follows plugin:NAME: in the key source
+
+$ qkey pubkey plugin:example:encrypted.pem
+exit 3
+--- stdout
+--- stderr
+error: cannot open plugin:example:encrypted.pem
+  caused by: qkey-signer-example answered unsupported: encrypted.pem is encrypted
+hint: take the file as it is: file:encrypted.pem
+
+$ qkey pubkey plugin:example:p384.pem
+exit 3
+--- stdout
+--- stderr
+error: cannot use plugin:example:p384.pem
+  caused by: the public key is on the curve P-384 (secp384r1), not P-256
+hint: name an ECDSA P-256 key in the key source
+
+$ qkey pubkey plugin:example:rsa.pem
+exit 3
+--- stdout
+--- stderr
+error: cannot use plugin:example:rsa.pem
+  caused by: the public key is RSA, not ECDSA P-256
+hint: name an ECDSA P-256 key in the key source
+
+$ echo '{"qkey":"9","versions":[2,3]}
+{"method":"new"}' | qkey-signer-example
+exit 0
+--- stdout
+{"error": {"kind": "unsupported", "message": "this plugin speaks version 1 of the protocol alone"}, "version": 1}
+--- stderr
+
+
+"#]].raw()
+    );
+    // openssl's own words differ from version to version.
+    let run = run(&qkey, "qkey pubkey plugin:example:rubbish.pem");
+    for words in [
+        "caused by: qkey-signer-example answered failed: openssl ended with 1",
+        "caused by: on stderr it said: ",
+        "rubbish.pem",
+    ] {
+        assert!(run.stderr.contains(words), "{run:?}");
+    }
+}
+
+#[test]
+fn a_source_that_names_no_plugin_is_an_error() {
+    let qkey = with_plugins(Qkey::new());
+    qkey.write("bin/qkey-signer-plain", "#!/bin/sh\n");
+    assert_data_eq!(
+        transcript(
+            &qkey,
+            [
+                "qkey pubkey plugin:test",
+                "qkey pubkey plugin:../bin/test:x",
+                "qkey pubkey 'plugin:test:x?slot=1'",
+                "qkey generate plugin:test:x 2>&1 | head -1",
+                "qkey pubkey plugin:missing:x",
+                "qkey pubkey plugin:plain:x",
+            ]
+        ),
+        str![[r#"
+$ qkey pubkey plugin:test
+exit 2
+--- stdout
+--- stderr
+error: "plugin:test" is not a key source: no reference to a key follows the plugin's name
+hint: write it as plugin:NAME:REFERENCE
+
+$ qkey pubkey plugin:../bin/test:x
+exit 2
+--- stdout
+--- stderr
+error: "plugin:../bin/test:x" is not a key source: the name of a plugin is of lower-case letters, digits and hyphens
+hint: write it as plugin:NAME:REFERENCE
+
+$ qkey pubkey 'plugin:test:x?slot=1'
+exit 2
+--- stdout
+--- stderr
+error: "plugin:test:x?slot=…" is not a key source: it has no attribute "slot"
+hint: plugin takes no attributes; a `?` that is part of a name is written plugin:…%3F…
+
+$ qkey generate plugin:test:x 2>&1 | head -1
+exit 0
+--- stdout
+error: no key can be made in "plugin:test:x"
+--- stderr
+
+$ qkey pubkey plugin:missing:x
+exit 3
+--- stdout
+--- stderr
+error: cannot open plugin:missing:x
+  caused by: `qkey-signer-missing` was not found
+hint: put an executable qkey-signer-missing into a folder on PATH; docs/plugins.md tells how to write one
+
+$ qkey pubkey plugin:plain:x
+exit 3
+--- stdout
+--- stderr
+error: cannot open plugin:plain:x
+  caused by: `qkey-signer-plain` was not found
+hint: put an executable qkey-signer-plain into a folder on PATH; docs/plugins.md tells how to write one
+
+
+"#]].raw()
+    );
+}
+
+#[test]
+fn a_plugin_is_given_two_lines_of_json_and_the_users_environment() {
+    let qkey = with_plugins(Qkey::new().env("TOKEN", "from the user"));
+    write_plugin(
+        &qkey,
+        "test",
+        &when_it_signs(
+            "printf '%s\\n' \"$hello\" \"$request\" \"$# arguments\" \"$TOKEN\" >seen
+             cat >>seen
+             echo \"{\\\"version\\\":1,$signature}\"",
+        ),
+    );
+    let line = "qkey sign --timeout 7 --key 'plugin:test:a \"b\": c%3F' lock-2026";
+    assert_eq!(prints(&qkey, line).trim(), SIGNATURE);
+    let seen = prints(&qkey, "cat seen").replace(env!("CARGO_PKG_VERSION"), "[VERSION]");
+    assert_data_eq!(
+        seen,
+        str![[r#"
+{"qkey":"[VERSION]","versions":[1]}
+{"method":"sign","reference":"a \"b\": c?","challenge":"bG9jay0yMDI2","timeout":7.0}
+0 arguments
+from the user
+
+"#]]
+        .raw()
+    );
+}
+
+#[test]
+fn each_error_of_a_plugin_is_shown_with_its_words() {
+    let qkey = with_plugins(Qkey::new());
+    let error = |kind: &str, more: &str| {
+        format!(
+            "echo '{{\"version\":1,\"error\":{{\"kind\":\"{kind}\",\"message\":\"It is so.\"{more}}}}}'"
+        )
+    };
+    let cases = [
+        ("not-found", error("not-found", "")),
+        ("denied", error("denied", "")),
+        ("unsupported", error("unsupported", "")),
+        ("failed", error("failed", "")),
+        ("a hint", error("denied", ",\"hint\":\"run `card login`\"")),
+        ("a kind of later", error("throttled", "")),
+        (
+            "more on stderr",
+            format!("{}; echo one >&2; echo two >&2", error("failed", "")),
+        ),
+        (
+            "an exit code as well",
+            format!("{}; exit 7", error("denied", "")),
+        ),
+        (
+            "in another version",
+            error("denied", "").replace("\"version\":1", "\"version\":2"),
+        ),
+    ];
+    let said: String = cases
+        .iter()
+        .map(|(name, script)| {
+            write_plugin(&qkey, "test", &when_it_signs(script));
+            format!("==== {name}\n{}", run(&qkey, SIGN).transcript())
+        })
+        .collect();
+    assert_data_eq!(
+        said,
+        str![[r#"
+==== not-found
+exit 3
+--- stdout
+--- stderr
+error: cannot sign with plugin:test:x
+  caused by: qkey-signer-test answered not-found: It is so.
+hint: check what follows plugin:NAME: in the key source
+==== denied
+exit 3
+--- stdout
+--- stderr
+error: cannot sign with plugin:test:x
+  caused by: qkey-signer-test answered denied: It is so.
+hint: log in, or get the permission, where the plugin's keys are
+==== unsupported
+exit 3
+--- stdout
+--- stderr
+error: cannot sign with plugin:test:x
+  caused by: qkey-signer-test answered unsupported: It is so.
+hint: take an ECDSA P-256 key, or a newer version of the plugin
+==== failed
+exit 3
+--- stdout
+--- stderr
+error: cannot sign with plugin:test:x
+  caused by: qkey-signer-test answered failed: It is so.
+hint: the documentation of the plugin may say more
+==== a hint
+exit 3
+--- stdout
+--- stderr
+error: cannot sign with plugin:test:x
+  caused by: qkey-signer-test answered denied: It is so.
+hint: run `card login`
+==== a kind of later
+exit 3
+--- stdout
+--- stderr
+error: cannot sign with plugin:test:x
+  caused by: qkey-signer-test answered failed: It is so.
+hint: the documentation of the plugin may say more
+==== more on stderr
+exit 3
+--- stdout
+--- stderr
+error: cannot sign with plugin:test:x
+  caused by: qkey-signer-test answered failed: It is so.
+  caused by: on stderr it said: one
+    two
+hint: the documentation of the plugin may say more
+==== an exit code as well
+exit 3
+--- stdout
+--- stderr
+error: cannot sign with plugin:test:x
+  caused by: qkey-signer-test answered denied: It is so.
+hint: log in, or get the permission, where the plugin's keys are
+==== in another version
+exit 3
+--- stdout
+--- stderr
+error: cannot sign with plugin:test:x
+  caused by: qkey-signer-test answered denied: It is so.
+hint: log in, or get the permission, where the plugin's keys are
+
+"#]]
+        .raw()
+    );
+    write_plugin(&qkey, "test", &error("not-found", ""));
+    assert_data_eq!(
+        transcript(&qkey, ["qkey pubkey plugin:test:x --output json"]),
+        str![[r#"
+$ qkey pubkey plugin:test:x --output json
+exit 3
+--- stdout
+--- stderr
+{"error":{"kind":"key","message":"cannot open plugin:test:x","causes":["qkey-signer-test answered not-found: It is so."],"hint":"check what follows plugin:NAME: in the key source","exit_code":3}}
+
+
+"#]].raw()
+    );
+}
+
+#[test]
+fn a_plugin_that_does_not_keep_to_the_protocol_is_named_with_its_reply() {
+    let reply = |members: &str| format!("echo \"{{{members}}}\"").replace("'", "\\\"");
+    let cases = [
+        ("nothing", String::new()),
+        ("nothing but an empty line", "echo".to_owned()),
+        ("garbage", "echo 'Welcome to the card!'".to_owned()),
+        ("two lines", format!("{}; echo '{{}}'", reply("'version':1,$signature"))),
+        ("not an object", "echo 1".to_owned()),
+        ("an error without words", reply("'version':1,'error':{'kind':'failed'}")),
+        ("no version", reply("$signature")),
+        ("another version", reply("'version':2,$signature")),
+        ("no signature", reply("'version':1")),
+        ("a public key in its place", reply("'version':1,$public_key")),
+        ("an exit code", format!("{}; echo 'out of order' >&2; exit 3", reply("'version':1,$signature"))),
+        ("an exit code alone", "exit 1".to_owned()),
+        ("killed", "kill -9 $$".to_owned()),
+        ("endless", "exec yes".to_owned()),
+        ("hangs", "echo 'touch the card' >&2; exec sleep 60".to_owned()),
+        ("not Base64", reply("'version':1,'signature':'?'")),
+        ("Base64 of nothing known", reply("'version':1,'signature':'bm8='")),
+        ("hexadecimal", "hex=$(qkey sign --key alice.pem lock-2026 --format hex); echo \"{\\\"version\\\":1,\\\"signature\\\":\\\"$hex\\\"}\"".to_owned()),
+        ("P1363", "raw=$(qkey sign --key alice.pem lock-2026 --format p1363 | openssl base64 -A); echo \"{\\\"version\\\":1,\\\"signature\\\":\\\"$raw\\\"}\"".to_owned()),
+        ("another key's", "other=$(qkey sign --key bob.pem lock-2026); echo \"{\\\"version\\\":1,\\\"signature\\\":\\\"$other\\\"}\"".to_owned()),
+    ];
+    let names: Vec<&str> = cases.iter().map(|(name, _)| *name).collect();
+    let said = side_by_side(&names, |name| {
+        let qkey = with_plugins(Qkey::new());
+        let script = cases.iter().find(|(case, _)| *case == name);
+        write_plugin(&qkey, "test", &when_it_signs(&script.expect("a script").1));
+        let timeout = if name == "hangs" { "5" } else { "60" };
+        run(&qkey, &format!("{SIGN} --timeout {timeout}")).transcript()
+    });
+    assert_data_eq!(said, str![[r#"
+==== nothing
+exit 3
+--- stdout
+--- stderr
+error: cannot use plugin:test:x
+  caused by: `[DIR]/bin/qkey-signer-test` answered with something other than one line of JSON, as a reply is: (nothing)
+hint: the plugin does not keep to its protocol (docs/plugins.md): tell its makers
+==== nothing but an empty line
+exit 3
+--- stdout
+--- stderr
+error: cannot use plugin:test:x
+  caused by: `[DIR]/bin/qkey-signer-test` answered with something other than one line of JSON, as a reply is: (nothing)
+hint: the plugin does not keep to its protocol (docs/plugins.md): tell its makers
+==== garbage
+exit 3
+--- stdout
+--- stderr
+error: cannot use plugin:test:x
+  caused by: `[DIR]/bin/qkey-signer-test` answered with something other than one line of JSON, as a reply is: Welcome to the card!
+hint: the plugin does not keep to its protocol (docs/plugins.md): tell its makers
+==== two lines
+exit 3
+--- stdout
+--- stderr
+error: cannot use plugin:test:x
+  caused by: `[DIR]/bin/qkey-signer-test` answered with something other than one line of JSON, as a reply is: {"version":1,"signature":"MEUCIQDvRbRJfkXZQ0UqNn5jcqAMoNA2UFV+dEv9i8Vl8XFiZQIgT+4UqgLCDe5entD1bZd5YSo+b4UNZhJ/XVj+oxIHJd…
+hint: the plugin does not keep to its protocol (docs/plugins.md): tell its makers
+==== not an object
+exit 3
+--- stdout
+--- stderr
+error: cannot use plugin:test:x
+  caused by: `[DIR]/bin/qkey-signer-test` answered with something other than one line of JSON, as a reply is: 1
+hint: the plugin does not keep to its protocol (docs/plugins.md): tell its makers
+==== an error without words
+exit 3
+--- stdout
+--- stderr
+error: cannot use plugin:test:x
+  caused by: `[DIR]/bin/qkey-signer-test` answered with something other than one line of JSON, as a reply is: {"version":1,"error":{"kind":"failed"}}
+hint: the plugin does not keep to its protocol (docs/plugins.md): tell its makers
+==== no version
+exit 3
+--- stdout
+--- stderr
+error: cannot use plugin:test:x
+  caused by: `[DIR]/bin/qkey-signer-test` answered with something other than a reply with a version: {"signature":"MEUCIQDvRbRJfkXZQ0UqNn5jcqAMoNA2UFV+dEv9i8Vl8XFiZQIgT+4UqgLCDe5entD1bZd5YSo+b4UNZhJ/XVj+oxIHJdY="}
+==== another version
+exit 3
+--- stdout
+--- stderr
+error: cannot sign with plugin:test:x
+  caused by: qkey-signer-test replied in version 2 of the plugin protocol; this qkey speaks 1
+hint: update the older of the two
+==== no signature
+exit 3
+--- stdout
+--- stderr
+error: cannot use plugin:test:x
+  caused by: `[DIR]/bin/qkey-signer-test` answered with something other than a reply with a signature: {"version":1}
+hint: the plugin does not keep to its protocol (docs/plugins.md): tell its makers
+==== a public key in its place
+exit 3
+--- stdout
+--- stderr
+error: cannot use plugin:test:x
+  caused by: `[DIR]/bin/qkey-signer-test` answered with something other than a reply with a signature: {"version":1,"public_key":"MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEgKmJRFWtWTEHhBTiC5rI1rbBJlXJqTNGHl4O+YRUke1drezNEidIVqu/U…
+hint: the plugin does not keep to its protocol (docs/plugins.md): tell its makers
+==== an exit code
+exit 3
+--- stdout
+--- stderr
+error: cannot sign with plugin:test:x
+  caused by: `[DIR]/bin/qkey-signer-test` exited with 3: out of order
+==== an exit code alone
+exit 3
+--- stdout
+--- stderr
+error: cannot sign with plugin:test:x
+  caused by: `[DIR]/bin/qkey-signer-test` exited with 1
+==== killed
+exit 3
+--- stdout
+--- stderr
+error: cannot sign with plugin:test:x
+  caused by: `[DIR]/bin/qkey-signer-test` was killed by signal 9
+==== endless
+exit 3
+--- stdout
+--- stderr
+error: cannot sign with plugin:test:x
+  caused by: `[DIR]/bin/qkey-signer-test` wrote more than 1 MiB and was killed
+==== hangs
+exit 3
+--- stdout
+--- stderr
+error: cannot sign with plugin:test:x
+  caused by: `[DIR]/bin/qkey-signer-test` did not finish within 5 s and was killed: touch the card
+hint: check the network, or give it longer with --timeout SECONDS
+==== not Base64
+exit 3
+--- stdout
+--- stderr
+error: cannot use plugin:test:x
+  caused by: `[DIR]/bin/qkey-signer-test` answered with something other than a signature in Base64 of its DER: ?
+hint: the plugin must give the signature in Base64 of its ASN.1 DER
+==== Base64 of nothing known
+exit 3
+--- stdout
+--- stderr
+error: cannot use plugin:test:x
+  caused by: `[DIR]/bin/qkey-signer-test` answered with something other than a signature in Base64 of its DER: bm8=
+hint: the plugin must give the signature in Base64 of its ASN.1 DER
+==== hexadecimal
+exit 3
+--- stdout
+--- stderr
+error: cannot use plugin:test:x
+  caused by: `[DIR]/bin/qkey-signer-test` answered with something other than a signature in Base64 of its DER: 3045022100ef45b4497e45d943452a367e6372a00ca0d03650557e744bfd8bc565f171626502204fee14aa02c20dee5e9ed0f56d9779612a3e6f850d…
+hint: the plugin must give the signature in Base64 of its ASN.1 DER; this looks like hexadecimal of ASN.1 DER
+==== P1363
+exit 3
+--- stdout
+--- stderr
+error: cannot use plugin:test:x
+  caused by: `[DIR]/bin/qkey-signer-test` answered with something other than a signature in Base64 of its DER: 70W0SX5F2UNFKjZ+Y3KgDKDQNlBVfnRL/YvFZfFxYmVP7hSqAsIN7l6e0PVtl3lhKj5vhQ1mEn9dWP6jEgcl1g==
+hint: the plugin must give the signature in Base64 of its ASN.1 DER; this looks like Base64 of r and s, 32 bytes each (IEEE P1363)
+==== another key\'s
+exit 3
+--- stdout
+--- stderr
+error: the signature that plugin:test:x made does not verify
+hint: check that the key source signs SHA-256 with the key that it shows
+
+"#]].raw());
+}
+
+#[test]
+fn a_public_key_comes_in_any_form_and_must_be_p256() {
+    let qkey = with_plugins(Qkey::new());
+    let cases = [
+        ("PEM", "qkey pubkey alice.pem"),
+        ("Base64 of DER", "qkey pubkey alice.pem --format base64"),
+        (
+            "P-384",
+            "openssl ecparam -name secp384r1 -genkey -noout | openssl pkey -pubout",
+        ),
+        ("a private key", "cat alice.pem"),
+        ("rubbish", "echo rubbish"),
+        ("nothing", "true"),
+    ];
+    let said: String = cases
+        .iter()
+        .map(|(name, line)| {
+            let script = format!(
+                "key=$({line} | sed 's/$/\\\\n/' | tr -d '\\n')
+                 printf '{{\"version\":1,\"public_key\":\"%s\"}}\\n' \"$key\""
+            );
+            write_plugin(&qkey, "test", &script);
+            let run = run(&qkey, "qkey pubkey plugin:test:x --format base64");
+            format!("==== {name}\n{}", run.transcript())
+        })
+        .collect();
+    assert_data_eq!(said, str![[r#"
+==== PEM
+exit 0
+--- stdout
+MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEgKmJRFWtWTEHhBTiC5rI1rbBJlXJqTNGHl4O+YRUke1drezNEidIVqu/UMnMs+81HL8VwIyyeeCwHkLLEK2aaQ==
+--- stderr
+==== Base64 of DER
+exit 0
+--- stdout
+MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEgKmJRFWtWTEHhBTiC5rI1rbBJlXJqTNGHl4O+YRUke1drezNEidIVqu/UMnMs+81HL8VwIyyeeCwHkLLEK2aaQ==
+--- stderr
+==== P-384
+exit 3
+--- stdout
+--- stderr
+error: cannot use plugin:test:x
+  caused by: the public key is on the curve P-384 (secp384r1), not P-256
+hint: name an ECDSA P-256 key in the key source
+==== a private key
+exit 3
+--- stdout
+--- stderr
+error: cannot use plugin:test:x
+  caused by: a private key where a public key belongs
+hint: the plugin must give the public key in PEM, or in Base64 of its DER
+==== rubbish
+exit 3
+--- stdout
+--- stderr
+error: cannot use plugin:test:x
+  caused by: neither PEM, DER, Base64 of DER, nor an OpenSSH public key
+hint: the plugin must give the public key in PEM, or in Base64 of its DER
+==== nothing
+exit 3
+--- stdout
+--- stderr
+error: cannot use plugin:test:x
+  caused by: `[DIR]/bin/qkey-signer-test` answered with something other than a reply with a public_key: {"version":1,"public_key":""}
+hint: the plugin does not keep to its protocol (docs/plugins.md): tell its makers
+
+"#]].raw());
+}
+
+const UNLOCK_FOUR: &str = "qkey unlock --id 1 --id 2 --id 3 --id 4 --key plugin:test:x";
+
+/// Sets `$signature` to Alice's over the challenge of the request.
+const SIGN_THE_CHALLENGE: &str = r#"
+         challenge=$(printf %s "$request" | sed 's/.*"challenge":"\([^"]*\)".*/\1/')
+         signed=$(printf %s "$challenge" | openssl base64 -d -A | qkey sign --key alice.pem --file -)
+         signature="\"signature\":\"$signed\""
+"#;
+
+#[test]
+fn as_many_plugins_sign_at_a_time_as_there_are_jobs_after_a_first_success() {
+    let mock = Mock::with_four_locked(crate::support::qkey::ALICE_PUBLIC);
+    let qkey = with_plugins(Qkey::with_mock(&mock));
+    // The first signature shows that nothing is refused; then each waits until all three are there.
+    let meets = "if mkdir first 2>/dev/null; then echo \"{\\\"version\\\":1,$signature}\"; exit; fi
+         : >met.$$
+         until [ \"$(ls met.* | wc -l)\" -eq 3 ]; do sleep .02; done
+         echo \"{\\\"version\\\":1,$signature}\"";
+    let script = [SIGN_THE_CHALLENGE, meets].concat();
+    write_plugin(&qkey, "test", &when_it_signs(&script));
+    prints(&qkey, &format!("{UNLOCK_FOUR} --jobs 4"));
+    assert!((1..=4).all(|id| mock.lock_key(id).is_none()));
+}
+
+#[test]
+fn one_job_is_one_plugin_at_a_time() {
+    let mock = Mock::with_four_locked(crate::support::qkey::ALICE_PUBLIC);
+    let qkey = with_plugins(Qkey::with_mock(&mock));
+    let alone = "mkdir busy || exit 1
+         sleep .1; rmdir busy
+         echo \"{\\\"version\\\":1,$signature}\"";
+    let script = [SIGN_THE_CHALLENGE, alone].concat();
+    write_plugin(&qkey, "test", &when_it_signs(&script));
+    prints(&qkey, &format!("{UNLOCK_FOUR} --jobs 1"));
+}
+
+#[test]
+fn nothing_is_sent_when_a_plugin_signs_with_another_key() {
+    let mock = Mock::new();
+    let qkey = with_plugins(Qkey::with_mock(&mock));
+    let script = "other=$(qkey sign --key bob.pem lock); echo \"{\\\"version\\\":1,\\\"signature\\\":\\\"$other\\\"}\"";
+    write_plugin(&qkey, "test", &when_it_signs(script));
+    assert_data_eq!(
+        transcript(&qkey, ["qkey add --name lock --key plugin:test:x"]),
+        str![[r#"
+$ qkey add --name lock --key plugin:test:x
+exit 3
+--- stdout
+--- stderr
+error: the signature that plugin:test:x made does not verify with its own public key
+hint: nothing was sent; check that the key source signs SHA-256 with the key that it shows
+
+
+"#]]
+        .raw()
+    );
+    assert!(mock.key_ids().is_empty());
+}
+
+#[test]
+fn a_plugin_cannot_read_from_the_terminal() {
+    let qkey = with_plugins(Qkey::new());
+    write_plugin(
+        &qkey,
+        "test",
+        &when_it_signs("echo 'PIN?' >&2; read -r pin </dev/tty && echo \"$pin\" >pin"),
+    );
+    let line = format!("exec {SIGN} --timeout 5");
+    let mut session = Terminal::new().start(command_with_terminal(&qkey, &line));
+    session.type_in("1234\n");
+    let ended = session.end();
+    assert_data_eq!(
+        qkey.taken(&ended.output).transcript(),
+        str![[r#"
+exit 3
+--- stdout
+--- stderr
+error: cannot sign with plugin:test:x
+  caused by: `[DIR]/bin/qkey-signer-test` exited with 2: PIN?
+    [DIR]/bin/qkey-signer-test: 8: cannot open /dev/tty: No such device or address
+
+"#]]
+        .raw()
+    );
+    assert!(!qkey.path("pin").exists());
+}
+
+#[test]
+fn a_signal_ends_a_plugin_that_hangs_and_what_it_has_started() {
+    let qkey = with_plugins(Qkey::new());
+    let script = when_it_signs("sleep 600 & echo $! >pid.new; mv pid.new pid; wait");
+    write_plugin(&qkey, "test", &script);
+    let child = command(&qkey, &format!("exec {SIGN}"))
+        .spawn()
+        .expect("sh runs");
+    let pid = qkey.path("pid");
+    wait_until("the plugin", || pid.exists());
+    kill_process(Pid::from_child(&child), Signal::INT).expect("qkey takes signals");
+    let output = child.wait_with_output().expect("qkey ends");
+    assert_data_eq!(
+        qkey.taken(&output).transcript(),
+        str![[r#"
+exit 130
+--- stdout
+--- stderr
+error: stopped by a signal, about to sign with plugin:test:x
+
+"#]]
+        .raw()
+    );
+    wait_until("the end of what the plugin started", || {
+        !is_alive(read(&pid))
+    });
+}
+
+fn read(pid: &Path) -> u32 {
+    let text = fs::read_to_string(pid).expect("a process");
+    text.trim().parse().expect("its number")
+}

@@ -1,0 +1,284 @@
+//! `--via rest` through the proxies that the environment names.
+
+use std::{io::Write, net::TcpListener, thread, time::Duration};
+
+use crate::support::{
+    core::{Core, TOKEN},
+    proxy::{Proxy, Serves},
+    qkey::{ALICE_PUBLIC, Qkey, Run},
+};
+use serde_json::json;
+use snapbox::{IntoData, assert_data_eq, str};
+
+/// `name:password` in Base64.
+const CREDENTIALS: &str = "bWU6aHVudGVyIDI=";
+
+fn through(core: &Core, variable: &str, url: &str) -> Qkey {
+    Qkey::with_rest(core).env(variable, url)
+}
+
+fn expect_done(run: &Run) {
+    assert_eq!(run.code, 0, "{run:?}");
+}
+
+/// With the proxy's port, which differs from run to run, replaced.
+fn transcript(proxy: u16, run: &Run) -> String {
+    run.transcript().replace(&proxy.to_string(), "[PROXY]")
+}
+
+#[test]
+fn a_cluster_is_reached_through_the_proxy_for_https_alone() {
+    let core = Core::start();
+    let key = core.add_key(json!({ "name": "lock", "public_key": ALICE_PUBLIC }));
+    core.add_snapshot(json!({ "id": 7, "lock_key": key }));
+    let target = format!("127.0.0.1:{}", core.port());
+    for variable in ["https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"] {
+        let proxy = Proxy::start(Serves::Everybody);
+        let qkey = through(&core, variable, &proxy.url());
+        expect_done(&qkey.run(["unlock", "--id=7", "--key=alice.pem"]));
+        core.modify_snapshot(7, json!({ "lock_key": key }));
+        let targets = proxy.targets();
+        assert!(!targets.is_empty(), "{variable}");
+        assert!(targets.iter().all(|asked| *asked == target), "{targets:?}");
+        // Without a scheme it is the same.
+        let short = proxy.url().replace("http://", "");
+        expect_done(&through(&core, variable, &short).run(["keys"]));
+        assert!(proxy.targets().len() > targets.len());
+    }
+    for variable in ["http_proxy", "HTTP_PROXY", "ftp_proxy"] {
+        let proxy = Proxy::start(Serves::Nobody);
+        expect_done(&through(&core, variable, &proxy.url()).run(["keys"]));
+        assert_eq!(proxy.targets(), Vec::<String>::new());
+    }
+    // An empty one is none.
+    expect_done(&through(&core, "https_proxy", "").run(["keys"]));
+}
+
+#[test]
+fn the_more_particular_variable_wins() {
+    let core = Core::start();
+    let (wanted, other) = (
+        Proxy::start(Serves::Everybody),
+        Proxy::start(Serves::Nobody),
+    );
+    for (strong, weak) in [
+        ("https_proxy", "HTTPS_PROXY"),
+        ("HTTPS_PROXY", "all_proxy"),
+        ("all_proxy", "ALL_PROXY"),
+    ] {
+        let qkey = through(&core, strong, &wanted.url()).env(weak, &other.url());
+        expect_done(&qkey.run(["keys"]));
+    }
+    assert_eq!(wanted.targets().len(), 3);
+    assert!(other.targets().is_empty());
+}
+
+#[test]
+fn a_proxy_gets_its_credentials_and_nothing_of_the_clusters() {
+    let core = Core::start();
+    let proxy = Proxy::start(Serves::Only(CREDENTIALS));
+    let qkey = through(&core, "https_proxy", &proxy.url_for("me:hunter%202"));
+    let run = qkey.run(["keys", "-vv"]);
+    expect_done(&run);
+    assert!(!format!("{run:?}").contains("hunter"));
+    // It tunnels bytes of TLS; what it was told itself is in its log.
+    assert!(!format!("{:?}", proxy.heard()).contains(TOKEN));
+    assert_eq!(proxy.targets().len(), 1);
+}
+
+#[test]
+fn a_proxy_that_refuses_is_named_and_its_password_is_not() {
+    let core = Core::start();
+    let said = |serves, user: &str| {
+        let proxy = Proxy::start(serves);
+        let qkey = through(&core, "HTTPS_PROXY", &proxy.url_for(user));
+        for output in ["text", "json"] {
+            let run = qkey.run(["keys", "-vv", "--output", output]);
+            assert_eq!(run.code, 7, "{run:?}");
+            let said = format!("{run:?}");
+            assert!(
+                !said.contains("hunter") && !said.contains("aHVudGVy"),
+                "{said}"
+            );
+        }
+        // What another try would not change is tried once.
+        assert_eq!(proxy.targets().len(), 2);
+        transcript(proxy.port(), &qkey.run(["keys", "list"]))
+    };
+    let said = [
+        said(Serves::Only(CREDENTIALS), "me:hunter3"),
+        said(Serves::Nobody, "me:hunter2"),
+    ];
+    assert_data_eq!(said.concat(), str![[r#"
+exit 7
+--- stdout
+--- stderr
+error: cannot reach 127.0.0.1:[PORT]: through the proxy 127.0.0.1:[PROXY]: it answered 407 Proxy Authentication Required
+hint: give the proxy's own user and password in HTTPS_PROXY: http://USER:PASSWORD@HOST:PORT
+exit 7
+--- stdout
+--- stderr
+error: cannot reach 127.0.0.1:[PORT]: through the proxy 127.0.0.1:[PROXY]: it answered 403 Forbidden
+hint: check the proxy that HTTPS_PROXY names, or name the cluster's host in no_proxy; then --host and --port
+
+"#]].raw());
+    assert_eq!(core.connections(), 0);
+}
+
+#[test]
+fn a_proxy_that_cannot_be_reached_is_named() {
+    let core = Core::start();
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let port = listener.local_addr().expect("an address").port();
+    drop(listener);
+    let url = format!("http://me:hunter2@127.0.0.1:{port}");
+    let run = through(&core, "https_proxy", &url).run(["keys", "list"]);
+    assert_data_eq!(
+        transcript(port, &run),
+        str![[r#"
+exit 7
+--- stdout
+--- stderr
+error: cannot reach 127.0.0.1:[PORT]: through the proxy 127.0.0.1:[PROXY]: Connection refused (os error 111)
+hint: check the proxy that https_proxy names, or name the cluster's host in no_proxy; then --host and --port
+
+"#]]
+        .raw()
+    );
+}
+
+#[test]
+fn a_cluster_that_the_proxy_cannot_reach_is_told_of() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let port = listener.local_addr().expect("an address").port();
+    drop(listener);
+    let proxy = Proxy::start(Serves::Everybody);
+    let qkey = Qkey::new()
+        .env("QKEY_VIA", "rest")
+        .env("QKEY_HOST", "127.0.0.1")
+        .env("QKEY_PORT", &port.to_string())
+        .env("https_proxy", &proxy.url());
+    let run = qkey.run(["keys", "list"]);
+    assert_data_eq!(
+        transcript(proxy.port(), &run),
+        str![[r#"
+exit 7
+--- stdout
+--- stderr
+error: cannot reach 127.0.0.1:[PORT]: through the proxy 127.0.0.1:[PROXY]: it answered 502 Bad Gateway
+hint: check the proxy that https_proxy names, or name the cluster's host in no_proxy; then --host and --port
+
+"#]]
+        .raw()
+    );
+}
+
+#[test]
+fn a_proxy_is_passed_by_for_the_hosts_of_no_proxy() {
+    let core = Core::start();
+    let proxy = Proxy::start(Serves::Nobody);
+    for (host, exceptions) in [
+        ("127.0.0.1", "127.0.0.1"),
+        ("127.0.0.1", "*"),
+        ("127.0.0.1", "elsewhere, 127.0.0.1"),
+        ("127.0.0.1", "elsewhere 127.0.0.1"),
+        ("127.0.0.1", "127.0.0.0/8"),
+        ("localhost", "localhost"),
+        ("LOCALHOST", "localhost"),
+        ("localhost", ".localhost"),
+        ("localhost", "LocalHost."),
+        ("localhost", "*.localhost"),
+    ] {
+        for variable in ["no_proxy", "NO_PROXY"] {
+            let qkey = through(&core, "https_proxy", &proxy.url()).env(variable, exceptions);
+            let run = qkey.run(["keys", "list", "--host", host]);
+            assert_eq!(run.code, 0, "{host} {variable}={exceptions}: {run:?}");
+        }
+    }
+    assert_eq!(proxy.targets(), Vec::<String>::new());
+    for exceptions in [
+        "",
+        "elsewhere",
+        "127.0.0",
+        "127.0.0.2",
+        "128.0.0.0/8",
+        "ocalhost",
+    ] {
+        let qkey = through(&core, "https_proxy", &proxy.url()).env("NO_PROXY", exceptions);
+        assert_eq!(qkey.run(["keys", "list"]).code, 7, "{exceptions}");
+    }
+}
+
+#[test]
+fn ipv6_is_passed_by_and_goes_through() {
+    let core = Core::start_with(&["--bind=::1"]);
+    let refusing = Proxy::start(Serves::Nobody);
+    for exceptions in ["::1", "[::1]", "::/64"] {
+        let qkey = through(&core, "https_proxy", &refusing.url()).env("NO_PROXY", exceptions);
+        expect_done(&qkey.run(["keys", "list", "--host=::1"]));
+    }
+    let proxy = Proxy::start(Serves::Everybody);
+    expect_done(&through(&core, "https_proxy", &proxy.url()).run(["keys", "--host=::1"]));
+    assert_eq!(proxy.targets(), [format!("[::1]:{}", core.port())]);
+}
+
+#[test]
+fn what_is_no_proxy_that_can_be_used_is_an_error_before_anything_is_sent() {
+    let core = Core::start();
+    for url in [
+        "socks5://me:hunter2@127.0.0.1:1080",
+        "https://me:hunter2@127.0.0.1:3128",
+        "ftp://me:hunter2@127.0.0.1",
+        "http://",
+        "http://me:hunter2@",
+        "http://me:hunter 2@proxy",
+        "://",
+        "http://proxy:99999",
+        "/proxy",
+        "http://me:hunter%ff@proxy",
+    ] {
+        let run = through(&core, "all_proxy", url).run(["keys", "-vv"]);
+        assert_eq!(run.code, 2, "{url}: {run:?}");
+        assert!(!format!("{run:?}").contains("hunter"), "{run:?}");
+        assert_data_eq!(
+            run.stderr,
+            str![[r#"
+error: all_proxy names no proxy that can be used
+hint: it must be http://HOST:PORT, with USER:PASSWORD@ before the host where need be
+
+"#]]
+            .raw()
+        );
+    }
+    assert_eq!(core.connections(), 0);
+}
+
+#[test]
+fn a_proxy_that_drips_is_given_up_in_time() {
+    let core = Core::start();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    thread::spawn(move || {
+        let mut client = listener.accept().unwrap().0;
+        let _ = client.write_all(b"HTTP/1.1 200 OK\r\nX: ");
+        // Until it is hung up on.
+        while client.write_all(b"x").is_ok() {
+            thread::sleep(Duration::from_millis(100));
+        }
+    });
+    let qkey = through(&core, "https_proxy", &format!("http://127.0.0.1:{port}"));
+    let run = qkey.run(["keys", "--timeout=2"]);
+    assert_data_eq!(
+        transcript(port, &run),
+        str![[r#"
+exit 7
+--- stdout
+--- stderr
+error: cannot reach 127.0.0.1:[PORT]: through the proxy 127.0.0.1:[PROXY]: no connection within 2 s
+hint: look whether the cluster answers, or give it longer with --timeout SECONDS
+
+"#]]
+        .raw()
+    );
+    assert_eq!(core.requests(), Vec::<serde_json::Value>::new());
+}

