@@ -18,7 +18,10 @@ use crate::{
     input,
     output::{Color, Format},
     redact::redact,
-    signer::source::{Source, expand_home, redacted},
+    signer::{
+        registry::{self, redacted},
+        source::{Source, expand_home},
+    },
     suggest,
     text::{quote, quoted},
 };
@@ -214,7 +217,7 @@ impl Config {
                 return Err(wrong(offset, "a key cannot have the name \"-\"".to_owned())
                     .hint("`-` is stdin; take another word"));
             }
-            if let Err(error) = Source::parse(key.source.get_ref()) {
+            if let Err(error) = registry::parse(key.source.get_ref()) {
                 return Err(error.about(&place(offset)));
             }
         }
@@ -227,7 +230,7 @@ impl Config {
     /// Of kind `usage` when what the file says is no key source.
     pub fn source(&self, name: &str) -> Option<Result<Source>> {
         let key = self.keys.get(name)?;
-        Some(Source::parse(key.source.get_ref()).and_then(|source| source.based_on(&self.folder)))
+        Some(registry::parse(key.source.get_ref()).and_then(|source| source.based_on(&self.folder)))
     }
 
     /// The cluster with this name.

@@ -20,7 +20,7 @@ use crate::{
     error::{Error, Kind, Result},
     output::{Output, table},
     private_file,
-    signer::source::redacted,
+    signer::registry::redacted,
     text::printable,
 };
 

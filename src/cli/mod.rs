@@ -31,7 +31,7 @@ use crate::{
     memory,
     output::{self, Format, Output},
     redact::redact,
-    signer::source::redacted,
+    signer::registry::redacted,
     text, wipe,
 };
 use session::Session;

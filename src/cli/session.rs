@@ -18,7 +18,7 @@ use crate::{
     private_file,
     secret::{Asker, Asking},
     signer::{
-        Context, KeySource, Refusals,
+        Context, KeySource, Refusals, registry,
         source::{Openable, Source, named_secrets},
     },
     subprocess,
@@ -158,7 +158,7 @@ impl Session {
     pub fn key_source(&self, text: &str) -> Result<Openable> {
         match self.config.source(text) {
             Some(source) => self.openable(source?, Some(text)),
-            None => self.openable(Source::parse(text)?, None),
+            None => self.openable(registry::parse(text)?, None),
         }
     }
 

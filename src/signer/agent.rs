@@ -13,7 +13,7 @@ use base64::{Engine, prelude::BASE64_STANDARD_NO_PAD};
 use self::connection::{Failure, Line};
 use super::{
     Caution, Context, Opened, Signer,
-    source::{Body, Kind, Source, no_path},
+    source::{Body, Source, SourceKind, no_path},
 };
 use crate::{
     encoding::{
@@ -25,7 +25,7 @@ use crate::{
     signature::{self, Signature},
 };
 
-pub static KIND: Kind = Kind {
+pub static KIND: SourceKind = SourceKind {
     scheme: "ssh-agent",
     form: "ssh-agent:SHA256:FINGERPRINT or ssh-agent:COMMENT",
     body: Body::Text,

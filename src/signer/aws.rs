@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 
 use super::{
     Context, Opened, Signer,
-    source::{Body, Generate, Generated, Kind, Source, no_path},
+    source::{Body, Generate, Generated, Source, SourceKind, no_path},
     tool::{Hints, Tool},
 };
 use crate::{
@@ -21,7 +21,7 @@ use crate::{
     text::quote,
 };
 
-pub static KIND: Kind = Kind {
+pub static KIND: SourceKind = SourceKind {
     scheme: "awskms",
     form: "awskms:///KEY-ID, awskms:///alias/NAME or awskms:///ARN",
     body: Body::Text,
@@ -489,7 +489,7 @@ mod tests {
     use super::*;
 
     fn parse(text: &str) -> Result<(String, Option<String>)> {
-        key_id(&Source::parse(text).expect("the grammar of key sources"))
+        key_id(&crate::signer::registry::parse(text).expect("the grammar of key sources"))
     }
 
     #[test]

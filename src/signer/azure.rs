@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 
 use super::{
     Context, Opened, Signer,
-    source::{Body, Generate, Generated, Kind, Source, no_path},
+    source::{Body, Generate, Generated, Source, SourceKind, no_path},
     tool::{Hints, Tool},
 };
 use crate::{
@@ -22,7 +22,7 @@ use crate::{
     text::quote,
 };
 
-pub static KIND: Kind = Kind {
+pub static KIND: SourceKind = SourceKind {
     scheme: "azurekms",
     form: "azurekms://VAULT/KEY or azurekms://VAULT/KEY/VERSION",
     body: Body::Text,
@@ -428,7 +428,7 @@ mod tests {
     use super::*;
 
     fn parse(text: &str) -> Result<Key> {
-        Key::of(&Source::parse(text).expect("the grammar of key sources"))
+        Key::of(&crate::signer::registry::parse(text).expect("the grammar of key sources"))
     }
 
     #[test]

@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 
 use super::{
     Context, Opened, Signer, never_asked, secret_error,
-    source::{Body, Generate, Generated, Kind, Source, no_path},
+    source::{Body, Generate, Generated, Source, SourceKind, no_path},
 };
 use crate::{
     error::{Error, Kind as ErrorKind, Reason, Result},
@@ -25,7 +25,7 @@ use crate::{
     text::quote_path,
 };
 
-pub static KIND: Kind = Kind {
+pub static KIND: SourceKind = SourceKind {
     scheme: "file",
     form: "PATH or file:PATH (`-` is stdin)",
     body: Body::Path(|source| !source.body_is_stdin()),

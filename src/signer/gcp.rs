@@ -14,7 +14,7 @@ use serde::Deserialize;
 
 use super::{
     Context, Opened, Signer,
-    source::{Body, Generate, Generated, Kind, Source, no_path},
+    source::{Body, Generate, Generated, Source, SourceKind, no_path},
     tool::{Hints, Tool},
 };
 use crate::{
@@ -25,7 +25,7 @@ use crate::{
     text::quote,
 };
 
-pub static KIND: Kind = Kind {
+pub static KIND: SourceKind = SourceKind {
     scheme: "gcpkms",
     form: FORM,
     body: Body::Text,
@@ -462,7 +462,7 @@ mod tests {
     const KEY: &str = "projects/p/locations/europe-west1/keyRings/r/cryptoKeys/k_1";
 
     fn parse(text: &str) -> Result<Name> {
-        Name::of(&Source::parse(text).expect("the grammar of key sources"))
+        Name::of(&crate::signer::registry::parse(text).expect("the grammar of key sources"))
     }
 
     #[test]
@@ -525,7 +525,8 @@ mod tests {
                 "?configuration=a%26b&impersonate-service-account=x%40y",
             ),
         ] {
-            let source = Source::parse(&format!("gcpkms://{KEY}{query}")).expect("a source");
+            let source = crate::signer::registry::parse(&format!("gcpkms://{KEY}{query}"))
+                .expect("a source");
             let name = Name::of(&source).expect("a name");
             assert_eq!(name.uri(&source), format!("gcpkms://{KEY}{kept}"));
         }

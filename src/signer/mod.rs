@@ -1,5 +1,5 @@
 //! Signers: opened key sources. A kind of key source is one file in this folder and one line in
-//! [`source::KINDS`].
+//! [`registry::KINDS`].
 
 mod agent;
 mod aws;
@@ -10,8 +10,10 @@ mod openssl;
 mod pkcs11;
 mod plugin;
 mod refusals;
+pub mod registry;
 pub mod source;
 mod tool;
+mod uri;
 mod vault;
 
 use std::time::Duration;

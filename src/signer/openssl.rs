@@ -14,8 +14,9 @@ use super::{
     Caution, Context, Opened, Signer, never_asked,
     refusals::Gate,
     secret_error,
-    source::{Body, Kind, Source, no_path, split_scheme},
+    source::{Body, Source, SourceKind, no_path},
     tool::{Hints, Tool},
+    uri::split_scheme,
 };
 use crate::{
     encoding::{Foreign, PublicPart},
@@ -28,7 +29,7 @@ use crate::{
     text::{quote, quote_path},
 };
 
-pub static KIND: Kind = Kind {
+pub static KIND: SourceKind = SourceKind {
     scheme: "openssl",
     form: "openssl:PATH",
     body: Body::Path(names_file),
@@ -572,7 +573,7 @@ mod tests {
             ("openssl:pkcs11:object=x?provider=pkcs11", false),
             ("openssl:slot_0-id_01?engine=pkcs11", false),
         ] {
-            let source = Source::parse(text).expect(text);
+            let source = crate::signer::registry::parse(text).expect(text);
             assert_eq!(names_file(&source), names, "{text}");
         }
     }
@@ -619,7 +620,7 @@ mod tests {
                 "openssl:pkcs11",
             ),
         ] {
-            let source = Source::parse(&text).expect(&text);
+            let source = crate::signer::registry::parse(&text).expect(&text);
             assert_eq!(Holder::of(&source).name(), name, "{text}");
         }
     }

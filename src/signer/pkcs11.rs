@@ -22,11 +22,11 @@ use self::{
 };
 use super::{
     Context, Opened, Signer,
-    source::{Body, Kind, Source},
+    source::{Body, Source, SourceKind},
 };
 use crate::error::Result;
 
-pub static KIND: Kind = Kind {
+pub static KIND: SourceKind = SourceKind {
     scheme: "pkcs11",
     form: "pkcs11:token=T;object=O?module-path=M&pin-file=P",
     body: Body::Encoded,

@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::{
     Context, Opened, Signer,
-    source::{Body, Kind, Source, no_path},
+    source::{Body, Source, SourceKind, no_path},
     tool::Tool,
 };
 use crate::{
@@ -20,7 +20,7 @@ use crate::{
     text,
 };
 
-pub static KIND: Kind = Kind {
+pub static KIND: SourceKind = SourceKind {
     scheme: "plugin",
     form: "plugin:NAME:REFERENCE",
     body: Body::Text,
@@ -321,7 +321,7 @@ mod tests {
     use super::*;
 
     fn parsed(text: &str) -> std::result::Result<(String, String), String> {
-        let source = Source::parse(text).expect("the grammar of all sources");
+        let source = crate::signer::registry::parse(text).expect("the grammar of all sources");
         parse(&source)
             .map(|(name, reference)| (name.to_owned(), reference.to_owned()))
             .map_err(|error| error.to_string())

@@ -1,7 +1,5 @@
-//! The grammar of key sources, and the registry of their kinds.
-//!
-//! A key source is a path or a URI. What follows `?` are attributes, `name=value` with `&`
-//! between, in every kind alike; their values are percent-decoded (RFC 3986, section 2.1).
+//! Parsed key sources. Each kind of key source describes itself with a [`SourceKind`]; this module
+//! does not know which kinds exist.
 
 use std::{
     env, fmt,
@@ -10,8 +8,9 @@ use std::{
 };
 
 use super::{
-    Context, KeySource, Opened, Signer, agent, aws, azure, file, gcp, openssl, pkcs11, plugin,
-    refusals::Guarded, vault,
+    Context, KeySource, Opened, Signer,
+    refusals::Guarded,
+    uri::{Parts, percent_decode},
 };
 use crate::{
     error::{Error, Kind as ErrorKind, Result},
@@ -25,7 +24,7 @@ use crate::{
 };
 
 /// One kind of key source.
-pub struct Kind {
+pub struct SourceKind {
     /// What stands before the `:`.
     pub scheme: &'static str,
     /// How such a source is written, for the table in errors and in `--help`.
@@ -59,24 +58,14 @@ pub fn no_path<'v>(_: &str, _: &'v str) -> Option<&'v str> {
     None
 }
 
+/// The kinds that a source may be of. A plain path is of the first kind.
+pub type Kinds = &'static [&'static SourceKind];
+
 /// Opens a key source, without asking anybody.
 pub type Open = fn(&Source, &Arc<Context>) -> Result<Opened>;
 
 /// Makes a new key.
 pub type Make = fn(&Source, &Arc<Context>, &Generate) -> Result<Generated>;
-
-/// Every kind of key source there is.
-pub static KINDS: &[&Kind] = &[
-    &file::KIND,
-    &agent::KIND,
-    &plugin::KIND,
-    &aws::KIND,
-    &gcp::KIND,
-    &azure::KIND,
-    &vault::KIND,
-    &pkcs11::KIND,
-    &openssl::KIND,
-];
 
 /// The four ways to give a secret, as endings of an attribute's name.
 const SECRET_WAYS: [&str; 4] = ["env", "file", "fd", "command"];
@@ -102,7 +91,7 @@ pub struct Generated {
 pub struct Source {
     /// As it was written, but for what may be secret.
     text: String,
-    kind: &'static Kind,
+    kind: &'static SourceKind,
     raw: String,
     body: String,
     attributes: Vec<(String, String)>,
@@ -113,8 +102,8 @@ impl Source {
     ///
     /// # Errors
     /// Of kind `usage`: an unknown scheme or attribute, or bad percent-encoding.
-    pub fn parse(text: &str) -> Result<Self> {
-        let shown = redacted(text);
+    pub fn parse(text: &str, kinds: Kinds) -> Result<Self> {
+        let shown = redacted(text, kinds);
         let invalid = |why: String| {
             Error::new(
                 ErrorKind::Usage,
@@ -122,18 +111,19 @@ impl Source {
             )
         };
         if text.is_empty() {
-            return Err(invalid("it is empty".to_owned()).hint(table()));
+            return Err(invalid("it is empty".to_owned()).hint(table(kinds)));
         }
         let parts = Parts::of(text);
-        let kind = match (parts.scheme, parts.kind()) {
-            (_, Some(kind)) => kind,
-            (scheme, None) => {
-                let scheme = quoted(scheme.unwrap_or_default());
-                return Err(invalid(format!("there is no scheme {scheme}")).hint(table()));
-            }
+        let Some(kind) = kind_of(&parts, kinds) else {
+            let scheme = parts.scheme.unwrap_or_default();
+            let nearest = did_you_mean(scheme, kinds.iter().map(|kind| kind.scheme));
+            return Err(invalid(format!("unknown scheme {}", quoted(scheme)))
+                .hint(format!("{nearest}{}", table(kinds))));
         };
         if parts.body.is_empty() {
-            return Err(invalid("nothing stands before the attributes".to_owned()).hint(table()));
+            return Err(
+                invalid("nothing stands before the attributes".to_owned()).hint(table(kinds))
+            );
         }
         let body = match (parts.scheme, &kind.body) {
             // A plain path is taken as it is, `%` and all.
@@ -398,7 +388,7 @@ impl KeySource for Openable {
     }
 }
 
-impl Kind {
+impl SourceKind {
     fn attribute_names(&self) -> Vec<String> {
         let plain = self.attributes.iter().map(ToString::to_string);
         let secret = self
@@ -428,9 +418,7 @@ impl Kind {
 
     fn help(&self, wrong: &str) -> String {
         let names = self.attribute_names();
-        let nearest = suggest::nearest(wrong, names.iter().map(String::as_str))
-            .map(|near| format!("did you mean {near:?}? "))
-            .unwrap_or_default();
+        let nearest = did_you_mean(wrong, names.iter().map(String::as_str));
         let takes = match names.is_empty() {
             true => "no attributes".to_owned(),
             false => names.join(", "),
@@ -451,117 +439,36 @@ pub fn expand_home(path: &mut PathBuf) {
     }
 }
 
-/// Every form there is, for hints.
-fn table() -> String {
-    let forms: Vec<&str> = KINDS.iter().map(|kind| kind.form).collect();
+/// Every form of key source, for hints.
+fn table(kinds: Kinds) -> String {
+    let forms: Vec<&str> = kinds.iter().map(|kind| kind.form).collect();
     format!(
         "a key source is one of: {}, or the name of a key in the configuration file; \
-         a path whose name holds a `:` is written ./PATH",
+         write ./PATH for a path that contains `:`",
         forms.join("; ")
     )
 }
 
-/// `scheme:` as RFC 3986, section 3.1 has it.
-pub fn split_scheme(text: &str) -> Option<(&str, &str)> {
-    let (scheme, rest) = text.split_once(':')?;
-    let mut chars = scheme.chars();
-    let first = chars.next()?;
-    let rest_is_scheme = chars.all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c));
-    (first.is_ascii_alphabetic() && rest_is_scheme).then_some((scheme, rest))
+/// The kind that a source's scheme names; a plain path has the first one.
+fn kind_of(parts: &Parts<'_>, kinds: Kinds) -> Option<&'static SourceKind> {
+    let Some(scheme) = parts.scheme else {
+        return kinds.first().copied();
+    };
+    let mut kinds = kinds.iter().copied();
+    kinds.find(|kind| kind.scheme.eq_ignore_ascii_case(scheme))
 }
 
-/// Why a text is not percent-encoded; it does not show the text, which may be secret.
-#[derive(Clone, Copy, Debug, thiserror::Error, PartialEq, Eq)]
-pub enum NotEncoded {
-    #[error("a `%` begins no escape (write `%25`)")]
-    NoEscape,
-    #[error("it does not decode to UTF-8")]
-    NotUtf8,
-    #[error("there is a NUL in it")]
-    Nul,
-}
-
-/// Percent-decoding to text (RFC 3986, section 2.1).
-///
-/// # Errors
-/// Strict: see [`NotEncoded`].
-pub fn percent_decode(text: &str) -> std::result::Result<String, NotEncoded> {
-    match String::from_utf8(percent_decode_bytes(text)?) {
-        Ok(text) if text.contains('\0') => Err(NotEncoded::Nul),
-        Ok(text) => Ok(text),
-        Err(_) => Err(NotEncoded::NotUtf8),
-    }
-}
-
-/// Percent-decoding to bytes (RFC 3986, section 2.1).
-///
-/// # Errors
-/// When a `%` begins no escape.
-pub fn percent_decode_bytes(text: &str) -> std::result::Result<Vec<u8>, NotEncoded> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((&byte, tail)) = rest.split_first() {
-        if byte != b'%' {
-            bytes.push(byte);
-            rest = tail;
-            continue;
-        }
-        let escape = tail.get(..2).unwrap_or_default();
-        let decoded = base16ct::mixed::decode_vec(escape)
-            .ok()
-            .filter(|decoded| decoded.len() == 1)
-            .ok_or(NotEncoded::NoEscape)?;
-        bytes.extend(decoded);
-        rest = &tail[2..];
-    }
-    Ok(bytes)
-}
-
-/// A key source in its parts, not decoded.
-struct Parts<'a> {
-    scheme: Option<&'a str>,
-    body: &'a str,
-    query: Option<&'a str>,
-}
-
-impl<'a> Parts<'a> {
-    fn of(text: &'a str) -> Self {
-        let (scheme, rest) = match split_scheme(text) {
-            Some((scheme, rest)) => (Some(scheme), rest),
-            None => (None, text),
-        };
-        let (body, query) = match rest.split_once('?') {
-            Some((body, query)) => (body, Some(query)),
-            None => (rest, None),
-        };
-        Self {
-            scheme,
-            body,
-            query,
-        }
-    }
-
-    fn kind(&self) -> Option<&'static Kind> {
-        match self.scheme {
-            None => Some(&file::KIND),
-            Some(scheme) => {
-                let is_it = |kind: &&&Kind| kind.scheme.eq_ignore_ascii_case(scheme);
-                KINDS.iter().find(is_it).copied()
-            }
-        }
-    }
-
-    fn attributes(&self) -> impl Iterator<Item = &'a str> {
-        let all = self.query.unwrap_or_default().split('&');
-        all.filter(|attribute| !attribute.is_empty())
-    }
+fn did_you_mean<'a>(wrong: &str, known: impl IntoIterator<Item = &'a str>) -> String {
+    suggest::nearest(wrong, known)
+        .map(|near| format!("did you mean {near:?}? "))
+        .unwrap_or_default()
 }
 
 /// A source as a user writes it, right or wrong, without what may be secret: the values of
 /// attributes are shown only where the kind knows them as something else.
-pub fn redacted(text: &str) -> String {
+pub fn redacted(text: &str, kinds: Kinds) -> String {
     let parts = Parts::of(text);
-    let kind = parts.kind();
+    let kind = kind_of(&parts, kinds);
     // A secret may hold a `&` that should have been encoded.
     let mut after_secret = false;
     let mut shown = |attribute: &str| match attribute.split_once('=') {
@@ -619,268 +526,4 @@ pub fn named_secrets(text: &str) -> Vec<SecretSource> {
         }
     });
     secrets.collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn error(text: &str) -> String {
-        let error = Source::parse(text).err().expect("an error");
-        assert_eq!(error.kind(), ErrorKind::Usage);
-        format!("{error} / {}", error.hint_text().unwrap_or_default())
-    }
-
-    #[test]
-    fn a_path_is_taken_as_it_is_and_a_uri_decoded() {
-        for (text, body) in [
-            ("key.pem", "key.pem"),
-            ("./a:b", "./a:b"),
-            ("/tmp/100%.pem", "/tmp/100%.pem"),
-            ("file:/tmp/a%3Fb", "/tmp/a?b"),
-            ("-", "-"),
-            ("key?passphrase-env=X", "key"),
-        ] {
-            assert_eq!(Source::parse(text).ok().unwrap().body(), body, "{text}");
-        }
-    }
-
-    #[test]
-    fn a_relative_path_is_based_on_a_folder() {
-        for (text, body) in [
-            ("a.pem", "/etc/qkey/a.pem"),
-            ("file:a.pem", "/etc/qkey/a.pem"),
-            ("/a.pem", "/a.pem"),
-            ("-", "-"),
-        ] {
-            let source = Source::parse(text).ok().unwrap();
-            assert_eq!(
-                source.based_on(Path::new("/etc/qkey")).unwrap().body(),
-                body
-            );
-        }
-        let source = Source::parse("a?passphrase-file=b").ok().unwrap();
-        assert_eq!(
-            source
-                .based_on(Path::new("/etc"))
-                .unwrap()
-                .secret()
-                .unwrap(),
-            Some(SecretSource::File(PathBuf::from("/etc/b")))
-        );
-    }
-
-    #[test]
-    fn a_secret_comes_from_one_attribute() {
-        let secret = |text: &str| Source::parse(text).ok().unwrap().secret().unwrap();
-        assert_eq!(secret("key"), None);
-        assert_eq!(
-            secret("key?passphrase-command=pass%20a%26b"),
-            Some(SecretSource::Command("pass a&b".into()))
-        );
-        assert_eq!(secret("key?passphrase-fd=3"), Some(SecretSource::Fd(3)));
-        assert_eq!(
-            secret("key?passphrase-file="),
-            Some(SecretSource::File(PathBuf::new()))
-        );
-    }
-
-    #[test]
-    fn what_may_be_secret_is_never_shown() {
-        for (text, shown) in [
-            (
-                "pkcs11:object=O?pin-value=1&module-path=/m",
-                "pkcs11:object=O?pin-value=…&module-path=/m",
-            ),
-            (
-                "pkcs11:object=O?module-path=/m&pin-value=1?2;3",
-                "pkcs11:object=O?module-path=/m&pin-value=…",
-            ),
-            ("pkcs11:pinvalue=1;object=O", "pkcs11:pinvalue=…;object=O"),
-            (
-                "PKCS11:object=O?PIN-VALUE=1&pin-value=2",
-                "PKCS11:object=O?PIN-VALUE=…&pin-value=…",
-            ),
-            (
-                "pkcs11:object=O?pin-value=1&2",
-                "pkcs11:object=O?pin-value=…&…",
-            ),
-            (
-                "pkcs11:object=O?pin-value=1&77=3&module-path=/m",
-                "pkcs11:object=O?pin-value=…&…&module-path=/m",
-            ),
-            (
-                "pkcs11:object=O?pin=1&&pin-env=P",
-                "pkcs11:object=O?pin=…&pin-env=P",
-            ),
-            ("k.pem?passphrase=1", "k.pem?passphrase=…"),
-            ("k.pem?passphrase-env=P", "k.pem?passphrase-env=P"),
-            (
-                "awskms:///alias/a?region=r&secret=1",
-                "awskms:///alias/a?region=r&secret=…",
-            ),
-            ("nosuch:x?region=1", "nosuch:x?region=…"),
-            (
-                "k.pem?passphrase-command=pass a&b=c&passphrase-env=P",
-                "k.pem?passphrase-command=…&…&passphrase-env=P",
-            ),
-            (
-                "pkcs11:object=O?pin-source=|cat p&module-path=/m",
-                "pkcs11:object=O?pin-source=…&module-path=/m",
-            ),
-            (
-                "pkcs11:object=O?pin-source=%7Ccat%20p",
-                "pkcs11:object=O?pin-source=…",
-            ),
-            (
-                "pkcs11:object=O?pin-source=/p",
-                "pkcs11:object=O?pin-source=/p",
-            ),
-            (
-                "pkcs11:token=T;object=o&pin-value=1234",
-                "pkcs11:token=T;object=o&pin-value=…",
-            ),
-            (
-                "pkcs11:object=o?module-path=/m?pin-value=1234",
-                "pkcs11:object=o?module-path=/m?pin-value=…",
-            ),
-            (
-                " pkcs11:object=o;pin-value=12 34",
-                " pkcs11:object=o;pin-value=…",
-            ),
-            (
-                "pkcs11:object=o ?pin-value=1",
-                "pkcs11:object=o ?pin-value=…",
-            ),
-            (
-                "pkcs11:object=o? pin-value=1",
-                "pkcs11:object=o? pin-value=…",
-            ),
-            (
-                "pkcs11:object=o;pin%2Dvalue=1",
-                "pkcs11:object=o;pin%2Dvalue=…",
-            ),
-            ("pkcs11:object=o;pin-value:1", "pkcs11:object=o;pin-value:…"),
-            (
-                "pkcs11:object=o%3Fpin-value%3D1",
-                "pkcs11:object=o%3Fpin-value%3D…",
-            ),
-            ("pkcs:object=o;pin-value=1", "pkcs:object=o;pin-value=…"),
-            ("pkcs11.object=o;pin-value=1", "pkcs11.object=o;pin-value=…"),
-            ("pin-value=1", "pin-value=…"),
-            ("k.pem;passphrase=1", "k.pem;passphrase=…"),
-            ("k.pem?pass=1", "k.pem?pass=…"),
-            (
-                "awskms:///alias/a?endpoint-url=http://u:p@h:1&region=r",
-                "awskms:///alias/a?endpoint-url=http://…@h:1&region=r",
-            ),
-            ("https://u:p@h/key", "https://…@h/key"),
-            ("pin=value.pem", "pin=value.pem"),
-        ] {
-            assert_eq!(redacted(text), shown);
-        }
-        let source = Source::parse("pkcs11:object=O?pin-value=1").ok().unwrap();
-        assert_eq!(source.text(), "pkcs11:object=O?pin-value=…");
-        assert_eq!(source.attribute("pin-value"), Some("1"));
-        for wrong in [
-            "pkcs11:object=O?pin-value=77%",
-            "nosuch:x?pin-value=77",
-            "k?pin-value=77",
-        ] {
-            let error = error(wrong);
-            assert!(!error.contains("77"), "{error}");
-        }
-    }
-
-    #[test]
-    fn a_reusable_source_leaves_out_what_is_hidden() {
-        for (text, reusable) in [
-            ("k.pem", "k.pem"),
-            ("k.pem?passphrase-command=pass k", "k.pem"),
-            ("k.pem?passphrase-env=P", "k.pem?passphrase-env=P"),
-            (
-                "openssl:k.pem?passphrase-command=a&provider=p",
-                "openssl:k.pem?provider=p",
-            ),
-        ] {
-            assert_eq!(Source::parse(text).ok().unwrap().reusable(), reusable);
-        }
-    }
-
-    #[test]
-    fn variables_and_descriptors_are_found_in_right_and_wrong_sources() {
-        let env = |name: &str| SecretSource::Env(name.to_owned());
-        for (text, named) in [
-            ("k.pem", vec![]),
-            ("k.pem?passphrase-env=A", vec![env("A")]),
-            (
-                "--key=k.pem?passphrase-env=A&passphrase-fd=7",
-                vec![env("A"), SecretSource::Fd(7)],
-            ),
-            (
-                "k?PASSPHRASE-ENV=A&passphrase-env=B",
-                vec![env("A"), env("B")],
-            ),
-            ("k?passphrase%2Denv=A%5FB", vec![env("A_B")]),
-            ("nosuch:x;pin-env=A? pin-env=B", vec![env("A"), env("B")]),
-            (
-                "k?passphrase-fd=x&pin-fd=3&pin-file=p",
-                vec![SecretSource::Fd(3)],
-            ),
-            ("k?region-env=A&env=B", vec![]),
-        ] {
-            assert_eq!(named_secrets(text), named, "{text}");
-        }
-    }
-
-    #[test]
-    fn what_is_wrong_is_said() {
-        for (text, message) in [
-            (
-                "awskm:///x",
-                "\"awskm:///x\" is not a key source: there is no scheme \"awskm\"",
-            ),
-            ("", "\"\" is not a key source: it is empty"),
-            (
-                "k?x=1",
-                "\"k?x=…\" is not a key source: it has no attribute \"x\"",
-            ),
-            (
-                "k?passphrase-env",
-                "\"k?…\" is not a key source: an attribute has no value",
-            ),
-            (
-                "k?passphrase-fd=x",
-                "\"k?passphrase-fd=x\" is not a key source: passphrase-fd names no file descriptor",
-            ),
-            (
-                "k?passphrase-fd=1&passphrase-env=X",
-                "\"k?passphrase-fd=1&passphrase-env=X\" is not a key source: it gives its passphrase in two ways",
-            ),
-            (
-                "k?passphrase-fd=1&passphrase-fd=1",
-                "\"k?passphrase-fd=1&passphrase-fd=1\" is not a key source: the attribute \"passphrase-fd\" is given twice",
-            ),
-            (
-                "file:%zz",
-                "\"file:%zz\" is not a key source: a `%` begins no escape (write `%25`)",
-            ),
-            (
-                "file:a%00b",
-                "\"file:a%00b\" is not a key source: there is a NUL in it",
-            ),
-            (
-                "-?passphrase-fd=0",
-                "\"-?passphrase-fd=0\" is not a key source: the key and its passphrase are both to be read from stdin",
-            ),
-            (
-                "file:?passphrase-fd=1",
-                "\"file:?passphrase-fd=1\" is not a key source: nothing stands before the attributes",
-            ),
-        ] {
-            let error = error(text);
-            assert_eq!(error.split(" / ").next(), Some(message));
-        }
-        assert!(error("k?pasphrase-env=X").contains("did you mean \"passphrase-env\"?"));
-    }
 }

@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::{
     Context, Opened, Signer,
-    source::{Body, Generate, Generated, Kind, Source, no_path},
+    source::{Body, Generate, Generated, Source, SourceKind, no_path},
     tool::{Hints, Tool},
 };
 use crate::{
@@ -23,7 +23,7 @@ use crate::{
     text::quote,
 };
 
-pub static KIND: Kind = Kind {
+pub static KIND: SourceKind = SourceKind {
     scheme: "hashivault",
     form: "hashivault://KEY",
     body: Body::Text,
@@ -381,7 +381,7 @@ mod tests {
     use super::*;
 
     fn parse(text: &str) -> Result<Name> {
-        Name::of(&Source::parse(text).expect("the grammar of key sources"))
+        Name::of(&crate::signer::registry::parse(text).expect("the grammar of key sources"))
     }
 
     #[test]

@@ -206,7 +206,7 @@ mod tests {
         ] {
             assert_eq!(pin_file(place), path);
         }
-        let source = Source::parse("pkcs11:object=O?pin-source=%7Cpass%20show")
+        let source = crate::signer::registry::parse("pkcs11:object=O?pin-source=%7Cpass%20show")
             .ok()
             .unwrap();
         let Pin::From(command) = pin(&source).ok().unwrap() else {
@@ -217,7 +217,7 @@ mod tests {
 
     #[test]
     fn a_pin_comes_one_way() {
-        let source = Source::parse("pkcs11:object=O?pin-value=1234&pin-env=P")
+        let source = crate::signer::registry::parse("pkcs11:object=O?pin-value=1234&pin-env=P")
             .ok()
             .unwrap();
         let error = pin(&source).err().unwrap();

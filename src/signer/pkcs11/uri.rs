@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::signer::source::percent_decode_bytes;
+use crate::signer::uri::percent_decode_bytes;
 
 /// What may be named before the `?`; vendors' own attributes are not known here.
 const NAMES: [&str; 13] = [
