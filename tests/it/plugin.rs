@@ -198,7 +198,7 @@ exit 3
 --- stderr
 error: cannot open plugin:example:encrypted.pem
   caused by: qkey-signer-example answered unsupported: encrypted.pem is encrypted
-hint: take the file as it is: file:encrypted.pem
+hint: use the file directly: file:encrypted.pem
 
 $ qkey pubkey plugin:example:p384.pem
 exit 3
@@ -220,7 +220,7 @@ $ echo '{"qkey":"9","versions":[2,3]}
 {"method":"new"}' | qkey-signer-example
 exit 0
 --- stdout
-{"error": {"kind": "unsupported", "message": "this plugin speaks version 1 of the protocol alone"}, "version": 1}
+{"error": {"kind": "unsupported", "message": "this plugin supports only version 1 of the protocol"}, "version": 1}
 --- stderr
 
 
@@ -229,7 +229,7 @@ exit 0
     // openssl's own words differ from version to version.
     let run = run(&qkey, "qkey pubkey plugin:example:rubbish.pem");
     for words in [
-        "caused by: qkey-signer-example answered failed: openssl ended with 1",
+        "caused by: qkey-signer-example answered failed: openssl exited with 1",
         "caused by: on stderr it said: ",
         "rubbish.pem",
     ] {

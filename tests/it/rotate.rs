@@ -520,7 +520,7 @@ fn two_rotations_at_a_time_do_not_mix() {
 exit 1
 --- stdout
 --- stderr
-rotate.sh: another rotation is at work in ./
+rotate.sh: another rotation is running in ./
 
 "#]]
     );
@@ -581,7 +581,7 @@ fn what_cannot_be_rotated_is_said() {
         (&[][..], 2, "usage: rotate.sh"),
         (&["vault"], 2, "usage: rotate.sh"),
         (&["vault", "lock.pem", "new.pem"], 2, "usage: rotate.sh"),
-        (&["vault", "none.pem"], 3, "there is no key file ./none.pem"),
+        (&["vault", "none.pem"], 3, "./none.pem does not exist"),
         (&["vault", "none/none.pem"], 2, "none"),
         (&["vault", "link.pem"], 2, "./link.pem is a symbolic link"),
         (&["vault", "."], 2, "./. is a directory"),
