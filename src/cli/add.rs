@@ -36,7 +36,7 @@ pub struct Add {
 impl Add {
     pub fn run(&self, session: &Session) -> Result<()> {
         let key = session.key_source(&self.key)?;
-        let cluster = session.cluster(1)?;
+        let cluster = session.connect(None, 1)?;
         let added = ceremony::add::Add {
             name: &self.name,
             comment: &self.comment,

@@ -10,16 +10,14 @@ use std::{
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::{Map, Value, json};
 
-use super::{
-    session::Session,
-    settings::{Globals, Origin},
-};
+use super::{session::Session, settings::Globals};
 use crate::{
     cluster::rest::{TokenSource, Trust},
     config::{self, TEMPLATE},
     error::{Error, Kind, Result},
     output::{Output, table},
     private_file,
+    settings::Origin,
     signer::source::redacted,
     text::printable,
 };
@@ -57,8 +55,8 @@ impl Config {
 
 impl Init {
     /// Works without a session, which a wrong configuration file would prevent.
-    pub fn run(&self, globals: &Globals, output: Output) -> Result<()> {
-        let named = self.file.clone().or_else(|| globals.config.clone());
+    pub fn run(&self, globals: &Globals, output: &Output) -> Result<()> {
+        let named = self.file.clone().or_else(|| globals.config().cloned());
         let path = named.or_else(config::default_path).ok_or_else(|| {
             Error::new(
                 Kind::Usage,
@@ -103,60 +101,49 @@ fn write_new(path: &Path) -> io::Result<()> {
 }
 
 fn show(session: &Session) -> Result<()> {
-    let settings = &session.settings;
+    let (user, cluster) = (&session.settings.user, &session.settings.cluster);
+    let options = &cluster.options;
     let path = |path: &PathBuf| json!(path.to_string_lossy());
     let optional_path = |value: &Option<PathBuf>| value.as_ref().map_or(Value::Null, path);
-    let (token, token_origin) = match &settings.token.value {
-        TokenSource::Env(name) => (json!(format!("${name}")), &settings.token.origin),
-        TokenSource::File(file) => (path(file), &settings.token.origin),
+    let (token, token_origin) = match &cluster.token.value {
+        TokenSource::Env(name) => (json!(format!("${name}")), &cluster.token.origin),
+        TokenSource::File(file) => (path(file), &cluster.token.origin),
         // The line above tells it.
         TokenSource::Store(_) => (Value::Null, &Origin::BuiltIn),
     };
     let rows = [
-        (
-            "cluster",
-            json!(settings.cluster.value),
-            &settings.cluster.origin,
-        ),
-        ("host", json!(settings.host.value), &settings.host.origin),
-        ("port", json!(settings.port.value), &settings.port.origin),
+        ("cluster", json!(cluster.name.value), &cluster.name.origin),
+        ("host", json!(options.host.value), &options.host.origin),
+        ("port", json!(options.port.value), &options.port.origin),
         (
             "credentials-store",
-            optional_path(&settings.credentials_store.value),
-            &settings.credentials_store.origin,
+            optional_path(&options.credentials_store.value),
+            &options.credentials_store.origin,
         ),
         ("token", token, token_origin),
         (
             "trust",
-            match &settings.trust.value {
+            match &cluster.trust.value {
                 Trust::System => json!("the authorities of this system"),
                 Trust::CaFile(file) => path(file),
                 Trust::Pinned(fingerprint) => json!(fingerprint.to_string()),
                 Trust::Insecure => json!("any certificate"),
             },
-            &settings.trust.origin,
+            &cluster.trust.origin,
         ),
-        ("qq", path(&settings.qq.value), &settings.qq.origin),
-        ("via", name_of(settings.via.value), &settings.via.origin),
+        ("qq", path(&options.qq.value), &options.qq.origin),
+        ("via", name_of(options.via.value), &options.via.origin),
         (
             "timeout",
-            json!(settings.timeout.value.as_secs()),
-            &settings.timeout.origin,
+            json!(options.timeout.duration().as_secs()),
+            &options.timeout.origin,
         ),
-        (
-            "output",
-            name_of(settings.output.value),
-            &settings.output.origin,
-        ),
-        (
-            "color",
-            name_of(settings.color.value),
-            &settings.color.origin,
-        ),
+        ("output", name_of(user.output.value), &user.output.origin),
+        ("color", name_of(user.color.value), &user.color.origin),
         (
             "no-input",
-            json!(settings.no_input.value),
-            &settings.no_input.origin,
+            json!(user.no_input.value),
+            &user.no_input.origin,
         ),
     ];
     let mut objects = Map::new();

@@ -145,7 +145,7 @@ fn show(session: &Session, key: &KeyRef) -> Result<()> {
 }
 
 fn usage(session: &Session, key: Option<KeyRef>) -> Result<()> {
-    let cluster = session.cluster(1)?;
+    let cluster = session.connect(None, 1)?;
     let keys = cluster.keys()?;
     let keys = match key {
         Some(key) => vec![find_key(&keys, &key)?],
@@ -234,7 +234,7 @@ impl Configured {
 
 fn keys_and_configured(session: &Session) -> Result<(Vec<StoredKey>, Configured)> {
     let sources = session.configured_keys()?;
-    let cluster = session.cluster(1)?;
+    let cluster = session.connect(None, 1)?;
     let keyring = Keyring::new(as_key_sources(&sources));
     let (keys, ()) = parallel::both(|| cluster.keys(), || keyring.open());
     let keys = keys?;

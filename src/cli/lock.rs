@@ -26,7 +26,7 @@ pub struct Lock {
 
 impl Lock {
     pub fn run(&self, session: &Session) -> Result<()> {
-        let cluster = session.cluster(1)?;
+        let cluster = session.connect(None, 1)?;
         let locked = ceremony::lock::Lock {
             id: self.id,
             key: KeyRef::new(&self.lock_key),

@@ -29,7 +29,7 @@ use crate::{
     error::{Error, Kind, Result},
     interrupt::{self, CONFIRM_GRACE, SUBMIT_GRACE},
     memory,
-    output::{self, Format, Output},
+    output::{self, Color, Format, Output},
     redact::redact,
     signer::source::redacted,
     text, wipe,
@@ -118,15 +118,15 @@ fn run(cli: Cli, matches: &ArgMatches, output: &mut Output) -> Result<()> {
         // The one command that must work while the configuration file is wrong.
         Command::Config(config::Config {
             command: config::Action::Init(init),
-        }) => return init.run(&cli.globals, *output),
+        }) => return init.run(&cli.globals, output),
         command => command,
     };
     let session = Session::start(cli.globals, matches)?;
-    *output = session.output;
-    let last_output = session.output;
+    *output = session.output.clone();
+    let last_output = session.output.clone();
     interrupt::report_with(move |error| last_output.error(error));
     // A script reads one object from stderr, and waits in any case.
-    if last_output.format == Format::Text {
+    if session.output.format == Format::Text {
         interrupt::tell_of_waiting_with(|| {
             log::warn!(
                 "stopping; waiting up to {} s for what was already sent (a second signal stops at once)",
@@ -163,10 +163,7 @@ fn report_usage(error: clap::Error) -> u8 {
                     true => Format::Json,
                     false => Format::Text,
                 };
-                let output = Output {
-                    format,
-                    ..Output::default()
-                };
+                let output = Output::new(format, Color::default());
                 output.error(&error);
                 error.kind().exit_code()
             }
@@ -177,10 +174,7 @@ fn report_usage(error: clap::Error) -> u8 {
     let message = paragraphs.next().unwrap_or_default();
     let message = message.strip_prefix("error: ").unwrap_or(message);
     let lines: Vec<&str> = message.lines().map(str::trim).collect();
-    let output = Output {
-        format: Format::Json,
-        ..Output::default()
-    };
+    let output = Output::new(Format::Json, Color::default());
     output
         .error(&Error::new(Kind::Usage, lines.join(" ")).hint("`qkey --help` shows what there is"));
     Kind::Usage.exit_code()

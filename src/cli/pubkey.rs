@@ -3,7 +3,7 @@
 use clap::{Args, ValueEnum};
 use serde_json::json;
 
-use super::{keys::public_key_object, session::Session, sign::refuse_terminal};
+use super::{keys::public_key_object, session::Session};
 use crate::{error::Result, output, signer::KeySource};
 
 /// Print the public half of a key
@@ -32,10 +32,10 @@ impl Pubkey {
     pub fn run(&self, session: &Session) -> Result<()> {
         let signer = session.key_source(&self.source)?.open()?.unlock()?;
         let public_key = signer.public_key();
-        let output = session.output;
+        let output = &session.output;
         let text = match (output.format, self.format) {
             (output::Format::Text, Form::Der) => {
-                refuse_terminal()?;
+                output.check_takes_binary()?;
                 return output.raw(&public_key.to_der());
             }
             (_, Form::Pem) => public_key.to_pem(),

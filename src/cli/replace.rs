@@ -52,7 +52,7 @@ impl Replace {
         let new = session.key_source(&self.new_key)?;
         let old = session.candidates("--old-key", self.old_key.as_slice())?;
         check_stdin(old.iter().chain([&new]))?;
-        let cluster = session.cluster(1)?;
+        let cluster = session.connect(None, 1)?;
         let replaced = ceremony::replace::Replace {
             key: KeyRef::new(&self.key_id),
             old: as_key_sources(&old),

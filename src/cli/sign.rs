@@ -3,7 +3,7 @@
 use std::{
     ffi::OsString,
     fs::File,
-    io::{self, IsTerminal},
+    io,
     path::{Path, PathBuf},
 };
 
@@ -64,10 +64,10 @@ impl Sign {
             )
             .hint("give the challenge as an argument, or with --challenge-file"));
         }
-        let output = session.output;
+        let output = &session.output;
         let binary = matches!(self.format, Form::Der | Form::P1363);
         if output.format == output::Format::Text && binary {
-            refuse_terminal()?;
+            output.check_takes_binary()?;
         }
         let challenge = self.challenge.read()?;
         if challenge.ends_with(b"\n") {
@@ -155,16 +155,4 @@ pub fn read_input(path: &Path, what: &str) -> Result<Vec<u8>> {
         };
         Error::new(kind, format!("cannot read {what} from {place}")).caused_by(&error)
     })
-}
-
-/// # Errors
-/// Of kind `usage` when binary data would go to a terminal.
-pub fn refuse_terminal() -> Result<()> {
-    match io::stdout().is_terminal() {
-        true => Err(
-            Error::new(Kind::Usage, "binary output would go to the terminal")
-                .hint("send it to a file with `> FILE`, or choose another --format"),
-        ),
-        false => Ok(()),
-    }
 }

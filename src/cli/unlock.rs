@@ -69,7 +69,7 @@ impl Unlock {
             None => thread::available_parallelism().map_or(1, Into::into),
         };
         let jobs = jobs.min(ids.len()).min(MOST_JOBS);
-        let cluster = session.cluster(jobs)?;
+        let cluster = session.connect(None, jobs)?;
         let asked = ids.len();
         let mut tally = Tally::new(session, self.dry_run, asked);
         let unlock = ceremony::unlock::Unlock {
