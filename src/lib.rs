@@ -23,6 +23,7 @@ pub mod private_file;
 pub mod public_key;
 pub mod reason;
 pub mod redact;
+pub mod report;
 pub mod secret;
 pub mod settings;
 pub mod signature;

@@ -9,12 +9,13 @@ use anstream::ColorChoice;
 use comfy_table::{Table, presets};
 use log::Level;
 use serde::{Deserialize, Serialize, Serializer};
-use serde_json::{Value, json, ser};
+use serde_json::ser;
 
 use crate::{
     error::{Error, Kind, Result},
     parallel::lock,
     redact::redact,
+    report::{ErrorFields, ErrorReport, Note, NoteReport},
     terminal::{Progress, Terminal, message_of},
     text::{self, printable},
 };
@@ -81,7 +82,7 @@ impl Output {
     /// # Errors
     /// When stdout does not take it, with what was done and how to see it; a reader that went away
     /// is not an error.
-    pub fn result(&self, text: &str, object: &Value) -> Result<()> {
+    pub fn result(&self, text: &str, object: &impl Serialize) -> Result<()> {
         let written = self.answer(|| text.to_owned(), object);
         written.map_err(|error| {
             let error = match summary(text) {
@@ -204,7 +205,7 @@ fn write_json(writer: impl Write, value: &impl Serialize) -> io::Result<()> {
 }
 
 /// The same as a text.
-fn json_line(value: &Value) -> String {
+fn json_line(value: &impl Serialize) -> String {
     let mut line = Vec::new();
     write_json(&mut line, value)
         .expect("a JSON value has only string keys, and memory takes what is written");
@@ -237,24 +238,21 @@ impl ser::Formatter for Escaping {
 }
 
 /// The fields of an error in JSON.
-pub fn error_object(error: &Error) -> Value {
-    let causes: Vec<String> = error
-        .causes()
-        .iter()
-        .map(|cause| text::message(&redact(cause)))
-        .collect();
-    json!({
-        "kind": error.kind().name(),
-        "message": message_of(error),
-        "causes": causes,
-        "hint": error.hint_text().map(|hint| text::hint(&redact(hint))),
-        "exit_code": error.kind().exit_code(),
-    })
+pub fn error_object(error: &Error) -> ErrorFields {
+    let causes = error.causes().iter();
+    ErrorFields {
+        kind: error.kind().name(),
+        message: message_of(error),
+        causes: causes.map(|cause| text::message(&redact(cause))).collect(),
+        hint: error.hint_text().map(|hint| text::hint(&redact(hint))),
+        exit_code: error.kind().exit_code(),
+    }
 }
 
 /// An error as one line of JSON.
 pub fn error_json(error: &Error) -> String {
-    json_line(&json!({ "error": error_object(error) }))
+    let error = error_object(error);
+    json_line(&ErrorReport { error })
 }
 
 /// A log record as one line of JSON.
@@ -263,7 +261,8 @@ pub fn note_json(level: Level, message: &str) -> String {
         Level::Warn => "warning".to_owned(),
         level => level.as_str().to_lowercase(),
     };
-    json_line(&json!({ "log": { "level": level, "message": message } }))
+    let log = Note { level, message };
+    json_line(&NoteReport { log })
 }
 
 /// A table without borders; a cell that is too wide is cut.
@@ -289,6 +288,8 @@ pub fn table<const N: usize>(
 
 #[cfg(test)]
 pub mod tests {
+    use serde_json::json;
+
     use super::*;
 
     /// What was written, in memory.
