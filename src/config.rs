@@ -12,12 +12,12 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use crate::{
-    cluster::rest::Fingerprint,
     error::{Error, Kind, Result},
     folders::config_home,
     input,
     output::{Color, Format},
     redact::redact,
+    settings::{ClusterLayer, UserLayer, Via},
     signer::{
         registry::{self, redacted},
         source::{Source, expand_home},
@@ -35,7 +35,7 @@ pub struct Config {
     #[serde(default)]
     pub defaults: Defaults,
     #[serde(default)]
-    pub clusters: BTreeMap<String, ClusterEntry>,
+    pub clusters: BTreeMap<String, ClusterLayer>,
     #[serde(default)]
     pub keys: BTreeMap<String, KeyEntry>,
     /// Where the file is: what its relative paths are based on.
@@ -55,18 +55,26 @@ pub struct Defaults {
     pub no_input: Option<bool>,
 }
 
-/// `[clusters.NAME]`.
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields, expecting = "a table")]
-pub struct ClusterEntry {
-    pub host: Option<String>,
-    pub port: Option<u16>,
-    pub credentials_store: Option<PathBuf>,
-    pub ca_file: Option<PathBuf>,
-    pub tls_fingerprint: Option<Fingerprint>,
-    pub qq: Option<PathBuf>,
-    pub via: Option<Via>,
-    pub timeout: Option<NonZeroU64>,
+impl Defaults {
+    /// What it says about every cluster.
+    pub fn cluster(&self) -> ClusterLayer {
+        ClusterLayer {
+            qq: self.qq.clone(),
+            via: self.via,
+            timeout: self.timeout,
+            ..ClusterLayer::default()
+        }
+    }
+
+    /// What it says about how `qkey` works.
+    pub fn user(&self) -> UserLayer {
+        UserLayer {
+            timeout: self.timeout,
+            output: self.output,
+            color: self.color,
+            no_input: self.no_input,
+        }
+    }
 }
 
 /// `[keys.NAME]`.
@@ -75,16 +83,6 @@ pub struct ClusterEntry {
 pub struct KeyEntry {
     /// A path or a URI; a relative path is based on the folder of the configuration file.
     pub source: Spanned<String>,
-}
-
-/// How the cluster is reached.
-#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, clap::ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub enum Via {
-    /// Run the `qq` program.
-    Qq,
-    /// Speak to its REST API over HTTPS.
-    Rest,
 }
 
 /// A larger file is none that anybody wrote.
@@ -237,7 +235,7 @@ impl Config {
     ///
     /// # Errors
     /// Of kind `usage` when there is none.
-    pub fn cluster(&self, name: &str) -> Result<&ClusterEntry> {
+    pub fn cluster(&self, name: &str) -> Result<&ClusterLayer> {
         self.clusters.get(name).ok_or_else(|| {
             let shown = quoted(&redacted(name));
             let message = format!("the configuration file names no cluster {shown}");

@@ -6,7 +6,7 @@ use std::{
     io::{self, IoSlice},
     panic,
     sync::{
-        Mutex, MutexGuard, PoisonError,
+        Mutex, MutexGuard,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
@@ -16,8 +16,10 @@ use signal_hook::{consts::SIGABRT, low_level};
 use crate::{
     error::{Error, Kind},
     interrupt,
-    output::{Format, plain_error},
+    output::Format,
+    parallel::lock,
     private_file,
+    terminal::plain_error,
     wipe::Wiping,
 };
 
@@ -137,7 +139,7 @@ impl Drop for LastWords {
 }
 
 fn texts() -> MutexGuard<'static, Vec<(u64, String)>> {
-    TEXTS.lock().unwrap_or_else(PoisonError::into_inner)
+    lock(&TEXTS)
 }
 
 #[derive(Debug, thiserror::Error)]

@@ -1,21 +1,22 @@
 //! What a person or a script reads: results on stdout, everything else on stderr.
 
 use std::{
-    io::{self, BufWriter, Write},
-    time::{Duration, Instant},
+    io::{self, BufWriter, IsTerminal, Write},
+    sync::{Arc, Mutex},
 };
 
-use anstream::{AutoStream, ColorChoice, adapter::strip_str};
-use anstyle::{AnsiColor, Style};
+use anstream::ColorChoice;
 use comfy_table::{Table, presets};
-use log::{Level, LevelFilter, Log, Metadata, Record};
+use log::Level;
 use serde::{Deserialize, Serialize, Serializer};
-use serde_json::{Value, json, ser};
+use serde_json::ser;
 
 use crate::{
     error::{Error, Kind, Result},
-    memory,
+    parallel::lock,
     redact::redact,
+    report::{ErrorFields, ErrorReport, Note, NoteReport},
+    terminal::{Progress, Terminal, message_of},
     text::{self, printable},
 };
 
@@ -50,25 +51,38 @@ impl From<Color> for ColorChoice {
     }
 }
 
-/// How to write.
-#[derive(Clone, Copy, Debug, Default)]
+/// Where results go, with the terminal for everything else. Clones share both.
+#[derive(Clone)]
 pub struct Output {
+    /// Output format.
     pub format: Format,
-    pub color: Color,
+    terminal: Terminal,
+    stdout: Arc<Mutex<dyn Write + Send>>,
+    stdout_is_terminal: bool,
 }
 
-const ERROR: Style = AnsiColor::Red.on_default().bold();
-const WARNING: Style = AnsiColor::Yellow.on_default().bold();
-const HINT: Style = AnsiColor::Cyan.on_default().bold();
-const FAINT: Style = Style::new().dimmed();
-
 impl Output {
+    /// The stdout and stderr of this process.
+    pub fn new(format: Format, color: Color) -> Self {
+        Self {
+            format,
+            terminal: Terminal::stderr(format, color),
+            stdout: Arc::new(Mutex::new(io::stdout())),
+            stdout_is_terminal: io::stdout().is_terminal(),
+        }
+    }
+
+    /// What owns stderr.
+    pub fn terminal(&self) -> &Terminal {
+        &self.terminal
+    }
+
     /// Writes what was done: lines of text, or one object.
     ///
     /// # Errors
     /// When stdout does not take it, with what was done and how to see it; a reader that went away
     /// is not an error.
-    pub fn result(&self, text: &str, object: &Value) -> Result<()> {
+    pub fn result(&self, text: &str, object: &impl Serialize) -> Result<()> {
         let written = self.answer(|| text.to_owned(), object);
         written.map_err(|error| {
             let error = match summary(text) {
@@ -93,7 +107,7 @@ impl Output {
                 let lines: Vec<String> = text.trim_end().split('\n').map(printable).collect();
                 self.raw(format!("{}\n", lines.join("\n")).as_bytes())
             }
-            Format::Json => written(|stdout| {
+            Format::Json => self.write(|stdout| {
                 let mut stdout = BufWriter::new(stdout);
                 write_json(&mut stdout, object)?;
                 writeln!(stdout)?;
@@ -107,81 +121,40 @@ impl Output {
     /// # Errors
     /// As [`Output::answer`].
     pub fn raw(&self, bytes: &[u8]) -> Result<()> {
-        written(|stdout| stdout.write_all(bytes))
+        self.write(|stdout| stdout.write_all(bytes))
+    }
+
+    /// # Errors
+    /// Of kind `usage` if binary data would go to a terminal.
+    pub fn check_takes_binary(&self) -> Result<()> {
+        match self.stdout_is_terminal {
+            true => Err(Error::new(
+                Kind::Usage,
+                "refusing to write binary output to the terminal",
+            )
+            .hint("redirect it with `> FILE`, or choose another --format")),
+            false => Ok(()),
+        }
     }
 
     /// Writes an error to stderr.
     pub fn error(&self, error: &Error) {
-        self.stderr(&styled_error(error, self.format));
+        self.terminal.error(error);
     }
 
-    /// For work on `total` things that may take long: says on stderr how far it has come.
+    /// See [`Terminal::progress`].
     pub fn progress(&self, doing: &'static str, total: usize) -> Progress {
-        Progress {
-            output: *self,
-            doing,
-            total,
-            told: Instant::now(),
+        self.terminal.progress(doing, total)
+    }
+
+    /// A closed pipe at stdout is not an error.
+    fn write(&self, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
+        let _hidden = self.terminal.hide_progress();
+        let mut stdout = lock(&self.stdout);
+        match write(&mut *stdout).and_then(|()| stdout.flush()) {
+            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(cannot_write(&error)),
+            _ => Ok(()),
         }
-    }
-
-    fn stderr(&self, text: &str) {
-        let mut stderr = io::stderr().lock();
-        let color = match self.color {
-            Color::Auto => AutoStream::choice(&stderr),
-            color => color.into(),
-        };
-        let line = match color {
-            ColorChoice::Never => format!("{}\n", strip_str(text)),
-            _ => format!("{text}\n"),
-        };
-        // At once, so that nothing else comes in between. If it fails, nobody is left to be told.
-        let _ = stderr.write_all(line.as_bytes());
-    }
-
-    /// Sends notes to stderr from now on: warnings, with `verbosity` 1 the steps, with 2 the
-    /// programs that are run; with -1 nothing.
-    pub fn install_log(self, verbosity: i8) {
-        log::set_max_level(match verbosity {
-            ..0 => LevelFilter::Off,
-            0 => LevelFilter::Warn,
-            1 => LevelFilter::Info,
-            2.. => LevelFilter::Debug,
-        });
-        memory::report_as(self.format);
-        // Only a second call could fail, and the first one's logger would stay.
-        let _ = log::set_boxed_logger(Box::new(Notes(self)));
-    }
-}
-
-/// How far the work has come: a line every ten seconds, in text and unless `-q` is given.
-pub struct Progress {
-    output: Output,
-    doing: &'static str,
-    total: usize,
-    told: Instant,
-}
-
-impl Progress {
-    const INTERVAL: Duration = Duration::from_secs(10);
-
-    /// So many are through.
-    pub fn tell(&mut self, done: usize) {
-        let wanted = self.output.format == Format::Text && log::max_level() >= LevelFilter::Warn;
-        if wanted && done < self.total && self.told.elapsed() >= Self::INTERVAL {
-            self.told = Instant::now();
-            let (doing, total) = (self.doing, self.total);
-            self.output.stderr(&format!("{doing}: {done} of {total}"));
-        }
-    }
-}
-
-/// Writes to stdout; a reader that went away is not an error.
-fn written(write: impl FnOnce(&mut io::StdoutLock<'_>) -> io::Result<()>) -> Result<()> {
-    let mut stdout = io::stdout().lock();
-    match write(&mut stdout).and_then(|()| stdout.flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(cannot_write(&error)),
-        _ => Ok(()),
     }
 }
 
@@ -232,7 +205,7 @@ fn write_json(writer: impl Write, value: &impl Serialize) -> io::Result<()> {
 }
 
 /// The same as a text.
-fn json_line(value: &Value) -> String {
+fn json_line(value: &impl Serialize) -> String {
     let mut line = Vec::new();
     write_json(&mut line, value)
         .expect("a JSON value has only string keys, and memory takes what is written");
@@ -265,95 +238,31 @@ impl ser::Formatter for Escaping {
 }
 
 /// The fields of an error in JSON.
-pub fn error_object(error: &Error) -> Value {
-    let causes: Vec<String> = error
-        .causes()
-        .iter()
-        .map(|cause| text::message(&redact(cause)))
-        .collect();
-    json!({
-        "kind": error.kind().name(),
-        "message": message_of(error),
-        "causes": causes,
-        "hint": error.hint_text().map(|hint| text::hint(&redact(hint))),
-        "exit_code": error.kind().exit_code(),
-    })
-}
-
-/// Without secrets that somebody mistyped, and cut where it quotes too much from elsewhere.
-fn message_of(error: &Error) -> String {
-    match error.is_whole() {
-        true => error.message().to_owned(),
-        false => text::message(&redact(error.message())),
+pub fn error_object(error: &Error) -> ErrorFields {
+    let causes = error.causes().iter();
+    ErrorFields {
+        kind: error.kind().name(),
+        message: message_of(error),
+        causes: causes.map(|cause| text::message(&redact(cause))).collect(),
+        hint: error.hint_text().map(|hint| text::hint(&redact(hint))),
+        exit_code: error.kind().exit_code(),
     }
 }
 
-fn styled_error(error: &Error, format: Format) -> String {
-    match format {
-        Format::Json => json_line(&json!({ "error": error_object(error) })),
-        Format::Text => error_text(error),
-    }
+/// An error as one line of JSON.
+pub fn error_json(error: &Error) -> String {
+    let error = error_object(error);
+    json_line(&ErrorReport { error })
 }
 
-/// An error as it is written where there are no colors.
-pub fn plain_error(error: &Error, format: Format) -> String {
-    strip_str(&styled_error(error, format)).to_string()
-}
-
-fn error_text(error: &Error) -> String {
-    let message = lines(&message_of(error));
-    let mut text = format!("{ERROR}error:{ERROR:#} {message}");
-    for cause in error.causes() {
-        let cause = lines(&text::message(&redact(cause)));
-        text.push_str(&format!("\n  caused by: {cause}"));
-    }
-    if let Some(hint) = error.hint_text() {
-        let hint = lines(&text::hint(&redact(hint)));
-        text.push_str(&format!("\n{HINT}hint:{HINT:#} {hint}"));
-    }
-    text
-}
-
-/// Indents continuation lines so that text from elsewhere cannot pass for a line of ours.
-fn lines(text: &str) -> String {
-    let text = text.replace('\t', "    ");
-    let lines: Vec<String> = text.lines().map(printable).collect();
-    lines.join("\n    ")
-}
-
-struct Notes(Output);
-
-impl Log for Notes {
-    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.target().starts_with("qkey")
-    }
-
-    fn log(&self, record: &Record<'_>) {
-        if !self.enabled(record.metadata()) {
-            return;
-        }
-        let message = redact(&record.args().to_string());
-        let message = match record.level() {
-            Level::Warn => text::message(&message),
-            _ => text::excerpt(&message),
-        };
-        let text = match (self.0.format, record.level()) {
-            (Format::Json, level) => {
-                let level = match level {
-                    Level::Warn => "warning".to_owned(),
-                    level => level.as_str().to_lowercase(),
-                };
-                json_line(&json!({ "log": { "level": level, "message": message } }))
-            }
-            (Format::Text, Level::Warn) => {
-                format!("{WARNING}warning:{WARNING:#} {}", lines(&message))
-            }
-            (Format::Text, _) => format!("{FAINT}{}{FAINT:#}", lines(&message)),
-        };
-        self.0.stderr(&text);
-    }
-
-    fn flush(&self) {}
+/// A log record as one line of JSON.
+pub fn note_json(level: Level, message: &str) -> String {
+    let level = match level {
+        Level::Warn => "warning".to_owned(),
+        level => level.as_str().to_lowercase(),
+    };
+    let log = Note { level, message };
+    json_line(&NoteReport { log })
 }
 
 /// A table without borders; a cell that is too wide is cut.
@@ -375,4 +284,94 @@ pub fn table<const N: usize>(
         .map(|line| line.trim_end().to_owned())
         .collect::<Vec<_>>()
         .join("\n")
+}
+
+#[cfg(test)]
+pub mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// What was written, in memory.
+    #[derive(Clone, Default)]
+    pub struct Buffer(Arc<Mutex<Vec<u8>>>);
+
+    impl Buffer {
+        pub fn text(&self) -> String {
+            String::from_utf8(lock(&self.0).clone()).unwrap()
+        }
+    }
+
+    impl Write for Buffer {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            lock(&self.0).write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// Output to memory: `stdout`, and `stderr` without color.
+    fn output(format: Format, stdout: impl Write + Send + 'static, stderr: &Buffer) -> Output {
+        Output {
+            format,
+            terminal: Terminal::new(format, false, false, stderr.clone()),
+            stdout: Arc::new(Mutex::new(stdout)),
+            stdout_is_terminal: true,
+        }
+    }
+
+    #[test]
+    fn result_goes_to_stdout_and_error_to_stderr() {
+        for (format, result, error) in [
+            (Format::Text, "Done\\u{1b}.\n", "error: no\n"),
+            (
+                Format::Json,
+                "{\"name\":\"\\u001b\"}\n",
+                "{\"error\":{\"kind\":\"usage\",\"message\":\"no\",\"causes\":[],\"hint\":null,\"exit_code\":2}}\n",
+            ),
+        ] {
+            let (stdout, stderr) = (Buffer::default(), Buffer::default());
+            let output = output(format, stdout.clone(), &stderr);
+            let object = json!({ "name": "\u{1b}" });
+            output.result("Done\u{1b}.", &object).unwrap();
+            output.error(&Error::new(Kind::Usage, "no"));
+            assert_eq!(
+                (stdout.text(), stderr.text()),
+                (result.to_owned(), error.to_owned())
+            );
+        }
+    }
+
+    #[test]
+    fn binary_output_to_terminal_is_refused() {
+        let output = output(Format::Text, Buffer::default(), &Buffer::default());
+        assert_eq!(output.check_takes_binary().unwrap_err().kind(), Kind::Usage);
+    }
+
+    struct Failing(io::ErrorKind);
+
+    impl Write for Failing {
+        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+            Err(self.0.into())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn full_stdout_is_an_error_and_a_closed_pipe_is_not() {
+        let write = |kind| {
+            output(Format::Text, Failing(kind), &Buffer::default()).result("Locked it.", &json!({}))
+        };
+        assert!(write(io::ErrorKind::BrokenPipe).is_ok());
+        let error = write(io::ErrorKind::StorageFull).unwrap_err();
+        assert_eq!(
+            error.message(),
+            "Locked it, but the result cannot be written to stdout"
+        );
+    }
 }

@@ -2,9 +2,14 @@
 
 use std::{
     panic::resume_unwind,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread::{self, ScopedJoinHandle},
 };
+
+/// Locks a mutex whose data stays valid even if a thread panicked while holding it.
+pub fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Runs both, side by side if a thread can be had, and returns what they return.
 ///
@@ -13,7 +18,7 @@ use std::{
 pub fn both<A: Send, B>(first: impl FnOnce() -> A + Send, second: impl FnOnce() -> B) -> (A, B) {
     // A thread that cannot be started drops its closure, and the work with it.
     let first = Mutex::new(Some(first));
-    let take = || first.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let take = || lock(&first).take();
     thread::scope(|scope| {
         let thread = thread::Builder::new().spawn_scoped(scope, || take().map(|first| first()));
         let second = second();
@@ -31,7 +36,7 @@ pub fn aside(work: impl FnOnce() + Send + 'static) {
     let run = {
         let work = work.clone();
         move || {
-            let work = work.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let work = lock(&work).take();
             if let Some(work) = work {
                 work();
             }

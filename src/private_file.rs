@@ -13,7 +13,7 @@ use std::{
         },
     },
     path::{Path, PathBuf},
-    sync::{Mutex, PoisonError},
+    sync::Mutex,
 };
 
 use rustix::{
@@ -23,7 +23,7 @@ use rustix::{
 };
 use tempfile::NamedTempFile;
 
-use crate::{interrupt, text::quote_path};
+use crate::{interrupt, parallel::lock, text::quote_path};
 
 /// Warns once when others can read or change a file that holds a secret.
 pub fn warn_if_readable_by_others(path: &Path, metadata: &Metadata) {
@@ -59,7 +59,7 @@ fn warn(path: &Path, metadata: &Metadata, mode: Option<String>) {
         return;
     };
     let file = path.canonicalize().unwrap_or_else(|_| path.to_owned());
-    let mut warned = WARNED.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut warned = lock(&WARNED);
     if warned.insert(file) {
         log::warn!("{} {wrong}", path.display());
     }
@@ -139,7 +139,7 @@ struct Leftover(CString);
 impl Leftover {
     fn register(path: &Path) -> io::Result<Self> {
         let path = CString::new(path.as_os_str().as_bytes())?;
-        let mut leftovers = LEFTOVERS.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut leftovers = lock(&LEFTOVERS);
         leftovers.push(path.clone());
         Ok(Self(path))
     }
@@ -147,7 +147,7 @@ impl Leftover {
 
 impl Drop for Leftover {
     fn drop(&mut self) {
-        let mut leftovers = LEFTOVERS.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut leftovers = lock(&LEFTOVERS);
         leftovers.retain(|path| *path != self.0);
     }
 }

@@ -23,6 +23,7 @@ use crate::{
     input, interrupt, private_file,
     redact::redact,
     subprocess::{self, Command, Failure},
+    terminal::Terminal,
     text::{self, printable},
 };
 
@@ -124,6 +125,8 @@ pub struct Asker {
     timeout: Duration,
     descriptors: Mutex<BTreeMap<u32, Descriptor>>,
     terminal: Mutex<()>,
+    /// Its progress bar is hidden during prompts.
+    stderr: Option<Terminal>,
 }
 
 impl Asker {
@@ -134,7 +137,14 @@ impl Asker {
             timeout,
             descriptors: Mutex::default(),
             terminal: Mutex::default(),
+            stderr: None,
         }
+    }
+
+    /// Hides the progress bar of `terminal` during prompts.
+    pub fn prompting_on(mut self, terminal: Terminal) -> Self {
+        self.stderr = Some(terminal);
+        self
     }
 
     /// Keeps what `source` names from the programs that are run: a descriptor with a secret in it,
@@ -249,6 +259,7 @@ impl Asker {
             what: "the terminal".to_owned(),
             source,
         };
+        let _hidden = self.stderr.as_ref().map(Terminal::hide_progress);
         let _quiet = Quiet::new(&terminal).map_err(unreadable)?;
         let shown = printable(&text::message(&redact(&what)));
         write!(terminal, "Enter {shown}: ").map_err(unreadable)?;

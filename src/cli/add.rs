@@ -14,13 +14,13 @@ use crate::{
 /// Store the public half of a key in the cluster's key store
 #[derive(Args)]
 pub struct Add {
-    /// The name to store it under; also the challenge that the key signs
+    /// Name to store the key under; also the challenge that it signs
     #[arg(long, allow_hyphen_values = true)]
     name: String,
-    /// The private key: a path, a URI, or a name of the configuration file
+    /// Private key: path, URI or configured name
     #[arg(long, value_name = "SOURCE")]
     key: String,
-    /// A comment to store along
+    /// Comment to store with the key
     #[arg(
         long,
         allow_hyphen_values = true,
@@ -28,7 +28,7 @@ pub struct Add {
         hide_default_value = true
     )]
     comment: String,
-    /// Do everything up to the submission, and not that
+    /// Do everything except submit
     #[arg(long)]
     dry_run: bool,
 }
@@ -36,7 +36,7 @@ pub struct Add {
 impl Add {
     pub fn run(&self, session: &Session) -> Result<()> {
         let key = session.key_source(&self.key)?;
-        let cluster = session.cluster(1)?;
+        let cluster = session.connect(None, 1)?;
         let added = ceremony::add::Add {
             name: &self.name,
             comment: &self.comment,

@@ -8,40 +8,38 @@ use std::{
 };
 
 use clap::{Args, Subcommand, ValueEnum};
-use serde_json::{Map, Value, json};
 
-use super::{
-    session::Session,
-    settings::{Globals, Origin},
-};
+use super::{session::Session, settings::Globals};
 use crate::{
     cluster::rest::{TokenSource, Trust},
     config::{self, TEMPLATE},
     error::{Error, Kind, Result},
     output::{Output, table},
     private_file,
+    report::key as report,
+    settings::Setting,
     signer::registry::redacted,
     text::printable,
 };
 
-/// Show the configuration in force, or begin a configuration file
+/// Show the settings in force, or create a configuration file
 #[derive(Args)]
 pub struct Config {
     #[command(subcommand)]
-    pub command: Action,
+    pub command: Option<Action>,
 }
 
 #[derive(Subcommand)]
 pub enum Action {
-    /// What is in force, and where each value comes from
+    /// Show the settings in force and where they come from (default)
     Show,
     Init(Init),
 }
 
-/// Write a commented configuration file, never over an existing one
+/// Create a commented configuration file; never overwrites one
 #[derive(Args)]
 pub struct Init {
-    /// Where to write it, instead of the usual place; `-` is stdout
+    /// Path to create instead of the default; `-` is stdout
     #[arg(long, value_name = "PATH")]
     file: Option<PathBuf>,
 }
@@ -49,22 +47,22 @@ pub struct Init {
 impl Config {
     pub fn run(&self, session: &Session) -> Result<()> {
         match &self.command {
-            Action::Show => show(session),
-            Action::Init(_) => unreachable!("it runs without a session"),
+            None | Some(Action::Show) => show(session),
+            Some(Action::Init(_)) => unreachable!("it runs without a session"),
         }
     }
 }
 
 impl Init {
-    /// Works without a session, which a wrong configuration file would prevent.
-    pub fn run(&self, globals: &Globals, output: Output) -> Result<()> {
-        let named = self.file.clone().or_else(|| globals.config.clone());
+    /// Runs without a session, which needs a valid configuration file.
+    pub fn run(&self, globals: &Globals, output: &Output) -> Result<()> {
+        let named = self.file.clone().or_else(|| globals.config().cloned());
         let path = named.or_else(config::default_path).ok_or_else(|| {
             Error::new(
                 Kind::Usage,
-                "there is no home directory for a configuration file",
+                "cannot find a home directory for the configuration file",
             )
-            .hint("name a file with --file PATH")
+            .hint("choose a path with --file PATH")
         })?;
         if path == Path::new("-") {
             return output.raw(TEMPLATE.as_bytes());
@@ -72,9 +70,9 @@ impl Init {
         write_new(&path).map_err(|error| {
             let hint = match error.kind() {
                 io::ErrorKind::AlreadyExists => {
-                    "it is never overwritten; `--file -` shows what a new one would hold"
+                    "qkey never overwrites it; `qkey config init --file -` prints the template"
                 }
-                _ => "name another place with --file PATH",
+                _ => "choose another path with --file PATH",
             };
             let message = format!("cannot write the configuration file {}", path.display());
             Error::new(Kind::Usage, message)
@@ -83,12 +81,15 @@ impl Init {
         })?;
         let printed = output.result(
             &format!(
-                "Wrote {}: a commented file that sets nothing yet.",
+                "Wrote {}, a template with everything commented out; edit it next.",
                 printable(&path.to_string_lossy())
             ),
-            &json!({ "action": "config init", "file": path.to_string_lossy() }),
+            &report::ConfigFile {
+                action: "config init",
+                file: path.to_string_lossy(),
+            },
         );
-        printed.map_err(|error| error.hint("the file is complete; nothing more is to be done"))
+        printed.map_err(|error| error.hint("the file is complete; there is nothing left to do"))
     }
 }
 
@@ -103,122 +104,85 @@ fn write_new(path: &Path) -> io::Result<()> {
 }
 
 fn show(session: &Session) -> Result<()> {
-    let settings = &session.settings;
-    let path = |path: &PathBuf| json!(path.to_string_lossy());
-    let optional_path = |value: &Option<PathBuf>| value.as_ref().map_or(Value::Null, path);
-    let (token, token_origin) = match &settings.token.value {
-        TokenSource::Env(name) => (json!(format!("${name}")), &settings.token.origin),
-        TokenSource::File(file) => (path(file), &settings.token.origin),
-        // The line above tells it.
-        TokenSource::Store(_) => (Value::Null, &Origin::BuiltIn),
+    let keys = &session.config.keys;
+    let object = report::Config {
+        file: session.config_file.as_deref().map(Path::to_string_lossy),
+        settings: settings(session),
+        keys: keys
+            .iter()
+            .map(|(name, key)| {
+                let source = redacted(key.source.get_ref());
+                (name.as_str(), report::ConfiguredKey { source })
+            })
+            .collect(),
     };
-    let rows = [
-        (
-            "cluster",
-            json!(settings.cluster.value),
-            &settings.cluster.origin,
-        ),
-        ("host", json!(settings.host.value), &settings.host.origin),
-        ("port", json!(settings.port.value), &settings.port.origin),
-        (
-            "credentials-store",
-            optional_path(&settings.credentials_store.value),
-            &settings.credentials_store.origin,
-        ),
-        ("token", token, token_origin),
-        (
-            "trust",
-            match &settings.trust.value {
-                Trust::System => json!("the authorities of this system"),
-                Trust::CaFile(file) => path(file),
-                Trust::Pinned(fingerprint) => json!(fingerprint.to_string()),
-                Trust::Insecure => json!("any certificate"),
-            },
-            &settings.trust.origin,
-        ),
-        ("qq", path(&settings.qq.value), &settings.qq.origin),
-        ("via", name_of(settings.via.value), &settings.via.origin),
-        (
-            "timeout",
-            json!(settings.timeout.value.as_secs()),
-            &settings.timeout.origin,
-        ),
-        (
-            "output",
-            name_of(settings.output.value),
-            &settings.output.origin,
-        ),
-        (
-            "color",
-            name_of(settings.color.value),
-            &settings.color.origin,
-        ),
-        (
-            "no-input",
-            json!(settings.no_input.value),
-            &settings.no_input.origin,
-        ),
-    ];
-    let mut objects = Map::new();
-    for (name, value, origin) in &rows {
-        let origin = origin.to_string();
-        objects.insert(
-            (*name).to_owned(),
-            json!({ "value": value, "origin": origin }),
-        );
-    }
-    let keys: Map<String, Value> = session
-        .config
-        .keys
-        .iter()
-        .map(|(name, key)| {
-            (
-                name.clone(),
-                json!({ "source": redacted(key.source.get_ref()) }),
-            )
-        })
-        .collect();
-    let file = session.config_file.as_ref();
-    let file_text = match file {
-        Some(file) => format!("Configuration file: {}", printable(&file.to_string_lossy())),
-        None => "Configuration file: none".to_owned(),
+    let text = || {
+        let file = match &object.file {
+            Some(file) => printable(file),
+            None => "none".to_owned(),
+        };
+        let settings = table(["SETTING", "VALUE", "FROM"], object.settings.rows());
+        let keys = match object.keys.is_empty() {
+            true => "No keys are configured.".to_owned(),
+            false => table(
+                ["KEY", "SOURCE"],
+                object
+                    .keys
+                    .iter()
+                    .map(|(name, key)| [(*name).to_owned(), key.source.clone()]),
+            ),
+        };
+        format!("Configuration file: {file}\n\n{settings}\n\n{keys}")
     };
-    let settings_text = table(
-        ["SETTING", "VALUE", "FROM"],
-        rows.iter().map(|(name, value, origin)| {
-            let value = match value {
-                Value::Null => "-".to_owned(),
-                Value::String(text) => text.clone(),
-                other => other.to_string(),
-            };
-            [(*name).to_owned(), value, origin.to_string()]
-        }),
-    );
-    let keys_text = match session.config.keys.is_empty() {
-        true => "No keys are configured.".to_owned(),
-        false => table(
-            ["KEY", "SOURCE"],
-            session
-                .config
-                .keys
-                .iter()
-                .map(|(name, key)| [name.clone(), redacted(key.source.get_ref())]),
-        ),
-    };
-    session.output.answer(
-        || format!("{file_text}\n\n{settings_text}\n\n{keys_text}"),
-        &json!({
-            "file": file.map(|file| file.to_string_lossy()),
-            "settings": objects,
-            "keys": keys,
-        }),
-    )
+    session.output.answer(text, &object)
 }
 
-fn name_of(value: impl ValueEnum) -> Value {
-    json!(
-        value
-            .to_possible_value()
-            .map(|value| value.get_name().to_owned())
-    )
+fn settings(session: &Session) -> report::Settings<'_> {
+    let (user, cluster) = (&session.settings.user, &session.settings.cluster);
+    let options = &cluster.options;
+    report::Settings {
+        cluster: reported(&cluster.name, |name| name.as_deref()),
+        host: reported(&options.host, |host| host.as_deref()),
+        port: reported(&options.port, |port| *port),
+        credentials_store: reported(&options.credentials_store, |path| {
+            path.as_deref().map(Path::to_string_lossy)
+        }),
+        token: match &cluster.token.value {
+            // The row above shows it.
+            TokenSource::Store(_) => reported(&Setting::built_in(()), |()| None),
+            TokenSource::Env(name) => reported(&cluster.token, |_| Some(format!("${name}").into())),
+            TokenSource::File(path) => reported(&cluster.token, |_| Some(path.to_string_lossy())),
+        },
+        trust: reported(&cluster.trust, |trust| match trust {
+            Trust::System => "system CAs".to_owned(),
+            Trust::CaFile(path) => path.to_string_lossy().into_owned(),
+            Trust::Pinned(fingerprint) => fingerprint.to_string(),
+            Trust::Insecure => "any certificate".to_owned(),
+        }),
+        qq: reported(&options.qq, |path| path.to_string_lossy()),
+        via: reported(&options.via, name_of),
+        timeout: report::Setting {
+            value: options.timeout.duration().as_secs(),
+            origin: options.timeout.origin.to_string(),
+        },
+        output: reported(&user.output, name_of),
+        color: reported(&user.color, name_of),
+        no_input: reported(&user.no_input, |no_input| *no_input),
+    }
+}
+
+fn reported<'s, T, R>(
+    setting: &'s Setting<T>,
+    value: impl FnOnce(&'s T) -> R,
+) -> report::Setting<R> {
+    report::Setting {
+        value: value(&setting.value),
+        origin: setting.origin.to_string(),
+    }
+}
+
+/// The name that the command line and the configuration file have for a value.
+fn name_of(value: &impl ValueEnum) -> String {
+    let value = value.to_possible_value();
+    value.map_or_else(String::new, |value| value.get_name().to_owned())
 }

@@ -1,38 +1,37 @@
 //! `qkey generate`
 
 use clap::{Args, ValueEnum};
-use serde_json::json;
 
 use super::session::Session;
 use crate::{
     error::{Error, Kind, Result},
     interrupt::LastWords,
     keyfile,
+    report::key::Generated,
     signer::source::{self, Openable},
     text::{printable, quote},
 };
 
-/// Make a new private key, never over an existing one
+/// Generate a private key; never overwrites one
 #[derive(Args)]
 pub struct Generate {
-    /// Where to make it: a path, a URI, or a name of the configuration file.
-    /// With a passphrase attribute (PATH?passphrase-file=P), the key file is encrypted
+    /// Key source to create: path, URI or configured name; a passphrase attribute encrypts a key file
     source: String,
-    /// The container of a key in a file [default: pkcs8]
+    /// Encoding of a key file [default: pkcs8]
     #[arg(long, value_enum)]
-    format: Option<Container>,
-    /// Ask for a passphrase on the terminal and encrypt the key file with it
+    format: Option<Encoding>,
+    /// Prompt for a passphrase and encrypt the key file
     #[arg(long)]
     encrypt: bool,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
-enum Container {
+enum Encoding {
     /// PKCS#8 PEM
     Pkcs8,
-    /// The traditional PEM of `openssl ec`
+    /// Traditional PEM, as `openssl ec` writes it
     Sec1,
-    /// What `ssh-keygen` writes
+    /// OpenSSH, as `ssh-keygen` writes it
     Openssh,
 }
 
@@ -40,15 +39,15 @@ impl Generate {
     pub fn run(&self, session: &Session) -> Result<()> {
         let Openable { source, name, .. } = session.key_source(&self.source)?;
         let how = source::Generate {
-            format: self.format.map(|container| match container {
-                Container::Pkcs8 => keyfile::Format::Pkcs8,
-                Container::Sec1 => keyfile::Format::Sec1,
-                Container::Openssh => keyfile::Format::Openssh,
+            format: self.format.map(|encoding| match encoding {
+                Encoding::Pkcs8 => keyfile::Format::Pkcs8,
+                Encoding::Sec1 => keyfile::Format::Sec1,
+                Encoding::Openssh => keyfile::Format::Openssh,
             }),
             encrypt: self.encrypt,
         };
         let mut made = source.generate(session.context(), &how)?;
-        // A path of the configuration file is based on the file's folder; its name works anywhere.
+        // A relative path is based on the configuration file's folder; the name works anywhere.
         if let Some(name) = name
             && [source.text(), &source.reusable()].contains(&&*made.source)
         {
@@ -56,10 +55,10 @@ impl Generate {
         }
         let fingerprint = made.public_key.fingerprint();
         let words = format!(
-            "interrupted after the new key {fingerprint} was made in {}",
+            "interrupted after generating key {fingerprint} in {}",
             made.source
         );
-        // Nobody may be reading the result.
+        // The reader of stdout may block.
         let _last_words = LastWords::lay_down(Error::new(Kind::Interrupted, words));
         // A separate argument with a leading hyphen would be parsed as a flag.
         let flag = match made.source.starts_with('-') {
@@ -68,17 +67,16 @@ impl Generate {
         };
         let printed = session.output.result(
             &format!(
-                "Made a new private key: {}\n  {}\nStore its public half with `qkey add --name NAME {flag}{}`.",
+                "Generated private key {}\n  {}\nStore its public half with `qkey add --name NAME {flag}{}`.",
                 printable(&made.source),
                 fingerprint,
                 quote(&made.source)
             ),
-            &json!({
-                "action": "generate",
-                "source": made.source,
-                "public_key": made.public_key.to_base64(),
-                "fingerprint": fingerprint,
-            }),
+            &Generated {
+                action: "generate",
+                source: &made.source,
+                key: (&made.public_key).into(),
+            },
         );
         printed.map_err(|error| {
             error.hint(format!(

@@ -3,7 +3,6 @@
 use std::thread;
 
 use clap::{Args, Subcommand};
-use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::session::{Session, as_key_sources};
@@ -14,10 +13,11 @@ use crate::{
     output::{Entries, table},
     parallel,
     public_key::PublicKey,
+    report::key::{self as report, ListedKey},
     text::{cell, value},
 };
 
-/// Show what the cluster's key store holds
+/// Show the cluster's key store
 #[derive(Args)]
 pub struct Keys {
     #[command(subcommand)]
@@ -26,14 +26,15 @@ pub struct Keys {
 
 #[derive(Subcommand)]
 enum Action {
-    /// Every stored key, and the configured key that matches it
+    /// List stored keys and the configured keys that match (default)
     List,
-    /// One stored key
+    /// Show one stored key
+    #[command(override_usage = "qkey keys show [OPTIONS] <ID-OR-NAME>")]
     Show {
         #[command(flatten)]
         key: KeyArg,
     },
-    /// What a stored key protects; without a key, what each of them does
+    /// Show what a key protects (default: all keys)
     Usage {
         #[command(flatten)]
         key: KeyArg,
@@ -42,10 +43,10 @@ enum Action {
 
 #[derive(Args)]
 struct KeyArg {
-    /// The stored key, by id or name
+    /// Id or name of the stored key
     #[arg(value_name = "ID-OR-NAME")]
     key: Option<String>,
-    /// The same as a flag
+    /// Same as ID-OR-NAME
     #[arg(
         short = 'k',
         long,
@@ -72,8 +73,8 @@ impl Keys {
             None | Some(Action::List) => list(session),
             Some(Action::Show { key }) => {
                 let key = key.reference().ok_or_else(|| {
-                    Error::new(Kind::Usage, "no stored key is named")
-                        .hint("give its id or name; `qkey keys list` shows them")
+                    Error::new(Kind::Usage, "specify a key id or name")
+                        .hint("`qkey keys list` shows them")
                 })?;
                 show(session, &key)
             }
@@ -111,13 +112,8 @@ fn list(session: &Session) -> Result<()> {
             }),
         ),
     };
-    let object = KeysObject { keys: objects };
+    let object = report::Keys { keys: objects };
     session.output.answer(text, &object)
-}
-
-#[derive(Serialize)]
-struct KeysObject<T> {
-    keys: T,
 }
 
 fn show(session: &Session, key: &KeyRef) -> Result<()> {
@@ -140,12 +136,14 @@ fn show(session: &Session, key: &KeyRef) -> Result<()> {
     ]
     .map(|(label, value)| format!("{label:<15} {value}").trim_end().to_owned())
     .join("\n");
-    let object = json!({ "key": with_source(&key, &configured) });
+    let object = report::Key {
+        key: with_source(&key, &configured),
+    };
     session.output.answer(|| text, &object)
 }
 
 fn usage(session: &Session, key: Option<KeyRef>) -> Result<()> {
-    let cluster = session.cluster(1)?;
+    let cluster = session.connect(None, 1)?;
     let keys = cluster.keys()?;
     let keys = match key {
         Some(key) => vec![find_key(&keys, &key)?],
@@ -168,29 +166,22 @@ fn usage(session: &Session, key: Option<KeyRef>) -> Result<()> {
         }),
     };
     let objects = Entries(|| {
-        used.iter().map(|(key, usages)| KeyUsages {
-            key: key_object(key),
-            usages,
+        used.iter().map(|(key, usages)| report::KeyUsages {
+            key: key.into(),
+            usages: report::UsageList(usages),
         })
     });
-    let object = KeysObject { keys: objects };
+    let object = report::Keys { keys: objects };
     session.output.answer(text, &object)
 }
 
-#[derive(Serialize)]
-struct KeyUsages<'a> {
-    #[serde(flatten)]
-    key: Value,
-    usages: &'a [Usage],
-}
-
-/// How many keys are asked about at a time: their replies are in memory together.
+/// How many requests run at a time: their replies are in memory together.
 const AT_A_TIME: usize = 8;
 
-/// How many usages all keys together may have: more than a cluster has snapshots.
+/// How many usages all keys together may have: a cluster has fewer snapshots.
 const USAGES: usize = 100_000;
 
-/// Asks what each key protects, a few at a time.
+/// Requests what each key protects, a few keys at a time.
 fn usages(cluster: &dyn Cluster, keys: Vec<StoredKey>) -> Result<Vec<(StoredKey, Vec<Usage>)>> {
     let mut used = Vec::with_capacity(keys.len());
     let mut total = 0;
@@ -216,14 +207,14 @@ fn usages(cluster: &dyn Cluster, keys: Vec<StoredKey>) -> Result<Vec<(StoredKey,
 fn too_many_usages() -> Error {
     let message = format!("the stored keys protect more than {USAGES} objects");
     Error::new(Kind::Unreachable, message)
-        .hint("a cluster has far fewer; `qkey keys usage ID-OR-NAME` shows one key at a time")
+        .hint("no cluster has that many; `qkey keys usage ID-OR-NAME` shows one key at a time")
 }
 
-/// The configured keys that opened without anybody being asked.
+/// The configured keys that opened without a prompt.
 struct Configured(Vec<(String, PublicKey)>);
 
 impl Configured {
-    /// The name of the configured key that is the stored key.
+    /// The name of the configured key that matches the stored key.
     fn matching(&self, stored: &StoredKey) -> Option<&str> {
         self.0
             .iter()
@@ -234,7 +225,7 @@ impl Configured {
 
 fn keys_and_configured(session: &Session) -> Result<(Vec<StoredKey>, Configured)> {
     let sources = session.configured_keys()?;
-    let cluster = session.cluster(1)?;
+    let cluster = session.connect(None, 1)?;
     let keyring = Keyring::new(as_key_sources(&sources));
     let (keys, ()) = parallel::both(|| cluster.keys(), || keyring.open());
     let keys = keys?;
@@ -242,7 +233,7 @@ fn keys_and_configured(session: &Session) -> Result<(Vec<StoredKey>, Configured)
         if error.kind().is_interruption() {
             return Err(error);
         }
-        log::warn!("{title} is not compared: {}", error.chain());
+        log::warn!("skipped {title}: {}", error.chain());
     }
     let opened = keyring.ready();
     let configured = sources.iter().zip(opened).filter_map(|(source, key)| {
@@ -259,33 +250,24 @@ fn state(key: &StoredKey) -> &'static str {
     }
 }
 
-/// The fingerprint of what the cluster holds, if that is a P-256 key.
+/// The fingerprint of the stored key, if it is a P-256 key.
 pub fn fingerprint_of(key: &StoredKey) -> Option<String> {
     key.public_key().ok().map(|key| key.fingerprint())
 }
 
 /// The fields of a stored key in JSON.
 pub fn key_object(key: &StoredKey) -> Value {
-    json!({
-        "id": key.id,
-        "name": key.name,
-        "comment": key.comment,
-        "disabled": key.disabled,
-        "public_key": key.public_key,
-        "fingerprint": fingerprint_of(key),
-    })
+    json!(report::StoredKey::from(key))
 }
 
 /// The fields of a public key in JSON.
 pub fn public_key_object(key: &PublicKey) -> Value {
-    json!({
-        "public_key": key.to_base64(),
-        "fingerprint": key.fingerprint(),
-    })
+    json!(report::PublicKey::from(key))
 }
 
-fn with_source(key: &StoredKey, configured: &Configured) -> Value {
-    let mut object = key_object(key);
-    object["configured_key"] = json!(configured.matching(key));
-    object
+fn with_source<'a>(key: &'a StoredKey, configured: &'a Configured) -> ListedKey<'a> {
+    ListedKey {
+        key: key.into(),
+        configured_key: configured.matching(key),
+    }
 }

@@ -13,20 +13,20 @@ use crate::{
 /// Lock a snapshot with a stored key
 #[derive(Args)]
 pub struct Lock {
-    /// The snapshot's id
+    /// Snapshot id
     #[arg(long, value_name = "N")]
     id: u64,
-    /// The stored key, by id or name
+    /// Id or name of the stored key
     #[arg(long, value_name = "ID-OR-NAME", visible_aliases = ["key-id", "key-ref"], short_alias = 'k', allow_hyphen_values = true)]
     lock_key: String,
-    /// Do everything up to the submission, and not that
+    /// Do everything except submit
     #[arg(long)]
     dry_run: bool,
 }
 
 impl Lock {
     pub fn run(&self, session: &Session) -> Result<()> {
-        let cluster = session.cluster(1)?;
+        let cluster = session.connect(None, 1)?;
         let locked = ceremony::lock::Lock {
             id: self.id,
             key: KeyRef::new(&self.lock_key),

@@ -1,9 +1,10 @@
-//! The command line: one file a command, with its arguments, its call into a ceremony, and what
-//! it prints.
+//! The command line: one file per command, with its arguments, its call into a ceremony, and what it
+//! prints.
 
 mod add;
 mod config;
 mod generate;
+mod help;
 mod keys;
 mod lock;
 mod pubkey;
@@ -21,7 +22,7 @@ use std::{
 };
 
 use clap::{
-    ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand,
+    ArgMatches, FromArgMatches, Parser, Subcommand,
     error::{ContextKind, ContextValue, ErrorKind},
 };
 
@@ -29,7 +30,7 @@ use crate::{
     error::{Error, Kind, Result},
     interrupt::{self, CONFIRM_GRACE, SUBMIT_GRACE},
     memory,
-    output::{self, Format, Output},
+    output::{self, Color, Format, Output},
     redact::redact,
     signer::registry::redacted,
     text, wipe,
@@ -37,15 +38,9 @@ use crate::{
 use session::Session;
 use settings::Globals;
 
-/// Prove to a Qumulo cluster that you hold the private half of a lock key, wherever it lives.
+/// Manage Qumulo lock keys: add, replace, lock, unlock, prove
 #[derive(Parser)]
-#[command(
-    name = "qkey",
-    version,
-    after_help = "\
-Exit codes: 0 done, or already so; 1 internal; 2 usage; 3 key; 4 mismatch; 5 refused; 6 auth;
-7 unreachable; 8 unknown outcome; 9 partial; 130 interrupted; 143 terminated."
-)]
+#[command(name = "qkey", version, disable_help_subcommand = true)]
 struct Cli {
     #[command(flatten)]
     globals: Globals,
@@ -65,6 +60,7 @@ enum Command {
     Sign(sign::Sign),
     Verify(verify::Verify),
     Config(config::Config),
+    Help(help::Help),
 }
 
 /// Parses the command line, runs the command, reports an error, and returns the exit code.
@@ -72,14 +68,14 @@ pub fn main() -> u8 {
     wipe::protect();
     memory::share_arena();
     panic::set_hook(Box::new(|panic| {
-        // The message may quote what a user typed.
+        // The message may quote user input.
         eprintln!("{}", redact(&panic.to_string()));
         let backtrace = Backtrace::capture();
         if backtrace.status() == BacktraceStatus::Captured {
             eprintln!("{backtrace}");
         }
     }));
-    let matches = match Cli::command().try_get_matches() {
+    let matches = match help::command().try_get_matches() {
         Ok(matches) => matches,
         Err(error) => return report_usage(error),
     };
@@ -88,14 +84,28 @@ pub fn main() -> u8 {
         Err(error) => return report_usage(error),
     };
     let mut output = cli.globals.output();
+    if let Command::Help(help) = &cli.command {
+        return match help.page() {
+            help::Page::Topic(text) => exit_code(output.raw(text.as_bytes()), &output),
+            help::Page::Command(line) => match help::command().try_get_matches_from(line) {
+                Ok(_) => 0,
+                Err(error) => report_usage(error),
+            },
+        };
+    }
     memory::report_as(output.format);
     let result = panic::catch_unwind(AssertUnwindSafe(|| run(cli, &matches, &mut output)));
     let result = result.unwrap_or_else(|_| {
         interrupt::end_children();
         Err(Error::new(Kind::Internal, "qkey crashed").hint(
-            "this is a bug: report the message above; running this again is safe: it checks first what was done",
+            "this is a bug: please report the message above; rerunning is safe: qkey first checks what was done",
         ))
     });
+    exit_code(result, &output)
+}
+
+/// Reports an error; returns the exit code.
+fn exit_code(result: Result<()>, output: &Output) -> u8 {
     match result {
         Ok(()) => 0,
         Err(error) => {
@@ -105,28 +115,28 @@ pub fn main() -> u8 {
     }
 }
 
-/// `output` is set to what the configuration says, as soon as that is known.
+/// Sets `output` to what the configuration says, once that is known.
 fn run(cli: Cli, matches: &ArgMatches, output: &mut Output) -> Result<()> {
     memory::watch_for_aborts()
         .and_then(|()| interrupt::install())
         .map_err(|error| {
             Error::new(Kind::Internal, "cannot watch for signals")
                 .caused_by(&error)
-                .hint("raise the limits on memory and processes (see `ulimit -a`)")
+                .hint("raise the memory and process limits (see `ulimit -a`)")
         })?;
     let command = match cli.command {
-        // The one command that must work while the configuration file is wrong.
+        // It must work even if the configuration file is wrong.
         Command::Config(config::Config {
-            command: config::Action::Init(init),
-        }) => return init.run(&cli.globals, *output),
+            command: Some(config::Action::Init(init)),
+        }) => return init.run(&cli.globals, output),
         command => command,
     };
     let session = Session::start(cli.globals, matches)?;
-    *output = session.output;
-    let last_output = session.output;
+    *output = session.output.clone();
+    let last_output = session.output.clone();
     interrupt::report_with(move |error| last_output.error(error));
-    // A script reads one object from stderr, and waits in any case.
-    if last_output.format == Format::Text {
+    // A script expects one object on stderr, and waits anyway.
+    if session.output.format == Format::Text {
         interrupt::tell_of_waiting_with(|| {
             log::warn!(
                 "stopping; waiting up to {} s for what was already sent (a second signal stops at once)",
@@ -145,17 +155,18 @@ fn run(cli: Cli, matches: &ArgMatches, output: &mut Output) -> Result<()> {
         Command::Sign(command) => command.run(&session),
         Command::Verify(command) => command.run(&session),
         Command::Config(command) => command.run(&session),
+        Command::Help(_) => unreachable!("it runs without a session"),
     }
 }
 
-/// Help and version go to stdout; what is wrong, to stderr in the form that was asked for.
+/// Help and version go to stdout; usage errors to stderr, in the output format.
 fn report_usage(error: clap::Error) -> u8 {
     let error = with_visible_arguments(without_secrets(error));
     let wrong =
         error.use_stderr() && error.kind() != ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
     if !(wrong && wants_json()) {
         return match (output::help(&error), error.use_stderr()) {
-            // Where stderr is gone, there is nobody to tell.
+            // If stderr is closed, there is nowhere to report it.
             (_, true) => Kind::Usage.exit_code(),
             (Ok(()), false) => 0,
             (Err(error), false) => {
@@ -163,10 +174,7 @@ fn report_usage(error: clap::Error) -> u8 {
                     true => Format::Json,
                     false => Format::Text,
                 };
-                let output = Output {
-                    format,
-                    ..Output::default()
-                };
+                let output = Output::new(format, Color::default());
                 output.error(&error);
                 error.kind().exit_code()
             }
@@ -177,12 +185,8 @@ fn report_usage(error: clap::Error) -> u8 {
     let message = paragraphs.next().unwrap_or_default();
     let message = message.strip_prefix("error: ").unwrap_or(message);
     let lines: Vec<&str> = message.lines().map(str::trim).collect();
-    let output = Output {
-        format: Format::Json,
-        ..Output::default()
-    };
-    output
-        .error(&Error::new(Kind::Usage, lines.join(" ")).hint("`qkey --help` shows what there is"));
+    let output = Output::new(Format::Json, Color::default());
+    output.error(&Error::new(Kind::Usage, lines.join(" ")).hint("see `qkey --help`"));
     Kind::Usage.exit_code()
 }
 
@@ -208,7 +212,7 @@ fn with_visible_arguments(mut error: clap::Error) -> clap::Error {
     error
 }
 
-/// An argument that is not expected may be a key source with a secret.
+/// An unexpected argument may be a key source with a secret.
 fn without_secrets(mut error: clap::Error) -> clap::Error {
     let quoted: Vec<_> = error
         .context()
@@ -218,7 +222,7 @@ fn without_secrets(mut error: clap::Error) -> clap::Error {
                 ContextValue::Strings(texts) => {
                     ContextValue::Strings(texts.iter().map(|text| redacted(text)).collect())
                 }
-                // Advice on how to write the argument, which it quotes.
+                // Advice that quotes the argument.
                 ContextValue::StyledStrs(texts) => ContextValue::StyledStrs(
                     texts
                         .iter()
@@ -236,7 +240,7 @@ fn without_secrets(mut error: clap::Error) -> clap::Error {
     error
 }
 
-/// Whether the command line asks for JSON, though it could not be parsed.
+/// Whether a command line that does not parse asks for JSON.
 fn wants_json() -> bool {
     let args: Vec<_> = env::args_os().collect();
     let asks_for = |format: &str| {

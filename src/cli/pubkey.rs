@@ -1,30 +1,28 @@
 //! `qkey pubkey`
 
+use super::session::Session;
+use crate::{error::Result, output, report::key::Encodings, signer::KeySource};
 use clap::{Args, ValueEnum};
-use serde_json::json;
-
-use super::{keys::public_key_object, session::Session, sign::refuse_terminal};
-use crate::{error::Result, output, signer::KeySource};
 
 /// Print the public half of a key
 #[derive(Args)]
 pub struct Pubkey {
-    /// The private key: a path, a URI, or a name of the configuration file
+    /// Private key: path, URI or configured name
     source: String,
-    /// The form to print
+    /// Output format
     #[arg(long, value_enum, default_value_t = Form::Pem)]
     format: Form,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Form {
-    /// A PUBLIC KEY block
+    /// PEM, a PUBLIC KEY block
     Pem,
-    /// The DER SubjectPublicKeyInfo, binary
+    /// DER SubjectPublicKeyInfo, binary
     Der,
-    /// One line of Base64, as `qq --public-key` takes it
+    /// One line of Base64, for `qq --public-key`
     Base64,
-    /// One line, as in authorized_keys
+    /// One line, for authorized_keys
     Openssh,
 }
 
@@ -32,19 +30,21 @@ impl Pubkey {
     pub fn run(&self, session: &Session) -> Result<()> {
         let signer = session.key_source(&self.source)?.open()?.unlock()?;
         let public_key = signer.public_key();
-        let output = session.output;
+        let output = &session.output;
         let text = match (output.format, self.format) {
             (output::Format::Text, Form::Der) => {
-                refuse_terminal()?;
+                output.check_takes_binary()?;
                 return output.raw(&public_key.to_der());
             }
             (_, Form::Pem) => public_key.to_pem(),
             (_, Form::Openssh) => public_key.to_openssh(""),
             (_, Form::Base64 | Form::Der) => public_key.to_base64(),
         };
-        let mut object = public_key_object(public_key);
-        object["pem"] = json!(public_key.to_pem());
-        object["openssh"] = json!(public_key.to_openssh("").trim_end());
+        let object = Encodings {
+            key: public_key.into(),
+            pem: public_key.to_pem(),
+            openssh: public_key.to_openssh("").trim_end().to_owned(),
+        };
         output.answer(|| text, &object)
     }
 }

@@ -14,10 +14,10 @@ use crate::{
     error::Result,
 };
 
-/// Replace a stored key: the old and the new private key sign one challenge
+/// Replace a stored key; both the old and the new private key sign
 #[derive(Args)]
 pub struct Replace {
-    /// The stored key, by id or name
+    /// Id or name of the stored key
     #[arg(
         short = 'k',
         long,
@@ -26,15 +26,15 @@ pub struct Replace {
         allow_hyphen_values = true
     )]
     key_id: String,
-    /// The private key that the cluster holds [default: the one in the configuration file that matches]
+    /// Current private key [default: the configured key that matches]
     #[arg(long, value_name = "SOURCE")]
     old_key: Option<String>,
-    /// The private key to put in its place
+    /// New private key
     #[arg(long, value_name = "SOURCE")]
     new_key: String,
     #[command(flatten)]
     attempts: Attempts,
-    /// Do everything up to the submission, and not that
+    /// Do everything except submit
     #[arg(long)]
     dry_run: bool,
 }
@@ -42,7 +42,7 @@ pub struct Replace {
 /// How often a stale challenge is signed anew.
 #[derive(Args)]
 pub struct Attempts {
-    /// How often to submit at the most, if the challenge goes stale meanwhile
+    /// Maximum number of submissions if the challenge goes stale
     #[arg(id = "attempts", long = "attempts", value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..))]
     pub number: u32,
 }
@@ -52,7 +52,7 @@ impl Replace {
         let new = session.key_source(&self.new_key)?;
         let old = session.candidates("--old-key", self.old_key.as_slice())?;
         check_stdin(old.iter().chain([&new]))?;
-        let cluster = session.cluster(1)?;
+        let cluster = session.connect(None, 1)?;
         let replaced = ceremony::replace::Replace {
             key: KeyRef::new(&self.key_id),
             old: as_key_sources(&old),

@@ -4,7 +4,7 @@ use std::{env, path::PathBuf, sync::Arc};
 
 use clap::ArgMatches;
 
-use super::settings::{Globals, Origin, Settings, TOKEN_VARIABLE};
+use super::settings::{ClusterSettings, Globals, Settings, TOKEN_VARIABLE};
 use crate::{
     cluster::{
         Cluster,
@@ -12,11 +12,12 @@ use crate::{
         rest::{self, Rest, Trust},
         retry::Retrying,
     },
-    config::{self, Config, Via},
+    config::{self, Config},
     error::{Error, Kind, Result},
     output::Output,
     private_file,
     secret::{Asker, Asking},
+    settings::{Origin, Via},
     signer::{
         Context, KeySource, Refusals, registry,
         source::{Openable, Source, named_secrets},
@@ -39,27 +40,25 @@ impl Session {
     /// # Errors
     /// Of kind `usage` when the file is wrong, or names no such cluster.
     pub fn start(globals: Globals, matches: &ArgMatches) -> Result<Self> {
-        let required = globals.config.is_some();
-        let config_file = globals.config.clone().or_else(config::default_path);
+        let required = globals.config().is_some();
+        let config_file = globals.config().cloned().or_else(config::default_path);
         let config = match &config_file {
             Some(path) => Config::load(path, required)?,
             None => Config::default(),
         };
-        let settings = Settings::resolve(&globals, matches, &config)?;
-        let asking = match settings.no_input.value {
+        let verbosity = globals.verbosity();
+        let settings = Settings::resolve(globals, matches, &config)?;
+        let asking = match settings.user.no_input.value {
             true => Asking::Never,
             false => Asking::Allowed,
         };
-        let output = Output {
-            format: settings.output.value,
-            color: settings.color.value,
-        };
-        output.install_log(globals.verbosity());
+        let output = Output::new(settings.user.output.value, settings.user.color.value);
+        output.terminal().install_log(verbosity);
         if let Some(path) = &config_file {
             private_file::warn_if_writable_by_others(path);
         }
-        let timeout = settings.timeout.value;
-        let asker = Asker::new(asking, timeout);
+        let timeout = settings.user.timeout.duration();
+        let asker = Asker::new(asking, timeout).prompting_on(output.terminal().clone());
         withhold_secrets(&asker, &config);
         Ok(Self {
             output,
@@ -74,24 +73,27 @@ impl Session {
         })
     }
 
-    /// The cluster to talk to, with at most `jobs` calls at a time where they share connections;
-    /// nothing is run yet, and nothing connected.
+    /// The cluster with this name in the configuration file, or else the selected one, with at most
+    /// `jobs` calls at a time where they share connections. Nothing runs and nothing connects yet.
     ///
     /// # Errors
-    /// Of kind `unreachable` when there is no `qq`; of kind `usage` or `auth` when the settings of
-    /// the connection are wrong, or its token cannot be read.
-    pub fn cluster(&self, jobs: usize) -> Result<Box<dyn Cluster>> {
-        let settings = &self.settings;
-        self.check_transport()?;
-        let (host, port) = (settings.host.value.clone(), settings.port.value);
-        let (program, timeout) = (settings.qq.value.clone(), settings.timeout.value);
-        Ok(match settings.via.value {
+    /// Of kind `unreachable` if `qq` is missing; of kind `usage` or `auth` if the settings of the
+    /// connection are wrong, or its token cannot be read.
+    pub fn connect(&self, name: Option<&str>, jobs: usize) -> Result<Box<dyn Cluster>> {
+        let named = name.map(|name| self.settings.of_cluster(name, &self.config));
+        let named = named.transpose()?;
+        let settings = named.as_ref().unwrap_or(&self.settings.cluster);
+        check_transport(settings)?;
+        let options = &settings.options;
+        let (host, port) = (options.host.value.clone(), options.port.value);
+        let (program, timeout) = (options.qq.value.clone(), options.timeout.duration());
+        Ok(match options.via.value {
             Via::Qq => {
                 let qq = Qq::find(qq::Options {
                     program,
                     host,
                     port,
-                    credentials_store: settings.credentials_store.value.clone(),
+                    credentials_store: options.credentials_store.value.clone(),
                     timeout,
                 })?;
                 Box::new(Retrying::new(qq, timeout))
@@ -112,39 +114,6 @@ impl Session {
                 Box::new(Retrying::new(rest, timeout))
             }
         })
-    }
-
-    /// # Errors
-    /// Of kind `usage` when a flag says which certificate to trust, and `qq` looks at none.
-    fn check_transport(&self) -> Result<()> {
-        let settings = &self.settings;
-        let (trust, via) = (&settings.trust.origin, &settings.via);
-        match (via.value, trust) {
-            (Via::Qq, Origin::Flag(flag)) => Err(Error::new(
-                Kind::Usage,
-                format!("{flag} is of no effect through qq, which verifies no certificate"),
-            )
-            .hint("add --via rest, or leave it out")),
-            // Whoever typed it knows.
-            (Via::Qq, Origin::File(_) | Origin::Environment(_))
-                if !matches!(via.origin, Origin::Flag(_)) =>
-            {
-                log::warn!(
-                    "{} is of no effect through qq, which verifies no certificate; --via rest does",
-                    trust.name()
-                );
-                Ok(())
-            }
-            (Via::Rest, _) => {
-                if let Some(variable) = settings.unused_token {
-                    log::warn!(
-                        "{variable} is not used: the cluster is named by a flag, and may be another"
-                    );
-                }
-                Ok(())
-            }
-            _ => Ok(()),
-        }
     }
 
     pub fn context(&self) -> &Arc<Context> {
@@ -211,6 +180,38 @@ impl Session {
             context: self.context.clone(),
             name: name.map(str::to_owned),
         })
+    }
+}
+
+/// # Errors
+/// Of kind `usage` if a flag says which certificate to trust, but `qq` verifies none.
+fn check_transport(settings: &ClusterSettings) -> Result<()> {
+    let (trust, via) = (&settings.trust.origin, &settings.options.via);
+    match (via.value, trust) {
+        (Via::Qq, Origin::Flag(flag)) => Err(Error::new(
+            Kind::Usage,
+            format!("{flag} has no effect with --via qq: qq does not verify certificates"),
+        )
+        .hint(format!("add --via rest, or omit {flag}"))),
+        // The user chose qq on the command line, knowingly.
+        (Via::Qq, Origin::File(_) | Origin::Environment(_))
+            if !matches!(via.origin, Origin::Flag(_)) =>
+        {
+            log::warn!(
+                "{} has no effect with --via qq: qq does not verify certificates; use --via rest",
+                trust.name()
+            );
+            Ok(())
+        }
+        (Via::Rest, _) => {
+            if let Some(variable) = settings.unused_token {
+                log::warn!(
+                    "ignored {variable}: it may belong to a cluster other than the one named by a flag"
+                );
+            }
+            Ok(())
+        }
+        _ => Ok(()),
     }
 }
 

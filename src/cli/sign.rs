@@ -3,52 +3,51 @@
 use std::{
     ffi::OsString,
     fs::File,
-    io::{self, IsTerminal},
+    io,
     path::{Path, PathBuf},
 };
 
-use clap::{Args, ValueEnum};
-use serde_json::json;
-
-use super::{keys::public_key_object, session::Session};
+use super::session::Session;
 use crate::{
     error::{Error, Kind, Result},
     input, output,
+    report::key::Signed,
     signature::Signature,
     signer::KeySource,
 };
+use clap::{Args, ValueEnum};
 
-/// Sign a challenge, without a cluster
+/// Sign a challenge without a cluster
 #[derive(Args)]
 pub struct Sign {
-    /// The private key: a path, a URI, or a name of the configuration file
+    /// Private key: path, URI or configured name
     #[arg(long, value_name = "SOURCE")]
     key: String,
     #[command(flatten)]
     challenge: Challenge,
-    /// The form to print
+    /// Output format
     #[arg(long, visible_alias = "encoding", value_enum, default_value_t = Form::Base64)]
     format: Form,
 }
 
-/// The bytes that are or were signed.
+/// The bytes that are signed.
 #[derive(Args)]
 pub struct Challenge {
-    /// The challenge itself; without it, or with `-`, stdin is read to its end
+    /// Challenge text; `-` or nothing reads stdin
     #[arg(value_name = "CHALLENGE", conflicts_with = "challenge_file")]
     challenge: Option<OsString>,
-    /// A file with the challenge, exact to the byte
+    /// File with the exact bytes of the challenge
     #[arg(long, visible_alias = "file", value_name = "PATH")]
     challenge_file: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Form {
-    /// One line of Base64 of the DER, as `qq --signature` takes it
+    /// One line of Base64, for `qq --signature`
     Base64,
     /// ASN.1 DER, binary
     Der,
-    /// The DER in hexadecimal
+    /// DER in hexadecimal
     Hex,
     /// r and s, 32 bytes each, binary
     P1363,
@@ -60,41 +59,44 @@ impl Sign {
         if key.source.reads_stdin() && self.challenge.reads_stdin() {
             return Err(Error::new(
                 Kind::Usage,
-                "key and challenge are both to be read from stdin",
+                "only one of the key and the challenge may be read from stdin",
             )
-            .hint("give the challenge as an argument, or with --challenge-file"));
+            .hint("give the challenge as an argument or with --challenge-file"));
         }
-        let output = session.output;
+        let output = &session.output;
         let binary = matches!(self.format, Form::Der | Form::P1363);
         if output.format == output::Format::Text && binary {
-            refuse_terminal()?;
+            output.check_takes_binary()?;
         }
         let challenge = self.challenge.read()?;
         if challenge.ends_with(b"\n") {
             log::warn!(
-                "the challenge ends with a newline, which is signed along; the cluster's challenges have none"
+                "the trailing newline was signed too; the cluster will reject this (use `jq -j`)"
             );
         }
         let signer = key.open()?.unlock()?;
         let signature = signer.sign(&challenge)?;
         if !signature.verifies(signer.public_key(), &challenge) {
-            let message = format!("the signature that {} made does not verify", key.title());
-            return Err(Error::new(Kind::Key, message)
-                .hint("check that the key source signs SHA-256 with the key that it shows"));
+            let message = format!("{} returned a signature that does not verify", key.title());
+            return Err(Error::new(Kind::Key, message).hint(
+                "check that the key source signs with the key that it reports, over SHA-256",
+            ));
         }
-        let mut object = public_key_object(signer.public_key());
-        // Output may wait for its reader; the private key does not wait with it.
+        let object = Signed {
+            key: signer.public_key().into(),
+            signature: signature.to_base64(),
+            signature_hex: signature.to_hex(),
+        };
+        // Wipe the private key before output, which may block.
         drop(signer);
         if output.format == output::Format::Text && binary {
             return output.raw(&self.bytes(&signature));
         }
-        object["signature"] = json!(signature.to_base64());
-        object["signature_hex"] = json!(signature.to_hex());
         let text = match self.format {
-            Form::Hex => signature.to_hex(),
-            _ => signature.to_base64(),
+            Form::Hex => &object.signature_hex,
+            _ => &object.signature,
         };
-        output.answer(|| text, &object)
+        output.answer(|| text.clone(), &object)
     }
 
     fn bytes(&self, signature: &Signature) -> Vec<u8> {
@@ -117,7 +119,7 @@ impl Challenge {
     /// The challenge's exact bytes.
     ///
     /// # Errors
-    /// Of kind `usage` when it cannot be read.
+    /// Of kind `usage` if it cannot be read.
     pub fn read(&self) -> Result<Vec<u8>> {
         match (&self.challenge, &self.challenge_file) {
             (Some(challenge), _) if challenge != "-" => Ok(challenge.clone().into_encoded_bytes()),
@@ -127,7 +129,7 @@ impl Challenge {
     }
 }
 
-/// More than this is no challenge, signature or public key.
+/// No challenge, signature or public key is larger.
 const INPUT_LIMIT: usize = 16 << 20;
 
 /// Reads a file, or stdin for `-`.
@@ -155,16 +157,4 @@ pub fn read_input(path: &Path, what: &str) -> Result<Vec<u8>> {
         };
         Error::new(kind, format!("cannot read {what} from {place}")).caused_by(&error)
     })
-}
-
-/// # Errors
-/// Of kind `usage` when binary data would go to a terminal.
-pub fn refuse_terminal() -> Result<()> {
-    match io::stdout().is_terminal() {
-        true => Err(
-            Error::new(Kind::Usage, "binary output would go to the terminal")
-                .hint("send it to a file with `> FILE`, or choose another --format"),
-        ),
-        false => Ok(()),
-    }
 }

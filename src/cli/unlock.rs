@@ -25,21 +25,20 @@ use crate::{
     text::quoted,
 };
 
-/// Unlock snapshots with the private key that locks them
+/// Unlock snapshots
 #[derive(Args)]
 pub struct Unlock {
     #[command(flatten)]
     ids: Ids,
-    /// The private key that locks them; may be given several times
-    /// [default: the one in the configuration file that matches]
+    /// Private key (repeatable) [default: the configured key that matches]
     #[arg(long = "key", value_name = "SOURCE")]
     keys: Vec<String>,
-    /// How many snapshots to work on at a time [default: the number of processors]
+    /// Snapshots to work on at a time [default: number of processors]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     jobs: Option<u16>,
     #[command(flatten)]
     attempts: Attempts,
-    /// Do everything up to the submission, and not that
+    /// Do everything except submit
     #[arg(long)]
     dry_run: bool,
 }
@@ -51,10 +50,10 @@ const MOST_JOBS: usize = 256;
 #[derive(Args)]
 #[group(required = true, multiple = true)]
 struct Ids {
-    /// A snapshot's id; may be given several times
+    /// Snapshot id (repeatable)
     #[arg(long = "id", value_name = "N")]
     named: Vec<u64>,
-    /// A file with ids, one a line; `-` is stdin
+    /// File with one snapshot id per line; `-` is stdin
     #[arg(long = "ids-from", value_name = "FILE")]
     from: Option<PathBuf>,
 }
@@ -69,7 +68,7 @@ impl Unlock {
             None => thread::available_parallelism().map_or(1, Into::into),
         };
         let jobs = jobs.min(ids.len()).min(MOST_JOBS);
-        let cluster = session.cluster(jobs)?;
+        let cluster = session.connect(None, jobs)?;
         let asked = ids.len();
         let mut tally = Tally::new(session, self.dry_run, asked);
         let unlock = ceremony::unlock::Unlock {

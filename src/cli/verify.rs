@@ -3,26 +3,25 @@
 use std::path::Path;
 
 use clap::Args;
-use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use super::{
-    keys::public_key_object,
     session::Session,
     sign::{Challenge, read_input},
 };
 use crate::{
     error::{Error, Kind, Result},
     public_key::PublicKey,
+    report::key::Verified,
     signature::Signature,
     signer::KeySource,
     text::{quote, quote_path},
 };
 
-/// Check a signature over a challenge, without a cluster
+/// Verify a signature over a challenge without a cluster
 #[derive(Args)]
 pub struct Verify {
-    /// The public key, in any form: a file, `-` for stdin, or the one-line Base64 itself
+    /// Public key in any encoding: file, `-` for stdin, or one line of Base64
     #[arg(
         long,
         value_name = "PUBLIC-KEY",
@@ -30,10 +29,10 @@ pub struct Verify {
         conflicts_with = "key"
     )]
     public_key: Option<String>,
-    /// A private key whose public half to use: a path, a URI, or a name of the configuration file
+    /// Private key whose public half to use: path, URI or configured name
     #[arg(long, value_name = "SOURCE")]
     key: Option<String>,
-    /// The signature, in any form: a file, `-` for stdin, or the Base64 or hexadecimal itself
+    /// Signature in any encoding: file, `-` for stdin, Base64 or hexadecimal
     #[arg(long, value_name = "SIGNATURE")]
     signature: String,
     #[command(flatten)]
@@ -48,7 +47,7 @@ impl Verify {
         let challenge = self.challenge.read()?;
         if !signature.verifies(&public_key, &challenge) {
             let message = format!(
-                "the signature is not one of {} over this challenge",
+                "the signature was not made by {} over this challenge",
                 public_key.fingerprint()
             );
             return Err(Error::new(Kind::Mismatch, message).maybe_hint(diagnose(
@@ -57,9 +56,11 @@ impl Verify {
                 &challenge,
             )));
         }
-        let mut object = public_key_object(&public_key);
-        object["verified"] = json!(true);
-        object["signature"] = json!(signature.to_base64());
+        let object = Verified {
+            key: (&public_key).into(),
+            verified: true,
+            signature: signature.to_base64(),
+        };
         session.output.result(
             &format!(
                 "Verified: {} signed this challenge.",
@@ -81,10 +82,8 @@ impl Verify {
         ];
         match readers.into_iter().filter(|&reads| reads).count() {
             0 | 1 => Ok(()),
-            _ => Err(
-                Error::new(Kind::Usage, "two things are to be read from stdin")
-                    .hint("put one of them into a file"),
-            ),
+            _ => Err(Error::new(Kind::Usage, "only one option may read stdin")
+                .hint("save the others to files")),
         }
     }
 
@@ -110,14 +109,14 @@ impl Verify {
         Signature::from_any(&bytes).map_err(|error| {
             let hint =
                 "give Base64 or hexadecimal, or a file with either, with DER, or with 64 raw bytes";
-            Error::new(Kind::Mismatch, "that is no ECDSA P-256 signature")
+            Error::new(Kind::Mismatch, "not an ECDSA P-256 signature")
                 .caused_by(&error)
                 .hint(no_such_file(&self.signature).unwrap_or_else(|| hint.to_owned()))
         })
     }
 }
 
-/// What is at a path, or else the text itself.
+/// The contents of the file, or the text itself if no such file exists.
 fn file_or_text(text: &str, what: &str) -> Result<Vec<u8>> {
     match text == "-" || Path::new(text).exists() {
         true => read_input(Path::new(text), what),
@@ -125,28 +124,28 @@ fn file_or_text(text: &str, what: &str) -> Result<Vec<u8>> {
     }
 }
 
-/// What was probably meant as a path, if it is none.
+/// A hint if the text looks like a path but no such file exists.
 fn no_such_file(text: &str) -> Option<String> {
     let looks_like_path = text.contains(['/', '.']) && !text.contains(char::is_whitespace);
     (looks_like_path && !Path::new(text).exists())
-        .then(|| format!("there is no file {}; check the path", quote(text)))
+        .then(|| format!("file {} does not exist; check the path", quote(text)))
 }
 
-/// What went wrong, if it is one of the usual mistakes.
+/// A hint for the usual mistakes.
 fn diagnose(signature: &Signature, key: &PublicKey, challenge: &[u8]) -> Option<String> {
     let with_newline = [challenge, b"\n"].concat();
     if signature.verifies(key, &with_newline) {
         return Some(
-            "it is one over the challenge with a newline after it: sign without".to_owned(),
+            "it was made over the challenge with a trailing newline; sign without it".to_owned(),
         );
     }
     if let Some(without) = challenge.strip_suffix(b"\n")
         && signature.verifies(key, without)
     {
-        return Some("it is one over the challenge without its last newline".to_owned());
+        return Some("it was made over the challenge without its trailing newline".to_owned());
     }
     if signature.verifies(key, &Sha256::digest(challenge)) {
-        return Some("it is one over the SHA-256 of the challenge, hashed again: give the tool the challenge, or tell it that the input is a digest".to_owned());
+        return Some("it was made over the SHA-256 of the challenge, hashed again; pass the challenge itself to the signing tool, or tell the tool that its input is a digest".to_owned());
     }
     None
 }

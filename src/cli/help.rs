@@ -1,0 +1,286 @@
+//! What `--help` and `qkey help` print.
+//!
+//! A command's help shows its own options and examples first. The global options follow, one line
+//! each, and those about a cluster only where the command talks to one.
+
+use clap::{Arg, Args, Command, CommandFactory, builder::StyledStr};
+
+use crate::signer::registry::KINDS;
+
+use super::Cli;
+
+/// Show help for a command or topic
+#[derive(Args)]
+pub struct Help {
+    /// Command, or topic: exit-codes, environment, key-sources
+    #[arg(value_name = "COMMAND|TOPIC")]
+    words: Vec<String>,
+}
+
+/// What [`Help`] asks for.
+pub enum Page {
+    /// The text of a topic.
+    Topic(String),
+    /// The command line whose output is the page.
+    Command(Vec<String>),
+}
+
+impl Help {
+    /// The page to show.
+    pub fn page(&self) -> Page {
+        match self.words.as_slice() {
+            [topic] if topic == "exit-codes" => {
+                Page::Topic(include_str!("topics/exit-codes.txt").to_owned())
+            }
+            [topic] if topic == "environment" => {
+                Page::Topic(include_str!("topics/environment.txt").to_owned())
+            }
+            [topic] if topic == "key-sources" => Page::Topic(key_sources()),
+            words => {
+                let words = words.iter().map(String::as_str);
+                let line = std::iter::once("qkey").chain(words).chain(["--help"]);
+                Page::Command(line.map(str::to_owned).collect())
+            }
+        }
+    }
+}
+
+fn key_sources() -> String {
+    let mut text = include_str!("topics/key-sources.txt").to_owned();
+    for kind in KINDS {
+        text.push_str(&format!("  {}\n", kind.form));
+        let mut attributes: Vec<String> = kind
+            .attributes
+            .iter()
+            .map(|&name| name.to_owned())
+            .collect();
+        if let Some(secret) = kind.secret {
+            attributes.push(format!("{secret}-env|file|fd|command"));
+        }
+        if !attributes.is_empty() {
+            text.push_str(&format!("      ?{}\n", attributes.join(", ")));
+        }
+    }
+    text.push_str(include_str!("topics/key-sources-end.txt"));
+    text
+}
+
+/// The commands that never talk to a cluster.
+const OFFLINE: [&str; 6] = [
+    "generate",
+    "pubkey",
+    "sign",
+    "verify",
+    "config init",
+    "help",
+];
+
+/// Examples by command; each line is a command line of its own.
+pub const EXAMPLES: [(&str, &[&str]); 14] = [
+    (
+        "add",
+        &[
+            "qkey add --name lock-2026 --key lock-2026.pem",
+            "qkey add --name lock-2026 --key awskms:///alias/lock-2026",
+            "qkey add --name lock-2026 --key lock-2026 --dry-run",
+        ],
+    ),
+    (
+        "replace",
+        &[
+            "qkey replace --key-id lock --old-key lock-2026.pem --new-key lock-2027.pem",
+            "qkey replace --key-id 1 --new-key lock-2027",
+        ],
+    ),
+    (
+        "unlock",
+        &[
+            "qkey unlock --id 7 --key lock-2026.pem",
+            "qkey unlock --id 7 --id 8",
+            "qkey unlock --ids-from ids.txt --output json",
+        ],
+    ),
+    (
+        "lock",
+        &[
+            "qkey lock --id 7 --lock-key lock-2026",
+            "qkey lock --id 7 --lock-key 1 --dry-run",
+        ],
+    ),
+    (
+        "keys",
+        &["qkey keys", "qkey keys show lock-2026", "qkey keys usage"],
+    ),
+    (
+        "keys list",
+        &["qkey keys list", "qkey keys list --output json"],
+    ),
+    (
+        "keys show",
+        &["qkey keys show lock-2026", "qkey keys show 1"],
+    ),
+    (
+        "keys usage",
+        &["qkey keys usage lock-2026", "qkey keys usage"],
+    ),
+    (
+        "generate",
+        &[
+            "qkey generate lock-2026.pem --encrypt",
+            "qkey generate lock-2026.pem?passphrase-file=lock-2026.pass",
+            "qkey generate awskms:///alias/lock-2026",
+        ],
+    ),
+    (
+        "pubkey",
+        &[
+            "qkey pubkey lock-2026.pem",
+            "qkey pubkey lock-2026.pem --format base64",
+        ],
+    ),
+    (
+        "sign",
+        &[
+            "qkey sign --key lock-2026.pem CHALLENGE",
+            "qkey sign --key lock-2026.pem --challenge-file challenge.txt --format der",
+        ],
+    ),
+    (
+        "verify",
+        &[
+            "qkey verify --public-key lock-2026.pub --signature signature.txt CHALLENGE",
+            "qkey verify --key lock-2026.pem --signature signature.txt --challenge-file challenge.txt",
+        ],
+    ),
+    ("config", &["qkey config show", "qkey config init"]),
+    (
+        "config init",
+        &["qkey config init", "qkey config init --file -"],
+    ),
+];
+
+const TOPICS: &str = "\
+See `qkey COMMAND --help` for a command, and `qkey help TOPIC` for these topics:
+exit-codes, environment, key-sources";
+
+/// The command line, with its help pages.
+pub fn command() -> Command {
+    let mut command = Cli::command();
+    command.build();
+    let globals: Vec<Arg> = command
+        .get_arguments()
+        .filter(|arg| arg.is_global_set())
+        .cloned()
+        .collect();
+    let header = command.get_styles().get_header().to_owned();
+    let section = |heading: &str| {
+        let options = globals
+            .iter()
+            .filter(|arg| arg.get_help_heading() == Some(heading))
+            .map(|arg| {
+                arg.clone()
+                    .help_heading(None::<&str>)
+                    .hide_env(true)
+                    .hide_possible_values(true)
+            });
+        let rendered = Command::new("qkey")
+            .disable_help_flag(true)
+            .disable_version_flag(true)
+            .help_template("{options}")
+            .args(options)
+            .render_help();
+        format!("{header}{heading}:{header:#}\n{}", rendered.ansi())
+    };
+    let user = section("Global options");
+    let both = format!("{}\n\n{user}", section("Cluster options"));
+    let pages = Pages {
+        user,
+        both,
+        header: format!("{header}Examples:{header:#}"),
+    };
+    Cli::command()
+        .mut_args(|arg| match arg.is_global_set() {
+            true => arg.hide(true),
+            false => arg,
+        })
+        .after_help(TOPICS)
+        .after_long_help(StyledStr::from(format!("{}\n\n{TOPICS}", pages.both)))
+        .mut_subcommands(|sub| pages.add_to(sub, ""))
+}
+
+struct Pages {
+    user: String,
+    both: String,
+    header: String,
+}
+
+impl Pages {
+    fn add_to(&self, command: Command, parent: &str) -> Command {
+        let path = format!("{parent} {}", command.get_name());
+        let path = path.trim_start();
+        let options = match OFFLINE.contains(&path) {
+            true => &self.user,
+            false => &self.both,
+        };
+        let examples = EXAMPLES.iter().find(|(name, _)| *name == path);
+        let text = match examples {
+            Some((_, lines)) => {
+                let header = &self.header;
+                format!("{header}\n  {}\n\n{options}", lines.join("\n  "))
+            }
+            None => options.clone(),
+        };
+        command
+            .after_help(StyledStr::from(text))
+            .mut_subcommands(|sub| self.add_to(sub, path))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Kind;
+
+    #[test]
+    fn every_example_parses() {
+        for line in EXAMPLES.iter().flat_map(|(_, lines)| *lines) {
+            let parsed = command().try_get_matches_from(line.split(' '));
+            assert!(parsed.is_ok(), "{line}: {}", parsed.unwrap_err());
+        }
+    }
+
+    #[test]
+    fn environment_topic_lists_every_variable() {
+        let text = include_str!("topics/environment.txt");
+        for arg in Cli::command().get_arguments() {
+            if let Some(name) = arg.get_env().and_then(|name| name.to_str()) {
+                let flag = format!("--{}", arg.get_long().unwrap_or_default());
+                let listed = text
+                    .lines()
+                    .any(|line| line.contains(&format!("{name} ")) && line.contains(&flag));
+                assert!(listed, "{name} {flag}");
+            }
+        }
+    }
+
+    #[test]
+    fn exit_codes_topic_lists_every_kind() {
+        let text = include_str!("topics/exit-codes.txt");
+        for kind in [
+            Kind::Internal,
+            Kind::Usage,
+            Kind::Key,
+            Kind::Mismatch,
+            Kind::Refused,
+            Kind::Auth,
+            Kind::Unreachable,
+            Kind::Unknown,
+            Kind::Partial,
+            Kind::Interrupted,
+            Kind::Terminated,
+        ] {
+            let row = format!("{:>5} {} ", kind.exit_code(), kind.name());
+            assert!(text.contains(&row), "{row}");
+        }
+    }
+}
