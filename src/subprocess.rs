@@ -5,6 +5,7 @@
 //! of its own that shows the child's own words.
 
 use std::{
+    borrow::Cow,
     collections::BTreeSet,
     ffi::{OsStr, OsString},
     fmt,
@@ -69,14 +70,12 @@ pub struct Output {
 }
 
 impl Output {
-    /// What the program had to say when it failed: the end of stderr, or of stdout where stderr is
-    /// empty.
-    fn words(&self) -> String {
-        let loudest = match self.stderr.trim_ascii() {
+    /// What the program had to say when it failed: stderr, or stdout where stderr is empty.
+    fn loudest(&self) -> &[u8] {
+        match self.stderr.trim_ascii() {
             b"" => &self.stdout,
             stderr => stderr,
-        };
-        excerpt_end(loudest)
+        }
     }
 }
 
@@ -101,7 +100,7 @@ pub enum Failure {
         signal: i32,
         words: String,
     },
-    #[error("`{program}` exited with {code}{}", Words(&.output.words()))]
+    #[error("`{program}` exited with {code}{}", Words(&excerpt_end(.output.loudest())))]
     Exited {
         program: String,
         code: i32,
@@ -117,6 +116,17 @@ pub enum Failure {
     },
     #[error("stopped by a signal")]
     Interrupted(Kind),
+}
+
+impl Failure {
+    /// What the program itself said, to be classified; empty if it said nothing.
+    pub fn words(&self) -> Cow<'_, str> {
+        match self {
+            Failure::Exited { output, .. } => String::from_utf8_lossy(output.loudest()),
+            Failure::TimedOut { words, .. } | Failure::Killed { words, .. } => words.into(),
+            _ => Cow::default(),
+        }
+    }
 }
 
 static WITHHELD: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());

@@ -1,24 +1,23 @@
 //! AWS KMS, through the program `aws`, version 1 or 2.
 //!
-//! The operations, their limits and their errors: AWS KMS API Reference, `Sign`, `GetPublicKey`,
-//! `CreateKey`, `CreateAlias`; how a key is named: there, `KeyId` of `Sign`.
+//! Operations, limits and errors: AWS KMS API Reference, `Sign`, `GetPublicKey`, `CreateKey`,
+//! `CreateAlias`. Names of keys: `KeyId` of `Sign`.
 
 use std::{ffi::OsString, sync::Arc};
 
-use serde::{Deserialize, de::DeserializeOwned};
+use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
 use super::{
-    Context, Opened, Signer,
-    source::{Body, Generate, Generated, Source, SourceKind, no_path},
-    tool::{Hints, Tool},
+    Context, Opened,
+    source::{Body, Generate, Generated, SourceKind, Source, no_path},
+    tool::{self, Table, Tool, Vendor, row},
 };
 use crate::{
     error::{Error, Kind as ErrorKind, Reason, Result},
-    public_key::{self, PublicKey},
+    public_key::PublicKey,
     signature::Signature,
-    subprocess::{Command, Failure, Output},
-    text::quote,
+    subprocess::Command,
 };
 
 pub static KIND: SourceKind = SourceKind {
@@ -37,146 +36,174 @@ const REGION: &str = "region";
 const PROFILE: &str = "profile";
 const ENDPOINT: &str = "endpoint-url";
 
-const INSTALL: &str = "install the AWS CLI: `pip install awscli`, the package awscli of your \
-                       system, or version 2 from AWS";
+const INSTALL: &str = "install the AWS CLI: version 2 from AWS, your system's package awscli, or \
+                       `pip install awscli`";
 
 const KEY_SPEC: &str = "ECC_NIST_P256";
 const KEY_USAGE: &str = "SIGN_VERIFY";
 const ALGORITHM: &str = "ECDSA_SHA_256";
 
-/// What `Sign` takes of a message; of an empty or longer one it takes the digest.
+/// The longest message that `Sign` takes, in bytes. It takes a longer or empty one as a digest.
 const RAW_LIMIT: usize = 4096;
 
-/// What to do about a key that does not serve.
-const MAKE_ONE: &str = "`qkey generate awskms:///alias/NAME` makes a key that serves";
-
-const NOT_KMS: &str = "what answers may not be AWS KMS: check the proxy and the attribute \
-                       endpoint-url";
-
-/// The error code of what is not there.
-const NOT_FOUND: &str = "(NotFoundException)";
+static AWS: Vendor = Vendor {
+    table: TABLE,
+    timed_out: "check the network, or raise --timeout SECONDS; if the profile asks for an MFA code, \
+                get session credentials first (`aws sts get-session-token`)",
+    unfit: "create a key that fits: `qkey generate awskms:///alias/NAME`",
+    stranger: "the endpoint may not be AWS KMS: check the proxy and the attribute endpoint-url",
+};
 
 const LOG_IN: &str = "log in again: `aws sso login`, `aws configure`, or new values for \
                       AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN";
-const REACH: &str = "check the network, the proxy, and the region; an endpoint of your own is \
-                     given with the attribute endpoint-url";
 
-const HINTS: Hints = &[
-    (
-        NOT_FOUND,
-        None,
-        "check the key's id (that of an alias begins with alias/), the region and the account: \
-         `aws kms list-aliases` shows what there is",
+/// A message, which some versions begin with the program's name.
+macro_rules! says {
+    ($pattern:literal, $reason:expr, $hint:expr $(,)?) => {
+        row(concat!(r"^(aws: \[ERROR\]: )?", $pattern), $reason, $hint)
+    };
+}
+
+/// An error code of the service, and how its message begins.
+macro_rules! code {
+    ($code:literal, $reason:expr, $hint:expr $(,)?) => {
+        code!($code, "", $reason, $hint)
+    };
+    ($code:literal, $message:literal, $reason:expr, $hint:expr $(,)?) => {
+        row(
+            concat!(
+                r"^(aws: \[ERROR\]: )?An error occurred \(",
+                $code,
+                r"\) when calling the \w+ operation( \(.*?\))?",
+                $message
+            ),
+            $reason,
+            $hint,
+        )
+    };
+}
+
+const TABLE: Table = &[
+    code!(
+        "NotFoundException",
+        Some(Reason::NotFound),
+        "check the key id (an alias begins with alias/), the region and the account: `aws kms \
+         list-aliases` lists the aliases",
     ),
-    (
-        "(DisabledException)",
-        None,
-        "enable it: `aws kms enable-key {key}`",
+    code!(
+        "DisabledException",
+        Some(Reason::Disabled),
+        "enable the key: `aws kms enable-key {key}`",
     ),
-    (
-        "(KMSInvalidStateException)",
-        None,
-        "see what state it is in: `aws kms describe-key {key}`; `aws kms cancel-key-deletion` and \
-         then `aws kms enable-key` bring back one that awaits its deletion",
+    code!(
+        "KMSInvalidStateException",
+        Some(Reason::Disabled),
+        "check the key's state: `aws kms describe-key {key}`; to restore a key that is pending \
+         deletion, run `aws kms cancel-key-deletion`, then `aws kms enable-key`",
     ),
-    (
-        "(AccessDeniedException)",
+    code!(
+        "AccessDeniedException",
         Some(Reason::Denied),
-        "the key's policy or an IAM policy must allow it; `aws sts get-caller-identity` shows who \
-         you are",
+        "the key policy or an IAM policy must allow it; `aws sts get-caller-identity` shows who you \
+         are",
     ),
-    ("(ExpiredToken", Some(Reason::LoggedOut), LOG_IN),
-    (
-        "(UnrecognizedClientException)",
+    code!(
+        "InvalidSignatureException",
+        ": Signature (expired|not yet current):",
+        Some(Reason::ClockSkew),
+        "set this machine's clock: AWS accepts requests within five minutes of its own time",
+    ),
+    code!(
+        "(ExpiredToken(Exception)?|UnrecognizedClientException|InvalidClientTokenId|\
+         InvalidSignatureException)",
         Some(Reason::LoggedOut),
         LOG_IN,
     ),
-    ("(InvalidClientTokenId)", Some(Reason::LoggedOut), LOG_IN),
-    (
-        "(InvalidSignatureException)",
-        Some(Reason::LoggedOut),
-        LOG_IN,
+    code!(
+        "(InvalidKeyUsage|UnsupportedOperation)Exception",
+        Some(Reason::Unsupported),
+        "use an asymmetric key with the usage SIGN_VERIFY: `qkey generate awskms:///alias/NAME` \
+         creates one",
     ),
-    (
-        "(InvalidKeyUsageException)",
+    code!(
+        "ValidationException",
         None,
-        "take a key for SIGN_VERIFY: `qkey generate awskms:///alias/NAME` makes one",
+        "check the key id: a UUID, alias/NAME or an ARN must follow awskms:///",
     ),
-    (
-        "(UnsupportedOperationException)",
+    code!(
+        "ThrottlingException",
+        Some(Reason::Throttled),
+        "try again later; AWS_MAX_ATTEMPTS sets how often aws retries",
+    ),
+    code!(
+        "LimitExceededException",
         None,
-        "take an asymmetric key: `qkey generate awskms:///alias/NAME` makes one",
+        "ask AWS for a higher quota, or use an existing key",
     ),
-    (
-        "(ValidationException)",
-        None,
-        "check the key's id: a UUID, alias/NAME or an ARN follows awskms:///",
-    ),
-    (
-        "(ThrottlingException)",
-        None,
-        "try again later; AWS_MAX_ATTEMPTS says how often aws tries by itself",
-    ),
-    (
-        "(LimitExceededException)",
-        None,
-        "ask AWS for a higher quota, or take a key that there is",
-    ),
-    (
+    says!(
         "Unable to locate credentials",
         Some(Reason::LoggedOut),
-        "log in with `aws configure` or `aws sso login`, or choose a profile with AWS_PROFILE or \
-         the attribute profile",
+        "log in with `aws configure` or `aws sso login`, or choose a profile with AWS_PROFILE or the \
+         attribute profile",
     ),
-    (
-        "The config profile (",
+    says!(
+        r"The config profile \(",
         None,
-        "`aws configure list-profiles` shows the profiles there are",
+        "`aws configure list-profiles` lists the profiles",
     ),
-    (
-        "You must specify a region",
+    says!(
+        "(You must specify a region|Invalid endpoint: https://kms\\.\\.)",
         None,
         "add ?region=REGION to the key source, or set AWS_DEFAULT_REGION",
     ),
-    ("SSO Token", Some(Reason::LoggedOut), LOG_IN),
-    ("SSO session", Some(Reason::LoggedOut), LOG_IN),
-    ("Token has expired", Some(Reason::LoggedOut), LOG_IN),
-    ("Could not connect to the endpoint URL", None, REACH),
-    ("timeout on endpoint URL", None, REACH),
-    (
+    says!(
+        "(Error loading SSO Token|Error when retrieving token from sso|The SSO session)",
+        Some(Reason::LoggedOut),
+        LOG_IN,
+    ),
+    says!(
+        "Error when retrieving credentials from custom-process",
+        None,
+        "run the credential_process of your profile by hand: it must print credentials",
+    ),
+    says!(
+        r"\[Errno 2\] No such file or directory",
+        None,
+        "check that the file exists; AWS_WEB_IDENTITY_TOKEN_FILE may name one that does not",
+    ),
+    says!(
+        "(Could not connect to the endpoint|(Connect|Read) timeout on endpoint) URL",
+        Some(Reason::Unreachable),
+        "check the network, the proxy and the region; the attribute endpoint-url sets another \
+         endpoint",
+    ),
+    says!(
+        "Failed to connect to proxy URL",
+        Some(Reason::Unreachable),
+        "check HTTPS_PROXY and HTTP_PROXY; NO_PROXY lists the hosts to reach without a proxy",
+    ),
+    says!(
         "Enter MFA code",
         Some(Reason::NeedsPerson),
-        "aws cannot ask for the MFA code here: get temporary credentials first, with `aws sts \
-         get-session-token --serial-number ARN --token-code CODE`, and run this with them",
+        "aws cannot ask for the MFA code here: get session credentials first with `aws sts \
+         get-session-token --serial-number ARN --token-code CODE`, and run qkey with them",
     ),
-    (
-        "did not finish within",
-        None,
-        "check the network, or give it longer with --timeout SECONDS; where the profile asks for \
-         an MFA code, get the credentials of a session first (`aws sts get-session-token`)",
-    ),
-    (
+    says!(
         "SSL validation failed",
-        None,
-        "a proxy's certificate authority is given with AWS_CA_BUNDLE",
+        Some(Reason::Unreachable),
+        "if a proxy uses its own certificate authority, name its file with AWS_CA_BUNDLE",
     ),
 ];
 
-/// `aws`, and the key that it is to use.
+/// `aws`, and the key that it uses.
 struct Aws {
-    title: String,
     tool: Tool,
     key_id: String,
     /// The flags for region, profile and endpoint.
     options: Vec<String>,
 }
 
-struct AwsSigner {
-    aws: Aws,
-    public_key: PublicKey,
-}
-
-/// What `GetPublicKey` answers; servers other than AWS's leave some of it out.
+/// The reply to `GetPublicKey`; servers other than AWS leave out some members.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct KeyReply {
@@ -207,38 +234,6 @@ struct KeyMetadata {
     key_id: String,
 }
 
-impl Signer for AwsSigner {
-    fn public_key(&self) -> &PublicKey {
-        &self.public_key
-    }
-
-    fn sign(&self, challenge: &[u8]) -> Result<Signature> {
-        let digest = Sha256::digest(challenge);
-        let (message_type, message) = match challenge.len() {
-            1..=RAW_LIMIT => ("RAW", challenge),
-            _ => ("DIGEST", digest.as_slice()),
-        };
-        let file = self.aws.tool.private_file(message)?;
-        // Versions 1 and 2 read a message that stands in argv differently.
-        let mut flag = OsString::from("--message=fileb://");
-        flag.push(file.path());
-        let command = self
-            .aws
-            .key_command("sign")
-            .arg(flag)
-            .arg(format!("--message-type={message_type}"))
-            .arg(format!("--signing-algorithm={ALGORITHM}"));
-        let reply: SignReply = self
-            .aws
-            .call("sign with", &command, "JSON with a Signature")?;
-        Signature::from_base64(&reply.signature).map_err(|_| {
-            self.aws
-                .tool
-                .not_a_signature("Base64 of ASN.1 DER", reply.signature.as_bytes())
-        })
-    }
-}
-
 impl Aws {
     fn find(source: &Source, context: &Context) -> Result<Self> {
         let (key_id, region) = key_id(source)?;
@@ -251,11 +246,9 @@ impl Aws {
         .into_iter()
         .filter_map(|(name, value)| Some(format!("--{name}={}", value?)))
         .collect();
-        let title = source.text();
+        let tool = Tool::find(&AWS, &["aws"], INSTALL, source, context)?;
         Ok(Self {
-            tool: Tool::find(title, &["aws"], INSTALL, context.timeout, HINTS)?
-                .naming_key(flags(&[("key-id", &key_id)], &options)),
-            title: title.to_owned(),
+            tool: tool.naming_key(flags(&[("key-id", &key_id)], &options)),
             key_id,
             options,
         })
@@ -275,148 +268,98 @@ impl Aws {
             .arg(format!("--key-id={}", self.key_id))
     }
 
-    fn call<T: DeserializeOwned>(
-        &self,
-        doing: &str,
-        command: &Command,
-        expected: &'static str,
-    ) -> Result<T> {
-        let output = self.tool.run(doing, command)?;
-        self.parse(&output, expected)
-    }
-
-    fn parse<T: DeserializeOwned>(&self, output: &Output, expected: &'static str) -> Result<T> {
-        let reply = self.tool.json(output, expected);
-        reply.map_err(|error| error.hint(NOT_KMS))
-    }
-
-    /// The public half, and from here on the key itself: an alias may be given to another key
-    /// meanwhile.
+    /// Reads the public key, and pins the key itself: its alias may be moved to another key.
     fn public_key(&mut self) -> Result<PublicKey> {
         let command = self.key_command("get-public-key");
-        let reply: KeyReply = self.call("open", &command, "JSON with a PublicKey")?;
-        self.check(&reply)?;
-        let public_key = PublicKey::from_base64(&reply.public_key).map_err(|error| {
-            let hint = match error {
-                public_key::Error::NotP256(_) => MAKE_ONE,
-                _ => NOT_KMS,
-            };
-            self.tool.unusable(&error).hint(hint)
-        })?;
+        let tool = &self.tool;
+        let reply: KeyReply = tool.call("open", &command, "JSON with a PublicKey")?;
+        tool.expect("KeyUsage", reply.key_usage.as_deref(), &[KEY_USAGE])?;
+        tool.expect("KeySpec", reply.key_spec.as_deref(), &[KEY_SPEC])?;
+        if let Some(algorithms) = &reply.signing_algorithms
+            && !algorithms.is_empty()
+            && !algorithms.iter().any(|known| known == ALGORITHM)
+        {
+            tool.expect("algorithm", Some(&algorithms.join(", ")), &[ALGORITHM])?;
+        }
+        let public_key = tool.public_key(PublicKey::from_base64(&reply.public_key))?;
         if let Some(arn) = reply.key_id.filter(|id| id.starts_with("arn:")) {
             self.key_id = arn;
         }
         Ok(public_key)
     }
 
-    /// # Errors
-    /// When the reply says that the key is not one for ECDSA over P-256 and SHA-256.
-    fn check(&self, reply: &KeyReply) -> Result<()> {
-        let one = |name, wanted, found: &Option<String>| {
-            let found = found.as_ref().filter(|found| *found != wanted)?;
-            Some(format!("its {name} is {found}, and {wanted} is needed"))
+    fn sign(&self, challenge: &[u8]) -> Result<Signature> {
+        let digest = Sha256::digest(challenge);
+        let (message_type, message) = match challenge.len() {
+            1..=RAW_LIMIT => ("RAW", challenge),
+            _ => ("DIGEST", digest.as_slice()),
         };
-        let algorithms = reply.signing_algorithms.iter().find(|list| {
-            // A key that cannot sign has none, and its usage says more.
-            !list.is_empty() && !list.iter().any(|known| known == ALGORITHM)
-        });
-        let wrong = one("KeyUsage", KEY_USAGE, &reply.key_usage)
-            .or_else(|| one("KeySpec", KEY_SPEC, &reply.key_spec))
-            .or_else(|| {
-                let found = algorithms?.join(", ");
-                Some(format!("it signs {found}, and {ALGORITHM} is needed"))
-            });
-        match wrong {
-            None => Ok(()),
-            Some(wrong) => Err(Error::new(ErrorKind::Key, wrong)
-                .context(format!("cannot use {}", self.title))
-                .hint(MAKE_ONE)),
-        }
+        let file = self.tool.private_file(message)?;
+        // Versions 1 and 2 decode a message in argv differently.
+        let mut flag = OsString::from("--message=fileb://");
+        flag.push(file.path());
+        let command = self
+            .key_command("sign")
+            .arg(flag)
+            .arg(format!("--message-type={message_type}"))
+            .arg(format!("--signing-algorithm={ALGORITHM}"));
+        let expected = "JSON with a Signature";
+        let reply: SignReply = self.tool.call("sign with", &command, expected)?;
+        Signature::from_base64(&reply.signature).map_err(|_| {
+            let signature = reply.signature.as_bytes();
+            self.tool.not_a_signature("Base64 of ASN.1 DER", signature)
+        })
     }
 
-    /// # Errors
-    /// When there is something of this name, or that cannot be found out.
-    fn refuse_existing(&self) -> Result<()> {
-        let described = self
-            .tool
-            .run("make a key in", &self.key_command("describe-key"));
-        match described {
-            Ok(_) => Err(Error::new(
-                ErrorKind::Key,
-                format!("there is a key already in {}", self.title),
-            )
-            .hint("use it as it is, or choose another alias")),
-            Err(error) if error.causes().iter().any(|cause| cause.contains(NOT_FOUND)) => Ok(()),
-            Err(error) => Err(error),
-        }
-    }
-
+    /// Creates a key without an alias; returns its id.
     fn create_key(&self) -> Result<String> {
         let description = format!("Made by qkey as {}", self.key_id);
-        let lost = |error: Error| {
-            error.hint(format!(
-                "a key may have been made all the same: look through `aws kms list-keys` for one \
-                 with the description {description:?}"
-            ))
-        };
         let command = self
             .command("create-key")
             .arg(format!("--key-spec={KEY_SPEC}"))
             .arg(format!("--key-usage={KEY_USAGE}"))
             .arg(format!("--description={description}"))
-            // When an answer is lost, aws would make another key.
+            // After a lost reply, aws would create another key.
             .env("AWS_MAX_ATTEMPTS", "1");
-        let output = command.run().map_err(|failure| {
-            let error = self.tool.failed("make a key in", &failure);
-            match failure {
-                Failure::Exited { .. } => error,
-                _ => lost(error),
-            }
+        let lost = || format!("look for the description {description:?} in `aws kms list-keys`");
+        let reply: CreateReply = self.tool.create(&command, lost, |output| {
+            self.tool.json(output, "JSON with KeyMetadata.KeyId")
         })?;
-        let reply: CreateReply = self
-            .parse(&output, "JSON with KeyMetadata.KeyId")
-            .map_err(lost)?;
         Ok(reply.key_metadata.key_id)
     }
 
     fn create_alias(&self, target: &str) -> Result<()> {
-        let command = self
-            .command("create-alias")
-            .arg(format!("--alias-name={}", self.key_id))
-            .arg(format!("--target-key-id={target}"));
-        self.tool.run("name", &command).map(drop)
-    }
-
-    /// Puts in front of an error what was made before it, and how to go on.
-    fn after_creation(&self, made: &str, error: Error) -> Error {
-        let alias = flags(
-            &[("alias-name", &self.key_id), ("target-key-id", made)],
-            &self.options,
-        );
-        let key = flags(&[("key-id", made)], &self.options);
-        error
-            .context(format!(
-                "made the key {made}, which is not yet {}",
-                self.title
-            ))
-            .hint(format!(
-                "give the key its alias: `aws kms create-alias {alias}`; or delete it: `aws kms \
-                 schedule-key-deletion {key}`"
-            ))
+        let names = [
+            ("alias-name", self.key_id.as_str()),
+            ("target-key-id", target),
+        ];
+        let command = self.command("create-alias").args(flags(&names, &[]));
+        self.tool.run("name", &command).map(drop).map_err(|error| {
+            let alias = tool::typed(flags(&names, &self.options));
+            let key = tool::typed(flags(&[("key-id", target)], &self.options));
+            let title = self.tool.title();
+            error
+                .context(format!("created key {target}, but not its alias {title}"))
+                .hint(format!(
+                    "create the alias: `aws kms create-alias {alias}`; or delete the key: `aws kms \
+                     schedule-key-deletion {key}`"
+                ))
+        })
     }
 }
 
-/// Flags of `aws` as a user would type them.
-fn flags(own: &[(&str, &str)], options: &[String]) -> String {
+/// These flags of one command, and those of every command.
+fn flags(own: &[(&str, &str)], options: &[String]) -> Vec<String> {
     let own = own.iter().map(|(name, value)| format!("--{name}={value}"));
-    let all = own.chain(options.iter().cloned());
-    all.map(|flag| quote(&flag)).collect::<Vec<_>>().join(" ")
+    own.chain(options.iter().cloned()).collect()
 }
 
 fn open(source: &Source, context: &Arc<Context>) -> Result<Opened> {
     let mut aws = Aws::find(source, context)?;
     let public_key = aws.public_key()?;
-    Ok(Opened::Signer(Box::new(AwsSigner { aws, public_key })))
+    Ok(tool::opened(public_key, move |challenge| {
+        aws.sign(challenge)
+    }))
 }
 
 fn generate(source: &Source, context: &Arc<Context>, _: &Generate) -> Result<Generated> {
@@ -424,37 +367,29 @@ fn generate(source: &Source, context: &Arc<Context>, _: &Generate) -> Result<Gen
     match aws.key_id.strip_prefix("alias/") {
         Some(name) if !name.starts_with("aws/") => {}
         _ => {
-            return Err(Error::new(
-                ErrorKind::Usage,
-                format!(
-                    "a new key cannot be made as {:?}: it needs an alias of your own",
-                    source.text()
-                ),
-            )
-            .hint("write awskms:///alias/NAME; names that begin with aws/ are AWS's"));
+            let title = source.text();
+            let message = format!("cannot create {title:?}: a new key needs an alias of yours");
+            return Err(Error::new(ErrorKind::Usage, message)
+                .hint("write awskms:///alias/NAME; aliases that begin with aws/ belong to AWS"));
         }
     }
-    aws.refuse_existing()?;
-    let made = aws.create_key()?;
-    aws.create_alias(&made)
-        .map_err(|error| aws.after_creation(&made, error))?;
-    // A new alias may take a while until it is known everywhere.
-    aws.key_id = made;
-    let public_key = aws.public_key().map_err(|error| {
-        let title = source.text();
-        error.context(format!("made {title}, and cannot yet read its public half"))
-    })?;
+    aws.tool.refuse_existing(&aws.key_command("describe-key"))?;
+    let id = aws.create_key()?;
+    aws.create_alias(&id)?;
+    // A new alias takes a while to become known everywhere.
+    aws.key_id = id;
+    let public_key = aws.public_key().map_err(|error| aws.tool.created(error))?;
     Ok(Generated {
         source: source.text().to_owned(),
         public_key,
     })
 }
 
-/// The key's id, and its region where it or an attribute says so.
+/// The key's id, and the region that its ARN or an attribute names.
 fn key_id(source: &Source) -> Result<(String, Option<String>)> {
     let invalid = |why: &str| source.invalid(why).hint(format!("write {}", KIND.form));
     let id = source.body().strip_prefix("///").ok_or_else(|| {
-        invalid("three slashes follow awskms: (an endpoint is the attribute endpoint-url)")
+        invalid("awskms: must be followed by three slashes (for an endpoint, use the attribute endpoint-url)")
     })?;
     let attribute = source.attribute(REGION);
     let Some(arn) = id.strip_prefix("arn:") else {
@@ -466,7 +401,7 @@ fn key_id(source: &Source) -> Result<(String, Option<String>)> {
         };
         return match fits {
             true => Ok((id.to_owned(), attribute.map(str::to_owned))),
-            false => Err(invalid("no key's id or alias is written like that")),
+            false => Err(invalid("it is not a key id or an alias")),
         };
     };
     let parts: Vec<&str> = arn.splitn(5, ':').collect();
@@ -474,11 +409,11 @@ fn key_id(source: &Source) -> Result<(String, Option<String>)> {
         return Err(invalid("it is not the ARN of a KMS key"));
     };
     if !resource.starts_with("key/") && !resource.starts_with("alias/") {
-        return Err(invalid("its ARN is not that of a key or an alias"));
+        return Err(invalid("its ARN does not name a key or an alias"));
     }
     match attribute {
         Some(other) if other != region => Err(invalid(
-            "the attribute region and the region in the ARN differ",
+            "the attribute region differs from the region in the ARN",
         )),
         _ => Ok((id.to_owned(), Some(region.to_owned()))),
     }
@@ -487,13 +422,14 @@ fn key_id(source: &Source) -> Result<(String, Option<String>)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::signer::tool::tests::assert_classifies;
 
     fn parse(text: &str) -> Result<(String, Option<String>)> {
         key_id(&crate::signer::registry::parse(text).expect("the grammar of key sources"))
     }
 
     #[test]
-    fn a_key_is_named_by_id_alias_or_arn() {
+    fn parse_key_id_alias_and_arn() {
         let id = "1234abcd-12ab-34cd-56ef-1234567890ab";
         let key_arn = format!("arn:aws:kms:eu-west-1:111122223333:key/{id}");
         let alias_arn = "arn:aws-us-gov:kms:us-gov-west-1:111122223333:alias/a/b_c-1";
@@ -516,27 +452,135 @@ mod tests {
     }
 
     #[test]
-    fn what_names_no_key_is_refused() {
+    fn malformed_sources_are_usage_errors() {
         for (text, why) in [
-            ("awskms:alias/a", "three slashes follow awskms:"),
-            ("awskms://alias/a", "three slashes follow awskms:"),
+            ("awskms:alias/a", "three slashes"),
+            ("awskms://alias/a", "three slashes"),
             ("awskms://localhost:4566/alias/a", "endpoint-url"),
-            ("awskms:///", "no key's id or alias"),
-            ("awskms:///alias/", "no key's id or alias"),
-            ("awskms:///alias/a%20b", "no key's id or alias"),
-            ("awskms:///key/a", "no key's id or alias"),
-            ("awskms:///--debug%3Dx", "no key's id or alias"),
+            ("awskms:///", "not a key id or an alias"),
+            ("awskms:///alias/", "not a key id or an alias"),
+            ("awskms:///alias/a%20b", "not a key id or an alias"),
+            ("awskms:///key/a", "not a key id or an alias"),
+            ("awskms:///--debug%3Dx", "not a key id or an alias"),
             ("awskms:///arn:aws:s3:::bucket", "not the ARN of a KMS key"),
             (
                 "awskms:///arn:aws:kms:eu-west-1",
                 "not the ARN of a KMS key",
             ),
-            ("awskms:///arn:aws:kms:r:1:grant/x", "not that of a key"),
-            ("awskms:///arn:aws:kms:r:1:key/x?region=q", "differ"),
+            ("awskms:///arn:aws:kms:r:1:grant/x", "does not name a key"),
+            ("awskms:///arn:aws:kms:r:1:key/x?region=q", "differs"),
         ] {
             let error = parse(text).expect_err(text);
             assert_eq!(error.kind(), ErrorKind::Usage);
             assert!(error.message().contains(why), "{text}: {error}");
         }
+    }
+
+    #[test]
+    fn table_classifies_real_output_of_aws() {
+        let error = |code: &str, message: &str| {
+            format!(
+                "\nAn error occurred ({code}) when calling the GetPublicKey operation: {message}\n"
+            )
+        };
+        let samples: &[&[&str]] = &[
+            &[
+                &error(
+                    "NotFoundException",
+                    "Key 'arn:aws:kms:eu-west-1:1:key/1' does not exist",
+                ),
+                "\nAn error occurred (NotFoundException) when calling the GetPublicKey operation \
+                 (reached max retries: 0): Key does not exist\n",
+                "\naws: [ERROR]: An error occurred (NotFoundException) when calling the Sign \
+                 operation: Alias is not found.\n",
+            ],
+            &[&error(
+                "DisabledException",
+                "arn:aws:kms:eu-west-1:1:key/1 is disabled.",
+            )],
+            &[&error(
+                "KMSInvalidStateException",
+                "key/1 is pending deletion.",
+            )],
+            &[&error(
+                "AccessDeniedException",
+                "User: u is not authorized to perform: kms:Sign",
+            )],
+            &[
+                &error(
+                    "InvalidSignatureException",
+                    "Signature expired: 20261128T051500Z is now earlier than 20261128T052000Z \
+                     (20261128T052500Z - 5 min.)",
+                ),
+                "\nAn error occurred (InvalidSignatureException) when calling the GetPublicKey \
+                 operation (reached max retries: 0): Signature not yet current: 20261128T053100Z is \
+                 still later than 20261128T053000Z (20261128T052500Z + 5 min.)\n",
+            ],
+            &[
+                &error(
+                    "InvalidSignatureException",
+                    "The request signature we calculated does not match the signature you provided.",
+                ),
+                &error(
+                    "ExpiredTokenException",
+                    "The security token included in the request is expired",
+                ),
+                "\nAn error occurred (ExpiredToken) when calling the AssumeRole operation: The \
+                 security token included in the request is expired\n",
+                &error(
+                    "UnrecognizedClientException",
+                    "The security token included in the request is invalid.",
+                ),
+                "\nAn error occurred (InvalidClientTokenId) when calling the AssumeRole operation: \
+                 The security token included in the request is invalid.\n",
+            ],
+            &[
+                &error(
+                    "InvalidKeyUsageException",
+                    "key/1 key usage is ENCRYPT_DECRYPT",
+                ),
+                &error("UnsupportedOperationException", ""),
+            ],
+            &[&error("ValidationException", "Invalid keyId")],
+            &[
+                &error("ThrottlingException", "Rate exceeded"),
+                "\nAn error occurred (ThrottlingException) when calling the Sign operation (reached \
+                 max retries: 4): Rate exceeded\n",
+            ],
+            &[&error("LimitExceededException", "")],
+            &[
+                "Unable to locate credentials. You can configure credentials by running \"aws \
+                 configure\".\n",
+            ],
+            &["\nThe config profile (nope) could not be found\n"],
+            &[
+                "You must specify a region. You can also configure your region by running \"aws \
+                 configure\".\n",
+                "\nInvalid endpoint: https://kms..amazonaws.com\n",
+            ],
+            &[
+                "\nError loading SSO Token: Token for s does not exist\n",
+                "\nError when retrieving token from sso: Token has expired and refresh failed\n",
+                "\nThe SSO session associated with this profile has expired or is otherwise \
+                 invalid. To refresh this SSO session run aws sso login with the corresponding \
+                 profile.\n",
+            ],
+            &["\nError when retrieving credentials from custom-process: no luck\n"],
+            &["\n[Errno 2] No such file or directory: '/nope'\n"],
+            &[
+                "\nCould not connect to the endpoint URL: \"http://127.0.0.1:1/\"\n",
+                "\nRead timeout on endpoint URL: \"http://127.0.0.1:18766/\"\n",
+            ],
+            &["\nFailed to connect to proxy URL: \"http://127.0.0.1:1\"\n"],
+            &[
+                "Warning: Password input may be echoed.\nEnter MFA code for \
+                 arn:aws:iam::111122223333:mfa/u: \n",
+            ],
+            &[
+                "\nSSL validation failed for https://127.0.0.1:18765/ [SSL: WRONG_VERSION_NUMBER] \
+                 wrong version number (_ssl.c:1006)\n",
+            ],
+        ];
+        assert_classifies(TABLE, samples);
     }
 }

@@ -1,25 +1,24 @@
 //! Azure Key Vault and Managed HSM, through the program `az`.
 //!
-//! Operations, members and errors: Azure Key Vault REST API, "Keys"; names and hosts: "About keys,
-//! secrets, and certificates"; the flags: Azure CLI reference, `az keyvault key`.
+//! Operations, members and errors: Azure Key Vault REST API, "Keys". Names and hosts: "About keys,
+//! secrets, and certificates". Flags: Azure CLI reference, `az keyvault key`.
 
 use std::sync::Arc;
 
 use base64::{Engine, prelude::BASE64_STANDARD};
-use serde::{Deserialize, de::DeserializeOwned};
+use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
 use super::{
-    Context, Opened, Signer,
-    source::{Body, Generate, Generated, Source, SourceKind, no_path},
-    tool::{Hints, Tool},
+    Context, Opened,
+    source::{Body, Generate, Generated, SourceKind, Source, no_path},
+    tool::{self, Table, Tool, Vendor, row},
 };
 use crate::{
-    error::{Error, Kind as ErrorKind, Reason, Result},
+    error::{Reason, Result},
     public_key::PublicKey,
     signature::Signature,
-    subprocess::{Command, Failure, Output},
-    text::quote,
+    subprocess::Command,
 };
 
 pub static KIND: SourceKind = SourceKind {
@@ -39,112 +38,107 @@ const PROTECTION: &str = "protection";
 const INSTALL: &str = "install the Azure CLI: the package azure-cli from Microsoft's repository, or \
                        `pip install azure-cli`";
 
-/// What to do about a key that does not serve.
-const MAKE_ONE: &str = "`qkey generate azurekms://VAULT/NAME` makes a key that serves";
-
-const NOT_AZURE: &str = "what answers may not be Azure Key Vault: check the vault's name and the \
-                         proxy";
-
-/// What `show` and `create` answer with.
+/// What `show` and `create` reply.
 const KEY: &str = "JSON with a key";
 
-/// The error code of what is not there.
-const NOT_FOUND: &str = "(KeyNotFound)";
+static AZURE: Vendor = Vendor {
+    table: TABLE,
+    timed_out: REACH,
+    unfit: "create a key that fits: `qkey generate azurekms://VAULT/NAME`",
+    stranger: "the server may not be Azure Key Vault: check the vault's name and the proxy",
+};
 
 const LOG_IN: &str = "log in: `az login`, or `az login --service-principal` in scripts; `az account \
-                      show` tells who you are";
-const ROLE: &str = "you need the role `Key Vault Crypto User` on the key or its vault (to make keys: \
-                    `Key Vault Crypto Officer`): `az role assignment create`; `az account show` tells \
-                    who you are";
-const VALIDITY: &str = "see from when and until when it is valid: `az keyvault key show {key}`";
-const REACH: &str = "check the vault's name, the network and the proxy: `az keyvault list` shows the \
-                     vaults there are";
+                      show` shows who you are";
+const ROLE: &str = "you need the role `Key Vault Crypto User` on the key or its vault (to create \
+                    keys: `Key Vault Crypto Officer`): `az role assignment create`; `az account \
+                    show` shows who you are";
+const REACH: &str = "check the vault's name, the network and the proxy: `az keyvault list` lists the \
+                     vaults";
 
-const HINTS: Hints = &[
-    (
-        NOT_FOUND,
-        None,
-        "check vault, key and version: `az keyvault key list` shows the keys of a vault",
+const TABLE: Table = &[
+    row(
+        r"^ERROR: \(KeyNotFound\)",
+        Some(Reason::NotFound),
+        "check the vault, key and version: `az keyvault key list` lists the keys of a vault",
     ),
-    (
-        "KeyDisabled",
-        None,
-        "enable it: `az keyvault key set-attributes {key} --enabled true`",
+    row(
+        r#"^\s*"code": "KeyDisabled""#,
+        Some(Reason::Disabled),
+        "enable the key: `az keyvault key set-attributes {key} --enabled true`",
     ),
-    ("KeyNotYetValid", None, VALIDITY),
-    ("KeyExpired", None, VALIDITY),
-    ("ForbiddenByRbac", Some(Reason::Denied), ROLE),
-    (
-        "ForbiddenByPolicy",
+    row(
+        r#"^\s*"code": "Key(NotYetValid|Expired)""#,
+        Some(Reason::Disabled),
+        "check when the key is valid: `az keyvault key show {key}`",
+    ),
+    row(
+        r#"^\s*"code": "ForbiddenByPolicy""#,
         Some(Reason::Denied),
-        "the vault's access policy must allow get and sign (to make keys: create): `az keyvault \
-         set-policy`; `az account show` tells who you are",
+        "the vault's access policy must allow get and sign (to create keys: create): `az keyvault \
+         set-policy`; `az account show` shows who you are",
     ),
-    (
-        "ForbiddenByFirewall",
+    row(
+        r#"^\s*"code": "ForbiddenByFirewall""#,
         Some(Reason::Denied),
-        "the vault's firewall keeps you out: `az keyvault network-rule add`, or another network",
+        "the vault's firewall blocks this address: `az keyvault network-rule add`, or use another \
+         network",
     ),
-    (
-        "ForbiddenByConnection",
+    row(
+        r#"^\s*"code": "ForbiddenByConnection""#,
         Some(Reason::Denied),
-        "the vault takes private connections alone: use a network that has one",
+        "the vault accepts private connections only: use a network that has one",
     ),
-    ("(Forbidden)", Some(Reason::Denied), ROLE),
-    (
-        "ObjectIsDeletedButRecoverable",
-        None,
-        "choose another name, or bring the deleted key back: `az keyvault key recover {key}`",
+    row(r"^ERROR: \(Forbidden\)", Some(Reason::Denied), ROLE),
+    row(
+        r#"^\s*"code": "ObjectIsDeletedButRecoverable""#,
+        Some(Reason::Disabled),
+        "choose another name, or recover the deleted key: `az keyvault key recover {key}`",
     ),
-    ("(Unauthorized)", Some(Reason::LoggedOut), LOG_IN),
-    ("az login", Some(Reason::LoggedOut), LOG_IN),
-    ("AADSTS", Some(Reason::LoggedOut), LOG_IN),
-    (
-        "(Throttled)",
-        None,
-        "az has tried it several times over; try again later",
+    row(
+        r"^ERROR: (\(Unauthorized\)|Please run 'az login'|AADSTS\d+)",
+        Some(Reason::LoggedOut),
+        LOG_IN,
     ),
-    (
-        "misspelled or not recognized",
-        None,
+    row(
+        r"^ERROR: \(Throttled\)",
+        Some(Reason::Throttled),
+        "try again later",
+    ),
+    row(
+        "^ERROR: (.* misspelled or not recognized|unrecognized arguments:)",
+        Some(Reason::Unsupported),
         "update the Azure CLI: `az upgrade`",
     ),
-    (
-        "CERTIFICATE_VERIFY_FAILED",
-        None,
-        "a proxy's certificate authority is given with REQUESTS_CA_BUNDLE",
+    row(
+        "^ERROR: .*CERTIFICATE_VERIFY_FAILED",
+        Some(Reason::Unreachable),
+        "if a proxy uses its own certificate authority, name its file with REQUESTS_CA_BUNDLE",
     ),
-    ("Failed to resolve", None, REACH),
-    ("Unable to connect", None, REACH),
-    ("Failed to establish a new connection", None, REACH),
-    ("timed out", None, REACH),
-    ("did not finish within", None, REACH),
+    row(
+        "^ERROR: .*(Failed to resolve|Unable to connect|Failed to establish a new connection|timed \
+         out)",
+        Some(Reason::Unreachable),
+        REACH,
+    ),
 ];
 
-/// `az`, and the key that it is to use.
+/// `az`, and the key that it uses.
 struct Azure {
-    title: String,
     tool: Tool,
     key: Key,
-}
-
-struct AzureSigner {
-    azure: Azure,
-    /// The version that `public_key` is of: named in every call, since there may be a newer one.
-    version: String,
-    public_key: PublicKey,
 }
 
 /// What a source names.
 #[derive(Debug, PartialEq, Eq)]
 struct Key {
-    /// The vault's name, or the whole name of its host.
+    /// The vault's name, or the full name of its host.
     vault: String,
     name: String,
     version: Option<String>,
 }
 
-/// What `show` and `create` answer; a Managed HSM leaves some of it out.
+/// The reply to `show` and `create`; a Managed HSM leaves out some members.
 #[derive(Deserialize)]
 struct KeyReply {
     key: JsonWebKey,
@@ -175,35 +169,11 @@ struct SignReply {
     signature: String,
 }
 
-impl Signer for AzureSigner {
-    fn public_key(&self) -> &PublicKey {
-        &self.public_key
-    }
-
-    fn sign(&self, challenge: &[u8]) -> Result<Signature> {
-        let digest = BASE64_STANDARD.encode(Sha256::digest(challenge));
-        let azure = &self.azure;
-        let command = azure
-            .command("sign", Some(&self.version))
-            .arg("--algorithm=ES256")
-            .arg(format!("--digest={digest}"));
-        let output = azure.tool.run("sign with", &command)?;
-        let reply: SignReply = azure.json(&output, "JSON with a signature")?;
-        Signature::from_p1363_base64(&reply.signature).map_err(|_| {
-            let expected = "Base64 of r and s, 32 bytes each";
-            let signature = reply.signature.as_bytes();
-            azure.tool.not_a_signature(expected, signature)
-        })
-    }
-}
-
 impl Azure {
     fn find(source: &Source, context: &Context, key: Key) -> Result<Self> {
-        let title = source.text();
+        let flags = key.flags(key.version.as_deref());
         Ok(Self {
-            tool: Tool::find(title, &["az"], INSTALL, context.timeout, HINTS)?
-                .naming_key(key.shown()),
-            title: title.to_owned(),
+            tool: Tool::find(&AZURE, &["az"], INSTALL, source, context)?.naming_key(flags),
             key,
         })
     }
@@ -220,137 +190,101 @@ impl Azure {
             .env("AZURE_EXTENSION_USE_DYNAMIC_INSTALL", "no")
     }
 
-    fn show(&self, doing: &str) -> Result<KeyReply> {
-        let command = self.command("show", self.key.version.as_deref());
-        let output = self.tool.run(doing, &command)?;
-        self.json(&output, KEY)
+    fn show_command(&self) -> Command {
+        self.command("show", self.key.version.as_deref())
     }
 
-    fn json<T: DeserializeOwned>(&self, output: &Output, expected: &'static str) -> Result<T> {
-        let reply = self.tool.json(output, expected);
-        reply.map_err(|error| error.hint(NOT_AZURE))
-    }
-
-    /// The version that a reply is of, and its public half.
+    /// The version and the public key of a reply.
     ///
     /// # Errors
     /// When the key does not sign ECDSA P-256.
     fn checked(&self, reply: &KeyReply) -> Result<(String, PublicKey)> {
-        let key = &reply.key;
-        let attributes = reply.attributes.as_ref();
-        let unusable = |why: String, hint: &str| {
-            let error = Error::new(ErrorKind::Key, why);
-            Err(error
-                .context(format!("cannot use {}", self.title))
-                .hint(hint))
-        };
-        if !matches!(key.kty.as_str(), "EC" | "EC-HSM") {
-            let why = format!("its type is {}, and EC or EC-HSM is needed", key.kty);
-            return unusable(why, MAKE_ONE);
-        }
-        let curve = key.crv.as_deref().unwrap_or("unknown");
-        if curve != "P-256" {
-            let why = format!("its curve is {curve}, and P-256 is needed");
-            return unusable(why, MAKE_ONE);
-        }
-        if attributes.and_then(|attributes| attributes.enabled) == Some(false) {
-            let hint = self.change("--enabled true");
-            return unusable("it is disabled".to_owned(), &format!("enable it: {hint}"));
+        let KeyReply { key, attributes } = reply;
+        let tool = &self.tool;
+        tool.expect("type", Some(&key.kty), &["EC", "EC-HSM"])?;
+        tool.expect(
+            "curve",
+            Some(key.crv.as_deref().unwrap_or("unknown")),
+            &["P-256"],
+        )?;
+        if attributes.as_ref().and_then(|it| it.enabled) == Some(false) {
+            let hint = format!("enable it: {}", self.change("--enabled true"));
+            let error = tool.unfit("it is disabled".to_owned());
+            return Err(error.because(Reason::Disabled).hint(hint));
         }
         if let Some(operations) = &key.key_ops
             && !operations.iter().any(|operation| operation == "sign")
         {
-            let why = format!(
-                "it is for {}, and sign is needed",
-                match operations.is_empty() {
-                    true => "no operation".to_owned(),
-                    false => operations.join(", "),
-                }
-            );
-            let hint = self.change("--ops sign verify");
-            return unusable(why, &format!("allow it: {hint}"));
+            let why = match operations.is_empty() {
+                true => "its permitted operations are none, but must include sign".to_owned(),
+                false => format!(
+                    "its permitted operations are {}, but must include sign",
+                    operations.join(", ")
+                ),
+            };
+            let hint = format!("permit it: {}", self.change("--ops sign verify"));
+            return Err(tool.unfit(why).hint(hint));
         }
         let version = key.kid.rsplit('/').next().unwrap_or_default();
         if !is_version(version) {
-            let expected = "the URL of a key version";
-            let error = self.tool.unexpected(expected, key.kid.as_bytes());
-            return Err(error.hint(NOT_AZURE));
+            return Err(tool.unexpected("the URL of a key version", key.kid.as_bytes()));
         }
-        let member = |member: &Option<String>| member.clone().unwrap_or_default();
-        let public_key = PublicKey::from_jwk(&member(&key.x), &member(&key.y))
-            .map_err(|error| self.tool.unusable(&error).hint(NOT_AZURE))?;
+        let [x, y] = [&key.x, &key.y].map(|member| member.as_deref().unwrap_or_default());
+        let public_key = tool.public_key(PublicKey::from_jwk(x, y))?;
         Ok((version.to_owned(), public_key))
     }
 
-    /// How to change what a key may be used for.
+    /// The command that changes how the key may be used.
     fn change(&self, flags: &str) -> String {
-        let key = self.key.shown();
+        let key = tool::typed(self.key.flags(self.key.version.as_deref()));
         format!("`az keyvault key set-attributes {key} {flags}`")
     }
 
-    /// # Errors
-    /// When there is something of this name, or that cannot be found out.
-    fn refuse_existing(&self, doing: &str) -> Result<()> {
-        match self.show(doing) {
-            Err(error) if error.causes().iter().any(|cause| cause.contains(NOT_FOUND)) => Ok(()),
-            // To create what is there already would make another version of it the current one.
-            Ok(_) => Err(Error::new(
-                ErrorKind::Key,
-                format!("there is a key already in {}", self.title),
-            )
-            .hint("use it as it is, or choose another name")),
-            Err(error) => Err(error),
-        }
-    }
-
-    fn create(&self, doing: &str, protection: Option<&str>) -> Result<KeyReply> {
-        let lost = |error: Error| {
-            error.hint(format!(
-                "the key may have been made all the same: look with `qkey pubkey {}`",
-                quote(&self.title)
-            ))
-        };
+    fn sign(&self, version: &str, challenge: &[u8]) -> Result<Signature> {
+        let digest = BASE64_STANDARD.encode(Sha256::digest(challenge));
         let command = self
-            .command("create", None)
-            .args(["--kty=EC", "--curve=P-256", "--ops", "sign", "verify"])
-            .args(protection.map(|protection| format!("--protection={protection}")));
-        let output = command.run().map_err(|failure| {
-            let error = self.tool.failed(doing, &failure);
-            match failure {
-                Failure::Exited { .. } => error,
-                _ => lost(error),
-            }
-        })?;
-        self.json(&output, KEY).map_err(lost)
+            .command("sign", Some(version))
+            .arg("--algorithm=ES256")
+            .arg(format!("--digest={digest}"));
+        let expected = "JSON with a signature";
+        let reply: SignReply = self.tool.call("sign with", &command, expected)?;
+        Signature::from_p1363_base64(&reply.signature).map_err(|_| {
+            let expected = "Base64 of r and s, 32 bytes each";
+            let signature = reply.signature.as_bytes();
+            self.tool.not_a_signature(expected, signature)
+        })
     }
 }
 
 fn open(source: &Source, context: &Arc<Context>) -> Result<Opened> {
     let azure = Azure::find(source, context, Key::of(source)?)?;
-    let (version, public_key) = azure.checked(&azure.show("open")?)?;
-    Ok(Opened::Signer(Box::new(AzureSigner {
-        azure,
-        version,
-        public_key,
-    })))
+    let shown = azure.tool.call("open", &azure.show_command(), KEY)?;
+    // Every signature names the version of the public key: a newer one may be added at any time.
+    let (version, public_key) = azure.checked(&shown)?;
+    Ok(tool::opened(public_key, move |challenge| {
+        azure.sign(&version, challenge)
+    }))
 }
 
 fn generate(source: &Source, context: &Arc<Context>, _: &Generate) -> Result<Generated> {
     let key = Key::of(source)?;
-    let title = source.text();
     if key.version.is_some() {
-        let message = format!("a new key cannot be made as {title:?}: it names a version");
-        return Err(
-            Error::new(ErrorKind::Usage, message).hint("leave the version out: Azure makes one up")
-        );
+        return Err(Tool::names_version(
+            source,
+            "leave the version out: Azure chooses it",
+        ));
     }
-    let doing = "make a key in";
     let azure = Azure::find(source, context, key)?;
-    azure.refuse_existing(doing)?;
-    let made = azure.create(doing, source.attribute(PROTECTION))?;
-    let (version, public_key) = azure
-        .checked(&made)
-        .map_err(|error| error.context(format!("made {title}, and cannot use it")))?;
+    let tool = &azure.tool;
+    // Creating an existing key would add a version to it.
+    tool.refuse_existing(&azure.show_command())?;
+    let protection = source.attribute(PROTECTION);
+    let command = azure
+        .command("create", None)
+        .args(["--kty=EC", "--curve=P-256", "--ops", "sign", "verify"])
+        .args(protection.map(|protection| format!("--protection={protection}")));
+    let made = tool.create(&command, || tool.look(), |output| tool.json(output, KEY))?;
+    let (version, public_key) = azure.checked(&made).map_err(|error| tool.created(error))?;
     let Key { vault, name, .. } = &azure.key;
     Ok(Generated {
         source: format!("azurekms://{vault}/{name}/{version}"),
@@ -358,14 +292,14 @@ fn generate(source: &Source, context: &Arc<Context>, _: &Generate) -> Result<Gen
     })
 }
 
-/// Azure's own are 32 hexadecimal digits.
+/// Whether it looks like a version; Azure's are 32 hexadecimal digits.
 fn is_version(text: &str) -> bool {
     !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric())
 }
 
 impl Key {
     /// # Errors
-    /// Of kind `usage` when the source names no key.
+    /// Of kind `usage` when the source does not name a key.
     fn of(source: &Source) -> Result<Self> {
         let hint = "write azurekms://VAULT/KEY or azurekms://VAULT/KEY/VERSION, where VAULT is a \
                     name, or a host such as NAME.vault.azure.net or NAME.managedhsm.azure.net";
@@ -373,25 +307,25 @@ impl Key {
         if let Some(protection) = source.attribute(PROTECTION)
             && !["software", "hsm"].contains(&protection)
         {
-            let why = format!("there is no protection {protection:?}");
+            let why = format!("unknown protection {protection:?}");
             return Err(source.invalid(why).hint("write software or hsm"));
         }
         let path = source
             .body()
             .strip_prefix("//")
-            .ok_or_else(|| invalid("two slashes follow azurekms:"))?;
+            .ok_or_else(|| invalid("azurekms: must be followed by two slashes"))?;
         let parts: Vec<&str> = path.split('/').collect();
         let (vault, name, version) = match parts[..] {
             [vault, name] => (vault, name, None),
             [vault, name, version] => (vault, name, Some(version)),
-            _ => return Err(invalid("it is not a vault and a key")),
+            _ => return Err(invalid("it must name a vault and a key")),
         };
         let is_label = |text: &str| {
             let allowed = |c: char| c.is_ascii_alphanumeric() || c == '-';
             !text.is_empty() && text.chars().all(allowed)
         };
         if !vault.split('.').all(is_label) || !is_label(name) || !version.is_none_or(is_version) {
-            return Err(invalid("no vault, key or version is named like that"));
+            return Err(invalid("it contains an invalid vault, key or version"));
         }
         Ok(Self {
             vault: vault.to_owned(),
@@ -400,15 +334,8 @@ impl Key {
         })
     }
 
-    /// The flags as a user would type them.
-    fn shown(&self) -> String {
-        let flags = self.flags(self.version.as_deref());
-        let flags: Vec<String> = flags.iter().map(|flag| quote(flag)).collect();
-        flags.join(" ")
-    }
-
-    /// The flags that name the key, or one version of it. To a vault's bare name, az adds the
-    /// suffix of the cloud that it is set to.
+    /// The flags that name the key, or one version of it. To a vault's bare name, az
+    /// appends the domain of its configured cloud.
     fn flags(&self, version: Option<&str>) -> Vec<String> {
         let Self { vault, name, .. } = self;
         let mut flags = match (vault.contains('.'), version) {
@@ -426,13 +353,14 @@ impl Key {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{error::Kind as ErrorKind, signer::tool::tests::assert_classifies};
 
     fn parse(text: &str) -> Result<Key> {
         Key::of(&crate::signer::registry::parse(text).expect("the grammar of key sources"))
     }
 
     #[test]
-    fn a_key_is_named_by_its_vault_and_perhaps_a_version() {
+    fn parse_vault_key_and_version() {
         for (text, flags) in [
             ("azurekms://v-1/k-1", "--vault-name=v-1 --name=k-1"),
             (
@@ -458,28 +386,84 @@ mod tests {
     }
 
     #[test]
-    fn what_names_no_key_is_refused() {
+    fn malformed_sources_are_usage_errors() {
         for (text, why) in [
             ("azurekms:v/k", "two slashes"),
-            ("azurekms://v", "not a vault and a key"),
-            ("azurekms://v/k/1/2", "not a vault and a key"),
+            ("azurekms://v", "a vault and a key"),
+            ("azurekms://v/k/1/2", "a vault and a key"),
+            ("azurekms://v.vault.azure.net/keys/k/1", "a vault and a key"),
+            ("azurekms:///v/k", "invalid vault"),
+            ("azurekms://v/", "invalid vault"),
+            ("azurekms://v/k/", "invalid vault"),
+            ("azurekms://v..net/k", "invalid vault"),
+            ("azurekms://v:443/k", "invalid vault"),
+            ("azurekms://u@v.net/k", "invalid vault"),
+            ("azurekms://v/a%20b", "invalid vault"),
+            ("azurekms://v/k/1-2", "invalid vault"),
             (
-                "azurekms://v.vault.azure.net/keys/k/1",
-                "not a vault and a key",
+                "azurekms://v/k?protection=tpm",
+                "unknown protection \"tpm\"",
             ),
-            ("azurekms:///v/k", "named like that"),
-            ("azurekms://v/", "named like that"),
-            ("azurekms://v/k/", "named like that"),
-            ("azurekms://v..net/k", "named like that"),
-            ("azurekms://v:443/k", "named like that"),
-            ("azurekms://u@v.net/k", "named like that"),
-            ("azurekms://v/a%20b", "named like that"),
-            ("azurekms://v/k/1-2", "named like that"),
-            ("azurekms://v/k?protection=tpm", "no protection \"tpm\""),
         ] {
             let error = parse(text).expect_err(text);
             assert_eq!(error.kind(), ErrorKind::Usage);
             assert!(error.message().contains(why), "{text}: {error}");
         }
+    }
+
+    #[test]
+    fn table_classifies_real_output_of_az() {
+        let error = |code: &str, inner: &str| {
+            format!(
+                "ERROR: ({code}) Message.\nCode: {code}\nMessage: Message.\nInner error: {{\n    \
+                 \"code\": \"{inner}\"\n}}\n"
+            )
+        };
+        let samples: &[&[&str]] = &[
+            &[
+                "ERROR: (KeyNotFound) A key with (name/id) nope/ was not found in this key \
+                 vault.\nCode: KeyNotFound\nMessage: A key with (name/id) nope/ was not found in \
+                 this key vault.\n",
+            ],
+            &[&error("Forbidden", "KeyDisabled")],
+            &[
+                &error("Forbidden", "KeyNotYetValid"),
+                &error("Forbidden", "KeyExpired"),
+            ],
+            &[&error("Forbidden", "ForbiddenByPolicy")],
+            &[&error("Forbidden", "ForbiddenByFirewall")],
+            &[&error("Forbidden", "ForbiddenByConnection")],
+            &[
+                &error("Forbidden", "ForbiddenByRbac"),
+                "ERROR: (Forbidden) Operation sign is not allowed.\nCode: Forbidden\n",
+            ],
+            &[&error("Conflict", "ObjectIsDeletedButRecoverable")],
+            &[
+                "ERROR: (Unauthorized) AKV10032: Invalid issuer.\nCode: Unauthorized\n",
+                "ERROR: Please run 'az login' to setup account.\n",
+                "ERROR: AADSTS700082: The refresh token has expired due to inactivity.\n",
+            ],
+            &["ERROR: (Throttled) Too many requests were received.\nCode: Throttled\n"],
+            &[
+                "ERROR: 'sign' is misspelled or not recognized by the system.\n",
+                "ERROR: unrecognized arguments: --digezt=x\n",
+            ],
+            &[
+                "ERROR: HTTPSConnectionPool(host='v.vault.azure.net', port=443): Max retries \
+                 exceeded with url: / (Caused by SSLError(SSLCertVerificationError(1, '[SSL: \
+                 CERTIFICATE_VERIFY_FAILED] certificate verify failed')))\n",
+            ],
+            &[
+                "ERROR: HTTPSConnection(host='none.vault.invalid', port=443): Failed to resolve \
+                 'none.vault.invalid' ([Errno -2] Name or service not known)\n",
+                "ERROR: ('Unable to connect to proxy', OSError('Tunnel connection failed: 502 Bad \
+                 Gateway'))\n",
+                "ERROR: HTTPSConnection(host='v.vault.azure.net', port=443): Failed to establish a \
+                 new connection: [Errno 111] Connection refused\n",
+                "ERROR: HTTPSConnectionPool(host='v.vault.azure.net', port=443): Read timed out. \
+                 (read timeout=300)\n",
+            ],
+        ];
+        assert_classifies(TABLE, samples);
     }
 }

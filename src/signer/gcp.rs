@@ -1,8 +1,8 @@
 //! Google Cloud KMS, through the program `gcloud`.
 //!
-//! Names of keys, states and algorithms: Cloud KMS API, `CryptoKeyVersion`; the flags: gcloud
-//! reference, `gcloud kms`. `gcloud` checks the CRC32C of what it sends and gets when it signs,
-//! and nothing of a public key.
+//! Names of keys, states and algorithms: Cloud KMS API, `CryptoKeyVersion`. Flags: gcloud reference,
+//! `gcloud kms`. When signing, `gcloud` checks the CRC32C of what it sends and receives; it does not
+//! check that of a public key.
 
 use std::{
     sync::Arc,
@@ -13,15 +13,15 @@ use std::{
 use serde::Deserialize;
 
 use super::{
-    Context, Opened, Signer,
-    source::{Body, Generate, Generated, Source, SourceKind, no_path},
-    tool::{Hints, Tool},
+    Context, Opened,
+    source::{Body, Generate, Generated, SourceKind, Source, no_path},
+    tool::{self, Table, Tool, Vendor, row},
 };
 use crate::{
-    error::{Error, Kind as ErrorKind, Reason, Result},
-    public_key::{self, PublicKey},
+    error::{Reason, Result},
+    public_key::PublicKey,
     signature::Signature,
-    subprocess::Command,
+    subprocess::{Command, Failure},
     text::quote,
 };
 
@@ -48,101 +48,114 @@ const INSTALL: &str = "install the Google Cloud CLI: the package google-cloud-cl
 
 const ALGORITHM: &str = "EC_SIGN_P256_SHA256";
 
-/// What to do about a key that does not serve.
-const MAKE_ONE: &str = "`qkey generate gcpkms://…/cryptoKeys/NAME` makes a key that serves";
-
-const NOT_KMS: &str = "try again; what answers may not be Cloud KMS: check the proxy";
-
-/// A version that is still being made; a signer in hardware takes some seconds.
-const PENDING: &str = "PENDING_GENERATION";
-
-/// How often a version that is being made is asked for.
+/// The poll interval for a version that is still being generated; a key in hardware takes seconds.
 const POLL: Duration = Duration::from_secs(1);
 
-const LOG_IN: &str = "log in: `gcloud auth login`, or choose an account with `gcloud config set \
-                      account`, CLOUDSDK_CORE_ACCOUNT or the attribute configuration";
-const REACH: &str = "gcloud tries for half a minute before it gives up: check the network and the \
-                     proxy, or give it longer with --timeout SECONDS";
-const DAMAGED: &str = "something on the way damages what is sent: check the proxy, and try again";
+static GCLOUD: Vendor = Vendor {
+    table: TABLE,
+    timed_out: REACH,
+    unfit: "create a key that fits: `qkey generate gcpkms://…/cryptoKeys/NAME`",
+    stranger: "try again; if it persists, the server may not be Cloud KMS: check the proxy",
+};
 
-const HINTS: Hints = &[
-    (
-        "SERVICE_DISABLED",
-        None,
-        "enable Cloud KMS in the project: `gcloud services enable cloudkms.googleapis.com`",
-    ),
-    (
-        "cloudkms.cryptoKeys.create",
-        Some(Reason::Denied),
-        "the key ring needs a binding of the role roles/cloudkms.admin for you: `gcloud kms \
-         keyrings add-iam-policy-binding` gives it; `gcloud auth list` shows who you are",
-    ),
-    (
-        "cloudkms.cryptoKeyVersions.list",
-        Some(Reason::Denied),
-        "name the version in the key source, or get the role roles/cloudkms.viewer as well; \
-         `gcloud auth list` shows who you are",
-    ),
-    (
-        "PERMISSION_DENIED",
-        Some(Reason::Denied),
-        "the key needs a binding of the role roles/cloudkms.signerVerifier for you: `gcloud kms \
-         keys add-iam-policy-binding` gives it; `gcloud auth list` shows who you are",
-    ),
-    ("UNAUTHENTICATED", Some(Reason::LoggedOut), LOG_IN),
-    ("active account", Some(Reason::LoggedOut), LOG_IN),
-    ("Reauthentication", Some(Reason::LoggedOut), LOG_IN),
-    ("refreshing", Some(Reason::LoggedOut), LOG_IN),
-    (
-        "NOT_FOUND",
-        None,
-        "check project, location, key ring, key and version: `gcloud kms keys versions list` shows \
-         the versions of a key",
-    ),
-    (
-        "ALREADY_EXISTS",
-        None,
-        "use the key that is there, or choose another name",
-    ),
-    (
-        PENDING,
-        None,
-        "it is still being made: try again in a few seconds",
-    ),
-    (
-        "FAILED_PRECONDITION",
-        None,
-        "see what state it is in: `gcloud kms keys versions describe {key}`; `gcloud kms keys \
-         versions enable {key}` enables a disabled one",
-    ),
-    (
-        "INVALID_ARGUMENT",
-        None,
-        "take a key whose purpose is asymmetric-signing and whose algorithm is \
-         ec-sign-p256-sha256: `qkey generate gcpkms://…/cryptoKeys/NAME` makes one",
-    ),
-    (
-        "RESOURCE_EXHAUSTED",
-        None,
-        "gcloud has tried it several times over; try again later",
-    ),
-    ("corrupted in-transit", None, DAMAGED),
-    ("Found a mismatch between", None, DAMAGED),
-    ("gcloud crashed", None, REACH),
-    ("did not finish within", None, REACH),
-];
+const REACH: &str = "check the network and the proxy; gcloud retries for half a minute, so it may need \
+                     a higher --timeout SECONDS";
 
-/// `gcloud`, and the flags that say who it is to be.
-struct Gcloud {
-    title: String,
-    tool: Tool,
-    options: Vec<String>,
+/// A status of the service, and how its message goes on.
+macro_rules! status {
+    ($status:literal, $reason:expr, $hint:expr $(,)?) => {
+        row(
+            concat!(r"^ERROR: \(gcloud\.[\w.-]+\) ", $status),
+            $reason,
+            $hint,
+        )
+    };
 }
 
-struct GcpSigner {
-    gcloud: Gcloud,
-    version: String,
-    public_key: PublicKey,
+/// What `gcloud` says of a version that is still being generated.
+const PENDING: &str = r"^ERROR: \(gcloud\.[\w.-]+\) FAILED_PRECONDITION: .*PENDING_GENERATION";
+
+const TABLE: Table = &[
+    row(
+        r"^\s*(- )?reason: SERVICE_DISABLED$",
+        Some(Reason::Disabled),
+        "enable Cloud KMS in the project: `gcloud services enable cloudkms.googleapis.com`",
+    ),
+    status!(
+        r"PERMISSION_DENIED: .*cloudkms\.cryptoKeys\.create",
+        Some(Reason::Denied),
+        "you need the role roles/cloudkms.admin on the key ring: `gcloud kms keyrings \
+         add-iam-policy-binding` grants it; `gcloud auth list` shows who you are",
+    ),
+    status!(
+        r"PERMISSION_DENIED: .*cloudkms\.cryptoKeyVersions\.list",
+        Some(Reason::Denied),
+        "name the version in the key source, or get the role roles/cloudkms.viewer as well; `gcloud \
+         auth list` shows who you are",
+    ),
+    status!(
+        "PERMISSION_DENIED: ",
+        Some(Reason::Denied),
+        "you need the role roles/cloudkms.signerVerifier on the key: `gcloud kms keys \
+         add-iam-policy-binding` grants it; `gcloud auth list` shows who you are",
+    ),
+    status!(
+        "(UNAUTHENTICATED: |You do not currently have an active account|Reauthentication |There was a \
+         problem (refreshing|reauthenticating) )",
+        Some(Reason::LoggedOut),
+        "log in: `gcloud auth login`, or choose an account with `gcloud config set account`, \
+         CLOUDSDK_CORE_ACCOUNT or the attribute configuration; gcloud ignores \
+         GOOGLE_APPLICATION_CREDENTIALS",
+    ),
+    status!(
+        "NOT_FOUND: ",
+        Some(Reason::NotFound),
+        "check the project, location, key ring, key and version: `gcloud kms keys versions list` \
+         lists the versions of a key",
+    ),
+    status!(
+        "ALREADY_EXISTS: ",
+        None,
+        "use that key, or choose another name",
+    ),
+    row(
+        PENDING,
+        Some(Reason::Disabled),
+        "the version is still being generated: try again in a few seconds",
+    ),
+    status!(
+        "FAILED_PRECONDITION: ",
+        Some(Reason::Disabled),
+        "check the version's state: `gcloud kms keys versions describe {key}`; to enable a disabled \
+         version, run `gcloud kms keys versions enable {key}`",
+    ),
+    status!(
+        "INVALID_ARGUMENT: ",
+        Some(Reason::Unsupported),
+        "use a key with the purpose asymmetric-signing and the algorithm ec-sign-p256-sha256: `qkey \
+         generate gcpkms://…/cryptoKeys/NAME` creates one",
+    ),
+    status!(
+        "RESOURCE_EXHAUSTED: ",
+        Some(Reason::Throttled),
+        "try again later",
+    ),
+    status!(
+        "(.* corrupted in-transit|Found a mismatch between )",
+        None,
+        "data was damaged in transit: check the proxy, and try again",
+    ),
+    row(
+        r"^ERROR: gcloud crashed \(",
+        Some(Reason::Unreachable),
+        REACH,
+    ),
+];
+
+/// `gcloud`, and the flags that select its identity.
+struct Gcloud {
+    tool: Tool,
+    options: Vec<String>,
 }
 
 /// The full resource name of a key, and the version that the source names.
@@ -152,7 +165,7 @@ struct Name {
     version: Option<String>,
 }
 
-/// A version as `gcloud kms keys versions list` shows it.
+/// A version in the reply to `gcloud kms keys versions list`.
 #[derive(Deserialize)]
 struct Version {
     /// The full resource name.
@@ -161,48 +174,17 @@ struct Version {
     algorithm: Option<String>,
 }
 
-impl Signer for GcpSigner {
-    fn public_key(&self) -> &PublicKey {
-        &self.public_key
-    }
-
-    fn sign(&self, challenge: &[u8]) -> Result<Signature> {
-        // In spite of its help, the signature comes as it is, not in Base64.
-        let command = self
-            .gcloud
-            .command(&["asymmetric-sign"])
-            .arg(format!("--version={}", self.version))
-            .args([
-                "--digest-algorithm=sha256",
-                "--input-file=/dev/stdin",
-                "--signature-file=-",
-            ])
-            .stdin(challenge);
-        let output = self.gcloud.tool.run("sign with", &command)?;
-        Signature::from_der(&output.stdout).map_err(|_| {
-            self.gcloud
-                .tool
-                .not_a_signature("ASN.1 DER", &output.stdout)
-        })
-    }
-}
-
 impl Gcloud {
-    /// `name` is what hints name: a key, or a version of it.
+    /// `name` is the key, or a version of it, that hints name.
     fn find(source: &Source, context: &Context, name: &str) -> Result<Self> {
         let options: Vec<String> = [CONFIGURATION, IMPERSONATE]
             .into_iter()
             .filter_map(|flag| Some(format!("--{flag}={}", source.attribute(flag)?)))
             .collect();
-        let named: Vec<String> = std::iter::once(name)
-            .chain(options.iter().map(String::as_str))
-            .map(quote)
-            .collect();
-        let title = source.text();
+        let tool = Tool::find(&GCLOUD, &["gcloud"], INSTALL, source, context)?;
+        let words = std::iter::once(name).chain(options.iter().map(String::as_str));
         Ok(Self {
-            tool: Tool::find(title, &["gcloud"], INSTALL, context.timeout, HINTS)?
-                .naming_key(named.join(" ")),
-            title: title.to_owned(),
+            tool: tool.naming_key(words),
             options,
         })
     }
@@ -221,91 +203,87 @@ impl Gcloud {
             .env("CLOUDSDK_COMPONENT_MANAGER_DISABLE_UPDATE_CHECK", "1")
     }
 
-    fn public_key(&self, version: &str) -> Result<PublicKey> {
+    /// The public key of a version; one that is still being generated is polled until the deadline.
+    fn public_key(&self, version: &str, deadline: Instant) -> Result<PublicKey> {
         let command = self.command(&["keys", "versions", "get-public-key", version]);
-        let output = self.tool.run("open", &command)?;
-        let unexpected = || {
-            let error = self.tool.unexpected("a public key in PEM", &output.stdout);
-            error.hint(NOT_KMS)
-        };
-        let pem = str::from_utf8(&output.stdout).map_err(|_| unexpected())?;
-        PublicKey::from_pem(pem).map_err(|error| match error {
-            public_key::Error::NotPem => unexpected(),
-            error @ public_key::Error::NotP256(_) => self.tool.unusable(&error).hint(MAKE_ONE),
-            error => self.tool.unusable(&error).hint(NOT_KMS),
-        })
+        loop {
+            match command.run() {
+                Ok(output) => return self.tool.public_key_pem(&output),
+                Err(failure) if is_pending(&failure) && Instant::now() < deadline => {
+                    thread::sleep(POLL);
+                }
+                Err(failure) => return Err(self.tool.failed("open", &failure)),
+            }
+        }
     }
 
-    /// The one version of a key that is enabled.
+    /// The only enabled version of a key.
     ///
     /// # Errors
-    /// When there are none or several, or it is not for ECDSA over P-256 and SHA-256.
+    /// When none or several are enabled, or it does not sign ECDSA P-256 with SHA-256.
     fn only_version(&self, key: &str) -> Result<String> {
         let command = self
             .command(&["keys", "versions", "list", "--format=json"])
             .arg(format!("--key={key}"));
-        let output = self.tool.run("open", &command)?;
-        let versions: Vec<Version> = self.tool.json(&output, "a JSON list of versions")?;
+        let expected = "a JSON list of versions";
+        let versions: Vec<Version> = self.tool.call("open", &command, expected)?;
         let enabled: Vec<&Version> = versions
             .iter()
             .filter(|version| version.state == "ENABLED")
             .collect();
-        let cannot_use = |why: String| {
-            Error::new(ErrorKind::Key, why).context(format!("cannot use {}", self.title))
-        };
         let [version] = enabled[..] else {
             let hint = match enabled.is_empty() {
-                true => "enable a version, or make another key: `qkey generate gcpkms://…`",
+                true => "enable a version, or create another key: `qkey generate gcpkms://…`",
                 false => "add /cryptoKeyVersions/NUMBER to the key source",
             };
-            return Err(cannot_use(format!(
-                "one enabled version is needed where none is named, and there are: {}",
+            let why = format!(
+                "without a version in the key source, exactly one must be enabled; found: {}",
                 list(&versions)
-            ))
-            .hint(hint));
+            );
+            return Err(self.tool.unfit(why).hint(hint));
         };
-        match version.algorithm.as_deref() {
-            None | Some(ALGORITHM) => {
-                // What gcloud answers goes back to it as an argument.
-                let number = version
-                    .name
-                    .strip_prefix(key)
-                    .and_then(|rest| rest.strip_prefix("/cryptoKeyVersions/"));
-                match number {
-                    Some(number) if number.parse::<u64>().is_ok() => Ok(version.name.clone()),
-                    _ => Err(self
-                        .tool
-                        .unexpected("versions of the key", version.name.as_bytes())),
-                }
-            }
-            Some(other) => Err(cannot_use(format!(
-                "its algorithm is {other}, and {ALGORITHM} is needed"
-            ))
-            .hint(MAKE_ONE)),
+        let algorithm = version.algorithm.as_deref();
+        self.tool.expect("algorithm", algorithm, &[ALGORITHM])?;
+        // The name goes back to gcloud as an argument.
+        let number = version
+            .name
+            .strip_prefix(key)
+            .and_then(|rest| rest.strip_prefix("/cryptoKeyVersions/"));
+        match number {
+            Some(number) if number.parse::<u64>().is_ok() => Ok(version.name.clone()),
+            _ => Err(self
+                .tool
+                .unexpected("versions of the key", version.name.as_bytes())),
         }
     }
 
-    /// The public half of a version that was just made.
-    fn new_public_key(&self, version: &str, deadline: Instant) -> Result<PublicKey> {
-        loop {
-            match self.public_key(version) {
-                Err(error) if is_pending(&error) && Instant::now() < deadline => {
-                    thread::sleep(POLL);
-                }
-                result => return result,
-            }
-        }
+    fn sign(&self, version: &str, challenge: &[u8]) -> Result<Signature> {
+        // Despite its help text, gcloud writes the signature as raw DER, not as Base64.
+        let command = self
+            .command(&["asymmetric-sign"])
+            .arg(format!("--version={version}"))
+            .args([
+                "--digest-algorithm=sha256",
+                "--input-file=/dev/stdin",
+                "--signature-file=-",
+            ])
+            .stdin(challenge);
+        let signature = self.tool.run("sign with", &command)?.stdout;
+        Signature::from_der(&signature)
+            .map_err(|_| self.tool.not_a_signature("ASN.1 DER", &signature))
     }
 }
 
-fn is_pending(error: &Error) -> bool {
-    error.causes().iter().any(|cause| cause.contains(PENDING))
+fn is_pending(failure: &Failure) -> bool {
+    GCLOUD
+        .classify(failure)
+        .is_some_and(|row| row.pattern == PENDING)
 }
 
 /// Versions with their states, as in "1 DISABLED, 2 ENABLED".
 fn list(versions: &[Version]) -> String {
     if versions.is_empty() {
-        return "none at all".to_owned();
+        return "no versions".to_owned();
     }
     let shown: Vec<String> = versions
         .iter()
@@ -324,24 +302,23 @@ fn open(source: &Source, context: &Arc<Context>) -> Result<Opened> {
         Some(_) => name.to_string(),
         None => gcloud.only_version(&name.key)?,
     };
-    let public_key = gcloud.public_key(&version)?;
-    Ok(Opened::Signer(Box::new(GcpSigner {
-        gcloud,
-        version,
-        public_key,
-    })))
+    let public_key = gcloud.public_key(&version, Instant::now())?;
+    Ok(tool::opened(public_key, move |challenge| {
+        gcloud.sign(&version, challenge)
+    }))
 }
 
 fn generate(source: &Source, context: &Arc<Context>, _: &Generate) -> Result<Generated> {
     let name = Name::of(source)?;
-    let title = source.text();
     if name.version.is_some() {
-        let message = format!("a new key cannot be made as {title:?}: it names a version");
-        return Err(Error::new(ErrorKind::Usage, message)
-            .hint("leave /cryptoKeyVersions/… out: a new key begins with version 1"));
+        return Err(Tool::names_version(
+            source,
+            "leave /cryptoKeyVersions/… out: a new key starts with version 1",
+        ));
     }
     let level = source.attribute(PROTECTION).unwrap_or("software");
     let gcloud = Gcloud::find(source, context, &name.key)?;
+    // It fails for an existing key by itself.
     let command = gcloud
         .command(&["keys", "create", &name.key])
         .args([
@@ -349,18 +326,18 @@ fn generate(source: &Source, context: &Arc<Context>, _: &Generate) -> Result<Gen
             "--default-algorithm=ec-sign-p256-sha256",
         ])
         .arg(format!("--protection-level={level}"));
-    gcloud.tool.run("make a key in", &command)?;
+    let tool = &gcloud.tool;
+    tool.create(&command, || tool.look(), |_| Ok(()))?;
     let first = Name {
         version: Some("1".to_owned()),
         ..name
     };
     let uri = first.uri(source);
     let public_key = gcloud
-        .new_public_key(&first.to_string(), Instant::now() + context.timeout)
+        .public_key(&first.to_string(), Instant::now() + context.timeout)
         .map_err(|error| {
-            error
-                .context(format!("made {title}, and cannot yet read its public half"))
-                .hint(format!("ask for it later: `qkey pubkey {}`", quote(&uri)))
+            let hint = format!("try again later: `qkey pubkey {}`", quote(&uri));
+            tool.created(error).hint(hint)
         })?;
     Ok(Generated {
         source: uri,
@@ -370,20 +347,20 @@ fn generate(source: &Source, context: &Arc<Context>, _: &Generate) -> Result<Gen
 
 impl Name {
     /// # Errors
-    /// Of kind `usage` when the source names no key.
+    /// Of kind `usage` when the source does not name a key.
     fn of(source: &Source) -> Result<Self> {
         let invalid = |why: &str, hint: String| source.invalid(why).hint(hint);
-        let form = || format!("write {FORM}; the version may be left out where one is enabled");
+        let form = || format!("write {FORM}; the version is optional if exactly one is enabled");
         if let Some(level) = source.attribute(PROTECTION)
             && !["software", "hsm"].contains(&level)
         {
-            let why = format!("there is no protection level {level:?}");
+            let why = format!("unknown protection level {level:?}");
             return Err(invalid(&why, "write software or hsm".to_owned()));
         }
         let path = source
             .body()
             .strip_prefix("//")
-            .ok_or_else(|| invalid("two slashes follow gcpkms:", form()))?;
+            .ok_or_else(|| invalid("gcpkms: must be followed by two slashes", form()))?;
         let parts: Vec<&str> = path.split('/').collect();
         let (key, version) = match parts[..] {
             [
@@ -408,14 +385,14 @@ impl Name {
                 "cryptoKeyVersions",
                 v,
             ] => ([p, l, r, k], Some(v)),
-            _ => return Err(invalid("it is not the name of a key", form())),
+            _ => return Err(invalid("it does not name a key", form())),
         };
-        // A project that belongs to a domain is written example.com:NAME.
+        // A domain-scoped project is written example.com:NAME.
         let allowed = |c: char| c.is_ascii_alphanumeric() || "-_.:".contains(c);
         let is_name = |part: &str| !part.is_empty() && part.chars().all(allowed);
         let is_number = |part: &str| !part.is_empty() && part.chars().all(|c| c.is_ascii_digit());
         if !key.into_iter().all(is_name) || !version.is_none_or(is_number) {
-            return Err(invalid("no key or version is named like that", form()));
+            return Err(invalid("it contains an invalid name or version", form()));
         }
         let [project, location, ring, key] = key;
         Ok(Self {
@@ -426,8 +403,8 @@ impl Name {
         })
     }
 
-    /// The source that names it, with the attributes that `source` was written with, less the one
-    /// that says how a new key is made.
+    /// The source that names it, with the attributes of `source` except the protection level, which
+    /// only matters for a new key.
     fn uri(&self, source: &Source) -> String {
         let query = source.text().split_once('?').map_or("", |(_, query)| query);
         let kept: Vec<&str> = query
@@ -458,6 +435,7 @@ impl std::fmt::Display for Name {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{error::Kind as ErrorKind, signer::tool::tests::assert_classifies};
 
     const KEY: &str = "projects/p/locations/europe-west1/keyRings/r/cryptoKeys/k_1";
 
@@ -466,7 +444,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_named_in_full_with_or_without_a_version() {
+    fn parse_full_name_with_and_without_version() {
         for (text, key, version) in [
             (format!("gcpkms://{KEY}"), KEY, None),
             (
@@ -486,27 +464,21 @@ mod tests {
     }
 
     #[test]
-    fn what_names_no_key_is_refused() {
+    fn malformed_sources_are_usage_errors() {
         for (text, why) in [
             (format!("gcpkms:{KEY}"), "two slashes"),
-            (format!("gcpkms:///{KEY}"), "not the name of a key"),
-            (format!("gcpkms://{KEY}/"), "not the name of a key"),
-            (
-                format!("gcpkms://{KEY}/versions/1"),
-                "not the name of a key",
-            ),
-            (
-                format!("gcpkms://{KEY}/cryptoKeyVersions/"),
-                "named like that",
-            ),
+            (format!("gcpkms:///{KEY}"), "does not name a key"),
+            (format!("gcpkms://{KEY}/"), "does not name a key"),
+            (format!("gcpkms://{KEY}/versions/1"), "does not name a key"),
+            (format!("gcpkms://{KEY}/cryptoKeyVersions/"), "invalid name"),
             (
                 format!("gcpkms://{KEY}/cryptoKeyVersions/latest"),
-                "named like that",
+                "invalid name",
             ),
-            (format!("gcpkms://{KEY}%20x"), "named like that"),
+            (format!("gcpkms://{KEY}%20x"), "invalid name"),
             (
                 format!("gcpkms://{KEY}?protection-level=external"),
-                "no protection level \"external\"",
+                "unknown protection level \"external\"",
             ),
         ] {
             let error = parse(&text).expect_err(&text);
@@ -516,7 +488,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_keys_source_keeps_the_attributes_but_the_protection_level() {
+    fn source_of_a_new_key_drops_only_the_protection_level() {
         for (query, kept) in [
             ("", ""),
             ("?protection-level=hsm", ""),
@@ -530,5 +502,68 @@ mod tests {
             let name = Name::of(&source).expect("a name");
             assert_eq!(name.uri(&source), format!("gcpkms://{KEY}{kept}"));
         }
+    }
+
+    #[test]
+    fn table_classifies_real_output_of_gcloud() {
+        let error = |words: &str| format!("ERROR: (gcloud.kms.keys.versions.list) {words}\n");
+        let samples: &[&[&str]] = &[
+            &[
+                "ERROR: (gcloud.kms.keys.versions.get-public-key) PERMISSION_DENIED: Cloud Key \
+                 Management Service (KMS) API has not been used in project 1 before or it is \
+                 disabled.\n- '@type': type.googleapis.com/google.rpc.ErrorInfo\n  domain: \
+                 googleapis.com\n  metadata:\n    service: cloudkms.googleapis.com\n  reason: \
+                 SERVICE_DISABLED\n",
+            ],
+            &[&error(
+                "PERMISSION_DENIED: Permission 'cloudkms.cryptoKeys.create' denied on resource.",
+            )],
+            &[&error(
+                "PERMISSION_DENIED: Permission 'cloudkms.cryptoKeyVersions.list' denied on resource.",
+            )],
+            &[
+                "ERROR: (gcloud.kms.asymmetric-sign) PERMISSION_DENIED: useToSign denied on resource.\n",
+            ],
+            &[
+                &error("UNAUTHENTICATED: Request had invalid authentication credentials."),
+                &error("You do not currently have an active account selected.\nPlease run:\n"),
+                &error(
+                    "There was a problem refreshing your current auth tokens: ('invalid_grant: Bad \
+                     Request', {'error': 'invalid_grant'})\nPlease run:\n\n  $ gcloud auth login",
+                ),
+                &error(
+                    "There was a problem reauthenticating while refreshing your current auth tokens: \
+                     Reauthentication failed.",
+                ),
+                &error("Reauthentication failed. cannot prompt during non-interactive execution."),
+            ],
+            &[&error(
+                "NOT_FOUND: CryptoKey projects/p/cryptoKeys/dave not found.",
+            )],
+            &["ERROR: (gcloud.kms.keys.create) ALREADY_EXISTS: CryptoKey bob already exists.\n"],
+            &[&error(
+                "FAILED_PRECONDITION: cryptoKeyVersions/1 is not enabled, current state is: \
+                 PENDING_GENERATION.",
+            )],
+            &[&error(
+                "FAILED_PRECONDITION: cryptoKeyVersions/1 is not enabled, current state is: DISABLED.",
+            )],
+            &[&error(
+                "INVALID_ARGUMENT: The purpose of the CryptoKey is ENCRYPT_DECRYPT.",
+            )],
+            &[&error(
+                "RESOURCE_EXHAUSTED: Quota exceeded for quota metric 'Cryptographic requests'.",
+            )],
+            &[
+                "ERROR: (gcloud.kms.asymmetric-sign) The response received from the server was \
+                 corrupted in-transit. Please try again.\n",
+                "ERROR: (gcloud.kms.asymmetric-sign) Found a mismatch between user-requested crypto \
+                 resource (a)and server-reported resource used for the cryptographic operation (b).\n",
+            ],
+            &[
+                "ERROR: gcloud crashed (ConnectionError): HTTPConnectionPool(host='127.0.0.1', port=1)\n",
+            ],
+        ];
+        assert_classifies(TABLE, samples);
     }
 }

@@ -1,7 +1,7 @@
 //! Keys that only the `openssl` program can open: behind a provider or an engine, wrapped by a TPM,
-//! or encrypted in a way that has gone out of use.
+//! or encrypted with an obsolete algorithm.
 //!
-//! Options and pass phrases: the manual pages openssl-pkey(1), openssl-dgst(1),
+//! Options and passphrases: the manual pages openssl-pkey(1), openssl-dgst(1),
 //! openssl-passphrase-options(1), and provider(7).
 
 use std::{
@@ -14,15 +14,15 @@ use super::{
     Caution, Context, Opened, Signer, never_asked,
     refusals::Gate,
     secret_error,
-    source::{Body, Source, SourceKind, no_path},
-    tool::{Hints, Tool},
+    source::{Body, SourceKind, Source, no_path},
+    tool::{self, Table, Tool, Vendor, row},
     uri::split_scheme,
 };
 use crate::{
     encoding::{Foreign, PublicPart},
     error::{Error, Kind as ErrorKind, Reason, Result},
     input, keyfile,
-    public_key::{self, PublicKey},
+    public_key::PublicKey,
     secret::Secret,
     signature::Signature,
     subprocess::{Command, Failure, Output},
@@ -45,124 +45,133 @@ const FAMILY: &str = "passphrase";
 const PROVIDER: &str = "provider";
 const ENGINE: &str = "engine";
 
-const INSTALL: &str = "install OpenSSL: the package openssl of your system";
+const INSTALL: &str = "install OpenSSL: your system's package openssl";
 
-/// How often a person may mistype the passphrase of a file.
+/// How many times to ask for the passphrase of a file.
 const TRIES: usize = 3;
 
-/// A file that refers to a key in a device is far smaller.
+/// In bytes; a file that refers to a key in a device is far smaller.
 const KEY_LIMIT: usize = 64 << 10;
 
-/// What `openssl` takes of a passphrase; it cuts off the rest.
+/// The longest passphrase in bytes: `openssl` cuts off the rest.
 const PASSPHRASE_LIMIT: usize = 1023;
 
-/// What `openssl` says where nobody can be asked for a passphrase or PIN: itself, or its question.
-const WANTS_PASSPHRASE: [&str; 3] = ["UI routines", "Enter pass phrase", "Enter PIN"];
+const TRIED_ONCE: &str = "the passphrase or PIN was tried only once; check it before you run this \
+                          again, because a token or TPM locks after a few wrong ones";
 
-/// What it says where it cannot decrypt as well: a wrong passphrase is not always told as one.
-const CANNOT_READ: &str = "ould not read";
-
-/// What it says of an encryption that no provider here knows.
-const UNKNOWN_ENCRYPTION: &str = "inner_evp_generic_fetch:unsupported";
-
-const TRIED_ONCE: &str = "the passphrase or PIN was tried once and is not tried again in this run; \
-                          check it before you run this again, because several wrong ones lock a \
-                          token or TPM";
-
-/// The provider of TPM 2.0 keys.
+/// The provider of keys in a TPM 2.0.
 const TPM: &str = "tpm2";
 
-/// Providers that keep no keys of their own.
+/// Providers that hold no keys.
 const SOFTWARE: [&str; 5] = ["default", "legacy", "base", "fips", "null"];
 
-const HINTS: Hints = &[
-    (
-        "unable to load provider",
-        None,
-        "install the provider, or name the folder that it is in with OPENSSL_MODULES; `openssl list \
-         -providers` shows those that are active",
+static OPENSSL: Vendor = Vendor {
+    table: TABLE,
+    timed_out: "check the device or service that holds the key, or raise --timeout SECONDS",
+    unfit: "name an ECDSA P-256 key in the key source",
+    stranger: "the program `openssl` on PATH may not be OpenSSL",
+};
+
+/// An entry of OpenSSL's error queue. Drivers of tokens and TPMs add entries of their own.
+macro_rules! queued {
+    ($pattern:literal, $reason:expr, $hint:expr $(,)?) => {
+        row(concat!(r"^([0-9A-F]+:)?error:.*", $pattern), $reason, $hint)
+    };
+}
+
+/// What is unclassified may be a refused passphrase: see [`OpenSsl::may_be_refusal`].
+const TABLE: Table = &[
+    row(
+        r"^\w+: unable to load provider ",
+        Some(Reason::Unsupported),
+        "install the provider, or set OPENSSL_MODULES to its directory; `openssl list -providers` \
+         lists the active ones",
     ),
-    (
-        "nvalid engine",
-        None,
-        "install the engine, or name the folder that it is in with OPENSSL_ENGINES; where OpenSSL has \
-         none any more, a provider takes its place",
+    row(
+        "^[Ii]nvalid engine ",
+        Some(Reason::Unsupported),
+        "install the engine, or set OPENSSL_ENGINES to its directory; if this OpenSSL does not \
+         support engines, use a provider",
     ),
-    (
+    queued!(
         "DA lockout mode",
         Some(Reason::Denied),
-        "the TPM has locked itself after too many wrong passphrases: wait until it opens again, or \
+        "the TPM locked itself after too many wrong passphrases: wait until the lockout ends, or \
          reset it with its lockout password, as in `tpm2_dictionarylockout --clear-lockout`",
     ),
-    // The first one counts the try, the second one is for keys that do without a count.
-    (
-        "authorization HMAC check failed",
+    // Only the first one counts as a wrong try.
+    queued!(
+        "(the authorization HMAC check failed|authorization failure without DA implications|PIN (is \
+         )?incorrect)",
         Some(Reason::WrongSecret),
         TRIED_ONCE,
     ),
-    (
-        "authorization failure without DA implications",
-        Some(Reason::WrongSecret),
-        TRIED_ONCE,
-    ),
-    ("PIN incorrect", Some(Reason::WrongSecret), TRIED_ONCE),
-    (
-        "PIN locked",
+    queued!(
+        "PIN (is )?locked",
         Some(Reason::Denied),
-        "unlock the token with its SO PIN or PUK, with the tool that came with it",
+        "unlock the token with its SO PIN or PUK, using the vendor's tool",
     ),
-    (
-        "private key was not found at",
-        None,
-        "the token has no such key: check what follows openssl:",
+    row(
+        "^The private key was not found at: ",
+        Some(Reason::NotFound),
+        "the token does not have this key: check what follows openssl: in the key source",
     ),
-    (
-        "tpm2::cannot load key",
-        None,
-        "this TPM does not have it or cannot load it: check the handle, and that the key was made \
-         by this TPM",
+    queued!(
+        "tpm2:.*cannot load key",
+        Some(Reason::NotFound),
+        "this TPM does not have the key or cannot load it: check the handle, and that this TPM made \
+         the key",
     ),
-    (
+    queued!(
         "missing private key",
-        None,
-        "the provider that has the key must be named first: ?provider=NAME,default",
+        Some(Reason::Unsupported),
+        "name the provider that holds the key first: ?provider=NAME,default",
     ),
-    (
-        UNKNOWN_ENCRYPTION,
-        None,
-        "its encryption needs another provider: for one that has gone out of use, add \
+    queued!(
+        "inner_evp_generic_fetch:unsupported:",
+        Some(Reason::Unsupported),
+        "the key's encryption needs another provider: for an obsolete one, add \
          ?provider=legacy,default to the key source",
     ),
-    (
+    queued!(
         "No store loader found",
-        None,
-        "its kind needs a provider: add ?provider=NAME,default to the key source; default is what \
-         reads files",
+        Some(Reason::Unsupported),
+        "this kind of key needs a provider: add ?provider=NAME,default to the key source (the \
+         provider default reads files)",
     ),
-    ("No such file or directory", None, "check the path"),
-    (
-        "Permission denied",
-        None,
-        "run this as the user who owns the key file",
+    queued!(
+        "system library:[^:]*:No such file or directory:",
+        Some(Reason::NotFound),
+        "check the path",
     ),
-    (
-        CANNOT_READ,
+    queued!(
+        "system library:[^:]*:Permission denied:",
+        Some(Reason::Denied),
+        "run qkey as the user who owns the key file",
+    ),
+    // A prompt of its own or of a driver, though nobody can answer it.
+    row(
+        "^(Enter (pass phrase|PIN)|([0-9A-F]+:)?error:[0-9A-F]+:UI routines:)",
+        Some(Reason::NeedsPerson),
+        "give the passphrase or PIN with an attribute, such as passphrase-file=PATH",
+    ),
+    row(
+        "^[Cc]ould not read ",
         None,
-        "it holds no private key that openssl reads like this: try `openssl pkey -noout -in {key}`",
+        "openssl cannot read a private key there: try `openssl pkey -noout -in {key}`",
     ),
 ];
 
-/// `openssl`, and the key that it is to use.
+/// `openssl`, and the key that it uses.
 #[derive(Clone)]
 struct OpenSsl {
-    title: String,
     tool: Tool,
-    /// A path, a URI of a provider's, or what an engine calls the key.
+    /// A path, a provider's URI, or an engine's name for the key.
     key: String,
-    /// For providers or an engine, as every command takes them.
+    /// The flags for providers or an engine, which every command takes.
     options: Vec<String>,
     uses_engine: bool,
-    /// What checks the passphrase, and may count the wrong ones.
+    /// What checks the passphrase, and may count wrong ones.
     holder: Holder,
     context: Arc<Context>,
 }
@@ -185,7 +194,7 @@ impl Holder {
             .chain(engine)
             .collect();
         let path = Path::new(source.body());
-        // Without the attribute, the configuration of OpenSSL names the provider.
+        // Without the attribute, OpenSSL's configuration selects the provider.
         match (&devices[..], split_scheme(source.body())) {
             ([], Some(("handle", _))) => Self::Device(TPM.to_owned()),
             ([], Some((scheme, _))) => Self::Device(scheme.to_owned()),
@@ -204,7 +213,7 @@ impl Holder {
         }
     }
 
-    /// How often a person may mistype the passphrase: once where a few wrong PINs lock a token.
+    /// How many times to ask for the passphrase: once where a few wrong PINs lock a token.
     fn tries(&self) -> usize {
         match self {
             Self::File(_) => TRIES,
@@ -225,17 +234,16 @@ impl Signer for OpenSslSigner {
     }
 
     fn sign(&self, challenge: &[u8]) -> Result<Signature> {
-        let tool = &self.openssl.tool;
+        let openssl = &self.openssl;
+        let tool = &openssl.tool;
         let file = tool.private_file(challenge)?;
         let passphrase = self.passphrase.as_ref();
-        let command = self
-            .openssl
+        let command = openssl
             .command("dgst", "-sign", "-keyform", passphrase)
             .arg("-sha256")
             .arg(file.path());
-        let openssl = &self.openssl;
         let gate = openssl.gate(passphrase);
-        let output = gate.attempt(&openssl.title, Caution::FirstUse, || {
+        let output = gate.attempt(tool.title(), Caution::FirstUse, || {
             openssl.run(&command).map_err(|failure| match passphrase {
                 Some(_) => openssl.failed_with_passphrase("sign with", &failure),
                 None => openssl.failed_without_passphrase("sign with", &failure),
@@ -249,7 +257,7 @@ impl Signer for OpenSslSigner {
         match self.openssl.holder {
             // It was decrypted, so the passphrase is right.
             Holder::File(_) => Caution::FirstUse,
-            // A PIN may also stand in OpenSSL's configuration.
+            // OpenSSL's configuration may contain a PIN.
             Holder::Device(_) => Caution::Secret,
         }
     }
@@ -260,28 +268,30 @@ impl OpenSsl {
         let key = source.body();
         if key == "-" {
             return Err(source
-                .invalid("openssl is given no key on stdin")
+                .invalid("openssl cannot read the key from stdin")
                 .hint("name a file or a URI"));
         }
         if key.to_ascii_lowercase().contains("pin-value") {
             return Err(source
-                .invalid("openssl would get the PIN as an argument, which every user can read")
-                .hint("leave pin-value out of the URI, and append passphrase-file=PATH as an attribute"));
+                .invalid("openssl would take the PIN as an argument, which every user can read")
+                .hint(
+                    "remove pin-value from the URI, and add the attribute passphrase-file=PATH",
+                ));
         }
         let providers: Vec<&str> = source
             .attribute(PROVIDER)
             .map_or_else(Vec::new, |list| list.split(',').collect());
         if providers.contains(&"") {
             return Err(source
-                .invalid("a provider has no name")
-                .hint("separate several with one comma: ?provider=legacy,default"));
+                .invalid("it contains an empty provider name")
+                .hint("separate providers with one comma, as in ?provider=legacy,default"));
         }
         let mut options: Vec<String> = providers
             .iter()
             .flat_map(|name| ["-provider".to_owned(), (*name).to_owned()])
             .collect();
         if let Some(first) = providers.first() {
-            // What another one does, it does without the private key, which is not in its hands.
+            // Another provider would work without the private key, which it cannot reach.
             options.extend(["-propquery".to_owned(), format!("?provider={first}")]);
         }
         let engine = source.attribute(ENGINE);
@@ -290,11 +300,8 @@ impl OpenSsl {
                 .into_iter()
                 .flat_map(|name| ["-engine".into(), name.into()]),
         );
-        let title = source.text();
         Ok(Self {
-            tool: Tool::find(title, &["openssl"], INSTALL, context.timeout, HINTS)?
-                .naming_key(quote_path(Path::new(key))),
-            title: title.to_owned(),
+            tool: Tool::find(&OPENSSL, &["openssl"], INSTALL, source, context)?.naming_key([key]),
             key: key.to_owned(),
             options,
             uses_engine: engine.is_some(),
@@ -303,7 +310,7 @@ impl OpenSsl {
         })
     }
 
-    /// A command on the key, which `key_flag` introduces, and its form `form_flag`.
+    /// A command on the key, which follows `key_flag`; its form follows `form_flag`.
     fn command(
         &self,
         command: &str,
@@ -333,8 +340,8 @@ impl OpenSsl {
         self.run(&command.arg("-pubout"))
     }
 
-    /// Runs a command. Those that use a TPM take turns: without a resource manager, a few at a time
-    /// are more than it has room for.
+    /// Runs a command. Commands that use a TPM take turns: without a resource manager, a TPM has no
+    /// room for several at a time.
     fn run(&self, command: &Command) -> std::result::Result<Output, Failure> {
         static TURN: Mutex<()> = Mutex::new(());
         let uses_tpm = matches!(&self.holder, Holder::Device(name) if name == TPM);
@@ -345,32 +352,27 @@ impl OpenSsl {
     /// The error of a command that was given a passphrase.
     fn failed_with_passphrase(&self, doing: &str, failure: &Failure) -> Error {
         let error = self.tool.failed(doing, failure);
-        if !self.may_be_refusal(failure) {
+        if !self.may_be_refusal(failure, &error) {
             return error;
         }
         let hint = match self.holder {
-            Holder::File(_) => format!("to try a passphrase by hand: `{}`", self.by_hand()),
+            Holder::File(_) => format!("to check the passphrase by hand, run `{}`", self.by_hand()),
             Holder::Device(_) => TRIED_ONCE.to_owned(),
         };
         error.because(Reason::WrongSecret).hint(hint)
     }
 
-    /// Whether a command may have failed for want of the right passphrase: it says so, or cannot read
-    /// the key for no other reason that is known. A token's driver may say it in any words.
-    fn may_be_refusal(&self, failure: &Failure) -> bool {
-        let said = failure.to_string();
-        match HINTS.iter().find(|(words, ..)| said.contains(words)) {
-            Some((words, reason, _)) => {
-                *words == CANNOT_READ || *reason == Some(Reason::WrongSecret)
-            }
-            None => {
-                let has_ended = matches!(failure, Failure::Exited { .. } | Failure::Killed { .. });
-                has_ended && matches!(self.holder, Holder::Device(_))
-            }
+    /// Whether the passphrase may have been wrong. Neither openssl nor the driver of a token always
+    /// says so: an unclassified failure may be a refusal as well.
+    fn may_be_refusal(&self, failure: &Failure, error: &Error) -> bool {
+        match error.reason() {
+            Some(Reason::WrongSecret | Reason::NeedsPerson) => true,
+            Some(_) => false,
+            None => matches!(failure, Failure::Exited { .. } | Failure::Killed { .. }),
         }
     }
 
-    /// The error of a command that was given no passphrase, which a TPM counts as a wrong one.
+    /// The error of a command without a passphrase, which a TPM counts as a wrong one.
     fn failed_without_passphrase(&self, doing: &str, failure: &Failure) -> Error {
         let error = self.tool.failed(doing, failure);
         if error.reason() != Some(Reason::WrongSecret) {
@@ -381,11 +383,11 @@ impl OpenSsl {
                 let attributes = if source.contains('?') { '&' } else { '?' };
                 let source = quote(&format!("{source}{attributes}passphrase-file=PATH"));
                 format!(
-                    "the key has a passphrase, and openssl did not ask for it; this source makes it \
-                     ask: {source}"
+                    "the key has a passphrase, but openssl did not ask for it; with this source it \
+                     does: {source}"
                 )
             }
-            None => "the key has a passphrase, and openssl did not ask for it".to_owned(),
+            None => "the key has a passphrase, but openssl did not ask for it".to_owned(),
         };
         error.hint(hint)
     }
@@ -393,32 +395,33 @@ impl OpenSsl {
     /// A command that opens the key and asks for its passphrase on the terminal.
     fn by_hand(&self) -> String {
         let words = ["openssl", "pkey", "-noout", "-in", &self.key];
-        let words = words
-            .into_iter()
-            .chain(self.options.iter().map(String::as_str));
-        words.map(quote).collect::<Vec<_>>().join(" ")
+        tool::typed(
+            words
+                .into_iter()
+                .chain(self.options.iter().map(String::as_str)),
+        )
     }
 
-    /// Keeps a passphrase from what has refused it in this run.
+    /// Keeps a passphrase from the holder that refused it in this run.
     fn gate(&self, passphrase: Option<&Secret>) -> Arc<Gate> {
         let refusals = &self.context.refusals;
         refusals.of_secret(&self.holder.name(), passphrase)
     }
 
-    /// Opens the key with a passphrase, which a TPM looks at no sooner than it signs.
+    /// Opens the key with a passphrase, which a TPM only checks when it signs.
     fn open_with(&self, passphrase: &Secret) -> Result<Output> {
-        self.gate(Some(passphrase)).open(&self.title, || {
+        self.gate(Some(passphrase)).open(self.tool.title(), || {
             self.read(Some(passphrase))
                 .map_err(|failure| self.failed_with_passphrase("open", &failure))
         })
     }
 
-    /// The error of an attribute that gives a passphrase nobody asks for.
+    /// The error of an attribute with a passphrase that openssl does not ask for.
     fn never_asked(&self, attribute: &str) -> Error {
         let hint = match (self.with_pass(), &self.holder) {
             (Some(source), _) => format!(
-                "this source makes openssl ask for the passphrase: {}; if the key has none, remove \
-                 {attribute}",
+                "with this source, openssl asks for the passphrase: {}; if the key has none, \
+                 remove {attribute}",
                 quote(&source)
             ),
             (None, Holder::File(_)) => format!(
@@ -429,37 +432,27 @@ impl OpenSsl {
             (None, Holder::Device(_)) => format!("remove {attribute} from the key source"),
         };
         never_asked(
-            &self.title,
+            self.tool.title(),
             "openssl opens it without a passphrase",
             attribute,
         )
         .hint(hint)
     }
 
-    /// The key source in the form that has a passphrase: tpm2-openssl asks for that of a handle when
-    /// `?pass` follows it.
+    /// The key source in the form that asks for a passphrase: tpm2-openssl does for a handle that
+    /// `?pass` follows.
     fn with_pass(&self) -> Option<String> {
         let (scheme, handle) = split_scheme(&self.key)?;
         let may_follow = scheme == "handle" && !handle.contains('?');
         may_follow.then(|| {
             let with_pass = format!("{}%3Fpass", self.key);
-            self.title.replacen(&self.key, &with_pass, 1)
+            self.tool.title().replacen(&self.key, &with_pass, 1)
         })
     }
 
-    /// The signer for what [`Self::read`] gave.
+    /// The signer for the public key that [`Self::read`] returned.
     fn signer(self, output: &Output, passphrase: Option<Secret>) -> Result<Box<dyn Signer>> {
-        let pem = str::from_utf8(&output.stdout).unwrap_or_default();
-        let public_key = PublicKey::from_pem(pem).map_err(|error| match error {
-            public_key::Error::NotPem => {
-                let error = self.tool.unexpected("a public key in PEM", &output.stdout);
-                error.hint("what is called openssl may be another program")
-            }
-            error => {
-                let hint = "name an ECDSA P-256 key in the key source";
-                self.tool.unusable(&error).hint(hint)
-            }
-        })?;
+        let public_key = self.tool.public_key_pem(output)?;
         Ok(Box::new(OpenSslSigner {
             openssl: self,
             passphrase,
@@ -468,15 +461,15 @@ impl OpenSsl {
     }
 
     /// # Errors
-    /// When `openssl` would cut it off.
+    /// When `openssl` would truncate it.
     fn check(&self, passphrase: Secret) -> Result<Secret> {
         match passphrase.as_bytes().len() {
             0..=PASSPHRASE_LIMIT => Ok(passphrase),
             _ => {
-                let why = format!("openssl takes passphrases of up to {PASSPHRASE_LIMIT} bytes");
+                let why = format!("openssl accepts at most {PASSPHRASE_LIMIT} bytes of passphrase");
                 Err(Error::new(ErrorKind::Key, why)
-                    .context(format!("cannot open {}", self.title))
-                    .hint("encrypt the key under a shorter one"))
+                    .context(format!("cannot open {}", self.tool.title()))
+                    .hint("encrypt the key with a shorter passphrase"))
             }
         }
     }
@@ -489,7 +482,7 @@ impl OpenSsl {
                 .context
                 .asker
                 .ask(&what)
-                .map_err(|error| secret_error(&self.title, FAMILY, &error))?;
+                .map_err(|error| secret_error(self.tool.title(), FAMILY, &error))?;
             let passphrase = self.check(passphrase)?;
             match self.open_with(&passphrase) {
                 Ok(output) => return self.signer(&output, Some(passphrase)),
@@ -504,8 +497,8 @@ impl OpenSsl {
     }
 }
 
-/// What has the key, if a file only refers to one: a TPM, or what the provider of the PEM block's label
-/// reaches, such as `PKCS#11 PROVIDER URI`.
+/// The device that holds the key, if the file only refers to one: a TPM, or the label of its PEM
+/// block, such as `PKCS#11 PROVIDER URI`.
 fn device_in(path: &Path) -> Option<String> {
     let file = path.to_owned();
     let contents = match path.is_file() {
@@ -522,7 +515,7 @@ fn device_in(path: &Path) -> Option<String> {
     }
 }
 
-/// Whether it names a file, rather than what a provider or an engine knows.
+/// Whether it names a file rather than a key of a provider or an engine.
 pub fn names_file(source: &Source) -> bool {
     source.attribute(ENGINE).is_none() && split_scheme(source.body()).is_none()
 }
@@ -532,16 +525,16 @@ fn open(source: &Source, context: &Arc<Context>) -> Result<Opened> {
     let failure = match openssl.read(None) {
         Ok(output) => {
             return match source.secret_attribute() {
-                // It would never be used, and somebody believes that it protects the key.
+                // Ignoring it would leave the user believing that it protects the key.
                 Some(attribute) => Err(openssl.never_asked(attribute)),
                 None => openssl.signer(&output, None).map(Opened::Signer),
             };
         }
         Err(failure) => failure,
     };
-    let said = failure.to_string();
-    if !WANTS_PASSPHRASE.iter().any(|words| said.contains(words)) {
-        return Err(openssl.tool.failed("open", &failure));
+    let error = openssl.tool.failed("open", &failure);
+    if error.reason() != Some(Reason::NeedsPerson) {
+        return Err(error);
     }
     let Some(secret_source) = source.secret()? else {
         return Ok(Opened::Locked(Box::new(move || openssl.ask_and_open())));
@@ -552,7 +545,7 @@ fn open(source: &Source, context: &Arc<Context>) -> Result<Opened> {
             &secret_source,
             &format!("the passphrase of {}", openssl.key),
         )
-        .map_err(|error| secret_error(&openssl.title, FAMILY, &error))?;
+        .map_err(|error| secret_error(openssl.tool.title(), FAMILY, &error))?;
     let passphrase = openssl.check(passphrase)?;
     let output = openssl.open_with(&passphrase)?;
     openssl
@@ -563,9 +556,10 @@ fn open(source: &Source, context: &Arc<Context>) -> Result<Opened> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::signer::tool::tests::assert_classifies;
 
     #[test]
-    fn only_a_path_is_based_on_a_folder() {
+    fn only_paths_are_based_on_a_directory() {
         for (text, names) in [
             ("openssl:key.pem", true),
             ("openssl:./a%3Ab.pem?provider=legacy,default", true),
@@ -579,7 +573,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_on_one_device_share_what_counts_their_tries() {
+    fn keys_on_one_device_share_a_holder() {
         let folder = tempfile::tempdir().expect("a folder");
         let write = |name: &str, text: &str| {
             let path = folder.path().join(name);
@@ -623,5 +617,79 @@ mod tests {
             let source = crate::signer::registry::parse(&text).expect(&text);
             assert_eq!(Holder::of(&source).name(), name, "{text}");
         }
+    }
+
+    #[test]
+    fn table_classifies_real_output_of_openssl() {
+        let queued =
+            |words: &str| format!("Could not read key from x\n4077DAC4C87F0000:error:{words}\n");
+        let samples: &[&[&str]] = &[
+            &[
+                "pkey: unable to load provider nope\nHint: use -provider-path option or \
+                 OPENSSL_MODULES environment variable.\n",
+            ],
+            &[
+                "Invalid engine \"nope\"\nNo engine specified for loading key\nCould not read key from <stdin>\n",
+            ],
+            &[&queued(
+                "4000000B:tpm2::-1:2337 tpm:warn(2.0): authorizations for objects subject to DA \
+                 protection are not allowed at this time because the TPM is in DA lockout mode",
+            )],
+            &[
+                &queued(
+                    "4000000B:tpm2::-1:2446 tpm:session(1):the authorization HMAC check failed and DA \
+                     counter incremented",
+                ),
+                &queued(
+                    "4000000B:tpm2::-1:2466 tpm:session(1):authorization failure without DA \
+                     implications",
+                ),
+                &queued("820000A0:PKCS#11 module:pkcs11_login:PIN incorrect:p11_slot.c:195:"),
+            ],
+            &[&queued(
+                "820000A4:PKCS#11 module:pkcs11_login:PIN locked:p11_slot.c:195:",
+            )],
+            &["The private key was not found at: slot_0-id_01\nCould not read key from x\n"],
+            &[&queued(
+                "40000001:tpm2::cannot load key:src/tpm2-provider-core.c:81:2 81000009",
+            )],
+            &[&queued(
+                "1C800095:Provider routines:ecdsa_signverify_init:missing private key:x.c:1:",
+            )],
+            &[&queued(
+                "0308010C:digital envelope routines:inner_evp_generic_fetch:unsupported:\
+                 ../crypto/evp/evp_fetch.c:386:Global default library context, Algorithm \
+                 (RC2-40-CBC : 0), Properties ()",
+            )],
+            &[
+                "Could not open file or uri for loading key from handle:0x81000001\n\
+                 400757A10E7F0000:error:80000002:system library:file_open:No such file or \
+                 directory:file_store.c:266:calling stat(handle:0x81000001)\n\
+                 400757A10E7F0000:error:1608010C:STORE routines:inner_loader_fetch:unsupported:\
+                 store_meth.c:381:No store loader found. For standard store loaders you need at \
+                 least one of the default or base providers available.\n",
+            ],
+            &["Could not open file or uri for loading key from nope.pem\n\
+                 4047243F8A7F0000:error:80000002:system library:file_open:No such file or \
+                 directory:file_store.c:266:calling stat(nope.pem)\n"],
+            &["Could not open file or uri for loading key from k.pem\n\
+                 40573CFE237F0000:error:8000000D:system library:BIO_new_file:Permission \
+                 denied:bss_file.c:67:calling fopen(k.pem, rb)\n"],
+            &[
+                "Enter pass phrase for e.pem:\nCould not read key from e.pem\n",
+                &queued(
+                    "1400006B:UI routines:UI_process:processing error:ui_lib.c:573:while reading strings",
+                ),
+                "Enter PIN for token:\n",
+            ],
+            &[
+                &queued(
+                    "1C800064:Provider routines:ossl_cipher_unpadblock:bad decrypt:\
+                     ciphercommon_block.c:129:",
+                ),
+                "Could not read private key from e.pem\n",
+            ],
+        ];
+        assert_classifies(TABLE, samples);
     }
 }

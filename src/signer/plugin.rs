@@ -1,5 +1,5 @@
-//! Programs of the user's own: `qkey-signer-NAME`, which is run once for each request and speaks
-//! the protocol of `docs/plugins.md`.
+//! The user's own programs: `qkey-signer-NAME` runs once per request and speaks the protocol of
+//! `docs/plugins.md`.
 
 use std::sync::Arc;
 
@@ -8,14 +8,14 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::{
-    Context, Opened, Signer,
-    source::{Body, Source, SourceKind, no_path},
-    tool::Tool,
+    Context, Opened,
+    source::{Body, SourceKind, Source, no_path},
+    tool::{self, Tool, Vendor},
 };
 use crate::{
     error::{Error, Kind as ErrorKind, Reason, Result},
-    public_key::{self, PublicKey},
-    signature::{self, Signature},
+    public_key::PublicKey,
+    signature::Signature,
     subprocess::{Failure, Output, excerpt_end},
     text,
 };
@@ -32,10 +32,18 @@ pub static KIND: SourceKind = SourceKind {
     generate: None,
 };
 
-/// The one version of the protocol that is spoken here.
+static PLUGIN: Vendor = Vendor {
+    // A plugin names the reason itself.
+    table: &[],
+    timed_out: "check the plugin and the network, or raise --timeout SECONDS",
+    unfit: "name an ECDSA P-256 key in the key source",
+    stranger: "the plugin does not follow the protocol in docs/plugins.md: tell its author",
+};
+
+/// The only version of the protocol that this file speaks.
 const VERSION: u64 = 1;
 
-/// What a plugin is asked. Later versions may add members, and change none of these.
+/// A request. Later versions may add members but do not change these.
 #[derive(Serialize)]
 struct Request<'a> {
     method: &'static str,
@@ -43,11 +51,11 @@ struct Request<'a> {
     /// Base64 of the bytes to sign.
     #[serde(skip_serializing_if = "Option::is_none")]
     challenge: Option<String>,
-    /// The seconds after which the plugin is killed.
+    /// In seconds; then the plugin is killed.
     timeout: f64,
 }
 
-/// Everything that a plugin may reply. Members that are not known here are left to later versions.
+/// A reply. Unknown members are ignored: later versions may add some.
 #[derive(Debug, Default, Deserialize)]
 struct Reply {
     version: Option<u64>,
@@ -61,49 +69,60 @@ struct Reply {
 /// Why a plugin did not do what it was asked to.
 #[derive(Debug, Deserialize)]
 struct Refusal {
-    kind: String,
+    kind: RefusalKind,
     message: String,
     hint: Option<String>,
 }
 
-impl Refusal {
-    /// Its kind, as far as this version knows it.
-    fn kind(&self) -> &'static str {
-        const KINDS: [&str; 4] = ["not-found", "denied", "wrong-secret", "unsupported"];
-        let known = KINDS.into_iter().find(|known| *known == self.kind);
-        known.unwrap_or("failed")
-    }
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum RefusalKind {
+    NotFound,
+    Denied,
+    WrongSecret,
+    Unsupported,
+    #[serde(other)]
+    Failed,
+}
 
-    fn reason(&self) -> Option<Reason> {
-        match self.kind() {
-            "denied" => Some(Reason::Denied),
-            "wrong-secret" => Some(Reason::WrongSecret),
-            _ => None,
+impl RefusalKind {
+    fn name(self) -> &'static str {
+        match self {
+            Self::NotFound => "not-found",
+            Self::Denied => "denied",
+            Self::WrongSecret => "wrong-secret",
+            Self::Unsupported => "unsupported",
+            Self::Failed => "failed",
         }
     }
 
-    /// The next step for the user: the plugin's own word, or what its kind of error allows to say.
-    fn hint(&self) -> String {
-        let by_kind = || match self.kind() {
-            "not-found" => "check what follows plugin:NAME: in the key source",
-            "denied" => "log in, or get the permission, where the plugin's keys are",
-            "wrong-secret" => {
-                "check the PIN or passphrase that the plugin uses: several wrong ones may lock what \
-                 holds the key"
+    fn reason(self) -> Option<Reason> {
+        match self {
+            Self::NotFound => Some(Reason::NotFound),
+            Self::Denied => Some(Reason::Denied),
+            Self::WrongSecret => Some(Reason::WrongSecret),
+            Self::Unsupported => Some(Reason::Unsupported),
+            Self::Failed => None,
+        }
+    }
+
+    /// The next step, where the plugin does not name one.
+    fn hint(self) -> &'static str {
+        match self {
+            Self::NotFound => "check what follows plugin:NAME: in the key source",
+            Self::Denied => "log in to the service that holds the key, or get the permission",
+            Self::WrongSecret => {
+                "check the PIN or passphrase that the plugin uses: a few wrong ones may lock the key"
             }
-            "unsupported" => "take an ECDSA P-256 key, or a newer version of the plugin",
-            _ => "the documentation of the plugin may say more",
-        };
-        match &self.hint {
-            Some(hint) => text::excerpt(hint),
-            None => by_kind().to_owned(),
+            Self::Unsupported => "use an ECDSA P-256 key, or a newer version of the plugin",
+            Self::Failed => "see the plugin's documentation",
         }
     }
 }
 
-/// A refusal as the plugin told it; on stderr it may have said more.
+/// A refusal in the plugin's words; its stderr may say more.
 #[derive(Debug, thiserror::Error)]
-#[error("{program} answered {}: {}", .refusal.kind(), .refusal.message)]
+#[error("{program} replied {}: {}", .refusal.kind.name(), .refusal.message)]
 struct Refused {
     program: String,
     refusal: Refusal,
@@ -112,7 +131,7 @@ struct Refused {
 }
 
 #[derive(Debug, thiserror::Error)]
-#[error("on stderr it said: {0}")]
+#[error("stderr: {0}")]
 struct Stderr(String);
 
 #[derive(Debug, thiserror::Error)]
@@ -128,24 +147,22 @@ fn open(source: &Source, context: &Arc<Context>) -> Result<Opened> {
     let (name, reference) = parse(source)?;
     let program = format!("qkey-signer-{name}");
     let install = format!(
-        "put an executable {program} into a folder on PATH; docs/plugins.md tells how to write one"
+        "put an executable {program} in a directory on PATH; docs/plugins.md describes how to write \
+         one"
     );
-    let title = source.text();
     let plugin = Plugin {
-        tool: Tool::find(title, &[&program], &install, context.timeout, &[])?,
-        title: title.to_owned(),
+        tool: Tool::find(&PLUGIN, &[&program], &install, source, context)?,
         program,
         reference: reference.to_owned(),
         timeout: context.timeout.as_secs_f64(),
     };
     let public_key = plugin.public_key()?;
-    Ok(Opened::Signer(Box::new(PluginSigner {
-        plugin,
-        public_key,
-    })))
+    Ok(tool::opened(public_key, move |challenge| {
+        plugin.sign(challenge)
+    }))
 }
 
-/// The plugin's name and the reference to a key, as a source has them.
+/// The plugin's name and the reference to a key.
 fn parse(source: &Source) -> Result<(&str, &str)> {
     let invalid = |why: &str| {
         let error = source.invalid(why);
@@ -154,35 +171,19 @@ fn parse(source: &Source) -> Result<(&str, &str)> {
     let (name, reference) = source
         .body()
         .split_once(':')
-        .ok_or_else(|| invalid("no reference to a key follows the plugin's name"))?;
+        .ok_or_else(|| invalid("it must name a plugin and a key"))?;
     let in_a_name = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
     match !name.is_empty() && name.chars().all(in_a_name) {
         true => Ok((name, reference)),
         false => Err(invalid(
-            "the name of a plugin is of lower-case letters, digits and hyphens",
+            "a plugin's name has only lower-case letters, digits and hyphens",
         )),
     }
 }
 
-struct PluginSigner {
-    plugin: Plugin,
-    public_key: PublicKey,
-}
-
-impl Signer for PluginSigner {
-    fn public_key(&self) -> &PublicKey {
-        &self.public_key
-    }
-
-    fn sign(&self, challenge: &[u8]) -> Result<Signature> {
-        self.plugin.sign(challenge)
-    }
-}
-
-/// A plugin, with the key that it is asked for.
+/// A plugin, and the key that it uses.
 struct Plugin {
     tool: Tool,
-    title: String,
     program: String,
     reference: String,
     /// In seconds.
@@ -193,34 +194,21 @@ impl Plugin {
     fn public_key(&self) -> Result<PublicKey> {
         let (reply, stdout) = self.ask("open", &self.request("public-key", None))?;
         let Some(public_key) = reply.public_key.filter(|key| !key.is_empty()) else {
-            return Err(self.broken("a reply with a public_key", &stdout));
+            return Err(self.tool.unexpected("a reply with a public_key", &stdout));
         };
-        PublicKey::from_any(public_key.as_bytes()).map_err(|error| match error {
-            public_key::Error::NotP256(_) => self
-                .tool
-                .unusable(&error)
-                .hint("name an ECDSA P-256 key in the key source"),
-            error => self
-                .tool
-                .unusable(&error)
-                .hint("the plugin must give the public key in PEM, or in Base64 of its DER"),
-        })
+        self.tool
+            .public_key(PublicKey::from_any(public_key.as_bytes()))
     }
 
     fn sign(&self, challenge: &[u8]) -> Result<Signature> {
         let request = self.request("sign", Some(BASE64_STANDARD.encode(challenge)));
         let (reply, stdout) = self.ask("sign with", &request)?;
         let Some(signature) = reply.signature else {
-            return Err(self.broken("a reply with a signature", &stdout));
+            return Err(self.tool.unexpected("a reply with a signature", &stdout));
         };
         Signature::from_base64(&signature).map_err(|_| {
-            let wanted = "the plugin must give the signature in Base64 of its ASN.1 DER";
-            self.tool
-                .unexpected("a signature in Base64 of its DER", signature.as_bytes())
-                .hint(match signature::describe(signature.as_bytes()) {
-                    Some(found) => format!("{wanted}; this looks like {found}"),
-                    None => wanted.to_owned(),
-                })
+            let signature = signature.as_bytes();
+            self.tool.not_a_signature("Base64 of ASN.1 DER", signature)
         })
     }
 
@@ -233,7 +221,7 @@ impl Plugin {
         }
     }
 
-    /// Runs the plugin for one request; returns its reply, parsed and as it stands.
+    /// Runs the plugin for one request; returns its reply, parsed and raw.
     fn ask(&self, doing: &str, request: &Request<'_>) -> Result<(Reply, Vec<u8>)> {
         let hello = json!({ "qkey": env!("CARGO_PKG_VERSION"), "versions": [VERSION] });
         let command = self
@@ -242,7 +230,7 @@ impl Plugin {
             .stdin(format!("{hello}\n{}\n", json!(request)));
         let output = match command.run() {
             Ok(output) => output,
-            // One that ends with an error code may still have told the reason as a plugin should.
+            // It may reply with an error and exit with one, too.
             Err(Failure::Exited { ref output, .. }) if is_refusal(output) => output.clone(),
             Err(failure) => return Err(self.tool.failed(doing, &failure)),
         };
@@ -254,7 +242,7 @@ impl Plugin {
             );
         }
         let reply = parse_reply(&output.stdout)
-            .ok_or_else(|| self.broken("one line of JSON, as a reply is", &output.stdout))?;
+            .ok_or_else(|| self.tool.unexpected("one line of JSON", &output.stdout))?;
         if let Some(refusal) = reply.error {
             return Err(self.refused(doing, refusal, &output.stderr));
         }
@@ -268,7 +256,11 @@ impl Plugin {
     }
 
     fn refused(&self, doing: &str, refusal: Refusal, stderr: &[u8]) -> Error {
-        let (hint, reason) = (refusal.hint(), refusal.reason());
+        let kind = refusal.kind;
+        let hint = match &refusal.hint {
+            Some(hint) => text::excerpt(hint),
+            None => kind.hint().to_owned(),
+        };
         let said = Some(excerpt_end(stderr)).filter(|said| !said.is_empty());
         let cause = Refused {
             program: self.program.clone(),
@@ -276,7 +268,7 @@ impl Plugin {
             stderr: said.map(Stderr),
         };
         self.cannot(doing)
-            .because(reason)
+            .because(kind.reason())
             .caused_by(&cause)
             .hint(hint)
     }
@@ -288,22 +280,18 @@ impl Plugin {
         };
         self.cannot(doing)
             .caused_by(&cause)
-            .hint("update the older of the two")
-    }
-
-    /// The error for a reply that the protocol does not allow.
-    fn broken(&self, expected: &'static str, stdout: &[u8]) -> Error {
-        self.tool
-            .unexpected(expected, stdout)
-            .hint("the plugin does not keep to its protocol (docs/plugins.md): tell its makers")
+            .hint("update the plugin or qkey, whichever is older")
     }
 
     fn cannot(&self, doing: &str) -> Error {
-        Error::new(ErrorKind::Key, format!("cannot {doing} {}", self.title))
+        Error::new(
+            ErrorKind::Key,
+            format!("cannot {doing} {}", self.tool.title()),
+        )
     }
 }
 
-/// Takes stdout, if it is one line with a reply; the newline at its end may be missing.
+/// Parses stdout, which must be one line; the newline at its end may be missing.
 fn parse_reply(stdout: &[u8]) -> Option<Reply> {
     let line = stdout.strip_suffix(b"\n").unwrap_or(stdout);
     match line.contains(&b'\n') {
@@ -328,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn a_source_is_a_name_and_a_reference() {
+    fn parse_name_and_reference() {
         for (text, name, reference) in [
             ("plugin:card-2:slot 9c", "card-2", "slot 9c"),
             ("plugin:a:pkcs11:object=b%3Fc", "a", "pkcs11:object=b?c"),
@@ -338,7 +326,7 @@ mod tests {
             assert_eq!(parsed(text), Ok((name.to_owned(), reference.to_owned())));
         }
         for (text, why) in [
-            ("plugin:card", "no reference to a key follows"),
+            ("plugin:card", "must name a plugin and a key"),
             ("plugin::x", "lower-case letters"),
             ("plugin:../card:x", "lower-case letters"),
             ("plugin:Card:x", "lower-case letters"),
@@ -350,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reply_is_one_line() {
+    fn replies_have_one_line() {
         for reply in ["{}", "{}\n", " {\"later\": 1} \r\n"] {
             assert!(parse_reply(reply.as_bytes()).is_some(), "{reply:?}");
         }

@@ -1,44 +1,80 @@
-//! What the key sources share that run a vendor's program.
+//! The core of the key sources that run another program: starting it, classifying its failures,
+//! reading its replies, and creating keys.
+//!
+//! A vendor's command line needs four things of its own: its URI grammar, its arguments, its reply
+//! types, and a [`Table`] of its error messages.
 
 use std::{env, ffi::OsStr, io::Write, path::PathBuf, time::Duration};
 
+use regex::RegexSetBuilder;
 use serde::de::DeserializeOwned;
 
+use super::{Context, Opened, Signer, source::Source};
 use crate::{
     error::{Error, Kind, Reason, Result},
     private_file::TemporaryFile,
-    public_key, signature,
+    public_key::{self, PublicKey},
+    signature::{self, Signature},
     subprocess::{self, Command, Failure, Output},
-    text::quote_path,
+    text::{quote, quote_path},
 };
 
-/// A vendor's program that reaches a key.
+/// An error message of a foreign program: what it means, and what to do next.
+pub struct Row {
+    /// A regular expression for the program's own output. `^` and `$` match at every line.
+    pub pattern: &'static str,
+    /// `None` means unclassified, which never means absent or retryable.
+    pub reason: Option<Reason>,
+    /// `{key}` is what [`Tool::naming_key`] was given, `{tool}` the program's name.
+    pub hint: &'static str,
+}
+
+/// The known error messages of one program. The first match decides.
+pub type Table = &'static [Row];
+
+/// A row of a [`Table`].
+pub const fn row(pattern: &'static str, reason: Option<Reason>, hint: &'static str) -> Row {
+    Row {
+        pattern,
+        reason,
+        hint,
+    }
+}
+
+/// What is known about a program, whichever key it is used for.
+pub struct Vendor {
+    pub table: Table,
+    /// The next step after a timeout.
+    pub timed_out: &'static str,
+    /// The next step when a key is not an ECDSA P-256 signing key.
+    pub unfit: &'static str,
+    /// The next step after a reply that the vendor's service does not send.
+    pub stranger: &'static str,
+}
+
+/// A foreign program that reaches one key.
 #[derive(Clone)]
 pub struct Tool {
+    vendor: &'static Vendor,
     title: String,
     program: PathBuf,
     timeout: Duration,
-    hints: Hints,
     key: String,
 }
 
-/// What it means when the program's words hold a text, and what to do next; the first match decides.
-/// `{key}` stands for what [`Tool::naming_key`] was given, and `{tool}` for the program's name.
-pub type Hints = &'static [(&'static str, Option<Reason>, &'static str)];
-
 impl Tool {
-    /// Looks for the first of `programs` that is on PATH, to serve the key source that messages
-    /// call `title`; `install` says how to get one.
+    /// Looks for the first of `programs` on PATH, to open `source`; `install` says how to get one.
     ///
     /// # Errors
-    /// When none is there.
+    /// When none of them is installed.
     pub fn find(
-        title: &str,
+        vendor: &'static Vendor,
         programs: &[&str],
         install: &str,
-        timeout: Duration,
-        hints: Hints,
+        source: &Source,
+        context: &Context,
     ) -> Result<Self> {
+        let title = source.text();
         let found = programs
             .iter()
             .find_map(|program| subprocess::find(OsStr::new(program)).ok());
@@ -50,53 +86,67 @@ impl Tool {
             return Err(error.caused_by(&missing).hint(install));
         };
         Ok(Self {
+            vendor,
             title: title.to_owned(),
             program,
-            timeout,
-            hints,
+            timeout: context.timeout,
             key: String::new(),
         })
     }
 
-    /// The same tool, with how its own command line names the key, quoted for a shell, for hints.
-    pub fn naming_key(mut self, key: impl Into<String>) -> Self {
-        self.key = key.into();
+    /// The same tool, with the words that name the key on its command line, for hints.
+    pub fn naming_key<T: AsRef<str>>(mut self, words: impl IntoIterator<Item = T>) -> Self {
+        self.key = typed(words);
         self
     }
 
-    /// The program, with the time that a call to a signer may take, and nobody to ask.
+    /// The key source as the user wrote it, without secrets.
+    pub fn title(&self) -> &str {
+        &self.title
+    }
+
+    /// The program with the timeout of signers and without a terminal.
     pub fn command(&self) -> Command {
         Command::new(&self.program, self.timeout).without_terminal()
     }
 
-    /// Runs a command; `doing` says what for, as in "sign with".
+    /// Runs a command; `doing` completes "cannot …", as in "sign with".
     ///
     /// # Errors
-    /// With the program's own words, and a hint where they are known.
+    /// With the program's own words, their reason, and a hint if they are known.
     pub fn run(&self, doing: &str, command: &Command) -> Result<Output> {
         command
             .run()
             .map_err(|failure| self.failed(doing, &failure))
     }
 
-    /// The error for a program that failed, as [`Self::run`] gives it.
+    /// Runs a command that replies in JSON.
+    ///
+    /// # Errors
+    /// Those of [`Self::run`] and [`Self::json`].
+    pub fn call<T: DeserializeOwned>(
+        &self,
+        doing: &str,
+        command: &Command,
+        expected: &'static str,
+    ) -> Result<T> {
+        self.json(&self.run(doing, command)?, expected)
+    }
+
+    /// The error of a program that failed, as [`Self::run`] returns it.
     pub fn failed(&self, doing: &str, failure: &Failure) -> Error {
         if let Failure::Interrupted(kind) = failure {
-            let message = format!("stopped by a signal, about to {doing} {}", self.title);
+            let message = format!("interrupted while trying to {doing} {}", self.title);
             return Error::new(*kind, message);
         }
-        let words = failure.to_string();
-        let known = self.hints.iter().find(|(text, ..)| words.contains(text));
-        let (reason, hint) = match (known, failure) {
-            (Some((_, reason, hint)), _) => (*reason, Some(*hint)),
-            (None, Failure::TimedOut { .. }) => (
-                None,
-                Some("check the network, or give it longer with --timeout SECONDS"),
-            ),
-            (None, _) => (None, None),
+        let known = self.vendor.classify(failure);
+        let hint = match (known, failure) {
+            (Some(row), _) => Some(row.hint),
+            (None, Failure::TimedOut { .. }) => Some(self.vendor.timed_out),
+            (None, _) => None,
         };
         Error::new(Kind::Key, format!("cannot {doing} {}", self.title))
-            .because(reason)
+            .because(known.and_then(|row| row.reason))
             .caused_by(failure)
             .maybe_hint(hint.map(|hint| self.filled_in(hint)))
     }
@@ -108,16 +158,96 @@ impl Tool {
             .replace("{key}", &self.key)
     }
 
-    /// Takes an answer as JSON.
+    /// Parses a reply as JSON.
     ///
     /// # Errors
-    /// When it is something else than `expected`.
+    /// When it is not `expected`.
     pub fn json<T: DeserializeOwned>(&self, output: &Output, expected: &'static str) -> Result<T> {
         serde_json::from_slice(&output.stdout)
             .map_err(|_| self.unexpected(expected, &output.stdout))
     }
 
-    /// A file for a program that reads what it is to sign from one.
+    /// Parses a reply as a public key in PEM.
+    ///
+    /// # Errors
+    /// When it is something else, or not a P-256 key.
+    pub fn public_key_pem(&self, output: &Output) -> Result<PublicKey> {
+        let parsed = str::from_utf8(&output.stdout).map_err(|_| public_key::Error::NotPem);
+        match parsed.and_then(PublicKey::from_pem) {
+            Err(public_key::Error::NotPem) => {
+                Err(self.unexpected("a public key in PEM", &output.stdout))
+            }
+            parsed => self.public_key(parsed),
+        }
+    }
+
+    /// The public key of a reply.
+    ///
+    /// # Errors
+    /// When it is malformed, or not a P-256 key.
+    pub fn public_key(
+        &self,
+        parsed: std::result::Result<PublicKey, public_key::Error>,
+    ) -> Result<PublicKey> {
+        parsed.map_err(|error| {
+            let hint = match error {
+                public_key::Error::NotP256(_) => self.vendor.unfit,
+                _ => self.vendor.stranger,
+            };
+            Error::new(Kind::Key, format!("cannot use {}", self.title))
+                .caused_by(&error)
+                .hint(hint)
+        })
+    }
+
+    /// Checks a property of the key; one that the reply leaves out is accepted.
+    ///
+    /// # Errors
+    /// When it is not one of `wanted`.
+    pub fn expect(&self, property: &str, found: Option<&str>, wanted: &[&str]) -> Result<()> {
+        match found {
+            Some(found) if !wanted.contains(&found) => {
+                let wanted = wanted.join(" or ");
+                Err(self.unfit(format!("its {property} is {found}, but must be {wanted}")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The error of a key that cannot make the signatures that clusters verify.
+    pub fn unfit(&self, why: String) -> Error {
+        Error::new(Kind::Key, why)
+            .context(format!("cannot use {}", self.title))
+            .hint(self.vendor.unfit)
+    }
+
+    /// The error of a reply other than `expected`.
+    pub fn unexpected(&self, expected: &'static str, reply: &[u8]) -> Error {
+        let failure = Failure::UnparsableReply {
+            program: quote_path(&self.program),
+            expected: expected.to_owned(),
+            excerpt: subprocess::excerpt(reply),
+        };
+        Error::new(Kind::Key, format!("cannot use {}", self.title))
+            .caused_by(&failure)
+            .hint(self.vendor.stranger)
+    }
+
+    /// The error of a signature that is not in the encoding `expected`; the hint names the encoding
+    /// that it seems to be in.
+    pub fn not_a_signature(&self, expected: &'static str, reply: &[u8]) -> Error {
+        let shown = match str::from_utf8(reply) {
+            Ok(text) => text.to_owned(),
+            Err(_) => base16ct::lower::encode_string(reply),
+        };
+        let hint = match signature::describe(reply) {
+            Some(found) => format!("qkey expects {expected}; this looks like {found}"),
+            None => format!("qkey expects {expected}"),
+        };
+        self.unexpected("a signature", shown.as_bytes()).hint(hint)
+    }
+
+    /// A file for a program that reads from one what it signs.
     ///
     /// # Errors
     /// When it cannot be written.
@@ -128,42 +258,158 @@ impl Tool {
             Ok(file)
         };
         write().map_err(|error: std::io::Error| {
-            let hint = "{tool} reads the message from a file: TMPDIR must name a writable folder";
+            let hint = "{tool} reads the challenge from a file: set TMPDIR to a writable directory";
             Error::new(Kind::Key, format!("cannot sign with {}", self.title))
                 .caused_by(&error)
                 .hint(self.filled_in(hint))
         })
     }
+}
 
-    /// The error for a reply that is not what was asked for.
-    pub fn unexpected(&self, expected: &'static str, reply: &[u8]) -> Error {
-        let failure = Failure::UnparsableReply {
-            program: quote_path(&self.program),
-            expected: expected.to_owned(),
-            excerpt: subprocess::excerpt(reply),
-        };
-        Error::new(Kind::Key, format!("cannot use {}", self.title)).caused_by(&failure)
+/// Creating a key.
+impl Tool {
+    /// The usage error of a source that names a version of a key that does not exist yet.
+    pub fn names_version(source: &Source, hint: &str) -> Error {
+        let message = format!("cannot create {:?}: it names a version", source.text());
+        Error::new(Kind::Usage, message).hint(hint)
     }
 
-    /// The error for a signature that is not in the encoding `expected`, with the one that it
-    /// seems to be in.
-    pub fn not_a_signature(&self, expected: &'static str, reply: &[u8]) -> Error {
-        let seems = match signature::describe(reply) {
-            Some(found) => format!("it seems to be {found}"),
-            None => "it is like no signature at all".to_owned(),
-        };
-        let shown = match str::from_utf8(reply) {
-            Ok(text) => text.to_owned(),
-            Err(_) => base16ct::lower::encode_string(reply),
-        };
-        self.unexpected("a signature", shown.as_bytes())
-            .hint(format!("a signature is to come as {expected}; {seems}"))
+    /// Creates a key at a place where `probe` finds none.
+    ///
+    /// # Errors
+    /// When `probe` finds a key there, or fails for any reason but its absence.
+    pub fn refuse_existing(&self, probe: &Command) -> Result<()> {
+        match self.run(CREATE, probe) {
+            Ok(_) => Err(self.exists()),
+            Err(error) if error.reason() == Some(Reason::NotFound) => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 
-    /// The error for a public key that does not serve.
-    pub fn unusable(&self, error: &public_key::Error) -> Error {
-        Error::new(Kind::Key, format!("cannot use {}", self.title))
-            .caused_by(error)
-            .maybe_hint(error.hint())
+    /// The error of a place that already has a key.
+    pub fn exists(&self) -> Error {
+        Error::new(Kind::Key, format!("{} already exists", self.title))
+            .hint("use that key, or choose another name")
+    }
+
+    /// Runs the command that creates a key, and reads its reply; `lost` says how to find the key if
+    /// the reply is lost.
+    ///
+    /// # Errors
+    /// Those of [`Self::run`] and `read`.
+    pub fn create<T>(
+        &self,
+        command: &Command,
+        lost: impl FnOnce() -> String,
+        read: impl FnOnce(&Output) -> Result<T>,
+    ) -> Result<T> {
+        let (error, may_exist) = match command.run() {
+            Ok(output) => match read(&output) {
+                Ok(reply) => return Ok(reply),
+                Err(error) => (error, true),
+            },
+            Err(failure) => {
+                let has_answered = matches!(failure, Failure::Exited { .. });
+                (self.failed(CREATE, &failure), !has_answered)
+            }
+        };
+        Err(match may_exist {
+            true => error.hint(format!("the key may have been created anyway: {}", lost())),
+            false => error,
+        })
+    }
+
+    /// The command that shows whether the key of this source exists, for hints.
+    pub fn look(&self) -> String {
+        format!("check with `qkey pubkey {}`", quote(&self.title))
+    }
+
+    /// The error of a key that was just created and cannot be opened.
+    pub fn created(&self, error: Error) -> Error {
+        error.context(format!("created {}, but cannot use it yet", self.title))
+    }
+}
+
+/// Completes "cannot …" in the errors of key creation.
+const CREATE: &str = "create";
+
+impl Vendor {
+    /// The row of the table for the program's output.
+    pub fn classify(&self, failure: &Failure) -> Option<&'static Row> {
+        classify(self.table, &failure.words())
+    }
+}
+
+fn classify(table: Table, words: &str) -> Option<&'static Row> {
+    let patterns = RegexSetBuilder::new(table.iter().map(|row| row.pattern))
+        .multi_line(true)
+        .build()
+        .expect("the patterns of a table are valid");
+    // Matches come in the order of the table.
+    patterns.matches(words).iter().next().map(|i| &table[i])
+}
+
+/// Arguments as a user would type them.
+pub fn typed<T: AsRef<str>>(words: impl IntoIterator<Item = T>) -> String {
+    let words: Vec<String> = words.into_iter().map(|word| quote(word.as_ref())).collect();
+    words.join(" ")
+}
+
+/// An opened key whose signatures `sign` makes.
+pub fn opened(
+    public_key: PublicKey,
+    sign: impl Fn(&[u8]) -> Result<Signature> + Send + Sync + 'static,
+) -> Opened {
+    Opened::Signer(Box::new(ToolSigner { public_key, sign }))
+}
+
+struct ToolSigner<S> {
+    public_key: PublicKey,
+    sign: S,
+}
+
+impl<S: Fn(&[u8]) -> Result<Signature> + Send + Sync> Signer for ToolSigner<S> {
+    fn public_key(&self) -> &PublicKey {
+        &self.public_key
+    }
+
+    fn sign(&self, challenge: &[u8]) -> Result<Signature> {
+        (self.sign)(challenge)
+    }
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+
+    /// Checks a table against real output of its program: the samples of each row, in order.
+    #[track_caller]
+    pub fn assert_classifies(table: Table, samples: &[&[&str]]) {
+        assert_eq!(samples.len(), table.len(), "every row needs samples");
+        for (row, samples) in table.iter().zip(samples) {
+            assert!(!samples.is_empty(), "no sample for {}", row.pattern);
+            for words in *samples {
+                let found = classify(table, words).map(|row| row.pattern);
+                assert_eq!(found, Some(row.pattern), "{words}");
+            }
+        }
+    }
+
+    #[test]
+    fn patterns_match_at_line_starts_in_table_order() {
+        const TABLE: Table = &[
+            row("^first", Some(Reason::NotFound), ""),
+            row("^(first|second)", None, ""),
+        ];
+        for (words, reason) in [
+            ("noise\nfirst", Some(Some(Reason::NotFound))),
+            ("second\nfirst", Some(Some(Reason::NotFound))),
+            ("second", Some(None)),
+            ("the first", None),
+            ("", None),
+        ] {
+            let found = classify(TABLE, words).map(|row| row.reason);
+            assert_eq!(found, reason, "{words:?}");
+        }
     }
 }

@@ -1,26 +1,24 @@
 //! The transit engine of HashiCorp Vault or OpenBao, through the program `vault` or `bao`.
 //!
-//! Paths, parameters and replies: Vault HTTP API, "Transit secrets engine", which OpenBao's is the
-//! same as. Address, token, namespace and TLS are the program's own affair: it reads them from its
-//! environment.
+//! Paths, parameters and replies: Vault HTTP API, "Transit secrets engine"; OpenBao's is the same.
+//! The program reads address, token, namespace and TLS settings from its own environment.
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
-use serde::{Deserialize, de::DeserializeOwned};
+use serde::Deserialize;
 use serde_json::Value;
 
 use super::{
-    Context, Opened, Signer,
-    source::{Body, Generate, Generated, Source, SourceKind, no_path},
-    tool::{Hints, Tool},
+    Context, Opened,
+    source::{Body, Generate, Generated, SourceKind, Source, no_path},
+    tool::{self, Table, Tool, Vendor, row},
 };
 use crate::{
-    error::{Error, Kind as ErrorKind, Reason, Result},
+    error::{Reason, Result},
     public_key::PublicKey,
     signature::Signature,
-    subprocess::{Command, Failure, Output},
-    text::quote,
+    subprocess::Command,
 };
 
 pub static KIND: SourceKind = SourceKind {
@@ -39,7 +37,7 @@ const MOUNT: &str = "mount";
 const VERSION: &str = "key-version";
 const TOOL: &str = "tool";
 
-/// The programs that serve, the first one that is there being taken.
+/// The programs to look for, in this order.
 const TOOLS: [&str; 2] = ["vault", "bao"];
 
 const INSTALL: &str = "install HashiCorp's `vault` or OpenBao's `bao`: a package of the same name, \
@@ -47,79 +45,76 @@ const INSTALL: &str = "install HashiCorp's `vault` or OpenBao's `bao`: a package
 
 const KEY_TYPE: &str = "ecdsa-p256";
 
-/// What to do about a key that does not serve.
-const MAKE_ONE: &str = "`qkey generate hashivault://NAME` makes a key that serves";
+static VAULT: Vendor = Vendor {
+    table: TABLE,
+    timed_out: REACH,
+    unfit: "create a key that fits: `qkey generate hashivault://NAME`",
+    stranger: NOT_TRANSIT,
+};
 
-const NOT_TRANSIT: &str = "what answers may not be a transit engine: check the attribute mount, and \
+const NOT_TRANSIT: &str = "the path may not be a transit engine: check the attribute mount, and \
                            VAULT_ADDR or BAO_ADDR";
-
 const CHECK_MOUNT: &str = "check the attribute mount (default: transit)";
-
-/// What the program says when there is no key, or no engine.
-const NOT_FOUND: &str = "No value found at";
-
-const CHECK_NAME: &str = "check the key's name, the attribute mount (default: transit), and the \
-                          namespace: `{tool} secrets list` shows the engines there are";
-const LOG_IN: &str = "log in: `{tool} login`, or a new token in VAULT_TOKEN or BAO_TOKEN";
 const REACH: &str = "check VAULT_ADDR (for bao: BAO_ADDR) and the network: `{tool} status`; the \
-                     attribute tool chooses between vault and bao";
+                     attribute tool selects vault or bao";
 
-const HINTS: Hints = &[
-    (NOT_FOUND, None, CHECK_NAME),
-    ("signing key not found", None, CHECK_NAME),
-    ("no handler for route", None, CHECK_NAME),
-    ("unsupported path", None, NOT_TRANSIT),
-    ("unsupported operation", None, NOT_TRANSIT),
-    ("invalid token", Some(Reason::LoggedOut), LOG_IN),
-    ("missing client token", Some(Reason::LoggedOut), LOG_IN),
-    (
-        "permission denied",
+/// Errors of the service come as one or more lines, each after a `*`.
+const TABLE: Table = &[
+    row(
+        r"^(No value found at |\s*\* signing key not found)",
+        Some(Reason::NotFound),
+        "check the key's name, the attribute mount (default: transit), and the namespace: `{tool} \
+         secrets list` lists the engines",
+    ),
+    row(
+        r"^\s*\* (no handler for route|unsupported (path|operation))",
+        Some(Reason::Unsupported),
+        NOT_TRANSIT,
+    ),
+    row(
+        r"^\s*\* (invalid token|missing client token)",
+        Some(Reason::LoggedOut),
+        "log in: `{tool} login`, or set a new token in VAULT_TOKEN or BAO_TOKEN",
+    ),
+    row(
+        r"^\s*\* permission denied",
         Some(Reason::Denied),
-        "log in (`{tool} login`), or get a policy that allows it; `{tool} token capabilities \
-         {key}` shows what you may do. To sign needs `read` on keys/KEY and `update` on \
-         sign/KEY/sha2-256, to make a key `create` and `update` on keys/KEY",
+        "log in (`{tool} login`), or ask for a policy that allows it; `{tool} token capabilities \
+         {key}` shows what you may do. Signing needs `read` on keys/KEY and `update` on \
+         sign/KEY/sha2-256; creating a key needs `create` and `update` on keys/KEY",
     ),
-    (
-        "is sealed",
-        None,
-        "unseal it: `{tool} operator unseal`, or wait for who can",
+    row(
+        r"^\s*\* Vault is sealed",
+        Some(Reason::Unreachable),
+        "unseal it: `{tool} operator unseal`, or wait until someone else does",
     ),
-    (
-        "rate limit quota exceeded",
-        None,
-        "{tool} has tried it several times over; try again later",
+    row(
+        r"^\s*\* .*rate limit quota exceeded",
+        Some(Reason::Throttled),
+        "try again later",
     ),
-    (
-        "HTTP response to HTTPS client",
-        None,
+    row(
+        "http: server gave HTTP response to HTTPS client$",
+        Some(Reason::Unreachable),
         "the server speaks plain HTTP: VAULT_ADDR or BAO_ADDR must begin with http://",
     ),
-    (
-        "x509:",
-        None,
-        "a certificate authority of your own is given with VAULT_CACERT or BAO_CACERT",
+    row(
+        r"(^|: )(tls: failed to verify certificate: )?x509: ",
+        Some(Reason::Unreachable),
+        "if the server uses its own certificate authority, name its file with VAULT_CACERT or \
+         BAO_CACERT",
     ),
-    ("connection refused", None, REACH),
-    ("no such host", None, REACH),
-    ("no route to host", None, REACH),
-    ("timeout", None, REACH),
-    ("deadline exceeded", None, REACH),
-    ("did not finish within", None, REACH),
+    row(
+        "(connection refused|no such host|no route to host|i/o timeout|context deadline exceeded.*)$",
+        Some(Reason::Unreachable),
+        REACH,
+    ),
 ];
 
-/// The program, and the key that it is to use.
+/// The program, and the key that it uses.
 struct Vault {
-    title: String,
     tool: Tool,
-    mount: String,
-    name: String,
-}
-
-struct VaultSigner {
-    vault: Vault,
-    /// The version that `public_key` is of: named in every call, since the key may be rotated.
-    version: u64,
-    public_key: PublicKey,
+    name: Name,
 }
 
 /// What a source names.
@@ -135,13 +130,13 @@ struct Reply<T> {
     data: T,
 }
 
-/// What `read MOUNT/keys/KEY` answers.
+/// The reply to `read MOUNT/keys/KEY`.
 #[derive(Deserialize)]
 struct KeyReply {
     #[serde(rename = "type")]
     key_type: String,
     latest_version: u64,
-    /// By version; what it says of one depends on the key's type.
+    /// By version; the content depends on the key's type.
     keys: BTreeMap<String, Value>,
 }
 
@@ -151,40 +146,8 @@ struct SignReply {
     signature: String,
 }
 
-impl Signer for VaultSigner {
-    fn public_key(&self) -> &PublicKey {
-        &self.public_key
-    }
-
-    fn sign(&self, challenge: &[u8]) -> Result<Signature> {
-        let vault = &self.vault;
-        let command = vault
-            .command("write", &format!("sign/{}/sha2-256", vault.name))
-            .args([
-                "input=-",
-                "marshaling_algorithm=asn1",
-                "prehashed=false",
-                &format!("key_version={}", self.version),
-            ])
-            .stdin(BASE64_STANDARD.encode(challenge));
-        let output = vault.tool.run("sign with", &command)?;
-        let reply: Reply<SignReply> = vault.json(&output, "JSON with a signature")?;
-        let whole = reply.data.signature;
-        let prefix = format!("vault:v{}:", self.version);
-        let Some(signature) = whole.strip_prefix(&prefix) else {
-            let expected = "a signature of the key version that was asked for";
-            let error = vault.tool.unexpected(expected, whole.as_bytes());
-            return Err(error.hint(NOT_TRANSIT));
-        };
-        Signature::from_base64(signature).map_err(|_| {
-            let expected = "Base64 of ASN.1 DER after vault:vN:";
-            vault.tool.not_a_signature(expected, signature.as_bytes())
-        })
-    }
-}
-
 impl Vault {
-    fn find(source: &Source, context: &Context, name: &Name) -> Result<Self> {
+    fn find(source: &Source, context: &Context, name: Name) -> Result<Self> {
         let wanted = source.attribute(TOOL);
         let programs: Vec<&str> = TOOLS
             .into_iter()
@@ -192,16 +155,13 @@ impl Vault {
             .collect();
         if programs.is_empty() {
             return Err(source
-                .invalid("there is no such tool")
+                .invalid("unknown tool")
                 .hint(format!("write {TOOL}={}", TOOLS.join(" or "))));
         }
-        let title = source.text();
+        let tool = Tool::find(&VAULT, &programs, INSTALL, source, context)?;
         Ok(Self {
-            tool: Tool::find(title, &programs, INSTALL, context.timeout, HINTS)?
-                .naming_key(quote(&format!("{}/keys/{}", name.mount, name.key))),
-            title: title.to_owned(),
-            mount: name.mount.clone(),
-            name: name.key.clone(),
+            tool: tool.naming_key([format!("{}/keys/{}", name.mount, name.key)]),
+            name,
         })
     }
 
@@ -210,8 +170,8 @@ impl Vault {
         self.tool
             .command()
             .args([operation, "-format=json"])
-            .arg(format!("{}/{path}", self.mount))
-            // A wrapped answer would hold no more than a token to get it with.
+            .arg(format!("{}/{path}", self.name.mount))
+            // A wrapped reply would contain only a token to fetch it with.
             .env("VAULT_WRAP_TTL", "")
             .env("BAO_WRAP_TTL", "")
             .env("VAULT_CLI_NO_COLOR", "1")
@@ -219,154 +179,130 @@ impl Vault {
     }
 
     fn read_command(&self) -> Command {
-        self.command("read", &format!("keys/{}", self.name))
+        self.command("read", &format!("keys/{}", self.name.key))
     }
 
-    fn json<T: DeserializeOwned>(&self, output: &Output, expected: &'static str) -> Result<T> {
-        let reply = self.tool.json(output, expected);
-        reply.map_err(|error| error.hint(NOT_TRANSIT))
-    }
-
-    /// What the engine says of the key.
+    /// Reads the key's description.
     ///
     /// # Errors
     /// When it cannot be read, or is not an ECDSA P-256 key.
     fn read(&self) -> Result<KeyReply> {
-        let output = self.tool.run("open", &self.read_command())?;
-        let reply: Reply<Value> = self.json(&output, "JSON with data")?;
+        let command = self.read_command();
+        let reply: Reply<Value> = self.tool.call("open", &command, "JSON with data")?;
         // Another engine's data may be secret, and is not shown.
         let key: KeyReply = serde_json::from_value(reply.data).map_err(|_| {
-            let why = "what is there is no key of a transit engine";
-            self.unusable(why.to_owned()).hint(CHECK_MOUNT)
+            let why = "it is not a key of a transit engine".to_owned();
+            self.tool.unfit(why).hint(CHECK_MOUNT)
         })?;
-        match key.key_type.as_str() {
-            KEY_TYPE => Ok(key),
-            other => {
-                let why = format!("its type is {other}, and {KEY_TYPE} is needed");
-                Err(self.unusable(why).hint(MAKE_ONE))
-            }
-        }
+        self.tool.expect("type", Some(&key.key_type), &[KEY_TYPE])?;
+        Ok(key)
     }
 
-    fn unusable(&self, why: String) -> Error {
-        Error::new(ErrorKind::Key, why).context(format!("cannot use {}", self.title))
-    }
-
-    /// The public half of one version.
+    /// The public key of one version.
     fn public_key(&self, key: &KeyReply, version: u64) -> Result<PublicKey> {
         let Some(found) = key.keys.get(&version.to_string()) else {
             let versions: Vec<&str> = key.keys.keys().map(String::as_str).collect();
-            let why = format!(
-                "there is no version {version}, only {}",
-                versions.join(", ")
-            );
-            let hint = "leave the attribute key-version out for the latest one";
-            return Err(self.unusable(why).hint(hint));
+            let why = format!("it has no version {version}, only {}", versions.join(", "));
+            let hint = "leave the attribute key-version out to use the latest version";
+            return Err(self.tool.unfit(why).hint(hint));
         };
         let pem = found["public_key"].as_str().unwrap_or_default();
-        PublicKey::from_pem(pem).map_err(|error| self.tool.unusable(&error).hint(NOT_TRANSIT))
+        self.tool.public_key(PublicKey::from_pem(pem))
     }
 
-    /// # Errors
-    /// When there is something of this name, or that cannot be found out.
-    fn refuse_existing(&self, doing: &str) -> Result<()> {
-        match self.tool.run(doing, &self.read_command()) {
-            Err(error) if error.causes().iter().any(|cause| cause.contains(NOT_FOUND)) => Ok(()),
-            // To write what is there already would change nothing, and be told as a success.
-            Ok(_) => Err(self.taken()),
-            Err(error) => Err(error),
-        }
-    }
-
-    fn taken(&self) -> Error {
-        let message = format!("there is a key already in {}", self.title);
-        Error::new(ErrorKind::Key, message).hint("use it as it is, or choose another name")
-    }
-
-    fn create(&self, doing: &str) -> Result<()> {
+    fn sign(&self, version: u64, challenge: &[u8]) -> Result<Signature> {
         let command = self
-            .command("write", &format!("keys/{}", self.name))
-            .arg(format!("type={KEY_TYPE}"));
-        command.run().map(drop).map_err(|failure| {
-            let error = self.tool.failed(doing, &failure);
-            match failure {
-                Failure::Exited { .. } => error,
-                _ => error.hint(format!(
-                    "the key may have been made all the same: look with `qkey pubkey {}`",
-                    quote(&self.title)
-                )),
-            }
+            .command("write", &format!("sign/{}/sha2-256", self.name.key))
+            .args([
+                "input=-",
+                "marshaling_algorithm=asn1",
+                "prehashed=false",
+                &format!("key_version={version}"),
+            ])
+            .stdin(BASE64_STANDARD.encode(challenge));
+        let expected = "JSON with a signature";
+        let reply: Reply<SignReply> = self.tool.call("sign with", &command, expected)?;
+        let whole = reply.data.signature;
+        let Some(signature) = whole.strip_prefix(&format!("vault:v{version}:")) else {
+            let expected = "a signature by the requested key version";
+            return Err(self.tool.unexpected(expected, whole.as_bytes()));
+        };
+        Signature::from_base64(signature).map_err(|_| {
+            let expected = "Base64 of ASN.1 DER after vault:vN:";
+            self.tool.not_a_signature(expected, signature.as_bytes())
         })
     }
 }
 
 fn open(source: &Source, context: &Arc<Context>) -> Result<Opened> {
-    let name = Name::of(source)?;
-    let vault = Vault::find(source, context, &name)?;
+    let vault = Vault::find(source, context, Name::of(source)?)?;
     let key = vault.read()?;
-    let version = name.version.unwrap_or(key.latest_version);
+    // Every signature names the version of the public key: the key may be rotated at any time.
+    let version = vault.name.version.unwrap_or(key.latest_version);
     let public_key = vault.public_key(&key, version)?;
-    Ok(Opened::Signer(Box::new(VaultSigner {
-        vault,
-        version,
-        public_key,
-    })))
+    Ok(tool::opened(public_key, move |challenge| {
+        vault.sign(version, challenge)
+    }))
 }
 
 fn generate(source: &Source, context: &Arc<Context>, _: &Generate) -> Result<Generated> {
     let name = Name::of(source)?;
-    let title = source.text();
     if name.version.is_some() {
-        let message = format!("a new key cannot be made as {title:?}: it names a version");
-        return Err(Error::new(ErrorKind::Usage, message)
-            .hint("leave the attribute key-version out: a new key begins with version 1"));
+        return Err(Tool::names_version(
+            source,
+            "leave the attribute key-version out: a new key starts with version 1",
+        ));
     }
-    let doing = "make a key in";
-    let vault = Vault::find(source, context, &name)?;
-    vault.refuse_existing(doing)?;
-    vault.create(doing)?;
-    let public_key = vault.read().and_then(|key| match key.latest_version {
-        1 => vault.public_key(&key, 1),
-        // Somebody else made it meanwhile.
-        _ => Err(vault.taken()),
-    })?;
+    let vault = Vault::find(source, context, name)?;
+    let tool = &vault.tool;
+    // Writing an existing key would succeed and change nothing.
+    tool.refuse_existing(&vault.read_command())?;
+    let command = vault
+        .command("write", &format!("keys/{}", vault.name.key))
+        .arg(format!("type={KEY_TYPE}"));
+    tool.create(&command, || tool.look(), |_| Ok(()))?;
+    let key = vault.read()?;
+    if key.latest_version != 1 {
+        // Another client created it in the meantime.
+        return Err(tool.exists());
+    }
     Ok(Generated {
-        source: title.to_owned(),
-        public_key,
+        source: source.text().to_owned(),
+        public_key: vault.public_key(&key, 1)?,
     })
 }
 
 impl Name {
     /// # Errors
-    /// Of kind `usage` when the source names no key.
+    /// Of kind `usage` when the source does not name a key.
     fn of(source: &Source) -> Result<Self> {
-        let hint = "write hashivault://KEY, with ?mount=PATH where the engine is not at transit, and \
-                    key-version=N for another version than the latest";
+        let hint = "write hashivault://KEY, with ?mount=PATH if the engine is not at transit, and \
+                    key-version=N if it is not the latest version";
         let invalid = |why: &str| source.invalid(why).hint(hint);
         let key = source
             .body()
             .strip_prefix("//")
-            .ok_or_else(|| invalid("two slashes follow hashivault:"))?;
-        // Vault, GenericNameRegex: letters, digits and `_`, and in between `-` and `.` too.
+            .ok_or_else(|| invalid("hashivault: must be followed by two slashes"))?;
+        // Vault, GenericNameRegex: letters, digits and `_`; inside also `-` and `.`.
         let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
         let is_name = key.starts_with(is_word)
             && key.ends_with(is_word)
             && key.chars().all(|c| is_word(c) || "-.".contains(c));
         if !is_name {
-            return Err(invalid("no key is named like that"));
+            return Err(invalid("it contains an invalid key name"));
         }
         let mount = source.attribute(MOUNT).unwrap_or("transit");
         let mount = mount.trim_matches('/');
         let is_path = |part: &str| !matches!(part, "" | "." | "..");
-        // It stands first in an argument.
+        // It is the first part of an argument.
         if mount.starts_with('-') || !mount.split('/').all(is_path) {
-            return Err(invalid("no engine is mounted like that"));
+            return Err(invalid("it contains an invalid mount"));
         }
         let version = source
             .attribute(VERSION)
             .map(|text| text.parse().ok().filter(|&version: &u64| version > 0));
         if version == Some(None) {
-            return Err(invalid("a version is a number from 1 on"));
+            return Err(invalid("key-version must be a positive number"));
         }
         Ok(Self {
             mount: mount.to_owned(),
@@ -379,13 +315,15 @@ impl Name {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::Kind as ErrorKind;
+    use crate::signer::tool::tests::assert_classifies;
 
     fn parse(text: &str) -> Result<Name> {
         Name::of(&crate::signer::registry::parse(text).expect("the grammar of key sources"))
     }
 
     #[test]
-    fn a_key_has_a_name_a_mount_and_perhaps_a_version() {
+    fn parse_key_mount_and_version() {
         for (text, mount, key, version) in [
             ("hashivault://lock", "transit", "lock", None),
             (
@@ -412,24 +350,91 @@ mod tests {
     }
 
     #[test]
-    fn what_names_no_key_is_refused() {
+    fn malformed_sources_are_usage_errors() {
         for (text, why) in [
             ("hashivault:lock", "two slashes"),
-            ("hashivault://", "named like that"),
-            ("hashivault:///lock", "named like that"),
-            ("hashivault://transit/lock", "named like that"),
-            ("hashivault://-lock", "named like that"),
-            ("hashivault://lock.", "named like that"),
-            ("hashivault://a%20b", "named like that"),
-            ("hashivault://lock?mount=", "mounted like that"),
-            ("hashivault://lock?mount=-x", "mounted like that"),
-            ("hashivault://lock?mount=a/../b", "mounted like that"),
-            ("hashivault://lock?key-version=0", "a number from 1 on"),
-            ("hashivault://lock?key-version=latest", "a number from 1 on"),
+            ("hashivault://", "invalid key name"),
+            ("hashivault:///lock", "invalid key name"),
+            ("hashivault://transit/lock", "invalid key name"),
+            ("hashivault://-lock", "invalid key name"),
+            ("hashivault://lock.", "invalid key name"),
+            ("hashivault://a%20b", "invalid key name"),
+            ("hashivault://lock?mount=", "invalid mount"),
+            ("hashivault://lock?mount=-x", "invalid mount"),
+            ("hashivault://lock?mount=a/../b", "invalid mount"),
+            ("hashivault://lock?key-version=0", "a positive number"),
+            ("hashivault://lock?key-version=latest", "a positive number"),
         ] {
             let error = parse(text).expect_err(text);
             assert_eq!(error.kind(), ErrorKind::Usage);
             assert!(error.message().contains(why), "{text}: {error}");
         }
+    }
+
+    #[test]
+    fn table_classifies_real_output_of_vault_and_bao() {
+        let reply = |code: u16, errors: &str| {
+            format!(
+                "Error reading transit/keys/one: Error making API request.\n\nURL: GET \
+                 http://127.0.0.1:8200/v1/transit/keys/one\nCode: {code}. Errors:\n\n{errors}\n"
+            )
+        };
+        let dial = |words: &str| {
+            format!(
+                "Error reading transit/keys/one: Get \"http://127.0.0.1:1/v1/transit/keys/one\": dial \
+                 tcp 127.0.0.1:1: {words}\n"
+            )
+        };
+        let samples: &[&[&str]] = &[
+            &[
+                "No value found at transit/keys/nope\n",
+                &reply(400, "* signing key not found"),
+            ],
+            &[
+                &reply(
+                    404,
+                    "* no handler for route \"nope/sign/one/sha2-256\". route entry not found.",
+                ),
+                &reply(404, "* 1 error occurred:\n\t* unsupported path\n"),
+                &reply(405, "* 1 error occurred:\n\t* unsupported operation\n"),
+            ],
+            &[
+                &reply(
+                    403,
+                    "* 2 errors occurred:\n\t* permission denied\n\t* invalid token\n",
+                ),
+                &reply(400, "* missing client token"),
+            ],
+            &[
+                &reply(403, "* permission denied"),
+                &reply(403, "* 1 error occurred:\n\t* permission denied\n"),
+            ],
+            &[&reply(503, "* Vault is sealed")],
+            &[&reply(
+                429,
+                "* request path \"transit\": rate limit quota exceeded",
+            )],
+            &[
+                "Error reading transit/keys/one: Get \"https://127.0.0.1:1/v1/transit/keys/one\": \
+                 http: server gave HTTP response to HTTPS client\n",
+            ],
+            &[
+                "Error reading transit/keys/one: Get \"https://h/v1/transit/keys/one\": tls: failed \
+                 to verify certificate: x509: certificate signed by unknown authority\n",
+                "Error reading transit/keys/one: Get \"https://h/v1/transit/keys/one\": x509: \
+                 certificate has expired or is not yet valid\n",
+            ],
+            &[
+                &dial("connect: connection refused"),
+                &dial("connect: no route to host"),
+                &dial("i/o timeout"),
+                "Error reading transit/keys/one: Get \"http://nope.invalid/v1/transit/keys/one\": \
+                 dial tcp: lookup nope.invalid: no such host\n",
+                "Error reading transit/keys/one: context deadline exceeded\n",
+                "Error reading transit/keys/one: Get \"http://h/v1/x\": context deadline exceeded \
+                 (Client.Timeout exceeded while awaiting headers)\n",
+            ],
+        ];
+        assert_classifies(TABLE, samples);
     }
 }

@@ -1,13 +1,10 @@
 //! Keys in AWS KMS: the real `aws`, versions 1 and 2, against moto, and against a fake for what moto
 //! gets wrong and for failures.
 
-use std::{
-    fs,
-    time::{Duration, Instant},
-};
+use std::fs;
 
 use crate::support::{
-    aws::{VERSIONS, folder, moto, with_aws},
+    aws::{VERSIONS, folder, with_aws},
     fake_kms::{ARN, FakeKms, Fault, NEW_ID, sign_digest},
     http::url_of_nobody,
     mock::Mock,
@@ -71,67 +68,6 @@ fn assert_openssl_verifies(qkey: &Qkey, run: &Run) {
         "openssl base64 -d -A -in signature -out der
          openssl dgst -sha256 -verify public.pem -signature der challenge",
     );
-}
-
-/// A key's whole life in moto, with one version of `aws`.
-fn whole_life(version: &'static str) {
-    let mock = Mock::new();
-    let qkey = with_aws(Qkey::with_mock(&mock), version);
-    let source = format!(
-        "awskms:///alias/lock-{version}?region=eu-west-1&endpoint-url={}",
-        moto()
-    );
-
-    let made = qkey.run(["generate", &source, "--output=json"]).json();
-    assert_eq!(made["source"], json!(source));
-    let public_key = made["public_key"].as_str().expect("Base64");
-    let again = qkey.run(["generate", &source]);
-    assert_eq!(again.code, 3);
-    assert!(
-        again
-            .stderr
-            .starts_with("error: there is a key already in awskms:///alias/lock-")
-    );
-
-    let pem = qkey.run(["pubkey", &source]);
-    qkey.write("public.pem", &pem.stdout);
-    for challenge in [
-        "lock-2026".as_bytes(),
-        "it's \"quoted\" \\ Schl\u{fc}ssel \u{1f511}\n".as_bytes(),
-        b"\xff\x00\n",
-        &b"0123456789abcdef".repeat(256),
-    ] {
-        qkey.write("challenge", challenge);
-        let signed = qkey.run(["sign", "--key", &source, "--file", "challenge"]);
-        assert_openssl_verifies(&qkey, &signed);
-    }
-
-    qkey.configure(&format!("[keys.new]\nsource = {source:?}\n"));
-    let add = ["add", "--name=lock", "--key=alice.pem"];
-    assert_eq!(qkey.run(add).code, 0);
-    let replace = [
-        "replace",
-        "--key-id=lock",
-        "--old-key=alice.pem",
-        "--new-key=new",
-    ];
-    let replaced = qkey.run(replace);
-    assert_eq!(replaced.code, 0, "{replaced:?}");
-    assert_eq!(mock.public_key("1"), public_key);
-    mock.add_snapshot(7, "seven", Some("1"));
-    let unlocked = qkey.run(["unlock", "--id=7"]);
-    assert_eq!(unlocked.code, 0, "{unlocked:?}");
-    assert_eq!(mock.lock_key(7), None);
-}
-
-#[test]
-fn version_1_of_aws_does_it_all() {
-    whole_life("aws-1");
-}
-
-#[test]
-fn version_2_of_aws_does_it_all() {
-    whole_life("aws-2");
 }
 
 #[test]
@@ -246,50 +182,6 @@ fn the_message_is_in_a_private_file_that_is_gone_afterwards() {
     assert_eq!(fs::read_dir(&tmp).expect("a folder").count(), 0);
 }
 
-#[test]
-fn a_hang_ends_at_the_time_out_or_with_ctrl_c() {
-    let lab = Lab::new(V1);
-    lab.kms.fault("GetPublicKey", Fault::Hang);
-    let source = lab.source("alias/bob");
-    let timed_out = lab.run(&["pubkey", "--timeout", "2", &source]);
-    assert_data_eq!(
-        lab.transcript(&timed_out),
-        str![[r#"
-exit 3
---- stdout
---- stderr
-error: cannot open awskms:///alias/bob?endpoint-url=[URL]
-  caused by: `aws` did not finish within 2 s and was killed
-hint: check the network, or give it longer with --timeout SECONDS; where the profile asks for an MFA code, get the credentials of a session first (`aws sts get-session-token`)
-
-"#]]
-        .raw()
-    );
-
-    lab.kms.take_calls();
-    let child = lab
-        .qkey
-        .command(["pubkey", &source])
-        .spawn()
-        .expect("qkey runs");
-    wait_until("a call", || !lab.kms.take_calls().is_empty());
-    let pressed = Instant::now();
-    kill_process(Pid::from_child(&child), Signal::INT).expect("it runs");
-    let run = lab.qkey.taken(&child.wait_with_output().expect("it ends"));
-    assert!(pressed.elapsed() < Duration::from_secs(10));
-    assert_data_eq!(
-        lab.transcript(&run),
-        str![[r#"
-exit 130
---- stdout
---- stderr
-error: stopped by a signal, about to open awskms:///alias/bob?endpoint-url=[URL]
-
-"#]]
-        .raw()
-    );
-}
-
 /// What goes wrong when the key is opened, or when it signs.
 fn failure(lab: &Lab, case: &str) -> String {
     let error = |code, message| Fault::Error(code, message);
@@ -365,28 +257,28 @@ exit 3
 --- stderr
 error: cannot open awskms:///alias/dave?endpoint-url=[URL]
   caused by: `aws` exited with 255: An error occurred (NotFoundException) when calling the GetPublicKey operation: Key 'arn:aws:kms:eu-west-1:111122223333:key/alias/dave' does not exist
-hint: check the key's id (that of an alias begins with alias/), the region and the account: `aws kms list-aliases` shows what there is
+hint: check the key id (an alias begins with alias/), the region and the account: `aws kms list-aliases` lists the aliases
 ==== disabled
 exit 3
 --- stdout
 --- stderr
 error: cannot open awskms:///alias/bob?endpoint-url=[URL]
   caused by: `aws` exited with 255: An error occurred (DisabledException) when calling the GetPublicKey operation: key/1 is disabled.
-hint: enable it: `aws kms enable-key --key-id=alias/bob --endpoint-url=[URL]`
+hint: enable the key: `aws kms enable-key --key-id=alias/bob --endpoint-url=[URL]`
 ==== awaits its deletion
 exit 3
 --- stdout
 --- stderr
 error: cannot open awskms:///alias/bob?endpoint-url=[URL]
   caused by: `aws` exited with 255: An error occurred (KMSInvalidStateException) when calling the GetPublicKey operation: key/1 is pending deletion.
-hint: see what state it is in: `aws kms describe-key --key-id=alias/bob --endpoint-url=[URL]`; `aws kms cancel-key-deletion` and then `aws kms enable-key` bring back one that awaits its deletion
+hint: check the key's state: `aws kms describe-key --key-id=alias/bob --endpoint-url=[URL]`; to restore a key that is pending deletion, run `aws kms cancel-key-deletion`, then `aws kms enable-key`
 ==== no permission
 exit 3
 --- stdout
 --- stderr
 error: cannot open awskms:///alias/bob?endpoint-url=[URL]
   caused by: `aws` exited with 255: An error occurred (AccessDeniedException) when calling the GetPublicKey operation: User: arn:aws:iam::111122223333:user/u is not authorized to perform: kms:GetPublicKey
-hint: the key's policy or an IAM policy must allow it; `aws sts get-caller-identity` shows who you are
+hint: the key policy or an IAM policy must allow it; `aws sts get-caller-identity` shows who you are
 ==== expired
 exit 3
 --- stdout
@@ -407,42 +299,42 @@ exit 3
 --- stderr
 error: cannot open awskms:///alias/bob?endpoint-url=[URL]
   caused by: `aws` exited with 255: An error occurred (UnsupportedOperationException) when calling the GetPublicKey operation:
-hint: take an asymmetric key: `qkey generate awskms:///alias/NAME` makes one
+hint: use an asymmetric key with the usage SIGN_VERIFY: `qkey generate awskms:///alias/NAME` creates one
 ==== wrong id
 exit 3
 --- stdout
 --- stderr
 error: cannot open awskms:///alias/bob?endpoint-url=[URL]
   caused by: `aws` exited with 255: An error occurred (ValidationException) when calling the GetPublicKey operation: Invalid keyId
-hint: check the key's id: a UUID, alias/NAME or an ARN follows awskms:///
+hint: check the key id: a UUID, alias/NAME or an ARN must follow awskms:///
 ==== not JSON
 exit 3
 --- stdout
 --- stderr
 error: cannot use awskms:///alias/bob?endpoint-url=[URL]
   caused by: `aws` answered with something other than JSON with a PublicKey: (nothing)
-hint: what answers may not be AWS KMS: check the proxy and the attribute endpoint-url
+hint: the endpoint may not be AWS KMS: check the proxy and the attribute endpoint-url
 ==== no public key
 exit 3
 --- stdout
 --- stderr
 error: cannot use awskms:///alias/bob?endpoint-url=[URL]
   caused by: `aws` answered with something other than JSON with a PublicKey: (nothing)
-hint: what answers may not be AWS KMS: check the proxy and the attribute endpoint-url
+hint: the endpoint may not be AWS KMS: check the proxy and the attribute endpoint-url
 ==== may not sign
 exit 3
 --- stdout
 --- stderr
 error: cannot sign with awskms:///alias/bob?endpoint-url=[URL]
   caused by: `aws` exited with 255: An error occurred (AccessDeniedException) when calling the Sign operation: not kms:Sign
-hint: the key's policy or an IAM policy must allow it; `aws sts get-caller-identity` shows who you are
+hint: the key policy or an IAM policy must allow it; `aws sts get-caller-identity` shows who you are
 ==== other usage
 exit 3
 --- stdout
 --- stderr
 error: cannot sign with awskms:///alias/bob?endpoint-url=[URL]
   caused by: `aws` exited with 255: An error occurred (InvalidKeyUsageException) when calling the Sign operation: key/1 key usage is ENCRYPT_DECRYPT
-hint: take a key for SIGN_VERIFY: `qkey generate awskms:///alias/NAME` makes one
+hint: use an asymmetric key with the usage SIGN_VERIFY: `qkey generate awskms:///alias/NAME` creates one
 
 "#]].raw()
     );
@@ -462,7 +354,7 @@ exit 3
 --- stderr
 error: cannot open awskms:///alias/dave?endpoint-url=[URL]
   caused by: `aws` exited with 254: An error occurred (NotFoundException) when calling the GetPublicKey operation: Key 'arn:aws:kms:eu-west-1:111122223333:key/alias/dave' does not exist
-hint: check the key's id (that of an alias begins with alias/), the region and the account: `aws kms list-aliases` shows what there is
+hint: check the key id (an alias begins with alias/), the region and the account: `aws kms list-aliases` lists the aliases
 ==== expired
 exit 3
 --- stdout
@@ -476,7 +368,7 @@ exit 3
 --- stderr
 error: cannot sign with awskms:///alias/bob?endpoint-url=[URL]
   caused by: `aws` exited with 254: An error occurred (AccessDeniedException) when calling the Sign operation: not kms:Sign
-hint: the key's policy or an IAM policy must allow it; `aws sts get-caller-identity` shows who you are
+hint: the key policy or an IAM policy must allow it; `aws sts get-caller-identity` shows who you are
 
 "#]].raw()
     );
@@ -544,21 +436,21 @@ exit 3
 --- stderr
 error: cannot open awskms:///alias/bob?endpoint-url=[URL]&profile=lock
   caused by: `aws` exited with 255: The config profile (lock) could not be found
-hint: `aws configure list-profiles` shows the profiles there are
+hint: `aws configure list-profiles` lists the profiles
 ==== endpoint
 exit 3
 --- stdout
 --- stderr
 error: cannot open awskms:///alias/bob?endpoint-url=[NOBODY]
   caused by: `aws` exited with 255: Could not connect to the endpoint URL: "[NOBODY]/"
-hint: check the network, the proxy, and the region; an endpoint of your own is given with the attribute endpoint-url
+hint: check the network, the proxy and the region; the attribute endpoint-url sets another endpoint
 ==== aws
 exit 3
 --- stdout
 --- stderr
 error: cannot open awskms:///alias/bob
   caused by: `aws` was not found
-hint: install the AWS CLI: `pip install awscli`, the package awscli of your system, or version 2 from AWS
+hint: install the AWS CLI: version 2 from AWS, your system's package awscli, or `pip install awscli`
 
 "#]].raw());
 }
@@ -630,43 +522,43 @@ exit 3
 --- stdout
 --- stderr
 error: cannot use awskms:///rsa?endpoint-url=[URL]
-  caused by: its KeySpec is RSA_2048, and ECC_NIST_P256 is needed
-hint: `qkey generate awskms:///alias/NAME` makes a key that serves
+  caused by: its KeySpec is RSA_2048, but must be ECC_NIST_P256
+hint: create a key that fits: `qkey generate awskms:///alias/NAME`
 ==== rsa-of-few-words
 exit 3
 --- stdout
 --- stderr
 error: cannot use awskms:///rsa-of-few-words?endpoint-url=[URL]
   caused by: the public key is RSA, not ECDSA P-256
-hint: `qkey generate awskms:///alias/NAME` makes a key that serves
+hint: create a key that fits: `qkey generate awskms:///alias/NAME`
 ==== p384-of-few-words
 exit 3
 --- stdout
 --- stderr
 error: cannot use awskms:///p384-of-few-words?endpoint-url=[URL]
   caused by: the public key is on the curve P-384 (secp384r1), not P-256
-hint: `qkey generate awskms:///alias/NAME` makes a key that serves
+hint: create a key that fits: `qkey generate awskms:///alias/NAME`
 ==== agreement
 exit 3
 --- stdout
 --- stderr
 error: cannot use awskms:///agreement?endpoint-url=[URL]
-  caused by: its KeyUsage is KEY_AGREEMENT, and SIGN_VERIFY is needed
-hint: `qkey generate awskms:///alias/NAME` makes a key that serves
+  caused by: its KeyUsage is KEY_AGREEMENT, but must be SIGN_VERIFY
+hint: create a key that fits: `qkey generate awskms:///alias/NAME`
 ==== other-hash
 exit 3
 --- stdout
 --- stderr
 error: cannot use awskms:///other-hash?endpoint-url=[URL]
-  caused by: it signs ECDSA_SHA_384, and ECDSA_SHA_256 is needed
-hint: `qkey generate awskms:///alias/NAME` makes a key that serves
+  caused by: its algorithm is ECDSA_SHA_384, but must be ECDSA_SHA_256
+hint: create a key that fits: `qkey generate awskms:///alias/NAME`
 ==== not-base64
 exit 3
 --- stdout
 --- stderr
 error: cannot use awskms:///not-base64?endpoint-url=[URL]
   caused by: the public key is not Base64 inside
-hint: what answers may not be AWS KMS: check the proxy and the attribute endpoint-url
+hint: the endpoint may not be AWS KMS: check the proxy and the attribute endpoint-url
 ==== few-words
 exit 0
 --- stdout
@@ -716,42 +608,42 @@ exit 3
 --- stderr
 error: cannot use awskms:///alias/bob?endpoint-url=[URL]
   caused by: `aws` answered with something other than JSON with a Signature: (nothing)
-hint: what answers may not be AWS KMS: check the proxy and the attribute endpoint-url
+hint: the endpoint may not be AWS KMS: check the proxy and the attribute endpoint-url
 ==== no signature
 exit 3
 --- stdout
 --- stderr
 error: cannot use awskms:///alias/bob?endpoint-url=[URL]
   caused by: `aws` answered with something other than JSON with a Signature: (nothing)
-hint: what answers may not be AWS KMS: check the proxy and the attribute endpoint-url
+hint: the endpoint may not be AWS KMS: check the proxy and the attribute endpoint-url
 ==== empty
 exit 3
 --- stdout
 --- stderr
 error: cannot use awskms:///alias/bob?endpoint-url=[URL]
   caused by: `aws` answered with something other than a signature: (nothing)
-hint: a signature is to come as Base64 of ASN.1 DER; it is like no signature at all
+hint: qkey expects Base64 of ASN.1 DER
 ==== garbage
 exit 3
 --- stdout
 --- stderr
 error: cannot use awskms:///alias/bob?endpoint-url=[URL]
   caused by: `aws` answered with something other than a signature: garbage!
-hint: a signature is to come as Base64 of ASN.1 DER; it is like no signature at all
+hint: qkey expects Base64 of ASN.1 DER
 ==== P1363
 exit 3
 --- stdout
 --- stderr
 error: cannot use awskms:///alias/bob?endpoint-url=[URL]
   caused by: `aws` answered with something other than a signature: 02f5t+XSx40tsAZyqE8UlUAYVt1VGhT7+xIs7kwuMtW9HqFmB1rNnezCD4pduH++eS7eTD/kGU1to/LKP4l1Lg==
-hint: a signature is to come as Base64 of ASN.1 DER; it seems to be Base64 of r and s, 32 bytes each (IEEE P1363)
+hint: qkey expects Base64 of ASN.1 DER; this looks like Base64 of r and s, 32 bytes each (IEEE P1363)
 ==== hexadecimal
 exit 3
 --- stdout
 --- stderr
 error: cannot use awskms:///alias/bob?endpoint-url=[URL]
   caused by: `aws` answered with something other than a signature: 3046022100d367f9b7e5d2c78d2db00672a84f1495401856dd551a14fbfb122cee4c2e32d5022100bd1ea166075acd9decc20f8a5db87fbe792ede4c…
-hint: a signature is to come as Base64 of ASN.1 DER; it seems to be hexadecimal of ASN.1 DER
+hint: qkey expects Base64 of ASN.1 DER; this looks like hexadecimal of ASN.1 DER
 ==== by another key
 exit 3
 --- stdout
@@ -784,7 +676,7 @@ exit 3
 --- stderr
 error: cannot open awskms:///alias/bob?endpoint-url=[URL]
   caused by: `aws` exited with 255: An error occurred (ThrottlingException) when calling the GetPublicKey operation (reached max retries: 1): Rate exceeded
-hint: try again later; AWS_MAX_ATTEMPTS says how often aws tries by itself
+hint: try again later; AWS_MAX_ATTEMPTS sets how often aws retries
 
 "#]].raw());
 }
@@ -925,56 +817,56 @@ Store its public half with `qkey add --name NAME --key 'awskms:///alias/new?endp
 exit 3
 --- stdout
 --- stderr
-error: there is a key already in awskms:///alias/bob?endpoint-url=[URL]
-hint: use it as it is, or choose another alias
+error: awskms:///alias/bob?endpoint-url=[URL] already exists
+hint: use that key, or choose another name
 ==== taken meanwhile
 exit 3
 --- stdout
 --- stderr
-error: made the key 0ca0100c-0000-4000-8000-000000000003, which is not yet awskms:///alias/new?endpoint-url=[URL]
+error: created key 0ca0100c-0000-4000-8000-000000000003, but not its alias awskms:///alias/new?endpoint-url=[URL]
   caused by: cannot name awskms:///alias/new?endpoint-url=[URL]
   caused by: `aws` exited with 255: An error occurred (AlreadyExistsException) when calling the CreateAlias operation: alias/new already exists
-hint: give the key its alias: `aws kms create-alias --alias-name=alias/new --target-key-id=0ca0100c-0000-4000-8000-000000000003 --endpoint-url=[URL]`; or delete it: `aws kms schedule-key-deletion --key-id=0ca0100c-0000-4000-8000-000000000003 --endpoint-url=[URL]`
+hint: create the alias: `aws kms create-alias --alias-name=alias/new --target-key-id=0ca0100c-0000-4000-8000-000000000003 --endpoint-url=[URL]`; or delete the key: `aws kms schedule-key-deletion --key-id=0ca0100c-0000-4000-8000-000000000003 --endpoint-url=[URL]`
 ==== no permission
 exit 3
 --- stdout
 --- stderr
-error: cannot make a key in awskms:///alias/new?endpoint-url=[URL]
+error: cannot create awskms:///alias/new?endpoint-url=[URL]
   caused by: `aws` exited with 255: An error occurred (AccessDeniedException) when calling the CreateKey operation: not kms:CreateKey
-hint: the key's policy or an IAM policy must allow it; `aws sts get-caller-identity` shows who you are
+hint: the key policy or an IAM policy must allow it; `aws sts get-caller-identity` shows who you are
 ==== throttled
 exit 3
 --- stdout
 --- stderr
-error: cannot make a key in awskms:///alias/new?endpoint-url=[URL]
+error: cannot create awskms:///alias/new?endpoint-url=[URL]
   caused by: `aws` exited with 255: An error occurred (ThrottlingException) when calling the CreateKey operation (reached max retries: 0): Rate exceeded
-hint: try again later; AWS_MAX_ATTEMPTS says how often aws tries by itself
+hint: try again later; AWS_MAX_ATTEMPTS sets how often aws retries
 ==== no answer
 exit 3
 --- stdout
 --- stderr
-error: cannot make a key in awskms:///alias/new?endpoint-url=[URL]
+error: cannot create awskms:///alias/new?endpoint-url=[URL]
   caused by: `aws` did not finish within 20 s and was killed
-hint: a key may have been made all the same: look through `aws kms list-keys` for one with the description "Made by qkey as alias/new"
+hint: the key may have been created anyway: look for the description "Made by qkey as alias/new" in `aws kms list-keys`
 ==== odd answer
 exit 3
 --- stdout
 --- stderr
 error: cannot use awskms:///alias/new?endpoint-url=[URL]
   caused by: `aws` answered with something other than JSON with KeyMetadata.KeyId: (nothing)
-hint: a key may have been made all the same: look through `aws kms list-keys` for one with the description "Made by qkey as alias/new"
+hint: the key may have been created anyway: look for the description "Made by qkey as alias/new" in `aws kms list-keys`
 ==== not an alias
 exit 2
 --- stdout
 --- stderr
-error: a new key cannot be made as "awskms:///0ca0100c-0000-4000-8000-000000000003?endpoint-url=[URL]": it needs an alias of your own
-hint: write awskms:///alias/NAME; names that begin with aws/ are AWS's
+error: cannot create "awskms:///0ca0100c-0000-4000-8000-000000000003?endpoint-url=[URL]": a new key needs an alias of yours
+hint: write awskms:///alias/NAME; aliases that begin with aws/ belong to AWS
 ==== an alias of AWS\'s
 exit 2
 --- stdout
 --- stderr
-error: a new key cannot be made as "awskms:///alias/aws/ebs?endpoint-url=[URL]": it needs an alias of your own
-hint: write awskms:///alias/NAME; names that begin with aws/ are AWS's
+error: cannot create "awskms:///alias/aws/ebs?endpoint-url=[URL]": a new key needs an alias of yours
+hint: write awskms:///alias/NAME; aliases that begin with aws/ belong to AWS
 
 "#]].raw());
 }
@@ -997,19 +889,19 @@ fn wrong_uris_are_found_out_before_aws_runs() {
 exit 2
 --- stdout
 --- stderr
-error: "awskms:alias/bob" is not a key source: three slashes follow awskms: (an endpoint is the attribute endpoint-url)
+error: "awskms:alias/bob" is not a key source: awskms: must be followed by three slashes (for an endpoint, use the attribute endpoint-url)
 hint: write awskms:///KEY-ID, awskms:///alias/NAME or awskms:///ARN
 ==== awskms://localhost:4566/alias/bob
 exit 2
 --- stdout
 --- stderr
-error: "awskms://localhost:4566/alias/bob" is not a key source: three slashes follow awskms: (an endpoint is the attribute endpoint-url)
+error: "awskms://localhost:4566/alias/bob" is not a key source: awskms: must be followed by three slashes (for an endpoint, use the attribute endpoint-url)
 hint: write awskms:///KEY-ID, awskms:///alias/NAME or awskms:///ARN
 ==== awskms:///bob smith
 exit 2
 --- stdout
 --- stderr
-error: "awskms:///bob smith" is not a key source: no key's id or alias is written like that
+error: "awskms:///bob smith" is not a key source: it is not a key id or an alias
 hint: write awskms:///KEY-ID, awskms:///alias/NAME or awskms:///ARN
 ==== awskms:///arn:aws:s3:::bucket
 exit 2
@@ -1021,7 +913,7 @@ hint: write awskms:///KEY-ID, awskms:///alias/NAME or awskms:///ARN
 exit 2
 --- stdout
 --- stderr
-error: "awskms:///arn:aws:kms:eu-west-1:111122223333:key/1?region=eu-west-2" is not a key source: the attribute region and the region in the ARN differ
+error: "awskms:///arn:aws:kms:eu-west-1:111122223333:key/1?region=eu-west-2" is not a key source: the attribute region differs from the region in the ARN
 hint: write awskms:///KEY-ID, awskms:///alias/NAME or awskms:///ARN
 ==== awskms:///alias/bob?regoin=eu-west-1
 exit 2

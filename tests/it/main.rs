@@ -30,6 +30,7 @@ mod rest_failures;
 mod rotate;
 mod secrets_in_memory;
 mod sign;
+mod signers;
 mod ssh_agent;
 mod support;
 mod terminal;

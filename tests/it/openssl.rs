@@ -4,7 +4,7 @@ use std::fs;
 
 use crate::support::{
     fake_kms::sign_digest,
-    key_source::{assert_replaces_and_unlocks, assert_signs, interrupted, with_program},
+    key_source::{assert_replaces_and_unlocks, assert_signs, with_program},
     mock::Mock,
     qkey::{ALICE_PUBLIC, CAROL, Qkey, Run, public_key_base64, side_by_side},
     shell::prints,
@@ -128,7 +128,7 @@ warning: wrong passphrase for pkcs8.pem (attempt 1 of 3)
 warning: wrong passphrase for pkcs8.pem (attempt 2 of 3)
 error: cannot open openssl:pkcs8.pem
   caused by: `openssl` exited with 1: Could not read key from pkcs8.pem
-hint: to try a passphrase by hand: `openssl pkey -noout -in pkcs8.pem`
+hint: to check the passphrase by hand, run `openssl pkey -noout -in pkcs8.pem`
 
 "#]]
         .raw()
@@ -237,28 +237,28 @@ exit 3
 --- stderr
 error: cannot open openssl:pkcs8.pem?passphrase-file=wrong
   caused by: `openssl` exited with 1: Could not read key from pkcs8.pem
-hint: to try a passphrase by hand: `openssl pkey -noout -in pkcs8.pem`
+hint: to check the passphrase by hand, run `openssl pkey -noout -in pkcs8.pem`
 ==== wrong passphrase of a SEC1 key
 exit 3
 --- stdout
 --- stderr
 error: cannot open openssl:sec1.pem?passphrase-file=wrong
   caused by: `openssl` exited with 1: Could not read key from sec1.pem
-hint: to try a passphrase by hand: `openssl pkey -noout -in sec1.pem`
+hint: to check the passphrase by hand, run `openssl pkey -noout -in sec1.pem`
 ==== wrong passphrase with a right padding
 exit 3
 --- stdout
 --- stderr
 error: cannot open openssl:[REPO]/fixtures/keys/pkcs8-pbe-sha1-2des.pem?passphrase-file=wrong
   caused by: `openssl` exited with 1: Could not read key from [REPO]/fixtures/keys/pkcs8-pbe-sha1-2des.pem
-hint: to try a passphrase by hand: `openssl pkey -noout -in [REPO]/fixtures/keys/pkcs8-pbe-sha1-2des.pem`
+hint: to check the passphrase by hand, run `openssl pkey -noout -in [REPO]/fixtures/keys/pkcs8-pbe-sha1-2des.pem`
 ==== long passphrase
 exit 3
 --- stdout
 --- stderr
 error: cannot open openssl:pkcs8.pem?passphrase-file=long
-  caused by: openssl takes passphrases of up to 1023 bytes
-hint: encrypt the key under a shorter one
+  caused by: openssl accepts at most 1023 bytes of passphrase
+hint: encrypt the key with a shorter passphrase
 ==== no variable
 exit 3
 --- stdout
@@ -272,7 +272,7 @@ exit 3
 --- stderr
 error: cannot open openssl:[REPO]/fixtures/keys/pkcs8-pbe-sha1-rc2-40.pem?passphrase-file=test
   caused by: `openssl` exited with 1: Could not read key from [REPO]/fixtures/keys/pkcs8-pbe-sha1-rc2-40.pem
-hint: its encryption needs another provider: for one that has gone out of use, add ?provider=legacy,default to the key source
+hint: the key's encryption needs another provider: for an obsolete one, add ?provider=legacy,default to the key source
 ==== no provider
 exit 3
 --- stdout
@@ -280,21 +280,21 @@ exit 3
 error: cannot open openssl:alice.pem?provider=none,default
   caused by: `openssl` exited with 1: pkey: unable to load provider none
     Hint: use -provider-path option or OPENSSL_MODULES environment variable.
-hint: install the provider, or name the folder that it is in with OPENSSL_MODULES; `openssl list -providers` shows those that are active
+hint: install the provider, or set OPENSSL_MODULES to its directory; `openssl list -providers` lists the active ones
 ==== only another provider
 exit 3
 --- stdout
 --- stderr
 error: cannot open openssl:alice.pem?provider=legacy
   caused by: `openssl` exited with 1: Could not open file or uri for loading key from alice.pem
-hint: its kind needs a provider: add ?provider=NAME,default to the key source; default is what reads files
+hint: this kind of key needs a provider: add ?provider=NAME,default to the key source (the provider default reads files)
 ==== unknown URI
 exit 3
 --- stdout
 --- stderr
 error: cannot open openssl:handle:0x81000001
   caused by: `openssl` exited with 1: Could not open file or uri for loading key from handle:0x81000001
-hint: its kind needs a provider: add ?provider=NAME,default to the key source; default is what reads files
+hint: this kind of key needs a provider: add ?provider=NAME,default to the key source (the provider default reads files)
 ==== no engine
 exit 3
 --- stdout
@@ -303,7 +303,7 @@ error: cannot open openssl:alice.pem?engine=none
   caused by: `openssl` exited with 1: Invalid engine "none"
     No engine specified for loading key
     Could not read key from <stdin>
-hint: install the engine, or name the folder that it is in with OPENSSL_ENGINES; where OpenSSL has none any more, a provider takes its place
+hint: install the engine, or set OPENSSL_ENGINES to its directory; if this OpenSSL does not support engines, use a provider
 ==== no file
 exit 3
 --- stdout
@@ -317,14 +317,14 @@ exit 3
 --- stderr
 error: cannot open openssl:public.pem
   caused by: `openssl` exited with 1: Could not read key from public.pem
-hint: it holds no key that openssl reads like this: try `openssl pkey -noout -in public.pem`
+hint: openssl cannot read a key there: try `openssl pkey -noout -in public.pem`
 ==== no key
 exit 3
 --- stdout
 --- stderr
 error: cannot open openssl:passphrase
   caused by: `openssl` exited with 1: Could not read key from passphrase
-hint: it holds no key that openssl reads like this: try `openssl pkey -noout -in passphrase`
+hint: openssl cannot read a key there: try `openssl pkey -noout -in passphrase`
 ==== RSA
 exit 3
 --- stdout
@@ -345,7 +345,7 @@ exit 3
 --- stderr
 error: cannot open openssl:alice.pem
   caused by: `openssl` was not found
-hint: install OpenSSL: the package openssl of your system
+hint: install OpenSSL: your system's package openssl
 ==== generate
 exit 2
 --- stdout
@@ -395,11 +395,11 @@ fn a_key_that_a_tpm_has_wrapped_signs() {
         (locked.to_owned(), "hint: an attribute of the key source"),
         (
             format!("{locked}&passphrase-file=wrong"),
-            "hint: the passphrase or PIN was tried once and is not tried again in this run",
+            "hint: the passphrase or PIN was tried only once",
         ),
         (
             "openssl:open.pem?provider=default,tpm2".to_owned(),
-            "hint: the provider that has the key must be named first",
+            "hint: name the provider that holds the key first",
         ),
         (
             "open.pem".to_owned(),
@@ -430,7 +430,7 @@ exit 3
 --- stderr
 error: cannot open openssl:pkcs11:object=x?provider=pkcs11
   caused by: `openssl` exited with 1: Could not read key
-hint: the passphrase or PIN was tried once and is not tried again in this run; check it before you run this again, because several wrong ones lock a token or TPM
+hint: the passphrase or PIN was tried only once; check it before you run this again, because a token or TPM locks after a few wrong ones
 
 "#]]
         .raw()
@@ -518,28 +518,28 @@ exit 3
 --- stderr
 error: cannot use openssl:alice.pem
   caused by: `openssl` answered with something other than a public key in PEM: oops
-hint: what is called openssl may be another program
+hint: the program `openssl` on PATH may not be OpenSSL
 ==== empty
 exit 3
 --- stdout
 --- stderr
 error: cannot use openssl:alice.pem
   caused by: `openssl` answered with something other than a signature: (nothing)
-hint: a signature is to come as ASN.1 DER; it is like no signature at all
+hint: qkey expects ASN.1 DER
 ==== garbage
 exit 3
 --- stdout
 --- stderr
 error: cannot use openssl:alice.pem
   caused by: `openssl` answered with something other than a signature: garbage
-hint: a signature is to come as ASN.1 DER; it is like no signature at all
+hint: qkey expects ASN.1 DER
 ==== P1363
 exit 3
 --- stdout
 --- stderr
 error: cannot use openssl:alice.pem
   caused by: `openssl` answered with something other than a signature: d367f9b7e5d2c78d2db00672a84f1495401856dd551a14fbfb122cee4c2e32d5bd1ea166075acd9decc20f8a5db87fbe792ede4c3fe4194d6da3f2ca…
-hint: a signature is to come as ASN.1 DER; it seems to be r and s, 32 bytes each (IEEE P1363)
+hint: qkey expects ASN.1 DER; this looks like r and s, 32 bytes each (IEEE P1363)
 ==== by another key
 exit 3
 --- stdout
@@ -548,39 +548,6 @@ error: the signature that openssl:alice.pem made does not verify
 hint: check that the key source signs SHA-256 with the key that it shows
 
 "#]].raw());
-}
-
-#[test]
-fn a_hang_ends_at_the_time_out_or_with_ctrl_c() {
-    let qkey = with_openssl("touch called; exec sleep 1000");
-    let args = ["pubkey", "openssl:alice.pem"];
-    let timed_out = qkey.run(args.iter().chain(&["--timeout=2"]));
-    assert_data_eq!(
-        transcript(&timed_out),
-        str![[r#"
-exit 3
---- stdout
---- stderr
-error: cannot open openssl:alice.pem
-  caused by: `openssl` did not finish within 2 s and was killed
-hint: check the network, or give it longer with --timeout SECONDS
-
-"#]]
-        .raw()
-    );
-    fs::remove_file(qkey.path("called")).expect("it was called");
-    let stopped = interrupted(&qkey, &args, || qkey.path("called").exists());
-    assert_data_eq!(
-        transcript(&stopped),
-        str![[r#"
-exit 130
---- stdout
---- stderr
-error: stopped by a signal, about to open openssl:alice.pem
-
-"#]]
-        .raw()
-    );
 }
 
 #[test]
@@ -610,26 +577,26 @@ hint: a key source is one of: [TABLE] written ./PATH
 exit 2
 --- stdout
 --- stderr
-error: "openssl:-" is not a key source: openssl is given no key on stdin
+error: "openssl:-" is not a key source: openssl cannot read the key from stdin
 hint: name a file or a URI
 ==== openssl:pkcs11:object=o%3Fpin-value=1234?provider=pkcs11
 exit 2
 --- stdout
 --- stderr
-error: "openssl:pkcs11:object=o%3Fpin-value=…" is not a key source: openssl would get the PIN as an argument, which every user can read
-hint: leave pin-value out of the URI, and append passphrase-file=PATH as an attribute
+error: "openssl:pkcs11:object=o%3Fpin-value=…" is not a key source: openssl would take the PIN as an argument, which every user can read
+hint: remove pin-value from the URI, and add the attribute passphrase-file=PATH
 ==== openssl:alice.pem?provider=
 exit 2
 --- stdout
 --- stderr
-error: "openssl:alice.pem?provider=" is not a key source: a provider has no name
-hint: separate several with one comma: ?provider=legacy,default
+error: "openssl:alice.pem?provider=" is not a key source: it contains an empty provider name
+hint: separate providers with one comma, as in ?provider=legacy,default
 ==== openssl:alice.pem?provider=legacy,,default
 exit 2
 --- stdout
 --- stderr
-error: "openssl:alice.pem?provider=legacy,,default" is not a key source: a provider has no name
-hint: separate several with one comma: ?provider=legacy,default
+error: "openssl:alice.pem?provider=legacy,,default" is not a key source: it contains an empty provider name
+hint: separate providers with one comma, as in ?provider=legacy,default
 ==== openssl:alice.pem?providers=legacy
 exit 2
 --- stdout

@@ -189,7 +189,7 @@ exit 3
 --- stdout
 --- stderr
 error: cannot open plugin:example:missing.pem
-  caused by: qkey-signer-example answered not-found: missing.pem: No such file or directory
+  caused by: qkey-signer-example replied not-found: missing.pem: No such file or directory
 hint: check what follows plugin:NAME: in the key source
 
 $ qkey pubkey plugin:example:encrypted.pem
@@ -197,7 +197,7 @@ exit 3
 --- stdout
 --- stderr
 error: cannot open plugin:example:encrypted.pem
-  caused by: qkey-signer-example answered unsupported: encrypted.pem is encrypted
+  caused by: qkey-signer-example replied unsupported: encrypted.pem is encrypted
 hint: use the file directly: file:encrypted.pem
 
 $ qkey pubkey plugin:example:p384.pem
@@ -229,8 +229,8 @@ exit 0
     // openssl's own words differ from version to version.
     let run = run(&qkey, "qkey pubkey plugin:example:rubbish.pem");
     for words in [
-        "caused by: qkey-signer-example answered failed: openssl exited with 1",
-        "caused by: on stderr it said: ",
+        "caused by: qkey-signer-example replied failed: openssl exited with 1",
+        "caused by: stderr: ",
         "rubbish.pem",
     ] {
         assert!(run.stderr.contains(words), "{run:?}");
@@ -258,14 +258,14 @@ $ qkey pubkey plugin:test
 exit 2
 --- stdout
 --- stderr
-error: "plugin:test" is not a key source: no reference to a key follows the plugin's name
+error: "plugin:test" is not a key source: it must name a plugin and a key
 hint: write it as plugin:NAME:REFERENCE
 
 $ qkey pubkey plugin:../bin/test:x
 exit 2
 --- stdout
 --- stderr
-error: "plugin:../bin/test:x" is not a key source: the name of a plugin is of lower-case letters, digits and hyphens
+error: "plugin:../bin/test:x" is not a key source: a plugin's name has only lower-case letters, digits and hyphens
 hint: write it as plugin:NAME:REFERENCE
 
 $ qkey pubkey 'plugin:test:x?slot=1'
@@ -287,7 +287,7 @@ exit 3
 --- stderr
 error: cannot open plugin:missing:x
   caused by: `qkey-signer-missing` was not found
-hint: put an executable qkey-signer-missing into a folder on PATH; docs/plugins.md tells how to write one
+hint: put an executable qkey-signer-missing in a directory on PATH; docs/plugins.md describes how to write one
 
 $ qkey pubkey plugin:plain:x
 exit 3
@@ -295,7 +295,7 @@ exit 3
 --- stderr
 error: cannot open plugin:plain:x
   caused by: `qkey-signer-plain` was not found
-hint: put an executable qkey-signer-plain into a folder on PATH; docs/plugins.md tells how to write one
+hint: put an executable qkey-signer-plain in a directory on PATH; docs/plugins.md describes how to write one
 
 
 "#]].raw()
@@ -373,66 +373,66 @@ exit 3
 --- stdout
 --- stderr
 error: cannot sign with plugin:test:x
-  caused by: qkey-signer-test answered not-found: It is so.
+  caused by: qkey-signer-test replied not-found: It is so.
 hint: check what follows plugin:NAME: in the key source
 ==== denied
 exit 3
 --- stdout
 --- stderr
 error: cannot sign with plugin:test:x
-  caused by: qkey-signer-test answered denied: It is so.
-hint: log in, or get the permission, where the plugin's keys are
+  caused by: qkey-signer-test replied denied: It is so.
+hint: log in to the service that holds the key, or get the permission
 ==== unsupported
 exit 3
 --- stdout
 --- stderr
 error: cannot sign with plugin:test:x
-  caused by: qkey-signer-test answered unsupported: It is so.
-hint: take an ECDSA P-256 key, or a newer version of the plugin
+  caused by: qkey-signer-test replied unsupported: It is so.
+hint: use an ECDSA P-256 key, or a newer version of the plugin
 ==== failed
 exit 3
 --- stdout
 --- stderr
 error: cannot sign with plugin:test:x
-  caused by: qkey-signer-test answered failed: It is so.
-hint: the documentation of the plugin may say more
+  caused by: qkey-signer-test replied failed: It is so.
+hint: see the plugin's documentation
 ==== a hint
 exit 3
 --- stdout
 --- stderr
 error: cannot sign with plugin:test:x
-  caused by: qkey-signer-test answered denied: It is so.
+  caused by: qkey-signer-test replied denied: It is so.
 hint: run `card login`
 ==== a kind of later
 exit 3
 --- stdout
 --- stderr
 error: cannot sign with plugin:test:x
-  caused by: qkey-signer-test answered failed: It is so.
-hint: the documentation of the plugin may say more
+  caused by: qkey-signer-test replied failed: It is so.
+hint: see the plugin's documentation
 ==== more on stderr
 exit 3
 --- stdout
 --- stderr
 error: cannot sign with plugin:test:x
-  caused by: qkey-signer-test answered failed: It is so.
-  caused by: on stderr it said: one
+  caused by: qkey-signer-test replied failed: It is so.
+  caused by: stderr: one
     two
-hint: the documentation of the plugin may say more
+hint: see the plugin's documentation
 ==== an exit code as well
 exit 3
 --- stdout
 --- stderr
 error: cannot sign with plugin:test:x
-  caused by: qkey-signer-test answered denied: It is so.
-hint: log in, or get the permission, where the plugin's keys are
+  caused by: qkey-signer-test replied denied: It is so.
+hint: log in to the service that holds the key, or get the permission
 ==== in another version
 exit 3
 --- stdout
 --- stderr
 error: cannot sign with plugin:test:x
-  caused by: qkey-signer-test answered denied: It is so.
-hint: log in, or get the permission, where the plugin's keys are
+  caused by: qkey-signer-test replied denied: It is so.
+hint: log in to the service that holds the key, or get the permission
 
 "#]]
         .raw()
@@ -445,7 +445,7 @@ $ qkey pubkey plugin:test:x --output json
 exit 3
 --- stdout
 --- stderr
-{"error":{"kind":"key","message":"cannot open plugin:test:x","causes":["qkey-signer-test answered not-found: It is so."],"hint":"check what follows plugin:NAME: in the key source","exit_code":3}}
+{"error":{"kind":"key","message":"cannot open plugin:test:x","causes":["qkey-signer-test replied not-found: It is so."],"hint":"check what follows plugin:NAME: in the key source","exit_code":3}}
 
 
 "#]].raw()
@@ -491,70 +491,71 @@ exit 3
 --- stdout
 --- stderr
 error: cannot use plugin:test:x
-  caused by: `[DIR]/bin/qkey-signer-test` answered with something other than one line of JSON, as a reply is: (nothing)
-hint: the plugin does not keep to its protocol (docs/plugins.md): tell its makers
+  caused by: `[DIR]/bin/qkey-signer-test` answered with something other than one line of JSON: (nothing)
+hint: the plugin does not follow the protocol in docs/plugins.md: tell its author
 ==== nothing but an empty line
 exit 3
 --- stdout
 --- stderr
 error: cannot use plugin:test:x
-  caused by: `[DIR]/bin/qkey-signer-test` answered with something other than one line of JSON, as a reply is: (nothing)
-hint: the plugin does not keep to its protocol (docs/plugins.md): tell its makers
+  caused by: `[DIR]/bin/qkey-signer-test` answered with something other than one line of JSON: (nothing)
+hint: the plugin does not follow the protocol in docs/plugins.md: tell its author
 ==== garbage
 exit 3
 --- stdout
 --- stderr
 error: cannot use plugin:test:x
-  caused by: `[DIR]/bin/qkey-signer-test` answered with something other than one line of JSON, as a reply is: Welcome to the card!
-hint: the plugin does not keep to its protocol (docs/plugins.md): tell its makers
+  caused by: `[DIR]/bin/qkey-signer-test` answered with something other than one line of JSON: Welcome to the card!
+hint: the plugin does not follow the protocol in docs/plugins.md: tell its author
 ==== two lines
 exit 3
 --- stdout
 --- stderr
 error: cannot use plugin:test:x
-  caused by: `[DIR]/bin/qkey-signer-test` answered with something other than one line of JSON, as a reply is: {"version":1,"signature":"MEUCIQDvRbRJfkXZQ0UqNn5jcqAMoNA2UFV+dEv9i8Vl8XFiZQIgT+4UqgLCDe5entD1bZd5YSo+b4UNZhJ/XVj+oxIHJd…
-hint: the plugin does not keep to its protocol (docs/plugins.md): tell its makers
+  caused by: `[DIR]/bin/qkey-signer-test` answered with something other than one line of JSON: {"version":1,"signature":"MEUCIQDvRbRJfkXZQ0UqNn5jcqAMoNA2UFV+dEv9i8Vl8XFiZQIgT+4UqgLCDe5entD1bZd5YSo+b4UNZhJ/XVj+oxIHJd…
+hint: the plugin does not follow the protocol in docs/plugins.md: tell its author
 ==== not an object
 exit 3
 --- stdout
 --- stderr
 error: cannot use plugin:test:x
-  caused by: `[DIR]/bin/qkey-signer-test` answered with something other than one line of JSON, as a reply is: 1
-hint: the plugin does not keep to its protocol (docs/plugins.md): tell its makers
+  caused by: `[DIR]/bin/qkey-signer-test` answered with something other than one line of JSON: 1
+hint: the plugin does not follow the protocol in docs/plugins.md: tell its author
 ==== an error without words
 exit 3
 --- stdout
 --- stderr
 error: cannot use plugin:test:x
-  caused by: `[DIR]/bin/qkey-signer-test` answered with something other than one line of JSON, as a reply is: {"version":1,"error":{"kind":"failed"}}
-hint: the plugin does not keep to its protocol (docs/plugins.md): tell its makers
+  caused by: `[DIR]/bin/qkey-signer-test` answered with something other than one line of JSON: {"version":1,"error":{"kind":"failed"}}
+hint: the plugin does not follow the protocol in docs/plugins.md: tell its author
 ==== no version
 exit 3
 --- stdout
 --- stderr
 error: cannot use plugin:test:x
   caused by: `[DIR]/bin/qkey-signer-test` answered with something other than a reply with a version: {"signature":"MEUCIQDvRbRJfkXZQ0UqNn5jcqAMoNA2UFV+dEv9i8Vl8XFiZQIgT+4UqgLCDe5entD1bZd5YSo+b4UNZhJ/XVj+oxIHJdY="}
+hint: the plugin does not follow the protocol in docs/plugins.md: tell its author
 ==== another version
 exit 3
 --- stdout
 --- stderr
 error: cannot sign with plugin:test:x
   caused by: qkey-signer-test replied in version 2 of the plugin protocol; this qkey speaks 1
-hint: update the older of the two
+hint: update the plugin or qkey, whichever is older
 ==== no signature
 exit 3
 --- stdout
 --- stderr
 error: cannot use plugin:test:x
   caused by: `[DIR]/bin/qkey-signer-test` answered with something other than a reply with a signature: {"version":1}
-hint: the plugin does not keep to its protocol (docs/plugins.md): tell its makers
+hint: the plugin does not follow the protocol in docs/plugins.md: tell its author
 ==== a public key in its place
 exit 3
 --- stdout
 --- stderr
 error: cannot use plugin:test:x
   caused by: `[DIR]/bin/qkey-signer-test` answered with something other than a reply with a signature: {"version":1,"public_key":"MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEgKmJRFWtWTEHhBTiC5rI1rbBJlXJqTNGHl4O+YRUke1drezNEidIVqu/U…
-hint: the plugin does not keep to its protocol (docs/plugins.md): tell its makers
+hint: the plugin does not follow the protocol in docs/plugins.md: tell its author
 ==== an exit code
 exit 3
 --- stdout
@@ -585,35 +586,35 @@ exit 3
 --- stderr
 error: cannot sign with plugin:test:x
   caused by: `[DIR]/bin/qkey-signer-test` did not finish within 5 s and was killed: touch the card
-hint: check the network, or give it longer with --timeout SECONDS
+hint: check the plugin and the network, or raise --timeout SECONDS
 ==== not Base64
 exit 3
 --- stdout
 --- stderr
 error: cannot use plugin:test:x
-  caused by: `[DIR]/bin/qkey-signer-test` answered with something other than a signature in Base64 of its DER: ?
-hint: the plugin must give the signature in Base64 of its ASN.1 DER
+  caused by: `[DIR]/bin/qkey-signer-test` answered with something other than a signature: ?
+hint: qkey expects Base64 of ASN.1 DER
 ==== Base64 of nothing known
 exit 3
 --- stdout
 --- stderr
 error: cannot use plugin:test:x
-  caused by: `[DIR]/bin/qkey-signer-test` answered with something other than a signature in Base64 of its DER: bm8=
-hint: the plugin must give the signature in Base64 of its ASN.1 DER
+  caused by: `[DIR]/bin/qkey-signer-test` answered with something other than a signature: bm8=
+hint: qkey expects Base64 of ASN.1 DER
 ==== hexadecimal
 exit 3
 --- stdout
 --- stderr
 error: cannot use plugin:test:x
-  caused by: `[DIR]/bin/qkey-signer-test` answered with something other than a signature in Base64 of its DER: 3045022100ef45b4497e45d943452a367e6372a00ca0d03650557e744bfd8bc565f171626502204fee14aa02c20dee5e9ed0f56d9779612a3e6f850d…
-hint: the plugin must give the signature in Base64 of its ASN.1 DER; this looks like hexadecimal of ASN.1 DER
+  caused by: `[DIR]/bin/qkey-signer-test` answered with something other than a signature: 3045022100ef45b4497e45d943452a367e6372a00ca0d03650557e744bfd8bc565f171626502204fee14aa02c20dee5e9ed0f56d9779612a3e6f850d…
+hint: qkey expects Base64 of ASN.1 DER; this looks like hexadecimal of ASN.1 DER
 ==== P1363
 exit 3
 --- stdout
 --- stderr
 error: cannot use plugin:test:x
-  caused by: `[DIR]/bin/qkey-signer-test` answered with something other than a signature in Base64 of its DER: 70W0SX5F2UNFKjZ+Y3KgDKDQNlBVfnRL/YvFZfFxYmVP7hSqAsIN7l6e0PVtl3lhKj5vhQ1mEn9dWP6jEgcl1g==
-hint: the plugin must give the signature in Base64 of its ASN.1 DER; this looks like Base64 of r and s, 32 bytes each (IEEE P1363)
+  caused by: `[DIR]/bin/qkey-signer-test` answered with something other than a signature: 70W0SX5F2UNFKjZ+Y3KgDKDQNlBVfnRL/YvFZfFxYmVP7hSqAsIN7l6e0PVtl3lhKj5vhQ1mEn9dWP6jEgcl1g==
+hint: qkey expects Base64 of ASN.1 DER; this looks like Base64 of r and s, 32 bytes each (IEEE P1363)
 ==== another key\'s
 exit 3
 --- stdout
@@ -674,21 +675,21 @@ exit 3
 --- stderr
 error: cannot use plugin:test:x
   caused by: a private key where a public key belongs
-hint: the plugin must give the public key in PEM, or in Base64 of its DER
+hint: the plugin does not follow the protocol in docs/plugins.md: tell its author
 ==== rubbish
 exit 3
 --- stdout
 --- stderr
 error: cannot use plugin:test:x
   caused by: neither PEM, DER, Base64 of DER, nor an OpenSSH public key
-hint: the plugin must give the public key in PEM, or in Base64 of its DER
+hint: the plugin does not follow the protocol in docs/plugins.md: tell its author
 ==== nothing
 exit 3
 --- stdout
 --- stderr
 error: cannot use plugin:test:x
   caused by: `[DIR]/bin/qkey-signer-test` answered with something other than a reply with a public_key: {"version":1,"public_key":""}
-hint: the plugin does not keep to its protocol (docs/plugins.md): tell its makers
+hint: the plugin does not follow the protocol in docs/plugins.md: tell its author
 
 "#]].raw());
 }
@@ -798,7 +799,7 @@ fn a_signal_ends_a_plugin_that_hangs_and_what_it_has_started() {
 exit 130
 --- stdout
 --- stderr
-error: stopped by a signal, about to sign with plugin:test:x
+error: interrupted while trying to sign with plugin:test:x
 
 "#]]
         .raw()

@@ -55,8 +55,7 @@ const BAO: Tool = Tool {
     sign: "*transit/sign/*",
     shows: r#"pem=$(awk '{printf "%s\\n", $0}' public.pem)
         printf '%s\n' "{\"data\":{\"type\":\"ecdsa-p256\",\"latest_version\":1,\"keys\":{\"1\":{\"public_key\":\"$pem\"}}}}""#,
-    refuses: "echo 'Error writing data to transit/sign/lock/sha2-256: Code: 403. Errors: * invalid \
-              token' >&2; exit 2",
+    refuses: "printf 'Code: 403. Errors:\\n\\n* invalid token\\n' >&2; exit 2",
 };
 const PLUGIN: Tool = Tool {
     program: "qkey-signer-test",
@@ -384,7 +383,7 @@ exit 3
 --- stderr
 error: cannot sign with openssl:locked.pem?provider=tpm2,default&passphrase-env=RIGHT
     [error:-1:2337 tpm:warn(2.0): authorizations for objects subject to DA protection are not allowed at this time because the TPM is in DA lockout mode
-hint: the TPM has locked itself after too many wrong passphrases: wait until it opens again, or reset it with its lockout password, as in `tpm2_dictionarylockout --clear-lockout`
+hint: the TPM locked itself after too many wrong passphrases: wait until the lockout ends, or reset it with its lockout password, as in `tpm2_dictionarylockout --clear-lockout`
 
 "#]].raw());
 }
@@ -477,7 +476,7 @@ exit 3
 --- stderr
 error: cannot open openssl:handle:0x81000005?provider=tpm2,default&passphrase-file=pass
   caused by: openssl opens it without a passphrase, so passphrase-file is never used
-hint: this source makes openssl ask for the passphrase: 'openssl:handle:0x81000005%3Fpass?provider=tpm2,default&passphrase-file=pass'; if the key has none, remove passphrase-file
+hint: with this source, openssl asks for the passphrase: 'openssl:handle:0x81000005%3Fpass?provider=tpm2,default&passphrase-file=pass'; if the key has none, remove passphrase-file
 0 tries
 ==== openssl:handle:0x81000005?provider=tpm2,default
 exit 3
@@ -485,7 +484,7 @@ exit 3
 --- stderr
 error: cannot sign with openssl:handle:0x81000005?provider=tpm2,default
     [error:-1:2446 tpm:session(1):the authorization HMAC check failed and DA counter incremented
-hint: the key has a passphrase, and openssl did not ask for it; this source makes it ask: 'openssl:handle:0x81000005%3Fpass?provider=tpm2,default&passphrase-file=PATH'
+hint: the key has a passphrase, but openssl did not ask for it; with this source it does: 'openssl:handle:0x81000005%3Fpass?provider=tpm2,default&passphrase-file=PATH'
 1 tries
 
 "#]].raw());

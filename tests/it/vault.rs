@@ -4,7 +4,7 @@
 use crate::support::{
     fake_kms::sign_digest,
     http::url_of_nobody,
-    key_source::{assert_replaces_and_unlocks, assert_signs, interrupted, with_program},
+    key_source::{assert_replaces_and_unlocks, with_program},
     mock::Mock,
     openbao::{Server, address, folder, with_bao},
     qkey::{BOB, CAROL, Qkey, Run, side_by_side},
@@ -25,29 +25,6 @@ fn transcript(run: &Run) -> String {
         .replace(program.to_str().expect("UTF-8"), "bao")
         .replace(address(), "[URL]")
         .replace("[DIR]/bin/", "")
-}
-
-#[test]
-fn a_key_is_made_once_shown_and_signs_to_the_byte() {
-    let qkey = bao();
-    let made = qkey.run(["generate", "hashivault://made", "--output=json"]);
-    assert_eq!(made.json()["source"], json!("hashivault://made"));
-    assert_data_eq!(
-        transcript(&qkey.run(["generate", "hashivault://made"])),
-        str![[r#"
-exit 3
---- stdout
---- stderr
-error: there is a key already in hashivault://made
-hint: use it as it is, or choose another name
-
-"#]]
-        .raw()
-    );
-    assert_signs(&qkey, "hashivault://made");
-    let key = prints(&qkey, "bao read -format=json transit/keys/made");
-    let key: Value = serde_json::from_str(&key).expect("JSON");
-    assert_eq!(key["data"]["latest_version"], json!(1));
 }
 
 #[test]
@@ -138,7 +115,6 @@ fn failure(case: &str) -> String {
             let told = pubkey(&qkey.env("BAO_ADDR", &https), "hashivault://one");
             told.replace(&https, "https://[HOST]")
         }
-        "no program" => pubkey(&Qkey::new().env("PATH", "/nowhere"), "hashivault://one"),
         "no vault" => pubkey(&qkey, "hashivault://one?tool=vault"),
         key_type => {
             prints(
@@ -187,7 +163,6 @@ fn each_failure_is_told_in_the_words_of_the_program_with_a_next_step() {
         "sealed",
         "nobody there",
         "plain HTTP",
-        "no program",
         "no vault",
     ];
     assert_data_eq!(side_by_side(&cases, failure), str![[r#"
@@ -581,36 +556,6 @@ error: the signature that hashivault://lock made does not verify
 hint: check that the key source signs SHA-256 with the key that it shows
 
 "#]].raw());
-}
-
-#[test]
-fn a_hang_ends_at_the_time_out_or_with_ctrl_c() {
-    let fake = Fake::new();
-    fake.0.write("hang-write", "");
-    let args = ["sign", "--key=hashivault://lock", "x"];
-    let timed_out = fake.0.run(args.iter().chain(&["--timeout=2"]));
-    assert_data_eq!(transcript(&timed_out), str![[r#"
-exit 3
---- stdout
---- stderr
-error: cannot sign with hashivault://lock
-  caused by: `vault` did not finish within 2 s and was killed
-hint: check VAULT_ADDR (for bao: BAO_ADDR) and the network: `vault status`; the attribute tool chooses between vault and bao
-
-"#]].raw());
-    fake.0.write("calls", "");
-    let stopped = interrupted(&fake.0, &args, || fake.calls().contains("write"));
-    assert_data_eq!(
-        transcript(&stopped),
-        str![[r#"
-exit 130
---- stdout
---- stderr
-error: stopped by a signal, about to sign with hashivault://lock
-
-"#]]
-        .raw()
-    );
 }
 
 #[test]

@@ -54,13 +54,13 @@ pub enum Fault {
     Error(u16, &'static str, &'static str),
     /// These members over those of the answer.
     Members(Value),
-    Hang,
     /// A version is still being made for so many calls.
     Pending(usize),
 }
 
 /// One call as it came in.
 pub struct Call {
+    pub method: String,
     pub path: String,
     pub body: Value,
     pub authorization: Option<String>,
@@ -126,6 +126,7 @@ fn serve(state: &mut State, request: &Request) -> Reply {
     let name = path.trim_start_matches("/v1/");
     let body: Value = serde_json::from_slice(&request.body).unwrap_or_default();
     state.calls.push(Call {
+        method: request.method.clone(),
         path: request.path.clone(),
         body: body.clone(),
         authorization: request.headers.get("authorization").cloned(),
@@ -137,7 +138,6 @@ fn serve(state: &mut State, request: &Request) -> Reply {
         match fault {
             Fault::Error(status, code, message) => return error(*status, code, message),
             Fault::Members(members) => changes = members.clone(),
-            Fault::Hang => return Reply::Hang,
             Fault::Pending(0) => {}
             Fault::Pending(times) => {
                 *times -= 1;

@@ -13,6 +13,7 @@ pub mod openbao;
 pub mod preload;
 pub mod proxy;
 pub mod qkey;
+pub mod rig;
 pub mod shell;
 pub mod swtpm;
 pub mod terminal;
