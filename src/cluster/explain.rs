@@ -50,6 +50,7 @@ pub(super) enum Transport {
 
 const WAIT_LONGER: &str =
     "check whether the cluster responds, or give it more time with --timeout SECONDS";
+const NOT_READY: &str = "the cluster, or a proxy in front of it, is not ready; try again later";
 const WRONG_SERVICE: &str = "check --host and --port: a proxy or another service may respond there";
 
 impl Site {
@@ -66,6 +67,7 @@ impl Site {
     fn explain(&self, call: Call<'_>, failure: &Failure) -> UserError {
         let address = &self.address;
         let refused = |kind| UserError::new(kind, format!("{address} refused to {call}"));
+        let failed = |kind| UserError::new(kind, format!("{address} failed to {call}"));
         let unexpected = |kind| {
             let message = format!("unexpected reply from {address} to the request to {call}");
             UserError::new(kind, message)
@@ -80,10 +82,11 @@ impl Site {
                 ))
             }
             Failure::NotFound(api) => self.not_found(call, refused(Kind::Refused)).caused_by(api),
-            Failure::Throttled(api, _) | Failure::Unavailable(api, _) => refused(Kind::Unreachable)
-                .caused_by(api)
-                .hint("the cluster, or a proxy in front of it, is not ready; try again later"),
-            Failure::Broken(api) => refused(Kind::Refused).caused_by(api).hint(
+            Failure::Throttled(api, _) => refused(Kind::Unreachable).caused_by(api).hint(NOT_READY),
+            Failure::Unavailable(api, _) => {
+                failed(Kind::Unreachable).caused_by(api).hint(NOT_READY)
+            }
+            Failure::Broken(api) => failed(Kind::Refused).caused_by(api).hint(
                 "the cluster reports an internal problem; check its health, then run this again",
             ),
             Failure::Refused(api) => refused(Kind::Refused)
@@ -197,7 +200,7 @@ impl Site {
             Closed => self.unreachable("the connection was closed before a request was sent"),
             NoDescriptor(cause) => self
                 .unreachable(&cause.to_string())
-                .hint("qkey has too many open files: lower --jobs, or raise `ulimit -n`"),
+                .hint("qkey reached its limit of open files: lower --jobs, or raise `ulimit -n`"),
             RefusedByProxy(status) => {
                 let error = self.unreachable(&format!("it responded with {status}"));
                 match &self.transport {
