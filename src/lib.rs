@@ -13,6 +13,7 @@ pub mod config;
 pub mod encoding;
 pub mod error;
 pub mod folders;
+mod http;
 pub mod input;
 pub mod interrupt;
 pub mod keyfile;

@@ -88,6 +88,9 @@ pub enum Failure {
     NotExecutable { program: String },
     #[error("`{program}` could not be run")]
     CouldNotRun { program: String, source: io::Error },
+    /// It ran, or may still run.
+    #[error("`{program}` was started, but its exit status cannot be read")]
+    NoStatus { program: String, source: io::Error },
     #[error("`{program}` did not finish within {} s and was killed{}", .after.as_secs(), Words(.words))]
     TimedOut {
         program: String,
@@ -321,7 +324,10 @@ impl Command {
 
         let status = handle
             .wait_deadline(deadline)
-            .map_err(could_not_run)?
+            .map_err(|source| Failure::NoStatus {
+                program: self.name(),
+                source,
+            })?
             .map(|output| output.status);
         if status.is_none() {
             kill();

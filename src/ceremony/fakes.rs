@@ -544,6 +544,8 @@ impl Cluster for FakeCluster {
             Check::Keys => "check keys".to_owned(),
             Check::Snapshot(id) => format!("check snapshot {id}"),
             Check::Snapshots => "check snapshots".to_owned(),
+            Check::EnableKey(id) => format!("enable key {id}"),
+            Check::CommentKey(id) => format!("comment key {id}"),
         }
     }
 }

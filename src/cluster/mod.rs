@@ -1,16 +1,18 @@
 //! The cluster as the ceremonies see it: a key store and snapshots, behind one trait.
 
+mod call;
 mod explain;
-mod node;
+mod failure;
 pub mod qq;
 mod reply;
 pub mod rest;
 pub mod retry;
 
-use std::{collections::HashSet, time::Duration};
+use std::collections::HashSet;
 
 use serde::Serialize;
 
+use self::{call::Call, failure::Failure};
 use crate::{
     error::Error as UserError,
     public_key::{self, PublicKey},
@@ -25,7 +27,7 @@ pub struct StoredKey {
     pub id: String,
     pub name: String,
     pub comment: String,
-    /// A disabled key locks nothing more, and still unlocks.
+    /// A disabled key locks no more snapshots, but still unlocks.
     pub disabled: bool,
     /// Base64 of the DER SubjectPublicKeyInfo, as the cluster shows it.
     pub public_key: String,
@@ -35,7 +37,7 @@ impl StoredKey {
     /// The public key itself.
     ///
     /// # Errors
-    /// When the cluster holds something else than a P-256 key.
+    /// When it is not a P-256 key.
     pub fn public_key(&self) -> std::result::Result<PublicKey, public_key::Error> {
         PublicKey::from_base64(&self.public_key)
     }
@@ -45,13 +47,13 @@ impl StoredKey {
         self.public_key().is_ok_and(|stored| stored == *key)
     }
 
-    /// How messages name it.
+    /// What messages call it.
     pub fn title(&self) -> String {
         format!("key {} ({})", self.id, quoted(&self.name))
     }
 }
 
-/// How a user or a policy names a stored key. Names are never digits only.
+/// How a user or a policy refers to a stored key. Names never consist of digits only.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KeyRef {
     Id(String),
@@ -67,14 +69,22 @@ impl KeyRef {
         }
     }
 
+    /// What messages call it.
+    pub fn title(&self) -> String {
+        match self {
+            Self::Id(id) => format!("key {id}"),
+            Self::Name(name) => format!("key {}", quoted(name)),
+        }
+    }
+
     pub fn as_str(&self) -> &str {
         match self {
             Self::Id(text) | Self::Name(text) => text,
         }
     }
 
-    /// Whether it means the same in a URL path as it does here, so that any transport can
-    /// address it (RFC 3986, unreserved characters; `.` and `..` are path segments).
+    /// Whether it needs no escaping in a URL path, so that every transport can address it (RFC 3986:
+    /// unreserved characters, except the path segments `.` and `..`).
     pub fn is_addressable(&self) -> bool {
         let text = self.as_str();
         let unreserved = |b: u8| b.is_ascii_alphanumeric() || b"-._~".contains(&b);
@@ -113,7 +123,7 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// How many bytes it takes.
+    /// Its size in memory, in bytes.
     pub fn size(&self) -> usize {
         let lock_key = self.lock_key.as_ref().map_or(0, String::len);
         size_of::<Self>()
@@ -124,7 +134,7 @@ impl Snapshot {
             + lock_key
     }
 
-    /// How messages name it.
+    /// What messages call it.
     pub fn title(&self) -> String {
         match self.name.as_str() {
             "" => format!("snapshot {}", self.id),
@@ -153,57 +163,51 @@ pub struct Replacement<'a> {
     pub new_signature: &'a Signature,
 }
 
-/// What is certain after a call that failed.
+/// What is certain after a failed call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Certainty {
-    /// The cluster looked at it and refused; nothing was changed.
+    /// The cluster refused; nothing was changed.
     Refused,
-    /// The cluster never got it; nothing was changed.
+    /// The cluster never received the request; nothing was changed.
     NotSent,
-    /// The cluster itself answered that it failed: it is finished with the request, and may have
-    /// carried it out.
+    /// The cluster itself replied that it failed: it is finished with the request, and may have carried
+    /// it out.
     Failed,
-    /// There was a reply that the cluster does not give to this call: it may have carried it out, or
+    /// The reply is not one that the cluster gives to this call: it may have carried the request out, or
     /// may still.
     Unexpected,
-    /// There was no reply: it may have been carried out, or may still be.
+    /// There was no reply: the cluster may have carried the request out, or may still.
     Lost,
 }
 
-/// A call that failed: what is certain, and what to tell the user.
+/// A failed call: what happened, what is certain, and what to tell the user.
 #[derive(Debug)]
 pub struct Error {
     pub certainty: Certainty,
     pub error: UserError,
-    /// How long to wait at least before a call that only reads is made once more; `None` where that
-    /// would not help.
-    pub repeat_after: Option<Duration>,
+    pub(crate) failure: Failure,
 }
 
 impl Error {
+    /// A failure that no transport reported: a layer above gave up.
     pub fn new(certainty: Certainty, error: UserError) -> Self {
         Self {
             certainty,
             error,
-            repeat_after: None,
+            failure: Failure::Outside {
+                certainty,
+                retry_after: None,
+            },
         }
     }
 
-    /// The same, of something that may be over soon.
-    pub fn worth_repeating(mut self, after: Duration) -> Self {
-        self.repeat_after = Some(after);
-        self
-    }
-
-    /// The same, of something that will not be over soon.
-    fn not_worth_repeating(mut self) -> Self {
-        self.repeat_after = None;
-        self
-    }
-
-    /// The same with another next step.
-    fn hint(mut self, hint: impl Into<String>) -> Self {
-        self.error = self.error.hint(hint);
+    /// The same as a transient failure, for tests of retries.
+    #[cfg(test)]
+    pub(crate) fn worth_repeating(mut self, after: std::time::Duration) -> Self {
+        self.failure = Failure::Outside {
+            certainty: self.certainty,
+            retry_after: Some(after),
+        };
         self
     }
 }
@@ -219,11 +223,11 @@ pub type Result<T> = std::result::Result<T, Error>;
 /// The port of a cluster's REST API.
 pub const DEFAULT_PORT: u16 = 8000;
 
-/// Typed calls to a cluster. Calls that only read can be retried at will; `add_key`, `replace_key`,
-/// `unlock` and `lock` are submissions. Whatever a submission comes back with, only reading the
-/// cluster's state afterwards shows what it did: a proxy can answer in the cluster's place.
+/// Typed calls to a cluster. Reads can be retried at will; `add_key`, `replace_key`, `unlock` and `lock`
+/// are submissions. Whatever a submission returns, only reading the cluster's state shows what it did:
+/// a proxy can reply in the cluster's place.
 ///
-/// A reply that names another id than the call did is an error.
+/// A reply about another id than the requested one is an error.
 pub trait Cluster: Sync {
     /// The whole key store.
     fn keys(&self) -> Result<Vec<StoredKey>>;
@@ -234,7 +238,7 @@ pub trait Cluster: Sync {
     /// Stores a key.
     fn add_key(&self, key: &NewKey<'_>) -> Result<()>;
 
-    /// The exact text to sign to replace a key. `key` must be addressable.
+    /// The exact text to sign to replace a key. `key` must be [addressable](KeyRef::is_addressable).
     fn replacement_challenge(&self, key: &KeyRef) -> Result<String>;
 
     /// Replaces the stored key with this id.
@@ -254,19 +258,24 @@ pub trait Cluster: Sync {
     /// Locks a snapshot with the stored key with this id.
     fn lock(&self, id: u64, key_id: &str) -> Result<()>;
 
-    /// Whether calls that are made at the same time take less time than one after the other, as long
-    /// as one piece of work is done at a time.
+    /// Whether concurrent calls are faster than consecutive ones while only one ceremony runs.
     fn gains_from_concurrency(&self) -> bool;
 
-    /// A command that a user can run to see the cluster's key store or a snapshot, for hints.
-    fn check_command(&self, what: Check) -> String;
+    /// A command that a user can run against this cluster, for hints.
+    fn check_command(&self, what: Check<'_>) -> String;
 }
 
-/// What a check command shows.
+/// What a [check command](Cluster::check_command) does.
 #[derive(Clone, Copy, Debug)]
-pub enum Check {
+pub enum Check<'a> {
+    /// Lists the stored keys.
     Keys,
+    /// Shows a snapshot.
     Snapshot(u64),
-    /// Every snapshot.
+    /// Lists the snapshots.
     Snapshots,
+    /// Enables the stored key with this id.
+    EnableKey(&'a str),
+    /// Changes the comment of the stored key with this id; the user completes the command.
+    CommentKey(&'a str),
 }

@@ -1,5 +1,4 @@
-//! Pure parsers of replies: what the REST API answers, what `qq` makes of it on stdout, and its
-//! failures on stderr. Unknown fields are passed over.
+//! Pure parsers of replies: of the REST API, and of `qq` on stdout. Unknown fields are ignored.
 
 use std::{collections::BTreeMap, fmt, marker::PhantomData};
 
@@ -49,7 +48,7 @@ impl Paging {
     }
 }
 
-/// The REST API's answer to what it refuses.
+/// An error of the REST API.
 #[derive(Deserialize)]
 struct ErrorReply {
     error_class: String,
@@ -58,7 +57,7 @@ struct ErrorReply {
     inner: Option<Box<ErrorReply>>,
 }
 
-/// A list, or by kind as 6.1.0.x has it. An untagged enum would hold all of it a second time.
+/// A list, or by kind in 6.1.0.x. An untagged enum would buffer all of it twice.
 struct UsagesReply(UsageEntries);
 
 impl<'de> Deserialize<'de> for UsagesReply {
@@ -127,7 +126,7 @@ impl TryFrom<AnyUsage> for UsageReply {
     fn try_from(AnyUsage { kind, id }: AnyUsage) -> Result<Self, InvalidId> {
         let id = match (kind.as_str(), id) {
             ("snapshot" | "snapshot_policy", id) => Id::try_from(id)?.0,
-            // A UUID for a replication target; anything for kinds that a later version adds.
+            // A replication target has a UUID; kinds that a later version adds may have anything.
             (_, TextOrNumber(text)) if is_word(&text) => text,
             _ => return Err(InvalidId),
         };
@@ -151,7 +150,7 @@ struct SnapshotReply {
     timestamp: String,
     #[serde(default)]
     expiration: Option<String>,
-    // Without a default: a reply that does not tell must not read as "not locked".
+    // No default: a reply without this field must not read as "not locked".
     #[serde(deserialize_with = "optional_id")]
     lock_key: Option<String>,
 }
@@ -163,7 +162,7 @@ struct StatusesReply {
     paging: Paging,
 }
 
-/// As much of a snapshot as tells whether it is locked.
+/// The part of a snapshot that says whether it is locked.
 #[derive(Deserialize)]
 struct StatusReply {
     id: u64,
@@ -171,7 +170,7 @@ struct StatusReply {
     lock_key: Option<String>,
 }
 
-/// Text, or a number that is taken as text.
+/// Text, or a number taken as text.
 struct TextOrNumber(String);
 
 impl<'de> Deserialize<'de> for TextOrNumber {
@@ -199,7 +198,7 @@ impl<'de> Deserialize<'de> for TextOrNumber {
 }
 
 /// The id of a key, a snapshot or a policy: digits, as a string or a number. Ids go into URLs and into
-/// commands to copy, so nothing else may pass for one.
+/// commands that users copy, so nothing else is accepted.
 #[derive(Deserialize)]
 #[serde(try_from = "TextOrNumber")]
 struct Id(String);
@@ -228,10 +227,10 @@ impl TryFrom<TextOrNumber> for Id {
     }
 }
 
-/// The first `MAX` entries of a list; the others are read and dropped.
+/// The first `MAX` entries of a list; the rest are read and dropped.
 struct Entries<T, const MAX: usize> {
     list: Vec<T>,
-    /// Whether there were others.
+    /// Whether there were more.
     more: bool,
 }
 
@@ -296,7 +295,7 @@ impl From<UsageReply> for Usage {
     }
 }
 
-/// How large a reply may be, so that no cluster can fill the memory of this machine.
+/// The maximum size of a reply: no cluster may exhaust the memory of this machine.
 #[derive(Clone, Copy, Debug)]
 pub struct Limit {
     what: &'static str,
@@ -333,33 +332,33 @@ pub const SNAPSHOTS: Limit = Limit {
     entries: 100_000,
 };
 
-/// How long a text in a reply may be.
+/// The maximum length of a text in a reply, in bytes.
 const TEXT_LIMIT: usize = 64 << 10;
 
-/// How much of an error's own words is shown, in characters.
+/// How much of another program's message is shown, in characters.
 const WORDS_LIMIT: usize = 2_000;
 
 impl Limit {
-    /// What to say when a reply has more bytes.
+    /// The message for a reply with more bytes.
     pub fn exceeded(self) -> String {
         format!("{} is larger than {}", self.what, size(self.bytes))
     }
 
-    /// What to say when a list has more entries.
+    /// The error for a list with more entries.
     pub fn too_many(self) -> NotAReply {
         let words = format!("{} has more than {} entries", self.what, self.entries);
         NotAReply::too_large(words)
     }
 }
 
-/// A reply that is not what was asked for.
+/// A reply that is not the expected one.
 #[derive(Debug, PartialEq, Eq)]
 pub struct NotAReply {
-    /// What should have come.
+    /// The expected reply.
     pub expected: &'static str,
-    /// What is wrong with it, where it is JSON.
+    /// What is wrong with the reply, if it is JSON.
     pub why: Option<String>,
-    /// What is too large about it.
+    /// What is too large in the reply.
     pub too_large: Option<String>,
 }
 
@@ -380,7 +379,7 @@ impl NotAReply {
     }
 }
 
-/// What should have come, and what is wrong.
+/// The expected reply, and what is wrong.
 impl fmt::Display for NotAReply {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.why {
@@ -390,10 +389,10 @@ impl fmt::Display for NotAReply {
     }
 }
 
-/// Some of what was asked for.
+/// A page of a list.
 pub struct Page<T> {
     pub entries: Vec<T>,
-    /// Where the rest is: a path, or a URL.
+    /// The path or URL of the next page.
     pub next: Option<String>,
 }
 
@@ -404,8 +403,8 @@ fn json<T: DeserializeOwned>(reply: &[u8], expected: &'static str) -> Result<T, 
     })
 }
 
-/// The beginning of what somebody else wrote; who reads an error needs no more.
-fn shortened(words: &str) -> String {
+/// The beginning of another program's message.
+pub(super) fn shortened(words: &str) -> String {
     match words.char_indices().nth(WORDS_LIMIT) {
         Some((end, _)) => format!("{}…", &words[..end]),
         None => words.to_owned(),
@@ -413,7 +412,7 @@ fn shortened(words: &str) -> String {
 }
 
 /// # Errors
-/// When a text is longer than any that a cluster holds.
+/// When a text is too long.
 fn check_texts(texts: &[&str]) -> Result<(), NotAReply> {
     match texts.iter().all(|text| text.len() <= TEXT_LIMIT) {
         true => Ok(()),
@@ -437,7 +436,7 @@ impl Usage {
 }
 
 /// # Errors
-/// When there are more than the limit allows.
+/// When there are too many.
 fn usages(reply: UsageEntries) -> Result<Vec<Usage>, NotAReply> {
     if reply.more {
         return Err(USAGES.too_many());
@@ -480,20 +479,20 @@ pub fn usages_page(body: &[u8]) -> Result<Page<Usage>, NotAReply> {
     })
 }
 
-/// `fs_security_add_key --json`. A reply about another key is no reply.
+/// `fs_security_add_key --json`. A reply about another key is rejected.
 pub fn added_key(stdout: &[u8], key: &NewKey<'_>) -> Result<(), NotAReply> {
     let stored = stored_key(stdout)?;
-    about_it(stored.name == key.name && stored.holds(key.public_key), KEY)
+    expect_about(stored.name == key.name && stored.holds(key.public_key), KEY)
 }
 
-/// `fs_security_replace_key --json`. A reply about another key is no reply.
+/// `fs_security_replace_key --json`. A reply about another key is rejected.
 pub fn replaced_key(
     stdout: &[u8],
     key_id: &str,
     replacement: &Replacement<'_>,
 ) -> Result<(), NotAReply> {
     let stored = stored_key(stdout)?;
-    about_it(
+    expect_about(
         stored.id == key_id && stored.holds(replacement.new_key),
         KEY,
     )
@@ -506,11 +505,11 @@ fn stored_key(stdout: &[u8]) -> Result<StoredKey, NotAReply> {
 }
 
 /// Replies can be shifted on a connection, and proxies can mix them up.
-fn about_it(is_about_it: bool, expected: &'static str) -> Result<(), NotAReply> {
-    match is_about_it {
+fn expect_about(is_about: bool, expected: &'static str) -> Result<(), NotAReply> {
+    match is_about {
         true => Ok(()),
         false => Err(NotAReply {
-            why: Some("it is about another one".to_owned()),
+            why: Some("it is about another object".to_owned()),
             ..NotAReply::new(expected)
         }),
     }
@@ -533,10 +532,10 @@ pub fn challenge(stdout: &[u8]) -> Result<String, NotAReply> {
     }
 }
 
-/// `snapshot_get_status`. A reply about another snapshot is no reply.
+/// `snapshot_get_status`. A reply about another snapshot is rejected.
 pub fn snapshot(stdout: &[u8], id: u64) -> Result<Snapshot, NotAReply> {
     let reply: SnapshotReply = json(stdout, SNAPSHOT)?;
-    about_it(reply.id == id, SNAPSHOT)?;
+    expect_about(reply.id == id, SNAPSHOT)?;
     let snapshot = Snapshot {
         id: reply.id,
         name: reply.name,
@@ -587,8 +586,8 @@ pub fn nothing(body: &[u8]) -> Result<(), NotAReply> {
     }
 }
 
-/// The words of the REST API's own error, as `qq` writes them: its class and its description, and
-/// those of an inner error in parentheses. `None` for what is none.
+/// An error of the REST API as `qq` prints it: `class: description`, with those of an inner error in
+/// parentheses. `None` for anything else.
 pub fn api_error(body: &[u8]) -> Option<String> {
     fn words(error: ErrorReply) -> String {
         let outer = format!("{}: {}", error.error_class, error.description);
@@ -623,130 +622,13 @@ fn done(stdout: &[u8], sentence: &str, expected: &'static str) -> Result<(), Not
     }
 }
 
-/// What a `qq` that exited with something else than 0 said.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Complaint {
-    /// The REST API's own answer.
-    Api { status: u16, words: String },
-    /// A status whose body was none of the REST API's.
-    Status { status: u16, words: String },
-    /// The request could not be made; the cluster never got it.
-    NotConnected(String),
-    /// The connection broke; the cluster may have got the request.
-    ConnectionLost(String),
-    /// A `ValueError` inside `qq`.
-    Command(String),
-    /// argparse did not know the arguments; nothing was sent.
-    Usage(String),
-    /// An exception that `qq` did not expect: its last line.
-    Traceback(String),
-    /// Anything else.
-    Other,
-}
-
-/// Errors of name resolution and of `connect`: no request is sent before these are over.
-const NOT_CONNECTED: [&str; 7] = [
-    "Connection refused",
-    "No route to host",
-    "Network is unreachable",
-    "Name or service not known",
-    "Temporary failure in name resolution",
-    "No address associated with hostname",
-    "nodename nor servname provided",
-];
-
-/// Reads what a `qq` that failed wrote. Warnings may stand before the complaint, and a
-/// description may run over several lines.
-pub fn complaint(text: &str) -> Complaint {
-    let mut rest = text;
-    let mut usage_seen = false;
-    while !rest.is_empty() {
-        let line = rest.lines().next().unwrap_or_default();
-        if let Some((status, words)) = printed_error(rest) {
-            // What `qq` makes up where the body names no error class.
-            return match words.starts_with("unknown: ") {
-                true => Complaint::Status { status, words },
-                false => Complaint::Api { status, words },
-            };
-        }
-        if let Some(words) = rest.strip_prefix("Connection error: ") {
-            let words = shortened(words.trim_end());
-            return match NOT_CONNECTED.iter().any(|known| words.contains(known)) {
-                true => Complaint::NotConnected(words),
-                false => Complaint::ConnectionLost(words),
-            };
-        }
-        if let Some(words) = rest.strip_prefix("Command error: ") {
-            return Complaint::Command(shortened(words.trim_end()));
-        }
-        if line.starts_with("Traceback (most recent call last):") {
-            let last = text.trim_end().lines().next_back().unwrap_or_default();
-            return Complaint::Traceback(shortened(last));
-        }
-        usage_seen |= line.starts_with("usage: ");
-        if usage_seen && let Some((_, words)) = line.split_once(": error: ") {
-            return Complaint::Usage(shortened(words.trim_end()));
-        }
-        rest = rest.split_once('\n').map_or("", |(_, rest)| rest);
-    }
-    Complaint::Other
-}
-
-/// `Error 404: fs_no_such_entry_error: …`; the words are all that follows the status.
-fn printed_error(text: &str) -> Option<(u16, String)> {
-    let (status, words) = text.strip_prefix("Error ")?.split_once(": ")?;
-    let status = (status.len() == 3).then(|| status.parse().ok())??;
-    Some((status, shortened(words.trim_end())))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::public_key::PublicKey;
 
     #[test]
-    fn an_api_error_is_found_behind_warnings_and_kept_whole() {
-        let stderr = "x.py:1: DeprecationWarning: old\n  import x\n\
-                      Error 404: fs_no_such_entry_error: no key\nsecond line (inner: why)\n";
-        let words = "fs_no_such_entry_error: no key\nsecond line (inner: why)".to_owned();
-        assert_eq!(complaint(stderr), Complaint::Api { status: 404, words });
-    }
-
-    #[test]
-    fn a_connection_that_never_stood_is_told_from_one_that_broke() {
-        for never in [
-            "[Errno 111] Connection refused",
-            "[Errno -2] Name or service not known",
-        ] {
-            let complaint = complaint(&format!("Connection error: {never}\n"));
-            assert_eq!(complaint, Complaint::NotConnected(never.into()));
-        }
-        for broke in [
-            "Remote end closed connection without response",
-            "The read operation timed out",
-            "[Errno 104] Connection reset by peer",
-        ] {
-            let complaint = complaint(&format!("Connection error: {broke}\n"));
-            assert_eq!(complaint, Complaint::ConnectionLost(broke.into()));
-        }
-    }
-
-    #[test]
-    fn usage_a_traceback_and_silence_are_each_known() {
-        let stderr = "usage: qq fs_security_get_key [-h] (-i ID | -n NAME) [--json]\n\
-                      qq fs_security_get_key: error: one of the arguments -i/--id -n/--name is required\n";
-        let words = "one of the arguments -i/--id -n/--name is required".to_owned();
-        assert_eq!(complaint(stderr), Complaint::Usage(words));
-        let stderr = "Traceback (most recent call last):\n  File \"x\", line 1, in f\n    g()\n\
-                      http.client.InvalidURL: URL can't contain control characters.\n";
-        let words = "http.client.InvalidURL: URL can't contain control characters.".to_owned();
-        assert_eq!(complaint(stderr), Complaint::Traceback(words));
-        assert_eq!(complaint(""), Complaint::Other);
-        assert_eq!(complaint("Error 4040: no status\n"), Complaint::Other);
-    }
-
-    #[test]
-    fn a_challenge_is_taken_byte_for_byte() {
+    fn challenge_is_byte_exact() {
         let stdout = br#"{"challenge": "a\"\\\n \ud83d\udd11 \u00e9 "}"#;
         assert_eq!(challenge(stdout).unwrap(), "a\"\\\n 🔑 é ");
         assert!(challenge(br#"{"challenge": ""}"#).is_err());
@@ -754,7 +636,7 @@ mod tests {
     }
 
     #[test]
-    fn usages_are_read_in_both_forms() {
+    fn usages_parse_in_both_forms() {
         let usage_of = |kind: &str, id: &str| Usage {
             kind: kind.to_owned(),
             id: id.to_owned(),
@@ -776,7 +658,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_reply_to_a_submission_is_no_proof() {
+    fn empty_stdout_does_not_confirm_submission() {
         assert!(unlocked(b"Snapshot 7 is unlocked.\n", 7).is_ok());
         assert!(locked(b"null\n", 7).is_ok());
         assert!(unlocked(b"", 7).is_err());
@@ -784,7 +666,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reply_about_something_else_is_no_reply() {
+    fn reply_about_another_id_is_rejected() {
         assert!(unlocked(b"Snapshot 77 is unlocked.\n", 7).is_err());
         assert!(locked(b"Snapshot 8 is locked with lock key 1.\n", 7).is_err());
         let status = br#"{"id": 8, "lock_key": null}"#;
@@ -820,7 +702,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lock_key_is_text_number_or_null_but_never_left_out() {
+    fn lock_key_is_required() {
         let parse = |lock: &str| snapshot(format!(r#"{{"id": 7{lock}}}"#).as_bytes(), 7);
         let lock_key = |lock: &str| parse(lock).unwrap().lock_key;
         assert_eq!(lock_key(r#", "lock_key": "2""#).as_deref(), Some("2"));
@@ -878,7 +760,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_field_is_named_and_an_unknown_one_passed_over() {
+    fn missing_field_is_named_and_unknown_one_ignored() {
         let key = br#"{"id": "1", "name": "a", "public_key": "b", "new": {"x": [1]}}"#;
         assert_eq!(stored_key(key).unwrap().name, "a");
         let wrong = stored_key(br#"{"id": "1", "name": "a"}"#).unwrap_err();
@@ -892,7 +774,7 @@ mod tests {
     }
 
     #[test]
-    fn pages_name_the_next_one() {
+    fn next_page_is_optional() {
         let next = |paging: &str| {
             let body = format!(r#"{{"usages": [{{"type": "snapshot", "id": 7}}]{paging}}}"#);
             usages_page(body.as_bytes()).unwrap().next
@@ -908,7 +790,7 @@ mod tests {
     }
 
     #[test]
-    fn only_an_empty_body_is_the_reply_to_a_lock() {
+    fn lock_reply_must_be_empty() {
         for done in [&b""[..], b" \r\n", b"null", b"{}"] {
             assert!(nothing(done).is_ok());
         }
@@ -924,7 +806,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_of_the_api_is_worded_as_qq_does() {
+    fn api_error_reads_as_qq_prints_it() {
         let body = br#"{"module": "m", "error_class": "outer_error", "description": "Outer.",
             "stack": [], "user_visible": true,
             "inner": {"error_class": "inner_error", "description": "Inner."}}"#;

@@ -1,4 +1,4 @@
-//! Calls that only read, made once more where that may help; submissions never are.
+//! Retries of reads. Submissions are never retried.
 
 use std::{
     collections::HashSet,
@@ -9,19 +9,20 @@ use std::{
 use super::{Check, Cluster, KeyRef, NewKey, Replacement, Result, Snapshot, StoredKey, Usage};
 use crate::{interrupt, signature::Signature};
 
-/// The pauses before the second and the third time, on average.
+/// The average pauses before the second and the third attempt.
 #[cfg(not(test))]
 const BACK_OFF: [Duration; 2] = [Duration::from_millis(200), Duration::from_millis(800)];
 
-/// As often, without the waiting.
+/// The same number of attempts, without the wait.
 #[cfg(test)]
 const BACK_OFF: [Duration; 2] = [Duration::ZERO; 2];
 
-/// A cluster whose reads are repeated when no connection came about or one broke, or when the
-/// cluster is too busy (429, 503).
+/// A cluster whose reads are retried after a transient failure, as [`Failure::retry_after`] says.
+///
+/// [`Failure::retry_after`]: super::failure::Failure::retry_after
 pub struct Retrying<C> {
     cluster: C,
-    /// A cluster that wants to be left alone for longer than this is given up.
+    /// The total time for retries. A cluster that asks for a longer wait is given up.
     patience: Duration,
 }
 
@@ -37,7 +38,7 @@ impl<C: Cluster> Retrying<C> {
                 Ok(answer) => return Ok(answer),
                 Err(error) => error,
             };
-            let pause = match error.repeat_after {
+            let pause = match error.failure.retry_after() {
                 Some(after) => after.max(jittered(back_off)),
                 None => return Err(error),
             };
@@ -46,15 +47,14 @@ impl<C: Cluster> Retrying<C> {
             {
                 return Err(error);
             }
-            log::info!("{}; trying once more", error.error.chain());
+            log::info!("{}; retrying", error.error.chain());
             interrupt::pause(pause);
         }
         call(&self.cluster)
     }
 }
 
-/// Half to one and a half times as long, so that many that failed together do not come back
-/// together.
+/// Half to one and a half times as long, so that calls that failed together do not retry together.
 fn jittered(duration: Duration) -> Duration {
     let random = RandomState::new().hash_one(());
     let factor = 0.5 + (random >> 11) as f64 / (1u64 << 53) as f64;
@@ -106,7 +106,7 @@ impl<C: Cluster> Cluster for Retrying<C> {
         self.cluster.gains_from_concurrency()
     }
 
-    fn check_command(&self, what: Check) -> String {
+    fn check_command(&self, what: Check<'_>) -> String {
         self.cluster.check_command(what)
     }
 }
@@ -122,9 +122,9 @@ mod tests {
 
     const PATIENCE: Duration = Duration::from_secs(1);
 
-    /// How often the key list is asked for when the first `failures` times fail with `fault`, and
-    /// whether it came in the end.
-    fn asked(failures: usize, fault: Fault) -> (usize, bool) {
+    /// How often the key list is requested when the first `failures` requests fail with `fault`, and
+    /// whether the last one succeeds.
+    fn requests(failures: usize, fault: Fault) -> (usize, bool) {
         let cluster = FakeCluster::new(World::default()).fault(Call::Keys, ..=failures, fault);
         let retrying = Retrying::new(cluster, PATIENCE);
         let came = retrying.keys().is_ok();
@@ -132,33 +132,33 @@ mod tests {
     }
 
     #[test]
-    fn a_read_is_repeated_twice_where_that_may_help() {
+    fn transient_read_failure_is_retried_twice() {
         let passing = || Fault::Passing(Duration::ZERO);
-        assert_eq!(asked(0, passing()), (1, true));
-        assert_eq!(asked(1, passing()), (2, true));
-        assert_eq!(asked(2, passing()), (3, true));
-        assert_eq!(asked(3, passing()), (3, false));
+        assert_eq!(requests(0, passing()), (1, true));
+        assert_eq!(requests(1, passing()), (2, true));
+        assert_eq!(requests(2, passing()), (3, true));
+        assert_eq!(requests(3, passing()), (3, false));
     }
 
     #[test]
-    fn what_would_fail_again_is_not_repeated() {
+    fn permanent_failure_is_not_retried() {
         for fault in [
             Fault::Refused,
             Fault::Unauthorized,
             Fault::NotSent,
             Fault::Lost,
         ] {
-            assert_eq!(asked(1, fault), (1, false));
+            assert_eq!(requests(1, fault), (1, false));
         }
     }
 
     #[test]
-    fn a_cluster_that_wants_to_be_left_alone_for_long_is_given_up() {
-        assert_eq!(asked(1, Fault::Passing(PATIENCE * 2)), (1, false));
+    fn retry_after_beyond_patience_is_not_awaited() {
+        assert_eq!(requests(1, Fault::Passing(PATIENCE * 2)), (1, false));
     }
 
     #[test]
-    fn a_submission_is_never_repeated() {
+    fn submission_is_never_retried() {
         let source = FakeSource::new("a.pem");
         let signer = source.open().unwrap().unlock().unwrap();
         let signature = signer.sign(b"text").unwrap();
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn pauses_differ() {
+    fn pauses_are_jittered() {
         let pauses: Vec<Duration> = (0..64).map(|_| jittered(PATIENCE)).collect();
         let between = PATIENCE / 2..=PATIENCE * 3 / 2;
         assert!(pauses.iter().all(|pause| between.contains(pause)));

@@ -41,7 +41,7 @@ fn logged_in(run: &Run) -> bool {
 }
 
 #[test]
-fn the_credentials_that_qq_keeps_for_the_cluster_are_taken() {
+fn qq_credentials_for_the_cluster_are_used() {
     let core = Core::start();
     for (host, folder) in [
         ("127.0.0.1", ".config"),
@@ -64,7 +64,7 @@ fn the_credentials_that_qq_keeps_for_the_cluster_are_taken() {
 }
 
 #[test]
-fn a_relative_xdg_config_home_is_passed_over() {
+fn relative_xdg_config_home_is_ignored() {
     let core = Core::start();
     let qkey = without_credentials(&core).env("XDG_CONFIG_HOME", "xdg");
     let store = store_of(&core, "127.0.0.1");
@@ -74,7 +74,7 @@ fn a_relative_xdg_config_home_is_passed_over() {
 }
 
 #[test]
-fn the_older_place_is_taken_where_there_is_no_other() {
+fn legacy_credentials_file_is_the_fallback() {
     let core = Core::start();
     let qkey = without_credentials(&core);
     qkey.write(".qfsd_cred", stored(TOKEN));
@@ -88,15 +88,16 @@ fn the_older_place_is_taken_where_there_is_no_other() {
 }
 
 #[test]
-fn without_credentials_the_cluster_says_so_and_qkey_what_to_do() {
+fn missing_credentials_say_how_to_log_in() {
     let core = Core::start();
     let qkey = without_credentials(&core);
     assert_data_eq!(qkey.run(["keys"]).transcript(), str![[r#"
 exit 6
 --- stdout
 --- stderr
-error: 127.0.0.1:[PORT] refused fs_security_list_keys: Error 401: http_unauthorized_error: Need to log in first to establish credentials.
-hint: log in first: `qq --host=127.0.0.1 --port=[PORT] login -u USER`, or give a token with QKEY_TOKEN or QKEY_TOKEN_FILE
+error: not logged in to 127.0.0.1:[PORT] (no credentials in [DIR]/.config/qumulo/credentials/127.0.0.1_[PORT] or [DIR]/.qfsd_cred)
+  caused by: Error 401: http_unauthorized_error: Need to log in first to establish credentials.
+hint: log in first: `qq --host=127.0.0.1 --port=[PORT] login -u USER`, or provide a token in QKEY_TOKEN or QKEY_TOKEN_FILE
 
 "#]].raw());
     // A credentials file that is named and not there is the same.
@@ -105,15 +106,16 @@ hint: log in first: `qq --host=127.0.0.1 --port=[PORT] login -u USER`, or give a
 exit 6
 --- stdout
 --- stderr
-error: 127.0.0.1:[PORT] refused fs_security_list_keys: Error 401: http_unauthorized_error: Need to log in first to establish credentials.
-hint: log in first: `qq --host=127.0.0.1 --port=[PORT] --credentials-store=nowhere.json login -u USER`, or give a token with QKEY_TOKEN or QKEY_TOKEN_FILE
+error: not logged in to 127.0.0.1:[PORT] (no credentials in nowhere.json)
+  caused by: Error 401: http_unauthorized_error: Need to log in first to establish credentials.
+hint: log in first: `qq --host=127.0.0.1 --port=[PORT] --credentials-store=nowhere.json login -u USER`, or provide a token in QKEY_TOKEN or QKEY_TOKEN_FILE
 
 "#]].raw());
     assert_eq!(core.count("list_keys"), 2);
 }
 
 #[test]
-fn a_flag_beats_the_environment_which_beats_the_file() {
+fn token_precedence() {
     let core = Core::start();
     let configure = |qkey: &Qkey, store: &str| {
         qkey.configure(&format!(
@@ -173,7 +175,7 @@ fn a_flag_beats_the_environment_which_beats_the_file() {
 }
 
 #[test]
-fn config_show_tells_where_the_token_is_and_never_the_token() {
+fn config_show_names_the_token_source() {
     let core = Core::start();
     let show = ["config", "show"];
     let line = |qkey: &Qkey| {
@@ -213,7 +215,7 @@ via rest environment, QKEY_VIA
 }
 
 #[test]
-fn a_token_file_is_one_line() {
+fn token_file_has_one_line() {
     let core = Core::start();
     let qkey = without_credentials(&core).env("QKEY_TOKEN_FILE", "token");
     for text in ["test-token", "test-token\n", "test-token\r\n"] {
@@ -223,7 +225,7 @@ fn a_token_file_is_one_line() {
 }
 
 #[test]
-fn what_is_no_token_is_an_error_before_anything_is_sent() {
+fn invalid_token_is_refused_before_connecting() {
     let core = Core::start();
     let long = "x".repeat((64 << 10) + 1);
     let cases: [(&str, &[u8]); 7] = [
@@ -259,55 +261,55 @@ fn what_is_no_token_is_an_error_before_anything_is_sent() {
     }
     assert_data_eq!(said, str![[r#"
 ==== empty
-error: token holds no token: it must be one line of visible ASCII, without blanks
-hint: log in first: `qq --host=127.0.0.1 --port=[PORT] login -u USER`, or give a token with QKEY_TOKEN or QKEY_TOKEN_FILE
+error: token holds no token: it must be one line of visible ASCII without spaces
+hint: log in first: `qq --host=127.0.0.1 --port=[PORT] login -u USER`, or provide a token in QKEY_TOKEN or QKEY_TOKEN_FILE
 ==== a blank line
-error: token holds no token: it must be one line of visible ASCII, without blanks
-hint: log in first: `qq --host=127.0.0.1 --port=[PORT] login -u USER`, or give a token with QKEY_TOKEN or QKEY_TOKEN_FILE
+error: token holds no token: it must be one line of visible ASCII without spaces
+hint: log in first: `qq --host=127.0.0.1 --port=[PORT] login -u USER`, or provide a token in QKEY_TOKEN or QKEY_TOKEN_FILE
 ==== two words
-error: token holds no token: it must be one line of visible ASCII, without blanks
-hint: log in first: `qq --host=127.0.0.1 --port=[PORT] login -u USER`, or give a token with QKEY_TOKEN or QKEY_TOKEN_FILE
+error: token holds no token: it must be one line of visible ASCII without spaces
+hint: log in first: `qq --host=127.0.0.1 --port=[PORT] login -u USER`, or provide a token in QKEY_TOKEN or QKEY_TOKEN_FILE
 ==== two lines
-error: token holds no token: it must be one line of visible ASCII, without blanks
-hint: log in first: `qq --host=127.0.0.1 --port=[PORT] login -u USER`, or give a token with QKEY_TOKEN or QKEY_TOKEN_FILE
+error: token holds no token: it must be one line of visible ASCII without spaces
+hint: log in first: `qq --host=127.0.0.1 --port=[PORT] login -u USER`, or provide a token in QKEY_TOKEN or QKEY_TOKEN_FILE
 ==== not UTF-8
 error: cannot read the credentials in token
   caused by: invalid utf-8 sequence of 1 bytes from index 10
-hint: log in first: `qq --host=127.0.0.1 --port=[PORT] login -u USER`, or give a token with QKEY_TOKEN or QKEY_TOKEN_FILE
+hint: log in first: `qq --host=127.0.0.1 --port=[PORT] login -u USER`, or provide a token in QKEY_TOKEN or QKEY_TOKEN_FILE
 ==== too long
 error: cannot read the credentials in token
   caused by: it is longer than 65536 bytes
-hint: log in first: `qq --host=127.0.0.1 --port=[PORT] login -u USER`, or give a token with QKEY_TOKEN or QKEY_TOKEN_FILE
+hint: log in first: `qq --host=127.0.0.1 --port=[PORT] login -u USER`, or provide a token in QKEY_TOKEN or QKEY_TOKEN_FILE
 ==== a control character
-error: token holds no token: it must be one line of visible ASCII, without blanks
-hint: log in first: `qq --host=127.0.0.1 --port=[PORT] login -u USER`, or give a token with QKEY_TOKEN or QKEY_TOKEN_FILE
+error: token holds no token: it must be one line of visible ASCII without spaces
+hint: log in first: `qq --host=127.0.0.1 --port=[PORT] login -u USER`, or provide a token in QKEY_TOKEN or QKEY_TOKEN_FILE
 ==== not there
 error: cannot read the credentials in nowhere
   caused by: No such file or directory (os error 2)
-hint: log in first: `qq --host=127.0.0.1 --port=[PORT] login -u USER`, or give a token with QKEY_TOKEN or QKEY_TOKEN_FILE
+hint: log in first: `qq --host=127.0.0.1 --port=[PORT] login -u USER`, or provide a token in QKEY_TOKEN or QKEY_TOKEN_FILE
 ==== a folder
 error: cannot read the credentials in .
   caused by: Is a directory (os error 21)
-hint: log in first: `qq --host=127.0.0.1 --port=[PORT] login -u USER`, or give a token with QKEY_TOKEN or QKEY_TOKEN_FILE
+hint: log in first: `qq --host=127.0.0.1 --port=[PORT] login -u USER`, or provide a token in QKEY_TOKEN or QKEY_TOKEN_FILE
 ==== none
-error: QKEY_TOKEN_FILE names no file
-hint: log in first: `qq --host=127.0.0.1 --port=[PORT] login -u USER`, or give a token with QKEY_TOKEN or QKEY_TOKEN_FILE
+error: QKEY_TOKEN_FILE is empty
+hint: log in first: `qq --host=127.0.0.1 --port=[PORT] login -u USER`, or provide a token in QKEY_TOKEN or QKEY_TOKEN_FILE
 ==== QKEY_TOKEN=""
-error: QKEY_TOKEN holds no token: it must be one line of visible ASCII, without blanks
-hint: log in first: `qq --host=127.0.0.1 --port=[PORT] login -u USER`, or give a token with QKEY_TOKEN or QKEY_TOKEN_FILE
+error: QKEY_TOKEN holds no token: it must be one line of visible ASCII without spaces
+hint: log in first: `qq --host=127.0.0.1 --port=[PORT] login -u USER`, or provide a token in QKEY_TOKEN or QKEY_TOKEN_FILE
 ==== QKEY_TOKEN="test-token x"
-error: QKEY_TOKEN holds no token: it must be one line of visible ASCII, without blanks
-hint: log in first: `qq --host=127.0.0.1 --port=[PORT] login -u USER`, or give a token with QKEY_TOKEN or QKEY_TOKEN_FILE
+error: QKEY_TOKEN holds no token: it must be one line of visible ASCII without spaces
+hint: log in first: `qq --host=127.0.0.1 --port=[PORT] login -u USER`, or provide a token in QKEY_TOKEN or QKEY_TOKEN_FILE
 ==== QKEY_TOKEN="test-token\n\n\nx"
-error: QKEY_TOKEN holds no token: it must be one line of visible ASCII, without blanks
-hint: log in first: `qq --host=127.0.0.1 --port=[PORT] login -u USER`, or give a token with QKEY_TOKEN or QKEY_TOKEN_FILE
+error: QKEY_TOKEN holds no token: it must be one line of visible ASCII without spaces
+hint: log in first: `qq --host=127.0.0.1 --port=[PORT] login -u USER`, or provide a token in QKEY_TOKEN or QKEY_TOKEN_FILE
 
 "#]].raw());
     assert_eq!(core.connections(), 0);
 }
 
 #[test]
-fn credentials_that_qq_did_not_write_are_an_error_that_does_not_show_them() {
+fn invalid_credentials_file_is_not_quoted() {
     let core = Core::start();
     let cases = [
         ("not JSON", TOKEN.to_owned()),
@@ -342,42 +344,42 @@ fn credentials_that_qq_did_not_write_are_an_error_that_does_not_show_them() {
     }
     assert_data_eq!(said, str![[r#"
 ==== not JSON
-error: [CREDENTIALS] holds no login of qq: it is not the JSON with a bearer_token that `qq login` writes
-hint: log in first: `qq --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] login -u USER`, or give a token with QKEY_TOKEN or QKEY_TOKEN_FILE
+error: [CREDENTIALS] is not a credentials file of qq: it must be the JSON with a bearer_token that `qq login` writes
+hint: log in first: `qq --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] login -u USER`, or provide a token in QKEY_TOKEN or QKEY_TOKEN_FILE
 ==== cut off
-error: [CREDENTIALS] holds no login of qq: it is not the JSON with a bearer_token that `qq login` writes
-hint: log in first: `qq --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] login -u USER`, or give a token with QKEY_TOKEN or QKEY_TOKEN_FILE
+error: [CREDENTIALS] is not a credentials file of qq: it must be the JSON with a bearer_token that `qq login` writes
+hint: log in first: `qq --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] login -u USER`, or provide a token in QKEY_TOKEN or QKEY_TOKEN_FILE
 ==== another version
-error: [CREDENTIALS] holds no login of qq: its version is 2, not 1
-hint: log in first: `qq --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] login -u USER`, or give a token with QKEY_TOKEN or QKEY_TOKEN_FILE
+error: [CREDENTIALS] is not a credentials file of qq: its version is 2, not 1
+hint: log in first: `qq --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] login -u USER`, or provide a token in QKEY_TOKEN or QKEY_TOKEN_FILE
 ==== no version
-error: [CREDENTIALS] holds no login of qq: it is not the JSON with a bearer_token that `qq login` writes
-hint: log in first: `qq --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] login -u USER`, or give a token with QKEY_TOKEN or QKEY_TOKEN_FILE
+error: [CREDENTIALS] is not a credentials file of qq: it must be the JSON with a bearer_token that `qq login` writes
+hint: log in first: `qq --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] login -u USER`, or provide a token in QKEY_TOKEN or QKEY_TOKEN_FILE
 ==== no token
-error: [CREDENTIALS] holds no login of qq: it is not the JSON with a bearer_token that `qq login` writes
-hint: log in first: `qq --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] login -u USER`, or give a token with QKEY_TOKEN or QKEY_TOKEN_FILE
+error: [CREDENTIALS] is not a credentials file of qq: it must be the JSON with a bearer_token that `qq login` writes
+hint: log in first: `qq --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] login -u USER`, or provide a token in QKEY_TOKEN or QKEY_TOKEN_FILE
 ==== null
-error: [CREDENTIALS] holds no login of qq: it is not the JSON with a bearer_token that `qq login` writes
-hint: log in first: `qq --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] login -u USER`, or give a token with QKEY_TOKEN or QKEY_TOKEN_FILE
+error: [CREDENTIALS] is not a credentials file of qq: it must be the JSON with a bearer_token that `qq login` writes
+hint: log in first: `qq --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] login -u USER`, or provide a token in QKEY_TOKEN or QKEY_TOKEN_FILE
 ==== a list
-error: [CREDENTIALS] holds no login of qq: it is not the JSON with a bearer_token that `qq login` writes
-hint: log in first: `qq --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] login -u USER`, or give a token with QKEY_TOKEN or QKEY_TOKEN_FILE
+error: [CREDENTIALS] is not a credentials file of qq: it must be the JSON with a bearer_token that `qq login` writes
+hint: log in first: `qq --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] login -u USER`, or provide a token in QKEY_TOKEN or QKEY_TOKEN_FILE
 ==== an empty token
-error: [CREDENTIALS] holds no token: it must be one line of visible ASCII, without blanks
-hint: log in first: `qq --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] login -u USER`, or give a token with QKEY_TOKEN or QKEY_TOKEN_FILE
+error: [CREDENTIALS] holds no token: it must be one line of visible ASCII without spaces
+hint: log in first: `qq --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] login -u USER`, or provide a token in QKEY_TOKEN or QKEY_TOKEN_FILE
 ==== a token of two lines
-error: [CREDENTIALS] holds no token: it must be one line of visible ASCII, without blanks
-hint: log in first: `qq --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] login -u USER`, or give a token with QKEY_TOKEN or QKEY_TOKEN_FILE
+error: [CREDENTIALS] holds no token: it must be one line of visible ASCII without spaces
+hint: log in first: `qq --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] login -u USER`, or provide a token in QKEY_TOKEN or QKEY_TOKEN_FILE
 ==== empty
-error: [CREDENTIALS] holds no login of qq: it is not the JSON with a bearer_token that `qq login` writes
-hint: log in first: `qq --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] login -u USER`, or give a token with QKEY_TOKEN or QKEY_TOKEN_FILE
+error: [CREDENTIALS] is not a credentials file of qq: it must be the JSON with a bearer_token that `qq login` writes
+hint: log in first: `qq --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] login -u USER`, or provide a token in QKEY_TOKEN or QKEY_TOKEN_FILE
 
 "#]].raw());
     assert_eq!(core.connections(), 0);
 }
 
 #[test]
-fn escapes_and_unknown_fields_in_the_credentials_are_read() {
+fn credentials_with_escapes_and_unknown_fields_parse() {
     let core = Core::start();
     let qkey = without_credentials(&core).env("QKEY_CREDENTIALS_STORE", "store.json");
     qkey.write(
@@ -388,7 +390,7 @@ fn escapes_and_unknown_fields_in_the_credentials_are_read() {
 }
 
 #[test]
-fn credentials_without_the_permission_to_read_them_are_an_error() {
+fn unreadable_credentials_are_an_error() {
     let core = Core::start();
     let qkey = without_credentials(&core);
     let store = qkey.write("store.json", stored(TOKEN));
@@ -407,14 +409,14 @@ exit 6
 --- stderr
 error: cannot read the credentials in store.json
   caused by: Permission denied (os error 13)
-hint: log in first: `qq --host=127.0.0.1 --port=[PORT] --credentials-store=store.json login -u USER`, or give a token with QKEY_TOKEN or QKEY_TOKEN_FILE
+hint: log in first: `qq --host=127.0.0.1 --port=[PORT] --credentials-store=store.json login -u USER`, or provide a token in QKEY_TOKEN or QKEY_TOKEN_FILE
 
 "#]].raw());
     assert_eq!(core.connections(), 0);
 }
 
 #[test]
-fn credentials_that_others_can_read_are_warned_of() {
+fn credentials_readable_by_others_warn() {
     let core = Core::start();
     for (variable, name, text) in [
         ("QKEY_CREDENTIALS_STORE", "store.json", stored(TOKEN)),
@@ -436,7 +438,7 @@ fn credentials_that_others_can_read_are_warned_of() {
 }
 
 #[test]
-fn a_ca_file_that_others_can_write_is_warned_of_and_used() {
+fn ca_file_writable_by_others_warns() {
     let core = Core::start();
     let qkey = Qkey::with_rest(&core);
     let keys_with_mode = |mode| {
@@ -461,7 +463,7 @@ fn with_fifo(core: &Core, variable: &str) -> Qkey {
 }
 
 #[test]
-fn a_fifo_that_nobody_writes_is_given_up_in_time() {
+fn credentials_fifo_without_writer_times_out() {
     let core = Core::start();
     let said = side_by_side(&["QKEY_TOKEN_FILE", "QKEY_CREDENTIALS_STORE"], |variable| {
         let qkey = with_fifo(&core, variable);
@@ -474,20 +476,20 @@ exit 6
 --- stderr
 error: cannot read the credentials in fifo
   caused by: nothing came within 1 s
-hint: log in first: `qq --host=127.0.0.1 --port=[PORT] login -u USER`, or give a token with QKEY_TOKEN or QKEY_TOKEN_FILE
+hint: log in first: `qq --host=127.0.0.1 --port=[PORT] login -u USER`, or provide a token in QKEY_TOKEN or QKEY_TOKEN_FILE
 ==== QKEY_CREDENTIALS_STORE
 exit 6
 --- stdout
 --- stderr
 error: cannot read the credentials in [CREDENTIALS]
   caused by: nothing came within 1 s
-hint: log in first: `qq --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] login -u USER`, or give a token with QKEY_TOKEN or QKEY_TOKEN_FILE
+hint: log in first: `qq --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] login -u USER`, or provide a token in QKEY_TOKEN or QKEY_TOKEN_FILE
 
 "#]].raw());
 }
 
 #[test]
-fn a_signal_ends_the_wait_for_a_token() {
+fn interrupt_while_reading_token_exits() {
     let core = Core::start();
     let qkey = with_fifo(&core, "QKEY_TOKEN_FILE");
     let child = qkey.command(["keys"]).spawn().expect("qkey runs");
@@ -524,7 +526,7 @@ fn with_nosy_program(qkey: &Qkey) {
 }
 
 #[test]
-fn the_token_never_reaches_the_programs_that_qkey_runs() {
+fn token_is_withheld_from_programs() {
     let core = Core::start();
     let key = core.add_key(json!({ "name": "lock", "public_key": ALICE_PUBLIC }));
     core.add_snapshot(json!({ "id": 7, "lock_key": key }));
@@ -561,7 +563,7 @@ fn the_token_never_reaches_the_programs_that_qkey_runs() {
 }
 
 #[test]
-fn the_token_is_in_no_output_however_it_goes() {
+fn token_is_never_printed() {
     let core = Core::start();
     let key = core.add_key(json!({ "name": "lock", "public_key": ALICE_PUBLIC }));
     core.add_snapshot(json!({ "id": 7, "lock_key": key }));

@@ -171,7 +171,7 @@ fn answer(
 }
 
 #[test]
-fn qq_itself_sends_the_other_clusters_token_to_the_local_socket() {
+fn real_qq_sends_the_token_to_the_local_socket() {
     let node = Node::new();
     let mut command = Command::new(qq(QQ_VERSION));
     command
@@ -229,7 +229,7 @@ exit 2
 --- stderr
 error: qq cannot be trusted to reach 203.0.113.9:8000 from this machine
   caused by: this is a cluster node: /run/qfsd/rest.sock exists, and qq 7.5.3 and later sends every request there, whatever host and port it is given
-hint: add --via rest, with --ca-file PEM or --tls-fingerprint sha256:HEX to verify the cluster; for this node's own cluster, give no host and no port
+hint: add --via rest, with --ca-file PEM or --tls-fingerprint sha256:HEX to verify the cluster; for this node's own cluster, omit host and port
 
 "#]]
     );
@@ -240,7 +240,7 @@ hint: add --via rest, with --ca-file PEM or --tls-fingerprint sha256:HEX to veri
 exit 2
 --- stdout
 --- stderr
-{"error":{"kind":"usage","message":"qq cannot be trusted to reach 203.0.113.9:8000 from this machine","causes":["this is a cluster node: /run/qfsd/rest.sock exists, and qq 7.5.3 and later sends every request there, whatever host and port it is given"],"hint":"add --via rest, with --ca-file PEM or --tls-fingerprint sha256:HEX to verify the cluster; for this node's own cluster, give no host and no port","exit_code":2}}
+{"error":{"kind":"usage","message":"qq cannot be trusted to reach 203.0.113.9:8000 from this machine","causes":["this is a cluster node: /run/qfsd/rest.sock exists, and qq 7.5.3 and later sends every request there, whatever host and port it is given"],"hint":"add --via rest, with --ca-file PEM or --tls-fingerprint sha256:HEX to verify the cluster; for this node's own cluster, omit host and port","exit_code":2}}
 
 "#]]
     );
@@ -248,7 +248,7 @@ exit 2
 }
 
 #[test]
-fn a_host_from_the_environment_or_the_configuration_file_is_refused_too() {
+fn host_from_environment_or_configuration_is_refused() {
     let node = Node::new();
     let run = node.run_with(&["keys"], |command| {
         command.env("QKEY_HOST", OTHER);
@@ -296,7 +296,7 @@ fn any_file_type_at_the_socket_path_is_refused() {
 }
 
 #[test]
-fn a_node_without_the_socket_reaches_other_hosts() {
+fn node_without_socket_reaches_other_hosts() {
     let node = Node::with_socket_replaced(|_| {});
     node.qkey
         .write_program("qq", "#!/bin/sh\necho '{\"entries\": []}'\n");
@@ -309,7 +309,7 @@ fn a_node_without_the_socket_reaches_other_hosts() {
 }
 
 #[test]
-fn a_socket_that_appears_between_two_calls_is_noticed() {
+fn socket_appearing_between_calls_is_noticed() {
     let node = Node::with_socket_replaced(|_| {});
     let reply = json!({ "id": 7, "lock_key": null });
     let keys = json!({ "entries": [{ "id": "1", "name": "a", "public_key": ALICE_PUBLIC }] });
@@ -331,7 +331,7 @@ fn a_socket_that_appears_between_two_calls_is_noticed() {
 }
 
 #[test]
-fn this_nodes_own_names_are_reached_through_the_socket() {
+fn own_names_reach_the_socket() {
     let node = Node::new();
     for host in [
         None,
@@ -375,7 +375,7 @@ fn this_nodes_own_names_are_reached_through_the_socket() {
 }
 
 #[test]
-fn a_forwarded_local_port_is_refused() {
+fn forwarded_local_port_is_refused() {
     let node = Node::new();
     // A tunnel to another cluster, which qq would not use.
     for args in [
@@ -395,14 +395,14 @@ exit 2
 --- stderr
 error: qq cannot be trusted to reach localhost:9000 from this machine
   caused by: this is a cluster node: /run/qfsd/rest.sock exists, and qq 7.5.3 and later sends every request there, whatever host and port it is given
-hint: add --via rest, with --ca-file PEM or --tls-fingerprint sha256:HEX to verify the cluster; for this node's own cluster, give no host and no port
+hint: add --via rest, with --ca-file PEM or --tls-fingerprint sha256:HEX to verify the cluster; for this node's own cluster, omit host and port
 
 "#]]
     );
 }
 
 #[test]
-fn a_node_unlocks_its_own_snapshot_through_the_socket() {
+fn node_unlocks_its_own_snapshot() {
     let node = Node::new();
     let run = node.run(&["unlock", "--id=7", "--key=alice.pem"]);
     assert_eq!(run.code, 0, "{run:?}");

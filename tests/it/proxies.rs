@@ -27,7 +27,7 @@ fn transcript(proxy: u16, run: &Run) -> String {
 }
 
 #[test]
-fn a_cluster_is_reached_through_the_proxy_for_https_alone() {
+fn only_https_proxies_are_used() {
     let core = Core::start();
     let key = core.add_key(json!({ "name": "lock", "public_key": ALICE_PUBLIC }));
     core.add_snapshot(json!({ "id": 7, "lock_key": key }));
@@ -55,7 +55,7 @@ fn a_cluster_is_reached_through_the_proxy_for_https_alone() {
 }
 
 #[test]
-fn the_more_particular_variable_wins() {
+fn https_proxy_beats_all_proxy() {
     let core = Core::start();
     let (wanted, other) = (
         Proxy::start(Serves::Everybody),
@@ -74,7 +74,7 @@ fn the_more_particular_variable_wins() {
 }
 
 #[test]
-fn a_proxy_gets_its_credentials_and_nothing_of_the_clusters() {
+fn proxy_sees_only_its_own_credentials() {
     let core = Core::start();
     let proxy = Proxy::start(Serves::Only(CREDENTIALS));
     let qkey = through(&core, "https_proxy", &proxy.url_for("me:hunter%202"));
@@ -87,7 +87,7 @@ fn a_proxy_gets_its_credentials_and_nothing_of_the_clusters() {
 }
 
 #[test]
-fn a_proxy_that_refuses_is_named_and_its_password_is_not() {
+fn refusing_proxy_is_named_without_password() {
     let core = Core::start();
     let said = |serves, user: &str| {
         let proxy = Proxy::start(serves);
@@ -113,20 +113,20 @@ fn a_proxy_that_refuses_is_named_and_its_password_is_not() {
 exit 7
 --- stdout
 --- stderr
-error: cannot reach 127.0.0.1:[PORT]: through the proxy 127.0.0.1:[PROXY]: it answered 407 Proxy Authentication Required
-hint: give the proxy's own user and password in HTTPS_PROXY: http://USER:PASSWORD@HOST:PORT
+error: cannot reach 127.0.0.1:[PORT]: through the proxy 127.0.0.1:[PROXY]: it responded with 407 Proxy Authentication Required
+hint: set the proxy's user and password in HTTPS_PROXY: http://USER:PASSWORD@HOST:PORT
 exit 7
 --- stdout
 --- stderr
-error: cannot reach 127.0.0.1:[PORT]: through the proxy 127.0.0.1:[PROXY]: it answered 403 Forbidden
-hint: check the proxy that HTTPS_PROXY names, or name the cluster's host in no_proxy; then --host and --port
+error: cannot reach 127.0.0.1:[PORT]: through the proxy 127.0.0.1:[PROXY]: it responded with 403 Forbidden
+hint: check the proxy that HTTPS_PROXY names, or list the cluster's host in no_proxy; then check --host and --port
 
 "#]].raw());
     assert_eq!(core.connections(), 0);
 }
 
 #[test]
-fn a_proxy_that_cannot_be_reached_is_named() {
+fn unreachable_proxy_is_named() {
     let core = Core::start();
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let port = listener.local_addr().expect("an address").port();
@@ -140,7 +140,7 @@ exit 7
 --- stdout
 --- stderr
 error: cannot reach 127.0.0.1:[PORT]: through the proxy 127.0.0.1:[PROXY]: Connection refused (os error 111)
-hint: check the proxy that https_proxy names, or name the cluster's host in no_proxy; then --host and --port
+hint: check the proxy that https_proxy names, or list the cluster's host in no_proxy; then check --host and --port
 
 "#]]
         .raw()
@@ -148,7 +148,7 @@ hint: check the proxy that https_proxy names, or name the cluster's host in no_p
 }
 
 #[test]
-fn a_cluster_that_the_proxy_cannot_reach_is_told_of() {
+fn cluster_unreachable_from_proxy() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let port = listener.local_addr().expect("an address").port();
     drop(listener);
@@ -165,8 +165,8 @@ fn a_cluster_that_the_proxy_cannot_reach_is_told_of() {
 exit 7
 --- stdout
 --- stderr
-error: cannot reach 127.0.0.1:[PORT]: through the proxy 127.0.0.1:[PROXY]: it answered 502 Bad Gateway
-hint: check the proxy that https_proxy names, or name the cluster's host in no_proxy; then --host and --port
+error: cannot reach 127.0.0.1:[PORT]: through the proxy 127.0.0.1:[PROXY]: it responded with 502 Bad Gateway
+hint: check the proxy that https_proxy names, or list the cluster's host in no_proxy; then check --host and --port
 
 "#]]
         .raw()
@@ -174,7 +174,7 @@ hint: check the proxy that https_proxy names, or name the cluster's host in no_p
 }
 
 #[test]
-fn a_proxy_is_passed_by_for_the_hosts_of_no_proxy() {
+fn no_proxy_hosts_bypass_the_proxy() {
     let core = Core::start();
     let proxy = Proxy::start(Serves::Nobody);
     for (host, exceptions) in [
@@ -210,7 +210,7 @@ fn a_proxy_is_passed_by_for_the_hosts_of_no_proxy() {
 }
 
 #[test]
-fn ipv6_is_passed_by_and_goes_through() {
+fn ipv6_with_and_without_proxy() {
     let core = Core::start_with(&["--bind=::1"]);
     let refusing = Proxy::start(Serves::Nobody);
     for exceptions in ["::1", "[::1]", "::/64"] {
@@ -223,7 +223,7 @@ fn ipv6_is_passed_by_and_goes_through() {
 }
 
 #[test]
-fn what_is_no_proxy_that_can_be_used_is_an_error_before_anything_is_sent() {
+fn invalid_proxy_is_refused_before_connecting() {
     let core = Core::start();
     for url in [
         "socks5://me:hunter2@127.0.0.1:1080",
@@ -243,8 +243,8 @@ fn what_is_no_proxy_that_can_be_used_is_an_error_before_anything_is_sent() {
         assert_data_eq!(
             run.stderr,
             str![[r#"
-error: all_proxy names no proxy that can be used
-hint: it must be http://HOST:PORT, with USER:PASSWORD@ before the host where need be
+error: all_proxy does not name a usable proxy
+hint: it must be http://HOST:PORT or http://USER:PASSWORD@HOST:PORT
 
 "#]]
             .raw()
@@ -254,7 +254,7 @@ hint: it must be http://HOST:PORT, with USER:PASSWORD@ before the host where nee
 }
 
 #[test]
-fn a_proxy_that_drips_is_given_up_in_time() {
+fn dripping_proxy_times_out() {
     let core = Core::start();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -275,7 +275,7 @@ exit 7
 --- stdout
 --- stderr
 error: cannot reach 127.0.0.1:[PORT]: through the proxy 127.0.0.1:[PROXY]: no connection within 2 s
-hint: look whether the cluster answers, or give it longer with --timeout SECONDS
+hint: check whether the cluster responds, or give it more time with --timeout SECONDS
 
 "#]]
         .raw()

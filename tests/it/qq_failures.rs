@@ -73,7 +73,7 @@ fn keys_with_fault(fault: &str) -> (Mock, Run) {
 }
 
 #[test]
-fn each_way_to_fail_is_told_apart() {
+fn qq_failures_are_distinguished() {
     let faults = [
         "traceback",
         "garbage",
@@ -112,130 +112,139 @@ fn each_way_to_fail_is_told_apart() {
 exit 7
 --- stdout
 --- stderr
-error: cluster:8000 answered fs_security_list_keys with something other than its REST API does: qumulo.lib.request.APIException: Error loading data: Expecting value: line 1 column 1 (char 0)
-hint: check --host and --port: a proxy or another service may answer there
+error: unexpected reply from cluster:8000 to the request to list the lock keys
+  caused by: qumulo.lib.request.APIException: Error loading data: Expecting value: line 1 column 1 (char 0)
+hint: check --host and --port: a proxy or another service may respond there
 ==== garbage
 exit 7
 --- stdout
 --- stderr
-error: qq gave no usable answer to fs_security_list_keys
-  caused by: `[QQ]` answered with something other than a list of keys in JSON: <html> This is not what you are looking for.
-hint: run `[QQ] --host=cluster fs_security_list_keys --help` by hand; if qq itself works, run this again with -vv and report what it shows
+error: unexpected reply from cluster:8000 to the request to list the lock keys
+  caused by: expected a list of keys in JSON, got: <html> This is not what you are looking for.
+hint: check that `[QQ] --host=cluster fs_security_list_keys --help` works; if it does, run this again with -vv and report the output
 ==== empty
 exit 7
 --- stdout
 --- stderr
-error: qq gave no usable answer to fs_security_list_keys
-  caused by: `[QQ]` answered with something other than a list of keys in JSON: (nothing)
-hint: run `[QQ] --host=cluster fs_security_list_keys --help` by hand; if qq itself works, run this again with -vv and report what it shows
+error: unexpected reply from cluster:8000 to the request to list the lock keys
+  caused by: expected a list of keys in JSON, got: (nothing)
+hint: check that `[QQ] --host=cluster fs_security_list_keys --help` works; if it does, run this again with -vv and report the output
 ==== truncated
 exit 7
 --- stdout
 --- stderr
-error: qq gave no usable answer to fs_security_list_keys
-  caused by: `[QQ]` answered with something other than a list of keys in JSON: {     "entries": [         {             "comment": "",             "disabled": false,             "id": "1",           …
-hint: run `[QQ] --host=cluster fs_security_list_keys --help` by hand; if qq itself works, run this again with -vv and report what it shows
+error: unexpected reply from cluster:8000 to the request to list the lock keys
+  caused by: expected a list of keys in JSON, got: {     "entries": [         {             "comment": "",             "disabled": false,             "id": "1",           …
+hint: check that `[QQ] --host=cluster fs_security_list_keys --help` works; if it does, run this again with -vv and report the output
 ==== huge
 exit 7
 --- stdout
 --- stderr
-error: the reply of cluster:8000 to fs_security_list_keys is too large: the key list is larger than 8 MiB
-hint: a cluster sends far less; check --host and --port: a proxy or another service may answer there
+error: the reply from cluster:8000 is too large: the key list is larger than 8 MiB
+hint: a cluster sends far less; check --host and --port: a proxy or another service may respond there
 ==== hang
 exit 7
 --- stdout
 --- stderr
-error: qq gave no usable answer to fs_security_list_keys
+error: qq failed to list the lock keys
   caused by: `[QQ]` did not finish within 4 s and was killed
-hint: look whether the cluster answers, or give it longer with --timeout SECONDS
+hint: check whether the cluster responds, or give it more time with --timeout SECONDS
 ==== hang-with-grandchild-and-stay
 exit 7
 --- stdout
 --- stderr
-error: qq gave no usable answer to fs_security_list_keys
+error: qq failed to list the lock keys
   caused by: `[QQ]` did not finish within 4 s and was killed
-hint: look whether the cluster answers, or give it longer with --timeout SECONDS
+hint: check whether the cluster responds, or give it more time with --timeout SECONDS
 ==== kill-9
 exit 7
 --- stdout
 --- stderr
-error: qq gave no usable answer to fs_security_list_keys
+error: qq failed to list the lock keys
   caused by: `[QQ]` was killed by signal 9
-hint: find out what killed it (out of memory? a limit? an administrator?) and run this again
+hint: find out what killed it (out of memory? a limit? an administrator?), then run this again
 ==== exit 3 out of luck
 exit 7
 --- stdout
 --- stderr
-error: qq gave no usable answer to fs_security_list_keys
+error: qq failed to list the lock keys
   caused by: `[QQ]` exited with 3: out of luck
-hint: run `[QQ] --host=cluster fs_security_list_keys --help` by hand; if qq itself works, run this again with -vv and report what it shows
+hint: check that `[QQ] --host=cluster fs_security_list_keys --help` works; if it does, run this again with -vv and report the output
 ==== exit 127 python3: not found
 exit 7
 --- stdout
 --- stderr
-error: qq gave no usable answer to fs_security_list_keys
+error: qq failed to list the lock keys
   caused by: `[QQ]` exited with 127: python3: not found
-hint: run `[QQ] --host=cluster fs_security_list_keys --help` by hand; if qq itself works, run this again with -vv and report what it shows
+hint: check that `[QQ] --host=cluster fs_security_list_keys --help` works; if it does, run this again with -vv and report the output
 ==== unauthenticated
 exit 6
 --- stdout
 --- stderr
-error: cluster:8000 refused fs_security_list_keys: Error 401: http_unauthorized_error: Need to log in first to establish credentials.
+error: not logged in to cluster:8000
+  caused by: Error 401: http_unauthorized_error: Need to log in first to establish credentials.
 hint: log in first: `[QQ] --host=cluster login -u USER`
 ==== status 403 privilege_error You are not allowed to.
 exit 6
 --- stdout
 --- stderr
-error: cluster:8000 refused fs_security_list_keys: Error 403: privilege_error: You are not allowed to.
-hint: log in as a user whose role has the privilege for it, or ask an administrator
+error: cluster:8000 denied permission to list the lock keys
+  caused by: Error 403: privilege_error: You are not allowed to.
+hint: log in as a user whose role includes PRIVILEGE_FS_KEY_MANAGEMENT_READ; role changes take effect at the next login
 ==== status 404 fs_no_such_entry_error There is no such thing.
 exit 5
 --- stdout
 --- stderr
-error: cluster:8000 refused fs_security_list_keys: Error 404: fs_no_such_entry_error: There is no such thing.
-hint: `qkey keys list` shows what there is
+error: cluster:8000 refused to list the lock keys
+  caused by: Error 404: fs_no_such_entry_error: There is no such thing.
+hint: `[QQ] --host=cluster fs_security_list_keys` shows what exists
 ==== status 409 fs_entry_exists_error It exists.
 exit 5
 --- stdout
 --- stderr
-error: cluster:8000 refused fs_security_list_keys: Error 409: fs_entry_exists_error: It exists.
+error: cluster:8000 refused to list the lock keys
+  caused by: Error 409: fs_entry_exists_error: It exists.
 hint: nothing was changed; fix what the cluster reports, then run this again
 ==== status 500 internal_error It broke.
 exit 5
 --- stdout
 --- stderr
-error: cluster:8000 refused fs_security_list_keys: Error 500: internal_error: It broke.
-hint: the cluster has a problem of its own; check its health, then run this again
+error: cluster:8000 refused to list the lock keys
+  caused by: Error 500: internal_error: It broke.
+hint: the cluster reports an internal problem; check its health, then run this again
 ==== status 502 proxy_error Bad gateway.
 exit 7
 --- stdout
 --- stderr
-error: cluster:8000 refused fs_security_list_keys: Error 502: proxy_error: Bad gateway.
+error: cluster:8000 refused to list the lock keys
+  caused by: Error 502: proxy_error: Bad gateway.
 hint: the cluster, or a proxy in front of it, is not ready; try again later
 ==== status 503 busy_error Try again later.
 exit 7
 --- stdout
 --- stderr
-error: cluster:8000 refused fs_security_list_keys: Error 503: busy_error: Try again later.
+error: cluster:8000 refused to list the lock keys
+  caused by: Error 503: busy_error: Try again later.
 hint: the cluster, or a proxy in front of it, is not ready; try again later
 ==== status 504 proxy_error Gateway time-out.
 exit 7
 --- stdout
 --- stderr
-error: cluster:8000 refused fs_security_list_keys: Error 504: proxy_error: Gateway time-out.
+error: cluster:8000 refused to list the lock keys
+  caused by: Error 504: proxy_error: Gateway time-out.
 hint: the cluster, or a proxy in front of it, is not ready; try again later
 ==== drop-before
 exit 7
 --- stdout
 --- stderr
-error: the connection to cluster:8000 was lost during fs_security_list_keys: Remote end closed connection without response
-hint: look whether the cluster is up and whether a proxy or firewall stands between
+error: lost the connection to cluster:8000 during the request to list the lock keys: Remote end closed connection without response
+hint: check whether the cluster is up, and whether a proxy or firewall cuts connections
 ==== timeout-before
 exit 7
 --- stdout
 --- stderr
-error: the connection to cluster:8000 was lost during fs_security_list_keys: The read operation timed out
-hint: look whether the cluster is up and whether a proxy or firewall stands between
+error: lost the connection to cluster:8000 during the request to list the lock keys: The read operation timed out
+hint: check whether the cluster is up, and whether a proxy or firewall cuts connections
 ==== refused-connection
 exit 7
 --- stdout
@@ -253,7 +262,7 @@ hint: log in first: `[QQ] --host=cluster login -u USER`
 }
 
 #[test]
-fn each_way_to_fail_has_its_kind_in_json() {
+fn qq_failures_have_kinds_in_json() {
     let faults = [
         "traceback",
         "hang",
@@ -273,33 +282,33 @@ fn each_way_to_fail_has_its_kind_in_json() {
 exit 7
 --- stdout
 --- stderr
-{"error":{"kind":"unreachable","message":"cluster:8000 answered fs_security_list_keys with something other than its REST API does: qumulo.lib.request.APIException: Error loading data: Expecting value: line 1 column 1 (char 0)","causes":[],"hint":"check --host and --port: a proxy or another service may answer there","exit_code":7}}
+{"error":{"kind":"unreachable","message":"unexpected reply from cluster:8000 to the request to list the lock keys","causes":["qumulo.lib.request.APIException: Error loading data: Expecting value: line 1 column 1 (char 0)"],"hint":"check --host and --port: a proxy or another service may respond there","exit_code":7}}
 ==== hang
 exit 7
 --- stdout
 --- stderr
-{"error":{"kind":"unreachable","message":"qq gave no usable answer to fs_security_list_keys","causes":["`[QQ]` did not finish within 4 s and was killed"],"hint":"look whether the cluster answers, or give it longer with --timeout SECONDS","exit_code":7}}
+{"error":{"kind":"unreachable","message":"qq failed to list the lock keys","causes":["`[QQ]` did not finish within 4 s and was killed"],"hint":"check whether the cluster responds, or give it more time with --timeout SECONDS","exit_code":7}}
 ==== unauthenticated
 exit 6
 --- stdout
 --- stderr
-{"error":{"kind":"auth","message":"cluster:8000 refused fs_security_list_keys: Error 401: http_unauthorized_error: Need to log in first to establish credentials.","causes":[],"hint":"log in first: `[QQ] --host=cluster login -u USER`","exit_code":6}}
+{"error":{"kind":"auth","message":"not logged in to cluster:8000","causes":["Error 401: http_unauthorized_error: Need to log in first to establish credentials."],"hint":"log in first: `[QQ] --host=cluster login -u USER`","exit_code":6}}
 ==== status 409 x_error y
 exit 5
 --- stdout
 --- stderr
-{"error":{"kind":"refused","message":"cluster:8000 refused fs_security_list_keys: Error 409: x_error: y","causes":[],"hint":"nothing was changed; fix what the cluster reports, then run this again","exit_code":5}}
+{"error":{"kind":"refused","message":"cluster:8000 refused to list the lock keys","causes":["Error 409: x_error: y"],"hint":"nothing was changed; fix what the cluster reports, then run this again","exit_code":5}}
 ==== kill-9
 exit 7
 --- stdout
 --- stderr
-{"error":{"kind":"unreachable","message":"qq gave no usable answer to fs_security_list_keys","causes":["`[QQ]` was killed by signal 9"],"hint":"find out what killed it (out of memory? a limit? an administrator?) and run this again","exit_code":7}}
+{"error":{"kind":"unreachable","message":"qq failed to list the lock keys","causes":["`[QQ]` was killed by signal 9"],"hint":"find out what killed it (out of memory? a limit? an administrator?), then run this again","exit_code":7}}
 
 "#]].raw());
 }
 
 #[test]
-fn a_failed_read_keeps_every_ceremony_from_sending_anything() {
+fn failed_read_prevents_submission() {
     let reads = [
         "fs_security_list_keys",
         "fs_security_get_key_replace_challenge",
@@ -345,7 +354,7 @@ fn a_failed_read_keeps_every_ceremony_from_sending_anything() {
 }
 
 #[test]
-fn warnings_on_stderr_spoil_nothing() {
+fn warnings_on_stderr_are_ignored() {
     let mock = mock();
     for command in [
         "fs_security_list_keys",
@@ -363,7 +372,7 @@ fn warnings_on_stderr_spoil_nothing() {
 }
 
 #[test]
-fn a_complaint_is_found_among_warnings() {
+fn complaint_is_found_among_warnings() {
     let mock = mock();
     let hook = r#"echo 'x.py:1: DeprecationWarning: old' >&2"#;
     mock.fault(
@@ -377,8 +386,9 @@ fn a_complaint_is_found_among_warnings() {
 exit 5
 --- stdout
 --- stderr
-error: cluster:8000 refused fs_security_list_keys: Error 404: fs_no_such_entry_error: Not there.
-hint: `qkey keys list` shows what there is
+error: cluster:8000 refused to list the lock keys
+  caused by: Error 404: fs_no_such_entry_error: Not there.
+hint: `[DIR]/qq-between --host=cluster fs_security_list_keys` shows what exists
 
 "#]]
         .raw()
@@ -386,7 +396,7 @@ hint: `qkey keys list` shows what there is
 }
 
 #[test]
-fn a_grandchild_that_holds_the_pipes_keeps_nobody_waiting() {
+fn grandchild_holding_pipes_does_not_block() {
     let mock = mock();
     mock.fault("fs_security_list_keys", "hang-with-grandchild");
     let run = Qkey::with_mock(&mock).run(["keys"]);
@@ -407,7 +417,7 @@ ID  NAME       STATE    FINGERPRINT          CONFIGURED KEY  COMMENT
 }
 
 #[test]
-fn a_flood_on_stdout_does_not_fill_the_memory() {
+fn stdout_flood_is_capped() {
     let mock = mock();
     mock.fault("fs_security_list_keys", "huge");
     let qkey = Qkey::with_mock(&mock);
@@ -433,7 +443,7 @@ fn peak_memory_kib(pid: u32) -> u64 {
 }
 
 #[test]
-fn a_flood_on_stderr_is_cut_short() {
+fn stderr_flood_is_capped() {
     let mock = mock();
     let hook = "head -c 8388608 /dev/zero | tr '\\0' y >&2; echo the end >&2; exit 9";
     let run = Qkey::with_mock(&mock).between(&mock, hook).run(["keys"]);
@@ -442,7 +452,7 @@ fn a_flood_on_stderr_is_cut_short() {
 }
 
 #[test]
-fn a_qq_that_cannot_be_run_is_told_apart() {
+fn unrunnable_qq_is_distinguished() {
     let qkey = Qkey::new().env("QKEY_HOST", "cluster");
     fs::create_dir(qkey.path("folder")).expect("a folder");
     qkey.write("plain", "#!/bin/sh\n");
@@ -472,14 +482,14 @@ exit 7
 --- stderr
 error: cannot run qq
   caused by: `./missing` was not found
-hint: install it with `pip install qumulo-api`, say where it is with --qq PATH or QKEY_QQ, or do without it: --via rest
+hint: install it with `pip install qumulo-api`, give its path with --qq PATH or QKEY_QQ, or use --via rest, which does not need it
 ==== missing
 exit 7
 --- stdout
 --- stderr
 error: cannot run qq
   caused by: `missing` was not found
-hint: install it with `pip install qumulo-api`, say where it is with --qq PATH or QKEY_QQ, or do without it: --via rest
+hint: install it with `pip install qumulo-api`, give its path with --qq PATH or QKEY_QQ, or use --via rest, which does not need it
 ==== ./folder
 exit 7
 --- stdout
@@ -487,44 +497,44 @@ exit 7
 error: cannot run qq
   caused by: `./folder` could not be run
   caused by: is a directory
-hint: name the qq program itself with --qq PATH or QKEY_QQ
+hint: give the path of the qq program itself with --qq PATH or QKEY_QQ
 ==== ./plain
 exit 7
 --- stdout
 --- stderr
 error: cannot run qq
   caused by: `./plain` is not executable
-hint: name the qq program itself with --qq PATH or QKEY_QQ
+hint: give the path of the qq program itself with --qq PATH or QKEY_QQ
 ==== ./headless
 exit 7
 --- stdout
 --- stderr
-error: qq gave no usable answer to fs_security_list_keys
+error: qq failed to list the lock keys
   caused by: `[DIR]/headless` could not be run
   caused by: Exec format error (os error 8)
-hint: say where qq is with --qq PATH or QKEY_QQ
+hint: give the path of qq with --qq PATH or QKEY_QQ
 ==== ./orphan
 exit 7
 --- stdout
 --- stderr
-error: qq gave no usable answer to fs_security_list_keys
+error: qq failed to list the lock keys
   caused by: `[DIR]/orphan` could not be run
   caused by: the interpreter that its first line names was not found
-hint: say where qq is with --qq PATH or QKEY_QQ
+hint: give the path of qq with --qq PATH or QKEY_QQ
 ==== ./exits-127
 exit 7
 --- stdout
 --- stderr
-error: qq gave no usable answer to fs_security_list_keys
+error: qq failed to list the lock keys
   caused by: `[DIR]/exits-127` exited with 127
-hint: run `./exits-127 --host=cluster fs_security_list_keys --help` by hand; if qq itself works, run this again with -vv and report what it shows
+hint: check that `./exits-127 --host=cluster fs_security_list_keys --help` works; if it does, run this again with -vv and report the output
 ==== ./dangling
 exit 7
 --- stdout
 --- stderr
 error: cannot run qq
   caused by: `./dangling` was not found
-hint: install it with `pip install qumulo-api`, say where it is with --qq PATH or QKEY_QQ, or do without it: --via rest
+hint: install it with `pip install qumulo-api`, give its path with --qq PATH or QKEY_QQ, or use --via rest, which does not need it
 ==== 
 exit 2
 --- stdout
@@ -537,7 +547,7 @@ For more information, try '--help'.
 }
 
 #[test]
-fn a_qq_that_cannot_be_run_stops_a_ceremony_before_a_key_is_opened() {
+fn unrunnable_qq_fails_before_keys_are_opened() {
     let qkey = Qkey::new().env("QKEY_HOST", "cluster");
     let run = qkey.run(["add", "--name=new", "--key=missing.pem", "--qq=./missing"]);
     assert_data_eq!(
@@ -548,7 +558,7 @@ exit 7
 --- stderr
 error: cannot run qq
   caused by: `./missing` was not found
-hint: install it with `pip install qumulo-api`, say where it is with --qq PATH or QKEY_QQ, or do without it: --via rest
+hint: install it with `pip install qumulo-api`, give its path with --qq PATH or QKEY_QQ, or use --via rest, which does not need it
 
 "#]]
         .raw()
@@ -561,7 +571,7 @@ fn impostor(qkey: &Qkey, name: &str) -> PathBuf {
 }
 
 #[test]
-fn a_flag_beats_the_environment_which_beats_the_configuration_which_beats_path() {
+fn qq_path_precedence() {
     let qkey = Qkey::new().env("QKEY_HOST", "cluster");
     for name in ["bin/qq", "configured", "from-environment", "from-flag"] {
         fs::create_dir_all(qkey.path("bin")).expect("a folder");
@@ -590,7 +600,7 @@ fn a_flag_beats_the_environment_which_beats_the_configuration_which_beats_path()
 }
 
 #[test]
-fn a_cluster_that_is_not_named_is_told() {
+fn missing_host_is_reported() {
     let mock = mock();
     let qkey = Qkey::new()
         .env("QKEY_QQ", mock.program().to_str().expect("UTF-8"))
@@ -600,23 +610,23 @@ fn a_cluster_that_is_not_named_is_told() {
 exit 2
 --- stdout
 --- stderr
-error: no cluster is named
-hint: give --host HOST, set QKEY_HOST, or write the cluster into the configuration file (`qkey config init`)
+error: no cluster selected
+hint: give --host HOST, set QKEY_HOST, or add the cluster to the configuration file (`qkey config init`)
 exit 2
 --- stdout
 --- stderr
-error: no cluster is named
-hint: give --host HOST, set QKEY_HOST, or write the cluster into the configuration file (`qkey config init`)
+error: no cluster selected
+hint: give --host HOST, set QKEY_HOST, or add the cluster to the configuration file (`qkey config init`)
 exit 2
 --- stdout
 --- stderr
-error: no cluster is named
-hint: give --host HOST, set QKEY_HOST, or write the cluster into the configuration file (`qkey config init`)
+error: no cluster selected
+hint: give --host HOST, set QKEY_HOST, or add the cluster to the configuration file (`qkey config init`)
 exit 2
 --- stdout
 --- stderr
-error: no cluster is named
-hint: give --host HOST, set QKEY_HOST, or write the cluster into the configuration file (`qkey config init`)
+error: no cluster selected
+hint: give --host HOST, set QKEY_HOST, or add the cluster to the configuration file (`qkey config init`)
 
 "#]].raw());
     assert_data_eq!(
@@ -639,7 +649,7 @@ hint: give a host name or an address, or leave it out on a cluster node
 }
 
 #[test]
-fn a_timeout_is_a_number_of_seconds() {
+fn timeout_is_in_seconds() {
     let mock = mock();
     let qkey = Qkey::with_mock(&mock);
     let said = ["0", "-1", "", "soon", "1.5", "99999999999999999999"].map(|seconds| {
@@ -712,7 +722,7 @@ For more information, try '--help'.
 }
 
 #[test]
-fn an_old_qq_serves_every_ceremony() {
+fn old_qq_runs_every_ceremony() {
     let mock = mock();
     run_all(&Qkey::with_mock(&mock).env("QQ_MOCK_DIALECT", "6.1.0.3"));
     assert_eq!(mock.key_ids(), ["1", "2"]);
@@ -722,7 +732,7 @@ fn an_old_qq_serves_every_ceremony() {
 }
 
 #[test]
-fn the_wrong_dialect_is_tried_once_in_each_process() {
+fn dialect_is_detected_once_per_process() {
     let old = |mock: &Mock| Qkey::with_mock(mock).env("QQ_MOCK_DIALECT", "6.1.0.3");
     let cluster = mock();
     old(&cluster).run(REPLACE);
@@ -774,7 +784,7 @@ key 2 ("other") protects nothing.
 }
 
 #[test]
-fn an_old_qq_complains_on_stdout_and_is_understood() {
+fn old_qq_errors_on_stdout_are_classified() {
     let faults = [
         "unauthenticated",
         "status 404 fs_no_such_entry_error There is no such thing.",
@@ -792,14 +802,16 @@ fn an_old_qq_complains_on_stdout_and_is_understood() {
 exit 6
 --- stdout
 --- stderr
-error: cluster:8000 refused fs_security_list_keys: Error 401: http_unauthorized_error: Need to log in first to establish credentials.
+error: not logged in to cluster:8000
+  caused by: Error 401: http_unauthorized_error: Need to log in first to establish credentials.
 hint: log in first: `[QQ] --host=cluster login -u USER`
 ==== status 404 fs_no_such_entry_error There is no such thing.
 exit 5
 --- stdout
 --- stderr
-error: cluster:8000 refused fs_security_list_keys: Error 404: fs_no_such_entry_error: There is no such thing.
-hint: `qkey keys list` shows what there is
+error: cluster:8000 refused to list the lock keys
+  caused by: Error 404: fs_no_such_entry_error: There is no such thing.
+hint: `[QQ] --host=cluster fs_security_list_keys` shows what exists
 ==== refused-connection
 exit 7
 --- stdout
@@ -810,14 +822,14 @@ hint: check --host and --port (or the cluster's entry in the configuration file)
 exit 7
 --- stdout
 --- stderr
-error: the connection to cluster:8000 was lost during fs_security_list_keys: Remote end closed connection without response
-hint: look whether the cluster is up and whether a proxy or firewall stands between
+error: lost the connection to cluster:8000 during the request to list the lock keys: Remote end closed connection without response
+hint: check whether the cluster is up, and whether a proxy or firewall cuts connections
 
 "#]].raw());
 }
 
 #[test]
-fn an_old_qq_addresses_a_name_of_any_kind() {
+fn old_qq_accepts_unusual_key_names() {
     for name in ["Schlüssel 🔑", "--id=7", "two words"] {
         let mock = Mock::new();
         mock.add_key(name, "", ALICE_PUBLIC);
@@ -836,7 +848,7 @@ fn an_old_qq_addresses_a_name_of_any_kind() {
 }
 
 #[test]
-fn a_qq_that_knows_no_lock_keys_is_told() {
+fn qq_without_lock_keys_is_reported() {
     let qkey = Qkey::new().env("QKEY_HOST", "cluster");
     qkey.write_program(
         "qq",
@@ -852,8 +864,8 @@ fn a_qq_that_knows_no_lock_keys_is_told() {
 exit 7
 --- stdout
 --- stderr
-error: this qq does not know fs_security_list_keys
-hint: it needs qq 6.1.0 or later: `pip install --upgrade qumulo-api`, or name another with --qq PATH
+error: this qq has no command fs_security_list_keys
+hint: qq 6.1.0 or later is required: `pip install --upgrade qumulo-api`, or select another with --qq PATH
 
 "#]]
         .raw()
@@ -872,8 +884,8 @@ hint: it needs qq 6.1.0 or later: `pip install --upgrade qumulo-api`, or name an
 exit 7
 --- stdout
 --- stderr
-error: this qq does not take what fs_security_list_keys was given: unrecognized arguments: --json
-hint: name another qq with --qq PATH; versions 6.1.0 to 7.10 are known to work
+error: this qq rejects the arguments of fs_security_list_keys: unrecognized arguments: --json
+hint: select another qq with --qq PATH; versions 6.1.0 to 7.10 are known to work
 
 "#]]
         .raw()
@@ -881,7 +893,7 @@ hint: name another qq with --qq PATH; versions 6.1.0 to 7.10 are known to work
 }
 
 #[test]
-fn qq_talks_utf_8_whatever_the_locale() {
+fn qq_uses_utf_8_in_every_locale() {
     for (variable, value) in [
         ("LC_ALL", "C"),
         ("LC_ALL", "en_US.ISO-8859-1"),
@@ -907,7 +919,7 @@ fn qq_talks_utf_8_whatever_the_locale() {
 }
 
 #[test]
-fn qq_sees_the_environment_of_the_user() {
+fn qq_inherits_the_environment() {
     let mock = mock();
     let hook = r#"env >"$QQ_MOCK_STATE/env""#;
     let qkey = Qkey::with_mock(&mock)
@@ -920,7 +932,7 @@ fn qq_sees_the_environment_of_the_user() {
 }
 
 #[test]
-fn qq_is_told_which_cluster() {
+fn qq_receives_cluster_options() {
     let mock = mock();
     let qkey = Qkey::with_mock(&mock);
     let args = [
@@ -943,7 +955,7 @@ fn qq_is_told_which_cluster() {
 }
 
 #[test]
-fn qq_gets_values_that_no_option_is_taken_for_and_no_secret() {
+fn qq_arguments_cannot_be_options_or_secrets() {
     let mock = mock();
     let qkey = Qkey::with_mock(&mock).env("PASSPHRASE", "correct horse");
     let status = Command::new("openssl")
@@ -997,7 +1009,7 @@ fn qq_gets_values_that_no_option_is_taken_for_and_no_secret() {
 }
 
 #[test]
-fn no_command_asks_for_the_version() {
+fn qq_version_is_never_requested() {
     let mock = mock();
     let qkey = Qkey::with_mock(&mock);
     run_all(&qkey);
@@ -1008,7 +1020,7 @@ fn no_command_asks_for_the_version() {
 }
 
 #[test]
-fn a_wrapper_that_fails_after_the_submission_does_not_make_it_be_sent_twice() {
+fn failing_wrapper_does_not_resubmit() {
     // Its words are those of argparse, but argparse's code is 2.
     let said = side_by_side(&["done", "not done"], |case| {
         let mock = mock();
@@ -1040,13 +1052,13 @@ exit 0
 --- stdout
 Locked snapshot 3 ("3_nightly_projects") with key 1 ("lock-2026").
 --- stderr
-warning: no reply to the request to lock snapshot 3 ("3_nightly_projects") (qq gave no usable answer to snapshot_lock_snapshot: `[DIR]/qq-between` exited with 3: usage: wrapper [-h] wrapper: error: cannot write to the audit log); checked: it was done
+warning: no reply to the request to lock snapshot 3 ("3_nightly_projects") (qq failed to lock snapshot 3: `[DIR]/qq-between` exited with 3: usage: wrapper [-h] wrapper: error: cannot write to the audit log); checked: it was done
 ==== not done
 exit 8
 --- stdout
 --- stderr
 error: no reply to the request to lock snapshot 3 ("3_nightly_projects"): not done so far, and may still be
-  caused by: qq gave no usable answer to snapshot_lock_snapshot
+  caused by: qq failed to lock snapshot 3
   caused by: `[DIR]/qq-between` exited with 3: usage: wrapper [-h]
     wrapper: error: cannot write to the audit log
 hint: keep every key; `[DIR]/qq-between --host=cluster snapshot_get_status --id=3` shows whether it was done; rerunning is safe: qkey looks first
@@ -1055,7 +1067,7 @@ hint: keep every key; `[DIR]/qq-between --host=cluster snapshot_get_status --id=
 }
 
 #[test]
-fn what_others_say_steers_no_terminal_and_looks_like_no_line_of_qkey() {
+fn foreign_text_is_escaped_and_indented() {
     let said = side_by_side(&["cluster", "two lines", "qq"], |whose| {
         let mock = mock();
         let qkey = Qkey::with_mock(&mock);
@@ -1094,37 +1106,39 @@ fn what_others_say_steers_no_terminal_and_looks_like_no_line_of_qkey() {
 exit 5
 --- stdout
 --- stderr
-ESC[1mESC[31merror:ESC[0m cluster:8000 refused fs_security_list_keys: Error 400: odd_error: one\u{1b}]0;x\u{7}two \u{1b}[2Jthree
+ESC[1mESC[31merror:ESC[0m cluster:8000 refused to list the lock keys
+  caused by: Error 400: odd_error: one\u{1b}]0;x\u{7}two \u{1b}[2Jthree
 ESC[1mESC[36mhint:ESC[0m nothing was changed; fix what the cluster reports, then run this again
 exit 5
 --- stdout
 --- stderr
-{"error":{"kind":"refused","message":"cluster:8000 refused fs_security_list_keys: Error 400: odd_error: one\u001b]0;x\u0007two \u001b[2Jthree","causes":[],"hint":"nothing was changed; fix what the cluster reports, then run this again","exit_code":5}}
+{"error":{"kind":"refused","message":"cluster:8000 refused to list the lock keys","causes":["Error 400: odd_error: one\u001b]0;x\u0007two \u001b[2Jthree"],"hint":"nothing was changed; fix what the cluster reports, then run this again","exit_code":5}}
 ==== two lines
 exit 5
 --- stdout
 --- stderr
-ESC[1mESC[31merror:ESC[0m cluster:8000 refused fs_security_list_keys: Error 400: odd_error: one
+ESC[1mESC[31merror:ESC[0m cluster:8000 refused to list the lock keys
+  caused by: Error 400: odd_error: one
     error: forged
     hint: \u{1b}[2Jforged
 ESC[1mESC[36mhint:ESC[0m nothing was changed; fix what the cluster reports, then run this again
 exit 5
 --- stdout
 --- stderr
-{"error":{"kind":"refused","message":"cluster:8000 refused fs_security_list_keys: Error 400: odd_error: one\nerror: forged\r\nhint: \u001b[2Jforged","causes":[],"hint":"nothing was changed; fix what the cluster reports, then run this again","exit_code":5}}
+{"error":{"kind":"refused","message":"cluster:8000 refused to list the lock keys","causes":["Error 400: odd_error: one\nerror: forged\r\nhint: \u001b[2Jforged"],"hint":"nothing was changed; fix what the cluster reports, then run this again","exit_code":5}}
 ==== qq
 exit 7
 --- stdout
 --- stderr
-ESC[1mESC[31merror:ESC[0m qq gave no usable answer to fs_security_list_keys
+ESC[1mESC[31merror:ESC[0m qq failed to list the lock keys
   caused by: `[DIR]/qq-between` exited with 3: one\u{1b}]0;x\u{7}two
     error: forged
     hint: \u{1b}[2Jforged
-ESC[1mESC[36mhint:ESC[0m run `[DIR]/qq-between --host=cluster fs_security_list_keys --help` by hand; if qq itself works, run this again with -vv and report what it shows
+ESC[1mESC[36mhint:ESC[0m check that `[DIR]/qq-between --host=cluster fs_security_list_keys --help` works; if it does, run this again with -vv and report the output
 exit 7
 --- stdout
 --- stderr
-{"error":{"kind":"unreachable","message":"qq gave no usable answer to fs_security_list_keys","causes":["`[DIR]/qq-between` exited with 3: one\u001b]0;x\u0007two\nerror: forged\r\nhint: \u001b[2Jforged"],"hint":"run `[DIR]/qq-between --host=cluster fs_security_list_keys --help` by hand; if qq itself works, run this again with -vv and report what it shows","exit_code":7}}
+{"error":{"kind":"unreachable","message":"qq failed to list the lock keys","causes":["`[DIR]/qq-between` exited with 3: one\u001b]0;x\u0007two\nerror: forged\r\nhint: \u001b[2Jforged"],"hint":"check that `[DIR]/qq-between --host=cluster fs_security_list_keys --help` works; if it does, run this again with -vv and report the output","exit_code":7}}
 
 "#]].raw());
 }

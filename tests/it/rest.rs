@@ -58,7 +58,7 @@ fn expect_done(run: &Run) {
 // Which requests.
 
 #[test]
-fn a_whole_unlock_can_be_followed_with_v_and_vv() {
+fn verbose_unlock_lists_calls_and_requests() {
     let core = core();
     let qkey = Qkey::with_rest(&core);
     let said = |run: Run| {
@@ -83,12 +83,12 @@ fn a_whole_unlock_can_be_followed_with_v_and_vv() {
         str![[r#"
 exit 0
 Unlocked snapshot 7 ("7_snapshot"), which key 1 ("lock-2026") locked.
-fs_security_list_keys
+get the challenge to unlock snapshot 7
+list the lock keys
+read snapshot 7
+read snapshot 7
 signing with alice.pem: "Unlock snapshot 7 locked with key 1, expiration \"\""
-snapshot_get_status
-snapshot_get_status
-snapshot_get_unlock_challenge
-snapshot_unlock_snapshot
+unlock snapshot 7
 
 "#]]
         .raw()
@@ -104,12 +104,12 @@ GET /v3/snapshots/7/unlock-challenge: 200 OK in [TIME] ms
 GET /v3/snapshots/status/7: 200 OK in [TIME] ms
 GET /v3/snapshots/status/7: 200 OK in [TIME] ms
 POST /v3/snapshots/7/unlock: 200 OK in [TIME] ms
-fs_security_list_keys
+get the challenge to unlock snapshot 7
+list the lock keys
+read snapshot 7
+read snapshot 7
 signing with alice.pem: "Unlock snapshot 7 locked with key 1, expiration \"\""
-snapshot_get_status
-snapshot_get_status
-snapshot_get_unlock_challenge
-snapshot_unlock_snapshot
+unlock snapshot 7
 
 "#]]
         .raw()
@@ -117,7 +117,7 @@ snapshot_unlock_snapshot
 }
 
 #[test]
-fn no_qq_is_needed() {
+fn rest_works_without_qq() {
     let core = core();
     let qkey = Qkey::with_rest(&core).env("PATH", "/nonexistent");
     for command in [
@@ -133,7 +133,7 @@ fn no_qq_is_needed() {
 }
 
 #[test]
-fn the_transport_is_chosen_by_flag_environment_cluster_or_default() {
+fn transport_precedence() {
     let core = core();
     let cluster = |via: &str| {
         format!(
@@ -180,20 +180,20 @@ fn the_transport_is_chosen_by_flag_environment_cluster_or_default() {
 }
 
 #[test]
-fn without_a_host_there_is_no_cluster() {
+fn missing_host_is_usage_error() {
     let run = Qkey::new().run(["keys", "--via=rest"]);
     assert_data_eq!(run.transcript(), str![[r#"
 exit 2
 --- stdout
 --- stderr
-error: no cluster is named
-hint: give --host HOST, set QKEY_HOST, or write the cluster into the configuration file (`qkey config init`)
+error: no cluster selected
+hint: give --host HOST, set QKEY_HOST, or add the cluster to the configuration file (`qkey config init`)
 
 "#]].raw());
 }
 
 #[test]
-fn the_hints_lead_to_the_same_cluster() {
+fn hints_name_the_same_cluster() {
     let core = core();
     let qkey = Qkey::with_rest(&core);
     let missing = qkey.run(["unlock", "--id=9", "--key=alice.pem"]);
@@ -201,8 +201,9 @@ fn the_hints_lead_to_the_same_cluster() {
 exit 5
 --- stdout
 --- stderr
-error: 127.0.0.1:[PORT] refused snapshot_get_status: Error 404: fs_no_such_entry_error: There is no snapshot 9.
-hint: `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys usage` shows which snapshots are locked
+error: snapshot 9 does not exist on 127.0.0.1:[PORT]
+  caused by: Error 404: fs_no_such_entry_error: There is no snapshot 9.
+hint: `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys usage` shows what exists
 
 "#]].raw());
     let pinned = qkey.run([
@@ -228,7 +229,7 @@ hint: `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDE
 // Key references.
 
 #[test]
-fn names_of_keys_are_percent_encoded() {
+fn key_names_are_percent_encoded() {
     let core = core();
     let qkey = Qkey::with_rest(&core);
     let names = [
@@ -341,7 +342,7 @@ fn write_slow_key(qkey: &Qkey) {
 }
 
 #[test]
-fn a_connection_that_was_closed_meanwhile_fails_nothing() {
+fn closed_idle_connection_is_replaced() {
     let commands = ["unlock", "replace", "add", "keys"];
     side_by_side(&commands, |command| {
         for kind in ["close_after_answer", "last_answer"] {
@@ -375,7 +376,7 @@ fn a_connection_that_was_closed_meanwhile_fails_nothing() {
 }
 
 #[test]
-fn answers_in_chunks_and_with_unknown_fields_are_read() {
+fn chunked_replies_with_unknown_fields_parse() {
     for kind in ["chunked", "with_extra"] {
         let core = core();
         let qkey = Qkey::with_rest(&core);
@@ -402,7 +403,7 @@ fn answers_in_chunks_and_with_unknown_fields_are_read() {
 // Addresses.
 
 #[test]
-fn a_host_is_a_name_or_an_address() {
+fn host_may_be_name_or_address() {
     let core = core();
     let qkey = Qkey::with_rest(&core);
     for host in ["127.0.0.1", "localhost", "LOCALHOST", "LocalHost"] {
@@ -415,7 +416,7 @@ fn a_host_is_a_name_or_an_address() {
 }
 
 #[test]
-fn ipv6_is_written_with_or_without_brackets() {
+fn ipv6_works_with_and_without_brackets() {
     let core = core_with(&["--bind=::1"]);
     let qkey = Qkey::with_rest(&core);
     for host in ["::1", "[::1]", "0:0:0:0:0:0:0:1"] {
@@ -427,14 +428,15 @@ fn ipv6_is_written_with_or_without_brackets() {
 exit 5
 --- stdout
 --- stderr
-error: [::1]:[PORT] refused snapshot_get_status: Error 404: fs_no_such_entry_error: There is no snapshot 9.
-hint: `qkey --via=rest --host=::1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys usage` shows which snapshots are locked
+error: snapshot 9 does not exist on [::1]:[PORT]
+  caused by: Error 404: fs_no_such_entry_error: There is no snapshot 9.
+hint: `qkey --via=rest --host=::1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys usage` shows what exists
 
 "#]].raw());
 }
 
 #[test]
-fn what_is_no_host_is_an_error_before_anything_is_sent() {
+fn invalid_host_is_refused_before_connecting() {
     let core = core();
     let qkey = Qkey::with_rest(&core);
     for host in [
@@ -491,7 +493,7 @@ hint: give a host name or an address, or leave it out on a cluster node
 }
 
 #[test]
-fn what_is_no_port_is_an_error() {
+fn invalid_port_is_usage_error() {
     let core = core();
     let qkey = Qkey::with_rest(&core);
     let mut said = String::new();
@@ -579,7 +581,7 @@ impl Deaf {
 }
 
 #[test]
-fn a_connection_that_does_not_come_about_is_given_up() {
+fn connecting_times_out() {
     let deaf = Deaf::start();
     let run = deaf.qkey().run(with(&UNLOCK, &["--timeout=1"]));
     assert_data_eq!(
@@ -589,7 +591,7 @@ exit 7
 --- stdout
 --- stderr
 error: cannot reach 127.0.0.1:[PORT]: no connection within 1 s
-hint: look whether the cluster answers, or give it longer with --timeout SECONDS
+hint: check whether the cluster responds, or give it more time with --timeout SECONDS
 
 "#]]
         .raw()
@@ -597,7 +599,7 @@ hint: look whether the cluster answers, or give it longer with --timeout SECONDS
 }
 
 #[test]
-fn a_signal_ends_the_wait_for_a_connection() {
+fn interrupt_while_connecting_exits() {
     let deaf = Deaf::start();
     let qkey = deaf.qkey();
     let child = start(&qkey, &["lock", "--id=7", "--lock-key=1", "--timeout=600"]);
@@ -608,7 +610,7 @@ fn a_signal_ends_the_wait_for_a_connection() {
 exit 130
 --- stdout
 --- stderr
-error: stopped by a signal before snapshot_get_status
+error: interrupted before the request to read snapshot 7
 hint: nothing was submitted by this step; run this again
 
 "#]]
@@ -628,7 +630,7 @@ fn is_connecting_to(port: u16) -> bool {
 }
 
 #[test]
-fn a_signal_ends_a_read_that_hangs() {
+fn interrupt_during_hanging_read_exits() {
     let cases = [
         "a slow answer",
         "a dripping answer",
@@ -658,19 +660,19 @@ fn a_signal_ends_a_read_that_hangs() {
 exit 130
 --- stdout
 --- stderr
-error: stopped by a signal during fs_security_list_keys
+error: interrupted during the request to list the lock keys
 hint: nothing was submitted by this step; run this again
 ==== a dripping answer
 exit 130
 --- stdout
 --- stderr
-error: stopped by a signal during fs_security_list_keys
+error: interrupted during the request to list the lock keys
 hint: nothing was submitted by this step; run this again
 ==== a pause before the next try
 exit 130
 --- stdout
 --- stderr
-error: stopped by a signal before fs_security_list_keys
+error: interrupted before the request to list the lock keys
 hint: nothing was submitted by this step; run this again
 
 "#]]
@@ -679,7 +681,7 @@ hint: nothing was submitted by this step; run this again
 }
 
 #[test]
-fn a_signal_ends_a_submission_that_hangs_and_says_that_it_is_unconfirmed() {
+fn interrupt_during_hanging_submission_reports_unconfirmed() {
     let cases = ["unlock", "lock", "replace_key", "add_key"];
     let said = side_by_side(&cases, |on| {
         let command = match on {
@@ -704,7 +706,7 @@ exit 130
 --- stderr
 warning: stopping; waiting up to 8 s for what was already sent (a second signal stops at once)
 error: no reply to the request to unlock snapshot 7 ("7_snapshot"): not done so far, and may still be
-  caused by: stopped by a signal during snapshot_unlock_snapshot
+  caused by: interrupted during the request to unlock snapshot 7
 hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys usage` shows whether it was done; rerunning is safe: qkey looks first
 ==== lock
 exit 130
@@ -712,7 +714,7 @@ exit 130
 --- stderr
 warning: stopping; waiting up to 8 s for what was already sent (a second signal stops at once)
 error: no reply to the request to lock snapshot 8 ("8_snapshot"): not done so far, and may still be
-  caused by: stopped by a signal during snapshot_lock_snapshot
+  caused by: interrupted during the request to lock snapshot 8
 hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys usage` shows whether it was done; rerunning is safe: qkey looks first
 ==== replace_key
 exit 130
@@ -720,7 +722,7 @@ exit 130
 --- stderr
 warning: stopping; waiting up to 8 s for what was already sent (a second signal stops at once)
 error: no reply to the request to replace key 1 ("lock-2026"): not done so far, and may still be
-  caused by: stopped by a signal during fs_security_replace_key
+  caused by: interrupted during the request to replace key 1
 hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows whether it was done; rerunning is safe: qkey looks first
 ==== add_key
 exit 130
@@ -728,7 +730,7 @@ exit 130
 --- stderr
 warning: stopping; waiting up to 8 s for what was already sent (a second signal stops at once)
 error: no reply to the request to add key "new": not done so far, and may still be
-  caused by: stopped by a signal during fs_security_add_key
+  caused by: interrupted during the request to store key "new"
 hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows whether it was done; rerunning is safe: qkey looks first
 
 "#]].raw());

@@ -45,7 +45,7 @@ fn busy(status: u16, retry_after: impl Into<Value>) -> Value {
 }
 
 #[test]
-fn a_read_is_repeated_when_the_cluster_is_busy_or_the_connection_breaks() {
+fn transient_read_failures_are_retried() {
     let kinds = [
         ("status", busy(503, 0)),
         ("status", busy(429, 1)),
@@ -84,15 +84,15 @@ fn with_times(more: &Value, times: u32) -> Value {
 }
 
 #[test]
-fn a_read_that_is_repeated_is_told_of_with_v_and_given_up_in_the_end() {
+fn retries_are_logged_and_limited() {
     let core = core();
     let qkey = Qkey::with_rest(&core);
     core.fault("list_keys", "status", with_times(&busy(503, 0), 1));
     let run = qkey.run(["keys", "list", "-v", "--output=json"]);
     assert_data_eq!(run.stderr, str![[r#"
-{"log":{"level":"info","message":"fs_security_list_keys"}}
-{"log":{"level":"info","message":"127.0.0.1:[PORT] refused fs_security_list_keys: Error 503: http_service_unavailable_error: Simulated failure 503.; trying once more"}}
-{"log":{"level":"info","message":"fs_security_list_keys"}}
+{"log":{"level":"info","message":"list the lock keys"}}
+{"log":{"level":"info","message":"127.0.0.1:[PORT] refused to list the lock keys: Error 503: http_service_unavailable_error: Simulated failure 503.; retrying"}}
+{"log":{"level":"info","message":"list the lock keys"}}
 
 "#]].raw());
     let said = side_by_side(&["503", "429", "drop_before", "empty"], |kind| {
@@ -114,32 +114,35 @@ fn a_read_that_is_repeated_is_told_of_with_v_and_given_up_in_the_end() {
 exit 7
 --- stdout
 --- stderr
-error: 127.0.0.1:[PORT] refused fs_security_list_keys: Error 503: http_service_unavailable_error: Simulated failure 503.
+error: 127.0.0.1:[PORT] refused to list the lock keys
+  caused by: Error 503: http_service_unavailable_error: Simulated failure 503.
 hint: the cluster, or a proxy in front of it, is not ready; try again later
 ==== 429
 exit 7
 --- stdout
 --- stderr
-error: 127.0.0.1:[PORT] refused fs_security_list_keys: Error 429: unknown_error: Simulated failure 429.
+error: 127.0.0.1:[PORT] refused to list the lock keys
+  caused by: Error 429: unknown_error: Simulated failure 429.
 hint: the cluster, or a proxy in front of it, is not ready; try again later
 ==== drop_before
 exit 7
 --- stdout
 --- stderr
-error: the connection to 127.0.0.1:[PORT] was lost during fs_security_list_keys: it was closed before the whole answer was there
-hint: look whether the cluster is up and whether a proxy or firewall stands between
+error: lost the connection to 127.0.0.1:[PORT] during the request to list the lock keys: it was closed before the whole response had arrived
+hint: check whether the cluster is up, and whether a proxy or firewall cuts connections
 ==== empty
 exit 7
 --- stdout
 --- stderr
-error: 127.0.0.1:[PORT] answered fs_security_list_keys with something other than its REST API does: status 503 Service Unavailable: (nothing)
-hint: check --host and --port: a proxy or another service may answer there
+error: unexpected reply from 127.0.0.1:[PORT] to the request to list the lock keys
+  caused by: status 503: (nothing)
+hint: check --host and --port: a proxy or another service may respond there
 
 "#]].raw());
 }
 
 #[test]
-fn a_cluster_that_wants_to_be_left_alone_for_long_is_given_up_at_once() {
+fn long_retry_after_is_not_awaited() {
     for seconds in [
         "31",
         "86400",
@@ -168,7 +171,7 @@ fn a_cluster_that_wants_to_be_left_alone_for_long_is_given_up_at_once() {
 }
 
 #[test]
-fn what_would_fail_again_is_not_repeated() {
+fn permanent_failures_are_not_retried() {
     for status in [400, 401, 403, 404, 500, 501, 502, 504] {
         let core = core();
         core.fault(
@@ -183,7 +186,7 @@ fn what_would_fail_again_is_not_repeated() {
 }
 
 #[test]
-fn a_submission_is_never_repeated_by_itself() {
+fn submissions_are_never_retried() {
     let cases = ["unlock", "lock", "replace_key", "add_key"];
     let said = side_by_side(&cases, |on| {
         let command = match on {
@@ -258,7 +261,7 @@ hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credenti
 // Time.
 
 #[test]
-fn what_takes_too_long_is_given_up() {
+fn slow_replies_time_out() {
     let cases = [
         "a read",
         "a body",
@@ -315,7 +318,7 @@ warning: no reply to the request to unlock snapshot 7 ("7_snapshot") (127.0.0.1:
 // Answers.
 
 #[test]
-fn more_than_8_mib_is_no_answer() {
+fn reply_over_8_mib_is_refused() {
     for chunked in [false, true] {
         let core = core();
         let huge = json!({ "mib": 128, "chunked": chunked, "times": 0 });
@@ -351,7 +354,7 @@ hint: a cluster sends far less; check --host and --port: a proxy or another serv
 }
 
 #[test]
-fn each_missing_field_is_named() {
+fn missing_fields_are_named() {
     let cases = [
         "list_keys id",
         "list_keys name",
@@ -466,7 +469,7 @@ warning: unexpected reply to the request to replace key 1 ("lock-2026") (127.0.0
 }
 
 #[test]
-fn what_is_no_answer_of_the_api_is_an_error_that_shows_it() {
+fn foreign_replies_are_quoted() {
     let cases = ["not_json", "truncated", "empty", "html_502", "redirect"];
     let said = side_by_side(&cases, |kind| {
         let core = core();
@@ -534,7 +537,7 @@ fn pages_are_followed() {
 }
 
 #[test]
-fn a_next_page_elsewhere_and_a_loop_end() {
+fn pages_elsewhere_and_endless_lists_are_refused() {
     let said = side_by_side(&["elsewhere", "loop", "cycle"], |next| {
         let core = core();
         core.add_key(json!({ "name": "third", "public_key": BOB_PUBLIC }));
@@ -549,26 +552,29 @@ fn a_next_page_elsewhere_and_a_loop_end() {
 exit 7
 --- stdout
 --- stderr
-error: 127.0.0.1:[PORT] answered fs_security_list_keys with something other than its REST API does: its next page is elsewhere: https://elsewhere.invalid:8000/v1/file-system/security/keys/?after=1&limit=1
-hint: check --host and --port: a proxy or another service may answer there
+error: unexpected reply from 127.0.0.1:[PORT] to the request to list the lock keys
+  caused by: its next page is on another host: https://elsewhere.invalid:8000/v1/file-system/security/keys/?after=1&limit=1
+hint: check --host and --port: a proxy or another service may respond there
 ==== loop
 exit 7
 --- stdout
 --- stderr
-error: 127.0.0.1:[PORT] answered fs_security_list_keys with something other than its REST API does: a list without end
-hint: check --host and --port: a proxy or another service may answer there
+error: unexpected reply from 127.0.0.1:[PORT] to the request to list the lock keys
+  caused by: its list never ends
+hint: check --host and --port: a proxy or another service may respond there
 ==== cycle
 exit 7
 --- stdout
 --- stderr
-error: 127.0.0.1:[PORT] answered fs_security_list_keys with something other than its REST API does: a list without end
-hint: check --host and --port: a proxy or another service may answer there
+error: unexpected reply from 127.0.0.1:[PORT] to the request to list the lock keys
+  caused by: its list never ends
+hint: check --host and --port: a proxy or another service may respond there
 
 "#]].raw());
 }
 
 #[test]
-fn a_value_of_another_type_is_told_of() {
+fn wrong_json_types_are_named() {
     let cases = ["challenge", "expiration", "name", "comment", "disabled"];
     let said = side_by_side(&cases, |case| {
         let core = core();
@@ -589,32 +595,37 @@ fn a_value_of_another_type_is_told_of() {
 exit 7
 --- stdout
 --- stderr
-error: 127.0.0.1:[PORT] answered snapshot_get_unlock_challenge with something other than its REST API does: not a challenge in JSON (invalid type: integer `5`, expected a string at line 1 column 15): {"challenge": 5}
-hint: check --host and --port: a proxy or another service may answer there
+error: unexpected reply from 127.0.0.1:[PORT] to the request to get the challenge to unlock snapshot 7
+  caused by: expected a challenge in JSON (invalid type: integer `5`, expected a string at line 1 column 15), got: {"challenge": 5}
+hint: check --host and --port: a proxy or another service may respond there
 ==== expiration
 exit 7
 --- stdout
 --- stderr
-error: 127.0.0.1:[PORT] answered snapshot_get_status with something other than its REST API does: not the snapshot's status in JSON (invalid type: integer `5`, expected a string at line 1 column 84): {"id": 7, "name": "7_snapshot", "timestamp": "2026-01-01T00:00:00Z", "expiration": 5, "policy_id": null, "policy_name": …
-hint: check --host and --port: a proxy or another service may answer there
+error: unexpected reply from 127.0.0.1:[PORT] to the request to read snapshot 7
+  caused by: expected the snapshot's status in JSON (invalid type: integer `5`, expected a string at line 1 column 84), got: {"id": 7, "name": "7_snapshot", "timestamp": "2026-01-01T00:00:00Z", "expiration": 5, "policy_id": null, "policy_name": …
+hint: check --host and --port: a proxy or another service may respond there
 ==== name
 exit 7
 --- stdout
 --- stderr
-error: 127.0.0.1:[PORT] answered snapshot_get_status with something other than its REST API does: not the snapshot's status in JSON (invalid type: sequence, expected a string at line 1 column 18): {"id": 7, "name": ["seven"], "timestamp": "2026-01-01T00:00:00Z", "expiration": "", "policy_id": null, "policy_name": nu…
-hint: check --host and --port: a proxy or another service may answer there
+error: unexpected reply from 127.0.0.1:[PORT] to the request to read snapshot 7
+  caused by: expected the snapshot's status in JSON (invalid type: sequence, expected a string at line 1 column 18), got: {"id": 7, "name": ["seven"], "timestamp": "2026-01-01T00:00:00Z", "expiration": "", "policy_id": null, "policy_name": nu…
+hint: check --host and --port: a proxy or another service may respond there
 ==== comment
 exit 7
 --- stdout
 --- stderr
-error: 127.0.0.1:[PORT] answered fs_security_list_keys with something other than its REST API does: not a list of keys in JSON (invalid type: null, expected a string at line 1 column 61): {"entries": [{"id": "1", "name": "lock-2026", "comment": null, "disabled": false, "public_key": "MFkwEwYHKoZIzj0CAQYIKoZ…
-hint: check --host and --port: a proxy or another service may answer there
+error: unexpected reply from 127.0.0.1:[PORT] to the request to list the lock keys
+  caused by: expected a list of keys in JSON (invalid type: null, expected a string at line 1 column 61), got: {"entries": [{"id": "1", "name": "lock-2026", "comment": null, "disabled": false, "public_key": "MFkwEwYHKoZIzj0CAQYIKoZ…
+hint: check --host and --port: a proxy or another service may respond there
 ==== disabled
 exit 7
 --- stdout
 --- stderr
-error: 127.0.0.1:[PORT] answered fs_security_list_keys with something other than its REST API does: not a list of keys in JSON (invalid type: string "no", expected a boolean at line 1 column 77): {"entries": [{"id": "1", "name": "lock-2026", "comment": "", "disabled": "no", "public_key": "MFkwEwYHKoZIzj0CAQYIKoZIzj…
-hint: check --host and --port: a proxy or another service may answer there
+error: unexpected reply from 127.0.0.1:[PORT] to the request to list the lock keys
+  caused by: expected a list of keys in JSON (invalid type: string "no", expected a boolean at line 1 column 77), got: {"entries": [{"id": "1", "name": "lock-2026", "comment": "", "disabled": "no", "public_key": "MFkwEwYHKoZIzj0CAQYIKoZIzj…
+hint: check --host and --port: a proxy or another service may respond there
 
 "#]].raw());
 }
@@ -630,7 +641,7 @@ fn with_snapshots(core: &Core, count: u64) -> String {
 }
 
 #[test]
-fn without_a_cluster_the_rest_of_many_snapshots_is_not_tried() {
+fn repeated_refusals_end_a_batch() {
     let core = core();
     let ids = with_snapshots(&core, 20);
     core.fault("get_status", "status", json!({ "status": 403, "times": 0 }));
@@ -670,7 +681,7 @@ hint: see the errors above; rerunning is safe: what is already unlocked is left 
 }
 
 #[test]
-fn a_lack_of_open_files_is_told_by_its_name() {
+fn open_file_limit_is_named() {
     let core = core();
     with_snapshots(&core, 6);
     let qkey = Qkey::with_rest(&core);
@@ -692,7 +703,7 @@ fn a_lack_of_open_files_is_told_by_its_name() {
     unlock.extend(ids.iter().map(String::as_str));
     let run = with_open_files(enough.expect("a number") + 2, &unlock);
     let told = "cannot reach 127.0.0.1:[PORT]: Too many open files (os error 24)\n\
-                hint: this machine lets qkey open no more files: give fewer --jobs, or raise `ulimit -n`\n";
+                hint: qkey reached its limit of open files: lower --jobs, or raise `ulimit -n`\n";
     assert!(run.stderr.contains(told), "{run:?}");
 }
 
@@ -707,7 +718,7 @@ const UNASKED: [&str; 4] = [
 ];
 
 #[test]
-fn a_reply_that_nobody_asked_for_is_never_taken_for_another() {
+fn stray_replies_are_never_mistaken() {
     let operations = ["get_status", "unlock_challenge", "list_keys", "unlock"];
     let cases: Vec<String> = UNASKED
         .iter()
@@ -748,7 +759,7 @@ fn a_reply_that_nobody_asked_for_is_never_taken_for_another() {
 }
 
 #[test]
-fn a_connection_on_which_the_server_gave_up_is_not_used_again() {
+fn connection_is_dropped_after_408() {
     let core = core();
     core.fault("get_status", "status", json!({ "status": 408 }));
     let run = Qkey::with_rest(&core).run(UNLOCK);

@@ -129,7 +129,7 @@ fn fingerprint_in_the_hint_is_accepted_when_pinned() {
 }
 
 #[test]
-fn the_authorities_of_the_system_are_trusted_for_the_names_in_certificates() {
+fn system_cas_are_trusted_for_certificate_names() {
     for (certificate, host, trusted) in [
         ("signed", "127.0.0.1", true),
         ("signed", "localhost", true),
@@ -499,7 +499,7 @@ hint: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms
 }
 
 #[test]
-fn a_ca_file_is_trusted_alone() {
+fn ca_file_replaces_system_cas() {
     let core = Core::start();
     let other = Core::start();
     let qkey = trusting_nobody(&core);
@@ -594,7 +594,7 @@ For more information, try '--help'.
 }
 
 #[test]
-fn a_pinned_certificate_is_trusted_and_no_other() {
+fn only_the_pinned_certificate_is_trusted() {
     let core = Core::start();
     let qkey = trusting_nobody(&core);
     let digits = core
@@ -632,7 +632,7 @@ hint: its fingerprint is sha256:[CORE]; if the cluster has a new certificate, pi
 }
 
 #[test]
-fn other_certificate_than_the_pinned_one_with_a_key_that_cannot_be_pinned() {
+fn unpinned_certificate_with_unsupported_key() {
     let core = Core::start();
     let shown = core.show(json!({ "certificate": "rsa-1024-itself" }));
     let run = trusting_nobody(&core).run(["keys", "--tls-fingerprint", OTHER]);
@@ -647,7 +647,7 @@ hint: its fingerprint is sha256:[SHOWN]; if that is the cluster's certificate, r
 }
 
 #[test]
-fn what_is_no_fingerprint_is_an_error_where_it_stands() {
+fn invalid_fingerprint_is_reported_at_its_source() {
     let core = Core::start();
     let mut said = trusting_nobody(&core)
         .run(["keys", "--tls-fingerprint=sha256:0011"])
@@ -683,7 +683,7 @@ hint: `qkey config init --file -` shows every key that there is
 }
 
 #[test]
-fn any_certificate_is_taken_with_insecure_and_a_warning() {
+fn insecure_accepts_any_certificate_and_warns() {
     for certificate in ["signed", "expired", "wrong-name", "self-signed-ca"] {
         let core = Core::start_with(&[&format!("--certificate={certificate}")]);
         let warning = "warning: the certificate of 127.0.0.1:[PORT] is not looked at (--insecure): whoever stands between can read the token, and answer in the cluster's place\n";
@@ -703,7 +703,7 @@ fn any_certificate_is_taken_with_insecure_and_a_warning() {
 }
 
 #[test]
-fn a_stronger_place_wins() {
+fn trust_precedence() {
     let core = Core::start();
     let other = Core::start();
     let (right, wrong) = (path(core.ca_file()), path(other.ca_file()));
@@ -795,7 +795,7 @@ fn a_stronger_place_wins() {
 }
 
 #[test]
-fn two_in_the_same_place_exclude_each_other() {
+fn trust_settings_conflict_at_the_same_level() {
     let core = Core::start();
     let ca = path(core.ca_file());
     let mut said = String::new();
@@ -856,7 +856,7 @@ hint: say in one way which certificate is the cluster's
 }
 
 #[test]
-fn config_show_tells_whom_to_trust_and_why() {
+fn config_show_explains_trust() {
     let core = Core::start();
     let show = |qkey: Qkey, args: &[&str]| {
         let run = qkey.run([&["config", "show"], args].concat());
@@ -886,7 +886,7 @@ trust [CA] environment, QKEY_CA_FILE
 }
 
 #[test]
-fn tls_is_1_2_or_1_3() {
+fn tls_1_2_and_1_3_are_supported() {
     for version in ["1.2", "1.3"] {
         let core = Core::start_with(&["--tls", version]);
         expect_trust(&Qkey::with_rest(&core).run(["keys"]));
@@ -1308,7 +1308,7 @@ hint: check --host and --port: --via rest needs the cluster's HTTPS port (8000 b
 }
 
 #[test]
-fn what_says_nothing_is_given_up_in_time() {
+fn silent_server_times_out() {
     let mut kept = Vec::new();
     let (sender, receiver) = mpsc::channel();
     let other = Other::start(move |connection| drop(sender.send(connection)));
@@ -1332,7 +1332,7 @@ hint: look whether the cluster answers, or give it longer with --timeout SECONDS
 }
 
 #[test]
-fn what_closes_at_once_is_tried_three_times() {
+fn immediate_close_is_retried_twice() {
     let other = Other::start(|mut connection| {
         // What is unread would turn the end into a reset.
         let _ = connection.read(&mut [0; 4096]);
@@ -1354,7 +1354,7 @@ hint: check --host and --port (or the cluster's entry in the configuration file)
 }
 
 #[test]
-fn where_nobody_listens_is_told_of() {
+fn refused_connection_and_unknown_host() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let port = listener.local_addr().expect("an address").port();
     drop(listener);
@@ -1383,7 +1383,7 @@ hint: check --host and --port (or the cluster's entry in the configuration file)
 }
 
 #[test]
-fn qq_looks_at_no_certificate_and_whoever_says_which_one_is_told_so() {
+fn trust_flags_have_no_effect_through_qq() {
     let mock = Mock::new();
     let qkey = Qkey::with_mock(&mock);
     let fingerprint = format!("--tls-fingerprint={OTHER}");

@@ -1,4 +1,4 @@
-//! The bearer token, from where `qq login` keeps it or from the environment.
+//! The bearer token, from the credentials file of `qq login` or from the environment.
 
 use std::{
     env,
@@ -12,24 +12,46 @@ use rustix::io::Errno;
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
-use crate::{
-    error::{Error, Kind, Result},
-    folders::config_home,
-    input, private_file,
-};
+use crate::{folders::config_home, input, private_file};
 
-/// Where a token is said to be.
+/// Where to find the token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TokenSource {
     /// The value of this environment variable.
     Env(&'static str),
-    /// The one line in this file, which the environment names.
+    /// The line in this file, which the environment names.
     File(PathBuf),
-    /// The file that `qq login` writes, at this path or where it writes by default.
+    /// The file that `qq login` writes, at this path or in its default places.
     Store(Option<PathBuf>),
 }
 
-/// A token or a credentials file that is longer is none.
+/// A token.
+pub(super) struct Token {
+    pub text: Zeroizing<String>,
+    /// The variable or file that holds it.
+    pub source: String,
+}
+
+/// Why there is no token.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("QKEY_TOKEN_FILE is empty")]
+    NoFile,
+    #[error("cannot read the credentials in {}", .0.display())]
+    Unreadable(PathBuf, #[source] input::Error),
+    #[error("cannot read the credentials in {}", .0.display())]
+    NotText(PathBuf, #[source] std::str::Utf8Error),
+    #[error("{} is not a credentials file of qq: it must be the JSON with a bearer_token that `qq login` writes", .0.display())]
+    NotALogin(PathBuf),
+    #[error("{} is not a credentials file of qq: its version is {version}, not 1", path.display())]
+    Version { path: PathBuf, version: u64 },
+    #[error("{0} holds no token: it must be one line of visible ASCII without spaces")]
+    NotAToken(String),
+}
+
+type Result<T> = std::result::Result<T, Error>;
+
+/// The maximum size of a token or a credentials file, in bytes.
 const LIMIT: usize = 64 << 10;
 
 /// What `qq login` writes.
@@ -44,29 +66,25 @@ struct Stored<'a> {
 const VERSION: u64 = 1;
 
 impl TokenSource {
-    /// The token, in visible ASCII; none when nobody has logged in.
+    /// The token, in visible ASCII; `None` if there is no credentials file. Opening a file may take
+    /// until `timeout`.
     ///
     /// # Errors
-    /// Of kind `auth` when the source cannot be read, or holds no token.
-    pub fn read(
-        &self,
-        host: &str,
-        port: u16,
-        timeout: Duration,
-    ) -> Result<Option<Zeroizing<String>>> {
+    /// When the source cannot be read, or holds no token.
+    pub(super) fn read(&self, host: &str, port: u16, timeout: Duration) -> Result<Option<Token>> {
         match self {
             Self::Env(variable) => {
                 let value = env::var_os(variable).unwrap_or_default();
                 let token = Zeroizing::new(value.into_string().unwrap_or_default());
-                checked(&token, variable).map(Some)
+                checked(&token, (*variable).to_owned()).map(Some)
             }
-            Self::File(path) if path.as_os_str().is_empty() => {
-                Err(Error::new(Kind::Auth, "QKEY_TOKEN_FILE names no file"))
-            }
+            Self::File(path) if path.as_os_str().is_empty() => Err(Error::NoFile),
             Self::File(path) => {
-                let text = read_file(path, timeout)?
-                    .ok_or_else(|| unreadable(path).caused_by(&io::Error::from(Errno::NOENT)))?;
-                checked(&text, &path.display().to_string()).map(Some)
+                let text = read_file(path, timeout)?.ok_or_else(|| {
+                    let missing = io::Error::from(Errno::NOENT);
+                    Error::Unreadable(path.clone(), missing.into())
+                })?;
+                checked(&text, path.display().to_string()).map(Some)
             }
             Self::Store(Some(path)) => in_store(path, timeout),
             Self::Store(None) => {
@@ -79,9 +97,25 @@ impl TokenSource {
             }
         }
     }
+
+    /// The files and variables that [`TokenSource::read`] reads, for messages.
+    pub(super) fn place(&self, host: &str, port: u16) -> String {
+        match self {
+            Self::Env(variable) => (*variable).to_owned(),
+            Self::File(path) | Self::Store(Some(path)) => path.display().to_string(),
+            Self::Store(None) => {
+                let stores = default_stores(host, port);
+                let stores: Vec<_> = stores
+                    .iter()
+                    .map(|path| path.display().to_string())
+                    .collect();
+                stores.join(" or ")
+            }
+        }
+    }
 }
 
-/// Where `qq` looks, in this order.
+/// The files that `qq` reads, in this order.
 fn default_stores(host: &str, port: u16) -> Vec<PathBuf> {
     let name = format!("{}_{port}", host.to_lowercase());
     let of_host = config_home().map(|folder| folder.join("qumulo/credentials").join(name));
@@ -89,21 +123,20 @@ fn default_stores(host: &str, port: u16) -> Vec<PathBuf> {
     of_host.into_iter().chain(legacy).collect()
 }
 
-fn in_store(path: &Path, timeout: Duration) -> Result<Option<Zeroizing<String>>> {
+fn in_store(path: &Path, timeout: Duration) -> Result<Option<Token>> {
     let Some(text) = read_file(path, timeout)? else {
         return Ok(None);
     };
-    let wrong = |what: &str| {
-        let message = format!("{} holds no login of qq: {what}", path.display());
-        Error::new(Kind::Auth, message)
-    };
     // The parser's own message could quote the token.
-    let stored: Stored<'_> = serde_json::from_str(&text)
-        .map_err(|_| wrong("it is not the JSON with a bearer_token that `qq login` writes"))?;
+    let stored: Stored<'_> =
+        serde_json::from_str(&text).map_err(|_| Error::NotALogin(path.to_owned()))?;
     if stored.version != VERSION {
-        return Err(wrong(&format!("its version is {}, not 1", stored.version)));
+        return Err(Error::Version {
+            path: path.to_owned(),
+            version: stored.version,
+        });
     }
-    checked(&stored.bearer_token, &path.display().to_string()).map(Some)
+    checked(&stored.bearer_token, path.display().to_string()).map(Some)
 }
 
 /// `None` when there is no such file.
@@ -119,34 +152,24 @@ fn read_file(path: &Path, timeout: Duration) -> Result<Option<Zeroizing<String>>
         Err(input::Error::Unreadable(error)) if error.kind() == io::ErrorKind::NotFound => {
             return Ok(None);
         }
-        Err(error @ input::Error::Interrupted(kind)) => {
-            return Err(unreadable(path).with_kind(kind).caused_by(&error));
-        }
-        Err(error) => return Err(unreadable(path).caused_by(&error)),
+        Err(error) => return Err(Error::Unreadable(path.to_owned(), error)),
     };
     match str::from_utf8(&bytes) {
         Ok(text) => Ok(Some(Zeroizing::new(text.to_owned()))),
-        Err(error) => Err(unreadable(path).caused_by(&error)),
+        Err(error) => Err(Error::NotText(path.to_owned(), error)),
     }
 }
 
-fn unreadable(path: &Path) -> Error {
-    let message = format!("cannot read the credentials in {}", path.display());
-    Error::new(Kind::Auth, message)
-}
-
-/// The token without the end of its line. It goes into a header: anything else than visible ASCII
-/// would end it early, or be something that nobody meant.
-fn checked(text: &str, source: &str) -> Result<Zeroizing<String>> {
+/// The token without its line ending. It goes into a header, which anything but visible ASCII would
+/// break.
+fn checked(text: &str, source: String) -> Result<Token> {
     let token = text.trim_end_matches(['\r', '\n']);
     match !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic()) {
-        true => Ok(Zeroizing::new(token.to_owned())),
-        false => Err(Error::new(
-            Kind::Auth,
-            format!(
-                "{source} holds no token: it must be one line of visible ASCII, without blanks"
-            ),
-        )),
+        true => Ok(Token {
+            text: Zeroizing::new(token.to_owned()),
+            source,
+        }),
+        false => Err(Error::NotAToken(source)),
     }
 }
 
@@ -155,14 +178,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_token_is_one_line_of_visible_ascii() {
+    fn token_is_one_line_of_visible_ascii() {
+        let checked = |text: &str| checked(text, "T".to_owned());
         for text in ["abc:1=", "abc:1=\n", "abc:1=\r\n"] {
-            assert_eq!(checked(text, "T").unwrap().as_str(), "abc:1=");
+            assert_eq!(checked(text).ok().unwrap().text.as_str(), "abc:1=");
         }
         for text in ["", "\n", "a b", "a\nb", " a", "a\r\nX: y", "é"] {
-            let error = checked(text, "T").unwrap_err();
-            assert_eq!(error.kind(), Kind::Auth);
-            assert!(!error.chain().contains("X: y"));
+            let error = checked(text).err().unwrap();
+            assert!(!error.to_string().contains("X: y"));
         }
     }
 }

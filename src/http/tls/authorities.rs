@@ -1,6 +1,6 @@
-//! The certificates that are trusted, and whether they vouch for another.
+//! Trusted certificates, and whether they vouch for a server's.
 
-use std::{io, path::Path};
+use std::path::Path;
 
 use rustls::{
     crypto::WebPkiSupportedAlgorithms,
@@ -16,24 +16,43 @@ use super::{
     certificate::{Certificate, algorithm, title},
     reason::{Origin, Reason, Which},
 };
-use crate::{
-    error::{Error as UserError, Kind},
-    input,
-    text::quote,
-};
+use crate::input;
 
-/// Certificates of authorities, and of servers themselves.
+/// Why a file has no usable certificates.
+#[derive(Debug, thiserror::Error)]
+pub enum CaFileError {
+    #[error(transparent)]
+    Unreadable(#[from] input::Error),
+    #[error("it contains no certificates")]
+    Empty,
+    #[error("it is not a well-formed X.509 certificate")]
+    NotX509,
+    #[error("its PEM is cut off")]
+    CutOff,
+    #[error("its PEM is malformed")]
+    Malformed,
+    #[error("it is a certificate in DER, not PEM")]
+    Der,
+    #[error("it contains an OpenSSL trusted certificate (-----BEGIN TRUSTED CERTIFICATE-----)")]
+    OpensslTrusted,
+    #[error("its certificates are in a PKCS #7 block")]
+    Pkcs7,
+    #[error("it is UTF-16 text")]
+    Utf16,
+}
+
+/// CA certificates, and certificates of servers themselves.
 #[derive(Debug)]
 pub(super) struct Authorities {
     origin: Origin,
     certificates: Vec<CertificateDer<'static>>,
-    /// What webpki needs of them, to look for issuers.
+    /// The parts that webpki needs to find issuers.
     anchors: Vec<TrustAnchor<'static>>,
     /// The index of each anchor's certificate.
     places: Vec<usize>,
 }
 
-/// The certificates that a server shows, its own first, and what was expected of it.
+/// The certificates that a server sent, and what they must match.
 pub(super) struct Shown<'a> {
     pub own: &'a CertificateDer<'a>,
     pub intermediates: &'a [CertificateDer<'a>],
@@ -45,44 +64,28 @@ impl Authorities {
     /// Those that the system trusts.
     ///
     /// # Errors
-    /// When there are none.
-    pub fn of_system() -> Result<Self, UserError> {
+    /// When there are none, with the first error of reading them.
+    pub fn of_system() -> Result<Self, Option<rustls_native_certs::Error>> {
         let found = rustls_native_certs::load_native_certs();
         let mut all = Self::empty(Origin::System);
         for certificate in found.certs {
             all.add(certificate);
         }
-        if !all.certificates.is_empty() {
-            return Ok(all);
+        match all.certificates.is_empty() {
+            true => Err(found.errors.into_iter().next()),
+            false => Ok(all),
         }
-        let error = UserError::new(
-            Kind::Usage,
-            "this system does not trust any certificate authorities",
-        );
-        let error = match found.errors.first() {
-            Some(cause) => error.caused_by(cause),
-            None => error,
-        };
-        Err(error.hint("install the package ca-certificates, trust the cluster's CA with --ca-file PEM, or pin the cluster's certificate with --tls-fingerprint"))
     }
 
-    /// Those in a file. Damaged ones are ignored with a warning: they must not make the others useless.
+    /// Those in a PEM file. Damaged ones are skipped with a warning, so that the others remain usable.
     ///
     /// # Errors
     /// When there are none.
-    pub fn in_file(path: &Path) -> Result<Self, UserError> {
-        /// The CAs of a whole system take a quarter of a megabyte.
+    pub fn in_file(path: &Path) -> Result<Self, CaFileError> {
+        /// A whole system's CAs take a quarter of a megabyte.
         const LIMIT: usize = 16 << 20;
         let file = path.to_owned();
-        let read = input::read_to_end(move || std::fs::File::open(file), LIMIT, None);
-        let bytes = read.map_err(|error| {
-            let kind = match &error {
-                input::Error::Interrupted(kind) => *kind,
-                _ => Kind::Usage,
-            };
-            let error = unusable(path).with_kind(kind).caused_by(&error);
-            error.hint("check the path, and that you may read the file")
-        })?;
+        let bytes = input::read_to_end(move || std::fs::File::open(file), LIMIT, None)?;
         // Windows editors and shells add a byte order mark.
         let text = bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(&bytes);
         let mut all = Self::empty(Origin::File(path.to_owned()));
@@ -91,26 +94,24 @@ impl Authorities {
             let wrong = match block {
                 Ok(certificate) => match all.add(certificate) {
                     true => continue,
-                    false => "it is not a well-formed X.509 certificate",
+                    false => CaFileError::NotX509,
                 },
-                Err(pem::Error::MissingSectionEnd { .. }) => "its PEM is cut off",
-                Err(_) => "its PEM is malformed",
+                Err(pem::Error::MissingSectionEnd { .. }) => CaFileError::CutOff,
+                Err(_) => CaFileError::Malformed,
             };
             damaged.push((i + 1, wrong));
         }
-        match (all.certificates.is_empty(), damaged.first()) {
-            (true, None) => Err(without_certificates(path, text)),
-            (true, Some((_, wrong))) => Err(unusable(path).caused_by(&io::Error::other(*wrong))),
-            (false, _) => {
-                for (number, wrong) in damaged {
-                    log::warn!(
-                        "ignoring certificate {number} in {}: {wrong}",
-                        path.display()
-                    );
-                }
-                Ok(all)
-            }
+        if all.certificates.is_empty() {
+            let first = damaged.into_iter().next().map(|(_, wrong)| wrong);
+            return Err(first.unwrap_or_else(|| without_certificates(text)));
         }
+        for (number, wrong) in damaged {
+            log::warn!(
+                "ignoring certificate {number} in {}: {wrong}",
+                path.display()
+            );
+        }
+        Ok(all)
     }
 
     fn empty(origin: Origin) -> Self {
@@ -136,8 +137,7 @@ impl Authorities {
         true
     }
 
-    /// Whether what a server shows is trusted: it is itself among these certificates, or an authority
-    /// among them vouches for it.
+    /// Checks a server's certificate: it is one of these, or a CA among these vouches for it.
     pub fn verify(
         &self,
         shown: &Shown<'_>,
@@ -147,7 +147,7 @@ impl Authorities {
         let own = EndEntityCert::try_from(shown.own).map_err(reason)?;
         match self.certificates.contains(shown.own) {
             true => {
-                // Trusted as it stands, so neither its issuer nor whether it is a CA's matters.
+                // Trusted itself, so neither its issuer nor its being a CA matters.
                 let contents = Certificate::read(shown.own).ok_or(Reason::Malformed)?;
                 valid(&contents, shown.now).map_err(reason)?;
                 if !contents.is_for_servers() {
@@ -172,8 +172,8 @@ impl Authorities {
             .map_err(reason)
     }
 
-    /// Checks what webpki leaves out: whether the certificate at the end of the chain is a CA's, valid
-    /// now, and allows a chain of this length.
+    /// Checks what webpki does not: that the trust anchor is a CA, is valid now, and allows a chain of
+    /// this length.
     fn vouches(&self, path: &VerifiedPath<'_>, now: UnixTime) -> Result<(), webpki::Error> {
         let is_end = |anchor: &TrustAnchor<'_>| std::ptr::eq(anchor, path.anchor());
         let end = self.anchors.iter().position(is_end);
@@ -182,7 +182,7 @@ impl Authorities {
             return Ok(());
         };
         if !issuer.may_issue() {
-            // Trusting a server's certificate must not let its key issue others.
+            // Trusting a server certificate must not make it a CA.
             return Err(webpki::Error::EndEntityUsedAsCa);
         }
         valid(&issuer, now)?;
@@ -194,7 +194,7 @@ impl Authorities {
         }
     }
 
-    /// What an error of the library means for these certificates.
+    /// The reason behind an error of webpki.
     fn reason(&self, shown: &Shown<'_>, error: webpki::Error) -> Reason {
         use webpki::Error;
         let chain = shown.chain();
@@ -249,7 +249,7 @@ impl Authorities {
         }
     }
 
-    /// No authority that is trusted has the name of the issuer.
+    /// No trusted CA has the issuer's name.
     fn unknown_issuer(
         &self,
         shown: &Shown<'_>,
@@ -279,7 +279,7 @@ impl Authorities {
         }
     }
 
-    /// An authority that is trusted has the name of the issuer, and its key has not signed this.
+    /// A trusted CA has the issuer's name, but another key signed this certificate.
     fn bad_signature(&self, shown: &Shown<'_>, chain: &[Certificate], own: &Certificate) -> Reason {
         let trusted: Vec<_> = self
             .certificates
@@ -299,7 +299,7 @@ impl Authorities {
         }
     }
 
-    /// The first certificate that is so: of the chain, or of the authorities that are trusted.
+    /// The first certificate that matches, in the chain or among the trusted CAs.
     fn which(&self, chain: &[Certificate], so: impl Fn(&Certificate) -> bool) -> Which {
         let authority = |it: &Certificate| Which::Authority(title(it.subject()));
         match chain.iter().position(&so) {
@@ -323,7 +323,7 @@ impl Authorities {
         }
     }
 
-    /// The certificates for the same subject that are trusted.
+    /// The trusted certificates with the same subject.
     fn namesakes(&self, own: &Certificate) -> Vec<Fingerprint> {
         let same = |it: &&CertificateDer<'_>| {
             Certificate::read(it).is_some_and(|it| it.subject() == own.subject())
@@ -334,7 +334,7 @@ impl Authorities {
 }
 
 impl Shown<'_> {
-    /// What can be read of the certificates.
+    /// Those that are well-formed; none if the server's own is not.
     fn chain(&self) -> Vec<Certificate> {
         let Some(own) = Certificate::read(self.own) else {
             return Vec::new();
@@ -375,43 +375,23 @@ fn is_malformed(error: &webpki::Error) -> bool {
     )
 }
 
-fn unusable(path: &Path) -> UserError {
-    let message = format!("cannot use {} as --ca-file", path.display());
-    UserError::new(Kind::Usage, message)
-        .hint("it must contain certificates in PEM (-----BEGIN CERTIFICATE-----)")
-}
-
-/// The file has no PEM block with a certificate.
-fn without_certificates(path: &Path, bytes: &[u8]) -> UserError {
-    let error = unusable(path);
-    let file = quote(&path.to_string_lossy());
-    let converted =
-        |options: &str| format!("convert it: `openssl {options} -in {file} -out ca.pem`");
-    let der = CertificateDer::from(bytes);
+/// Why a file without a PEM block `CERTIFICATE` has no certificates.
+fn without_certificates(bytes: &[u8]) -> CaFileError {
     let has = |label: &str| {
         let begin = format!("-----BEGIN {label}-----");
         bytes.windows(begin.len()).any(|it| it == begin.as_bytes())
     };
-    let (what, hint) = if Certificate::read(&der).is_some() {
-        let what = "it is a certificate in DER, not PEM";
-        (what, converted("x509 -inform der"))
+    if Certificate::read(&CertificateDer::from(bytes)).is_some() {
+        CaFileError::Der
     } else if has("TRUSTED CERTIFICATE") {
-        let what =
-            "it contains an OpenSSL trusted certificate (-----BEGIN TRUSTED CERTIFICATE-----)";
-        (what, converted("x509"))
+        CaFileError::OpensslTrusted
     } else if has("PKCS7") {
-        let what = "its certificates are in a PKCS #7 block";
-        (what, converted("pkcs7 -print_certs"))
+        CaFileError::Pkcs7
     } else if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) {
-        let what = "it is UTF-16 text";
-        (
-            what,
-            format!("convert it: `iconv -f utf-16 -t utf-8 {file} >ca.pem`"),
-        )
+        CaFileError::Utf16
     } else {
-        return error.caused_by(&io::Error::other("it contains no certificates"));
-    };
-    error.caused_by(&io::Error::other(what)).hint(hint)
+        CaFileError::Empty
+    }
 }
 
 #[cfg(test)]
@@ -442,7 +422,7 @@ mod tests {
     }
 
     #[test]
-    fn wildcard_stands_for_one_label() {
+    fn wildcard_matches_one_label() {
         for host in ["node.qumulo.test", "Node.QUMULO.test", "2001:db8::1"] {
             assert!(verify(host, 2026).is_ok(), "{host}");
         }
@@ -459,14 +439,14 @@ mod tests {
     }
 
     #[test]
-    fn certificate_in_the_file_is_valid_between_its_dates() {
+    fn trusted_certificate_is_valid_between_its_dates() {
         for (year, valid) in [(2019, false), (2021, true), (2118, true), (2121, false)] {
             assert_eq!(verify("node.qumulo.test", year).is_ok(), valid, "{year}");
         }
     }
 
     #[test]
-    fn no_error_of_webpki_shows_as_its_rust_name() {
+    fn webpki_errors_never_show_rust_names() {
         use webpki::Error;
         let certificate = CertificateDer::from_pem_slice(WILDCARD.as_bytes()).unwrap();
         let authorities = Authorities::empty(Origin::System);

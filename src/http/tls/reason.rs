@@ -1,4 +1,4 @@
-//! Why a certificate is not trusted, in words, and what can be done about it.
+//! Why a certificate is not trusted.
 
 use std::{fmt, path::PathBuf};
 
@@ -10,50 +10,50 @@ use super::{
 };
 use crate::text::{printable, quoted};
 
-/// A certificate that was refused.
+/// A refused certificate.
 #[derive(Clone, Debug)]
-pub struct Untrusted {
+pub(crate) struct Untrusted {
     pub fingerprint: Fingerprint,
     pub reason: Reason,
 }
 
-/// Where the certificates that are trusted come from.
+/// Where the trusted certificates come from.
 #[derive(Clone, Debug)]
-pub enum Origin {
+pub(crate) enum Origin {
     System,
     File(PathBuf),
 }
 
-/// Which certificate of those that the server shows.
+/// A certificate in the chain.
 #[derive(Clone, Debug)]
-pub enum Which {
+pub(crate) enum Which {
     /// The server's own.
     Own,
-    /// The one of the authority with this name.
+    /// The CA's with this name.
     Authority(String),
 }
 
 /// Why a certificate is not trusted.
 #[derive(Clone, Debug)]
-pub enum Reason {
-    /// Another one is pinned.
+pub(crate) enum Reason {
+    /// Another certificate is pinned.
     NotPinned {
         pinned: Fingerprint,
         /// Whether this one could be pinned instead.
         usable: bool,
     },
-    /// It is signed with its own key.
+    /// It is self-signed.
     SelfSigned(Origin),
-    /// It is signed with its own key; those trusted with its name are others.
+    /// It is self-signed, and these other certificates with its name are trusted.
     Replaced(Origin, Vec<Fingerprint>),
-    /// The authority that its chain ends with is not trusted.
+    /// The CA at the end of its chain is not trusted.
     UnknownIssuer {
         issuer: String,
-        /// Whether the server sent certificates of authorities too.
+        /// Whether the server sent CA certificates too.
         chain: bool,
         origin: Origin,
     },
-    /// An authority of this name is trusted, but another key has signed it.
+    /// A CA with this name is trusted, but another key signed the certificate.
     OtherIssuer(String, Origin),
     Expired {
         which: Which,
@@ -71,80 +71,35 @@ pub enum Reason {
         expected: ServerName<'static>,
         names: Box<Names>,
     },
-    /// X.509 version 1 has no place for the names of hosts.
+    /// X.509 version 1 cannot list host names.
     OldVersion,
-    /// An RSA key with so many bits.
+    /// An RSA key of an unsupported length in bits.
     KeyLength(Which, usize),
-    /// A key of a kind that cannot be used.
+    /// An unsupported key type.
     Key(String),
-    /// A signature of a kind that cannot be verified, where known with the key that made it.
+    /// An unsupported signature algorithm, with the type of the signing key if known.
     Signature {
         which: Which,
         signature: String,
         key: Option<String>,
     },
-    /// It is an authority's.
+    /// It is a CA certificate.
     Authority,
-    /// It was issued with a certificate that is not an authority's.
+    /// Its issuer is not a CA.
     NotAnAuthority,
     PathLength,
     NameConstraints,
     /// It is not for servers.
     Purpose,
     CriticalExtension,
-    /// The server has not signed the handshake with its key.
+    /// The server did not prove that it holds the private key.
     Unproven,
     /// It is not well-formed.
     Malformed,
-    /// Its chain has too many branches to follow.
+    /// Its chain is too complex to verify.
     TooComplex,
     /// None of the above.
     Other,
-}
-
-/// What helps.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Remedy {
-    /// To pin it, or to trust its authority.
-    Authority,
-    /// To pin it, or to trust the certificate itself.
-    Itself,
-    /// To pin it, or to put it in the place of the one that is trusted.
-    Replacement,
-    /// To pin it, or to set the clock.
-    Clock,
-    /// To pin it, or to renew it.
-    Renewal,
-    /// To pin it, or to use one of its names.
-    Name,
-    /// To pin it, or another certificate.
-    Pin,
-    /// To pin the new one, if that is what it is.
-    NewPin,
-    /// Another certificate.
-    OtherCertificate,
-    /// To find out who answers.
-    Suspicion,
-}
-
-impl Reason {
-    pub fn remedy(&self) -> Remedy {
-        match self {
-            Self::NotPinned { usable: true, .. } => Remedy::NewPin,
-            Self::UnknownIssuer { .. } | Self::OtherIssuer(..) => Remedy::Authority,
-            Self::SelfSigned(_) | Self::Authority => Remedy::Itself,
-            Self::Replaced(..) => Remedy::Replacement,
-            Self::NotYetValid { .. } => Remedy::Clock,
-            Self::Expired { .. } => Remedy::Renewal,
-            Self::WrongName { names, .. } if !names.is_empty() => Remedy::Name,
-            Self::NotPinned { usable: false, .. }
-            | Self::KeyLength(Which::Own, _)
-            | Self::Key(_)
-            | Self::Malformed => Remedy::OtherCertificate,
-            Self::Unproven => Remedy::Suspicion,
-            _ => Remedy::Pin,
-        }
-    }
 }
 
 impl std::error::Error for Reason {}
@@ -287,13 +242,13 @@ impl fmt::Display for Which {
 }
 
 impl Names {
-    fn is_empty(&self) -> bool {
+    pub fn is_empty(&self) -> bool {
         self.dns.is_empty() && self.addresses.is_empty()
     }
 
-    /// Why the expected one is not among them.
+    /// Says that the expected name is not among them.
     fn explain(&self, expected: &ServerName<'_>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        /// How many names are shown.
+        /// The maximum number of names shown.
         const MOST: usize = 5;
         let expected = expected.to_str();
         if self.is_empty() {

@@ -1,5 +1,4 @@
-//! Whom to believe to be the cluster, and the TLS that is spoken with it: 1.2 (RFC 5246) and 1.3
-//! (RFC 8446).
+//! TLS 1.2 (RFC 5246) and 1.3 (RFC 8446), and which server certificates to trust.
 
 mod authorities;
 mod certificate;
@@ -37,30 +36,28 @@ use ureq::unversioned::transport::{
 };
 use webpki::{EndEntityCert, RawPublicKeyEntity};
 
+pub(super) use self::handshake::SpeaksHttp2;
+pub(crate) use self::{
+    authorities::CaFileError,
+    handshake::HandshakeError,
+    reason::{Reason, Untrusted, Which},
+};
 use self::{
     authorities::{Authorities, Shown},
     certificate::{Certificate, algorithm},
-    reason::{Reason, Which},
 };
-pub(super) use self::{
-    handshake::{HandshakeError, SpeaksHttp2},
-    reason::{Remedy, Untrusted},
-};
-use crate::{
-    error::{Error as UserError, Kind},
-    interrupt,
-};
+use crate::interrupt;
 
-/// Which certificate is the cluster's.
+/// Which server certificates to trust.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Trust {
-    /// One for its name that is signed by a CA that the system trusts.
+    /// Those for the host name that are signed by a CA that the system trusts.
     System,
-    /// One for its name that is in this PEM file, or signed by a CA in it.
+    /// Those for the host name that are in this PEM file, or signed by a CA in it.
     CaFile(PathBuf),
-    /// Only this one, whatever its name and dates.
+    /// Only this one, regardless of its names and dates.
     Pinned(Fingerprint),
-    /// Any.
+    /// All of them.
     Insecure,
 }
 
@@ -111,8 +108,19 @@ impl<'de> serde::Deserialize<'de> for Fingerprint {
     }
 }
 
-/// The TLS settings of a cluster, shared by all connections to it.
-pub(super) struct Tls {
+/// Why [`Trust`] cannot be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum TrustError {
+    #[error("this system does not trust any certificate authorities")]
+    NoAuthorities(#[source] Option<rustls_native_certs::Error>),
+    #[error("cannot use {} as --ca-file", .0.display())]
+    CaFile(PathBuf, #[source] CaFileError),
+    #[error("TLS cannot be set up")]
+    Library(#[source] rustls::Error),
+}
+
+/// The TLS settings of a host, shared by all connections to it.
+pub(crate) struct Tls {
     config: ClientConfig,
     rule: Rule,
     provider: Arc<CryptoProvider>,
@@ -122,24 +130,30 @@ impl Tls {
     /// Reads the certificates to trust.
     ///
     /// # Errors
-    /// Of kind `usage` when there are none.
-    pub fn new(trust: &Trust) -> Result<Self, UserError> {
+    /// When there are none.
+    pub fn new(trust: &Trust) -> Result<Self, TrustError> {
         let provider = Arc::new(ring::default_provider());
         let rule = match trust {
-            Trust::System => Rule::Authorities(Authorities::of_system()?.into()),
-            Trust::CaFile(path) => Rule::Authorities(Authorities::in_file(path)?.into()),
+            Trust::System => Rule::Authorities(
+                Authorities::of_system()
+                    .map_err(TrustError::NoAuthorities)?
+                    .into(),
+            ),
+            Trust::CaFile(path) => {
+                let authorities = Authorities::in_file(path);
+                let unusable = |error| TrustError::CaFile(path.clone(), error);
+                Rule::Authorities(authorities.map_err(unusable)?.into())
+            }
             Trust::Pinned(fingerprint) => Rule::Pinned(*fingerprint),
             Trust::Insecure => Rule::Any,
         };
         let mut config = ClientConfig::builder_with_provider(provider.clone())
             .with_safe_default_protocol_versions()
-            .map_err(|error| {
-                UserError::new(Kind::Internal, "TLS cannot be set up").caused_by(&error)
-            })?
+            .map_err(TrustError::Library)?
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(Verifier::new(&rule, &provider)))
             .with_no_client_auth();
-        // So that a server without HTTP/1.1 says so before anything is sent.
+        // Makes a server without HTTP/1.1 say so before anything is sent.
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         Ok(Self {
             config,
@@ -148,7 +162,7 @@ impl Tls {
         })
     }
 
-    /// The settings for one connection at a time, with what looks at the certificate on it.
+    /// The settings and the certificate verifier of one connection.
     pub fn of_connection(&self) -> (ConnectionTls, Arc<Verifier>) {
         let verifier = Arc::new(Verifier::new(&self.rule, &self.provider));
         let mut config = self.config.clone();
@@ -168,14 +182,14 @@ impl Tls {
     }
 }
 
-/// The settings for one connection at a time.
+/// The TLS settings of one connection.
 #[derive(Debug)]
-pub(super) struct ConnectionTls {
+pub(crate) struct ConnectionTls {
     config: Arc<ClientConfig>,
     client_certificate: Arc<ClientCertificate>,
 }
 
-/// Notes whether the server asks for a client certificate, which explains why it closes the connection.
+/// Records whether the server requests a client certificate: that explains why it closes the connection.
 #[derive(Debug, Default)]
 struct ClientCertificate {
     wanted: AtomicBool,
@@ -202,7 +216,7 @@ impl ResolvesClientCert for ClientCertificate {
     }
 }
 
-/// Gives an error of TLS its meaning, and leaves others as they are.
+/// Classifies a TLS error; passes others on.
 fn explained(error: io::Error, client_certificate: bool) -> ureq::Error {
     match error.downcast::<rustls::Error>() {
         Ok(error) => ureq::Error::Other(HandshakeError::new(&error, client_certificate).into()),
@@ -210,10 +224,10 @@ fn explained(error: io::Error, client_certificate: bool) -> ureq::Error {
     }
 }
 
-/// Verifies the server's certificate, and keeps why it was refused: the TLS library's error has no room
-/// for that.
+/// Verifies the server's certificate. It keeps why a certificate was refused, because rustls's error
+/// cannot carry that.
 #[derive(Debug)]
-pub(super) struct Verifier {
+pub(crate) struct Verifier {
     rule: Rule,
     provider: Arc<CryptoProvider>,
     refused: Mutex<Option<Untrusted>>,
@@ -235,13 +249,13 @@ impl Verifier {
         }
     }
 
-    /// The certificate that was refused since this was asked last.
+    /// The certificate refused since the last call.
     pub fn take_refused(&self) -> Option<Untrusted> {
         let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
         refused.take()
     }
 
-    /// Keeps the reason, and returns an error for the library that stands for any.
+    /// Keeps the reason, and returns a generic error for rustls.
     fn refuse(&self, certificate: &CertificateDer<'_>, reason: Reason) -> rustls::Error {
         let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
         *refused = Some(Untrusted {
@@ -321,7 +335,7 @@ impl ServerCertVerifier for Verifier {
     }
 }
 
-/// Whether the server can prove with the certificate's key that it has it.
+/// Whether qkey supports the certificate's key.
 fn usable(
     certificate: &CertificateDer<'_>,
     algorithms: &WebPkiSupportedAlgorithms,
@@ -347,7 +361,7 @@ fn usable(
     }
 }
 
-/// The key in a certificate. webpki does not read all that can be pinned, such as one of version 1.
+/// The public key of a certificate. webpki rejects some that can be pinned, such as version 1.
 fn public_key(certificate: &CertificateDer<'_>) -> Option<SubjectPublicKeyInfoDer<'static>> {
     match EndEntityCert::try_from(certificate) {
         Ok(certificate) => Some(certificate.subject_public_key_info()),
@@ -355,7 +369,7 @@ fn public_key(certificate: &CertificateDer<'_>) -> Option<SubjectPublicKeyInfoDe
     }
 }
 
-/// Like `rustls::crypto::verify_tls12_signature`, which takes a certificate instead of its key.
+/// `rustls::crypto::verify_tls12_signature` for a bare public key.
 fn verify_tls12_signature(
     message: &[u8],
     key: &SubjectPublicKeyInfoDer<'_>,
@@ -377,14 +391,14 @@ fn verify_tls12_signature(
     }
 }
 
-/// How far a connection, or the attempt to make one, has come in the request under way.
+/// How far the current request has come on a connection.
 #[derive(Debug, Default)]
-pub(super) struct Progress {
+pub(crate) struct Progress {
     connected: AtomicBool,
     sent: AtomicBool,
-    /// Whether the request reads what became of a submission: no other begins after a signal.
+    /// Whether the request confirms a submission: only these may start after a signal.
     confirms: AtomicBool,
-    /// Whether any connection to the cluster has come about yet.
+    /// Whether any connection to the host has succeeded yet.
     reached: Arc<AtomicBool>,
 }
 
@@ -419,15 +433,15 @@ impl Progress {
         self.sent.store(false, Ordering::SeqCst);
     }
 
-    /// What connection there was is gone, or will not be used again.
+    /// The connection is gone, or will not be used again.
     pub fn disconnected(&self) {
         self.connected.store(false, Ordering::SeqCst);
     }
 }
 
-/// Wraps a connection in TLS, and notes how far it has come.
+/// Wraps a connection in TLS, and records its progress.
 #[derive(Debug)]
-pub(super) struct TlsConnector {
+pub(crate) struct TlsConnector {
     pub config: ConnectionTls,
     pub progress: Arc<Progress>,
 }
@@ -443,7 +457,7 @@ impl<In: Transport> Connector<In> for TlsConnector {
         let Some(transport) = chained else {
             return Ok(None);
         };
-        // The way to a proxy, in which the tunnel to the cluster is then dug.
+        // To a proxy: TLS starts inside the tunnel.
         if !details.needs_tls() {
             return Ok(Some(Either::A(transport)));
         }
@@ -478,12 +492,12 @@ impl<In: Transport> Connector<In> for TlsConnector {
     }
 }
 
-/// A connection to the cluster itself.
-pub(super) struct TlsTransport {
+/// A TLS connection to the host itself.
+pub(crate) struct TlsTransport {
     stream: StreamOwned<ClientConnection, TransportAdapter>,
     progress: Arc<Progress>,
     client_certificate: Arc<ClientCertificate>,
-    /// Whether anything has come back yet.
+    /// Whether the server has sent anything yet.
     answered: bool,
     buffers: LazyBuffers,
 }
@@ -513,7 +527,7 @@ impl Transport for TlsTransport {
     }
 
     fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), ureq::Error> {
-        // The connection may have taken its time to come about.
+        // A signal may have arrived while connecting.
         let progress = &self.progress;
         if !progress.has_sent() && !progress.confirms() && interrupt::announced().is_some() {
             return Err(io::Error::from(io::ErrorKind::Interrupted).into());
@@ -542,8 +556,7 @@ impl Transport for TlsTransport {
         Ok(amount > 0)
     }
 
-    /// A connection on which anything has come that no request has asked for is of no use: it would
-    /// be taken for the reply to the next one.
+    /// Unread bytes would be taken for the response to the next request.
     fn is_open(&mut self) -> bool {
         let unread = match self.stream.conn.process_new_packets() {
             Ok(state) => state.plaintext_bytes_to_read() > 0 || state.peer_has_closed(),
@@ -562,7 +575,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_fingerprint_is_read_as_openssl_and_qkey_write_it() {
+    fn fingerprint_parses_openssl_and_qkey_forms() {
         let plain = format!("sha256:{}", "0a".repeat(32));
         let with_colons = format!("SHA256:{}", ["0A"; 32].join(":"));
         for text in [&plain, &with_colons] {

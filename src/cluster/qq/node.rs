@@ -1,4 +1,4 @@
-//! Which cluster `qq` reaches from a cluster node: its own, whatever host it is given.
+//! On a cluster node, `qq` reaches the node's own cluster regardless of `--host`.
 
 use std::{
     fs, io,
@@ -7,15 +7,22 @@ use std::{
 
 use rustix::system::uname;
 
-use super::DEFAULT_PORT;
-use crate::error::{Error, Kind, Result};
+use crate::cluster::DEFAULT_PORT;
 
 /// Where a node's own REST API listens. `qq` 7.5.3 and later uses it wherever it exists.
 const SOCKET: &str = "/run/qfsd/rest.sock";
 
+/// `qq` might reach another cluster than the named one.
+#[derive(Debug)]
+pub struct Astray {
+    /// The cluster as the user named it.
+    pub named: String,
+    pub why: Why,
+}
+
 /// Why `qq` might not reach the named cluster.
 #[derive(Debug, thiserror::Error)]
-enum Astray {
+pub enum Why {
     #[error(
         "this is a cluster node: {SOCKET} exists, and qq 7.5.3 and later sends every request there, whatever host and port it is given"
     )]
@@ -29,17 +36,17 @@ enum Astray {
 /// call.
 ///
 /// # Errors
-/// Of kind `usage`.
-pub(super) fn check(host: Option<&str>, port: u16) -> Result<()> {
+/// When it might.
+pub(in crate::cluster) fn check(host: Option<&str>, port: u16) -> Result<(), Astray> {
     if host.is_none() && port == DEFAULT_PORT {
         return Ok(());
     }
-    let astray = match fs::symlink_metadata(SOCKET) {
-        // Whatever it is: if qq sees it, it connects to nothing else; a dangling link may soon lead
-        // to a socket.
-        Ok(_) => Astray::Node,
+    let why = match fs::symlink_metadata(SOCKET) {
+        // Any file counts: if qq sees one, it connects to nothing else. A dangling link may soon
+        // lead to a socket.
+        Ok(_) => Why::Node,
         Err(error) if is_absence(&error) => return Ok(()),
-        Err(source) => Astray::Unknown { source },
+        Err(source) => Why::Unknown { source },
     };
     // Another port may be a tunnel to another cluster, and qq would not use it.
     if port == DEFAULT_PORT && host.is_some_and(is_this_machine) {
@@ -49,10 +56,7 @@ pub(super) fn check(host: Option<&str>, port: u16) -> Result<()> {
         Some(host) => format!("{host}:{port}"),
         None => format!("port {port}"),
     };
-    let message = format!("qq cannot be trusted to reach {named} from this machine");
-    Err(Error::new(Kind::Usage, message).caused_by(&astray).hint(
-        "add --via rest, with --ca-file PEM or --tls-fingerprint sha256:HEX to verify the cluster; for this node's own cluster, give no host and no port",
-    ))
+    Err(Astray { named, why })
 }
 
 fn is_absence(error: &io::Error) -> bool {
@@ -81,13 +85,13 @@ fn is_own_address(address: IpAddr) -> bool {
         IpAddr::V4(_) => "ipv4",
         IpAddr::V6(_) => "ipv6",
     };
-    // With this setting on, any address can be bound.
+    // If this setting is on, every address can be bound.
     let setting = fs::read_to_string(format!("/proc/sys/net/{family}/ip_nonlocal_bind"));
     setting.is_ok_and(|value| value.trim() == "0") && UdpSocket::bind((address, 0)).is_ok()
 }
 
-/// Whether a name is this machine's own. DNS cannot tell: the answer may change from one query to the
-/// next, and a round-robin name leads to other nodes too.
+/// Whether a name is this machine's own. DNS cannot tell: its replies may change, and a round-robin name
+/// leads to other nodes too.
 fn is_own_name(host: &str, own_name: &str, hosts: impl FnOnce() -> String) -> bool {
     let name = |text: &str| text.trim_end_matches('.').to_ascii_lowercase();
     let short = |text: &str| text.split('.').next().unwrap_or_default().to_owned();
@@ -95,7 +99,7 @@ fn is_own_name(host: &str, own_name: &str, hosts: impl FnOnce() -> String) -> bo
     if host == "localhost" || host == own || host == short(&own) {
         return !host.is_empty();
     }
-    // If the host name is set without its domain, this file has both.
+    // If the host name lacks its domain, this file has both.
     own == short(&own) && own == short(&host) && is_local_in(&hosts(), &host)
 }
 
@@ -119,7 +123,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_host_name_and_localhost_name_this_machine() {
+    fn host_name_and_localhost_are_this_machine() {
         let hosts = "127.0.1.1\tnode-3.example.com node-3 # this node\n\
                      127.0.0.1 dr.example.com\n\
                      127.0.0.1 node-3.both.example\n240.0.0.1 node-3.both.example\n\
@@ -154,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn only_loopback_and_interface_addresses_are_this_machine() {
+    fn loopback_and_interface_addresses_are_this_machine() {
         for own in [
             "127.0.0.1",
             "127.255.0.9",

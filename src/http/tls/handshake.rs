@@ -1,35 +1,35 @@
-//! Why there is no TLS with a server, whatever its certificate.
+//! Why TLS with a server failed, apart from its certificate.
 
 use std::fmt;
 
 use rustls::{AlertDescription, Error, InvalidMessage, PeerIncompatible, PeerMisbehaved};
 
-/// Why there is no TLS with a server, or no more.
+/// Why TLS with a server failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum HandshakeError {
+pub(crate) enum HandshakeError {
     NotTls,
     /// It supports neither TLS 1.2 nor TLS 1.3.
     Version,
     NothingInCommon,
-    /// It wants a client certificate, and said so with this alert.
+    /// It requires a client certificate, as this alert says.
     ClientCertificate(AlertDescription),
-    /// It knows no host of this name.
+    /// It does not recognize the host name.
     HostName,
     /// It does not speak HTTP/1.1.
     Protocol,
     NoCertificate,
-    /// It ended TLS with this alert.
+    /// It closed the connection with this alert.
     Alert(AlertDescription),
     /// It violates the protocol.
     Violation,
-    /// What arrived was not what had been sent.
+    /// Data was corrupted in transit.
     Damaged,
-    /// The library failed by itself.
+    /// The library failed on this machine.
     Internal,
 }
 
 impl HandshakeError {
-    /// `client_certificate`: whether the server has asked for one, and not answered a request yet.
+    /// `client_certificate`: whether the server requested one and has not sent anything since.
     pub fn new(error: &Error, client_certificate: bool) -> Self {
         match error {
             Error::AlertReceived(alert) if client_certificate && refuses_client(*alert) => {
@@ -79,38 +79,14 @@ impl HandshakeError {
         }
     }
 
-    /// Whether the server cannot have looked at a request: it has not completed the handshake
-    /// (RFC 8446, 4.4.2.4 and 6.2), which with TLS 1.3 the client learns only after it sent one.
+    /// Whether the server cannot have read a request because it did not complete the handshake
+    /// (RFC 8446, 4.4.2.4 and 6.2). With TLS 1.3 the client learns that only after it sent one.
     pub fn precedes_requests(self) -> bool {
         self == Self::ClientCertificate(AlertDescription::CertificateRequired)
     }
-
-    /// What to do about it.
-    pub fn hint(self) -> &'static str {
-        match self {
-            Self::NotTls => {
-                "check --host and --port: --via rest needs the cluster's HTTPS port (8000 by default)"
-            }
-            Self::Version => "enable TLS 1.2 or TLS 1.3 on the server, or check --host and --port",
-            Self::NothingInCommon => {
-                "on the server, enable TLS 1.3, or TLS 1.2 with ECDHE and AES-GCM or ChaCha20-Poly1305, and use a certificate with an RSA key of 2048 to 8192 bits or a P-256, P-384, or Ed25519 key; --via qq without --ca-file and --tls-fingerprint may work with others, but does not verify certificates"
-            }
-            Self::ClientCertificate(_) => {
-                "qkey cannot present one; check --host and --port, or bypass the gateway that asks for it"
-            }
-            Self::HostName => "check --host: use a host name that the cluster is configured with",
-            Self::Protocol => "check --host and --port: the REST API of a cluster speaks HTTP/1.1",
-            Self::Damaged => {
-                "check the network, and any proxy or firewall that inspects TLS connections"
-            }
-            Self::NoCertificate | Self::Alert(_) | Self::Violation | Self::Internal => {
-                "check --host and --port: another service may be listening there; otherwise, check the server's TLS settings"
-            }
-        }
-    }
 }
 
-/// The alerts that servers send to clients without the certificate that they asked for.
+/// The alerts that servers send to clients without the requested certificate.
 fn refuses_client(alert: AlertDescription) -> bool {
     matches!(
         alert,
@@ -180,13 +156,13 @@ fn explain(alert: AlertDescription, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     })
 }
 
-/// What answers a request of HTTP/1.1 in HTTP/2.
+/// The server replies in HTTP/2 to an HTTP/1.1 request.
 #[derive(Clone, Copy, Debug)]
-pub struct SpeaksHttp2;
+pub(crate) struct SpeaksHttp2;
 
 impl SpeaksHttp2 {
-    /// Whether the first bytes of an answer are those of HTTP/2: its connections begin with a frame of
-    /// the type SETTINGS on stream 0 (RFC 9113, 3.4 and 6.5), or end with one of the type GOAWAY.
+    /// Whether a response begins as HTTP/2 does: with a SETTINGS frame on stream 0 (RFC 9113, 3.4 and
+    /// 6.5), or with a GOAWAY frame.
     pub fn begins(bytes: &[u8]) -> bool {
         const SETTINGS: u8 = 4;
         const GOAWAY: u8 = 7;
@@ -201,7 +177,7 @@ impl std::error::Error for SpeaksHttp2 {}
 
 impl fmt::Display for SpeaksHttp2 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("HTTP/2, where HTTP/1.1 was asked for")
+        f.write_str("it is HTTP/2, not HTTP/1.1")
     }
 }
 
@@ -210,7 +186,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_error_of_rustls_shows_as_its_rust_name() {
+    fn rustls_errors_never_show_rust_names() {
         for (error, name) in [
             (
                 Error::PeerMisbehaved(PeerMisbehaved::InvalidKeyShare),
@@ -235,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn alert_after_a_request_for_a_client_certificate_names_the_certificate() {
+    fn alert_after_certificate_request_means_client_certificate() {
         let alert = Error::AlertReceived(AlertDescription::HandshakeFailure);
         for (wanted, expected) in [
             (
@@ -249,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn http_2_is_told_by_its_first_frame() {
+    fn http_2_is_recognized_by_its_first_frame() {
         assert!(SpeaksHttp2::begins(b"\0\0\x12\x04\0\0\0\0\0\0\x03"));
         assert!(SpeaksHttp2::begins(b"\0\0\x08\x07\0\0\0\0\0"));
         for other in [

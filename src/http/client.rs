@@ -1,5 +1,5 @@
-//! HTTP/1.1 (RFC 9112) over a few connections that are kept, and what went wrong on one: whether
-//! anything was sent decides what is certain afterwards.
+//! HTTP/1.1 (RFC 9112) over a few kept connections. Whether any of a request was sent decides what is
+//! certain after a failure.
 
 use std::{
     io,
@@ -15,7 +15,7 @@ use std::{
 use ureq::{
     Agent, Body, Proxy, RequestBuilder,
     config::Config,
-    http::{HeaderName, HeaderValue, Response, StatusCode, Uri, header},
+    http::{self, HeaderName, HeaderValue, StatusCode, Uri, header},
     unversioned::{
         resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver},
         transport::{ConnectProxyConnector, Connector, NextTimeout, TcpConnector, time},
@@ -23,50 +23,49 @@ use ureq::{
 };
 
 use super::{
-    failure::{self, Failure},
+    failure::Failure,
     tls::{Progress, Tls, TlsConnector, Verifier},
 };
 use crate::interrupt::{self, Ender, Phase};
 
-/// Of each connection. A request with its headers is far smaller, and an answer is read piece by
-/// piece.
+/// The buffer size of a connection. A request is far smaller, and a response is read in pieces.
 const BUFFER: usize = 32 << 10;
 
-/// How long a connection may take to come about, within the time that the call has.
+/// How long connecting may take, within the time limit of the request.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 
-/// How long a connection may be idle and still be used: servers close theirs after 5 s and more.
+/// How long a connection may be idle and still be reused: servers close idle ones after 5 s or more.
 const IDLE_LIMIT: Duration = Duration::from_secs(4);
 
-/// How to reach the cluster.
-pub(super) struct Settings {
+/// How to reach the host.
+pub(crate) struct Settings {
     /// `https://HOST:PORT`.
     pub base: String,
     pub tls: Tls,
     pub proxy: Option<Proxy>,
     /// `Bearer TOKEN`.
     pub authorization: Option<HeaderValue>,
-    /// For each call.
+    /// For each request.
     pub timeout: Duration,
-    /// How many connections there may be at a time.
+    /// The maximum number of connections.
     pub connections: usize,
 }
 
-/// What came back.
+/// An HTTP response.
 #[derive(Debug)]
-pub(super) struct Answer {
+pub(crate) struct Response {
     pub status: StatusCode,
     pub location: Option<String>,
     pub retry_after: Option<Duration>,
     pub body: Vec<u8>,
     connection: Option<Arc<Stop>>,
-    /// Whether the connection had answered another request before.
+    /// Whether the connection had served another request before.
     pub on_kept_connection: bool,
 }
 
-impl Answer {
-    /// Uses the connection no further: this is not the answer to what was asked on it, and what comes
-    /// next may not be either.
+impl Response {
+    /// Drops the connection after use: this is not the response to the request, and the next one may
+    /// not be either.
     pub fn distrust(&self) {
         if let Some(connection) = &self.connection {
             connection.is_shut.store(true, Ordering::SeqCst);
@@ -74,38 +73,38 @@ impl Answer {
     }
 }
 
-/// The connections to one cluster.
-pub(super) struct Client {
+/// The connections to one host.
+pub(crate) struct Client {
     settings: Settings,
-    lines: Mutex<Lines>,
+    pool: Mutex<Pool>,
     returned: Condvar,
     reached: Arc<AtomicBool>,
 }
 
 #[derive(Default)]
-struct Lines {
-    idle: Vec<Line>,
+struct Pool {
+    idle: Vec<Connection>,
     made: usize,
 }
 
-/// One connection, once it is made; made anew when the other side has closed it.
-struct Line {
+/// One connection, made at its first request and remade after the server closed it.
+struct Connection {
     agent: Agent,
     progress: Arc<Progress>,
     verifier: Arc<Verifier>,
     used: Instant,
-    /// Whether a call was left behind on it.
+    /// Whether a request on it was abandoned.
     abandoned: bool,
     stop: Arc<Stop>,
-    _ender: Ender,
+    _cancel_guard: Ender,
 }
 
 /// What ends the use of a connection.
 #[derive(Debug, Default)]
 struct Stop {
-    /// What the call under way is for, as a [`Phase`].
+    /// What the current request is for, as a [`Phase`].
     serves: AtomicU8,
-    /// Whether a signal, or an answer to something else, has ended its use.
+    /// Whether a signal or a stray response has ended its use.
     is_shut: AtomicBool,
 }
 
@@ -115,125 +114,126 @@ impl Stop {
     }
 }
 
-/// A line in use; goes back whatever happens.
+/// A connection in use; returned to the pool when dropped.
 struct Lease<'a> {
     client: &'a Client,
-    line: Option<Line>,
+    connection: Option<Connection>,
 }
 
 impl Client {
     pub fn new(settings: Settings) -> Self {
         Self {
             settings,
-            lines: Mutex::default(),
+            pool: Mutex::default(),
             returned: Condvar::new(),
             reached: Arc::default(),
         }
     }
 
-    /// Sends one request, a POST if it has a body, and reads an answer of at most `limit` bytes, once. The time it has begins
-    /// now, and includes what is spent waiting for a free connection.
+    /// Sends one request (a POST if it has a body) once, and reads a response of at most `limit` bytes.
+    /// Waiting for a free connection counts toward the timeout.
     pub fn request(
         &self,
         path: &str,
         body: Option<Vec<u8>>,
         limit: usize,
-    ) -> Result<Answer, Failure> {
+    ) -> Result<Response, Failure> {
         let begun = Instant::now();
         let method = match &body {
             Some(_) => "POST",
             None => "GET",
         };
         let mut lease = self.lease(begun)?;
-        let result = match &mut lease.line {
-            Some(line) => self.request_on(line, begun, path, body, limit),
-            None => unreachable!("a lease has its line until it ends"),
+        let result = match &mut lease.connection {
+            Some(connection) => self.request_on(connection, begun, path, body, limit),
+            None => unreachable!("a lease has its connection until it ends"),
         };
         drop(lease);
         let took = begun.elapsed().as_secs_f64() * 1000.0;
         match &result {
-            Ok(answer) => log::debug!("{method} {path}: {} in {took:.1} ms", answer.status),
-            Err(_) => log::debug!("{method} {path}: no answer in {took:.1} ms"),
+            Ok(response) => log::debug!("{method} {path}: {} in {took:.1} ms", response.status),
+            Err(_) => log::debug!("{method} {path}: no response in {took:.1} ms"),
         }
         result
     }
 
     fn request_on(
         &self,
-        line: &mut Line,
+        connection: &mut Connection,
         begun: Instant,
         path: &str,
         body: Option<Vec<u8>>,
         limit: usize,
-    ) -> Result<Answer, Failure> {
+    ) -> Result<Response, Failure> {
         let timeout = self.settings.timeout;
         let waited = begun.elapsed();
         let left = timeout.saturating_sub(waited);
         if left.is_zero() {
             return Err(self.no_turn());
         }
-        line.progress.begin();
-        if line.used.elapsed() > IDLE_LIMIT {
-            line.progress.disconnected();
+        connection.progress.begin();
+        if connection.used.elapsed() > IDLE_LIMIT {
+            connection.progress.disconnected();
         }
-        let ask = Ask {
+        let request = Request {
             uri: format!("{}{path}", self.settings.base),
             authorization: self.settings.authorization.clone(),
             body,
             limit,
             within: left,
         };
-        let agent = line.agent.clone();
-        let call = move || exchange(&agent, ask);
-        let kept = line.progress.is_connected();
+        let agent = connection.agent.clone();
+        let exchange = move || request.exchange(&agent);
+        let kept = connection.progress.is_connected();
         let mut result = match kept {
-            // The line's `Ender` makes it return at a signal.
-            true => call().map_err(Unanswered::Error),
-            // Nothing ends the search for a host's address, or an attempt to connect.
-            false => line.wait_for(call, left),
+            // The cancel guard makes it return at a signal.
+            true => exchange().map_err(NoResponse::Error),
+            // Nothing cancels a name lookup or a connection attempt.
+            false => connection.wait_for(exchange, left),
         };
-        line.used = Instant::now();
-        // A server that gives up on a connection may say so while the next request is on its way, and an
-        // error that comes twice would be taken for the refusal of the next request.
-        if let Ok(answer) = &mut result {
-            answer.connection = Some(line.stop.clone());
-            answer.on_kept_connection = kept;
-            if !answer.status.is_success() {
-                answer.distrust();
+        connection.used = Instant::now();
+        // A server that gives up on a connection may say so while the next request is under way, and a
+        // duplicate error would be taken for the refusal of the next request.
+        if let Ok(response) = &mut result {
+            response.connection = Some(connection.stop.clone());
+            response.on_kept_connection = kept;
+            if !response.status.is_success() {
+                response.distrust();
             }
         }
-        result.map_err(|unanswered| {
-            line.progress.disconnected();
-            match self.failure(line, unanswered) {
+        result.map_err(|no_response| {
+            connection.progress.disconnected();
+            match self.failure(connection, no_response) {
                 Failure::NotConnectedWithin(_) if waited > left => self.no_turn(),
                 failure => failure,
             }
         })
     }
 
-    fn failure(&self, line: &Line, unanswered: Unanswered) -> Failure {
-        let sent = line.progress.has_sent();
+    fn failure(&self, connection: &Connection, no_response: NoResponse) -> Failure {
+        let (stop, progress) = (&connection.stop, &connection.progress);
+        let sent = progress.has_sent();
         let timeout = self.settings.timeout;
-        let stopped = match line.stop.is_shut() || !sent && !line.progress.confirms() {
+        let stopped = match stop.is_shut() || !sent && !progress.confirms() {
             true => interrupt::announced(),
             false => interrupt::received(),
         };
-        match (unanswered, stopped) {
+        match (no_response, stopped) {
             (_, Some(kind)) if sent => Failure::StoppedDuring(kind),
             (_, Some(kind)) => Failure::StoppedBefore(kind),
-            (Unanswered::LeftBehind, None) if sent => Failure::TimedOut(timeout),
-            (Unanswered::LeftBehind, None) => {
+            (NoResponse::Abandoned, None) if sent => Failure::TimedOut(timeout),
+            (NoResponse::Abandoned, None) => {
                 Failure::NotConnectedWithin(timeout.min(CONNECT_LIMIT))
             }
-            (Unanswered::Error(error), None) if sent => failure::after_sending(error, timeout),
-            (Unanswered::Error(error), None) => match line.verifier.take_refused() {
+            (NoResponse::Error(error), None) if sent => Failure::after_sending(error, timeout),
+            (NoResponse::Error(error), None) => match connection.verifier.take_refused() {
                 Some(untrusted) => Failure::Untrusted(untrusted),
-                None => failure::before_sending(error, timeout, timeout.min(CONNECT_LIMIT)),
+                None => Failure::before_sending(error, timeout, timeout.min(CONNECT_LIMIT)),
             },
         }
     }
 
-    /// Others had the connection all the time: used it, or tried in vain to make one.
+    /// Other requests held every connection, or tried in vain to connect.
     fn no_turn(&self) -> Failure {
         let timeout = self.settings.timeout;
         match self.reached.load(Ordering::SeqCst) {
@@ -242,28 +242,31 @@ impl Client {
         }
     }
 
-    /// Waits for a line that is free, where there are as many as there may be.
+    /// Waits for a free connection if the maximum number is in use.
     fn lease(&self, begun: Instant) -> Result<Lease<'_>, Failure> {
-        let mut lines = self.lock();
+        let mut pool = self.lock();
         loop {
-            let idle = lines.idle.len();
-            lines.idle.retain(|line| !line.stop.is_shut());
-            lines.made -= idle - lines.idle.len();
-            let made = lines.made;
-            let line = match lines.idle.pop() {
-                Some(line) => Some(line),
+            let idle = pool.idle.len();
+            pool.idle.retain(|connection| !connection.stop.is_shut());
+            pool.made -= idle - pool.idle.len();
+            let made = pool.made;
+            let connection = match pool.idle.pop() {
+                Some(connection) => Some(connection),
                 None if made < self.settings.connections => {
-                    lines.made += 1;
-                    Some(self.new_line())
+                    pool.made += 1;
+                    Some(self.new_connection())
                 }
                 None => None,
             };
-            if let Some(line) = line {
+            if let Some(connection) = connection {
                 let phase = interrupt::phase();
-                line.stop.serves.store(phase as u8, Ordering::SeqCst);
-                line.progress.set_confirms(phase == Phase::Confirm);
-                let line = Some(line);
-                return Ok(Lease { client: self, line });
+                connection.stop.serves.store(phase as u8, Ordering::SeqCst);
+                connection.progress.set_confirms(phase == Phase::Confirm);
+                let connection = Some(connection);
+                return Ok(Lease {
+                    client: self,
+                    connection,
+                });
             }
             if let Some(kind) = interrupt::received() {
                 return Err(Failure::StoppedBefore(kind));
@@ -271,21 +274,21 @@ impl Client {
             if begun.elapsed() > self.settings.timeout {
                 return Err(self.no_turn());
             }
-            let waited = self.returned.wait_timeout(lines, interrupt::POLL_INTERVAL);
-            lines = waited.unwrap_or_else(PoisonError::into_inner).0;
+            let waited = self.returned.wait_timeout(pool, interrupt::POLL_INTERVAL);
+            pool = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Lines> {
-        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Pool> {
+        self.pool.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn new_line(&self) -> Line {
+    fn new_connection(&self) -> Connection {
         let progress = Arc::new(Progress::new(self.reached.clone()));
         let config = Agent::config_builder()
             .https_only(true)
             .http_status_as_error(false)
-            // The token is for the named host alone.
+            // The token is only for the named host.
             .max_redirects(0)
             .max_redirects_will_error(false)
             .proxy(self.settings.proxy.clone())
@@ -320,20 +323,20 @@ impl Client {
             stopping.is_shut.store(true, Ordering::SeqCst);
             ending.clone().shutdown();
         };
-        Line {
+        Connection {
             agent,
             progress,
             verifier,
             used: Instant::now(),
             abandoned: false,
             stop,
-            _ender: Ender::register(end),
+            _cancel_guard: Ender::register(end),
         }
     }
 }
 
-/// Looks a host up for a new connection: the library asks for it before each request, also on a
-/// connection that is kept.
+/// Resolves the host name once per connection: ureq asks before each request, even on a kept
+/// connection.
 #[derive(Debug, Default)]
 struct OnceResolver {
     system: DefaultResolver,
@@ -356,7 +359,7 @@ impl Resolver for OnceResolver {
                 Ok(addresses.clone())
             }
             _ => {
-                // With a limit it would take a thread; whoever waits for the connection has one.
+                // A limit would cost a thread; `Connection::wait_for` has one already.
                 let unlimited = NextTimeout {
                     after: time::Duration::NotHappening,
                     ..timeout
@@ -371,25 +374,25 @@ impl Resolver for OnceResolver {
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
-/// Why a call has no answer.
-enum Unanswered {
+/// Why a request got no response.
+enum NoResponse {
     Error(ureq::Error),
-    /// It was left behind when its time was over, or at a signal.
-    LeftBehind,
+    /// It was abandoned at its time limit or at a signal.
+    Abandoned,
 }
 
-/// What is asked of the cluster: to read, or with a body to do something.
-struct Ask {
+/// A GET, or a POST if it has a body.
+struct Request {
     uri: String,
     authorization: Option<HeaderValue>,
     body: Option<Vec<u8>>,
-    /// How long the answer may be.
+    /// The maximum size of the response body, in bytes.
     limit: usize,
     within: Duration,
 }
 
-impl Ask {
-    fn send(self, agent: &Agent) -> Result<Response<Body>, ureq::Error> {
+impl Request {
+    fn send(&self, agent: &Agent) -> Result<http::Response<Body>, ureq::Error> {
         match &self.body {
             None => self.prepared(agent.get(&self.uri)).call(),
             Some(body) => self
@@ -407,50 +410,48 @@ impl Ask {
         };
         request.config().timeout_global(Some(self.within)).build()
     }
+
+    fn exchange(&self, agent: &Agent) -> Result<Response, ureq::Error> {
+        let mut response = self.send(agent)?;
+        let text = |name: HeaderName| {
+            let value = response.headers().get(name)?;
+            Some(String::from_utf8_lossy(value.as_bytes()).into_owned())
+        };
+        let (location, retry_after) = (text(header::LOCATION), text(header::RETRY_AFTER));
+        let body = response.body_mut().with_config();
+        Ok(Response {
+            body: body.limit(self.limit as u64).read_to_vec()?,
+            status: response.status(),
+            location,
+            // An HTTP date is ignored; the back-off applies.
+            retry_after: retry_after
+                .and_then(|seconds| seconds.trim().parse().ok())
+                .map(Duration::from_secs),
+            connection: None,
+            on_kept_connection: false,
+        })
+    }
 }
 
-fn exchange(agent: &Agent, ask: Ask) -> Result<Answer, ureq::Error> {
-    let limit = ask.limit as u64;
-    let mut response = ask.send(agent)?;
-    let text = |name: HeaderName| {
-        let value = response.headers().get(name)?;
-        Some(String::from_utf8_lossy(value.as_bytes()).into_owned())
-    };
-    let (location, retry_after) = (text(header::LOCATION), text(header::RETRY_AFTER));
-    let body = response.body_mut().with_config();
-    Ok(Answer {
-        body: body.limit(limit).read_to_vec()?,
-        status: response.status(),
-        location,
-        // The other form, a date, is left to the back-off.
-        retry_after: retry_after
-            .and_then(|seconds| seconds.trim().parse().ok())
-            .map(Duration::from_secs),
-        connection: None,
-        on_kept_connection: false,
-    })
-}
-
-impl Line {
-    /// Leaves the call behind when a signal comes first, or the time is over; then it sends nothing
-    /// more.
+impl Connection {
+    /// Abandons the exchange at a signal or at the time limit; then it sends nothing more.
     fn wait_for(
         &mut self,
-        call: impl FnOnce() -> Result<Answer, ureq::Error> + Send + 'static,
+        exchange: impl FnOnce() -> Result<Response, ureq::Error> + Send + 'static,
         within: Duration,
-    ) -> Result<Answer, Unanswered> {
+    ) -> Result<Response, NoResponse> {
         let begun = Instant::now();
         let (sender, receiver) = mpsc::channel();
-        // Nobody listens any more to one that was left behind.
+        // Nobody receives the result of an abandoned exchange.
         thread::Builder::new()
-            .spawn(move || drop(sender.send(call())))
-            .map_err(|error| Unanswered::Error(error.into()))?;
+            .spawn(move || drop(sender.send(exchange())))
+            .map_err(|error| NoResponse::Error(error.into()))?;
         loop {
             match receiver.recv_timeout(interrupt::POLL_INTERVAL) {
-                Ok(result) => return result.map_err(Unanswered::Error),
+                Ok(result) => return result.map_err(NoResponse::Error),
                 Err(RecvTimeoutError::Disconnected) => {
-                    let error = io::Error::other("the attempt to connect ended without a result");
-                    return Err(Unanswered::Error(error.into()));
+                    let error = io::Error::other("the connection attempt ended without a result");
+                    return Err(NoResponse::Error(error.into()));
                 }
                 Err(RecvTimeoutError::Timeout) => {}
             }
@@ -458,12 +459,12 @@ impl Line {
                 true => within,
                 false => within.min(CONNECT_LIMIT),
             };
-            // The call's own time-outs are to come first, for they know better what they wait for.
+            // ureq's own timeouts come first: they know what they were waiting for.
             if interrupt::received().is_some() || begun.elapsed() > limit + interrupt::POLL_INTERVAL
             {
                 self.abandoned = true;
                 self.agent.clone().shutdown();
-                return Err(Unanswered::LeftBehind);
+                return Err(NoResponse::Abandoned);
             }
         }
     }
@@ -471,10 +472,12 @@ impl Line {
 
 impl Drop for Lease<'_> {
     fn drop(&mut self) {
-        let mut lines = self.client.lock();
-        match self.line.take() {
-            Some(line) if !line.abandoned && !line.stop.is_shut() => lines.idle.push(line),
-            _ => lines.made -= 1,
+        let mut pool = self.client.lock();
+        match self.connection.take() {
+            Some(connection) if !connection.abandoned && !connection.stop.is_shut() => {
+                pool.idle.push(connection);
+            }
+            _ => pool.made -= 1,
         }
         self.client.returned.notify_one();
     }

@@ -1,5 +1,4 @@
-//! What a certificate (RFC 5280) says, as far as messages and the checks that webpki does not offer
-//! need it.
+//! Reads certificates (RFC 5280) for messages and for the checks that webpki lacks.
 
 use std::{fmt, net::IpAddr, time::Duration};
 
@@ -22,7 +21,7 @@ const COMMON_NAME: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.4.3");
 const SERVER_AUTH: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.5.5.7.3.1");
 const RSA: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1");
 
-/// A certificate, as it stands: nothing is verified.
+/// A certificate; nothing in it is verified.
 pub(super) struct Certificate(CertificateInner<Raw>);
 
 impl Certificate {
@@ -98,8 +97,7 @@ impl Certificate {
         self.rsa_bits().filter(|bits| !(2048..=8192).contains(bits))
     }
 
-    /// Whether it may issue others: a certificate authority's, or a root from before version 3, which
-    /// cannot say so.
+    /// Whether it is a CA certificate. A root from before version 3 cannot say so, and counts as one.
     pub fn may_issue(&self) -> bool {
         match self.extension::<BasicConstraints>() {
             Some(constraints) => constraints.ca,
@@ -110,7 +108,7 @@ impl Certificate {
         }
     }
 
-    /// How many certificates of further authorities there may be below an authority's.
+    /// How many CA certificates may follow below this CA's.
     pub fn path_length(&self) -> Option<u8> {
         self.extension::<BasicConstraints>()?.path_len_constraint
     }
@@ -121,7 +119,7 @@ impl Certificate {
             .is_none_or(|purposes| purposes.0.contains(&SERVER_AUTH))
     }
 
-    /// The names of hosts in it.
+    /// The host names in it.
     pub fn names(&self) -> Names {
         let mut names = Names {
             common_name: common_name(self.subject()),
@@ -151,9 +149,9 @@ fn address(octets: &[u8]) -> Option<IpAddr> {
         .ok()
 }
 
-/// The names of hosts in a certificate.
+/// The host names and addresses in a certificate.
 #[derive(Clone, Debug, Default)]
-pub struct Names {
+pub(crate) struct Names {
     pub dns: Vec<String>,
     pub addresses: Vec<IpAddr>,
     pub common_name: Option<String>,
@@ -174,7 +172,7 @@ fn common_name(name: &DistinguishedName) -> Option<String> {
     }
 }
 
-/// How messages name whoever has this distinguished name.
+/// A distinguished name as messages show it.
 pub(super) fn title(name: &DistinguishedName) -> String {
     match common_name(name) {
         Some(common_name) => quoted(&cut(&common_name)),
@@ -183,7 +181,7 @@ pub(super) fn title(name: &DistinguishedName) -> String {
     }
 }
 
-/// Host names have at most 253 characters; anything longer is not there to be read.
+/// Cuts a name to the 253 characters that a host name may have.
 pub(super) fn cut(name: &str) -> String {
     const LONGEST: usize = 253;
     match name.char_indices().nth(LONGEST) {
@@ -192,7 +190,7 @@ pub(super) fn cut(name: &str) -> String {
     }
 }
 
-/// What an algorithm is called, given as object identifier and parameters.
+/// The name of an algorithm, given its DER object identifier and parameters.
 pub(super) fn algorithm(identifier: &[u8]) -> String {
     let Some((oid, parameters)) = SliceReader::new(identifier).ok().and_then(|mut reader| {
         let oid = ObjectIdentifier::decode(&mut reader).ok()?;
@@ -251,7 +249,7 @@ const ALGORITHMS: [(ObjectIdentifier, &str); 29] = {
     ]
 };
 
-/// A moment as messages show it: `2026-11-25 21:05 UTC`.
+/// A time as messages show it: `2026-11-25 21:05 UTC`.
 pub(super) struct Moment(pub UnixTime);
 
 impl fmt::Display for Moment {

@@ -5,10 +5,10 @@ use std::{env, net::IpAddr};
 use ureq::{Proxy, ProxyProtocol};
 
 use super::authority;
-use crate::error::{Error, Kind, Result};
 
-/// A proxy to go through.
-pub(super) struct Way {
+/// An HTTP proxy.
+#[derive(Debug)]
+pub(crate) struct Route {
     pub proxy: Proxy,
     /// `HOST:PORT`, without its user and password.
     pub address: String,
@@ -16,11 +16,18 @@ pub(super) struct Way {
     pub variable: &'static str,
 }
 
-/// The way to a host; `None` is the direct one.
+/// An environment variable names something other than an HTTP proxy.
+#[derive(Debug, thiserror::Error)]
+#[error("{variable} does not name a usable proxy")]
+pub struct Unusable {
+    pub variable: &'static str,
+}
+
+/// The proxy for a host; `None` for a direct connection.
 ///
 /// # Errors
-/// Of kind `usage` when what the environment names is no proxy, or of another kind than HTTP.
-pub(super) fn way_to(host: &str) -> Result<Option<Way>> {
+/// When the environment names something other than an HTTP proxy.
+pub(crate) fn route_to(host: &str) -> Result<Option<Route>, Unusable> {
     let find = |names: &[&'static str]| {
         names.iter().find_map(|&name| {
             let value = env::var(name).ok().filter(|value| !value.is_empty())?;
@@ -31,10 +38,10 @@ pub(super) fn way_to(host: &str) -> Result<Option<Way>> {
     else {
         return Ok(None);
     };
-    if find(&["no_proxy", "NO_PROXY"]).is_some_and(|(_, exceptions)| excepts(&exceptions, host)) {
+    if find(&["no_proxy", "NO_PROXY"]).is_some_and(|(_, exceptions)| exempts(&exceptions, host)) {
         return Ok(None);
     }
-    // The URL may hold a password, and is not shown.
+    // The URL may contain a password, so it is never shown.
     let usable = Proxy::new(&url)
         .ok()
         .filter(|proxy| proxy.protocol() == ProxyProtocol::Http)
@@ -45,26 +52,22 @@ pub(super) fn way_to(host: &str) -> Result<Option<Way>> {
             (found == proxy.host() || found == address).then_some((proxy, address))
         });
     match usable {
-        Some((proxy, address)) => Ok(Some(Way {
+        Some((proxy, address)) => Ok(Some(Route {
             proxy,
             address,
             variable,
         })),
-        None => Err(Error::new(
-            Kind::Usage,
-            format!("{variable} names no proxy that can be used"),
-        )
-        .hint("it must be http://HOST:PORT, with USER:PASSWORD@ before the host where need be")),
+        None => Err(Unusable { variable }),
     }
 }
 
-/// Whether a host is among these: `*`, names, which stand for all below them too, addresses, and
-/// networks with the length of their prefix.
-fn excepts(exceptions: &str, host: &str) -> bool {
+/// Whether `no_proxy` lists a host: as `*`, as a name or a parent domain, as an address, or in a network
+/// with a prefix length.
+fn exempts(no_proxy: &str, host: &str) -> bool {
     let host = host.trim_matches(['[', ']']).trim_end_matches('.');
     let host = host.to_ascii_lowercase();
     let address: Option<IpAddr> = host.parse().ok();
-    let mut exceptions = exceptions
+    let mut exceptions = no_proxy
         .split(|c: char| c == ',' || c.is_whitespace())
         .filter(|exception| !exception.is_empty());
     exceptions.any(|exception| match address {
@@ -81,7 +84,7 @@ fn excepts(exceptions: &str, host: &str) -> bool {
     })
 }
 
-/// `None` where the network is none.
+/// `None` if `network` is malformed.
 fn is_within(address: IpAddr, network: &str) -> Option<bool> {
     let (base, prefix) = match network.split_once('/') {
         Some((base, prefix)) => (base, prefix.parse::<u32>().ok()?),
@@ -103,7 +106,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn exceptions_are_names_addresses_and_networks() {
+    fn no_proxy_lists_names_addresses_and_networks() {
         for (exceptions, host) in [
             ("*", "a"),
             ("a.example", "a.example"),
@@ -120,7 +123,7 @@ mod tests {
             ("fd00::/8", "fd12::1"),
             ("::/0", "fd12::1"),
         ] {
-            assert!(excepts(exceptions, host), "{exceptions} has {host}");
+            assert!(exempts(exceptions, host), "{exceptions} lists {host}");
         }
         for (exceptions, host) in [
             ("", "a"),
@@ -136,7 +139,10 @@ mod tests {
             ("0.0.0.0/0", "::1"),
             ("fd00::/8", "fe00::1"),
         ] {
-            assert!(!excepts(exceptions, host), "{exceptions} has not {host}");
+            assert!(
+                !exempts(exceptions, host),
+                "{exceptions} does not list {host}"
+            );
         }
     }
 }
