@@ -68,7 +68,7 @@ impl Output {
     /// # Errors
     /// When stdout does not take it, with what was done and how to see it; a reader that went away
     /// is not an error.
-    pub fn result(&self, text: &str, object: &Value) -> Result<()> {
+    pub fn result(&self, text: &str, object: &impl Serialize) -> Result<()> {
         let written = self.answer(|| text.to_owned(), object);
         written.map_err(|error| {
             let error = match summary(text) {
