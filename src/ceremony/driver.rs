@@ -234,24 +234,16 @@ impl<C: Change> Driver<'_, C> {
         looked: Looked<C::State>,
     ) -> Result<Step<Prepared<C::State>, C::State>> {
         let Looked { state, challenge } = looked;
-        let new_key = || self.prover.new_key();
-        let comparison = match self.change.compare(&state, &state, None) {
-            Comparison::NeedsNewKey => match new_key() {
-                Some(new_key) => {
-                    let comparison = self.change.compare(&state, &state, Some(&new_key));
-                    if matches!(comparison, Comparison::Met) {
-                        return Ok(Step::Settled(self.already_so(state, Some(new_key))));
-                    }
-                    comparison
-                }
-                None => Comparison::NeedsNewKey,
-            },
-            comparison => comparison,
-        };
-        match comparison {
-            Comparison::Met => return Ok(Step::Settled(self.already_so(state, None))),
-            Comparison::Conflict(conflict) => refuse_unsent(conflict)?,
-            Comparison::Unmet | Comparison::NeedsNewKey => {}
+        let mut new_key = None;
+        let mut comparison = self.change.compare(&state, &state, None);
+        if matches!(comparison, Comparison::NeedsNewKey) {
+            new_key = self.prover.new_key();
+            comparison = self.change.compare(&state, &state, new_key.as_ref());
+        }
+        if is_met_unsent(comparison)? {
+            let now = state.clone();
+            let outcome = self.outcome(Ending::AlreadySo, state, now, new_key, None);
+            return Ok(Step::Settled(outcome));
         }
         let prepared = self.request(state, challenge, 0);
         prepared.map(Step::Next)
@@ -306,19 +298,18 @@ impl<C: Change> Driver<'_, C> {
             Some((_, Err(error))) => return Err(error.clone()),
             None => None,
         };
-        match self.change.compare(&before, &before, new_key.as_ref()) {
-            // Once it is done the old key may be gone: that it was not found is no error.
-            Comparison::Met => return Ok(Step::Settled(self.already_so(before, new_key))),
-            Comparison::Conflict(conflict) => refuse_unsent(conflict)?,
-            Comparison::Unmet | Comparison::NeedsNewKey => {}
+        let comparison = self.change.compare(&before, &before, new_key.as_ref());
+        // Once it is done the old key may be gone: that it was not found is no error.
+        if is_met_unsent(comparison)? {
+            let now = before.clone();
+            let outcome = self.outcome(Ending::AlreadySo, before, now, new_key, None);
+            return Ok(Step::Settled(outcome));
         }
         let keys = found.into_iter().collect::<Result<Vec<Key>>>()?;
         let response = proof::sign(&request, &keys, self.observer)?;
         let signed = request.signatories.iter().zip(keys);
-        let key = signed
-            .filter(|(signatory, _)| signatory.stored.is_some())
-            .map(|(_, key)| key)
-            .next();
+        let mut signed = signed.filter(|(signatory, _)| signatory.stored.is_some());
+        let key = signed.next().map(|(_, key)| key);
         Ok(Step::Next(Proven {
             before,
             request,
@@ -357,9 +348,10 @@ impl<C: Change> Driver<'_, C> {
                 _unsettled: unsettled,
             })),
             Ok(Reply::Done { now, warning }) => {
-                leave_done(words, &submission);
-                let stored_key = proven.stored_key();
-                let mut outcome = self.done(proven.before, now, proven.new_key, stored_key);
+                leave(words, submission.carried_out());
+                let key = proven.stored_key();
+                let mut outcome =
+                    self.outcome(Ending::Done, proven.before, now, proven.new_key, key);
                 outcome.warnings.push(warning);
                 Ok(Committed::Settled(outcome))
             }
@@ -369,7 +361,7 @@ impl<C: Change> Driver<'_, C> {
                 self.after_refusal(proven, refusal)
             }
             Err(error) => {
-                leave_error(words, &error);
+                leave(words, error.clone());
                 Err(error)
             }
         }
@@ -398,10 +390,9 @@ impl<C: Change> Driver<'_, C> {
         let new_key = proven.new_key.as_ref();
         match self.change.compare(&proven.before, &now, new_key) {
             Comparison::Met => {
-                let stored_key = proven.stored_key();
-                let mut outcome = self.already_so(now, proven.new_key);
-                outcome.before = proven.before;
-                outcome.stored_key = stored_key;
+                let key = proven.stored_key();
+                let (before, new_key) = (proven.before, proven.new_key);
+                let outcome = self.outcome(Ending::AlreadySo, before, now, new_key, key);
                 return Ok(Committed::Settled(outcome));
             }
             Comparison::Conflict(Conflict {
@@ -465,17 +456,12 @@ impl<C: Change> Driver<'_, C> {
         let words = accepted.words.take();
         match submission.confirm(|| self.seen(&accepted.before, new_key)) {
             Ok(now) => {
-                leave_done(words, &submission);
-                let Accepted {
-                    before,
-                    stored_key,
-                    new_key,
-                    ..
-                } = accepted;
-                Ok(self.done(before, now, new_key, stored_key))
+                leave(words, submission.carried_out());
+                let (before, new_key) = (accepted.before, accepted.new_key);
+                Ok(self.outcome(Ending::Done, before, now, new_key, accepted.stored_key))
             }
             Err(error) => {
-                leave_error(words, &error);
+                leave(words, error.clone());
                 Err(error)
             }
         }
@@ -521,28 +507,21 @@ impl<C: Change> Driver<'_, C> {
         })
     }
 
-    fn already_so(&self, state: C::State, new_key: Option<PublicKey>) -> Outcome<C::State> {
-        Outcome {
-            ending: Ending::AlreadySo,
-            warnings: self.change.warnings(&state, new_key.as_ref()),
-            before: state.clone(),
-            now: state,
-            new_key,
-            stored_key: None,
-            challenge: None,
-        }
-    }
-
-    fn done(
+    fn outcome(
         &self,
+        ending: Ending,
         before: C::State,
         now: C::State,
         new_key: Option<PublicKey>,
         stored_key: Option<Arc<StoredKey>>,
     ) -> Outcome<C::State> {
+        let compared = match ending {
+            Ending::AlreadySo => &now,
+            Ending::Done | Ending::DryRun => &before,
+        };
         Outcome {
-            ending: Ending::Done,
-            warnings: self.change.warnings(&before, new_key.as_ref()),
+            ending,
+            warnings: self.change.warnings(compared, new_key.as_ref()),
             before,
             now,
             new_key,
@@ -552,15 +531,14 @@ impl<C: Change> Driver<'_, C> {
     }
 
     fn rehearsed(&self, proven: Proven<C::State>) -> Outcome<C::State> {
-        let stored_key = proven.stored_key();
+        let key = proven.stored_key();
         let Request {
             purpose, challenge, ..
         } = proven.request;
         let now = proven.before.clone();
         Outcome {
-            ending: Ending::DryRun,
             challenge: purpose.asks_cluster().then_some(challenge),
-            ..self.done(proven.before, now, proven.new_key, stored_key)
+            ..self.outcome(Ending::DryRun, proven.before, now, proven.new_key, key)
         }
     }
 }
@@ -572,27 +550,26 @@ impl<S> Proven<S> {
     }
 }
 
+/// Whether nothing has to be sent.
+///
 /// # Errors
 /// When the change cannot be made from a state that conflicts with it.
-fn refuse_unsent(conflict: Conflict) -> Result<()> {
-    conflict.error.map_or(Ok(()), |error| {
-        let next_step = error.hint_text().unwrap_or_default();
-        let hint = format!("nothing was sent; {next_step}");
-        Err(error.hint(hint))
-    })
-}
-
-fn leave_done(words: Option<LastWords>, submission: &Submission) {
-    if let Some(words) = words {
-        let request = &submission.request;
-        let done = format!("stopped by a signal after {request} was carried out");
-        words.leave_with(Error::new(Kind::Interrupted, done));
+fn is_met_unsent(comparison: Comparison) -> Result<bool> {
+    match comparison {
+        Comparison::Conflict(Conflict {
+            error: Some(error), ..
+        }) => {
+            let next_step = error.hint_text().unwrap_or_default();
+            let hint = format!("nothing was sent; {next_step}");
+            Err(error.hint(hint))
+        }
+        comparison => Ok(matches!(comparison, Comparison::Met)),
     }
 }
 
-fn leave_error(words: Option<LastWords>, error: &Error) {
+fn leave(words: Option<LastWords>, error: Error) {
     if let Some(words) = words {
-        words.leave_with(error.clone());
+        words.leave_with(error);
     }
 }
 
@@ -618,5 +595,143 @@ fn unexplained(refusal: Error, failure: &Error) -> Error {
         true => Error::new(kind, "stopped by a signal after the cluster had refused")
             .caused_by_error(&refusal),
         false => refusal,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        ceremony::{
+            Keyring,
+            add::Add,
+            challenge::Purpose,
+            fakes::{Call, FakeCluster, FakeSource, Fault, Opening, World, assert_tells, failed},
+            lock::{Lock, NoProof},
+            observer::Silent,
+            replace::Replace,
+        },
+        cluster::KeyRef,
+    };
+
+    fn next<T, S>(step: Step<T, S>) -> T {
+        match step {
+            Step::Next(next) => next,
+            Step::Settled(_) => panic!("something is left to do"),
+        }
+    }
+
+    #[test]
+    fn prepare_prove_commit_and_confirm_are_separate_steps() {
+        let (old, new) = (FakeSource::new("old"), FakeSource::new("new"));
+        let cluster = FakeCluster::new(World::default().with_key("lock", old.public_key()));
+        let challenge = cluster.world().replacement_challenge(&KeyRef::new("1"));
+        let keyring = Keyring::new(vec![&old]).with_new(&new);
+        let driver = Driver {
+            change: &Replace {
+                key: KeyRef::new("lock"),
+            },
+            view: &View::new(&cluster),
+            prover: &keyring,
+            challenges: &Challenges::default(),
+            observer: &Silent,
+            attempts: 2,
+            one_of_several: false,
+        };
+
+        let prepared = next(driver.prepare().unwrap());
+        let request = &prepared.request;
+        assert_eq!(request.purpose, Purpose::Replace(KeyRef::new("1")));
+        assert_eq!(request.challenge, challenge.unwrap());
+        let signatories = request.signatories.iter();
+        let roles: Vec<Role> = signatories.map(|signatory| signatory.role).collect();
+        assert_eq!(roles, [Role::Old, Role::New]);
+        assert!(old.signed().is_empty() && new.signed().is_empty());
+
+        let proven = next(driver.prove(prepared).unwrap());
+        assert_eq!((old.signed().len(), new.signed().len()), (1, 1));
+        assert_eq!((cluster.submissions(), cluster.count(&Call::Keys)), (0, 1));
+
+        let Ok(Committed::Accepted(accepted)) = driver.commit(proven, Permit::free()) else {
+            panic!("the cluster accepts it");
+        };
+        assert_eq!((cluster.submissions(), cluster.count(&Call::Keys)), (1, 1));
+        let outcome = driver.confirm(accepted).unwrap();
+        assert_eq!(outcome.ending, Ending::Done);
+        assert_eq!(cluster.count(&Call::Keys), 2);
+    }
+
+    #[test]
+    fn conflict_found_after_refusal_is_a_mismatch_caused_by_the_refusal() {
+        let key = FakeSource::new("a.pem");
+        let taken = |world: &mut World| {
+            world.store("lock", "", FakeSource::new("b.pem").public_key());
+        };
+        let cluster =
+            FakeCluster::new(World::default()).fault(Call::Add, .., Fault::Meanwhile(taken));
+        let keyring = Keyring::new(Vec::new()).with_new(&key);
+        let add = Add::new("lock", "").unwrap();
+        let added = run(&add, &cluster, &keyring, &Silent, 2, false);
+        let error = failed(added, Kind::Mismatch, 4);
+        assert_tells(&error, "the name \"lock\" is taken");
+        assert_tells(&error, "fs_entry_exists_error");
+        assert!(!error.hint_text().unwrap().contains("nothing was sent"));
+
+        let relocked = |world: &mut World| world.snapshot(7).lock_key = Some("2".to_owned());
+        let world = World::default()
+            .with_key("lock", key.public_key())
+            .with_snapshot(7, None);
+        let cluster = FakeCluster::new(world).fault(Call::Lock(7), .., Fault::Meanwhile(relocked));
+        let lock = Lock {
+            id: 7,
+            key: KeyRef::new("lock"),
+        };
+        let locked = run(&lock, &cluster, &NoProof, &Silent, 2, false);
+        let error = failed(locked, Kind::Mismatch, 4);
+        assert_tells(&error, "is locked with key 2");
+        assert_tells(&error, "snapshot_locked_error");
+    }
+
+    #[test]
+    fn observer_sees_opening_signing_and_submitting() {
+        let key = FakeSource::new("a.pem").opening(Opening::Asks);
+        let cluster = FakeCluster::new(World::default()).fault(Call::Add, .., Fault::Refused);
+        let seen = Mutex::new(Vec::new());
+        let observer = |event: Event<'_>| seen.lock().unwrap().push(format!("{event:?}"));
+        let keyring = Keyring::new(Vec::new())
+            .with_new(&key)
+            .observed_by(&observer);
+        let add = Add::new("lock", "").unwrap();
+        failed(
+            run(&add, &cluster, &keyring, &observer, 2, false),
+            Kind::Refused,
+            5,
+        );
+        let expected = [
+            r#"Opening("a.pem")"#,
+            r#"WaitingForPerson("a.pem")"#,
+            r#"Signing("a.pem")"#,
+            r#"Submitting("the request to add key \"lock\"")"#,
+            r#"Refused("the request to add key \"lock\"")"#,
+        ];
+        assert_eq!(*seen.lock().unwrap(), expected);
+    }
+
+    #[test]
+    fn warnings_are_part_of_the_result() {
+        let key = FakeSource::new("a.pem");
+        let world = World::default().with_key("other", key.public_key());
+        let keyring = Keyring::new(Vec::new()).with_new(&key);
+        let add = Add::new("lock", "").unwrap();
+        let added = run(&add, &FakeCluster::new(world), &keyring, &Silent, 2, false).unwrap();
+        assert_eq!(
+            added.warnings,
+            ["the key store holds the same public key as key 1 (\"other\")"]
+        );
+
+        let cluster = FakeCluster::new(World::default()).fault(Call::Add, .., Fault::LostAfter(1));
+        let added = run(&add, &cluster, &keyring, &Silent, 2, false).unwrap();
+        assert_eq!(added.warnings.len(), 1);
+        assert!(added.warnings[0].contains("checked: it was done"));
     }
 }

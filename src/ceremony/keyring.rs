@@ -104,6 +104,9 @@ impl<'a> Keyring<'a> {
     fn new_key(&self) -> Result<Key> {
         self.open();
         let mut states = self.lock();
+        if let Some(error) = interruption(&states) {
+            return Err(error.clone());
+        }
         match (self.sources.last(), states.last_mut()) {
             (Some(source), Some(state)) if self.has_new => state
                 .unlocked(*source, self.observer)

@@ -193,6 +193,12 @@ impl Submission {
         ))
     }
 
+    /// What is said of it if a signal ends the process before the result is printed.
+    pub fn carried_out(&self) -> Error {
+        let done = format!("stopped by a signal after {} was carried out", self.request);
+        Error::new(Kind::Interrupted, done)
+    }
+
     /// Nothing is known of what became of it.
     pub fn unknown(&self, kind: Kind) -> Error {
         let message = format!(
