@@ -75,11 +75,19 @@ impl Kind {
     }
 }
 
+/// What the message of an error names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Subject {
+    /// The snapshot with this id.
+    Snapshot(u64),
+}
+
 /// An error with its kind, a one-line message, the chain of what caused it, and the next step.
 #[derive(Clone, Debug)]
 pub struct Error {
     kind: Kind,
     reason: Option<Reason>,
+    subject: Option<Subject>,
     message: String,
     causes: Vec<String>,
     hint: Option<String>,
@@ -96,6 +104,7 @@ impl Error {
         Self {
             kind,
             reason: None,
+            subject: None,
             message: message.into(),
             causes: Vec::new(),
             hint: None,
@@ -128,6 +137,12 @@ impl Error {
     /// Adds why it failed, for decisions. `None` keeps what is known.
     pub fn because(mut self, reason: impl Into<Option<Reason>>) -> Self {
         self.reason = reason.into().or(self.reason);
+        self
+    }
+
+    /// Adds what the message names. `None` keeps what is known.
+    pub fn naming(mut self, subject: impl Into<Option<Subject>>) -> Self {
+        self.subject = subject.into().or(self.subject);
         self
     }
 
@@ -188,6 +203,11 @@ impl Error {
 
     pub fn reason(&self) -> Option<Reason> {
         self.reason
+    }
+
+    /// What the message names, if that is known.
+    pub fn subject(&self) -> Option<Subject> {
+        self.subject
     }
 
     pub fn message(&self) -> &str {

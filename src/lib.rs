@@ -12,6 +12,7 @@ pub mod cluster;
 pub mod config;
 pub mod encoding;
 pub mod error;
+pub mod fleet;
 pub mod folders;
 mod http;
 pub mod input;

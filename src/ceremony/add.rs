@@ -1,144 +1,159 @@
 //! Storing a public key: its name is the challenge.
 
+use std::sync::Arc;
+
 use super::{
-    Ending, Keyring, not_explained, sign,
-    submission::{Seen, Submission, Verdict},
+    Outcome,
+    challenge::Purpose,
+    change::{Change, Comparison, Conflict},
+    driver::{Keys, View},
+    proof::{Response, Role, Signatory},
 };
 use crate::{
-    cluster::{Check, Cluster, KeyRef, NewKey, StoredKey},
+    cluster::{self, Check, Cluster, KeyRef, NewKey, StoredKey},
     error::{Error, Kind, Result},
-    parallel::both,
     public_key::PublicKey,
-    signer::KeySource,
     text::quoted,
 };
 
-/// What is to be stored.
+/// What to store a key under; the prover has the key.
 pub struct Add<'a> {
-    pub name: &'a str,
-    pub comment: &'a str,
-    pub key: &'a dyn KeySource,
-    pub dry_run: bool,
+    name: &'a str,
+    comment: &'a str,
 }
 
-/// What the cluster holds, or would.
-pub struct Added {
-    pub ending: Ending,
-    pub public_key: PublicKey,
-    /// Missing after a dry run.
-    pub stored: Option<StoredKey>,
+/// The key store, as far as it matters.
+#[derive(Clone)]
+pub struct State {
+    /// The stored key with the name.
+    pub stored: Option<Arc<StoredKey>>,
+    keys: Keys,
 }
 
-impl Add<'_> {
-    /// Runs the ceremony.
-    ///
+impl<'a> Add<'a> {
     /// # Errors
-    /// As the rules have it; of kind `mismatch` when another key has the name.
-    pub fn run(&self, cluster: &dyn Cluster) -> Result<Added> {
-        self.check_name()?;
-        let keyring = Keyring::new(vec![self.key]);
-        let (keys, ()) = both(|| cluster.keys(), || keyring.open());
-        let keys = keys?;
-        let key = keyring.single()?;
-        let public_key = key.signer.public_key().clone();
-        if let Some(stored) = keys.iter().find(|stored| stored.name == self.name) {
-            return self.already_stored(stored, public_key);
-        }
-        if let Some(other) = keys.iter().find(|stored| stored.holds(&public_key)) {
-            log::warn!(
-                "the key store holds the same public key as {}",
-                other.title()
-            );
-        }
-        let signature = sign(&key.title, key.signer.as_ref(), self.name)?;
-        if self.dry_run {
-            return Ok(Added {
-                ending: Ending::DryRun,
-                public_key,
-                stored: None,
-            });
-        }
-        let submission = Submission {
-            request: format!("the request to add key {}", quoted(self.name)),
-            check: cluster.check_command(Check::Keys),
-        };
-        let submit = || {
-            cluster.add_key(&NewKey {
-                name: self.name,
-                comment: self.comment,
-                public_key: &public_key,
-                signature: &signature,
-            })
-        };
-        let look = || {
-            let keys = cluster.keys()?;
-            let stored = keys.into_iter().find(|stored| stored.name == self.name);
-            Ok(match stored {
-                Some(stored) if stored.holds(&public_key) => Seen::Done(stored),
-                Some(other) => {
-                    Seen::SomethingElse(format!("{} holds another public key", other.title()))
-                }
-                None => Seen::NotDone,
-            })
-        };
-        let added = |ending, stored| Added {
-            ending,
-            public_key: public_key.clone(),
-            stored: Some(stored),
-        };
-        match submission.submit(submit, look)? {
-            Verdict::Done(stored) => Ok(added(Ending::Done, stored)),
-            Verdict::Refused(error) if error.kind() == Kind::Auth => Err(error),
-            // An identical run may have been faster.
-            Verdict::Refused(error) => match look() {
-                Ok(Seen::Done(stored)) => Ok(added(Ending::AlreadySo, stored)),
-                Ok(_) => Err(error),
-                Err(failure) => Err(not_explained(error, &failure)),
-            },
-        }
-    }
-
-    fn check_name(&self) -> Result<()> {
-        let wrong = match self.name {
+    /// Of kind `usage` when no key can have this name.
+    pub fn new(name: &'a str, comment: &'a str) -> Result<Self> {
+        let wrong = match name {
             "" => "is empty",
             name if matches!(KeyRef::new(name), KeyRef::Id(_)) => {
                 "consists of digits only, and would be taken for an id"
             }
-            _ => return Ok(()),
+            _ => return Ok(Self { name, comment }),
         };
-        let message = format!("the name {} {wrong}", quoted(self.name));
+        let message = format!("the name {} {wrong}", quoted(name));
         Err(Error::new(Kind::Usage, message).hint("give the key a name such as lock-2026"))
     }
+}
 
-    fn already_stored(&self, stored: &StoredKey, public_key: PublicKey) -> Result<Added> {
-        if !stored.holds(&public_key) {
-            let message = format!(
-                "the name {} is taken: the cluster holds another public key as {}",
-                quoted(self.name),
-                stored.title()
-            );
-            return Err(Error::new(Kind::Mismatch, message).hint(format!(
-                "nothing was sent; choose another --name, or replace that key: \
-                 `qkey replace --key-id {}`",
-                stored.id
-            )));
-        }
-        if stored.disabled {
-            log::warn!(
-                "the key is disabled, and locks nothing until `qq fs_security_modify_key` enables it"
-            );
-        }
-        if stored.comment != self.comment && !self.comment.is_empty() {
-            log::warn!(
-                "its comment is {} and stays so; `qq fs_security_modify_key` changes it",
-                quoted(&stored.comment)
-            );
-        }
-        Ok(Added {
-            ending: Ending::AlreadySo,
-            public_key,
-            stored: Some(stored.clone()),
+impl Outcome<State> {
+    /// The stored key; `None` after a dry run.
+    pub fn stored(&self) -> Option<&StoredKey> {
+        self.now.stored.as_deref()
+    }
+
+    /// The public half of the key.
+    ///
+    /// # Panics
+    /// Never: without it nothing can be compared.
+    pub fn public_key(&self) -> &PublicKey {
+        self.new_key.as_ref().expect("an added key is known")
+    }
+}
+
+impl Change for Add<'_> {
+    type State = State;
+
+    fn observe(&self, view: &View<'_>, before: Option<&State>) -> Result<State> {
+        let keys = match before {
+            None => view.keys()?,
+            Some(_) => view.keys_again()?,
+        };
+        let stored = keys.iter().find(|stored| stored.name == self.name);
+        Ok(State {
+            stored: stored.cloned(),
+            keys,
         })
+    }
+
+    fn challenge(&self, _: Option<&State>) -> Option<Purpose> {
+        Some(Purpose::Add(self.name.to_owned()))
+    }
+
+    fn roles(&self, _: &State, _: &[Arc<StoredKey>]) -> Result<Vec<Signatory>> {
+        Ok(vec![Signatory {
+            role: Role::New,
+            stored: None,
+        }])
+    }
+
+    fn compare(&self, _: &State, now: &State, new_key: Option<&PublicKey>) -> Comparison {
+        match (&now.stored, new_key) {
+            (None, _) => Comparison::Unmet,
+            (Some(_), None) => Comparison::NeedsNewKey,
+            (Some(stored), Some(new_key)) if stored.holds(new_key) => Comparison::Met,
+            (Some(other), Some(_)) => {
+                let title = other.title();
+                let message = format!(
+                    "the name {} is taken: the cluster holds another public key as {title}",
+                    quoted(self.name)
+                );
+                let error = Error::new(Kind::Mismatch, message).hint(format!(
+                    "choose another --name, or replace that key: `qkey replace --key-id {}`",
+                    other.id
+                ));
+                Comparison::Conflict(Conflict {
+                    now: format!("{title} holds another public key"),
+                    error: Some(error),
+                })
+            }
+        }
+    }
+
+    fn submit(&self, cluster: &dyn Cluster, _: &State, response: &Response) -> cluster::Result<()> {
+        let (public_key, signature) = response.of(Role::New);
+        cluster.add_key(&NewKey {
+            name: self.name,
+            comment: self.comment,
+            public_key,
+            signature,
+        })
+    }
+
+    fn title(&self, _: &State) -> String {
+        format!("add key {}", quoted(self.name))
+    }
+
+    fn check(&self) -> Check {
+        Check::Keys
+    }
+
+    fn warnings(&self, state: &State, new_key: Option<&PublicKey>) -> Vec<String> {
+        let mut warnings = Vec::new();
+        match &state.stored {
+            Some(stored) => {
+                if stored.disabled {
+                    warnings.push("the key is disabled, and locks nothing until `qq fs_security_modify_key` enables it".to_owned());
+                }
+                if stored.comment != self.comment && !self.comment.is_empty() {
+                    warnings.push(format!(
+                        "its comment is {} and stays so; `qq fs_security_modify_key` changes it",
+                        quoted(&stored.comment)
+                    ));
+                }
+            }
+            None => {
+                let holds_it =
+                    |stored: &&Arc<StoredKey>| new_key.is_some_and(|new_key| stored.holds(new_key));
+                if let Some(other) = state.keys.iter().find(holds_it) {
+                    warnings.push(format!(
+                        "the key store holds the same public key as {}",
+                        other.title()
+                    ));
+                }
+            }
+        }
+        warnings
     }
 }
 
@@ -147,15 +162,35 @@ mod tests {
     use std::thread;
 
     use super::*;
-    use crate::ceremony::fakes::{
-        Call, FakeCluster, FakeSource, Fault, Opening, Rendezvous, Signing, World, assert_tells,
-        failed,
+    use crate::ceremony::{
+        self, Ending, Keyring,
+        fakes::{
+            Call, FakeCluster, FakeSource, Fault, Opening, Rendezvous, Signing, World,
+            assert_tells, failed,
+        },
+        observer::Silent,
     };
+
+    /// One run of the command.
+    struct Run<'a> {
+        name: &'a str,
+        comment: &'a str,
+        key: &'a FakeSource,
+        dry_run: bool,
+    }
+
+    impl Run<'_> {
+        fn run(&self, cluster: &FakeCluster) -> Result<Outcome<State>> {
+            let change = Add::new(self.name, self.comment)?;
+            let keyring = Keyring::new(Vec::new()).with_new(self.key);
+            ceremony::run(&change, cluster, &keyring, &Silent, 2, self.dry_run)
+        }
+    }
 
     const NAME: &str = "Schlüssel 2026 ";
 
-    fn add(key: &FakeSource) -> Add<'_> {
-        Add {
+    fn add(key: &FakeSource) -> Run<'_> {
+        Run {
             name: NAME,
             comment: "for snapshots",
             key,
@@ -172,22 +207,22 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_stored_with_a_signature_over_its_exact_name() {
+    fn key_is_stored_with_signature_over_exact_name() {
         let (cluster, key) = (empty(), FakeSource::new("a.pem"));
         let added = add(&key).run(&cluster).unwrap();
         assert_eq!(added.ending, Ending::Done);
-        assert_eq!(added.public_key, *key.public_key());
-        let stored = added.stored.unwrap();
+        assert_eq!(added.public_key(), key.public_key());
+        let stored = added.stored().unwrap();
         assert_eq!(stored.name, NAME);
         assert_eq!(stored.comment, "for snapshots");
         assert!(stored.holds(key.public_key()));
-        assert_eq!(stored_keys(&cluster), [stored]);
+        assert_eq!(stored_keys(&cluster), [stored.clone()]);
         assert_eq!(key.signed(), [NAME]);
         assert_eq!(cluster.calls(), [Call::Keys, Call::Add, Call::Keys]);
     }
 
     #[test]
-    fn the_key_list_is_read_while_the_key_opens() {
+    fn key_list_is_read_while_key_opens() {
         let rendezvous = Rendezvous::of(2);
         let cluster = empty().fault(Call::Keys, .., Fault::Meet(rendezvous.clone()));
         let key = FakeSource::new("a.pem").meeting_when_opened(&rendezvous);
@@ -195,33 +230,33 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_no_key_can_have_costs_no_call() {
+    fn invalid_name_makes_no_call() {
         for name in ["", "2026"] {
             let (cluster, key) = (empty(), FakeSource::new("a.pem"));
-            let add = Add { name, ..add(&key) };
+            let add = Run { name, ..add(&key) };
             failed(add.run(&cluster), Kind::Usage, 2);
             assert_eq!((cluster.calls(), key.opened()), (vec![], 0));
         }
     }
 
     #[test]
-    fn a_second_run_says_that_it_is_so_and_sends_nothing() {
+    fn rerun_is_already_so_and_sends_nothing() {
         let (cluster, key) = (empty(), FakeSource::new("a.pem"));
         let first = add(&key).run(&cluster).unwrap();
         for comment in ["for snapshots", "", "another comment"] {
-            let add = Add {
+            let add = Run {
                 comment,
                 ..add(&key)
             };
             let again = add.run(&cluster).unwrap();
             assert_eq!(again.ending, Ending::AlreadySo);
-            assert_eq!(again.stored, first.stored);
+            assert_eq!(again.stored(), first.stored());
         }
         assert_eq!((cluster.submissions(), key.signed().len()), (1, 1));
     }
 
     #[test]
-    fn a_name_that_another_key_has_is_a_mismatch_and_sends_nothing() {
+    fn name_taken_by_another_key_is_a_mismatch() {
         let (key, other) = (FakeSource::new("a.pem"), FakeSource::new("b.pem"));
         let cluster = FakeCluster::new(World::default().with_key(NAME, other.public_key()));
         let error = failed(add(&key).run(&cluster), Kind::Mismatch, 4);
@@ -231,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn one_key_may_be_stored_under_two_names() {
+    fn one_key_can_be_stored_under_two_names() {
         let key = FakeSource::new("a.pem");
         let cluster = FakeCluster::new(World::default().with_key("other", key.public_key()));
         assert_eq!(add(&key).run(&cluster).unwrap().ending, Ending::Done);
@@ -239,24 +274,24 @@ mod tests {
     }
 
     #[test]
-    fn a_dry_run_signs_and_sends_nothing() {
+    fn dry_run_signs_and_sends_nothing() {
         let (cluster, key) = (empty(), FakeSource::new("a.pem"));
-        let add = Add {
+        let add = Run {
             dry_run: true,
             ..add(&key)
         };
         let added = add.run(&cluster).unwrap();
-        assert_eq!((added.ending, added.stored), (Ending::DryRun, None));
-        assert_eq!(added.public_key, *key.public_key());
+        assert_eq!((added.ending, added.stored()), (Ending::DryRun, None));
+        assert_eq!(added.public_key(), key.public_key());
         assert_eq!(key.signed(), [NAME]);
         assert_eq!(cluster.calls(), [Call::Keys]);
     }
 
     #[test]
-    fn a_dry_run_finds_a_bad_signature_too() {
+    fn dry_run_detects_bad_signature() {
         let (cluster, key) = (empty(), FakeSource::new("a.pem"));
         let key = key.signing(Signing::OtherBytes);
-        let add = Add {
+        let add = Run {
             dry_run: true,
             ..add(&key)
         };
@@ -264,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn a_signature_that_does_not_verify_is_never_sent() {
+    fn unverifiable_signature_is_not_sent() {
         for signing in [Signing::OtherBytes, Signing::AnotherKey] {
             let (cluster, key) = (empty(), FakeSource::new("a.pem").signing(signing));
             let error = failed(add(&key).run(&cluster), Kind::Key, 3);
@@ -276,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_sent_when_the_key_does_not_open_or_sign() {
+    fn key_that_fails_to_open_or_sign_sends_nothing() {
         let key = || FakeSource::new("a.pem");
         for key in [
             key().opening(Opening::Fails(Kind::Key)),
@@ -290,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn a_person_is_asked_once_and_only_when_the_cluster_answers() {
+    fn passphrase_is_asked_once_after_cluster_replies() {
         let key = FakeSource::new("a.pem").opening(Opening::Asks);
         for (fault, kind, exit_code) in [
             (Fault::Lost, Kind::Unreachable, 7),
@@ -308,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_stands_after_one_submission() {
+    fn refusal_stands_after_one_submission() {
         for (fault, kind, exit_code, looks) in [
             (Fault::Refused, Kind::Refused, 5, 1),
             (Fault::Unauthorized, Kind::Auth, 6, 0),
@@ -326,7 +361,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_because_another_run_was_faster_means_that_it_is_so() {
+    fn refusal_after_identical_concurrent_run_is_already_so() {
         let key = FakeSource::new("a.pem");
         let rendezvous = Rendezvous::of(2);
         let cluster = empty().fault(Call::Add, .., Fault::Meet(rendezvous.clone()));
@@ -340,7 +375,7 @@ mod tests {
     }
 
     #[test]
-    fn a_signal_during_the_look_after_a_refusal_is_told() {
+    fn signal_while_rereading_after_refusal_ends_the_run() {
         let key = FakeSource::new("a.pem");
         let cluster = empty().fault(Call::Add, .., Fault::Refused).fault(
             Call::Keys,
@@ -351,7 +386,7 @@ mod tests {
     }
 
     #[test]
-    fn a_submission_that_was_not_sent_is_not_looked_up() {
+    fn unsent_submission_is_not_looked_up() {
         let key = FakeSource::new("a.pem");
         let cluster = empty().fault(Call::Add, .., Fault::NotSent);
         failed(add(&key).run(&cluster), Kind::Unreachable, 7);
@@ -359,20 +394,20 @@ mod tests {
     }
 
     #[test]
-    fn after_a_lost_answer_the_key_is_found_whenever_it_shows() {
+    fn lost_reply_is_settled_by_polling() {
         for look in 1..=3 {
             let key = FakeSource::new("a.pem");
             let cluster = empty().fault(Call::Add, .., Fault::LostAfter(look));
             let added = add(&key).run(&cluster).unwrap();
             assert_eq!(added.ending, Ending::Done);
-            assert!(added.stored.unwrap().holds(key.public_key()));
+            assert!(added.stored().unwrap().holds(key.public_key()));
             assert_eq!(cluster.submissions(), 1);
             assert_eq!(cluster.count(&Call::Keys), 1 + look);
         }
     }
 
     #[test]
-    fn after_a_lost_submission_it_may_still_be_done_and_is_not_retried() {
+    fn lost_submission_is_unknown_and_not_retried() {
         let key = FakeSource::new("a.pem");
         let cluster = empty().fault(Call::Add, ..=1, Fault::Lost);
         let error = failed(add(&key).run(&cluster), Kind::Unknown, 8);
@@ -383,7 +418,7 @@ mod tests {
     }
 
     #[test]
-    fn after_a_lost_submission_another_key_with_the_name_is_unknown() {
+    fn other_key_with_the_name_after_lost_submission_is_unknown() {
         let key = FakeSource::new("a.pem");
         let somebody_else = |world: &mut World| {
             world.store(NAME, "", FakeSource::new("b.pem").public_key());
@@ -398,7 +433,7 @@ mod tests {
     }
 
     #[test]
-    fn after_a_lost_answer_an_unreadable_key_list_is_unknown() {
+    fn unreadable_key_list_after_lost_reply_is_unknown() {
         for fault in [Fault::Lost, Fault::LostAfter(1)] {
             let key = FakeSource::new("a.pem");
             let cluster = empty()
@@ -411,7 +446,7 @@ mod tests {
     }
 
     #[test]
-    fn what_became_of_a_submission_that_a_signal_ended_is_read() {
+    fn submission_cut_off_by_signal_is_looked_up() {
         for (kind, exit_code) in [(Kind::Interrupted, 130), (Kind::Terminated, 143)] {
             let key = FakeSource::new("a.pem");
             let cluster = empty().fault(Call::Add, .., Fault::Stopped(kind));
@@ -423,7 +458,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_is_accepted_and_not_shown_is_unknown() {
+    fn accepted_but_invisible_change_is_unknown() {
         let key = FakeSource::new("a.pem");
         let cluster = empty().fault(Call::Add, .., Fault::Ignored);
         let error = failed(add(&key).run(&cluster), Kind::Unknown, 8);

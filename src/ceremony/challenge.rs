@@ -12,39 +12,74 @@ use std::{
 
 use sha2::{Digest, Sha256};
 
-use super::Key;
+use super::proof::Key;
 use crate::{
-    cluster::StoredKey,
-    error::{Error, Kind, Result},
+    cluster::{Cluster, KeyRef, StoredKey},
+    error::{Error, Kind, Result, Subject},
+    text::quoted,
 };
 
 /// In bytes. The challenges of Qumulo Core are a fraction of this.
 const LIMIT: usize = 16 << 10;
 
-/// What a challenge was asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Purpose<'a> {
-    /// Replacing the stored key with this id.
-    Replace(&'a str),
-    /// Unlocking the snapshot with this id.
+/// What a proof is for, which decides where its challenge comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// Storing a key under this name, which is the challenge.
+    Add(String),
+    /// Replacing a stored key. The cluster hands out the challenge.
+    Replace(KeyRef),
+    /// Unlocking the snapshot with this id. The cluster hands out the challenge.
     Unlock(u64),
+    /// Locking the snapshot with this id, which takes no proof.
+    Lock(u64),
 }
 
-impl fmt::Display for Purpose<'_> {
+impl Purpose {
+    /// Whether the cluster hands out the challenge.
+    pub fn asks_cluster(&self) -> bool {
+        matches!(self, Self::Replace(_) | Self::Unlock(_))
+    }
+
+    /// The snapshot that it is about, if it is about one.
+    pub fn subject(&self) -> Option<Subject> {
+        match self {
+            Self::Unlock(id) | Self::Lock(id) => Some(Subject::Snapshot(*id)),
+            Self::Add(_) | Self::Replace(_) => None,
+        }
+    }
+
+    /// The challenge; empty where no proof is needed.
+    ///
+    /// # Errors
+    /// When the cluster does not hand it out.
+    pub fn challenge(&self, cluster: &dyn Cluster) -> Result<String> {
+        Ok(match self {
+            Self::Add(name) => name.clone(),
+            Self::Replace(key) => cluster.replacement_challenge(key)?,
+            Self::Unlock(id) => cluster.unlock_challenge(*id)?,
+            Self::Lock(_) => String::new(),
+        })
+    }
+}
+
+impl fmt::Display for Purpose {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Replace(id) => write!(f, "replace key {id}"),
+            Self::Add(name) => write!(f, "add key {}", quoted(name)),
+            Self::Replace(key) => write!(f, "replace key {}", key.as_str()),
             Self::Unlock(id) => write!(f, "unlock snapshot {id}"),
+            Self::Lock(id) => write!(f, "lock snapshot {id}"),
         }
     }
 }
 
-/// The challenges that were handed out in this run, by their SHA-256, and what each was for.
+/// The challenges that clusters handed out in this run, by their SHA-256, and what each was for.
 #[derive(Default)]
 pub struct Challenges(Mutex<HashMap<[u8; 32], String>>);
 
 impl Challenges {
-    /// Whether `challenge` may be signed for `purpose`, as far as that can be told.
+    /// Checks, as far as possible, that `challenge` may be signed for `purpose`.
     ///
     /// # Errors
     /// Of kind `mismatch` when it is too long, is the name of a stored key (which is the challenge
@@ -52,7 +87,7 @@ impl Challenges {
     pub fn check<'k>(
         &self,
         challenge: &str,
-        purpose: Purpose<'_>,
+        purpose: &Purpose,
         keys: impl IntoIterator<Item = &'k StoredKey>,
     ) -> Result<()> {
         let refused = |why: String| {
@@ -60,6 +95,7 @@ impl Challenges {
                 Kind::Mismatch,
                 format!("refusing to sign the challenge to {purpose}: {why}"),
             )
+            .naming(purpose.subject())
             .hint("nothing was sent; find out whether this is the right cluster and who else is on the network (`--via rest` verifies the cluster's certificate)")
         };
         if challenge.len() > LIMIT {
@@ -87,9 +123,9 @@ impl Challenges {
     }
 }
 
-/// Adds to a refusal that the cluster has a signature over a text of its own choice: one that is of no
-/// use for what it was asked for may be of use elsewhere.
-pub fn say_that_it_was_signed(refusal: Error, key: &Key) -> Error {
+/// Adds to a refusal that the cluster has a signature over a text of its own choice: a signature that
+/// it refused here may be accepted elsewhere.
+pub fn mention_signature(refusal: Error, key: &Key) -> Error {
     let hint = refusal.hint_text().unwrap_or_default();
     let hint = format!(
         "{hint}; the cluster now holds a signature made with {} over its challenge",
@@ -103,24 +139,24 @@ mod tests {
     use super::*;
     use crate::ceremony::fakes::{FakeSource, World, assert_tells, failed};
 
-    fn check(challenges: &Challenges, challenge: &str, purpose: Purpose<'_>) -> Result<()> {
+    fn check(challenges: &Challenges, challenge: &str, purpose: &Purpose) -> Result<()> {
         let key = FakeSource::new("a");
         let keys = World::default().with_key("lock-2026", key.public_key());
         challenges.check(challenge, purpose, &keys.stored_keys())
     }
 
     #[test]
-    fn a_challenge_serves_one_purpose_as_often_as_needed() {
+    fn challenge_is_signed_again_only_for_the_same_purpose() {
         let challenges = Challenges::default();
         for _ in 0..2 {
-            check(&challenges, "a", Purpose::Unlock(7)).unwrap();
-            check(&challenges, "b", Purpose::Unlock(8)).unwrap();
-            check(&challenges, "c", Purpose::Replace("7")).unwrap();
+            check(&challenges, "a", &Purpose::Unlock(7)).unwrap();
+            check(&challenges, "b", &Purpose::Unlock(8)).unwrap();
+            check(&challenges, "c", &Purpose::Replace(KeyRef::new("7"))).unwrap();
         }
         for (challenge, purpose) in [
-            ("a", Purpose::Unlock(8)),
-            ("a", Purpose::Replace("7")),
-            ("c", Purpose::Unlock(7)),
+            ("a", &Purpose::Unlock(8)),
+            ("a", &Purpose::Replace(KeyRef::new("7"))),
+            ("c", &Purpose::Unlock(7)),
         ] {
             let refused = check(&challenges, challenge, purpose);
             let error = failed(refused, Kind::Mismatch, 4);
@@ -130,18 +166,18 @@ mod tests {
     }
 
     #[test]
-    fn the_name_of_a_stored_key_is_not_signed() {
-        let refused = check(&Challenges::default(), "lock-2026", Purpose::Unlock(7));
+    fn challenge_equal_to_a_stored_key_name_is_refused() {
+        let refused = check(&Challenges::default(), "lock-2026", &Purpose::Unlock(7));
         let error = failed(refused, Kind::Mismatch, 4);
         assert_tells(&error, "it is the name of key 1 (\"lock-2026\")");
     }
 
     #[test]
-    fn the_length_is_limited_in_bytes() {
+    fn challenge_length_is_limited_in_bytes() {
         let challenges = Challenges::default();
-        check(&challenges, &"x".repeat(LIMIT), Purpose::Unlock(7)).unwrap();
+        check(&challenges, &"x".repeat(LIMIT), &Purpose::Unlock(7)).unwrap();
         for long in ["x".repeat(LIMIT + 1), "é".repeat(LIMIT / 2 + 1)] {
-            let refused = check(&challenges, &long, Purpose::Unlock(7));
+            let refused = check(&challenges, &long, &Purpose::Unlock(7));
             assert_tells(&failed(refused, Kind::Mismatch, 4), "bytes long");
         }
     }

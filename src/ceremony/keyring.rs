@@ -1,19 +1,28 @@
-//! The key sources that may hold the key which the cluster asks for.
+//! The key sources that may hold the keys a proof needs.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
 
+use super::{
+    observer::{Event, Observer, Silent},
+    proof::{Key, Prover, Signatory},
+};
 use crate::{
     cluster::StoredKey,
     error::{Error, Kind, Result},
     parallel,
+    public_key::PublicKey,
     signer::{KeySource, Opened, Signer, Unlock},
 };
 
-/// Some key sources, opened at most once each. A person is asked for a passphrase only once it is
-/// known to be needed: the cluster has answered, and no key that opens by itself is the right one.
+/// Key sources, each opened at most once. A person is asked for a passphrase only once it is known
+/// to be needed: the cluster has replied, and no key that opens by itself is the right one.
 pub struct Keyring<'a> {
+    /// The candidates for a key that the cluster holds; after them the new key, if there is one.
     sources: Vec<&'a dyn KeySource>,
+    has_new: bool,
+    opened: Once,
     states: Mutex<Vec<State>>,
+    observer: &'a dyn Observer,
 }
 
 enum State {
@@ -23,29 +32,46 @@ enum State {
     Failed(Error),
 }
 
-/// An opened key, with its source's title.
-#[derive(Clone)]
-pub struct Key {
-    pub title: String,
-    pub signer: Arc<dyn Signer>,
-}
-
 impl<'a> Keyring<'a> {
+    /// A keyring of candidates for keys that the cluster holds.
     pub fn new(sources: Vec<&'a dyn KeySource>) -> Self {
         Self {
             sources,
+            has_new: false,
+            opened: Once::new(),
             states: Mutex::default(),
+            observer: &Silent,
         }
     }
 
-    /// Opens, side by side, all that needs nobody to be asked.
-    pub fn open(&self) {
-        let states = parallel::each(&self.sources, |&source| open(source));
-        *self.lock() = states;
+    /// Adds the key that the cluster does not hold yet.
+    pub fn with_new(mut self, source: &'a dyn KeySource) -> Self {
+        self.sources.push(source);
+        self.has_new = true;
+        self
     }
 
-    /// For each source the key, if it opened without anybody being asked.
+    /// Sends events to `observer`.
+    pub fn observed_by(mut self, observer: &'a dyn Observer) -> Self {
+        self.observer = observer;
+        self
+    }
+
+    /// Opens, side by side, whatever opens without asking a person. Only the first call does
+    /// anything; others wait for it.
+    pub fn open(&self) {
+        self.opened.call_once(|| {
+            let states = parallel::each(&self.sources, |&source| {
+                self.observer.event(Event::Opening(&source.title()));
+                open(source)
+            });
+            *self.lock() = states;
+        });
+    }
+
+    /// For each source the key, if it opened without asking a person.
     pub fn ready(&self) -> Vec<Option<Key>> {
+        self.open();
         let key = |state: &State| match state {
             State::Open(key) => Some(key.clone()),
             _ => None,
@@ -71,30 +97,32 @@ impl<'a> Keyring<'a> {
             .collect()
     }
 
-    /// The only key in the ring; asks for its passphrase where need be.
+    /// The key that the cluster does not hold yet; asks for its passphrase if needed.
     ///
     /// # Errors
     /// When it does not open.
-    pub fn single(&self) -> Result<Key> {
+    fn new_key(&self) -> Result<Key> {
+        self.open();
         let mut states = self.lock();
-        let (Some(source), Some(state)) = (self.sources.first(), states.first_mut()) else {
-            return Err(Error::new(
-                Kind::Internal,
-                "a key was used before it was opened",
-            ));
-        };
-        match state.unlocked(*source) {
-            Ok(key) => Ok(key.clone()),
-            Err(error) => Err(error.clone()),
+        if let Some(error) = interruption(&states) {
+            return Err(error.clone());
+        }
+        match (self.sources.last(), states.last_mut()) {
+            (Some(source), Some(state)) if self.has_new => state
+                .unlocked(*source, self.observer)
+                .cloned()
+                .map_err(|error| error.clone()),
+            _ => Err(Error::new(Kind::Internal, "no new key was given")),
         }
     }
 
-    /// The key whose public half is the stored key; asks for passphrases as long as none is.
+    /// The key whose public half is the stored key; asks for passphrases until one is right.
     ///
     /// # Errors
     /// Of kind `key` when the only source did not open, of kind `mismatch` when none is the key
     /// that the cluster holds.
-    pub fn find(&self, stored: &StoredKey) -> Result<Key> {
+    fn find(&self, stored: &StoredKey) -> Result<Key> {
+        self.open();
         let wanted = stored.public_key().map_err(|error| {
             Error::new(
                 Kind::Mismatch,
@@ -106,25 +134,26 @@ impl<'a> Keyring<'a> {
             .caused_by(&error)
         })?;
         let mut states = self.lock();
+        let candidates = states.len() - usize::from(self.has_new);
         let right = |key: &Key| *key.signer.public_key() == wanted;
-        for state in states.iter() {
+        for state in &states[..candidates] {
             if let State::Open(key) = state
                 && right(key)
             {
                 return Ok(key.clone());
             }
         }
-        for (index, source) in self.sources.iter().enumerate() {
+        for (index, source) in self.sources[..candidates].iter().enumerate() {
             if interruption(&states).is_some() {
                 break;
             }
-            if let Ok(key) = states[index].unlocked(*source)
+            if let Ok(key) = states[index].unlocked(*source, self.observer)
                 && right(key)
             {
                 return Ok(key.clone());
             }
         }
-        Err(self.no_match(stored, &wanted.short_fingerprint(), &states))
+        Err(self.no_match(stored, &wanted.short_fingerprint(), &states[..candidates]))
     }
 
     fn no_match(&self, stored: &StoredKey, wanted: &str, states: &[State]) -> Error {
@@ -169,8 +198,26 @@ impl<'a> Keyring<'a> {
         ))
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<State>> {
+    fn lock(&self) -> MutexGuard<'_, Vec<State>> {
         self.states.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Prover for Keyring<'_> {
+    fn open(&self) {
+        Keyring::open(self);
+    }
+
+    fn new_key(&self) -> Option<PublicKey> {
+        let key = self.ready().pop().flatten().filter(|_| self.has_new)?;
+        Some(key.signer.public_key().clone())
+    }
+
+    fn find(&self, signatory: &Signatory) -> Result<Key> {
+        match &signatory.stored {
+            Some(stored) => Keyring::find(self, stored),
+            None => Keyring::new_key(self),
+        }
     }
 }
 
@@ -185,11 +232,16 @@ impl State {
         }
     }
 
-    /// The key; asks where need be, once.
-    fn unlocked(&mut self, source: &dyn KeySource) -> std::result::Result<&Key, &Error> {
+    /// The key; asks a person if needed, at most once.
+    fn unlocked(
+        &mut self,
+        source: &dyn KeySource,
+        observer: &dyn Observer,
+    ) -> std::result::Result<&Key, &Error> {
         if let State::Locked(unlock) = self
             && let Some(unlock) = unlock.take()
         {
+            observer.event(Event::WaitingForPerson(&source.title()));
             *self = Self::new(source, unlock());
         }
         match self {
@@ -207,7 +259,7 @@ fn errors(states: &[State]) -> impl Iterator<Item = &Error> {
     })
 }
 
-/// The signal that ended the work: nobody is to be asked any more.
+/// The signal that ended the work: no more questions.
 fn interruption(states: &[State]) -> Option<&Error> {
     errors(states).find(|error| error.kind().is_interruption())
 }
@@ -242,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn all_sources_open_side_by_side() {
+    fn sources_open_concurrently() {
         let rendezvous = Rendezvous::of(3);
         let [a, b, c] =
             ["a", "b", "c"].map(|title| FakeSource::new(title).meeting_when_opened(&rendezvous));
@@ -250,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn the_key_that_the_cluster_holds_is_found_wherever_it_stands() {
+    fn stored_key_is_found_at_any_position() {
         let [a, b, c] = ["a", "b", "c"].map(FakeSource::new);
         let keyring = opened(&[&a, &b, &c]);
         for source in [&c, &a, &b, &c] {
@@ -261,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_is_asked_while_a_key_that_opens_by_itself_is_the_right_one() {
+    fn no_prompt_if_an_open_key_matches() {
         let locked = FakeSource::new("locked").opening(Opening::Asks);
         let open = FakeSource::new("open");
         let keyring = opened(&[&locked, &open]);
@@ -270,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn locked_keys_are_asked_for_in_order_until_one_is_right_and_each_once() {
+    fn encrypted_keys_are_prompted_in_order_once_each() {
         let [a, b, c] = ["a", "b", "c"].map(|title| FakeSource::new(title).opening(Opening::Asks));
         let open = FakeSource::new("open");
         let keyring = opened(&[&a, &open, &b, &c]);
@@ -284,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_whose_passphrase_is_wrong_is_passed_over_and_not_asked_for_again() {
+    fn key_with_wrong_passphrase_is_skipped_and_not_prompted_again() {
         let wrong = FakeSource::new("wrong").opening(Opening::AsksInVain(Kind::Key));
         let right = FakeSource::new("right").opening(Opening::Asks);
         let keyring = opened(&[&wrong, &right]);
@@ -295,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn threads_that_need_the_same_locked_key_ask_once() {
+    fn threads_needing_the_same_key_prompt_once() {
         let source = FakeSource::new("locked").opening(Opening::Asks);
         let keyring = opened(&[&source]);
         let start = Rendezvous::of(4);
@@ -311,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_is_asked_after_a_signal() {
+    fn no_prompt_after_signal() {
         let kind = Kind::Interrupted;
         let wanted = stored(&FakeSource::new("elsewhere"));
         let stopped = FakeSource::new("stopped").opening(Opening::AsksInVain(kind));
@@ -331,17 +383,18 @@ mod tests {
     }
 
     #[test]
-    fn when_the_only_source_does_not_open_its_own_error_is_told() {
+    fn only_source_reports_its_own_error() {
         let source = FakeSource::new("a").opening(Opening::Fails(Kind::Key));
         let keyring = opened(&[&source]);
         let error = failed(keyring.find(&stored(&source)), Kind::Key, 3);
         assert_eq!(error.message(), "cannot open a");
-        let error = failed(keyring.single(), Kind::Key, 3);
+        let keyring = Keyring::new(Vec::new()).with_new(&source);
+        let error = failed(keyring.new_key(), Kind::Key, 3);
         assert_eq!(error.message(), "cannot open a");
     }
 
     #[test]
-    fn when_no_source_opens_it_is_the_keys_fault() {
+    fn no_source_opening_is_a_key_error() {
         let a = FakeSource::new("a").opening(Opening::Fails(Kind::Key));
         let b = FakeSource::new("b").opening(Opening::AsksInVain(Kind::Key));
         let error = failed(opened(&[&a, &b]).find(&stored(&a)), Kind::Key, 3);
@@ -349,7 +402,7 @@ mod tests {
     }
 
     #[test]
-    fn when_a_source_opened_and_none_is_right_it_is_a_mismatch() {
+    fn no_matching_key_is_a_mismatch() {
         let wanted = FakeSource::new("elsewhere");
         let [a, b] = [FakeSource::new("a"), FakeSource::new("b")];
         let gone = FakeSource::new("gone").opening(Opening::Fails(Kind::Key));
@@ -372,7 +425,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_is_asked_for_a_stored_key_that_is_not_p256() {
+    fn no_prompt_for_stored_key_that_is_not_p256() {
         let locked = FakeSource::new("locked").opening(Opening::Asks);
         let stored = StoredKey {
             public_key: "bm8ga2V5".to_owned(),
@@ -384,21 +437,31 @@ mod tests {
     }
 
     #[test]
-    fn a_single_key_is_asked_for_once_and_only_when_needed() {
+    fn new_key_is_prompted_once_and_only_when_needed() {
         let source = FakeSource::new("locked").opening(Opening::Asks);
-        let keyring = opened(&[&source]);
+        let keyring = Keyring::new(Vec::new()).with_new(&source);
         assert!(keyring.ready().iter().all(Option::is_none));
         assert_eq!(source.asked(), 0);
         for _ in 0..2 {
-            assert_eq!(title(keyring.single()), "locked");
+            assert_eq!(title(keyring.new_key()), "locked");
         }
         assert_eq!(keyring.ready().len(), 1);
         assert_eq!((source.opened(), source.asked()), (1, 1));
     }
 
     #[test]
-    fn a_key_that_was_never_opened_is_an_error_of_its_own() {
+    fn new_key_is_no_candidate_for_a_stored_key() {
+        let [old, new] = ["old", "new"].map(|title| FakeSource::new(title).opening(Opening::Asks));
+        let keyring = Keyring::new(vec![&old]).with_new(&new);
+        failed(keyring.find(&stored(&new)), Kind::Mismatch, 4);
+        assert_eq!(title(keyring.find(&stored(&old))), "old");
+        assert_eq!((old.asked(), new.asked()), (1, 0));
+        assert_eq!(title(keyring.new_key()), "new");
+    }
+
+    #[test]
+    fn keyring_without_new_key_is_an_internal_error() {
         let source = FakeSource::new("a");
-        failed(Keyring::new(vec![&source]).single(), Kind::Internal, 1);
+        failed(Keyring::new(vec![&source]).new_key(), Kind::Internal, 1);
     }
 }

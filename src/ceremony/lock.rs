@@ -1,100 +1,150 @@
-//! Locking a snapshot with a stored key; no private key is needed for that.
+//! Locking a snapshot with a stored key; that takes no private key.
+
+use std::sync::Arc;
 
 use super::{
-    Ending, find_key, not_explained,
-    submission::{Seen, Submission, Verdict},
+    challenge::Purpose,
+    change::{Change, Comparison, Conflict},
+    driver::{Keys, View},
+    find_key,
+    proof::{Key, Prover, Response, Signatory},
 };
 use crate::{
-    cluster::{Check, Cluster, KeyRef, Snapshot, StoredKey},
+    cluster::{self, Check, Cluster, KeyRef, Snapshot, StoredKey},
     error::{Error, Kind, Result},
     parallel::both,
+    public_key::PublicKey,
 };
 
 /// What is to be locked with what.
 pub struct Lock {
     pub id: u64,
     pub key: KeyRef,
-    pub dry_run: bool,
 }
 
-/// What the cluster holds, or would.
-pub struct Locked {
-    pub ending: Ending,
+/// The snapshot, and the stored key that is to lock it.
+#[derive(Clone)]
+pub struct State {
     pub snapshot: Snapshot,
-    pub key: StoredKey,
+    pub key: Arc<StoredKey>,
+    keys: Keys,
 }
 
-impl Lock {
-    /// Runs the ceremony.
-    ///
-    /// # Errors
-    /// As the rules have it; of kind `mismatch` when another key locks the snapshot.
-    pub fn run(&self, cluster: &dyn Cluster) -> Result<Locked> {
-        let (keys, snapshot) = both(|| cluster.keys(), || cluster.snapshot(self.id));
+/// The prover of a change that needs no proof.
+pub struct NoProof;
+
+impl Prover for NoProof {
+    fn open(&self) {}
+
+    fn new_key(&self) -> Option<PublicKey> {
+        None
+    }
+
+    fn find(&self, _: &Signatory) -> Result<Key> {
+        Err(Error::new(Kind::Internal, "there is no key to sign with"))
+    }
+}
+
+impl Change for Lock {
+    type State = State;
+
+    fn observe(&self, view: &View<'_>, before: Option<&State>) -> Result<State> {
+        if let Some(before) = before {
+            return Ok(State {
+                snapshot: view.cluster.snapshot(self.id)?,
+                ..before.clone()
+            });
+        }
+        let (keys, snapshot) = both(|| view.keys(), || view.cluster.snapshot(self.id));
         let (snapshot, keys) = (snapshot?, keys?);
-        let key = find_key(&keys, &self.key)?;
+        Ok(State {
+            snapshot,
+            key: find_key(&keys, &self.key)?,
+            keys,
+        })
+    }
+
+    fn challenge(&self, _: Option<&State>) -> Option<Purpose> {
+        Some(Purpose::Lock(self.id))
+    }
+
+    fn roles(&self, _: &State, _: &[Arc<StoredKey>]) -> Result<Vec<Signatory>> {
+        Ok(Vec::new())
+    }
+
+    fn compare(&self, _: &State, now: &State, _: Option<&PublicKey>) -> Comparison {
+        let State {
+            snapshot,
+            key,
+            keys,
+        } = now;
         let title = snapshot.title();
-        let locked = |ending| Locked {
-            ending,
-            snapshot: snapshot.clone(),
-            key: key.clone(),
-        };
         match &snapshot.lock_key {
-            Some(lock_key) if *lock_key == key.id => return Ok(locked(Ending::AlreadySo)),
+            Some(lock_key) if *lock_key == key.id => Comparison::Met,
             Some(lock_key) => {
-                let holder = find_key(&keys, &KeyRef::Id(lock_key.clone()))
+                let holder = find_key(keys, &KeyRef::Id(lock_key.clone()))
                     .map_or_else(|_| format!("key {lock_key}"), |holder| holder.title());
                 let message = format!("{title} is locked with {holder} already");
-                return Err(Error::new(Kind::Mismatch, message)
-                    .hint("nothing was sent; to change its key, unlock it first"));
+                let error =
+                    Error::new(Kind::Mismatch, message).hint("to change its key, unlock it first");
+                Comparison::Conflict(Conflict {
+                    now: format!("it is locked with key {lock_key}"),
+                    error: Some(error),
+                })
             }
-            None => {}
+            None if key.disabled => {
+                let title = key.title();
+                let message = format!("{title} is disabled, and a disabled key locks nothing");
+                let error = Error::new(Kind::Refused, message).hint(format!(
+                    "choose another key, or enable it: `qq fs_security_modify_key --key={} --enable`",
+                    key.id
+                ));
+                Comparison::Conflict(Conflict {
+                    now: format!("{title} is disabled"),
+                    error: Some(error),
+                })
+            }
+            None => Comparison::Unmet,
         }
-        if key.disabled {
-            let message = format!(
-                "{} is disabled, and a disabled key locks nothing",
-                key.title()
-            );
-            return Err(Error::new(Kind::Refused, message).hint(format!(
-                "nothing was sent; choose another key, or enable it: `qq fs_security_modify_key --key={} --enable`",
-                key.id
-            )));
-        }
-        if self.dry_run {
-            return Ok(locked(Ending::DryRun));
-        }
-        let submission = Submission {
-            request: format!("the request to lock {title}"),
-            check: cluster.check_command(Check::Snapshot(self.id)),
-        };
-        let submit = || cluster.lock(self.id, &key.id);
-        let look = || {
-            let status = cluster.snapshot(self.id)?;
-            Ok(match status.lock_key {
-                None => Seen::NotDone,
-                Some(now) if now == key.id => Seen::Done(()),
-                Some(now) => Seen::SomethingElse(format!("it is locked with key {now}")),
-            })
-        };
-        match submission.submit(submit, look)? {
-            Verdict::Done(()) => Ok(locked(Ending::Done)),
-            Verdict::Refused(error) if error.kind() == Kind::Auth => Err(error),
-            // Somebody may have been faster with the very same.
-            Verdict::Refused(error) => match look() {
-                Ok(Seen::Done(())) => Ok(locked(Ending::AlreadySo)),
-                Ok(_) => Err(error),
-                Err(failure) => Err(not_explained(error, &failure)),
-            },
-        }
+    }
+
+    fn submit(&self, cluster: &dyn Cluster, before: &State, _: &Response) -> cluster::Result<()> {
+        cluster.lock(self.id, &before.key.id)
+    }
+
+    fn title(&self, state: &State) -> String {
+        format!("lock {}", state.snapshot.title())
+    }
+
+    fn check(&self) -> Check {
+        Check::Snapshot(self.id)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ceremony::fakes::{
-        Call, FakeCluster, FakeSource, Fault, Rendezvous, World, assert_tells, failed,
+    use crate::ceremony::{
+        self, Ending, Outcome,
+        fakes::{Call, FakeCluster, FakeSource, Fault, Rendezvous, World, assert_tells, failed},
+        observer::Silent,
     };
+
+    /// One run of the command.
+    struct Run {
+        key: KeyRef,
+        dry_run: bool,
+    }
+
+    impl Run {
+        fn run(&self, cluster: &FakeCluster) -> Result<Outcome<State>> {
+            let change = Lock {
+                id: 7,
+                key: self.key.clone(),
+            };
+            ceremony::run(&change, cluster, &NoProof, &Silent, 2, self.dry_run)
+        }
+    }
 
     /// Key 1 is "lock-2026", key 2 "lock-2027"; neither locks snapshot 7.
     fn world() -> World {
@@ -108,9 +158,8 @@ mod tests {
         FakeCluster::new(world())
     }
 
-    fn lock(key: &str) -> Lock {
-        Lock {
-            id: 7,
+    fn lock(key: &str) -> Run {
+        Run {
             key: KeyRef::new(key),
             dry_run: false,
         }
@@ -121,12 +170,15 @@ mod tests {
     }
 
     #[test]
-    fn a_snapshot_is_locked_with_a_key_by_its_name_or_id() {
+    fn snapshot_is_locked_with_key_by_name_or_id() {
         for reference in ["lock-2027", "2"] {
             let cluster = cluster();
             let locked = lock(reference).run(&cluster).unwrap();
             assert_eq!(locked.ending, Ending::Done);
-            assert_eq!((locked.snapshot.id, locked.key.id.as_str()), (7, "2"));
+            assert_eq!(
+                (locked.now.snapshot.id, locked.now.key.id.as_str()),
+                (7, "2")
+            );
             assert_eq!(lock_key(&cluster).as_deref(), Some("2"));
             assert_eq!(cluster.calls().len(), 4);
             assert_eq!(cluster.calls()[3], Call::Snapshot(7));
@@ -134,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn the_key_list_and_the_snapshot_are_read_side_by_side() {
+    fn key_list_and_snapshot_are_read_concurrently() {
         let rendezvous = Rendezvous::of(2);
         let cluster = cluster()
             .fault(Call::Keys, .., Fault::Meet(rendezvous.clone()))
@@ -143,17 +195,17 @@ mod tests {
     }
 
     #[test]
-    fn a_second_run_says_that_it_is_so_and_sends_nothing() {
+    fn rerun_is_already_so_and_sends_nothing() {
         let cluster = cluster();
         lock("1").run(&cluster).unwrap();
         let again = lock("lock-2026").run(&cluster).unwrap();
         assert_eq!(again.ending, Ending::AlreadySo);
-        assert_eq!(again.key.id, "1");
+        assert_eq!(again.now.key.id, "1");
         assert_eq!(cluster.submissions(), 1);
     }
 
     #[test]
-    fn what_another_key_locks_is_a_mismatch_and_sends_nothing() {
+    fn snapshot_locked_with_another_key_is_a_mismatch() {
         for (holder, title) in [("2", "key 2 (\"lock-2027\")"), ("9", "key 9")] {
             let cluster = FakeCluster::new(world().with_snapshot(7, Some(holder)));
             let error = failed(lock("1").run(&cluster), Kind::Mismatch, 4);
@@ -164,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_is_not_stored_locks_nothing() {
+    fn unknown_key_is_refused() {
         for reference in ["lock-206", "3"] {
             let cluster = cluster();
             let error = failed(lock(reference).run(&cluster), Kind::Refused, 5);
@@ -174,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn a_disabled_key_locks_nothing_more() {
+    fn disabled_key_cannot_lock() {
         let disabled = || world().with(|world| world.key("1").disabled = true);
         let cluster = FakeCluster::new(disabled());
         let error = failed(lock("1").run(&cluster), Kind::Refused, 5);
@@ -187,9 +239,9 @@ mod tests {
     }
 
     #[test]
-    fn a_dry_run_sends_nothing() {
+    fn dry_run_sends_nothing() {
         let cluster = cluster();
-        let lock = Lock {
+        let lock = Run {
             dry_run: true,
             ..lock("1")
         };
@@ -198,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_sent_when_the_state_cannot_be_read() {
+    fn unreadable_state_sends_nothing() {
         for call in [Call::Keys, Call::Snapshot(7)] {
             for (fault, kind, exit_code) in [
                 (Fault::Lost, Kind::Unreachable, 7),
@@ -213,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_stands_and_what_was_not_sent_is_not_looked_up() {
+    fn refusal_stands_and_unsent_lock_is_not_looked_up() {
         for (fault, kind, exit_code, looks) in [
             (Fault::Refused, Kind::Refused, 5, 1),
             (Fault::Unauthorized, Kind::Auth, 6, 0),
@@ -227,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_is_already_so_when_somebody_was_faster_with_the_same_lock() {
+    fn refusal_after_identical_lock_is_already_so() {
         let somebody_else = |world: &mut World| {
             world.snapshot(7).lock_key = Some("1".to_owned());
         };
@@ -239,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn after_a_lost_answer_the_lock_is_found_whenever_it_shows() {
+    fn lost_reply_is_settled_by_polling() {
         for look in 1..=3 {
             let cluster = cluster().fault(Call::Lock(7), .., Fault::LostAfter(look));
             assert_eq!(lock("1").run(&cluster).unwrap().ending, Ending::Done);
@@ -249,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn after_a_lost_submission_it_may_still_be_done_and_is_not_retried() {
+    fn lost_submission_is_unknown_and_not_retried() {
         let cluster = cluster().fault(Call::Lock(7), ..=1, Fault::Lost);
         let error = failed(lock("1").run(&cluster), Kind::Unknown, 8);
         assert_tells(&error, "not done so far, and may still be");
@@ -259,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lock_that_is_accepted_and_not_shown_is_unknown() {
+    fn accepted_but_invisible_change_is_unknown() {
         let cluster = cluster().fault(Call::Lock(7), .., Fault::Ignored);
         let error = failed(lock("1").run(&cluster), Kind::Unknown, 8);
         assert_tells(&error, "not done so far, and may still be");
@@ -268,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn after_a_lost_submission_the_lock_of_another_key_is_unknown() {
+    fn other_lock_key_after_lost_submission_is_unknown() {
         let cluster = cluster()
             .fault(
                 Call::Lock(7),
@@ -283,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn after_a_lost_answer_an_unreadable_snapshot_is_unknown() {
+    fn unreadable_snapshot_after_lost_reply_is_unknown() {
         for fault in [Fault::Lost, Fault::LostAfter(1)] {
             let cluster = cluster().fault(Call::Lock(7), .., fault).fault(
                 Call::Snapshot(7),
@@ -297,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn what_became_of_a_submission_that_a_signal_ended_is_read() {
+    fn submission_cut_off_by_signal_is_looked_up() {
         for (kind, exit_code) in [(Kind::Interrupted, 130), (Kind::Terminated, 143)] {
             let cluster = cluster().fault(Call::Lock(7), .., Fault::Stopped(kind));
             let error = failed(lock("1").run(&cluster), kind, exit_code);

@@ -1,14 +1,14 @@
 //! What to believe after a submission.
 //!
-//! Whatever comes back, the cluster's state is read before anything is reported as done: a proxy can
-//! answer in the cluster's place, and a reply can be lost or mixed up.
+//! Whatever the reply, the cluster's state is read before anything is reported as done: a proxy can
+//! reply in the cluster's place, and a reply can be lost or mixed up.
 
 use std::time::Duration;
 
 use crate::{
     cluster::{self, Certainty},
-    error::{Error, Kind, Result},
-    interrupt::{self, LastWords, Settling, Unsettled},
+    error::{Error, Kind, Result, Subject},
+    interrupt::{self, Settling},
 };
 
 /// The pauses before each read of the cluster's state, until it shows the change. The first read
@@ -33,27 +33,23 @@ pub enum Seen<T> {
     SomethingElse(String),
 }
 
-/// What a submission came to.
-#[derive(Debug)]
-pub enum Verdict<T> {
-    /// The cluster's state shows the change.
-    Done(T),
-    /// The cluster looked at it and refused; nothing was changed.
-    Refused(Error),
-}
-
 /// What a submission came to, before a change that was accepted is confirmed.
 #[derive(Debug)]
 pub enum Reply<T> {
     /// The cluster says that it was done. Only its state can confirm that.
     Accepted,
-    Settled(Verdict<T>),
+    /// The cluster's state shows the change though the reply did not; the warning says why.
+    Done { now: T, warning: String },
+    /// The cluster looked at it and refused; nothing was changed.
+    Refused(Error),
 }
 
 /// What is being submitted, for messages.
 pub struct Submission {
     /// As in "the request to replace key 1".
     pub request: String,
+    /// What that names, for errors.
+    pub subject: Option<Subject>,
     /// A command that shows whether it was done.
     pub check: String,
 }
@@ -67,50 +63,23 @@ enum Polled<T> {
 }
 
 impl Submission {
-    /// Submits once, and reads the cluster's state with `look` until it shows the change or has had
-    /// enough time to. A first signal does not end this.
+    /// Submits once; reads the cluster's state with `look` only if the reply leaves the result open.
+    /// A first signal does not end this. The caller confirms what was accepted, and holds an
+    /// [`Unsettled`](interrupt::Unsettled) until then.
     ///
     /// # Errors
     /// When it was not done for another reason than a refusal, or when the state does not confirm it
     /// (kind `unknown`; `interrupted` or `terminated` after a signal).
-    pub fn submit<T>(
-        &self,
-        submit: impl FnOnce() -> cluster::Result<()>,
-        look: impl Fn() -> cluster::Result<Seen<T>>,
-    ) -> Result<Verdict<T>> {
-        let stopped = Error::new(Kind::Interrupted, "stopped by a signal");
-        let unknown = self.unknown(Kind::Interrupted).caused_by_error(&stopped);
-        let _unsettled = Unsettled::begin(&unknown);
-        let words = LastWords::lay_down(unknown);
-        let verdict = match self.send(submit, &look) {
-            Ok(Reply::Settled(verdict)) => Ok(verdict),
-            Ok(Reply::Accepted) => self.confirm(look),
-            Err(error) => Err(error),
-        };
-        match &verdict {
-            Ok(Verdict::Refused(_)) => drop(words),
-            Ok(Verdict::Done(_)) => {
-                let done = format!("stopped by a signal after {} was carried out", self.request);
-                words.leave_with(Error::new(Kind::Interrupted, done));
-            }
-            Err(error) => words.leave_with(error.clone()),
-        }
-        verdict
-    }
-
-    /// Submits once; reads the cluster's state only where the reply does not tell what became of it.
-    /// The caller confirms what was accepted, and holds an [`Unsettled`] until then.
-    ///
-    /// # Errors
-    /// As [`Submission::submit`].
     pub fn send<T>(
         &self,
         submit: impl FnOnce() -> cluster::Result<()>,
-        look: impl Fn() -> cluster::Result<Seen<T>>,
+        look: impl Fn() -> Result<Seen<T>>,
     ) -> Result<Reply<T>> {
         if let Some(kind) = interrupt::announced() {
             let message = format!("stopped by a signal before {} was sent", self.request);
-            return Err(Error::new(kind, message).hint("nothing was sent; run this again"));
+            return Err(self
+                .error(kind, message)
+                .hint("nothing was sent; run this again"));
         }
         let submitted = {
             let _settling = Settling::submission();
@@ -122,39 +91,28 @@ impl Submission {
         };
         let error = failure.error;
         match failure.certainty {
-            Certainty::Refused => return Ok(Reply::Settled(Verdict::Refused(error))),
+            Certainty::Refused => return Ok(Reply::Refused(error)),
             Certainty::NotSent => return Err(error),
             Certainty::Failed | Certainty::Unexpected | Certainty::Lost => {}
         }
         log::info!("reading what became of {}", self.request);
         let request = &self.request;
+        let reply = match failure.certainty {
+            Certainty::Failed => format!("the cluster failed to process {request}"),
+            Certainty::Unexpected => format!("unexpected reply to {request}"),
+            _ => format!("no reply to {request}"),
+        };
         Err(match poll(look) {
-            Polled::Seen(Seen::Done(done)) => {
-                let cause = error.chain();
-                match failure.certainty {
-                    Certainty::Failed => {
-                        log::warn!(
-                            "the cluster failed to process {request} ({cause}); checked: it was done"
-                        );
-                    }
-                    Certainty::Unexpected => {
-                        log::warn!("unexpected reply to {request} ({cause}); checked: it was done");
-                    }
-                    _ => log::warn!("no reply to {request} ({cause}); checked: it was done"),
-                }
-                return Ok(Reply::Settled(Verdict::Done(done)));
+            Polled::Seen(Seen::Done(now)) => {
+                let warning = format!("{reply} ({}); checked: it was done", error.chain());
+                return Ok(Reply::Done { now, warning });
             }
             Polled::Seen(Seen::NotDone) if failure.certainty == Certainty::Failed => {
                 self.not_done(&error)
             }
-            Polled::Seen(Seen::NotDone) => {
-                let reply = match failure.certainty {
-                    Certainty::Unexpected => format!("unexpected reply to {request}"),
-                    _ => format!("no reply to {request}"),
-                };
-                self.not_done_so_far(&reply, unconfirmed(&error))
-                    .caused_by_error(&error)
-            }
+            Polled::Seen(Seen::NotDone) => self
+                .not_done_so_far(&reply, unconfirmed(&error))
+                .caused_by_error(&error),
             Polled::Seen(Seen::SomethingElse(what)) => self
                 .something_else("was sent", &what)
                 .caused_by_error(&error),
@@ -167,15 +125,15 @@ impl Submission {
     ///
     /// # Errors
     /// Of kind `unknown` when it does not; `interrupted` or `terminated` after a signal.
-    pub fn confirm<T>(&self, look: impl Fn() -> cluster::Result<Seen<T>>) -> Result<Verdict<T>> {
-        self.accepted(poll(look)).map(Verdict::Done)
+    pub fn confirm<T>(&self, look: impl Fn() -> Result<Seen<T>>) -> Result<T> {
+        self.accepted(poll(look))
     }
 
     /// What was read of a change that was accepted.
     ///
     /// # Errors
     /// As [`Submission::confirm`].
-    pub fn judge<T>(&self, seen: cluster::Result<Seen<T>>) -> Result<T> {
+    pub fn judge<T>(&self, seen: Result<Seen<T>>) -> Result<T> {
         self.accepted(Polled::from(seen))
     }
 
@@ -201,10 +159,14 @@ impl Submission {
         })
     }
 
+    fn error(&self, kind: Kind, message: String) -> Error {
+        Error::new(kind, message).naming(self.subject)
+    }
+
     /// Whether the cluster is still working on it cannot be told from here.
     fn not_done_so_far(&self, reply: &str, kind: Kind) -> Error {
         let message = format!("{reply}: not done so far, and may still be");
-        Error::new(kind, message).hint(format!(
+        self.error(kind, message).hint(format!(
             "keep every key; `{}` shows whether it was done; rerunning is safe: qkey looks first",
             self.check
         ))
@@ -215,7 +177,7 @@ impl Submission {
             "the cluster failed to process {}; checked: it was not done",
             self.request
         );
-        Error::new(failed.kind(), message)
+        self.error(failed.kind(), message)
             .caused_by_error(failed)
             .hint(format!(
                 "check the cluster's health, then run this again; `{}` shows what it holds",
@@ -225,10 +187,16 @@ impl Submission {
 
     fn something_else(&self, sent: &str, what: &str) -> Error {
         let message = format!("{} {sent}, and now {what}", self.request);
-        Error::new(Kind::Unknown, message).hint(format!(
+        self.error(Kind::Unknown, message).hint(format!(
             "somebody else may be making changes; `{}` shows what the cluster holds",
             self.check
         ))
+    }
+
+    /// What is said of it if a signal ends the process before the result is printed.
+    pub fn carried_out(&self) -> Error {
+        let done = format!("stopped by a signal after {} was carried out", self.request);
+        Error::new(Kind::Interrupted, done)
     }
 
     /// Nothing is known of what became of it.
@@ -237,7 +205,7 @@ impl Submission {
             "{} was sent, but the result could not be confirmed",
             self.request
         );
-        Error::new(kind, message).hint(format!(
+        self.error(kind, message).hint(format!(
             "keep every key; `{}` shows whether it was done; rerunning is safe: qkey looks first",
             self.check
         ))
@@ -252,20 +220,18 @@ fn unconfirmed(cause: &Error) -> Kind {
     }
 }
 
-impl<T> From<cluster::Result<Seen<T>>> for Polled<T> {
-    fn from(seen: cluster::Result<Seen<T>>) -> Self {
+impl<T> From<Result<Seen<T>>> for Polled<T> {
+    fn from(seen: Result<Seen<T>>) -> Self {
         match seen {
             Ok(seen) => Self::Seen(seen),
-            Err(failure) if failure.error.kind().is_interruption() => {
-                Self::Stopped(failure.error.kind())
-            }
-            Err(failure) => Self::Unreadable(failure.error),
+            Err(error) if error.kind().is_interruption() => Self::Stopped(error.kind()),
+            Err(error) => Self::Unreadable(error),
         }
     }
 }
 
 /// Reads the state until it shows the change; after a signal, once.
-fn poll<T>(look: impl Fn() -> cluster::Result<Seen<T>>) -> Polled<T> {
+fn poll<T>(look: impl Fn() -> Result<Seen<T>>) -> Polled<T> {
     let _settling = Settling::confirmation();
     let mut pauses = POLL_PAUSES.into_iter();
     loop {
@@ -289,7 +255,14 @@ mod tests {
     use super::*;
     use crate::ceremony::fakes::{assert_tells, failed};
 
-    type Look = fn() -> cluster::Result<Seen<&'static str>>;
+    type Look = fn() -> Result<Seen<&'static str>>;
+
+    /// What a submission came to in the end.
+    #[derive(Debug)]
+    enum Verdict {
+        Done(&'static str),
+        Refused(Error),
+    }
 
     fn failure(certainty: Certainty, kind: Kind) -> cluster::Error {
         cluster::Error::new(certainty, Error::new(kind, "the first answer"))
@@ -299,31 +272,28 @@ mod tests {
         Err(failure(Certainty::Lost, Kind::Unreachable))
     }
 
-    fn unreadable() -> cluster::Result<Seen<&'static str>> {
-        let error = Error::new(Kind::Unreachable, "the state cannot be read");
-        Err(cluster::Error::new(Certainty::Lost, error))
+    fn unreadable() -> Result<Seen<&'static str>> {
+        Err(Error::new(Kind::Unreachable, "the state cannot be read"))
     }
 
-    fn not_done() -> cluster::Result<Seen<&'static str>> {
+    fn not_done() -> Result<Seen<&'static str>> {
         Ok(Seen::NotDone)
     }
 
-    fn done() -> cluster::Result<Seen<&'static str>> {
+    fn done() -> Result<Seen<&'static str>> {
         Ok(Seen::Done("read"))
     }
 
-    fn something_else() -> cluster::Result<Seen<&'static str>> {
+    fn something_else() -> Result<Seen<&'static str>> {
         Ok(Seen::SomethingElse("it is blue".to_owned()))
     }
 
     /// Submits and gets `answer`, where each read answers as `looks` has it, the last one again and
     /// again; also how often it read.
-    fn submit(
-        answer: cluster::Result<()>,
-        looks: &[Look],
-    ) -> (Result<Verdict<&'static str>>, usize) {
+    fn submit(answer: cluster::Result<()>, looks: &[Look]) -> (Result<Verdict>, usize) {
         let submission = Submission {
             request: "the request to paint".to_owned(),
+            subject: None,
             check: "look at it".to_owned(),
         };
         let looked = Cell::new(0);
@@ -332,10 +302,16 @@ mod tests {
             looked.set(looked.get() + 1);
             look.expect("nothing should be read")()
         };
-        (submission.submit(|| answer, look), looked.get())
+        let settled = match submission.send(|| answer, &look) {
+            Ok(Reply::Accepted) => submission.confirm(look).map(Verdict::Done),
+            Ok(Reply::Done { now, .. }) => Ok(Verdict::Done(now)),
+            Ok(Reply::Refused(error)) => Ok(Verdict::Refused(error)),
+            Err(error) => Err(error),
+        };
+        (settled, looked.get())
     }
 
-    fn verdict(submitted: Result<Verdict<&'static str>>) -> &'static str {
+    fn verdict(submitted: Result<Verdict>) -> &'static str {
         match submitted.unwrap() {
             Verdict::Done(text) => text,
             Verdict::Refused(_) => "refused",
@@ -343,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reply_is_believed_only_when_the_state_confirms_it() {
+    fn accepted_change_is_confirmed_by_reading() {
         let (submitted, looks) = submit(Ok(()), &[done]);
         assert_eq!((verdict(submitted), looks), ("read", 1));
         for (looks, words) in [
@@ -364,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_is_a_verdict_without_a_read() {
+    fn refusal_needs_no_read() {
         for kind in [Kind::Refused, Kind::Auth] {
             let (submitted, looks) = submit(Err(failure(Certainty::Refused, kind)), &[]);
             match submitted.unwrap() {
@@ -376,14 +352,14 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_sent_fails_as_it_is_without_a_read() {
+    fn unsent_submission_fails_without_read() {
         let (submitted, looks) = submit(Err(failure(Certainty::NotSent, Kind::Unreachable)), &[]);
         let error = failed(submitted, Kind::Unreachable, 7);
         assert_eq!((error.message(), looks), ("the first answer", 0));
     }
 
     #[test]
-    fn the_change_may_show_at_any_read() {
+    fn change_is_found_at_any_poll() {
         for certainty in [Certainty::Failed, Certainty::Unexpected, Certainty::Lost] {
             for late in 0..POLL_PAUSES.len() {
                 for before in [not_done as Look, unreadable, something_else] {
@@ -398,7 +374,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_cluster_that_says_it_failed_is_finished() {
+    fn not_done_is_certain_only_if_cluster_says_it_failed() {
         let answer = Err(failure(Certainty::Failed, Kind::Refused));
         let (submitted, looked) = submit(answer, &[not_done]);
         let error = failed(submitted, Kind::Refused, 5);
@@ -409,7 +385,7 @@ mod tests {
     }
 
     #[test]
-    fn without_the_expected_reply_it_may_still_be_done_after_the_last_read() {
+    fn lost_or_unexpected_reply_may_still_be_done() {
         for (certainty, words) in [
             (Certainty::Lost, "no reply to the request to paint: "),
             (
@@ -431,7 +407,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_read_shows_at_the_end_is_unknown() {
+    fn unreadable_last_poll_is_unknown() {
         for looks in [&[unreadable as Look][..], &[not_done, unreadable]] {
             let (submitted, looked) = submit(lost(), looks);
             let error = failed(submitted, Kind::Unknown, 8);
@@ -446,7 +422,7 @@ mod tests {
     }
 
     #[test]
-    fn what_became_of_a_submission_that_a_signal_ended_is_read() {
+    fn submission_cut_off_by_signal_is_looked_up() {
         for (kind, exit_code) in [(Kind::Interrupted, 130), (Kind::Terminated, 143)] {
             let stopped = || Err(failure(Certainty::Lost, kind));
             assert_eq!(verdict(submit(stopped(), &[done]).0), "read");
@@ -462,8 +438,8 @@ mod tests {
     }
 
     #[test]
-    fn a_signal_ends_the_reading() {
-        let stopped = || Err(failure(Certainty::Lost, Kind::Terminated));
+    fn signal_ends_polling() {
+        let stopped = || Err(Error::new(Kind::Terminated, "stopped"));
         for answer in [Ok(()), lost()] {
             let (submitted, looked) = submit(answer, &[not_done, stopped, done]);
             let error = failed(submitted, Kind::Terminated, 143);

@@ -1,13 +1,12 @@
 //! `qkey add`
 
 use clap::Args;
-use serde_json::json;
 
-use super::session::Session;
+use super::session::{Session, warn};
 use crate::{
-    ceremony::{self, Ending},
-    cli::keys::key_object,
+    ceremony::{self, Ending, Keyring, observer::Silent},
     error::Result,
+    report::ceremony as report,
     text::quoted,
 };
 
@@ -35,17 +34,21 @@ pub struct Add {
 
 impl Add {
     pub fn run(&self, session: &Session) -> Result<()> {
-        let key = session.key_source(&self.key)?;
+        let source = session.key_source(&self.key)?;
         let cluster = session.connect(None, 1)?;
-        let added = ceremony::add::Add {
-            name: &self.name,
-            comment: &self.comment,
-            key: &key,
-            dry_run: self.dry_run,
-        }
-        .run(cluster.as_ref())?;
-        let fingerprint = added.public_key.fingerprint();
-        let text = match (&added.ending, &added.stored) {
+        let change = ceremony::add::Add::new(&self.name, &self.comment)?;
+        let keyring = Keyring::new(Vec::new()).with_new(&source);
+        let added = ceremony::run(
+            &change,
+            cluster.as_ref(),
+            &keyring,
+            &Silent,
+            1,
+            self.dry_run,
+        )?;
+        warn(&added.warnings);
+        let fingerprint = added.public_key().fingerprint();
+        let text = match (added.ending, added.stored()) {
             (Ending::Done, Some(stored)) => {
                 format!(
                     "Stored {} in the key store.\n  {fingerprint}",
@@ -61,23 +64,19 @@ impl Add {
                 quoted(&self.name)
             ),
         };
-        let key = match &added.stored {
-            Some(stored) => key_object(stored),
-            None => json!({
-                "name": self.name,
-                "comment": self.comment,
-                "public_key": added.public_key.to_base64(),
-                "fingerprint": fingerprint,
-            }),
+        let key = match added.stored() {
+            Some(stored) => report::AddedKey::Stored(stored.into()),
+            None => report::AddedKey::New(report::NewKey::new(
+                &self.name,
+                &self.comment,
+                added.public_key(),
+            )),
         };
-        session.output.result(
-            &text,
-            &json!({
-                "action": "add",
-                "changed": added.ending == Ending::Done,
-                "dry_run": self.dry_run,
-                "key": key,
-            }),
-        )
+        let object = report::Add {
+            changed: added.ending == Ending::Done,
+            dry_run: self.dry_run,
+            key,
+        };
+        session.output.result(&text, &object)
     }
 }

@@ -1,13 +1,17 @@
 //! `qkey lock`
 
 use clap::Args;
-use serde_json::json;
 
-use super::{keys::key_object, session::Session, unlock::snapshot_object};
+use super::session::{Session, warn};
 use crate::{
-    ceremony::{self, Ending},
+    ceremony::{
+        self, Ending,
+        lock::{NoProof, State},
+        observer::Silent,
+    },
     cluster::KeyRef,
     error::Result,
+    report::ceremony as report,
 };
 
 /// Lock a snapshot with a stored key
@@ -27,33 +31,42 @@ pub struct Lock {
 impl Lock {
     pub fn run(&self, session: &Session) -> Result<()> {
         let cluster = session.connect(None, 1)?;
-        let locked = ceremony::lock::Lock {
+        let change = ceremony::lock::Lock {
             id: self.id,
             key: KeyRef::new(&self.lock_key),
-            dry_run: self.dry_run,
-        }
-        .run(cluster.as_ref())?;
-        let (snapshot, key) = (locked.snapshot.title(), locked.key.title());
+        };
+        let locked = ceremony::run(
+            &change,
+            cluster.as_ref(),
+            &NoProof,
+            &Silent,
+            1,
+            self.dry_run,
+        )?;
+        warn(&locked.warnings);
+        let State { snapshot, key, .. } = &locked.before;
+        let (snapshot_title, key_title) = (snapshot.title(), key.title());
         let text = match locked.ending {
-            Ending::Done => format!("Locked {snapshot} with {key}."),
+            Ending::Done => format!("Locked {snapshot_title} with {key_title}."),
             Ending::AlreadySo => {
-                format!("The cluster has {snapshot} locked with {key} already: nothing to do.")
+                format!(
+                    "The cluster has {snapshot_title} locked with {key_title} already: nothing to do."
+                )
             }
-            Ending::DryRun => format!("Would lock {snapshot} with {key}; nothing was sent."),
+            Ending::DryRun => {
+                format!("Would lock {snapshot_title} with {key_title}; nothing was sent.")
+            }
         };
         let lock_key = match locked.ending {
             Ending::DryRun => None,
-            _ => Some(locked.key.id.as_str()),
+            _ => Some(key.id.as_str()),
         };
-        session.output.result(
-            &text,
-            &json!({
-                "action": "lock",
-                "changed": locked.ending == Ending::Done,
-                "dry_run": self.dry_run,
-                "snapshot": snapshot_object(&locked.snapshot, lock_key),
-                "key": key_object(&locked.key),
-            }),
-        )
+        let object = report::Lock {
+            changed: locked.ending == Ending::Done,
+            dry_run: self.dry_run,
+            snapshot: report::SnapshotStatus::new(snapshot, lock_key),
+            key: key.as_ref().into(),
+        };
+        session.output.result(&text, &object)
     }
 }

@@ -1,17 +1,17 @@
 //! `qkey replace`
 
 use clap::Args;
-use serde_json::json;
 
 use super::{
-    keys::{fingerprint_of, key_object, public_key_object},
-    session::{Session, as_key_sources, check_stdin},
+    keys::fingerprint_of,
+    session::{Session, as_key_sources, check_stdin, warn},
     unlock::signed,
 };
 use crate::{
-    ceremony::{self, Ending},
+    ceremony::{self, Ending, Keyring, observer::Silent},
     cluster::KeyRef,
     error::Result,
+    report::ceremony as report,
 };
 
 /// Replace a stored key; both the old and the new private key sign
@@ -39,7 +39,7 @@ pub struct Replace {
     dry_run: bool,
 }
 
-/// How often a stale challenge is signed anew.
+/// How often a stale challenge is signed again.
 #[derive(Args)]
 pub struct Attempts {
     /// Maximum number of submissions if the challenge goes stale
@@ -53,18 +53,24 @@ impl Replace {
         let old = session.candidates("--old-key", self.old_key.as_slice())?;
         check_stdin(old.iter().chain([&new]))?;
         let cluster = session.connect(None, 1)?;
-        let replaced = ceremony::replace::Replace {
+        let change = ceremony::replace::Replace {
             key: KeyRef::new(&self.key_id),
-            old: as_key_sources(&old),
-            new: &new,
-            attempts: self.attempts.number,
-            dry_run: self.dry_run,
-        }
-        .run(cluster.as_ref())?;
-        let title = replaced.stored.title();
-        let new_fingerprint = replaced.new_key.fingerprint();
-        let old_fingerprint = fingerprint_of(&replaced.before);
+        };
+        let keyring = Keyring::new(as_key_sources(&old)).with_new(&new);
+        let replaced = ceremony::run(
+            &change,
+            cluster.as_ref(),
+            &keyring,
+            &Silent,
+            self.attempts.number,
+            self.dry_run,
+        )?;
+        warn(&replaced.warnings);
+        let title = replaced.stored().title();
+        let new_fingerprint = replaced.replacement().fingerprint();
+        let old_fingerprint = fingerprint_of(replaced.old());
         let old_fingerprint = old_fingerprint.as_deref().unwrap_or("not a P-256 key");
+        let challenge = replaced.challenge.as_deref();
         let text = match replaced.ending {
             Ending::Done => {
                 format!("Replaced {title}.\n  was {old_fingerprint}\n  now {new_fingerprint}")
@@ -77,23 +83,17 @@ impl Replace {
             Ending::DryRun => format!(
                 "Would replace {title}; both signatures were checked and nothing was sent.\n  \
                  is {old_fingerprint}\n  to {new_fingerprint}{}",
-                signed(replaced.challenge.as_deref())
+                signed(challenge)
             ),
         };
-        let mut object = json!({
-            "action": "replace",
-            "changed": replaced.ending == Ending::Done,
-            "dry_run": self.dry_run,
-            "key": key_object(&replaced.stored),
-            "old_key": {
-                "public_key": replaced.before.public_key,
-                "fingerprint": fingerprint_of(&replaced.before),
-            },
-            "new_key": public_key_object(&replaced.new_key),
-        });
-        if let Some(challenge) = &replaced.challenge {
-            object["challenge"] = json!(challenge);
-        }
+        let object = report::Replace {
+            changed: replaced.ending == Ending::Done,
+            dry_run: self.dry_run,
+            key: replaced.stored().into(),
+            old_key: replaced.old().into(),
+            new_key: replaced.replacement().into(),
+            challenge,
+        };
         session.output.result(&text, &object)
     }
 }

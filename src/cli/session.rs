@@ -253,3 +253,10 @@ pub fn as_key_sources(sources: &[Openable]) -> Vec<&dyn KeySource> {
         .map(|source| source as &dyn KeySource)
         .collect()
 }
+
+/// Notes what belongs to a result and is no failure.
+pub fn warn(warnings: &[String]) {
+    for warning in warnings {
+        log::warn!("{warning}");
+    }
+}

@@ -3,24 +3,28 @@
 use std::{
     collections::HashSet,
     path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
     thread,
 };
 
 use clap::Args;
-use serde_json::{Value, json};
+use serde::Serialize;
 
 use super::{
-    keys::key_object,
     replace::Attempts,
-    session::{Session, as_key_sources},
+    session::{Session, as_key_sources, warn},
     sign::read_input,
 };
 use crate::{
-    ceremony::{self, Ending, unlock::Unlocked},
-    cluster::Snapshot,
-    error::{Error, Kind, Result},
+    ceremony::{
+        Ending,
+        observer::{Event, Observer},
+    },
+    error::{Error, Kind, Result, Subject},
+    fleet::run::{UnlockMany, Unlocked},
     input, interrupt,
-    output::{Format, error_object},
+    output::{Format, Progress, error_object},
+    report::ceremony as report,
     signer::source::Openable,
     text::quoted,
 };
@@ -71,19 +75,31 @@ impl Unlock {
         let cluster = session.connect(None, jobs)?;
         let asked = ids.len();
         let mut tally = Tally::new(session, self.dry_run, asked);
-        let unlock = ceremony::unlock::Unlock {
+        let unlock = UnlockMany {
             keys: as_key_sources(&keys),
             attempts: self.attempts.number,
             jobs,
             dry_run: self.dry_run,
             ids,
         };
-        let mut progress = session.output.progress("unlocking snapshots", asked);
-        let results = unlock.run(cluster.as_ref(), |done| progress.tell(done));
+        let progress = session.output.progress("unlocking snapshots", asked);
+        let results = unlock.run(cluster.as_ref(), &Counting(Mutex::new(progress)));
         for (id, result) in results {
             tally.add(id, result);
         }
         tally.finish()
+    }
+}
+
+/// Shows how many snapshots are settled.
+struct Counting(Mutex<Progress>);
+
+impl Observer for Counting {
+    fn event(&self, event: Event<'_>) {
+        if let Event::Settled(done) = event {
+            let mut progress = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            progress.tell(done);
+        }
     }
 }
 
@@ -208,6 +224,7 @@ impl<'a> Tally<'a> {
                     Ending::AlreadySo => &mut self.already_so,
                     Ending::DryRun => &mut self.would_be_done,
                 } += 1;
+                warn(&unlocked.warnings);
                 self.print(&text(&unlocked), &object(&unlocked, self.dry_run));
             }
             Err(error) => {
@@ -236,27 +253,29 @@ impl<'a> Tally<'a> {
     }
 
     fn print_one_of_several(&mut self, id: u64, error: &Error) {
-        let title = format!("snapshot {id}");
-        // Nobody can tell.
-        let is_unknown = error.kind() == Kind::Unknown || error.kind().is_interruption();
-        let changed = (!is_unknown).then_some(false);
+        // Otherwise the result is not known.
+        let is_known = error.kind() != Kind::Unknown && !error.kind().is_interruption();
         match self.session.output.format {
-            Format::Text if error.message().contains(&title) => self.session.output.error(error),
-            Format::Text => self.session.output.error(&error.clone().about(&title)),
+            Format::Text if error.subject() == Some(Subject::Snapshot(id)) => {
+                self.session.output.error(error);
+            }
+            Format::Text => {
+                let error = error.clone().about(&format!("snapshot {id}"));
+                self.session.output.error(&error);
+            }
             Format::Json => self.print(
                 "",
-                &json!({
-                    "action": "unlock",
-                    "changed": changed,
-                    "dry_run": self.dry_run,
-                    "snapshot": { "id": id },
-                    "error": error_object(error),
-                }),
+                &report::FailedUnlock {
+                    changed: is_known.then_some(false),
+                    dry_run: self.dry_run,
+                    snapshot: report::SnapshotId { id },
+                    error: error_object(error),
+                },
             ),
         }
     }
 
-    fn print(&mut self, text: &str, object: &Value) {
+    fn print(&mut self, text: &str, object: &impl Serialize) {
         if let Err(error) = self.session.output.result(text, object) {
             // The last one is about the summary.
             self.print_error = Some(error);
@@ -283,16 +302,16 @@ impl<'a> Tally<'a> {
         if not_tried > 0 {
             text.push_str(&format!(", not tried {not_tried}"));
         }
-        let object = json!({
-            "summary": {
-                "asked": self.asked,
-                "changed": done,
-                "unchanged": self.well() - done,
-                "failed": failed,
-                "unknown": unknown,
-                "not_tried": not_tried,
+        let object = report::UnlockSummary {
+            summary: report::Counts {
+                asked: self.asked,
+                changed: done,
+                unchanged: self.well() - done,
+                failed,
+                unknown,
+                not_tried,
             },
-        });
+        };
         self.print(&format!("{text}."), &object);
     }
 
@@ -363,32 +382,16 @@ pub fn signed(challenge: Option<&str>) -> String {
     })
 }
 
-fn object(unlocked: &Unlocked, dry_run: bool) -> Value {
+fn object(unlocked: &Unlocked, dry_run: bool) -> report::Unlock<'_> {
     let lock_key = match unlocked.ending {
         Ending::DryRun => unlocked.snapshot.lock_key.as_deref(),
         _ => None,
     };
-    let mut object = json!({
-        "action": "unlock",
-        "changed": unlocked.ending == Ending::Done,
-        "dry_run": dry_run,
-        "snapshot": snapshot_object(&unlocked.snapshot, lock_key),
-        "key": unlocked.key.as_deref().map(key_object),
-    });
-    if let Some(challenge) = &unlocked.challenge {
-        object["challenge"] = json!(challenge);
+    report::Unlock {
+        changed: unlocked.ending == Ending::Done,
+        dry_run,
+        snapshot: report::SnapshotStatus::new(&unlocked.snapshot, lock_key),
+        key: unlocked.key.as_deref().map(report::Key::from),
+        challenge: unlocked.challenge.as_deref(),
     }
-    object
-}
-
-/// The fields of a snapshot in JSON; `lock_key` is the stored key that locks it now.
-pub fn snapshot_object(snapshot: &Snapshot, lock_key: Option<&str>) -> Value {
-    json!({
-        "id": snapshot.id,
-        "name": snapshot.name,
-        "source_file_path": snapshot.source_file_path,
-        "timestamp": snapshot.timestamp,
-        "expiration": snapshot.expiration,
-        "lock_key": lock_key,
-    })
 }

@@ -1,6 +1,7 @@
 //! What `--output json` prints: one struct per object. Field names are a contract; the schema in
 //! `docs/output.schema.json` is generated from these structs.
 
+pub mod ceremony;
 pub mod key;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, generate::SchemaSettings};

@@ -243,7 +243,7 @@ Unlocked 2, already unlocked 0, failed 2.
 --- stderr
 error: snapshot 3: alice.pem (SHA256:qDNOdPfn/SvG) is not the key that the cluster holds as key 2 ("other")
 hint: nothing was sent; the cluster holds SHA256:Bigzvx05JkuL, and only its private half can sign here
-error: cluster:8000 refused snapshot_get_status: Error 404: fs_no_such_entry_error: There is no snapshot 99.
+error: snapshot 99: cluster:8000 refused snapshot_get_status: Error 404: fs_no_such_entry_error: There is no snapshot 99.
 hint: `[QQ] --host=cluster snapshot_list_statuses` shows what there is
 error: 2 of 4 snapshots failed
 hint: see the errors above; rerunning is safe: what is already unlocked is left alone
@@ -287,7 +287,7 @@ Unlocked 0, already unlocked 0, failed 2.
 --- stderr
 error: snapshot 3: alice.pem (SHA256:qDNOdPfn/SvG) is not the key that the cluster holds as key 2 ("other")
 hint: nothing was sent; the cluster holds SHA256:Bigzvx05JkuL, and only its private half can sign here
-error: cluster:8000 refused snapshot_get_status: Error 404: fs_no_such_entry_error: There is no snapshot 99.
+error: snapshot 99: cluster:8000 refused snapshot_get_status: Error 404: fs_no_such_entry_error: There is no snapshot 99.
 hint: `[QQ] --host=cluster snapshot_list_statuses` shows what there is
 error: 2 of 2 snapshots failed
 hint: see the errors above; rerunning is safe: what is already unlocked is left alone

@@ -1,9 +1,35 @@
 use std::thread;
 
 use super::*;
-use crate::ceremony::fakes::{
-    Call, FakeCluster, FakeSource, Fault, Opening, Rendezvous, Signing, World, assert_tells, failed,
+use crate::ceremony::{
+    self, Ending, Keyring,
+    fakes::{
+        Call, FakeCluster, FakeSource, Fault, Opening, Rendezvous, Signing, World, assert_tells,
+        failed,
+    },
+    observer::Silent,
 };
+
+/// One run of the command.
+struct Run<'a> {
+    key: KeyRef,
+    old: Vec<&'a FakeSource>,
+    new: &'a FakeSource,
+    attempts: u32,
+    dry_run: bool,
+}
+
+impl Run<'_> {
+    fn run(&self, cluster: &FakeCluster) -> Result<Outcome<State>> {
+        let change = Replace {
+            key: self.key.clone(),
+        };
+        let old = self.old.iter().map(|source| *source as _).collect();
+        let keyring = Keyring::new(old).with_new(self.new);
+        let (attempts, dry_run) = (self.attempts, self.dry_run);
+        ceremony::run(&change, cluster, &keyring, &Silent, attempts, dry_run)
+    }
+}
 
 const BY_NAME: Call = Call::ReplacementChallenge("by name");
 const BY_ID: Call = Call::ReplacementChallenge("by id");
@@ -20,8 +46,8 @@ fn holding(key: &FakeSource) -> World {
     World::default().with_key("lock-2026", key.public_key())
 }
 
-fn replace<'a>(old: &'a FakeSource, new: &'a FakeSource) -> Replace<'a> {
-    Replace {
+fn replace<'a>(old: &'a FakeSource, new: &'a FakeSource) -> Run<'a> {
+    Run {
         key: KeyRef::new("lock-2026"),
         old: vec![old],
         new,
@@ -39,16 +65,16 @@ fn challenge(world: &World) -> String {
 }
 
 #[test]
-fn both_keys_sign_one_exact_challenge_for_one_submission() {
+fn both_keys_sign_the_exact_challenge_once() {
     let (old, new) = keys();
     let cluster = FakeCluster::new(holding(&old));
     let challenge = challenge(&cluster.world());
     let replaced = replace(&old, &new).run(&cluster).unwrap();
     assert_eq!(replaced.ending, Ending::Done);
-    assert!(replaced.before.holds(old.public_key()));
-    assert!(replaced.stored.holds(new.public_key()));
-    assert_eq!(replaced.new_key, *new.public_key());
-    assert_eq!(replaced.stored.id, "1");
+    assert!(replaced.old().holds(old.public_key()));
+    assert!(replaced.stored().holds(new.public_key()));
+    assert_eq!(*replaced.replacement(), *new.public_key());
+    assert_eq!(replaced.stored().id, "1");
     assert_holds(&cluster, &new);
     for key in [&old, &new] {
         assert_eq!(key.signed(), [challenge.as_str()]);
@@ -58,14 +84,14 @@ fn both_keys_sign_one_exact_challenge_for_one_submission() {
 }
 
 #[test]
-fn the_first_round_reads_and_opens_everything_side_by_side() {
+fn first_reads_and_key_opening_run_concurrently() {
     let rendezvous = Rendezvous::of(5);
     let [old, other, new] = ["old.pem", "other.pem", "new.pem"]
         .map(|title| FakeSource::new(title).meeting_when_opened(&rendezvous));
     let cluster = FakeCluster::new(holding(&old))
         .fault(Call::Keys, .., Fault::Meet(rendezvous.clone()))
         .fault(BY_NAME, .., Fault::Meet(rendezvous));
-    let replace = Replace {
+    let replace = Run {
         old: vec![&other, &old],
         ..replace(&old, &new)
     };
@@ -73,7 +99,7 @@ fn the_first_round_reads_and_opens_everything_side_by_side() {
 }
 
 #[test]
-fn both_keys_sign_side_by_side() {
+fn both_keys_sign_concurrently() {
     let rendezvous = Rendezvous::of(2);
     let (old, new) = keys();
     let old = old.meeting_when_signing(&rendezvous);
@@ -84,7 +110,7 @@ fn both_keys_sign_side_by_side() {
 }
 
 #[test]
-fn after_a_refusal_the_key_list_and_the_challenge_are_read_side_by_side() {
+fn key_list_and_challenge_are_reread_concurrently_after_refusal() {
     let rendezvous = Rendezvous::of(2);
     let (old, new) = keys();
     let cluster = FakeCluster::new(holding(&old))
@@ -96,10 +122,10 @@ fn after_a_refusal_the_key_list_and_the_challenge_are_read_side_by_side() {
 }
 
 #[test]
-fn a_key_is_meant_by_its_id_too() {
+fn key_can_be_given_by_id() {
     let (old, new) = keys();
     let cluster = FakeCluster::new(holding(&old));
-    let replace = Replace {
+    let replace = Run {
         key: KeyRef::new("1"),
         ..replace(&old, &new)
     };
@@ -108,11 +134,11 @@ fn a_key_is_meant_by_its_id_too() {
 }
 
 #[test]
-fn a_name_that_no_url_carries_waits_for_the_id() {
+fn name_unsafe_in_url_is_resolved_to_id_first() {
     let (old, new) = keys();
     let name = "ä lock/2026?";
     let cluster = FakeCluster::new(World::default().with_key(name, old.public_key()));
-    let replace = Replace {
+    let replace = Run {
         key: KeyRef::new(name),
         ..replace(&old, &new)
     };
@@ -122,11 +148,11 @@ fn a_name_that_no_url_carries_waits_for_the_id() {
 }
 
 #[test]
-fn a_key_that_is_not_stored_is_replaced_by_nothing() {
+fn unknown_stored_key_is_refused() {
     let (old, new) = keys();
     for key in ["lock-206", "9"] {
         let cluster = FakeCluster::new(holding(&old));
-        let replace = Replace {
+        let replace = Run {
             key: KeyRef::new(key),
             ..replace(&old, &new)
         };
@@ -137,13 +163,13 @@ fn a_key_that_is_not_stored_is_replaced_by_nothing() {
 }
 
 #[test]
-fn the_old_key_is_chosen_among_several_by_its_public_key() {
+fn old_key_is_chosen_by_public_key() {
     let (old, new) = keys();
     let [other, locked] = ["other.pem", "locked.pem"].map(FakeSource::new);
     let locked = locked.opening(Opening::Asks);
     let gone = FakeSource::new("gone.pem").opening(Opening::Fails(Kind::Key));
     let cluster = FakeCluster::new(holding(&old));
-    let replace = Replace {
+    let replace = Run {
         old: vec![&gone, &locked, &other, &old],
         ..replace(&old, &new)
     };
@@ -152,7 +178,7 @@ fn the_old_key_is_chosen_among_several_by_its_public_key() {
 }
 
 #[test]
-fn an_old_key_that_the_cluster_does_not_hold_is_a_mismatch_and_sends_nothing() {
+fn wrong_old_key_is_a_mismatch_and_sends_nothing() {
     let (old, new) = keys();
     let other = FakeSource::new("other.pem");
     let cluster = FakeCluster::new(holding(&other));
@@ -164,7 +190,7 @@ fn an_old_key_that_the_cluster_does_not_hold_is_a_mismatch_and_sends_nothing() {
 }
 
 #[test]
-fn nothing_is_sent_when_a_signature_does_not_verify() {
+fn unverifiable_signature_is_not_sent() {
     for signing in [Signing::OtherBytes, Signing::AnotherKey] {
         let (old, new) = keys();
         let bad = FakeSource::new("bad.pem").signing(signing);
@@ -179,7 +205,7 @@ fn nothing_is_sent_when_a_signature_does_not_verify() {
 }
 
 #[test]
-fn nothing_is_sent_when_a_key_does_not_open_or_sign() {
+fn key_that_fails_to_open_or_sign_sends_nothing() {
     let (old, new) = keys();
     let bad = || FakeSource::new("bad.pem");
     for bad in [
@@ -196,23 +222,23 @@ fn nothing_is_sent_when_a_key_does_not_open_or_sign() {
 }
 
 #[test]
-fn a_dry_run_signs_with_both_and_sends_nothing() {
+fn dry_run_signs_with_both_keys_and_sends_nothing() {
     let (old, new) = keys();
     let cluster = FakeCluster::new(holding(&old));
-    let replace = Replace {
+    let replace = Run {
         dry_run: true,
         ..replace(&old, &new)
     };
     let replaced = replace.run(&cluster).unwrap();
     assert_eq!(replaced.ending, Ending::DryRun);
-    assert_eq!(replaced.stored, replaced.before);
+    assert_eq!(replaced.stored(), replaced.old());
     assert_eq!((old.signed().len(), new.signed().len()), (1, 1));
     assert_eq!(cluster.submissions(), 0);
     assert_holds(&cluster, &old);
 }
 
 #[test]
-fn a_challenge_that_went_stale_once_is_signed_anew_and_submitted_once_more() {
+fn stale_challenge_is_signed_and_submitted_again() {
     let (old, new) = keys();
     let cluster = FakeCluster::new(holding(&old)).fault(Call::Replace, ..=1, COMMENTED);
     let first = challenge(&cluster.world());
@@ -230,22 +256,22 @@ fn a_challenge_that_went_stale_once_is_signed_anew_and_submitted_once_more() {
 }
 
 #[test]
-fn a_key_that_was_renamed_meanwhile_is_the_same_key() {
+fn key_renamed_meanwhile_is_still_replaced() {
     let (old, new) = keys();
     let renamed = Fault::Meanwhile(|world| world.key("1").name = "lock-2027".to_owned());
     let cluster = FakeCluster::new(holding(&old)).fault(Call::Replace, ..=1, renamed);
     let replaced = replace(&old, &new).run(&cluster).unwrap();
     assert_eq!(replaced.ending, Ending::Done);
-    assert_eq!(replaced.stored.name, "lock-2027");
+    assert_eq!(replaced.stored().name, "lock-2027");
     assert_eq!(cluster.submissions(), 2);
 }
 
 #[test]
-fn a_challenge_that_always_goes_stale_is_submitted_as_often_as_asked() {
+fn stale_challenge_is_retried_up_to_attempts() {
     for attempts in 1..=3 {
         let (old, new) = keys();
         let cluster = FakeCluster::new(holding(&old)).fault(Call::Replace, .., COMMENTED);
-        let replace = Replace {
+        let replace = Run {
             attempts,
             ..replace(&old, &new)
         };
@@ -264,11 +290,11 @@ fn a_challenge_that_always_goes_stale_is_submitted_as_often_as_asked() {
 }
 
 #[test]
-fn an_unchanged_challenge_lets_the_refusal_stand_after_one_submission() {
+fn refusal_stands_if_challenge_is_unchanged() {
     for attempts in 1..=3 {
         let (old, new) = keys();
         let cluster = FakeCluster::new(holding(&old)).fault(Call::Replace, .., Fault::Refused);
-        let replace = Replace {
+        let replace = Run {
             attempts,
             ..replace(&old, &new)
         };
@@ -279,7 +305,7 @@ fn an_unchanged_challenge_lets_the_refusal_stand_after_one_submission() {
 }
 
 #[test]
-fn a_missing_right_is_told_without_a_second_look() {
+fn missing_privilege_is_reported_without_rereading() {
     let (old, new) = keys();
     let cluster = FakeCluster::new(holding(&old))
         .fault(Call::Replace, .., COMMENTED)
@@ -289,7 +315,7 @@ fn a_missing_right_is_told_without_a_second_look() {
 }
 
 #[test]
-fn a_refusal_stands_when_the_state_cannot_be_read_afterwards() {
+fn refusal_stands_if_state_is_unreadable() {
     for (call, times) in [(Call::Keys, 2), (BY_ID, 1)] {
         let (old, new) = keys();
         let cluster = FakeCluster::new(holding(&old))
@@ -302,7 +328,7 @@ fn a_refusal_stands_when_the_state_cannot_be_read_afterwards() {
 }
 
 #[test]
-fn a_signal_after_a_refusal_is_a_signal() {
+fn signal_after_refusal_ends_the_run() {
     for (call, times) in [(Call::Keys, 2), (BY_ID, 1)] {
         let (old, new) = keys();
         let cluster = FakeCluster::new(holding(&old))
@@ -315,7 +341,7 @@ fn a_signal_after_a_refusal_is_a_signal() {
 }
 
 #[test]
-fn a_key_that_somebody_else_has_replaced_or_deleted_is_not_tried_again() {
+fn key_replaced_or_deleted_by_another_user_is_not_retried() {
     let replaced = |world: &mut World| {
         let third = FakeSource::new("third.pem").public_key().to_base64();
         world.key("1").public_key = third;
@@ -335,7 +361,7 @@ fn a_key_that_somebody_else_has_replaced_or_deleted_is_not_tried_again() {
 }
 
 #[test]
-fn a_refusal_because_another_run_was_faster_means_that_it_is_so() {
+fn refusal_after_identical_concurrent_run_is_already_so() {
     let (old, new) = keys();
     let rendezvous = Rendezvous::of(2);
     let faster =
@@ -350,7 +376,7 @@ fn a_refusal_because_another_run_was_faster_means_that_it_is_so() {
 }
 
 #[test]
-fn a_submission_that_was_not_sent_is_not_looked_up() {
+fn unsent_submission_is_not_looked_up() {
     let (old, new) = keys();
     let cluster = FakeCluster::new(holding(&old)).fault(Call::Replace, .., Fault::NotSent);
     failed(replace(&old, &new).run(&cluster), Kind::Unreachable, 7);
@@ -358,21 +384,21 @@ fn a_submission_that_was_not_sent_is_not_looked_up() {
 }
 
 #[test]
-fn after_a_lost_answer_the_new_key_is_found_whenever_it_shows() {
+fn lost_reply_is_settled_by_polling() {
     for look in 1..=3 {
         let (old, new) = keys();
         let cluster =
             FakeCluster::new(holding(&old)).fault(Call::Replace, .., Fault::LostAfter(look));
         let replaced = replace(&old, &new).run(&cluster).unwrap();
         assert_eq!(replaced.ending, Ending::Done);
-        assert!(replaced.stored.holds(new.public_key()));
+        assert!(replaced.stored().holds(new.public_key()));
         assert_eq!(cluster.submissions(), 1);
         assert_eq!(cluster.count(&Call::Keys), 1 + look);
     }
 }
 
 #[test]
-fn after_a_lost_answer_a_key_that_was_renamed_meanwhile_is_found_by_its_id() {
+fn lost_reply_finds_renamed_key_by_id() {
     let (old, new) = keys();
     let renamed = |world: &mut World| world.key("1").name = "lock-2027".to_owned();
     let cluster = FakeCluster::new(holding(&old))
@@ -380,12 +406,12 @@ fn after_a_lost_answer_a_key_that_was_renamed_meanwhile_is_found_by_its_id() {
         .fault(Call::Keys, 2.., Fault::Meanwhile(renamed));
     let replaced = replace(&old, &new).run(&cluster).unwrap();
     assert_eq!(replaced.ending, Ending::Done);
-    assert_eq!(replaced.stored.name, "lock-2027");
+    assert_eq!(replaced.stored().name, "lock-2027");
     assert_eq!(cluster.submissions(), 1);
 }
 
 #[test]
-fn after_a_lost_submission_it_may_still_be_done_and_is_not_retried() {
+fn lost_submission_is_unknown_and_not_retried() {
     let (old, new) = keys();
     let cluster = FakeCluster::new(holding(&old)).fault(Call::Replace, ..=1, Fault::Lost);
     let error = failed(replace(&old, &new).run(&cluster), Kind::Unknown, 8);
@@ -398,7 +424,7 @@ fn after_a_lost_submission_it_may_still_be_done_and_is_not_retried() {
 }
 
 #[test]
-fn after_a_lost_submission_a_stale_challenge_is_not_signed_again() {
+fn stale_challenge_is_not_signed_after_lost_submission() {
     let (old, new) = keys();
     let cluster = FakeCluster::new(holding(&old))
         .fault(Call::Replace, .., COMMENTED)
@@ -408,12 +434,12 @@ fn after_a_lost_submission_a_stale_challenge_is_not_signed_again() {
 }
 
 #[test]
-fn an_answer_lost_after_a_stale_challenge_ends_it_as_well() {
+fn lost_reply_after_stale_challenge_is_not_retried() {
     let (old, new) = keys();
     let cluster = FakeCluster::new(holding(&old))
         .fault(Call::Replace, .., COMMENTED)
         .fault(Call::Replace, 2.., Fault::Lost);
-    let replace = Replace {
+    let replace = Run {
         attempts: 9,
         ..replace(&old, &new)
     };
@@ -422,7 +448,7 @@ fn an_answer_lost_after_a_stale_challenge_ends_it_as_well() {
 }
 
 #[test]
-fn after_a_lost_submission_a_third_key_or_none_is_unknown() {
+fn third_key_or_no_key_after_lost_submission_is_unknown() {
     let replaced = |world: &mut World| {
         let third = FakeSource::new("third.pem").public_key().to_base64();
         world.key("1").public_key = third;
@@ -444,7 +470,7 @@ fn after_a_lost_submission_a_third_key_or_none_is_unknown() {
 }
 
 #[test]
-fn after_a_lost_answer_an_unreadable_key_list_is_unknown() {
+fn unreadable_key_list_after_lost_reply_is_unknown() {
     for fault in [Fault::Lost, Fault::LostAfter(1)] {
         for reading in [Fault::Lost, Fault::Unauthorized, Fault::Refused] {
             let (old, new) = keys();
@@ -460,7 +486,7 @@ fn after_a_lost_answer_an_unreadable_key_list_is_unknown() {
 }
 
 #[test]
-fn what_became_of_a_submission_that_a_signal_ended_is_read() {
+fn submission_cut_off_by_signal_is_looked_up() {
     for (kind, exit_code) in [(Kind::Interrupted, 130), (Kind::Terminated, 143)] {
         let (old, new) = keys();
         let cluster =
@@ -473,7 +499,7 @@ fn what_became_of_a_submission_that_a_signal_ended_is_read() {
 }
 
 #[test]
-fn a_replacement_that_is_accepted_and_not_shown_is_unknown() {
+fn accepted_but_invisible_change_is_unknown() {
     let (old, new) = keys();
     let cluster = FakeCluster::new(holding(&old)).fault(Call::Replace, .., Fault::Ignored);
     let error = failed(replace(&old, &new).run(&cluster), Kind::Unknown, 8);
@@ -483,7 +509,7 @@ fn a_replacement_that_is_accepted_and_not_shown_is_unknown() {
 }
 
 #[test]
-fn a_challenge_that_is_the_name_of_a_key_is_not_signed() {
+fn challenge_equal_to_a_key_name_is_not_signed() {
     let (old, new) = keys();
     let world = holding(&old);
     let challenge = world.replacement_challenge(&KeyRef::new("1")).unwrap();
@@ -494,7 +520,7 @@ fn a_challenge_that_is_the_name_of_a_key_is_not_signed() {
 }
 
 #[test]
-fn a_second_run_says_that_it_is_so_even_when_the_old_key_is_gone() {
+fn rerun_is_already_so_without_old_key() {
     let (old, new) = keys();
     let cluster = FakeCluster::new(holding(&old));
     replace(&old, &new).run(&cluster).unwrap();
@@ -503,15 +529,15 @@ fn a_second_run_says_that_it_is_so_even_when_the_old_key_is_gone() {
     for old in [&old, &gone, &locked] {
         let again = replace(old, &new).run(&cluster).unwrap();
         assert_eq!(again.ending, Ending::AlreadySo);
-        assert!(again.stored.holds(new.public_key()));
-        assert_eq!(again.stored, again.before);
+        assert!(again.stored().holds(new.public_key()));
+        assert_eq!(again.stored(), again.old());
     }
     assert_eq!((cluster.submissions(), new.signed().len()), (1, 1));
     assert_eq!(locked.asked(), 0);
 }
 
 #[test]
-fn a_second_run_does_not_need_the_old_key() {
+fn rerun_with_encrypted_new_key_ignores_missing_old_key() {
     let new = FakeSource::new("new.pem").opening(Opening::Asks);
     let cluster = FakeCluster::new(holding(&new));
     let gone = FakeSource::new("old.pem").opening(Opening::Fails(Kind::Key));
@@ -525,7 +551,7 @@ fn a_second_run_does_not_need_the_old_key() {
 }
 
 #[test]
-fn a_person_is_asked_for_each_key_once_even_when_a_challenge_goes_stale() {
+fn each_passphrase_is_asked_once_despite_stale_challenge() {
     let (old, new) = keys();
     let (old, new) = (old.opening(Opening::Asks), new.opening(Opening::Asks));
     let cluster = FakeCluster::new(holding(&old)).fault(Call::Replace, ..=1, COMMENTED);
@@ -536,7 +562,7 @@ fn a_person_is_asked_for_each_key_once_even_when_a_challenge_goes_stale() {
 }
 
 #[test]
-fn nobody_is_asked_and_nothing_sent_before_the_cluster_has_answered() {
+fn no_prompt_before_cluster_replies() {
     let (old, new) = keys();
     let (old, new) = (old.opening(Opening::Asks), new.opening(Opening::Asks));
     for name in ["lock-2026", "lock 2026"] {
@@ -551,7 +577,7 @@ fn nobody_is_asked_and_nothing_sent_before_the_cluster_has_answered() {
             ] {
                 let world = World::default().with_key(name, old.public_key());
                 let cluster = FakeCluster::new(world).fault(call.clone(), .., fault);
-                let replace = Replace {
+                let replace = Run {
                     key: KeyRef::new(name),
                     ..replace(&old, &new)
                 };

@@ -1,3 +1,5 @@
+use std::sync::Mutex;
+
 use super::*;
 use crate::ceremony::fakes::{
     Call, FakeCluster, FakeSource, Fault, Opening, Rendezvous, Signing, World, assert_tells, failed,
@@ -12,8 +14,8 @@ fn locked_with(key: &FakeSource) -> World {
     (1..=9).fold(world, |world, id| world.with_snapshot(id, Some("1")))
 }
 
-fn unlock<'a>(keys: &[&'a FakeSource]) -> Unlock<'a> {
-    Unlock {
+fn unlock<'a>(keys: &[&'a FakeSource]) -> UnlockMany<'a> {
+    UnlockMany {
         ids: vec![7],
         keys: keys.iter().map(|key| *key as _).collect(),
         attempts: 2,
@@ -22,11 +24,11 @@ fn unlock<'a>(keys: &[&'a FakeSource]) -> Unlock<'a> {
     }
 }
 
-fn run_all(unlock: &Unlock<'_>, cluster: &FakeCluster) -> Results {
-    unlock.run(cluster, |_| {})
+fn run_all(unlock: &UnlockMany<'_>, cluster: &FakeCluster) -> Results {
+    unlock.run(cluster, &Silent)
 }
 
-fn run(unlock: &Unlock<'_>, cluster: &FakeCluster) -> Result<Unlocked> {
+fn run(unlock: &UnlockMany<'_>, cluster: &FakeCluster) -> Result<Unlocked> {
     let mut results = run_all(unlock, cluster);
     let (id, result) = results.remove(0);
     assert_eq!((id, results.len()), (7, 0));
@@ -46,7 +48,7 @@ fn lock_key(cluster: &FakeCluster, id: u64) -> Option<String> {
 }
 
 #[test]
-fn a_snapshot_is_unlocked_with_a_signature_over_its_exact_challenge() {
+fn snapshot_is_unlocked_with_signature_over_exact_challenge() {
     let key = FakeSource::new("a.pem");
     let cluster = FakeCluster::new(locked_with(&key));
     let challenge = cluster.world().unlock_challenge(7).unwrap();
@@ -62,7 +64,7 @@ fn a_snapshot_is_unlocked_with_a_signature_over_its_exact_challenge() {
 }
 
 #[test]
-fn the_first_round_reads_and_opens_everything_side_by_side() {
+fn first_reads_and_key_opening_run_concurrently() {
     let rendezvous = Rendezvous::of(5);
     let [key, other] =
         ["a.pem", "b.pem"].map(|title| FakeSource::new(title).meeting_when_opened(&rendezvous));
@@ -76,7 +78,7 @@ fn the_first_round_reads_and_opens_everything_side_by_side() {
 }
 
 #[test]
-fn after_a_refusal_the_status_and_the_challenge_are_read_side_by_side() {
+fn status_and_challenge_are_reread_concurrently_after_refusal() {
     let rendezvous = Rendezvous::of(2);
     let key = FakeSource::new("a.pem");
     let cluster = FakeCluster::new(locked_with(&key))
@@ -88,7 +90,7 @@ fn after_a_refusal_the_status_and_the_challenge_are_read_side_by_side() {
 }
 
 #[test]
-fn what_is_not_locked_is_so_whatever_else_fails_and_nobody_is_asked() {
+fn unlocked_snapshot_is_already_so_without_key_or_prompt() {
     let locked = FakeSource::new("locked.pem").opening(Opening::Asks);
     let gone = FakeSource::new("gone.pem").opening(Opening::Fails(Kind::Key));
     let world = || locked_with(&locked).with_snapshot(7, None);
@@ -107,7 +109,7 @@ fn what_is_not_locked_is_so_whatever_else_fails_and_nobody_is_asked() {
 }
 
 #[test]
-fn a_second_run_says_that_it_is_so_and_sends_nothing() {
+fn rerun_is_already_so_and_sends_nothing() {
     let key = FakeSource::new("a.pem").opening(Opening::Asks);
     let cluster = FakeCluster::new(locked_with(&key));
     run(&unlock(&[&key]), &cluster).unwrap();
@@ -117,7 +119,7 @@ fn a_second_run_says_that_it_is_so_and_sends_nothing() {
 }
 
 #[test]
-fn the_key_is_chosen_among_several_by_its_public_key() {
+fn key_is_chosen_by_public_key() {
     let [key, other, locked] = ["a.pem", "other.pem", "locked.pem"].map(FakeSource::new);
     let locked = locked.opening(Opening::Asks);
     let gone = FakeSource::new("gone.pem").opening(Opening::Fails(Kind::Key));
@@ -128,7 +130,7 @@ fn the_key_is_chosen_among_several_by_its_public_key() {
 }
 
 #[test]
-fn a_disabled_key_unlocks() {
+fn disabled_key_still_unlocks() {
     let key = FakeSource::new("a.pem");
     let world = locked_with(&key).with(|world| world.key("1").disabled = true);
     let unlocked = run(&unlock(&[&key]), &FakeCluster::new(world)).unwrap();
@@ -136,7 +138,7 @@ fn a_disabled_key_unlocks() {
 }
 
 #[test]
-fn a_key_that_does_not_lock_it_is_a_mismatch_and_sends_nothing() {
+fn wrong_key_is_a_mismatch_and_sends_nothing() {
     let [key, other] = ["a.pem", "other.pem"].map(FakeSource::new);
     let cluster = FakeCluster::new(locked_with(&key));
     let error = failed(run(&unlock(&[&other]), &cluster), Kind::Mismatch, 4);
@@ -146,7 +148,7 @@ fn a_key_that_does_not_lock_it_is_a_mismatch_and_sends_nothing() {
 }
 
 #[test]
-fn a_lock_by_a_key_that_is_not_stored_is_told() {
+fn lock_key_missing_from_key_store_is_reported() {
     let key = FakeSource::new("a.pem");
     let cluster = FakeCluster::new(locked_with(&key).with_snapshot(7, Some("9")));
     let error = failed(run(&unlock(&[&key]), &cluster), Kind::Refused, 5);
@@ -158,7 +160,7 @@ fn a_lock_by_a_key_that_is_not_stored_is_told() {
 }
 
 #[test]
-fn a_snapshot_that_is_not_there_is_told_in_the_clusters_words() {
+fn missing_snapshot_is_reported_in_the_cluster_words() {
     let key = FakeSource::new("a.pem").opening(Opening::Asks);
     let cluster = FakeCluster::new(World::default());
     let error = failed(run(&unlock(&[&key]), &cluster), Kind::Refused, 5);
@@ -167,12 +169,12 @@ fn a_snapshot_that_is_not_there_is_told_in_the_clusters_words() {
 }
 
 #[test]
-fn a_signature_that_does_not_verify_is_never_sent() {
+fn unverifiable_signature_is_not_sent() {
     for signing in [Signing::OtherBytes, Signing::AnotherKey] {
         for dry_run in [false, true] {
             let key = FakeSource::new("a.pem").signing(signing);
             let cluster = FakeCluster::new(locked_with(&key));
-            let unlock = Unlock {
+            let unlock = UnlockMany {
                 dry_run,
                 ..unlock(&[&key])
             };
@@ -185,7 +187,7 @@ fn a_signature_that_does_not_verify_is_never_sent() {
 }
 
 #[test]
-fn nothing_is_sent_when_the_key_does_not_open_or_sign() {
+fn key_that_fails_to_open_or_sign_sends_nothing() {
     let key = || FakeSource::new("a.pem");
     for key in [
         key().opening(Opening::Fails(Kind::Key)),
@@ -199,10 +201,10 @@ fn nothing_is_sent_when_the_key_does_not_open_or_sign() {
 }
 
 #[test]
-fn a_dry_run_signs_and_sends_nothing() {
+fn dry_run_signs_and_sends_nothing() {
     let key = FakeSource::new("a.pem");
     let cluster = FakeCluster::new(locked_with(&key));
-    let unlock = Unlock {
+    let unlock = UnlockMany {
         dry_run: true,
         ..unlock(&[&key])
     };
@@ -214,7 +216,7 @@ fn a_dry_run_signs_and_sends_nothing() {
 }
 
 #[test]
-fn nobody_is_asked_and_nothing_sent_before_the_cluster_has_answered() {
+fn no_prompt_before_cluster_replies() {
     let key = FakeSource::new("a.pem").opening(Opening::Asks);
     for call in [Call::Keys, Call::Snapshot(7), Call::UnlockChallenge(7)] {
         for (fault, kind, exit_code) in [
@@ -232,7 +234,7 @@ fn nobody_is_asked_and_nothing_sent_before_the_cluster_has_answered() {
 }
 
 #[test]
-fn a_challenge_that_went_stale_once_is_signed_anew_and_submitted_once_more() {
+fn stale_challenge_is_signed_and_submitted_again() {
     let key = FakeSource::new("a.pem").opening(Opening::Asks);
     let cluster = FakeCluster::new(locked_with(&key)).fault(Call::Unlock(7), ..=1, EXTENDED);
     let first = cluster.world().unlock_challenge(7).unwrap();
@@ -247,7 +249,7 @@ fn a_challenge_that_went_stale_once_is_signed_anew_and_submitted_once_more() {
 }
 
 #[test]
-fn a_snapshot_that_another_key_locks_by_now_is_unlocked_with_that() {
+fn snapshot_relocked_meanwhile_is_unlocked_with_the_other_key() {
     let [key, other] = ["a.pem", "b.pem"].map(FakeSource::new);
     let relocked = Fault::Meanwhile(|world| world.snapshot(7).lock_key = Some("2".to_owned()));
     let world = || locked_with(&key).with_key("lock-2027", other.public_key());
@@ -264,11 +266,11 @@ fn a_snapshot_that_another_key_locks_by_now_is_unlocked_with_that() {
 }
 
 #[test]
-fn a_challenge_that_always_goes_stale_is_submitted_as_often_as_asked() {
+fn stale_challenge_is_retried_up_to_attempts() {
     for attempts in 1..=3 {
         let key = FakeSource::new("a.pem");
         let cluster = FakeCluster::new(locked_with(&key)).fault(Call::Unlock(7), .., EXTENDED);
-        let unlock = Unlock {
+        let unlock = UnlockMany {
             attempts,
             ..unlock(&[&key])
         };
@@ -285,12 +287,12 @@ fn a_challenge_that_always_goes_stale_is_submitted_as_often_as_asked() {
 }
 
 #[test]
-fn an_unchanged_challenge_lets_the_refusal_stand_after_one_submission() {
+fn refusal_stands_if_challenge_is_unchanged() {
     for attempts in 1..=3 {
         let key = FakeSource::new("a.pem");
         let cluster =
             FakeCluster::new(locked_with(&key)).fault(Call::Unlock(7), .., Fault::Refused);
-        let unlock = Unlock {
+        let unlock = UnlockMany {
             attempts,
             ..unlock(&[&key])
         };
@@ -302,7 +304,7 @@ fn an_unchanged_challenge_lets_the_refusal_stand_after_one_submission() {
 }
 
 #[test]
-fn a_missing_right_is_told_without_a_second_look() {
+fn missing_privilege_is_reported_without_rereading() {
     let key = FakeSource::new("a.pem");
     let cluster = FakeCluster::new(locked_with(&key))
         .fault(Call::Unlock(7), .., EXTENDED)
@@ -312,7 +314,7 @@ fn a_missing_right_is_told_without_a_second_look() {
 }
 
 #[test]
-fn a_refusal_stands_when_the_state_cannot_be_read_afterwards() {
+fn refusal_stands_if_state_is_unreadable() {
     for call in [Call::Snapshot(7), Call::UnlockChallenge(7)] {
         let key = FakeSource::new("a.pem");
         let cluster = FakeCluster::new(locked_with(&key))
@@ -325,7 +327,7 @@ fn a_refusal_stands_when_the_state_cannot_be_read_afterwards() {
 }
 
 #[test]
-fn a_signal_after_a_refusal_is_a_signal() {
+fn signal_after_refusal_ends_the_run() {
     for call in [Call::Snapshot(7), Call::UnlockChallenge(7)] {
         let key = FakeSource::new("a.pem");
         let cluster = FakeCluster::new(locked_with(&key))
@@ -338,7 +340,7 @@ fn a_signal_after_a_refusal_is_a_signal() {
 }
 
 #[test]
-fn a_refusal_of_what_somebody_else_unlocked_means_that_it_is_so() {
+fn refusal_after_concurrent_unlock_is_already_so() {
     let key = FakeSource::new("a.pem");
     let cluster = FakeCluster::new(locked_with(&key)).fault(
         Call::Unlock(7),
@@ -351,7 +353,7 @@ fn a_refusal_of_what_somebody_else_unlocked_means_that_it_is_so() {
 }
 
 #[test]
-fn a_submission_that_was_not_sent_is_not_looked_up() {
+fn unsent_submission_is_not_looked_up() {
     let key = FakeSource::new("a.pem");
     let cluster = FakeCluster::new(locked_with(&key)).fault(Call::Unlock(7), .., Fault::NotSent);
     failed(run(&unlock(&[&key]), &cluster), Kind::Unreachable, 7);
@@ -359,7 +361,7 @@ fn a_submission_that_was_not_sent_is_not_looked_up() {
 }
 
 #[test]
-fn after_a_lost_answer_it_is_done_whenever_that_shows() {
+fn lost_reply_is_settled_by_polling() {
     for look in 1..=3 {
         let key = FakeSource::new("a.pem");
         let cluster =
@@ -372,7 +374,7 @@ fn after_a_lost_answer_it_is_done_whenever_that_shows() {
 }
 
 #[test]
-fn after_a_lost_submission_it_may_still_be_done_and_is_not_retried() {
+fn lost_submission_is_unknown_and_not_retried() {
     let key = FakeSource::new("a.pem");
     let cluster = FakeCluster::new(locked_with(&key))
         .fault(Call::Unlock(7), ..=1, EXTENDED)
@@ -387,12 +389,12 @@ fn after_a_lost_submission_it_may_still_be_done_and_is_not_retried() {
 }
 
 #[test]
-fn an_answer_lost_after_a_stale_challenge_ends_it_as_well() {
+fn lost_reply_after_stale_challenge_is_not_retried() {
     let key = FakeSource::new("a.pem");
     let cluster = FakeCluster::new(locked_with(&key))
         .fault(Call::Unlock(7), .., EXTENDED)
         .fault(Call::Unlock(7), 2.., Fault::Lost);
-    let unlock = Unlock {
+    let unlock = UnlockMany {
         attempts: 9,
         ..unlock(&[&key])
     };
@@ -401,7 +403,7 @@ fn an_answer_lost_after_a_stale_challenge_ends_it_as_well() {
 }
 
 #[test]
-fn after_a_lost_submission_the_lock_of_another_key_is_unknown() {
+fn other_lock_key_after_lost_submission_is_unknown() {
     let key = FakeSource::new("a.pem");
     let relocked = Fault::Meanwhile(|world| world.snapshot(7).lock_key = Some("2".to_owned()));
     let cluster = FakeCluster::new(locked_with(&key))
@@ -414,7 +416,7 @@ fn after_a_lost_submission_the_lock_of_another_key_is_unknown() {
 }
 
 #[test]
-fn after_a_lost_answer_an_unreadable_status_is_unknown() {
+fn unreadable_status_after_lost_reply_is_unknown() {
     for fault in [Fault::Lost, Fault::LostAfter(1)] {
         for reading in [Fault::Lost, Fault::Unauthorized, Fault::Refused] {
             let key = FakeSource::new("a.pem");
@@ -430,7 +432,7 @@ fn after_a_lost_answer_an_unreadable_status_is_unknown() {
 }
 
 #[test]
-fn what_became_of_a_submission_that_a_signal_ended_is_read() {
+fn submission_cut_off_by_signal_is_looked_up() {
     for (kind, exit_code) in [(Kind::Interrupted, 130), (Kind::Terminated, 143)] {
         let key = FakeSource::new("a.pem");
         let cluster =
@@ -442,8 +444,8 @@ fn what_became_of_a_submission_that_a_signal_ended_is_read() {
     }
 }
 
-fn several<'a>(keys: &[&'a FakeSource], jobs: usize) -> Unlock<'a> {
-    Unlock {
+fn several<'a>(keys: &[&'a FakeSource], jobs: usize) -> UnlockMany<'a> {
+    UnlockMany {
         ids: vec![4, 2, 9, 1],
         jobs,
         ..unlock(keys)
@@ -451,7 +453,7 @@ fn several<'a>(keys: &[&'a FakeSource], jobs: usize) -> Unlock<'a> {
 }
 
 #[test]
-fn several_snapshots_share_one_key_list_one_opening_and_one_question() {
+fn snapshots_share_one_key_list_and_one_prompt() {
     for jobs in [0, 1, 4, 99] {
         let key = FakeSource::new("a.pem").opening(Opening::Asks);
         let cluster = FakeCluster::new(locked_with(&key));
@@ -471,7 +473,7 @@ fn several_snapshots_share_one_key_list_one_opening_and_one_question() {
 }
 
 #[test]
-fn one_job_works_on_one_snapshot_after_the_other() {
+fn one_job_works_on_one_snapshot_at_a_time() {
     let key = FakeSource::new("a.pem");
     let cluster = FakeCluster::new(locked_with(&key));
     run_all(&several(&[&key], 1), &cluster);
@@ -503,7 +505,7 @@ fn four_jobs_work_on_four_snapshots_at_a_time() {
 }
 
 #[test]
-fn results_are_reported_in_the_order_of_the_ids() {
+fn results_come_in_input_order() {
     // The first one ends last: the other job has to do all the rest meanwhile.
     let rendezvous = Rendezvous::of(2);
     let key = FakeSource::new("a.pem");
@@ -515,7 +517,7 @@ fn results_are_reported_in_the_order_of_the_ids() {
 }
 
 #[test]
-fn progress_is_told_while_others_are_under_way() {
+fn progress_is_reported_while_others_are_in_flight() {
     for jobs in [1, 4] {
         let rendezvous = Rendezvous::of(2);
         let key = FakeSource::new("a.pem");
@@ -524,19 +526,21 @@ fn progress_is_told_while_others_are_under_way() {
             ..,
             Fault::Meet(rendezvous.clone()),
         );
-        let mut told = Vec::new();
-        several(&[&key], jobs).run(&cluster, |done| {
-            told.push(done);
-            if done == 1 {
-                rendezvous.meet();
+        let counts = Mutex::new(Vec::new());
+        several(&[&key], jobs).run(&cluster, &|event: Event<'_>| {
+            if let Event::Settled(done) = event {
+                counts.lock().unwrap().push(done);
+                if done == 1 {
+                    rendezvous.meet();
+                }
             }
         });
-        assert_eq!(told, [1, 2, 3, 4]);
+        assert_eq!(counts.into_inner().unwrap(), [1, 2, 3, 4]);
     }
 }
 
 #[test]
-fn several_are_confirmed_by_one_listing_and_one_by_its_status() {
+fn several_are_confirmed_by_one_listing_and_one_by_status() {
     for jobs in [1, 4] {
         let key = FakeSource::new("a.pem");
         let cluster = FakeCluster::new(locked_with(&key));
@@ -555,7 +559,7 @@ fn several_are_confirmed_by_one_listing_and_one_by_its_status() {
 }
 
 #[test]
-fn what_is_accepted_and_ignored_is_never_done() {
+fn accepted_but_ignored_unlock_is_never_done() {
     let key = FakeSource::new("a.pem");
     let cluster = FakeCluster::new(locked_with(&key)).fault(Call::Unlock(7), .., Fault::Ignored);
     let error = failed(run(&unlock(&[&key]), &cluster), Kind::Unknown, 8);
@@ -581,7 +585,7 @@ fn what_is_accepted_and_ignored_is_never_done() {
 }
 
 #[test]
-fn what_is_accepted_and_cannot_be_read_is_unknown() {
+fn accepted_unlock_that_cannot_be_read_is_unknown() {
     let key = FakeSource::new("a.pem");
     for reading in [Fault::Lost, Fault::Unauthorized, Fault::Refused] {
         let cluster = FakeCluster::new(locked_with(&key))
@@ -594,7 +598,7 @@ fn what_is_accepted_and_cannot_be_read_is_unknown() {
 }
 
 #[test]
-fn a_challenge_that_was_handed_out_for_another_snapshot_is_not_signed() {
+fn challenge_of_another_snapshot_is_not_signed() {
     let key = FakeSource::new("a.pem");
     let cluster = FakeCluster::new(locked_with(&key).with_challenge_of(2, 4));
     let mut results = run_all(&several(&[&key], 1), &cluster);
@@ -607,44 +611,7 @@ fn a_challenge_that_was_handed_out_for_another_snapshot_is_not_signed() {
 }
 
 #[test]
-fn last_words_name_every_snapshot() {
-    let key = FakeSource::new("a.pem");
-    let cluster = FakeCluster::new(locked_with(&key));
-    let ledger = Ledger::new(&[1, 2, 3, 5, 9, 12], &cluster);
-    let words = ledger.words();
-    assert_eq!(
-        words.message(),
-        "stopped by a signal; nothing sent: 1-3, 5, 9, 12"
-    );
-    for (index, stage) in [
-        (0, Stage::Accepted),
-        (1, Stage::Accepted),
-        (2, Stage::Sent),
-        (3, Stage::Unlocked),
-        (4, Stage::Failed),
-    ] {
-        ledger.note(index, stage);
-    }
-    // What a signal ends after it was sent is unknown, and what it ends before was not sent.
-    for (index, kind) in [
-        (0, Kind::Interrupted),
-        (2, Kind::Terminated),
-        (5, Kind::Interrupted),
-    ] {
-        ledger.note_result(index, &Err(Error::new(kind, "stopped")));
-    }
-    let words = ledger.words();
-    assert!(words.is_whole());
-    assert_eq!(
-        words.message(),
-        "stopped by a signal; unlocked: 5; accepted by the cluster, not confirmed: 1-2; \
-         sent, result unknown: 3; failed: 9; nothing sent: 12"
-    );
-    assert_tells(&words, "`check snapshots` shows what is locked");
-}
-
-#[test]
-fn one_that_fails_leaves_the_others_alone() {
+fn one_failure_does_not_affect_the_others() {
     for jobs in [1, 4] {
         let key = FakeSource::new("a.pem");
         let cluster = FakeCluster::new(locked_with(&key).with_snapshot(9, None)).fault(
@@ -664,7 +631,7 @@ fn one_that_fails_leaves_the_others_alone() {
 }
 
 #[test]
-fn each_snapshot_is_unlocked_with_the_key_that_locks_it() {
+fn each_snapshot_is_unlocked_with_its_own_key() {
     for jobs in [1, 4] {
         let [a, b] = ["a.pem", "b.pem"].map(|title| FakeSource::new(title).opening(Opening::Asks));
         let world = locked_with(&a)
@@ -681,7 +648,7 @@ fn each_snapshot_is_unlocked_with_the_key_that_locks_it() {
 }
 
 #[test]
-fn a_key_list_that_cannot_be_read_fails_every_locked_snapshot_and_is_read_once() {
+fn unreadable_key_list_fails_every_locked_snapshot_once() {
     for jobs in [1, 4] {
         let key = FakeSource::new("a.pem").opening(Opening::Asks);
         let cluster = FakeCluster::new(locked_with(&key).with_snapshot(9, None)).fault(
@@ -702,9 +669,9 @@ fn a_key_list_that_cannot_be_read_fails_every_locked_snapshot_and_is_read_once()
 }
 
 #[test]
-fn a_snapshot_that_is_asked_for_twice_is_unlocked_and_then_so() {
+fn duplicate_id_is_unlocked_then_already_so() {
     let key = FakeSource::new("a.pem");
-    let twice = |jobs| Unlock {
+    let twice = |jobs| UnlockMany {
         ids: vec![7, 7],
         jobs,
         ..unlock(&[&key])
@@ -730,7 +697,7 @@ fn a_snapshot_that_is_asked_for_twice_is_unlocked_and_then_so() {
 }
 
 #[test]
-fn after_a_signal_no_further_snapshot_is_begun() {
+fn no_snapshot_is_started_after_signal() {
     let key = FakeSource::new("a.pem");
     let stopped = |call| {
         FakeCluster::new(locked_with(&key)).fault(call, .., Fault::Stopped(Kind::Interrupted))
@@ -750,8 +717,8 @@ fn after_a_signal_no_further_snapshot_is_begun() {
         .fault(Call::Snapshot(4), .., Fault::Meet(begun.clone()))
         .fault(Call::Snapshot(2), .., Fault::Meet(begun))
         .fault(Call::Unlock(2), .., Fault::Meet(rendezvous.clone()));
-    let results = several(&[&key], 2).run(&cluster, |done| {
-        if done == 1 {
+    let results = several(&[&key], 2).run(&cluster, &|event: Event<'_>| {
+        if event == Event::Settled(1) {
             rendezvous.meet();
         }
     });
@@ -761,7 +728,7 @@ fn after_a_signal_no_further_snapshot_is_begun() {
 }
 
 #[test]
-fn after_a_signal_during_a_question_nobody_is_asked_again() {
+fn no_prompt_after_signal_during_prompt() {
     let kind = Kind::Interrupted;
     let stopped = FakeSource::new("a.pem").opening(Opening::AsksInVain(kind));
     let locked = FakeSource::new("b.pem").opening(Opening::Asks);
@@ -775,11 +742,11 @@ fn after_a_signal_during_a_question_nobody_is_asked_again() {
 }
 
 #[test]
-fn where_calls_share_a_connection_they_come_one_after_the_other() {
+fn calls_sharing_a_connection_are_sequential() {
     let key = FakeSource::new("a.pem");
     let world = locked_with(&key).with_snapshot(10, None);
     let cluster = FakeCluster::new(world).one_call_at_a_time();
-    let unlock = Unlock {
+    let unlock = UnlockMany {
         ids: vec![7, 10],
         ..unlock(&[&key])
     };
@@ -803,7 +770,7 @@ fn where_calls_share_a_connection_they_come_one_after_the_other() {
 }
 
 #[test]
-fn without_a_cluster_the_rest_is_not_tried() {
+fn unreachable_cluster_ends_the_run() {
     for (fault, kind) in [
         (Fault::Unauthorized, Kind::Auth),
         (Fault::NotSent, Kind::Unreachable),
@@ -814,7 +781,7 @@ fn without_a_cluster_the_rest_is_not_tried() {
             for id in 1..=9 {
                 cluster = cluster.fault(Call::Snapshot(id), .., fault.clone());
             }
-            let unlock = Unlock {
+            let unlock = UnlockMany {
                 ids: (1..=9).collect(),
                 jobs,
                 ..unlock(&[&key])
@@ -831,13 +798,13 @@ fn without_a_cluster_the_rest_is_not_tried() {
 }
 
 #[test]
-fn a_few_failures_between_successes_do_not_end_it() {
+fn scattered_failures_do_not_end_the_run() {
     let key = FakeSource::new("a.pem");
     let mut cluster = FakeCluster::new(locked_with(&key));
     for id in [1, 2, 3, 4, 6, 7, 8, 9] {
         cluster = cluster.fault(Call::Snapshot(id), .., Fault::NotSent);
     }
-    let unlock = Unlock {
+    let unlock = UnlockMany {
         ids: (1..=9).collect(),
         ..unlock(&[&key])
     };
@@ -847,13 +814,13 @@ fn a_few_failures_between_successes_do_not_end_it() {
 }
 
 #[test]
-fn submissions_that_are_lost_do_not_end_it_as_long_as_the_cluster_can_be_read() {
+fn lost_submissions_do_not_end_the_run() {
     let key = FakeSource::new("a.pem");
     let mut cluster = FakeCluster::new(locked_with(&key));
     for id in 1..=8 {
         cluster = cluster.fault(Call::Unlock(id), .., Fault::Lost);
     }
-    let unlock = Unlock {
+    let unlock = UnlockMany {
         ids: (1..=9).collect(),
         ..unlock(&[&key])
     };

@@ -1,0 +1,737 @@
+//! Runs a change: prepare, prove, commit, confirm.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::{
+    challenge::{Challenges, mention_signature},
+    change::{Change, Comparison, Conflict},
+    observer::{Event, Observer},
+    proof::{self, Key, Prover, Request, Response, Role},
+    submission::{Reply, Seen, Submission},
+};
+use crate::{
+    cluster::{Cluster, StoredKey},
+    error::{Error, Kind, Result},
+    interrupt::{LastWords, Unsettled},
+    parallel::both,
+    public_key::PublicKey,
+};
+
+/// How a change that did not fail ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// The cluster holds the change.
+    Done,
+    /// The cluster held it before.
+    AlreadySo,
+    /// Everything but the submission was done, as requested.
+    DryRun,
+}
+
+/// What a change came to.
+#[derive(Debug)]
+pub struct Outcome<S> {
+    pub ending: Ending,
+    /// The state before.
+    pub before: S,
+    /// The state that was read afterwards; after a dry run the same as before.
+    pub now: S,
+    pub new_key: Option<PublicKey>,
+    /// The stored key whose private half signed.
+    pub stored_key: Option<Arc<StoredKey>>,
+    /// The cluster's challenge that was signed, after a dry run.
+    pub challenge: Option<String>,
+    /// What the user should know though it is no failure.
+    pub warnings: Vec<String>,
+}
+
+/// The right to submit one change once. It is free as long as no audit log issues it.
+pub struct Permit(());
+
+impl Permit {
+    /// Where no audit log is configured.
+    pub fn free() -> Self {
+        Self(())
+    }
+}
+
+/// The stored keys of a cluster.
+pub type Keys = Arc<[Arc<StoredKey>]>;
+
+/// A cluster, with what this run knows of it.
+pub struct View<'a> {
+    pub cluster: &'a dyn Cluster,
+    keys: Mutex<Option<Result<Keys>>>,
+}
+
+impl<'a> View<'a> {
+    pub fn new(cluster: &'a dyn Cluster) -> Self {
+        Self {
+            cluster,
+            keys: Mutex::default(),
+        }
+    }
+
+    /// The key list, read once per run; others wait meanwhile.
+    ///
+    /// # Errors
+    /// When it could not be read.
+    pub fn keys(&self) -> Result<Keys> {
+        let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
+        keys.get_or_insert_with(|| self.read_keys()).clone()
+    }
+
+    /// The key list, read again: after a refusal or a lost reply.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn keys_again(&self) -> Result<Keys> {
+        let read = self.read_keys()?;
+        let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
+        *keys = Some(Ok(read.clone()));
+        Ok(read)
+    }
+
+    fn read_keys(&self) -> Result<Keys> {
+        let keys = self.cluster.keys()?;
+        Ok(keys.into_iter().map(Arc::new).collect())
+    }
+}
+
+/// A state, and its challenge if that was read along with it.
+pub struct Looked<S> {
+    pub state: S,
+    challenge: Option<Result<String>>,
+}
+
+/// What one step of a run comes to.
+pub enum Step<T, S> {
+    /// Nothing is left to do.
+    Settled(Outcome<S>),
+    Next(T),
+}
+
+/// A change that is to be proven.
+pub struct Prepared<S> {
+    before: S,
+    pub request: Request,
+    /// How many submissions were refused because the challenge went stale.
+    stale: u32,
+}
+
+/// A change that is proven and can be submitted.
+pub struct Proven<S> {
+    before: S,
+    request: Request,
+    response: Response,
+    new_key: Option<PublicKey>,
+    /// The key that signed for the stored key.
+    key: Option<Key>,
+    stale: u32,
+}
+
+/// What a submission came to.
+pub enum Committed<S> {
+    Settled(Outcome<S>),
+    /// The cluster says that it was done. Only its state can confirm that.
+    Accepted(Accepted<S>),
+    /// The challenge went stale; this has the new one.
+    Stale(Prepared<S>),
+}
+
+/// A change that the cluster accepted, to be confirmed. Until then a first signal waits for it.
+pub struct Accepted<S> {
+    pub before: S,
+    pub stored_key: Option<Arc<StoredKey>>,
+    new_key: Option<PublicKey>,
+    words: Option<LastWords>,
+    _unsettled: Unsettled,
+}
+
+/// Runs one change on one cluster.
+pub struct Driver<'a, C> {
+    pub change: &'a C,
+    pub view: &'a View<'a>,
+    pub prover: &'a dyn Prover,
+    /// Those of the whole run.
+    pub challenges: &'a Challenges,
+    pub observer: &'a dyn Observer,
+    /// The maximum number of submissions if the challenge goes stale.
+    pub attempts: u32,
+    /// Whether another part of the run has last words for this change, so that it lays down none.
+    pub one_of_several: bool,
+}
+
+/// Runs one change from beginning to end.
+///
+/// # Errors
+/// As the rules of a ceremony say: of kind `mismatch` for a conflict or a wrong key, `key` where a
+/// key does not open or sign, `unknown` where the result cannot be confirmed, otherwise the
+/// cluster's.
+pub fn run<C: Change>(
+    change: &C,
+    cluster: &dyn Cluster,
+    prover: &dyn Prover,
+    observer: &dyn Observer,
+    attempts: u32,
+    dry_run: bool,
+) -> Result<Outcome<C::State>> {
+    let driver = Driver {
+        change,
+        view: &View::new(cluster),
+        prover,
+        challenges: &Challenges::default(),
+        observer,
+        attempts,
+        one_of_several: false,
+    };
+    let prepared = match driver.prepare()? {
+        Step::Settled(outcome) => return Ok(outcome),
+        Step::Next(prepared) => prepared,
+    };
+    match driver.carry_out(prepared, dry_run)? {
+        Step::Settled(outcome) => Ok(outcome),
+        Step::Next(accepted) => driver.confirm(accepted),
+    }
+}
+
+impl<C: Change> Driver<'_, C> {
+    /// Reads the state and the challenge, while the keys are opened that open by themselves.
+    ///
+    /// # Errors
+    /// When one of them cannot be read, or the change conflicts with the state.
+    pub fn prepare(&self) -> Result<Step<Prepared<C::State>, C::State>> {
+        let (looked, ()) = both(|| self.look(None), || self.prover.open());
+        self.prepare_from(looked?)
+    }
+
+    /// Reads the state, and the challenge at the same time if that is faster.
+    ///
+    /// # Errors
+    /// When the state cannot be read.
+    pub fn look(&self, before: Option<&C::State>) -> Result<Looked<C::State>> {
+        let cluster = self.view.cluster;
+        let purpose = self.change.challenge(before);
+        let early =
+            purpose.filter(|purpose| purpose.asks_cluster() && cluster.gains_from_concurrency());
+        let observe = || self.change.observe(self.view, before);
+        let (state, challenge) = match early {
+            Some(purpose) => {
+                let (challenge, state) = both(|| purpose.challenge(cluster), observe);
+                (state?, Some(challenge))
+            }
+            None => (observe()?, None),
+        };
+        Ok(Looked { state, challenge })
+    }
+
+    /// Like [`Driver::prepare`], with a state that was read before.
+    ///
+    /// # Errors
+    /// As [`Driver::prepare`].
+    pub fn prepare_from(
+        &self,
+        looked: Looked<C::State>,
+    ) -> Result<Step<Prepared<C::State>, C::State>> {
+        let Looked { state, challenge } = looked;
+        let mut new_key = None;
+        let mut comparison = self.change.compare(&state, &state, None);
+        if matches!(comparison, Comparison::NeedsNewKey) {
+            new_key = self.prover.new_key();
+            comparison = self.change.compare(&state, &state, new_key.as_ref());
+        }
+        if is_met_unsent(comparison)? {
+            let now = state.clone();
+            let outcome = self.outcome(Ending::AlreadySo, state, now, new_key, None);
+            return Ok(Step::Settled(outcome));
+        }
+        let prepared = self.request(state, challenge, 0);
+        prepared.map(Step::Next)
+    }
+
+    fn request(
+        &self,
+        state: C::State,
+        challenge: Option<Result<String>>,
+        stale: u32,
+    ) -> Result<Prepared<C::State>> {
+        let purpose = self
+            .change
+            .challenge(Some(&state))
+            .ok_or_else(|| Error::new(Kind::Internal, "the state does not tell what to sign"))?;
+        let keys = self.view.keys()?;
+        let challenge = challenge.unwrap_or_else(|| purpose.challenge(self.view.cluster))?;
+        let signatories = self.change.roles(&state, &keys)?;
+        if purpose.asks_cluster() {
+            let keys = keys.iter().map(AsRef::as_ref);
+            self.challenges.check(&challenge, &purpose, keys)?;
+        }
+        Ok(Prepared {
+            before: state,
+            request: Request {
+                purpose,
+                challenge,
+                signatories,
+            },
+            stale,
+        })
+    }
+
+    /// Finds the keys and has them sign.
+    ///
+    /// # Errors
+    /// When a key is missing, does not open or does not sign, or when the change conflicts with the
+    /// state, now that the new key is known.
+    pub fn prove(&self, prepared: Prepared<C::State>) -> Result<Step<Proven<C::State>, C::State>> {
+        let Prepared {
+            before,
+            request,
+            stale,
+        } = prepared;
+        let signatories = request.signatories.iter();
+        let found: Vec<Result<Key>> = signatories
+            .map(|signatory| self.prover.find(signatory))
+            .collect();
+        let roles = request.signatories.iter().map(|signatory| signatory.role);
+        let new_key = match roles.zip(&found).find(|(role, _)| *role == Role::New) {
+            Some((_, Ok(key))) => Some(key.signer.public_key().clone()),
+            Some((_, Err(error))) => return Err(error.clone()),
+            None => None,
+        };
+        let comparison = self.change.compare(&before, &before, new_key.as_ref());
+        // Once it is done the old key may be gone: that it was not found is no error.
+        if is_met_unsent(comparison)? {
+            let now = before.clone();
+            let outcome = self.outcome(Ending::AlreadySo, before, now, new_key, None);
+            return Ok(Step::Settled(outcome));
+        }
+        let keys = found.into_iter().collect::<Result<Vec<Key>>>()?;
+        let response = proof::sign(&request, &keys, self.observer)?;
+        let signed = request.signatories.iter().zip(keys);
+        let mut signed = signed.filter(|(signatory, _)| signatory.stored.is_some());
+        let key = signed.next().map(|(_, key)| key);
+        Ok(Step::Next(Proven {
+            before,
+            request,
+            response,
+            new_key,
+            key,
+            stale,
+        }))
+    }
+
+    /// Submits once. What the cluster accepted has yet to be [confirmed](Driver::confirm).
+    ///
+    /// # Errors
+    /// When the cluster refused, or when it is not certain what became of it (kind `unknown`).
+    pub fn commit(&self, proven: Proven<C::State>, _permit: Permit) -> Result<Committed<C::State>> {
+        let (cluster, before) = (self.view.cluster, &proven.before);
+        let submission = self.submission(before);
+        let title = &submission.request;
+        let stopped = Error::new(Kind::Interrupted, "stopped by a signal");
+        let unknown = submission
+            .unknown(Kind::Interrupted)
+            .caused_by_error(&stopped);
+        let unsettled = Unsettled::begin(&unknown);
+        let words = (!self.one_of_several).then(|| LastWords::lay_down(unknown));
+        let submit = || {
+            self.observer.event(Event::Submitting(title));
+            self.change.submit(cluster, before, &proven.response)
+        };
+        let reply = submission.send(submit, || self.seen(before, proven.new_key.as_ref()));
+        match reply {
+            Ok(Reply::Accepted) => Ok(Committed::Accepted(Accepted {
+                stored_key: proven.stored_key(),
+                before: proven.before,
+                new_key: proven.new_key,
+                words,
+                _unsettled: unsettled,
+            })),
+            Ok(Reply::Done { now, warning }) => {
+                leave(words, submission.carried_out());
+                let key = proven.stored_key();
+                let mut outcome =
+                    self.outcome(Ending::Done, proven.before, now, proven.new_key, key);
+                outcome.warnings.push(warning);
+                Ok(Committed::Settled(outcome))
+            }
+            Ok(Reply::Refused(refusal)) => {
+                drop((words, unsettled));
+                self.observer.event(Event::Refused(title));
+                self.after_refusal(proven, refusal)
+            }
+            Err(error) => {
+                leave(words, error.clone());
+                Err(error)
+            }
+        }
+    }
+
+    /// A refusal stands only if the state is as before and the challenge too.
+    fn after_refusal(
+        &self,
+        proven: Proven<C::State>,
+        refusal: Error,
+    ) -> Result<Committed<C::State>> {
+        let refusal = match &proven.key {
+            Some(key) => mention_signature(refusal, key),
+            None => refusal,
+        };
+        if refusal.kind() == Kind::Auth {
+            return Err(refusal);
+        }
+        let Looked {
+            state: now,
+            challenge,
+        } = match self.look(Some(&proven.before)) {
+            Ok(looked) => looked,
+            Err(error) => return Err(unexplained(refusal, &error)),
+        };
+        let new_key = proven.new_key.as_ref();
+        match self.change.compare(&proven.before, &now, new_key) {
+            Comparison::Met => {
+                let key = proven.stored_key();
+                let (before, new_key) = (proven.before, proven.new_key);
+                let outcome = self.outcome(Ending::AlreadySo, before, now, new_key, key);
+                return Ok(Committed::Settled(outcome));
+            }
+            Comparison::Conflict(Conflict {
+                error: Some(error), ..
+            }) => return Err(error.caused_by_error(&refusal)),
+            Comparison::Conflict(_) | Comparison::Unmet | Comparison::NeedsNewKey => {}
+        }
+        let fetch = || match self.change.challenge(Some(&now)) {
+            Some(purpose) => purpose.challenge(self.view.cluster),
+            None => Ok(proven.request.challenge.clone()),
+        };
+        let challenge = match challenge.unwrap_or_else(fetch) {
+            Ok(challenge) => challenge,
+            Err(error) => return Err(unexplained(refusal, &error)),
+        };
+        let stale = proven.stale + 1;
+        if challenge == proven.request.challenge {
+            return Err(refusal);
+        }
+        if stale >= self.attempts {
+            return Err(always_stale(&refusal, self.attempts));
+        }
+        log::info!("the challenge went stale; signing the new one");
+        let prepared = self.request(now, Some(Ok(challenge)), stale)?;
+        Ok(Committed::Stale(prepared))
+    }
+
+    /// Proves and submits, again as long as the challenge goes stale and attempts are left; what the
+    /// cluster accepted has yet to be confirmed.
+    ///
+    /// # Errors
+    /// As [`Driver::prove`] and [`Driver::commit`].
+    pub fn carry_out(
+        &self,
+        mut prepared: Prepared<C::State>,
+        dry_run: bool,
+    ) -> Result<Step<Accepted<C::State>, C::State>> {
+        loop {
+            let proven = match self.prove(prepared)? {
+                Step::Settled(outcome) => return Ok(Step::Settled(outcome)),
+                Step::Next(proven) => proven,
+            };
+            if dry_run {
+                return Ok(Step::Settled(self.rehearsed(proven)));
+            }
+            prepared = match self.commit(proven, Permit::free())? {
+                Committed::Settled(outcome) => return Ok(Step::Settled(outcome)),
+                Committed::Accepted(accepted) => return Ok(Step::Next(accepted)),
+                Committed::Stale(prepared) => prepared,
+            };
+        }
+    }
+
+    /// Reads the state until it shows what the cluster accepted, or has had enough time to.
+    ///
+    /// # Errors
+    /// Of kind `unknown` when it does not; `interrupted` or `terminated` after a signal.
+    pub fn confirm(&self, mut accepted: Accepted<C::State>) -> Result<Outcome<C::State>> {
+        let submission = self.submission(&accepted.before);
+        let new_key = accepted.new_key.as_ref();
+        let words = accepted.words.take();
+        match submission.confirm(|| self.seen(&accepted.before, new_key)) {
+            Ok(now) => {
+                leave(words, submission.carried_out());
+                let (before, new_key) = (accepted.before, accepted.new_key);
+                Ok(self.outcome(Ending::Done, before, now, new_key, accepted.stored_key))
+            }
+            Err(error) => {
+                leave(words, error.clone());
+                Err(error)
+            }
+        }
+    }
+
+    /// Reads the state once, for [`Driver::judge`].
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn read(&self, accepted: &Accepted<C::State>) -> Result<Seen<C::State>> {
+        self.seen(&accepted.before, accepted.new_key.as_ref())
+    }
+
+    /// The state that confirms what the cluster accepted, if it was read.
+    ///
+    /// # Errors
+    /// As [`Driver::confirm`].
+    pub fn judge(
+        &self,
+        accepted: &Accepted<C::State>,
+        seen: Result<Seen<C::State>>,
+    ) -> Result<C::State> {
+        self.submission(&accepted.before).judge(seen)
+    }
+
+    fn submission(&self, before: &C::State) -> Submission {
+        Submission {
+            request: format!("the request to {}", self.change.title(before)),
+            subject: self
+                .change
+                .challenge(Some(before))
+                .and_then(|purpose| purpose.subject()),
+            check: self.view.cluster.check_command(self.change.check()),
+        }
+    }
+
+    fn seen(&self, before: &C::State, new_key: Option<&PublicKey>) -> Result<Seen<C::State>> {
+        let now = self.change.observe(self.view, Some(before))?;
+        Ok(match self.change.compare(before, &now, new_key) {
+            Comparison::Met => Seen::Done(now),
+            Comparison::Unmet | Comparison::NeedsNewKey => Seen::NotDone,
+            Comparison::Conflict(conflict) => Seen::SomethingElse(conflict.now),
+        })
+    }
+
+    fn outcome(
+        &self,
+        ending: Ending,
+        before: C::State,
+        now: C::State,
+        new_key: Option<PublicKey>,
+        stored_key: Option<Arc<StoredKey>>,
+    ) -> Outcome<C::State> {
+        let compared = match ending {
+            Ending::AlreadySo => &now,
+            Ending::Done | Ending::DryRun => &before,
+        };
+        Outcome {
+            ending,
+            warnings: self.change.warnings(compared, new_key.as_ref()),
+            before,
+            now,
+            new_key,
+            stored_key,
+            challenge: None,
+        }
+    }
+
+    fn rehearsed(&self, proven: Proven<C::State>) -> Outcome<C::State> {
+        let key = proven.stored_key();
+        let Request {
+            purpose, challenge, ..
+        } = proven.request;
+        let now = proven.before.clone();
+        Outcome {
+            challenge: purpose.asks_cluster().then_some(challenge),
+            ..self.outcome(Ending::DryRun, proven.before, now, proven.new_key, key)
+        }
+    }
+}
+
+impl<S> Proven<S> {
+    fn stored_key(&self) -> Option<Arc<StoredKey>> {
+        let mut signatories = self.request.signatories.iter();
+        signatories.find_map(|signatory| signatory.stored.clone())
+    }
+}
+
+/// Whether nothing has to be sent.
+///
+/// # Errors
+/// When the change cannot be made from a state that conflicts with it.
+fn is_met_unsent(comparison: Comparison) -> Result<bool> {
+    match comparison {
+        Comparison::Conflict(Conflict {
+            error: Some(error), ..
+        }) => {
+            let next_step = error.hint_text().unwrap_or_default();
+            let hint = format!("nothing was sent; {next_step}");
+            Err(error.hint(hint))
+        }
+        comparison => Ok(matches!(comparison, Comparison::Met)),
+    }
+}
+
+fn leave(words: Option<LastWords>, error: Error) {
+    if let Some(words) = words {
+        words.leave_with(error);
+    }
+}
+
+/// The refusal of a challenge that changed each time.
+fn always_stale(refusal: &Error, attempts: u32) -> Error {
+    let submissions = match attempts {
+        1 => "the submission".to_owned(),
+        several => format!("each of {several} submissions"),
+    };
+    Error::new(
+        Kind::Refused,
+        format!("the challenge changed before {submissions}"),
+    )
+    .caused_by_error(refusal)
+    .hint("something keeps changing it (a name, a comment, an expiration); run this again, or give more --attempts")
+}
+
+/// The error after a refusal when the state could not be read: the refusal says more than whatever
+/// kept it from being read, unless that was a signal.
+fn unexplained(refusal: Error, failure: &Error) -> Error {
+    let kind = failure.kind();
+    match kind.is_interruption() {
+        true => Error::new(kind, "stopped by a signal after the cluster had refused")
+            .caused_by_error(&refusal),
+        false => refusal,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        ceremony::{
+            Keyring,
+            add::Add,
+            challenge::Purpose,
+            fakes::{Call, FakeCluster, FakeSource, Fault, Opening, World, assert_tells, failed},
+            lock::{Lock, NoProof},
+            observer::Silent,
+            replace::Replace,
+        },
+        cluster::KeyRef,
+    };
+
+    fn next<T, S>(step: Step<T, S>) -> T {
+        match step {
+            Step::Next(next) => next,
+            Step::Settled(_) => panic!("something is left to do"),
+        }
+    }
+
+    #[test]
+    fn prepare_prove_commit_and_confirm_are_separate_steps() {
+        let (old, new) = (FakeSource::new("old"), FakeSource::new("new"));
+        let cluster = FakeCluster::new(World::default().with_key("lock", old.public_key()));
+        let challenge = cluster.world().replacement_challenge(&KeyRef::new("1"));
+        let keyring = Keyring::new(vec![&old]).with_new(&new);
+        let driver = Driver {
+            change: &Replace {
+                key: KeyRef::new("lock"),
+            },
+            view: &View::new(&cluster),
+            prover: &keyring,
+            challenges: &Challenges::default(),
+            observer: &Silent,
+            attempts: 2,
+            one_of_several: false,
+        };
+
+        let prepared = next(driver.prepare().unwrap());
+        let request = &prepared.request;
+        assert_eq!(request.purpose, Purpose::Replace(KeyRef::new("1")));
+        assert_eq!(request.challenge, challenge.unwrap());
+        let signatories = request.signatories.iter();
+        let roles: Vec<Role> = signatories.map(|signatory| signatory.role).collect();
+        assert_eq!(roles, [Role::Old, Role::New]);
+        assert!(old.signed().is_empty() && new.signed().is_empty());
+
+        let proven = next(driver.prove(prepared).unwrap());
+        assert_eq!((old.signed().len(), new.signed().len()), (1, 1));
+        assert_eq!((cluster.submissions(), cluster.count(&Call::Keys)), (0, 1));
+
+        let Ok(Committed::Accepted(accepted)) = driver.commit(proven, Permit::free()) else {
+            panic!("the cluster accepts it");
+        };
+        assert_eq!((cluster.submissions(), cluster.count(&Call::Keys)), (1, 1));
+        let outcome = driver.confirm(accepted).unwrap();
+        assert_eq!(outcome.ending, Ending::Done);
+        assert_eq!(cluster.count(&Call::Keys), 2);
+    }
+
+    #[test]
+    fn conflict_found_after_refusal_is_a_mismatch_caused_by_the_refusal() {
+        let key = FakeSource::new("a.pem");
+        let taken = |world: &mut World| {
+            world.store("lock", "", FakeSource::new("b.pem").public_key());
+        };
+        let cluster =
+            FakeCluster::new(World::default()).fault(Call::Add, .., Fault::Meanwhile(taken));
+        let keyring = Keyring::new(Vec::new()).with_new(&key);
+        let add = Add::new("lock", "").unwrap();
+        let added = run(&add, &cluster, &keyring, &Silent, 2, false);
+        let error = failed(added, Kind::Mismatch, 4);
+        assert_tells(&error, "the name \"lock\" is taken");
+        assert_tells(&error, "fs_entry_exists_error");
+        assert!(!error.hint_text().unwrap().contains("nothing was sent"));
+
+        let relocked = |world: &mut World| world.snapshot(7).lock_key = Some("2".to_owned());
+        let world = World::default()
+            .with_key("lock", key.public_key())
+            .with_snapshot(7, None);
+        let cluster = FakeCluster::new(world).fault(Call::Lock(7), .., Fault::Meanwhile(relocked));
+        let lock = Lock {
+            id: 7,
+            key: KeyRef::new("lock"),
+        };
+        let locked = run(&lock, &cluster, &NoProof, &Silent, 2, false);
+        let error = failed(locked, Kind::Mismatch, 4);
+        assert_tells(&error, "is locked with key 2");
+        assert_tells(&error, "snapshot_locked_error");
+    }
+
+    #[test]
+    fn observer_sees_opening_signing_and_submitting() {
+        let key = FakeSource::new("a.pem").opening(Opening::Asks);
+        let cluster = FakeCluster::new(World::default()).fault(Call::Add, .., Fault::Refused);
+        let seen = Mutex::new(Vec::new());
+        let observer = |event: Event<'_>| seen.lock().unwrap().push(format!("{event:?}"));
+        let keyring = Keyring::new(Vec::new())
+            .with_new(&key)
+            .observed_by(&observer);
+        let add = Add::new("lock", "").unwrap();
+        failed(
+            run(&add, &cluster, &keyring, &observer, 2, false),
+            Kind::Refused,
+            5,
+        );
+        let expected = [
+            r#"Opening("a.pem")"#,
+            r#"WaitingForPerson("a.pem")"#,
+            r#"Signing("a.pem")"#,
+            r#"Submitting("the request to add key \"lock\"")"#,
+            r#"Refused("the request to add key \"lock\"")"#,
+        ];
+        assert_eq!(*seen.lock().unwrap(), expected);
+    }
+
+    #[test]
+    fn warnings_are_part_of_the_result() {
+        let key = FakeSource::new("a.pem");
+        let world = World::default().with_key("other", key.public_key());
+        let keyring = Keyring::new(Vec::new()).with_new(&key);
+        let add = Add::new("lock", "").unwrap();
+        let added = run(&add, &FakeCluster::new(world), &keyring, &Silent, 2, false).unwrap();
+        assert_eq!(
+            added.warnings,
+            ["the key store holds the same public key as key 1 (\"other\")"]
+        );
+
+        let cluster = FakeCluster::new(World::default()).fault(Call::Add, .., Fault::LostAfter(1));
+        let added = run(&add, &cluster, &keyring, &Silent, 2, false).unwrap();
+        assert_eq!(added.warnings.len(), 1);
+        assert!(added.warnings[0].contains("checked: it was done"));
+    }
+}

@@ -1,0 +1,36 @@
+//! What a run tells while it works, for progress displays and last words.
+
+/// Something that happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event<'a> {
+    /// The key source with this title is being opened.
+    Opening(&'a str),
+    /// The key source with this title waits for a person: a passphrase, a PIN, a touch.
+    WaitingForPerson(&'a str),
+    /// The key with this title signs.
+    Signing(&'a str),
+    /// The submission with this title is being sent.
+    Submitting(&'a str),
+    /// The cluster refused the submission with this title; nothing is in flight.
+    Refused(&'a str),
+    /// Of several changes, this many are settled, or accepted and not confirmed yet.
+    Settled(usize),
+}
+
+/// Gets events, in any order and from any thread. It cannot fail, and never writes to stdout.
+pub trait Observer: Sync {
+    fn event(&self, event: Event<'_>);
+}
+
+/// An observer that ignores everything.
+pub struct Silent;
+
+impl Observer for Silent {
+    fn event(&self, _: Event<'_>) {}
+}
+
+impl<F: Fn(Event<'_>) + Sync> Observer for F {
+    fn event(&self, event: Event<'_>) {
+        self(event);
+    }
+}

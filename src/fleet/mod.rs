@@ -1,0 +1,4 @@
+//! Changes of many snapshots in one run.
+
+mod ledger;
+pub mod run;

@@ -1,0 +1,206 @@
+//! What `add`, `replace`, `unlock` and `lock` print.
+
+use schemars::JsonSchema;
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::{
+    cluster::{Snapshot, StoredKey},
+    public_key::PublicKey,
+};
+
+/// A stored key.
+#[derive(Serialize, JsonSchema)]
+pub struct Key<'a> {
+    /// Digits only.
+    id: &'a str,
+    name: &'a str,
+    comment: &'a str,
+    /// A disabled key locks nothing more, and still unlocks.
+    disabled: bool,
+    /// Base64 of the DER SubjectPublicKeyInfo, as the cluster shows it.
+    public_key: &'a str,
+    /// `SHA256:` and Base64 without padding; null if the key is not P-256.
+    fingerprint: Option<String>,
+}
+
+impl<'a> From<&'a StoredKey> for Key<'a> {
+    fn from(key: &'a StoredKey) -> Self {
+        Self {
+            id: &key.id,
+            name: &key.name,
+            comment: &key.comment,
+            disabled: key.disabled,
+            public_key: &key.public_key,
+            fingerprint: fingerprint(key),
+        }
+    }
+}
+
+fn fingerprint(key: &StoredKey) -> Option<String> {
+    key.public_key().ok().map(|key| key.fingerprint())
+}
+
+/// A key that a dry run would store.
+#[derive(Serialize, JsonSchema)]
+pub struct NewKey<'a> {
+    name: &'a str,
+    comment: &'a str,
+    /// Base64 of the DER SubjectPublicKeyInfo.
+    public_key: String,
+    fingerprint: String,
+}
+
+impl<'a> NewKey<'a> {
+    pub fn new(name: &'a str, comment: &'a str, key: &PublicKey) -> Self {
+        Self {
+            name,
+            comment,
+            public_key: key.to_base64(),
+            fingerprint: key.fingerprint(),
+        }
+    }
+}
+
+/// The public half of a key.
+#[derive(Serialize, JsonSchema)]
+pub struct PublicHalf {
+    /// Base64 of the DER SubjectPublicKeyInfo.
+    public_key: String,
+    /// Null if the cluster holds a key that is not P-256.
+    fingerprint: Option<String>,
+}
+
+impl From<&StoredKey> for PublicHalf {
+    fn from(key: &StoredKey) -> Self {
+        Self {
+            public_key: key.public_key.clone(),
+            fingerprint: fingerprint(key),
+        }
+    }
+}
+
+impl From<&PublicKey> for PublicHalf {
+    fn from(key: &PublicKey) -> Self {
+        Self {
+            public_key: key.to_base64(),
+            fingerprint: Some(key.fingerprint()),
+        }
+    }
+}
+
+/// The key that was stored, or would be.
+#[derive(Serialize, JsonSchema)]
+#[serde(untagged)]
+pub enum AddedKey<'a> {
+    Stored(Key<'a>),
+    New(NewKey<'a>),
+}
+
+/// What `qkey add` prints.
+#[derive(Serialize, JsonSchema)]
+#[serde(tag = "action", rename = "add")]
+pub struct Add<'a> {
+    pub changed: bool,
+    pub dry_run: bool,
+    pub key: AddedKey<'a>,
+}
+
+/// What `qkey replace` prints.
+#[derive(Serialize, JsonSchema)]
+#[serde(tag = "action", rename = "replace")]
+pub struct Replace<'a> {
+    pub changed: bool,
+    pub dry_run: bool,
+    pub key: Key<'a>,
+    pub old_key: PublicHalf,
+    pub new_key: PublicHalf,
+    /// The text that both keys signed, in a dry run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub challenge: Option<&'a str>,
+}
+
+/// A snapshot.
+#[derive(Serialize, JsonSchema)]
+pub struct SnapshotStatus<'a> {
+    id: u64,
+    name: &'a str,
+    source_file_path: &'a str,
+    /// RFC 3339.
+    timestamp: &'a str,
+    /// RFC 3339; empty for a snapshot that never expires.
+    expiration: &'a str,
+    /// The id of the stored key that locks it now.
+    lock_key: Option<&'a str>,
+}
+
+impl<'a> SnapshotStatus<'a> {
+    pub fn new(snapshot: &'a Snapshot, lock_key: Option<&'a str>) -> Self {
+        Self {
+            id: snapshot.id,
+            name: &snapshot.name,
+            source_file_path: &snapshot.source_file_path,
+            timestamp: &snapshot.timestamp,
+            expiration: &snapshot.expiration,
+            lock_key,
+        }
+    }
+}
+
+/// What `qkey lock` prints.
+#[derive(Serialize, JsonSchema)]
+#[serde(tag = "action", rename = "lock")]
+pub struct Lock<'a> {
+    pub changed: bool,
+    pub dry_run: bool,
+    pub snapshot: SnapshotStatus<'a>,
+    pub key: Key<'a>,
+}
+
+/// What `qkey unlock` prints for each snapshot.
+#[derive(Serialize, JsonSchema)]
+#[serde(tag = "action", rename = "unlock")]
+pub struct Unlock<'a> {
+    pub changed: bool,
+    pub dry_run: bool,
+    pub snapshot: SnapshotStatus<'a>,
+    /// Null if the snapshot was not locked.
+    pub key: Option<Key<'a>>,
+    /// The text that was signed, in a dry run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub challenge: Option<&'a str>,
+}
+
+/// What `qkey unlock` prints for a snapshot that failed, where there are several.
+#[derive(Serialize, JsonSchema)]
+#[serde(tag = "action", rename = "unlock")]
+pub struct FailedUnlock {
+    /// Null if that is not known.
+    pub changed: Option<bool>,
+    pub dry_run: bool,
+    pub snapshot: SnapshotId,
+    pub error: Value,
+}
+
+/// A snapshot whose status is not known.
+#[derive(Serialize, JsonSchema)]
+pub struct SnapshotId {
+    pub id: u64,
+}
+
+/// The last line of `qkey unlock`, where there are several.
+#[derive(Serialize, JsonSchema)]
+pub struct UnlockSummary {
+    pub summary: Counts,
+}
+
+/// How many snapshots came to what.
+#[derive(Serialize, JsonSchema)]
+pub struct Counts {
+    pub asked: usize,
+    pub changed: usize,
+    pub unchanged: usize,
+    pub failed: usize,
+    pub unknown: usize,
+    pub not_tried: usize,
+}
