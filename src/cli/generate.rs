@@ -18,16 +18,16 @@ pub struct Generate {
     /// Where to make it: a path, a URI, or a name of the configuration file.
     /// With a passphrase attribute (PATH?passphrase-file=P), the key file is encrypted
     source: String,
-    /// The container of a key in a file [default: pkcs8]
+    /// Encoding of a new key file [default: pkcs8]
     #[arg(long, value_enum)]
-    format: Option<Container>,
+    format: Option<FileEncoding>,
     /// Ask for a passphrase on the terminal and encrypt the key file with it
     #[arg(long)]
     encrypt: bool,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
-enum Container {
+enum FileEncoding {
     /// PKCS#8 PEM
     Pkcs8,
     /// The traditional PEM of `openssl ec`
@@ -40,10 +40,10 @@ impl Generate {
     pub fn run(&self, session: &Session) -> Result<()> {
         let Openable { source, name, .. } = session.key_source(&self.source)?;
         let how = source::Generate {
-            format: self.format.map(|container| match container {
-                Container::Pkcs8 => keyfile::Format::Pkcs8,
-                Container::Sec1 => keyfile::Format::Sec1,
-                Container::Openssh => keyfile::Format::Openssh,
+            format: self.format.map(|encoding| match encoding {
+                FileEncoding::Pkcs8 => keyfile::Format::Pkcs8,
+                FileEncoding::Sec1 => keyfile::Format::Sec1,
+                FileEncoding::Openssh => keyfile::Format::Openssh,
             }),
             encrypt: self.encrypt,
         };
