@@ -349,7 +349,7 @@ exit 3
 --- stdout
 --- stderr
 error: cannot use gcpkms://[RING]/cryptoKeys/bob/cryptoKeyVersions/1
-  caused by: the PUBLIC KEY block has no END line of its own
+  caused by: the PUBLIC KEY block has no matching END line
 hint: try again; what answers may not be Cloud KMS: check the proxy
 ==== RSA
 exit 3

@@ -849,7 +849,8 @@ mod refused {
         assert_refused(b" \r\n", "the file is empty", MAKE_ONE);
         assert_refused(b"\xef\xbb\xbf", "the file is empty", MAKE_ONE);
         let unrecognized = "neither PEM, DER, Base64 of DER, nor an OpenSSH key";
-        let hint = "use an ECDSA P-256 key file from openssl, ssh-keygen, or `qkey generate key.pem`";
+        let hint =
+            "use an ECDSA P-256 key file from openssl, ssh-keygen, or `qkey generate key.pem`";
         for contents in [
             b"hello, world".as_slice(),
             b"aGVsbG8sIHdvcmxk",

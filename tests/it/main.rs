@@ -31,6 +31,7 @@ mod rotate;
 mod secrets_in_memory;
 mod sign;
 mod ssh_agent;
+mod structure;
 mod support;
 mod terminal;
 mod tls;

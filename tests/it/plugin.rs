@@ -673,7 +673,7 @@ exit 3
 --- stdout
 --- stderr
 error: cannot use plugin:test:x
-  caused by: a private key where a public key belongs
+  caused by: a private key instead of a public key
 hint: the plugin must give the public key in PEM, or in Base64 of its DER
 ==== rubbish
 exit 3

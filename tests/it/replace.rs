@@ -781,7 +781,7 @@ exit 2
 --- stdout
 --- stderr
 error: two keys, or a key and a passphrase, are to be read from stdin
-hint: stdin can be read once; put one of them into a file
+hint: put one of them in a file
 
 "#]]
         .raw()
@@ -897,7 +897,7 @@ exit 4
 --- stdout
 --- stderr
 error: key 1 ("lock-2026") is not a P-256 key that could be compared
-  caused by: the public key is cut short or damaged
+  caused by: the public key is truncated or damaged
 
 "#]]
         .raw()

@@ -614,13 +614,13 @@ exit 2
 --- stdout
 --- stderr
 error: the ids, and a key or a passphrase, are to be read from stdin
-hint: stdin can be read once; put one of them into a file
+hint: put one of them in a file
 ==== stdin for a passphrase
 exit 2
 --- stdout
 --- stderr
 error: the ids, and a key or a passphrase, are to be read from stdin
-hint: stdin can be read once; put one of them into a file
+hint: put one of them in a file
 ==== in JSON
 exit 2
 --- stdout
@@ -816,7 +816,7 @@ exit 3
 --- stderr
 error: cannot read the key file gone.pem
   caused by: No such file or directory (os error 2)
-hint: check the path, or make a key with `qkey generate PATH`
+hint: check the path
 
 "#]]
         .raw()
@@ -838,7 +838,7 @@ exit 2
 --- stdout
 --- stderr
 error: two keys, or a key and a passphrase, are to be read from stdin
-hint: stdin can be read once; put one of them into a file
+hint: put one of them in a file
 
 "#]]
         .raw()
