@@ -348,7 +348,7 @@ hint: install OpenSSL: the package openssl of your system
 exit 2
 --- stdout
 --- stderr
-error: no key can be made in "openssl:new.pem"
+error: qkey cannot create a key in "openssl:new.pem"
 hint: create the key with its own tool, or create a key file: `qkey generate PATH`
 
 "#]].raw());
@@ -390,7 +390,7 @@ fn a_key_that_a_tpm_has_wrapped_signs() {
     let source = source.replace("locked.pem", &qkey.path("locked.pem").display().to_string());
     assert_replaces_and_unlocks(&mock, &qkey, &source);
     for (source, hint) in [
-        (locked.to_owned(), "hint: an attribute of the key source"),
+        (locked.to_owned(), "hint: for unattended use, append"),
         (
             format!("{locked}&passphrase-file=wrong"),
             "hint: the passphrase or PIN was tried once and is not tried again in this run",
@@ -632,14 +632,14 @@ hint: separate several with one comma: ?provider=legacy,default
 exit 2
 --- stdout
 --- stderr
-error: "openssl:alice.pem?providers=…" is not a key source: it has no attribute "providers"
-hint: did you mean "provider"? openssl takes provider, engine, passphrase-env, passphrase-file, passphrase-fd, passphrase-command; a `?` that is part of a name is written openssl:…%3F…
+error: "openssl:alice.pem?providers=…" is not a key source: unknown attribute "providers"
+hint: did you mean "provider"? openssl takes provider, engine, passphrase-env, passphrase-file, passphrase-fd, passphrase-command; in a name, write `?` as %3F: openssl:…%3F…
 ==== openssl:alice.pem?passphrase=x
 exit 2
 --- stdout
 --- stderr
-error: "openssl:alice.pem?passphrase=…" is not a key source: it has no attribute "passphrase"
-hint: did you mean "passphrase-fd"? openssl takes provider, engine, passphrase-env, passphrase-file, passphrase-fd, passphrase-command; a `?` that is part of a name is written openssl:…%3F…
+error: "openssl:alice.pem?passphrase=…" is not a key source: unknown attribute "passphrase"
+hint: did you mean "passphrase-fd"? openssl takes provider, engine, passphrase-env, passphrase-file, passphrase-fd, passphrase-command; in a name, write `?` as %3F: openssl:…%3F…
 
 "#]].raw()
     );

@@ -695,7 +695,7 @@ fn nobody_is_asked_when_the_configuration_says_so() {
     qkey.configure("[defaults]\nno-input = true\n");
     let run = qkey.run(["pubkey", "locked.pem"]);
     assert!(
-        run.stderr.contains("asking is switched off"),
+        run.stderr.contains("--no-input forbids prompting"),
         "{}",
         run.stderr
     );

@@ -781,7 +781,7 @@ exit 2
 --- stdout
 --- stderr
 error: two keys, or a key and a passphrase, are to be read from stdin
-hint: put one of them in a file
+hint: stdin can be read once; put one of them into a file
 
 "#]]
         .raw()

@@ -152,7 +152,7 @@ warning: wrong passphrase for locked.pem (attempt 1 of 3)
 warning: wrong passphrase for locked.pem (attempt 2 of 3)
 error: cannot use the key file locked.pem
   caused by: wrong passphrase
-hint: to try a passphrase elsewhere: `openssl pkey -in locked.pem -noout`, or for OpenSSH's format `ssh-keygen -y -f locked.pem`
+hint: to test a passphrase: `openssl pkey -in locked.pem -noout`, or for OpenSSH's format `ssh-keygen -y -f locked.pem`
 --- terminal (typing is shown)
 Enter the passphrase of locked.pem: 
 Enter the passphrase of locked.pem: 
@@ -216,8 +216,7 @@ fn ctrl_d_at_the_prompt_is_no_passphrase() {
 exit 3
 --- stdout
 --- stderr
-error: cannot get the passphrase of locked.pem
-  caused by: nothing was typed for the passphrase of locked.pem
+error: no passphrase entered for locked.pem
 hint: for unattended use, append ?passphrase-file=PATH (or passphrase-env=VAR, passphrase-fd=N, passphrase-command=COMMAND) to the key source
 --- terminal (typing is shown)
 Enter the passphrase of locked.pem: 
@@ -273,8 +272,7 @@ exit 3
 --- stderr
 --- terminal (typing is shown)
 Enter the passphrase of locked.pem: 
-error: cannot get the passphrase of locked.pem
-  caused by: nothing was typed for the passphrase of locked.pem
+error: no passphrase entered for locked.pem
 hint: for unattended use, append ?passphrase-file=PATH (or passphrase-env=VAR, passphrase-fd=N, passphrase-command=COMMAND) to the key source
 
 
@@ -340,9 +338,8 @@ fn no_key_is_made_when_the_two_differ() {
 exit 3
 --- stdout
 --- stderr
-error: cannot get the passphrase of new.pem
-  caused by: the passphrase for new.pem was not the same both times
-hint: for unattended use, append ?passphrase-file=PATH (or passphrase-env=VAR, passphrase-fd=N, passphrase-command=COMMAND) to the key source
+error: Passphrases do not match.
+hint: run the command again
 --- terminal (typing is shown)
 Enter a new passphrase for new.pem: 
 Enter the new passphrase for new.pem again: 

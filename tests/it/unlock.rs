@@ -614,13 +614,13 @@ exit 2
 --- stdout
 --- stderr
 error: the ids, and a key or a passphrase, are to be read from stdin
-hint: put one of them in a file
+hint: stdin can be read once; put one of them into a file
 ==== stdin for a passphrase
 exit 2
 --- stdout
 --- stderr
 error: the ids, and a key or a passphrase, are to be read from stdin
-hint: put one of them in a file
+hint: stdin can be read once; put one of them into a file
 ==== in JSON
 exit 2
 --- stdout
@@ -838,7 +838,7 @@ exit 2
 --- stdout
 --- stderr
 error: two keys, or a key and a passphrase, are to be read from stdin
-hint: put one of them in a file
+hint: stdin can be read once; put one of them into a file
 
 "#]]
         .raw()
