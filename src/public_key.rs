@@ -11,7 +11,7 @@ use crate::encoding::{
     Foreign, NotP256, PublicPart, algorithm, any_base64, asn1,
     contents::{self, Contents},
     curve,
-    identify::{self, Kind, SSH2_PUBLIC_KEY},
+    identify::{self, BlockKind, SSH2_PUBLIC_KEY},
     pem::{self, Block, Fault},
     ssh_public,
 };
@@ -27,21 +27,21 @@ pub enum Error {
     Empty,
     #[error("the public key is {0}")]
     NotP256(NotP256),
-    #[error("a private key where a public key belongs")]
+    #[error("a private key instead of a public key")]
     PrivateKey,
     #[error("{0}, which qkey does not read")]
     Foreign(Foreign),
-    #[error("no public key in it, only {0}")]
+    #[error("no public key found, only {0}")]
     NoPublicKey(PublicPart),
     #[error("{0} different public keys in one file")]
     SeveralKeys(usize),
-    #[error("the {0} has no END line of its own")]
+    #[error("the {0} has no matching END line")]
     NoEnd(String),
-    #[error("the {0} is not Base64 inside")]
+    #[error("the {0} is not valid Base64")]
     NotBase64(String),
     #[error("no PEM block")]
     NotPem,
-    #[error("the {0} is cut short or damaged")]
+    #[error("the {0} is truncated or damaged")]
     Malformed(String),
     #[error("the point of the public key is not on P-256")]
     NotAPoint,
@@ -50,25 +50,25 @@ pub enum Error {
 }
 
 impl Error {
-    /// How to get what is needed, with a command to run where there is one. `FILE` in it stands
-    /// for the file that was read.
+    /// The next step, with a command if there is one, where `FILE` is a placeholder for the file that
+    /// was read.
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
-            Self::PrivateKey => "take its public half: `qkey pubkey FILE`",
+            Self::PrivateKey => "extract its public half: `qkey pubkey FILE`",
             Self::Foreign(foreign) => return foreign.hint().map(str::to_owned),
             Self::NoPublicKey(PublicPart::Request) => {
-                "take its public key: `openssl req -in FILE -noout -pubkey -out public.pem`"
+                "extract its public key: `openssl req -in FILE -noout -pubkey -out public.pem`"
             }
-            Self::SeveralKeys(_) => "leave one public key in the file",
+            Self::SeveralKeys(_) => "keep one public key in the file",
             Self::NoEnd(_) | Self::NotBase64(_) | Self::Malformed(_) | Self::NotAPoint => {
-                "compare it with its original, or take it from its private key again: `qkey pubkey \
-                 KEY`"
+                "compare it with the original, or extract it from the private key again: `qkey \
+                 pubkey KEY`"
             }
             Self::Empty
             | Self::NotP256(_)
             | Self::NoPublicKey(_)
             | Self::NotPem
-            | Self::Unrecognized => "take the public half of an ECDSA P-256 key: `qkey pubkey KEY`",
+            | Self::Unrecognized => "use the public half of an ECDSA P-256 key: `qkey pubkey KEY`",
         };
         Some(hint.to_owned())
     }
@@ -150,7 +150,7 @@ impl PublicKey {
     }
 
     /// Takes the form in which a cluster shows a public key: one line of padded Base64 of the DER
-    /// SubjectPublicKeyInfo. White space around it is passed over.
+    /// SubjectPublicKeyInfo. White space around it is ignored.
     ///
     /// # Errors
     /// [`Error::NotBase64`], and those of [`Self::from_der`].
@@ -173,7 +173,7 @@ impl PublicKey {
     /// Takes whatever a public key comes in: SubjectPublicKeyInfo or an X.509 certificate in PEM,
     /// DER or Base64 of DER (one line or more), a line of OpenSSH's (`ecdsa-sha2-nistp256 AAAA…`,
     /// RFC 5656), or the block of RFC 4716. A byte-order mark, any line ends and text around are
-    /// tolerated; a private key beside is passed over.
+    /// tolerated; a private key beside it is ignored.
     ///
     /// # Errors
     /// Everything but exactly one ECDSA P-256 public key is an [`Error`] that names what was found;
@@ -203,13 +203,13 @@ impl PublicKey {
         let mut others = Vec::new();
         for block in blocks {
             match identify::identify(block) {
-                Kind::Public(PublicPart::Key) => keys.push(Self::from_der(data(block)?)?),
-                Kind::Public(PublicPart::Certificate) => {
+                BlockKind::Public(PublicPart::Key) => keys.push(Self::from_der(data(block)?)?),
+                BlockKind::Public(PublicPart::Certificate) => {
                     keys.push(Self::from_certificate(data(block)?)?);
                 }
-                Kind::Public(other) => others.push(Err(Error::NoPublicKey(other))),
-                Kind::Foreign(foreign) => others.push(Err(Error::Foreign(foreign))),
-                Kind::DamagedPrivate if block.label.is_none() => {
+                BlockKind::Public(other) => others.push(Err(Error::NoPublicKey(other))),
+                BlockKind::Foreign(foreign) => others.push(Err(Error::Foreign(foreign))),
+                BlockKind::DamagedPrivate if block.label.is_none() => {
                     others.push(Err(Error::Malformed("DER".into())));
                 }
                 _ => others.push(Err(Error::PrivateKey)),
@@ -246,8 +246,8 @@ impl PublicKey {
             .map(|blob| Self::from_ssh(blob))
             .collect::<Result<_, _>>()?;
         only(keys).unwrap_or_else(|| match identify::identify_text(text) {
-            Some(Kind::Foreign(foreign)) => Err(Error::Foreign(foreign)),
-            _ if text.contains(algorithm::SSH_P256) => Err(malformed()),
+            Some(BlockKind::Foreign(foreign)) => Err(Error::Foreign(foreign)),
+            _ if text.contains(ssh_public::SSH_P256) => Err(malformed()),
             _ => Err(Error::Unrecognized),
         })
     }
@@ -283,7 +283,7 @@ impl PublicKey {
     pub fn to_openssh(&self, comment: &str) -> String {
         let blob = BASE64_STANDARD.encode(self.to_ssh_blob());
         let comment: Vec<&str> = comment.split_whitespace().collect();
-        let line = format!("{} {blob} {}", algorithm::SSH_P256, comment.join(" "));
+        let line = format!("{} {blob} {}", ssh_public::SSH_P256, comment.join(" "));
         line.trim_end().to_owned()
     }
 
@@ -293,7 +293,7 @@ impl PublicKey {
         ssh_public::fingerprint(&self.to_ssh_blob())
     }
 
-    /// [`Self::fingerprint`] up to its twelfth digit: enough to tell a person's keys apart.
+    /// [`Self::fingerprint`] cut to twelve digits: enough to tell a user's keys apart.
     pub fn short_fingerprint(&self) -> String {
         let mut fingerprint = self.fingerprint();
         fingerprint.truncate("SHA256:".len() + 12);
@@ -374,7 +374,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pkcs11_point_is_wrapped_or_bare() {
+    fn pkcs11_point_is_wrapped_or_bare() {
         for number in 1..600 {
             let key = key(number);
             let point = key.to_sec1();
@@ -387,7 +387,7 @@ mod tests {
     }
 
     #[test]
-    fn a_json_web_key_is_read_with_all_its_zeros() {
+    fn jwk_keeps_leading_zeros() {
         for number in 1..600 {
             let key = key(number);
             let point = key.to_sec1();
@@ -401,7 +401,7 @@ mod tests {
     }
 
     #[test]
-    fn a_json_web_key_that_is_none_is_refused() {
+    fn invalid_jwk_is_refused() {
         let zeros = "A".repeat(43);
         for (x, y, error) in [
             (zeros.as_str(), zeros.as_str(), Error::NotAPoint),

@@ -1,4 +1,4 @@
-//! Passphrases and PINs: where they come from, and how they are kept.
+//! Passphrases and PINs: where they come from and how they are kept in memory.
 
 use std::{
     collections::{BTreeMap, btree_map::Entry},
@@ -27,10 +27,10 @@ use crate::{
     text::{self, printable},
 };
 
-/// No passphrase is longer; more than this comes from a wrong file.
+/// The longest passphrase, in bytes; anything longer comes from the wrong file.
 const LIMIT: usize = 16 << 10;
 
-/// Bytes that are wiped when they go and never shown.
+/// Bytes that are wiped on drop and never shown.
 #[derive(Clone)]
 pub struct Secret(Zeroizing<Vec<u8>>);
 
@@ -52,7 +52,7 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// Where a secret is to be had without asking anybody. "Set but empty" is a value everywhere.
+/// Where a secret comes from without a prompt. An empty value counts as a secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SecretSource {
     /// An environment variable.
@@ -66,7 +66,7 @@ pub enum SecretSource {
 }
 
 impl SecretSource {
-    /// Whether it takes stdin, which can be read once.
+    /// Whether it reads stdin, which can be read only once.
     pub fn reads_stdin(&self) -> bool {
         match self {
             Self::Fd(number) => *number == 0,
@@ -83,7 +83,7 @@ pub enum Error {
     EnvNotSet(String),
     #[error("cannot read {what}")]
     Unreadable { what: String, source: io::Error },
-    #[error("{what} holds more than one line")]
+    #[error("{what} has more than one line")]
     SeveralLines { what: String },
     #[error("{what} is longer than any passphrase")]
     TooLong { what: String },
@@ -93,33 +93,33 @@ pub enum Error {
     NotUtf16 { what: String },
     #[error("the command for {what} failed")]
     Command { what: String, source: Failure },
-    #[error("{what} is needed, and asking is switched off")]
+    #[error("{what} is needed, but --no-input forbids prompting")]
     NoInput { what: String },
-    #[error("{what} is needed, and there is no terminal to ask on")]
+    #[error("{what} is needed, and there is no terminal to prompt on")]
     NoTerminal { what: String },
-    #[error("nothing was typed for {what}")]
+    #[error("no input for {what}")]
     NothingTyped { what: String },
-    #[error("the {what} was not the same both times")]
-    Differ { what: String },
-    #[error("stopped by a signal")]
+    #[error("Passphrases do not match.")]
+    Differ,
+    #[error("interrupted")]
     Interrupted(Kind),
 }
 
-/// Whether a person may be asked.
+/// Whether prompting is allowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Asking {
     Allowed,
     Never,
 }
 
-/// What the caller of this program has left open under a number.
+/// A file descriptor inherited from the caller.
 enum Descriptor {
     Open(OwnedFd),
-    /// It gives its secret only once; several keys may share it.
+    /// It can be read only once; several keys may share it.
     Read(Secret),
 }
 
-/// Reads secrets; one question at a time.
+/// Reads secrets, with one prompt at a time.
 pub struct Asker {
     asking: Asking,
     timeout: Duration,
@@ -130,7 +130,7 @@ pub struct Asker {
 }
 
 impl Asker {
-    /// `asking` is the user's word (`--no-input`); `timeout` is for each place that gives a secret.
+    /// `asking` reflects `--no-input`; `timeout` applies to each source of a secret.
     pub fn new(asking: Asking, timeout: Duration) -> Self {
         Self {
             asking,
@@ -147,14 +147,13 @@ impl Asker {
         self
     }
 
-    /// Keeps what `source` names from the programs that are run: a descriptor with a secret in it,
-    /// or a variable.
+    /// Keeps the descriptor or variable that `source` names from child processes.
     pub fn withhold(&self, source: &SecretSource) {
         match source {
             SecretSource::Env(name) => subprocess::withhold(name),
             SecretSource::Fd(number) => {
                 let mut descriptors = self.lock_descriptors();
-                // What is not open is an error once it is needed.
+                // A closed descriptor is an error only when it is needed.
                 if let (Entry::Vacant(entry), Ok(fd)) =
                     (descriptors.entry(*number), take_over(*number))
                 {
@@ -191,7 +190,7 @@ impl Asker {
     /// Reads a secret from `source`. `what` names it in errors, as in "the passphrase of a.pem".
     ///
     /// # Errors
-    /// When it cannot be had there.
+    /// When it cannot be read, or is not one line.
     pub fn read(&self, source: &SecretSource, what: &str) -> Result<Secret, Error> {
         match source {
             SecretSource::Env(name) => {
@@ -240,10 +239,10 @@ impl Asker {
         }
     }
 
-    /// Asks on the terminal; `what` names the secret, as in "the passphrase of a.pem".
+    /// Prompts on the terminal; `what` names the secret, as in "the passphrase of a.pem".
     ///
     /// # Errors
-    /// When nobody may or can be asked.
+    /// When prompting is not possible.
     pub fn ask(&self, what: &str) -> Result<Secret, Error> {
         self.may_ask(what)?;
         let what = what.to_owned();
@@ -264,12 +263,12 @@ impl Asker {
         let shown = printable(&text::message(&redact(&what)));
         write!(terminal, "Enter {shown}: ").map_err(unreadable)?;
         read_typed_line(&mut terminal, what).inspect_err(|_| {
-            // No Return has ended the prompt's line; a terminal that is gone needs none.
+            // The prompt's line is still open; a terminal that is gone does not matter.
             let _ = writeln!(terminal);
         })
     }
 
-    /// Whether a person may be asked for what `what` names, here or on a device of its own.
+    /// Checks whether prompting for `what` is allowed, here or on a separate device.
     ///
     /// # Errors
     /// When that is switched off.
@@ -281,7 +280,7 @@ impl Asker {
         }
     }
 
-    /// Asks twice, for a new secret.
+    /// Prompts twice for a new secret.
     ///
     /// # Errors
     /// As [`Asker::ask`], and when the two differ.
@@ -290,22 +289,19 @@ impl Asker {
         let second = self.ask(&format!("the new {what} again"))?;
         match first.as_bytes() == second.as_bytes() {
             true => Ok(first),
-            false => Err(Error::Differ {
-                what: what.to_owned(),
-            }),
+            false => Err(Error::Differ),
         }
     }
 }
 
-/// Takes over what the caller of this program has left open under a number, as it stands: reopening
-/// it as /dev/fd/N would start a file anew, and fail for a socket. From then on no program that is
-/// run inherits it.
+/// Takes over an inherited descriptor without reopening it: opening /dev/fd/N would start a file from
+/// the beginning, and fail for a socket. Child processes no longer inherit it.
 fn take_over(number: u32) -> io::Result<OwnedFd> {
     let number = i32::try_from(number).map_err(|_| Errno::BADF)?;
     #[allow(unsafe_code)]
-    // SAFETY: it is borrowed for these calls, which fail where none is open.
+    // SAFETY: it is borrowed only for these calls, which fail if it is not open.
     let given = unsafe { BorrowedFd::borrow_raw(number) };
-    // What this program has opened itself is never inherited, and what was given to it always was.
+    // This program's own descriptors are close-on-exec; inherited ones are not.
     if fcntl_getfd(given)?.contains(FdFlags::CLOEXEC) {
         return Err(Errno::BADF.into());
     }
@@ -314,8 +310,8 @@ fn take_over(number: u32) -> io::Result<OwnedFd> {
     Ok(own)
 }
 
-/// The secret in what some program has written: without a byte-order mark and one line ending, and
-/// converted from UTF-16, which is what PowerShell redirects.
+/// The secret in a program's output: without a byte-order mark and one line ending, and converted from
+/// UTF-16, which PowerShell writes.
 fn one_line(bytes: Zeroizing<Vec<u8>>, what: String) -> Result<Secret, Error> {
     if bytes.len() > LIMIT {
         return Err(Error::TooLong { what });
@@ -335,7 +331,7 @@ fn one_line(bytes: Zeroizing<Vec<u8>>, what: String) -> Result<Secret, Error> {
     if bytes.last() == Some(&b'\n') {
         bytes.pop();
     }
-    // A shell's $(…) leaves it behind.
+    // A shell's $(…) leaves it.
     if bytes.last() == Some(&b'\r') {
         bytes.pop();
     }
@@ -348,7 +344,7 @@ fn one_line(bytes: Zeroizing<Vec<u8>>, what: String) -> Result<Secret, Error> {
     }
 }
 
-/// UTF-16 as UTF-8. Nothing is moved while it grows, so that no copy is left behind.
+/// Converts UTF-16 to UTF-8, with all memory reserved first so that growing leaves no copy.
 fn utf8(utf16: &[u8], unit: fn([u8; 2]) -> u16) -> Option<Zeroizing<Vec<u8>>> {
     let (pairs, rest) = utf16.as_chunks();
     let mut text = Zeroizing::new(Vec::with_capacity(2 * utf16.len()));
@@ -359,7 +355,7 @@ fn utf8(utf16: &[u8], unit: fn([u8; 2]) -> u16) -> Option<Zeroizing<Vec<u8>>> {
     rest.is_empty().then_some(text)
 }
 
-/// Waits for a line and for signals at once: a signal must not wait for a person.
+/// Waits for a line or a signal.
 fn read_typed_line(terminal: &mut File, what: String) -> Result<Secret, Error> {
     let unreadable = |source: io::Error| Error::Unreadable {
         what: "the terminal".to_owned(),
@@ -397,7 +393,7 @@ fn read_typed_line(terminal: &mut File, what: String) -> Result<Secret, Error> {
     }
 }
 
-/// Switches the echo off as long as it lives, also when a signal ends the process.
+/// Turns echo off until dropped, or until a signal ends the process.
 struct Quiet {
     terminal: File,
     before: Termios,
@@ -412,10 +408,10 @@ impl Quiet {
         };
         let mut silent = before.clone();
         silent.local_modes.remove(LocalModes::ECHO);
-        // Neither leaves a chance to switch it on again; 0 is _POSIX_VDISABLE.
+        // Both would leave the echo off; 0 is _POSIX_VDISABLE.
         silent.special_codes[SpecialCodeIndex::VSUSP] = 0;
         silent.special_codes[SpecialCodeIndex::VQUIT] = 0;
-        // The user sees that the line was taken.
+        // Shows that the line was read.
         silent
             .local_modes
             .insert(LocalModes::ECHONL | LocalModes::ICANON | LocalModes::ISIG);
@@ -430,7 +426,7 @@ impl Quiet {
 
 impl Drop for Quiet {
     fn drop(&mut self) {
-        // Nothing is left to be done for a terminal that went away.
+        // Nothing to do for a terminal that is gone.
         let _ = tcsetattr(&self.terminal, OptionalActions::Flush, &self.before);
         interrupt::on_end(None);
     }
@@ -447,19 +443,19 @@ mod tests {
     }
 
     #[test]
-    fn one_line_ending_is_taken_off_and_no_other_space() {
+    fn one_line_ending_is_stripped() {
         assert_eq!(line("").unwrap(), b"");
         assert_eq!(line("\n").unwrap(), b"");
         assert_eq!(line(" a b \r\n").unwrap(), b" a b ");
         assert_eq!(line("a\r").unwrap(), b"a");
         assert_eq!(line("a").unwrap(), b"a");
-        assert_eq!(line("a\n\n").unwrap_err(), "it holds more than one line");
+        assert_eq!(line("a\n\n").unwrap_err(), "it has more than one line");
         let long = "x".repeat(LIMIT + 1);
         assert_eq!(line(&long).unwrap_err(), "it is longer than any passphrase");
     }
 
     #[test]
-    fn a_byte_order_mark_says_how_a_secret_is_encoded() {
+    fn byte_order_marks() {
         let utf16 = |text: &str, unit: fn(u16) -> [u8; 2]| -> Vec<u8> {
             text.encode_utf16().flat_map(unit).collect()
         };
@@ -491,7 +487,7 @@ mod tests {
             ),
             (
                 utf16("\u{feff}1\r\n2", u16::to_le_bytes),
-                "it holds more than one line",
+                "it has more than one line",
             ),
         ] {
             assert_eq!(line(&bytes).unwrap_err(), why, "{bytes:?}");
@@ -499,18 +495,18 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_is_never_shown() {
+    fn debug_hides_secret() {
         let secret = one_line(b"hunter2".to_vec().into(), "it".to_owned()).unwrap();
         assert_eq!(format!("{secret:?}"), "Secret(…)");
     }
 
     #[test]
-    fn nobody_is_asked_when_asking_is_off() {
+    fn no_input_forbids_prompting() {
         let asker = Asker::new(Asking::Never, Duration::from_secs(1));
         let error = asker.ask("the passphrase of a.pem");
         assert_eq!(
             error.unwrap_err().to_string(),
-            "the passphrase of a.pem is needed, and asking is switched off"
+            "the passphrase of a.pem is needed, but --no-input forbids prompting"
         );
     }
 }

@@ -8,11 +8,11 @@ use p256::ecdsa;
 use ring::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
 
 use crate::{
-    encoding::{algorithm, any_base64, ssh_wire::Reader},
+    encoding::{any_base64, ssh_public, ssh_wire::Reader},
     public_key::PublicKey,
 };
 
-/// A signature that is well-formed (r and s in 1..n), in no encoding in particular.
+/// A well-formed signature: r and s in 1..n.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Signature(ecdsa::Signature);
 
@@ -21,7 +21,7 @@ pub struct Signature(ecdsa::Signature);
 pub enum Error {
     #[error("not an ASN.1 DER ECDSA signature")]
     NotDer,
-    #[error("{0} bytes where r and s take 64")]
+    #[error("{0} bytes instead of 64 (r and s)")]
     NotP1363(usize),
     #[error("not an SSH signature")]
     NotSsh,
@@ -54,12 +54,11 @@ impl Signature {
     }
 
     /// Takes what SSH sends as a signature (RFC 5656, section 3.1.2): its type, and r and s as
-    /// mpints. Agents that are not OpenSSH's write these with a zero too many or too few, which
-    /// cannot be mistaken.
+    /// mpints. Some agents write them with too many or too few leading zeros, which is unambiguous.
     pub fn from_ssh(blob: &[u8]) -> Result<Self, Error> {
         let mut reader = Reader(blob);
         match reader.name() {
-            Some(algorithm::SSH_P256) => {}
+            Some(ssh_public::SSH_P256) => {}
             Some(other) => return Err(Error::OtherSsh(other.to_owned())),
             None => return Err(Error::NotSsh),
         }
@@ -89,7 +88,7 @@ impl Signature {
         Self::from_p1363(&any_base64::decode(text).ok_or(Error::NotBase64)?)
     }
 
-    /// Takes whatever a signing tool leaves in a file: DER or P1363, raw, in hexadecimal, or in
+    /// Takes the output of any signing tool: DER or P1363, raw, in hexadecimal, or in
     /// Base64 of either alphabet, padded or not, wrapped or not.
     pub fn from_any(bytes: &[u8]) -> Result<Self, Error> {
         if let Ok(signature) = Self::from_binary(bytes) {
@@ -133,9 +132,8 @@ impl Signature {
         base16ct::lower::encode_string(self.0.to_der().as_bytes())
     }
 
-    /// Whether `public_key`'s owner made this signature over exactly these bytes (which are
-    /// hashed here, once, with SHA-256). Another library looks at it than the one that signs with
-    /// key files: no fault of either passes unseen.
+    /// Whether this is a signature by `public_key` over the SHA-256 of exactly these bytes. It uses a
+    /// different library than signing with key files does, so that a fault in either is noticed.
     pub fn verifies(&self, public_key: &PublicKey, challenge: &[u8]) -> bool {
         UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, public_key.to_sec1())
             .verify(challenge, &self.to_der())
@@ -149,8 +147,7 @@ impl From<ecdsa::Signature> for Signature {
     }
 }
 
-/// What bytes seem to be that were to be a signature, for a message; nothing where they are like
-/// none.
+/// What the bytes of an invalid signature look like, for messages; `None` if unrecognized.
 pub fn describe(bytes: &[u8]) -> Option<String> {
     match bytes {
         // It decodes to itself.
@@ -180,7 +177,7 @@ mod tests {
     fn ssh(r: &[u8], s: &[u8]) -> Result<Vec<u8>, Error> {
         let numbers = Writer::with_capacity(80).string(r).string(s).finish();
         let blob = Writer::with_capacity(120)
-            .string(algorithm::SSH_P256.as_bytes())
+            .string(ssh_public::SSH_P256.as_bytes())
             .string(&numbers)
             .finish();
         Signature::from_ssh(&blob).map(|signature| signature.to_p1363())
@@ -192,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn ssh_numbers_may_have_zeros_too_many_or_too_few() {
+    fn ssh_numbers_with_extra_or_missing_zeros() {
         let high = [0x80; 32];
         let with_zero = [&[0][..], &high].concat();
         for r in [&high[..], &with_zero, &[&[0, 0][..], &with_zero].concat()] {
@@ -207,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn r_and_s_come_in_base64_of_either_alphabet_with_all_their_zeros() {
+    fn p1363_in_both_base64_alphabets() {
         // Its digits differ in both alphabets: 0xfb 0xff 0xbf is "+/+/" or "-_-_".
         for (r, s) in [
             (&[1][..], &[0xfb, 0xff, 0xbf][..]),
@@ -239,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_signature_came_in_is_described() {
+    fn describe_names_encoding() {
         let p1363 = p1363(&[1; 32], &[2; 32]);
         let signature = Signature::from_p1363(&p1363).unwrap();
         for (bytes, said) in [
@@ -261,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_ssh_signature_is_named() {
+    fn invalid_ssh_signatures() {
         assert_eq!(ssh(&[0], &[1]), Err(Error::OutOfRange));
         assert_eq!(ssh(&[1], &[]), Err(Error::OutOfRange));
         assert_eq!(ssh(&[0xff; 32], &[1]), Err(Error::OutOfRange));
@@ -279,7 +276,7 @@ mod tests {
             .string(&[1])
             .bytes(&[0]);
         let left_over = Writer::with_capacity(80)
-            .string(algorithm::SSH_P256.as_bytes())
+            .string(ssh_public::SSH_P256.as_bytes())
             .string(&numbers.finish());
         assert_eq!(Signature::from_ssh(&left_over.finish()), Err(Error::NotSsh));
     }

@@ -3,13 +3,13 @@
 
 use der::asn1::ObjectIdentifier;
 
-use super::{curve::NotP256, ssh_public};
+use super::{
+    curve::NotP256,
+    ssh_public::{self, SSH_P256},
+};
 
 /// `id-ecPublicKey` (RFC 5480, section 2.1.1).
 const EC_PUBLIC_KEY: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.2.1");
-
-/// The OpenSSH type of an ECDSA P-256 key (RFC 5656, section 6.2).
-pub(crate) const SSH_P256: &str = "ecdsa-sha2-nistp256";
 
 /// Takes the algorithm of a PKCS#8 or SubjectPublicKeyInfo structure, and lets the one pass that
 /// elliptic-curve keys have.

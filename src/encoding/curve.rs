@@ -8,7 +8,7 @@ use p256::ecdsa::VerifyingKey;
 
 use super::asn1;
 
-/// What a key is instead of an ECDSA P-256 one. It reads on after "the private key is" or "the
+/// What a key is instead of ECDSA P-256. The message continues "the private key is" or "the
 /// public key is".
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 pub enum NotP256 {
@@ -19,7 +19,7 @@ pub enum NotP256 {
     #[error("on the curve {0}, not P-256")]
     Curve(String),
     /// A key on a curve that is written out, and what sets it apart from P-256.
-    #[error("on a curve written out in full that is not P-256: {0} differs")]
+    #[error("on explicit curve parameters that are not P-256: {0} differs")]
     ExplicitCurve(String),
     /// A key inside a FIDO security key, by its OpenSSH type.
     #[error("on a FIDO security key ({0}), which signs more than the challenge")]
@@ -83,12 +83,11 @@ pub(crate) fn is_explicit(members: &[AnyRef<'_>]) -> bool {
     )
 }
 
-/// What sets a `SpecifiedECDomain` (SEC 1, version 2.0, section C.2) apart from P-256, if
-/// anything; nothing at all when it is no such structure.
+/// How a `SpecifiedECDomain` (SEC 1, version 2.0, section C.2) differs from P-256, if it does; `None`
+/// if it is not such a structure.
 ///
-/// A seed says how a curve was chosen and changes nothing in it, so it is not looked at. All other
-/// numbers are: a curve that has P-256's points and another generator would let anybody make a
-/// private key for somebody else's public key (CVE-2020-0601).
+/// The seed does not affect the curve and is ignored. Everything else is compared: with P-256's points
+/// and another generator, anyone could make a private key for a given public key (CVE-2020-0601).
 fn difference(parameters: AnyRef<'_>) -> Option<Option<String>> {
     let members = asn1::members(parameters)?;
     if !is_explicit(&members) {

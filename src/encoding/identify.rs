@@ -1,5 +1,5 @@
-//! What a block of a key file is, told by its content; its label counts only where the content
-//! cannot be read.
+//! Identifies the blocks of a key file by their contents; labels count only if the contents cannot be
+//! read.
 
 use std::fmt;
 
@@ -13,24 +13,24 @@ use super::{
 
 /// What a block is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(crate) enum BlockKind {
     Sec1,
     Pkcs8,
     EncryptedPkcs8,
     /// PEM with `Proc-Type: 4,ENCRYPTED`, of a key that may be an elliptic-curve one.
     LegacyEncrypted,
     Openssh,
-    /// A private key in a form that no P-256 key takes.
+    /// A private key in a form that cannot be P-256.
     OtherPrivate(&'static str),
-    /// A container that may hold a P-256 key, and is not read here.
+    /// A format that may contain a P-256 key but is not read here.
     Foreign(Foreign),
-    /// By its label a private key; its content cannot be read.
+    /// Labeled as a private key, with unreadable contents.
     DamagedPrivate,
     /// Not a private key.
     Public(Public),
 }
 
-/// A container that may hold a P-256 key, and is not read here.
+/// A format that may contain a P-256 key but is not read here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Foreign {
     /// PKCS#12 (RFC 7292), also called PFX.
@@ -43,7 +43,7 @@ pub enum Foreign {
     SshCom,
     /// An OpenPGP transferable secret key (RFC 9580).
     OpenPgp,
-    /// A key that is wrapped by a TPM, as `openssl` with a TPM 2.0 provider writes.
+    /// A key wrapped by a TPM, as `openssl` with a TPM 2.0 provider writes.
     Tpm,
 }
 
@@ -55,24 +55,23 @@ impl fmt::Display for Foreign {
             Self::Jwk => "a JSON Web Key",
             Self::SshCom => "an ssh.com private key",
             Self::OpenPgp => "an OpenPGP private key",
-            Self::Tpm => "a private key that only its TPM can open",
+            Self::Tpm => "a private key that only its TPM can load",
         })
     }
 }
 
 impl Foreign {
-    /// How to get the key out of it, where there is a way.
+    /// How to extract the key, if possible.
     pub(crate) fn hint(self) -> Option<&'static str> {
         match self {
             Self::Pkcs12 => {
-                Some("take the key out of it: `openssl pkcs12 -in FILE -nocerts -out key.pem`")
+                Some("extract the key: `openssl pkcs12 -in FILE -nocerts -out key.pem`")
             }
             Self::Putty => Some("convert it: `puttygen FILE -O private-openssh -o key`"),
             Self::Jwk => Some("convert it: `step crypto key format --pem --out key.pem FILE`"),
             Self::SshCom => Some("convert it: `ssh-keygen -i -f FILE > key.pem`"),
             Self::Tpm => Some(
-                "let the `openssl` program open it: openssl:FILE?provider=tpm2,default as the key \
-                 source",
+                "use the `openssl` program, with the key source openssl:FILE?provider=tpm2,default",
             ),
             Self::OpenPgp => None,
         }
@@ -112,28 +111,28 @@ impl fmt::Display for Public {
 /// How PKCS#12 starts where a program writes it in BER, which leaves lengths open.
 pub(crate) const PKCS12_IN_BER: &[u8] = &[0x30, 0x80, 0x02, 0x01, 0x03];
 
-/// Tells what `block` is.
-pub(crate) fn identify(block: &Block) -> Kind {
+/// Identifies `block`.
+pub(crate) fn identify(block: &Block) -> BlockKind {
     let label = block.label.as_deref().unwrap_or_default();
     match label {
-        "RSA PRIVATE KEY" => return Kind::OtherPrivate("RSA"),
-        "DSA PRIVATE KEY" => return Kind::OtherPrivate("DSA"),
-        "PGP PRIVATE KEY BLOCK" => return Kind::Foreign(Foreign::OpenPgp),
-        "TSS2 PRIVATE KEY" | "TSS2 KEY BLOB" => return Kind::Foreign(Foreign::Tpm),
+        "RSA PRIVATE KEY" => return BlockKind::OtherPrivate("RSA"),
+        "DSA PRIVATE KEY" => return BlockKind::OtherPrivate("DSA"),
+        "PGP PRIVATE KEY BLOCK" => return BlockKind::Foreign(Foreign::OpenPgp),
+        "TSS2 PRIVATE KEY" | "TSS2 KEY BLOB" => return BlockKind::Foreign(Foreign::Tpm),
         _ => {}
     }
     if block.header("Proc-Type").is_some() {
-        return Kind::LegacyEncrypted;
+        return BlockKind::LegacyEncrypted;
     }
     let kind = match &block.data {
         Ok(data) => identify_data(data),
         Err(_) => None,
     };
     kind.unwrap_or_else(|| match label {
-        "" if block.data.is_err() => Kind::DamagedPrivate,
-        "" => Kind::Public(Public::OtherDer),
-        _ if label.contains("PRIVATE KEY") => Kind::DamagedPrivate,
-        _ => Kind::Public(match label {
+        "" if block.data.is_err() => BlockKind::DamagedPrivate,
+        "" => BlockKind::Public(Public::OtherDer),
+        _ if label.contains("PRIVATE KEY") => BlockKind::DamagedPrivate,
+        _ => BlockKind::Public(match label {
             "CERTIFICATE" | "TRUSTED CERTIFICATE" | "X509 CERTIFICATE" => Public::Certificate,
             "CERTIFICATE REQUEST" | "NEW CERTIFICATE REQUEST" => Public::Request,
             "PUBLIC KEY" | "RSA PUBLIC KEY" | "PGP PUBLIC KEY BLOCK" => Public::Key,
@@ -143,36 +142,36 @@ pub(crate) fn identify(block: &Block) -> Kind {
     })
 }
 
-pub(crate) fn identify_data(data: &[u8]) -> Option<Kind> {
+pub(crate) fn identify_data(data: &[u8]) -> Option<BlockKind> {
     use Tag::{BitString, Integer, ObjectIdentifier, OctetString, Sequence};
 
     if data.starts_with(OPENSSH_MAGIC) {
-        return Some(Kind::Openssh);
+        return Some(BlockKind::Openssh);
     }
     if data.starts_with(PKCS12_IN_BER) {
-        return Some(Kind::Foreign(Foreign::Pkcs12));
+        return Some(BlockKind::Foreign(Foreign::Pkcs12));
     }
     if asn1::values(data)?.first()?.tag() == ObjectIdentifier {
-        return Some(Kind::Public(Public::Parameters));
+        return Some(BlockKind::Public(Public::Parameters));
     }
     let members = asn1::sequence(data)?;
     let tags: Vec<Tag> = members.iter().map(Tagged::tag).collect();
     Some(match tags[..] {
-        _ if curve::is_explicit(&members) => Kind::Public(Public::Parameters),
-        [Integer, OctetString, ..] => Kind::Sec1,
-        [Integer, Sequence, OctetString, ..] => Kind::Pkcs8,
-        [Sequence, OctetString] => Kind::EncryptedPkcs8,
-        [Sequence, BitString] => Kind::Public(Public::Key),
-        [Sequence, Sequence, BitString] => Kind::Public(certificate_or_request(members[0])?),
+        _ if curve::is_explicit(&members) => BlockKind::Public(Public::Parameters),
+        [Integer, OctetString, ..] => BlockKind::Sec1,
+        [Integer, Sequence, OctetString, ..] => BlockKind::Pkcs8,
+        [Sequence, OctetString] => BlockKind::EncryptedPkcs8,
+        [Sequence, BitString] => BlockKind::Public(Public::Key),
+        [Sequence, Sequence, BitString] => BlockKind::Public(certificate_or_request(members[0])?),
         [Integer, Sequence] | [Integer, Sequence, Sequence]
             if asn1::small(members[0]) == Some(3) =>
         {
-            Kind::Foreign(Foreign::Pkcs12)
+            BlockKind::Foreign(Foreign::Pkcs12)
         }
-        [Integer, Integer] => Kind::Public(Public::Key),
-        _ if tags == [Integer; 6] => Kind::OtherPrivate("DSA"),
-        _ if tags == [Integer; 9] => Kind::OtherPrivate("RSA"),
-        [ObjectIdentifier, ..] => Kind::Foreign(Foreign::Tpm),
+        [Integer, Integer] => BlockKind::Public(Public::Key),
+        _ if tags == [Integer; 6] => BlockKind::OtherPrivate("DSA"),
+        _ if tags == [Integer; 9] => BlockKind::OtherPrivate("RSA"),
+        [ObjectIdentifier, ..] => BlockKind::Foreign(Foreign::Tpm),
         _ => return None,
     })
 }
@@ -198,17 +197,17 @@ fn certificate_or_request(to_be_signed: AnyRef<'_>) -> Option<Public> {
 /// How a public key in the form of RFC 4716 starts.
 pub(crate) const SSH2_PUBLIC_KEY: &str = "---- BEGIN SSH2 PUBLIC KEY";
 
-/// Tells what a text is that has no PEM block.
-pub(crate) fn identify_text(text: &str) -> Option<Kind> {
+/// Identifies a text without a PEM block.
+pub(crate) fn identify_text(text: &str) -> Option<BlockKind> {
     let text = text.trim_start();
     if text.starts_with("PuTTY-User-Key-File-") {
-        Some(Kind::Foreign(Foreign::Putty))
+        Some(BlockKind::Foreign(Foreign::Putty))
     } else if text.starts_with("---- BEGIN SSH2 ENCRYPTED PRIVATE KEY") {
-        Some(Kind::Foreign(Foreign::SshCom))
+        Some(BlockKind::Foreign(Foreign::SshCom))
     } else if text.starts_with(SSH2_PUBLIC_KEY) || !ssh_public::lines(text).is_empty() {
-        Some(Kind::Public(Public::Key))
+        Some(BlockKind::Public(Public::Key))
     } else if text.starts_with('{') && text.contains("\"kty\"") {
-        Some(Kind::Foreign(Foreign::Jwk))
+        Some(BlockKind::Foreign(Foreign::Jwk))
     } else {
         None
     }

@@ -1,5 +1,5 @@
-//! What files of keys are made of, private and public alike: PEM blocks, DER and the data types of
-//! SSH, and the algorithms and curves that are named in them.
+//! The encodings of key files, private and public: PEM blocks, DER and SSH data types, and the
+//! algorithms and curves that they name.
 
 pub(crate) mod algorithm;
 pub(crate) mod any_base64;

@@ -14,11 +14,11 @@ const DASHES: &[u8] = b"-----";
 
 /// A block of a PEM file, or the whole of a file that has no PEM lines.
 pub(crate) struct Block {
-    /// What its BEGIN line names; nothing in a file without PEM lines.
+    /// The label of its BEGIN line; `None` in a file without PEM lines.
     pub(crate) label: Option<String>,
     /// RFC 1421 headers, in their order.
     pub(crate) headers: Vec<(String, String)>,
-    /// What its Base64 stands for.
+    /// The decoded Base64.
     pub(crate) data: Result<Zeroizing<Vec<u8>>, Fault>,
 }
 
@@ -31,7 +31,7 @@ pub(crate) enum Fault {
 }
 
 impl Block {
-    /// What messages call it.
+    /// Its name in messages.
     pub(crate) fn name(&self) -> String {
         match &self.label {
             Some(label) => format!("{label} block"),
@@ -48,8 +48,8 @@ impl Block {
     }
 }
 
-/// Every block in `text`, in its order; whatever stands between blocks is passed over. Lines may
-/// be of any length, indented, or lost altogether.
+/// Every block in `text`, in order; anything between blocks is ignored. Lines may be of any length,
+/// indented, or missing.
 pub(crate) fn blocks(text: &[u8]) -> Vec<Block> {
     let mut blocks = Vec::new();
     let mut rest = text;
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_back_what_it_writes() {
+    fn round_trip() {
         let text = encode("X", &[("A", "1"), ("B", "2, 3")], &[7; 100], 64);
         let block = only(&text);
         assert_eq!(block.label.as_deref(), Some("X"));
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn passes_over_text_around_blocks() {
+    fn ignores_text_around_blocks() {
         let text = "a: b\n-----BEGIN X-----\nAAAA\n-----END X-----\ntext\r\n\
                     -----BEGIN Y-----\r\nBBBB\r\n-----END Y-----\r\n-----";
         let labels: Vec<_> = blocks(text.as_bytes())
@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn needs_no_line_breaks() {
+    fn line_breaks_are_optional() {
         for text in [
             "-----BEGIN X-----AAEC-----END X-----",
             "-----BEGIN X----- AAEC -----END X-----",
@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn tells_what_is_wrong_with_a_block() {
+    fn faults_of_blocks() {
         for (text, fault) in [
             ("-----BEGIN X-----\nAAEC\n", Fault::NoEnd),
             ("-----BEGIN X-----\nAAEC\n-----END X", Fault::NoEnd),
@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn a_block_without_its_end_does_not_swallow_the_next() {
+    fn unterminated_block_does_not_swallow_the_next() {
         let text = "-----BEGIN X-----\nAAEC\n-----BEGIN Y-----\nAAEC\n-----END Y-----\n";
         let blocks = blocks(text.as_bytes());
         assert_eq!(blocks[0].data, Err(Fault::NoEnd));

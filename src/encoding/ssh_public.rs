@@ -6,12 +6,15 @@ use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
 use super::{
-    algorithm, pem,
+    pem,
     ssh_wire::{Reader, Writer},
 };
 
 /// What a private key in OpenSSH's own binary form starts with.
 pub(crate) const OPENSSH_MAGIC: &[u8] = b"openssh-key-v1\0";
+
+/// The OpenSSH type of an ECDSA P-256 key (RFC 5656, section 6.2).
+pub(crate) const SSH_P256: &str = "ecdsa-sha2-nistp256";
 
 /// What SSH calls the curve (RFC 5656, section 10.1).
 pub(crate) const CURVE: &str = "nistp256";
@@ -23,7 +26,7 @@ const CERTIFICATE: &str = "-cert-v01@openssh.com";
 /// The public key `point` (SEC1, uncompressed) as SSH sends it (RFC 5656, section 3.1).
 pub(crate) fn blob(point: &[u8]) -> Vec<u8> {
     Writer::with_capacity(128)
-        .string(algorithm::SSH_P256.as_bytes())
+        .string(SSH_P256.as_bytes())
         .string(CURVE.as_bytes())
         .string(point)
         .finish()
@@ -38,7 +41,7 @@ pub(crate) fn key_type(blob: &[u8]) -> Option<&str> {
 /// The point (SEC1) in an ECDSA P-256 key as SSH sends it.
 pub(crate) fn point(blob: &[u8]) -> Option<&[u8]> {
     let mut reader = Reader(blob);
-    reader.name().filter(|&name| name == algorithm::SSH_P256)?;
+    reader.name().filter(|&name| name == SSH_P256)?;
     reader.name().filter(|&curve| curve == CURVE)?;
     let point = reader.string()?;
     reader.0.is_empty().then_some(point)

@@ -37,14 +37,14 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// As [`Self::unsigned`], of a number that nobody means to be negative: the zero in front that
-    /// RFC 4251 asks for before a high bit may be missing.
+    /// As [`Self::unsigned`], but the zero byte that RFC 4251 requires before a high bit may be
+    /// missing.
     pub(crate) fn positive(&mut self) -> Option<&'a [u8]> {
         self.string().map(super::asn1::without_leading_zeros)
     }
 }
 
-/// What was written so far; made with room for a whole key, so that no copy of it stays behind.
+/// Output with its memory reserved in advance, so that growing leaves no copy of a key.
 pub(crate) struct Writer(Zeroizing<Vec<u8>>);
 
 impl Writer {
@@ -91,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_take_their_shortest_form() {
+    fn mpints_use_shortest_form() {
         let written = |digits: &[u8]| Writer::with_capacity(16).unsigned(digits).finish();
         assert_eq!(*written(&[0, 0, 1]), [0, 0, 0, 1, 1]);
         assert_eq!(*written(&[0, 0x80]), [0, 0, 0, 2, 0, 0x80]);
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn a_length_beyond_the_end_is_nothing() {
+    fn out_of_bounds_reads_fail() {
         assert_eq!(Reader(&[0xff, 0xff, 0xff, 0xff, 1]).string(), None);
         assert_eq!(Reader(&[0, 0]).uint32(), None);
         assert_eq!(Reader(&[0, 0, 0, 1, 0x80]).unsigned(), None);
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn the_zero_before_a_high_bit_may_be_missing_or_one_of_many() {
+    fn mpint_sign_byte_is_optional_or_repeated() {
         let read = |bytes: &'static [u8]| Reader(bytes).positive();
         assert_eq!(read(&[0, 0, 0, 1, 0x80]), Some(&[0x80][..]));
         assert_eq!(read(&[0, 0, 0, 3, 0, 0, 0x80]), Some(&[0x80][..]));

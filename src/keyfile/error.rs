@@ -1,7 +1,7 @@
 use crate::encoding::{Foreign, NotP256, PublicPart as Public};
 
-/// Why a key file gives no private key, or a private key no file. Each is one line that names what
-/// was found and has nothing secret in it.
+/// Why a key file cannot be read or written. Each message is one line that names what was found and
+/// contains no secret.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum Error {
     #[error("the file is empty")]
@@ -16,28 +16,28 @@ pub enum Error {
     SeveralKeys(usize),
     #[error("{0}, which qkey does not read")]
     Foreign(Foreign),
-    #[error("the {0} has no END line of its own")]
+    #[error("the {0} has no matching END line")]
     NoEnd(String),
-    #[error("a PEM block without its BEGIN line")]
+    #[error("a PEM block without a BEGIN line")]
     NoBegin,
-    #[error("the {0} is not Base64 inside")]
+    #[error("the {0} is not valid Base64")]
     NotBase64(String),
-    #[error("the {0} is cut short or damaged")]
+    #[error("the {0} is truncated or damaged")]
     Malformed(String),
     #[error("neither PEM, DER, Base64 of DER, nor an OpenSSH key")]
     Unrecognized,
-    #[error("the private key does not say which curve it is on")]
+    #[error("the private key does not name its curve")]
     NoCurve,
-    #[error("the public part of the key does not belong to its private part")]
+    #[error("the public and private parts of the key do not match")]
     PublicMismatch,
-    #[error("the private number of the key is 0 or too large for P-256")]
+    #[error("the private scalar is 0 or too large for P-256")]
     ScalarOutOfRange,
     #[error("the private key is encrypted with {scheme}, which qkey does not read")]
     UnsupportedEncryption {
         scheme: String,
         remedy: &'static str,
     },
-    #[error("the passphrase's key derivation takes {asked}, and qkey stops at {limit}")]
+    #[error("key derivation needs {asked}; the limit is {limit}")]
     TooCostly {
         asked: String,
         limit: String,
@@ -47,51 +47,48 @@ pub enum Error {
     EmptyPassphrase(&'static str),
 }
 
-const MAKE_ONE: &str = "make an ECDSA P-256 key: `qkey generate key.pem`";
+const MAKE_ONE: &str = "create an ECDSA P-256 key: `qkey generate key.pem`";
 
-/// Encrypts any PKCS#8 or SEC1 key anew, with what this program reads.
+/// Re-encrypts a PKCS#8 or SEC1 key with a scheme that this program reads.
 pub(crate) const REENCRYPT: &str =
-    "encrypt it anew: `openssl pkcs8 -topk8 -v2 aes-256-cbc -in FILE -out key.pem`";
+    "re-encrypt it: `openssl pkcs8 -topk8 -v2 aes-256-cbc -in FILE -out key.pem`";
 /// The same for schemes that OpenSSL 3 keeps in its legacy provider.
-pub(crate) const REENCRYPT_LEGACY: &str = "encrypt it anew: `openssl pkcs8 -topk8 -v2 aes-256-cbc \
+pub(crate) const REENCRYPT_LEGACY: &str = "re-encrypt it: `openssl pkcs8 -topk8 -v2 aes-256-cbc \
                                            -provider legacy -provider default -in FILE -out key.pem`";
 /// The same for OpenSSH's own format.
 pub(crate) const REENCRYPT_OPENSSH: &str =
-    "encrypt it anew, in place: `ssh-keygen -p -Z aes256-ctr -a 16 -f FILE`";
+    "re-encrypt it in place: `ssh-keygen -p -Z aes256-ctr -a 16 -f FILE`";
 
 impl Error {
-    /// How to get what is needed, with a command to run where there is one. `FILE` in it stands
-    /// for the file that was read.
+    /// The next step, with a command if there is one, where `FILE` is a placeholder for the file that
+    /// was read.
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
             Self::Empty | Self::NotP256(_) | Self::ScalarOutOfRange => MAKE_ONE,
             Self::WrongPassphrase => {
-                "to try a passphrase elsewhere: `openssl pkey -in FILE -noout`, or for OpenSSH's \
-                 format `ssh-keygen -y -f FILE`"
+                "to test a passphrase: `openssl pkey -in FILE -noout`, or for OpenSSH's format \
+                 `ssh-keygen -y -f FILE`"
             }
             Self::NoPrivateKey(found) => match found.first() {
                 Some(Public::Key) => {
-                    "the private key is in a file of its own, often of the same name without .pub"
+                    "the private key is in another file, often with the same name without .pub"
                 }
                 Some(Public::Certificate | Public::Request) => {
-                    "the private key is in a file of its own, often of the same name with .key"
+                    "the private key is in another file, often with the same name and .key"
                 }
                 _ => MAKE_ONE,
             },
-            Self::SeveralKeys(_) => {
-                "leave one private key in the file, or copy it to one of its own"
-            }
+            Self::SeveralKeys(_) => "keep one private key in the file, or copy it to a new file",
             Self::Foreign(foreign) => return foreign.hint().map(str::to_owned),
             Self::NoEnd(_) | Self::NoBegin | Self::NotBase64(_) | Self::Malformed(_) => {
-                "compare it with its original; of a sound key, `openssl pkey -in FILE -noout` says \
-                 nothing, and `ssh-keygen -y -f FILE` its public half"
+                "compare it with the original, or check it: `openssl pkey -in FILE -noout`, or for \
+                 OpenSSH's format `ssh-keygen -y -f FILE`"
             }
             Self::Unrecognized => {
-                "a key file is what openssl or ssh-keygen write for an ECDSA P-256 key, or `qkey \
-                 generate key.pem`"
+                "use an ECDSA P-256 key file from openssl, ssh-keygen, or `qkey generate key.pem`"
             }
             Self::NoCurve => {
-                "if it is a P-256 key, put its curve in front: `openssl ecparam -name prime256v1 \
+                "if it is a P-256 key, prepend its curve: `openssl ecparam -name prime256v1 \
                  -out key.pem`, then `cat FILE >> key.pem`"
             }
             Self::PublicMismatch => {
@@ -99,7 +96,7 @@ impl Error {
                  -no_public -out key.pem`"
             }
             Self::UnsupportedEncryption { remedy, .. } | Self::TooCostly { remedy, .. } => remedy,
-            Self::EmptyPassphrase(_) => "give a passphrase, or leave the key unencrypted",
+            Self::EmptyPassphrase(_) => "use a passphrase, or leave the key unencrypted",
         };
         Some(hint.to_owned())
     }

@@ -60,7 +60,6 @@ impl Cipher {
 /// An encrypted block.
 #[derive(Debug)]
 pub(crate) struct Encrypted {
-    label: String,
     cipher: Cipher,
     iv: Vec<u8>,
     ciphertext: Vec<u8>,
@@ -100,7 +99,6 @@ impl Encrypted {
             return Err(Error::Malformed(format!("{label} block")));
         }
         Ok(Self {
-            label,
             cipher,
             iv,
             ciphertext: ciphertext.to_vec(),
@@ -108,11 +106,7 @@ impl Encrypted {
         })
     }
 
-    pub(crate) fn container(&self) -> String {
-        format!("{} ({})", self.label, self.cipher.name())
-    }
-
-    /// As with PKCS#8, what decrypts to something that is no key was not decrypted.
+    /// As with PKCS#8, a plaintext that is not a key means a wrong passphrase.
     pub(crate) fn decrypt(&self, passphrase: &[u8]) -> Result<PrivateKey, Error> {
         let key = derive(passphrase, &self.iv, self.cipher.key_length());
         let decrypt = match self.cipher {
@@ -134,7 +128,7 @@ impl Encrypted {
     }
 }
 
-/// A SEC1 key under AES-256-CBC, the strongest that the format has.
+/// A SEC1 key under AES-256-CBC, the strongest cipher of the format.
 pub(crate) fn encode(key: &PrivateKey, passphrase: &[u8]) -> Zeroizing<String> {
     let iv = <[u8; 16]>::generate();
     let cipher = Cipher::Aes256;

@@ -1,10 +1,9 @@
-//! Files of private keys: every container that `openssl` and `ssh-keygen` write for ECDSA P-256,
-//! in and out.
+//! Reads and writes ECDSA P-256 private-key files in the encodings of `openssl` and `ssh-keygen`.
 //!
-//! A file goes through `encoding::contents` (what is it made of), `encoding::identify` (which of
-//! its parts is the private key) and the room of that part's container: `sec1`, `pkcs8` (encrypted
-//! by a scheme in `pbes2` or `pbe`), `legacy_pem` or `openssh`. All of them end in
-//! `encoding::curve`, which tells P-256 from every other curve, however it is written.
+//! `encoding::contents` splits a file into blocks, `encoding::identify` finds the private key among
+//! them, and one module per encoding reads it: `sec1`, `pkcs8` (encrypted by a scheme in `pbes2` or
+//! `pbe`), `legacy_pem` or `openssh`. `encoding::curve` then checks that the curve is P-256, named or
+//! written out in full.
 
 mod cbc;
 mod error;
@@ -13,6 +12,7 @@ mod openssh;
 mod pbe;
 mod pbes2;
 mod pkcs8;
+mod scheme;
 mod sec1;
 #[cfg(test)]
 mod tests;
@@ -32,7 +32,7 @@ use crate::{
         NotP256, asn1,
         contents::{self, Contents},
         curve,
-        identify::{self, Kind, Public},
+        identify::{self, BlockKind, Public},
         pem::{self, Block, Fault},
     },
     public_key::PublicKey,
@@ -42,12 +42,12 @@ use crate::{
 
 pub use error::Error;
 
-/// An ECDSA P-256 private key, in no encoding in particular. It is wiped from memory when dropped,
-/// and `{:?}` shows its public half alone. The box keeps moves from leaving copies behind.
+/// An ECDSA P-256 private key. It is wiped from memory on drop, and `{:?}` shows only its public half.
+/// The box keeps moves from leaving copies.
 pub struct PrivateKey(Box<SigningKey>);
 
 impl PrivateKey {
-    /// A new key from the operating system's random numbers.
+    /// Creates a key from the operating system's random numbers.
     pub fn generate() -> Self {
         wiping_stack(|| Self(Box::new(SigningKey::from(SecretKey::generate()))))
     }
@@ -57,15 +57,14 @@ impl PrivateKey {
         PublicKey::from(*self.0.verifying_key())
     }
 
-    /// Signs `message`, which is hashed here, once, with SHA-256. The same message always gets the
-    /// same signature (RFC 6979).
+    /// Signs the SHA-256 of `message`. Signatures are deterministic (RFC 6979).
     pub fn sign(&self, message: &[u8]) -> Signature {
         let signature: ecdsa::Signature = wiping_stack(|| self.0.sign(message));
         Signature::from(signature)
     }
 
-    /// Takes the private number, big-endian, of any length, and every public part that the file
-    /// gives for it.
+    /// Takes the private scalar, big-endian and of any length, and every public part in the file,
+    /// which must match it.
     fn from_parts(scalar: &[u8], public_parts: &[&[u8]]) -> Result<Self, Error> {
         let digits = asn1::without_leading_zeros(scalar);
         let mut padded = Zeroizing::new([0; 32]);
@@ -94,10 +93,10 @@ impl fmt::Debug for PrivateKey {
     }
 }
 
-/// What a key file holds.
+/// The contents of a key file.
 #[derive(Debug)]
 pub enum KeyFile {
-    /// A key that is ready to sign.
+    /// An unencrypted key.
     Plain(PrivateKey),
     /// A key that needs a passphrase.
     Encrypted(EncryptedKey),
@@ -115,13 +114,12 @@ enum Encrypted {
 }
 
 impl EncryptedKey {
-    /// Takes the passphrase as bytes, without a newline at its end; an empty one is a passphrase
-    /// like any other.
+    /// Decrypts the key with a passphrase, as bytes without a trailing newline. An empty value
+    /// counts as a passphrase.
     ///
     /// # Errors
-    /// [`Error::WrongPassphrase`] when that is what it is (or the file is damaged, which most
-    /// containers cannot tell apart), and what [`parse`] says of a key that turns out not to be a
-    /// P-256 one.
+    /// [`Error::WrongPassphrase`] (or the file is damaged, which most encodings cannot tell apart),
+    /// and the errors of [`parse`] for a key that is not on P-256.
     pub fn decrypt(&self, passphrase: &[u8]) -> Result<PrivateKey, Error> {
         wiping_stack(|| match &self.0 {
             Encrypted::Pkcs8(key) => key.decrypt(passphrase),
@@ -129,24 +127,14 @@ impl EncryptedKey {
             Encrypted::Openssh(key) => key.decrypt(passphrase),
         })
     }
-
-    /// The container and its cipher, as in `OpenSSH private key (aes256-ctr)`.
-    pub fn container(&self) -> String {
-        match &self.0 {
-            Encrypted::Pkcs8(key) => key.container(),
-            Encrypted::LegacyPem(key) => key.container(),
-            Encrypted::Openssh(key) => key.container(),
-        }
-    }
 }
 
-/// Takes the contents of a key file: PEM or DER of PKCS#8 or SEC1, OpenSSH's format, or Base64 of
-/// these without PEM lines. Certificates, public keys and text around the key are passed over; the
-/// file's name plays no part.
+/// Parses a key file: PEM or DER of PKCS#8 or SEC1, OpenSSH's format, or Base64 of these without PEM
+/// lines. Certificates, public keys and text around the key are ignored.
 ///
 /// # Errors
-/// Everything but exactly one ECDSA P-256 private key is an [`Error`] that names what was found.
-/// Two private keys are one too: nobody should have to guess which of them signs.
+/// An [`Error`] that names what was found, unless the file has exactly one private key and it is an
+/// ECDSA P-256 key.
 pub fn parse(contents: &[u8]) -> Result<KeyFile, Error> {
     wiping_stack(|| parse_blocks(contents))
 }
@@ -158,10 +146,10 @@ fn parse_blocks(contents: &[u8]) -> Result<KeyFile, Error> {
         Contents::Text(text) => return Err(not_a_key(&text)),
         Contents::Binary => return Err(Error::Unrecognized),
     };
-    let kinds: Vec<Kind> = blocks.iter().map(identify::identify).collect();
+    let kinds: Vec<BlockKind> = blocks.iter().map(identify::identify).collect();
     let parts = || blocks.iter().zip(&kinds);
-    let public = |kind: &Kind| match kind {
-        Kind::Public(public) => Some(public.clone()),
+    let public = |kind: &BlockKind| match kind {
+        BlockKind::Public(public) => Some(public.clone()),
         _ => None,
     };
     let mut private = parts().filter(|(_, kind)| public(kind).is_none());
@@ -175,19 +163,19 @@ fn parse_blocks(contents: &[u8]) -> Result<KeyFile, Error> {
         return Err(Error::SeveralKeys(1 + others));
     }
     let parameters = parts()
-        .find(|(_, kind)| **kind == Kind::Public(Public::Parameters))
+        .find(|(_, kind)| **kind == BlockKind::Public(Public::Parameters))
         .and_then(|(block, _)| block.data.as_ref().ok())
         .map(|data| data.as_slice());
     read(block, kind, parameters)
 }
 
 /// Reads the one private key of a file; `parameters` is the DER of its `EC PARAMETERS` block.
-fn read(block: &Block, kind: &Kind, parameters: Option<&[u8]>) -> Result<KeyFile, Error> {
+fn read(block: &Block, kind: &BlockKind, parameters: Option<&[u8]>) -> Result<KeyFile, Error> {
     match kind {
-        Kind::OtherPrivate(name) => {
+        BlockKind::OtherPrivate(name) => {
             return Err(Error::NotP256(NotP256::Algorithm((*name).into())));
         }
-        Kind::Foreign(foreign) => return Err(Error::Foreign(*foreign)),
+        BlockKind::Foreign(foreign) => return Err(Error::Foreign(*foreign)),
         _ => {}
     }
     let data = match &block.data {
@@ -198,15 +186,15 @@ fn read(block: &Block, kind: &Kind, parameters: Option<&[u8]>) -> Result<KeyFile
     };
     let encrypted = |key| KeyFile::Encrypted(EncryptedKey(key));
     match kind {
-        Kind::EncryptedPkcs8 => {
+        BlockKind::EncryptedPkcs8 => {
             let key = pkcs8::Encrypted::read(data)?;
             Ok(encrypted(Encrypted::Pkcs8(key)))
         }
-        Kind::LegacyEncrypted => {
+        BlockKind::LegacyEncrypted => {
             let key = legacy_pem::Encrypted::read(block, data, parameters)?;
             Ok(encrypted(Encrypted::LegacyPem(key)))
         }
-        Kind::Openssh => Ok(match openssh::read(data)? {
+        BlockKind::Openssh => Ok(match openssh::read(data)? {
             openssh::Key::Plain(key) => KeyFile::Plain(key),
             openssh::Key::Encrypted(key) => encrypted(Encrypted::Openssh(key)),
         }),
@@ -219,44 +207,44 @@ fn read(block: &Block, kind: &Kind, parameters: Option<&[u8]>) -> Result<KeyFile
     }
 }
 
-/// Reads DER that is not encrypted, or no longer; nothing comes of what is no private key.
+/// Reads DER that is unencrypted or decrypted; `None` if it is not a private key.
 fn decode_plain(der: &[u8], parameters: Option<AnyRef<'_>>) -> Option<Result<PrivateKey, Error>> {
     match identify::identify_data(der)? {
-        Kind::Sec1 => Some(sec1::decode(der, parameters, None)),
-        Kind::Pkcs8 => Some(pkcs8::decode(der)),
-        Kind::OtherPrivate(name) => Some(Err(Error::NotP256(NotP256::Algorithm(name.into())))),
+        BlockKind::Sec1 => Some(sec1::decode(der, parameters, None)),
+        BlockKind::Pkcs8 => Some(pkcs8::decode(der)),
+        BlockKind::OtherPrivate(name) => Some(Err(Error::NotP256(NotP256::Algorithm(name.into())))),
         _ => None,
     }
 }
 
-/// Why a text without PEM blocks gives no key.
+/// Why a text without PEM blocks is not a key.
 fn not_a_key(text: &str) -> Error {
     match identify::identify_text(text) {
-        Some(Kind::Foreign(foreign)) => Error::Foreign(foreign),
-        Some(Kind::Public(public)) => Error::NoPrivateKey(vec![public]),
+        Some(BlockKind::Foreign(foreign)) => Error::Foreign(foreign),
+        Some(BlockKind::Public(public)) => Error::NoPrivateKey(vec![public]),
         _ if text.contains("-----END ") => Error::NoBegin,
         _ => Error::Unrecognized,
     }
 }
 
-/// The containers that a key can be written in.
+/// The encodings that a key can be written in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
     /// `PRIVATE KEY`, or `ENCRYPTED PRIVATE KEY` under AES-256-CBC and PBKDF2 with HMAC-SHA-256.
     Pkcs8,
     /// `EC PRIVATE KEY`; with a passphrase, under AES-256-CBC with `Proc-Type: 4,ENCRYPTED`, whose
-    /// key derivation is weak: a good passphrase is better spent on the other two.
+    /// key derivation is weak.
     Sec1,
     /// `OPENSSH PRIVATE KEY`; with a passphrase, under aes256-ctr and bcrypt.
     Openssh,
 }
 
-/// A PEM block that ends in a newline, with the public part inside. Only OpenSSH's format has room
-/// for the comment.
+/// Encodes a key as a PEM block that ends in a newline and includes the public part. Only OpenSSH's
+/// format stores the comment.
 ///
 /// # Errors
-/// [`Error::EmptyPassphrase`] where the passphrase is empty and the programs that read the format
-/// take none: in all but PKCS#8.
+/// [`Error::EmptyPassphrase`] for an empty passphrase, except in PKCS#8: other programs accept none in
+/// the other formats.
 pub fn encode(
     key: &PrivateKey,
     format: Format,

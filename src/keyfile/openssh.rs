@@ -16,9 +16,9 @@ use crate::encoding::{
 pub(crate) const NAME: &str = "OpenSSH private key";
 const LABEL: &str = "OPENSSH PRIVATE KEY";
 
-/// What a file may ask for: some twenty seconds.
+/// The most rounds a file may ask for: about twenty seconds.
 const MAX_ROUNDS: u32 = 4096;
-/// What `ssh-keygen` takes unless told otherwise, since OpenSSH 9.4.
+/// The default of `ssh-keygen` since OpenSSH 9.4.
 const ROUNDS: u32 = 24;
 
 /// Every cipher that `ssh-keygen -Z` takes.
@@ -39,7 +39,7 @@ fn malformed() -> Error {
     Error::Malformed(NAME.into())
 }
 
-/// What the binary form holds.
+/// The contents of the binary form.
 pub(crate) enum Key {
     Plain(PrivateKey),
     Encrypted(Encrypted),
@@ -56,8 +56,8 @@ pub(crate) struct Encrypted {
     tag: Option<[u8; 16]>,
 }
 
-/// Takes the binary form, from [`OPENSSH_MAGIC`] on. The public key stands in the open, so that a key of
-/// another kind is an error before anybody is asked for a passphrase.
+/// Takes the binary form, from [`OPENSSH_MAGIC`] on. The public key is not encrypted, so an unsupported
+/// key is an error before a passphrase prompt.
 pub(crate) fn read(bytes: &[u8]) -> Result<Key, Error> {
     let mut reader = Reader(bytes.strip_prefix(OPENSSH_MAGIC).ok_or_else(malformed)?);
     let cipher = reader.name().ok_or_else(malformed)?;
@@ -121,10 +121,6 @@ fn bcrypt_options(options: &[u8]) -> Result<(&[u8], u32), Error> {
 }
 
 impl Encrypted {
-    pub(crate) fn container(&self) -> String {
-        format!("{NAME} ({})", self.cipher.as_str())
-    }
-
     pub(crate) fn decrypt(&self, passphrase: &[u8]) -> Result<PrivateKey, Error> {
         let (key, iv) = derive(self.cipher, passphrase, &self.salt, self.rounds)
             .ok_or(Error::WrongPassphrase)?;
@@ -136,7 +132,7 @@ impl Encrypted {
     }
 }
 
-/// The cipher's key and IV; nothing for an empty passphrase, with which OpenSSH encrypts nothing.
+/// The cipher's key and IV; `None` for an empty passphrase, which OpenSSH does not allow.
 fn derive(
     cipher: Cipher,
     passphrase: &[u8],
@@ -155,8 +151,8 @@ fn derive(
     Some((key, iv))
 }
 
-/// Takes the private section and the public key in front of it. Nothing comes of a section that is
-/// not well-formed, as after a wrong passphrase.
+/// Takes the private section and the public key before it; `None` if the section is malformed, as after
+/// a wrong passphrase.
 fn decode(private: &[u8], public: &[u8]) -> Option<Result<PrivateKey, Error>> {
     let outer_point = ssh_public::point(public)?;
     let mut reader = Reader(private);
@@ -190,7 +186,7 @@ pub(crate) fn encode(
     let mut private = Writer::with_capacity(512 + comment.len())
         .uint32(check)
         .uint32(check)
-        .string(algorithm::SSH_P256.as_bytes())
+        .string(ssh_public::SSH_P256.as_bytes())
         .string(CURVE.as_bytes())
         .string(&point)
         .unsigned(&scalar)

@@ -1,5 +1,4 @@
-//! Encryption by passphrase as PKCS#8 files name it: PBES2, which has a room of its own, and the
-//! schemes before it, PBES1 (PKCS#5, RFC 8018, section 6.1) and those of PKCS#12 (RFC 7292, appendix
+//! Password-based encryption of PKCS#8 files: PBES2, in its own module, and the older schemes: PBES1 (PKCS#5, RFC 8018, section 6.1) and those of PKCS#12 (RFC 7292, appendix
 //! C), which `openssl pkcs8 -v1 PBE-SHA1-3DES` still writes.
 
 use der::asn1::{AnyRef, ObjectIdentifier};
@@ -10,13 +9,11 @@ use zeroize::Zeroizing;
 
 use super::{
     Error, cbc,
-    error::{REENCRYPT, REENCRYPT_LEGACY},
+    error::REENCRYPT_LEGACY,
     pbes2,
+    scheme::{affordable_iterations, malformed},
 };
 use crate::encoding::asn1;
-
-/// What a file may ask for before a passphrase is even known to be right: some ten seconds.
-const MAX_ITERATIONS: u64 = 10_000_000;
 
 const PBES2: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.5.13");
 const SHA1_3DES: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.12.1.3");
@@ -39,7 +36,7 @@ pub(crate) struct Old {
     iterations: u64,
 }
 
-/// Which key derivation and cipher an older scheme has.
+/// The key derivation and cipher of an older scheme.
 #[derive(Clone, Copy, Debug)]
 enum Suite {
     /// PKCS#12 with SHA-1 and triple DES.
@@ -50,10 +47,6 @@ enum Suite {
     Pkcs5Md5,
     /// PKCS#5 with SHA-1 and DES.
     Pkcs5Sha1,
-}
-
-pub(crate) fn malformed() -> Error {
-    Error::Malformed(format!("encryption scheme of the {}", super::pkcs8::NAME))
 }
 
 impl Scheme {
@@ -84,20 +77,7 @@ impl Scheme {
         }))
     }
 
-    pub(crate) fn name(&self) -> String {
-        match self {
-            Self::Pbes2(parameters) => pbes2::name(parameters),
-            Self::Old(old) => match old.suite {
-                Suite::Pkcs12ThreeKeys => "PBE-SHA1-3DES",
-                Suite::Pkcs12TwoKeys => "PBE-SHA1-2DES",
-                Suite::Pkcs5Md5 => "PBE-MD5-DES",
-                Suite::Pkcs5Sha1 => "PBE-SHA1-DES",
-            }
-            .into(),
-        }
-    }
-
-    /// What the ciphertext's length is a multiple of.
+    /// The ciphertext's length is a multiple of this, in bytes.
     pub(crate) fn block_size(&self) -> usize {
         match self {
             Self::Pbes2(parameters) => pbes2::block_size(parameters),
@@ -105,7 +85,7 @@ impl Scheme {
         }
     }
 
-    /// The plaintext; nothing when the padding is wrong, and so the passphrase.
+    /// The plaintext; `None` if the padding, and so the passphrase, is wrong.
     pub(crate) fn decrypt(
         &self,
         passphrase: &[u8],
@@ -143,19 +123,6 @@ impl Old {
                 decrypt_des(pbkdf1::<Sha1>(passphrase, &self.salt, self.iterations))
             }
         }
-    }
-}
-
-/// Takes a count of iterations, and what messages put in front of that word.
-pub(crate) fn affordable_iterations(of_what: &str, iterations: AnyRef<'_>) -> Result<u64, Error> {
-    match asn1::small(iterations) {
-        None | Some(0) => Err(malformed()),
-        Some(iterations) if iterations > MAX_ITERATIONS => Err(Error::TooCostly {
-            asked: format!("{iterations} {of_what}iterations"),
-            limit: MAX_ITERATIONS.to_string(),
-            remedy: REENCRYPT,
-        }),
-        Some(iterations) => Ok(iterations),
     }
 }
 

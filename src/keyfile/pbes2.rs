@@ -5,7 +5,7 @@ use der::asn1::{AnyRef, ObjectIdentifier};
 use p256::elliptic_curve::Generate;
 use pkcs5::{
     AlgorithmIdentifierRef,
-    pbes2::{self, EncryptionScheme, Kdf, Parameters, Pbkdf2Prf},
+    pbes2::{self, EncryptionScheme, Kdf, Parameters},
     scrypt,
 };
 use zeroize::Zeroizing;
@@ -13,11 +13,11 @@ use zeroize::Zeroizing;
 use super::{
     Error,
     error::REENCRYPT,
-    pbe::{affordable_iterations, malformed},
+    scheme::{affordable_iterations, malformed},
 };
 use crate::encoding::asn1;
 
-/// What a file may ask of scrypt: a quarter of a gigabyte, and some ten seconds.
+/// The most a file may ask of scrypt: 256 MiB and about ten seconds.
 mod limit {
     pub(super) const BYTES: u128 = 256 << 20;
     /// N times r times p.
@@ -102,31 +102,7 @@ fn unsupported(scheme: String) -> Error {
     }
 }
 
-/// The cipher and the key derivation, as messages name them.
-pub(crate) fn name(parameters: &Parameters) -> String {
-    let kdf = match &parameters.kdf {
-        Kdf::Pbkdf2(pbkdf2) => match pbkdf2.prf {
-            Pbkdf2Prf::HmacWithSha1 => "PBKDF2 with HMAC-SHA-1",
-            Pbkdf2Prf::HmacWithSha224 => "PBKDF2 with HMAC-SHA-224",
-            Pbkdf2Prf::HmacWithSha256 => "PBKDF2 with HMAC-SHA-256",
-            Pbkdf2Prf::HmacWithSha384 => "PBKDF2 with HMAC-SHA-384",
-            Pbkdf2Prf::HmacWithSha512 => "PBKDF2 with HMAC-SHA-512",
-            _ => "PBKDF2",
-        },
-        _ => "scrypt",
-    };
-    let cipher = match parameters.encryption {
-        EncryptionScheme::Aes128Cbc { .. } => "AES-128-CBC",
-        EncryptionScheme::Aes192Cbc { .. } => "AES-192-CBC",
-        EncryptionScheme::Aes256Cbc { .. } => "AES-256-CBC",
-        EncryptionScheme::Aes128Gcm { .. } => "AES-128-GCM",
-        EncryptionScheme::Aes256Gcm { .. } => "AES-256-GCM",
-        _ => "3DES-CBC",
-    };
-    format!("{cipher}, {kdf}")
-}
-
-/// What the ciphertext's length is a multiple of.
+/// The ciphertext's length is a multiple of this, in bytes.
 pub(crate) fn block_size(parameters: &Parameters) -> usize {
     match parameters.encryption {
         EncryptionScheme::Aes128Cbc { .. }
@@ -137,7 +113,7 @@ pub(crate) fn block_size(parameters: &Parameters) -> usize {
     }
 }
 
-/// The plaintext; nothing when the padding is wrong, and so the passphrase.
+/// The plaintext; `None` if the padding, and so the passphrase, is wrong.
 pub(crate) fn decrypt(
     parameters: &Parameters,
     passphrase: &[u8],

@@ -5,10 +5,9 @@ use der::{Encode, Tag, Tagged, asn1::AnyRef};
 use p256::pkcs8::EncodePrivateKey;
 use zeroize::Zeroizing;
 
-use super::{Error, PrivateKey, pbe, pbes2, sec1};
+use super::{Error, PrivateKey, pbe, pbes2, scheme::NAME, sec1};
 use crate::encoding::{algorithm, asn1};
 
-pub(crate) const NAME: &str = "PKCS#8 private key";
 pub(crate) const LABEL: &str = "PRIVATE KEY";
 pub(crate) const ENCRYPTED_LABEL: &str = "ENCRYPTED PRIVATE KEY";
 
@@ -44,8 +43,7 @@ pub(crate) struct Encrypted {
 }
 
 impl Encrypted {
-    /// Takes the DER. What cannot be decrypted here is an error at once, before anybody is asked
-    /// for a passphrase.
+    /// Takes the DER. Unsupported encryption is an error here, before a passphrase prompt.
     pub(crate) fn read(der: &[u8]) -> Result<Self, Error> {
         let members = asn1::sequence(der).ok_or_else(malformed)?;
         let [scheme, ciphertext] = members[..] else {
@@ -62,12 +60,8 @@ impl Encrypted {
         })
     }
 
-    pub(crate) fn container(&self) -> String {
-        format!("{NAME} ({})", self.scheme.name())
-    }
-
-    /// One passphrase in 256 or so leaves a padding that is right by accident; then what it guards
-    /// is no `PrivateKeyInfo`, and the passphrase is no less wrong.
+    /// About one wrong passphrase in 256 leaves valid padding; the plaintext is then not a
+    /// `PrivateKeyInfo`, and the passphrase still wrong.
     pub(crate) fn decrypt(&self, passphrase: &[u8]) -> Result<PrivateKey, Error> {
         let der = self
             .scheme

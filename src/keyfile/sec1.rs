@@ -43,11 +43,11 @@ impl<'a> EcPrivateKey<'a> {
     }
 }
 
-/// Takes the DER, the curve and the public part that its surroundings give (an `EC PARAMETERS`
-/// block, or the PKCS#8 structure around it), and holds them against what is inside.
+/// Takes the DER and the curve and public part from its context (an `EC PARAMETERS` block or the PKCS#8
+/// structure), which must match what is inside.
 ///
-/// A key whose curve nobody names is one on P-256 if its own public part says so: on another curve
-/// the same private number would have another one.
+/// A key without a named curve is on P-256 if its public part matches: on another curve, the same
+/// scalar has a different public part.
 pub(crate) fn decode(
     der: &[u8],
     parameters_beside: Option<AnyRef<'_>>,

@@ -40,7 +40,7 @@ fn told(error: &Error) -> String {
 }
 
 #[test]
-fn a_curve_that_differs_in_one_number_is_not_p256() {
+fn curve_with_one_changed_parameter_is_not_p256() {
     let der = der_in(&fixture("sec1-explicit.pem"));
     let replace = |from: &str, to: &str| {
         let [from, to] = [from, to].map(|hex| base16ct::mixed::decode_vec(hex).unwrap());
@@ -81,7 +81,7 @@ fn a_curve_that_differs_in_one_number_is_not_p256() {
         assert_eq!(
             replace(from, to).unwrap_err().to_string(),
             format!(
-                "the private key is on a curve written out in full that is not P-256: {what} differs"
+                "the private key is on explicit curve parameters that are not P-256: {what} differs"
             )
         );
     }
@@ -119,9 +119,9 @@ fn aes256(iv_length: usize) -> Vec<u8> {
 }
 
 #[test]
-fn a_key_derivation_that_would_take_minutes_or_gigabytes_is_not_begun() {
+fn costly_key_derivation_is_refused() {
     const REMEDY: &str =
-        "encrypt it anew: `openssl pkcs8 -topk8 -v2 aes-256-cbc -in FILE -out key.pem`";
+        "re-encrypt it: `openssl pkcs8 -topk8 -v2 aes-256-cbc -in FILE -out key.pem`";
     let old = sequence(&[
         &sequence(&[
             &oid("1.2.840.113549.1.12.1.3"),
@@ -132,25 +132,25 @@ fn a_key_derivation_that_would_take_minutes_or_gigabytes_is_not_begun() {
     for (der, asked) in [
         (
             pbes2(&pbkdf2(&[&salt(8), &integer(10_000_001)]), &aes256(16)),
-            "10000001 PBKDF2 iterations, and qkey stops at 10000000",
+            "10000001 PBKDF2 iterations; the limit is 10000000",
         ),
         (
             pbes2(&pbkdf2(&[&salt(8), &integer(u64::MAX)]), &aes256(16)),
-            "18446744073709551615 PBKDF2 iterations, and qkey stops at 10000000",
+            "18446744073709551615 PBKDF2 iterations; the limit is 10000000",
         ),
         (
             pbes2(&scrypt(1 << 19, 8, 1), &aes256(16)),
-            "512 MiB for scrypt, and qkey stops at 256 MiB",
+            "512 MiB for scrypt; the limit is 256 MiB",
         ),
         (
             pbes2(&scrypt(1 << 18, 8, 16), &aes256(16)),
-            "scrypt with N=262144, r=8, p=16, and qkey stops at N*r*p=16777216",
+            "scrypt with N=262144, r=8, p=16; the limit is N*r*p=16777216",
         ),
-        (old, "10000001 iterations, and qkey stops at 10000000"),
+        (old, "10000001 iterations; the limit is 10000000"),
     ] {
         assert_eq!(
             told(&parse(&der).unwrap_err()),
-            format!("the passphrase's key derivation takes {asked}\n{REMEDY}")
+            format!("key derivation needs {asked}\n{REMEDY}")
         );
     }
     assert!(parse(&pbes2(&scrypt(1 << 18, 8, 8), &aes256(16))).is_ok());
@@ -164,7 +164,7 @@ fn a_key_derivation_that_would_take_minutes_or_gigabytes_is_not_begun() {
 }
 
 #[test]
-fn bcrypt_has_its_limit_too() {
+fn bcrypt_rounds_are_limited() {
     let key = PrivateKey::generate();
     let pem = encode(&key, Format::Openssh, Some(b"sesame"), "").unwrap();
     let mut bytes = der_in(pem.as_bytes());
@@ -175,8 +175,8 @@ fn bcrypt_has_its_limit_too() {
     bytes[rounds..rounds + 4].copy_from_slice(&4097u32.to_be_bytes());
     assert_eq!(
         told(&parse(&bytes).unwrap_err()),
-        "the passphrase's key derivation takes 4097 rounds of bcrypt, and qkey stops at 4096\n\
-         encrypt it anew, in place: `ssh-keygen -p -Z aes256-ctr -a 16 -f FILE`"
+        "key derivation needs 4097 rounds of bcrypt; the limit is 4096\n\
+         re-encrypt it in place: `ssh-keygen -p -Z aes256-ctr -a 16 -f FILE`"
     );
     bytes[rounds..rounds + 4].copy_from_slice(&[0; 4]);
     assert_eq!(
@@ -186,7 +186,7 @@ fn bcrypt_has_its_limit_too() {
 }
 
 #[test]
-fn an_encryption_scheme_that_makes_no_sense_is_damage() {
+fn invalid_encryption_parameters_are_damage() {
     let sound = pbkdf2(&[&salt(8), &integer(1)]);
     let des3 = |iv| sequence(&[&oid("1.2.840.113549.3.7"), &salt(iv)]);
     assert!(parse(&pbes2(&sound, &des3(8))).is_ok());
@@ -204,13 +204,13 @@ fn an_encryption_scheme_that_makes_no_sense_is_damage() {
     ] {
         assert_eq!(
             parse(&der).unwrap_err().to_string(),
-            "the encryption scheme of the PKCS#8 private key is cut short or damaged"
+            "the encryption scheme of the PKCS#8 private key is truncated or damaged"
         );
     }
 }
 
 #[test]
-fn an_encryption_scheme_that_is_not_read_is_named() {
+fn unsupported_encryption_is_named() {
     let hash = |dotted| sequence(&[&oid(dotted), &[5, 0]]);
     let sm3 = pbkdf2(&[&salt(8), &integer(1), &hash("1.2.156.10197.1.401.3.1")]);
     let argon2 = sequence(&[&oid("1.2.3.4"), &sequence(&[&salt(8)])]);
@@ -237,7 +237,7 @@ fn an_encryption_scheme_that_is_not_read_is_named() {
 
 /// In thousands of passphrases, some leave a padding that is right, and garbage.
 #[test]
-fn a_wrong_passphrase_is_told_even_when_its_padding_is_right() {
+fn wrong_passphrase_with_valid_padding() {
     let key = PrivateKey::generate();
     let legacy = encode(&key, Format::Sec1, Some(b"sesame"), "").unwrap();
     let scheme = pkcs5::pbes2::Parameters::generate_pbkdf2_sha256_aes256cbc(1, &[7; 8], [7; 16]);
@@ -300,7 +300,7 @@ impl Random {
     }
 }
 
-/// One file of every container, in PEM and as the bytes inside.
+/// One file in every encoding, as PEM and as the bytes inside.
 fn corpus() -> Vec<Vec<u8>> {
     let key = PrivateKey::generate();
     let mut files = vec![
@@ -339,7 +339,7 @@ fn corpus() -> Vec<Vec<u8>> {
 }
 
 #[test]
-fn no_bytes_make_it_panic() {
+fn mutated_files_do_not_panic() {
     let mut random = Random(0x5eed);
     for file in corpus() {
         for _ in 0..400 {
@@ -351,7 +351,7 @@ fn no_bytes_make_it_panic() {
 }
 
 #[test]
-fn no_ciphertext_makes_it_panic() {
+fn mutated_plaintexts_do_not_panic() {
     let mut random = Random(0x5eed);
     let key = PrivateKey::generate();
     let legacy = encode(&key, Format::Sec1, Some(b"sesame"), "").unwrap();

@@ -1,10 +1,8 @@
-//! Unit tests of the encodings: the corners that random signatures reach once in a hundred times,
-//! or never.
+//! Unit tests of the encodings: edge cases that random signatures rarely or never reach.
 
-use p256::ecdsa::signature::hazmat::PrehashSigner;
+use p256::ecdsa::signature::{Signer, hazmat::PrehashSigner};
 
 use super::{Error, Signature};
-use crate::keyfile::PrivateKey;
 
 /// The order of the group, big-endian; r and s are less (SEC 2, section 2.4.2).
 const N: [u8; 32] = [
@@ -48,7 +46,7 @@ fn der(r: &[u8; 32], s: &[u8; 32]) -> Vec<u8> {
 }
 
 #[test]
-fn small_and_large_numbers_keep_their_place_in_both_encodings() {
+fn round_trip_of_edge_case_numbers() {
     let numbers = [
         number(&[1]),
         number(&[0x7f]),
@@ -85,7 +83,7 @@ fn small_and_large_numbers_keep_their_place_in_both_encodings() {
 }
 
 #[test]
-fn zero_and_what_is_not_below_the_order_are_out_of_range() {
+fn zero_and_order_are_out_of_range() {
     let one = number(&[1]);
     for bad in [number(&[0]), N, [0xff; 32]] {
         for (r, s) in [(bad, one), (one, bad), (bad, bad)] {
@@ -99,16 +97,17 @@ fn zero_and_what_is_not_below_the_order_are_out_of_range() {
 }
 
 #[test]
-fn a_high_s_is_as_good_as_a_low_one_and_stays_as_it_is() {
-    let key = PrivateKey::generate();
+fn high_s_is_accepted_and_preserved() {
+    let key = p256::ecdsa::SigningKey::from_slice(&[7; 32]).unwrap();
+    let public_key = (*key.verifying_key()).into();
     let (mut high, mut low) = (0, 0);
     for challenge in 0..32_u8 {
-        let signature = key.sign(&[challenge]);
+        let signature = Signature(key.sign(&[challenge]));
         let s = signature.0.s();
         let other = p256::ecdsa::Signature::from_scalars(signature.0.r(), -s).unwrap();
         let other = Signature(other);
-        assert!(signature.verifies(&key.public_key(), &[challenge]));
-        assert!(other.verifies(&key.public_key(), &[challenge]));
+        assert!(signature.verifies(&public_key, &[challenge]));
+        assert!(other.verifies(&public_key, &[challenge]));
         assert_eq!(Signature::from_der(&other.to_der()).unwrap(), other);
         assert_ne!(other, signature);
         match signature.to_p1363()[32] >= 0x80 {
@@ -120,7 +119,7 @@ fn a_high_s_is_as_good_as_a_low_one_and_stays_as_it_is() {
 }
 
 #[test]
-fn other_lengths_are_no_p1363() {
+fn p1363_must_be_64_bytes() {
     for length in [0, 1, 32, 63, 65, 96, 128] {
         let bytes = vec![1; length];
         assert_eq!(Signature::from_p1363(&bytes), Err(Error::NotP1363(length)));
@@ -129,7 +128,7 @@ fn other_lengths_are_no_p1363() {
 }
 
 #[test]
-fn der_that_is_not_canonical_is_no_der() {
+fn non_canonical_der_is_rejected() {
     let (r, s) = (number(&[0x12; 20]), number(&[0x80; 32]));
     let good = der(&r, &s);
     assert!(Signature::from_der(&good).is_ok());
@@ -174,7 +173,7 @@ fn der_that_is_not_canonical_is_no_der() {
 }
 
 #[test]
-fn der_of_64_bytes_is_der() {
+fn der_of_64_bytes_is_not_p1363() {
     let signature = der(&number(&[0x11; 29]), &number(&[0x11; 29]));
     assert_eq!(signature.len(), 64);
     assert_eq!(
@@ -184,7 +183,7 @@ fn der_of_64_bytes_is_der() {
 }
 
 #[test]
-fn the_clusters_form_is_strict() {
+fn cluster_encoding_is_strict() {
     let line = Signature::from_p1363(&[1; 64]).unwrap().to_base64();
     assert!(Signature::from_base64(&line).is_ok());
     let raw = base64::Engine::encode(&base64::prelude::BASE64_STANDARD, [1; 64]);
@@ -201,7 +200,7 @@ fn the_clusters_form_is_strict() {
 }
 
 #[test]
-fn both_alphabets_of_base64_are_read_and_never_half() {
+fn base64_alphabets_do_not_mix() {
     // Its digits hold all that the two alphabets write differently, and padding.
     let signature = Signature::from_p1363(&[[0xfb; 32], [0x7f; 32]].concat()).unwrap();
     let line = signature.to_base64();
@@ -223,7 +222,7 @@ fn both_alphabets_of_base64_are_read_and_never_half() {
 }
 
 #[test]
-fn text_around_or_within_may_only_be_white_space() {
+fn only_white_space_is_ignored() {
     let signature = Signature::from_p1363(&[3; 64]).unwrap();
     for text in [
         signature.to_base64(),
@@ -256,7 +255,7 @@ fn text_around_or_within_may_only_be_white_space() {
 }
 
 #[test]
-fn the_challenge_is_hashed_once() {
+fn challenge_is_hashed_once() {
     let key = p256::ecdsa::SigningKey::from_slice(&[7; 32]).unwrap();
     let public_key = (*key.verifying_key()).into();
     use sha2::Digest;

@@ -1,8 +1,7 @@
 //! Keys in an ssh-agent, reached over the socket that `SSH_AUTH_SOCK` names (draft-miller-ssh-agent,
 //! with the encodings of RFC 4251 and RFC 5656).
 //!
-//! The agent is given the challenge itself: it hashes, once, with the SHA-256 that belongs to keys
-//! of the type `ecdsa-sha2-nistp256`.
+//! The agent gets the challenge itself: keys of the type `ecdsa-sha2-nistp256` hash it with SHA-256.
 
 mod connection;
 
@@ -10,7 +9,7 @@ use std::{env, sync::Arc, time::Duration};
 
 use base64::{Engine, prelude::BASE64_STANDARD_NO_PAD};
 
-use self::connection::{Failure, Line};
+use self::connection::{Connection, ConnectionError};
 use super::{
     Caution, Context, Opened, Signer,
     source::{Body, Source, SourceKind, no_path},
@@ -37,10 +36,10 @@ pub static KIND: SourceKind = SourceKind {
     generate: None,
 };
 
-/// What is left of an agent's longest message, 256 KiB, with room for a key and the framing.
+/// An agent's longest message, 256 KiB, less room for a key and the framing.
 const MAX_CHALLENGE: usize = 250_000;
 
-/// The messages that are needed (draft-miller-ssh-agent, section 5.1).
+/// Message numbers (draft-miller-ssh-agent, section 5.1).
 mod message {
     pub(super) const FAILURE: u8 = 5;
     pub(super) const REQUEST_IDENTITIES: u8 = 11;
@@ -52,34 +51,34 @@ mod message {
 /// Why an agent's key cannot be used.
 #[derive(Debug, thiserror::Error)]
 enum Error {
-    #[error("SSH_AUTH_SOCK is not set: no agent is known here")]
+    #[error("SSH_AUTH_SOCK is not set")]
     NoAgent,
     #[error(transparent)]
-    Exchange(#[from] Failure),
+    Exchange(#[from] ConnectionError),
     #[error("the agent refused")]
     Refused,
-    #[error("the agent answered with something other than {expected}: {excerpt}")]
+    #[error("unexpected reply from the agent instead of {expected}: {excerpt}")]
     Unexpected {
         expected: &'static str,
         excerpt: String,
     },
-    #[error("the agent answered with something other than a signature: {excerpt}")]
+    #[error("unexpected reply from the agent instead of a signature: {excerpt}")]
     NotASignature {
         excerpt: String,
         source: signature::Error,
     },
-    #[error("the agent holds no key")]
+    #[error("the agent has no keys")]
     Empty,
-    #[error("the agent holds no key with the {wanted}, only:\n{held}")]
+    #[error("no key in the agent has the {wanted}; it has:\n{held}")]
     NotFound { wanted: String, held: String },
     #[error("several keys in the agent have the {wanted}:\n{found}")]
     Several { wanted: String, found: String },
-    #[error("{key} is of no use")]
+    #[error("cannot use {key}")]
     Unusable {
         key: String,
         source: public_key::Error,
     },
-    #[error("the challenge has {0} bytes, and an agent signs at most {MAX_CHALLENGE}")]
+    #[error("the challenge has {0} bytes; an agent signs at most {MAX_CHALLENGE}")]
     TooLong(usize),
 }
 
@@ -88,46 +87,42 @@ impl Error {
     fn hint(&self) -> &'static str {
         match self {
             Self::NoAgent => {
-                "start an agent (`eval \"$(ssh-agent)\"`), load the key (`ssh-add KEY`), and run \
-                 this in the same shell; sudo passes SSH_AUTH_SOCK on only when told to"
+                "start an agent (`eval \"$(ssh-agent)\"`), add the key (`ssh-add KEY`), and run this \
+                 in the same shell; with sudo, use `sudo --preserve-env=SSH_AUTH_SOCK`"
             }
-            Self::Exchange(Failure::Unreachable { .. }) => {
-                "the agent may have ended, or belong to another user: `ssh-add -l` asks the same \
-                 one; `eval \"$(ssh-agent)\"` starts a new one"
+            Self::Exchange(ConnectionError::Unreachable { .. }) => {
+                "the agent may have exited or belong to another user: check with `ssh-add -l`, or \
+                 start a new one with `eval \"$(ssh-agent)\"`"
             }
-            Self::Exchange(Failure::TimedOut(_)) => {
-                "the agent may be waiting for a confirmation or a touch; give it longer with \
+            Self::Exchange(ConnectionError::TimedOut(_)) => {
+                "the agent may be waiting for confirmation or a touch; allow more time with \
                  --timeout SECONDS, or restart it"
             }
             Self::Exchange(_) | Self::Unexpected { .. } | Self::NotASignature { .. } => {
-                "see whether `ssh-add -l` gets on with this agent"
+                "check that `ssh-add -l` works with this agent"
             }
             Self::Refused => {
-                "it does so when a confirmation was not given (`ssh-add -c`), when it is locked \
-                 (`ssh-add -X` unlocks it), when the key was removed meanwhile, and when the key is \
-                 kept for certain hosts (`ssh-add -h`)"
+                "possible causes: the confirmation was declined (`ssh-add -c`), the agent is locked \
+                 (unlock it with `ssh-add -X`), the key was removed, or the key is restricted to \
+                 certain hosts (`ssh-add -h`)"
             }
             Self::Empty => {
-                "load the key with `ssh-add KEY`; a locked agent shows no keys either: \
-                 `ssh-add -X` unlocks it"
+                "add the key with `ssh-add KEY`; if the agent is locked, unlock it with `ssh-add -X`"
             }
-            Self::NotFound { .. } => "load the key with `ssh-add KEY`, or take one that is there",
+            Self::NotFound { .. } => "add the key with `ssh-add KEY`, or use one of those listed",
             Self::Several { .. } => "name the key by its fingerprint: ssh-agent:SHA256:…",
             Self::Unusable { .. } => {
-                "take an ECDSA P-256 key (ecdsa-sha2-nistp256): `ssh-keygen -t ecdsa -b 256 -f KEY` \
-                 makes one, `ssh-add KEY` loads it"
+                "use an ECDSA P-256 key (ecdsa-sha2-nistp256): create one with `ssh-keygen -t ecdsa \
+                 -b 256 -f KEY` and add it with `ssh-add KEY`"
             }
-            Self::TooLong(_) => "sign it with a key file, which has no such limit",
+            Self::TooLong(_) => "sign it with a key file, which has no limit",
         }
     }
 
-    /// As the user sees it; `doing` is what was being done with the key source called `title`.
+    /// The error for the user; `doing` is what was being done with the key source `title`.
     fn into_error(self, doing: &str, title: &str) -> error::Error {
-        if let Self::Exchange(Failure::Interrupted(kind)) = self {
-            return error::Error::new(
-                kind,
-                format!("stopped by a signal, about to {doing} {title}"),
-            );
+        if let Self::Exchange(ConnectionError::Interrupted(kind)) = self {
+            return error::Error::new(kind, format!("interrupted before it could {doing} {title}"));
         }
         let reason = match self {
             Self::Refused => Some(Reason::NeedsPerson),
@@ -166,7 +161,7 @@ fn open_key(title: &str, wanted: &Wanted, timeout: Duration) -> Result<AgentSign
 struct AgentSigner {
     title: String,
     agent: Agent,
-    /// The public key as the agent sent it, by which it knows the key again.
+    /// The public key as the agent sent it, which identifies the key in requests.
     blob: Vec<u8>,
     public_key: PublicKey,
 }
@@ -187,20 +182,20 @@ impl Signer for AgentSigner {
     }
 }
 
-struct Agent(Line);
+struct Agent(Connection);
 
 impl Agent {
     fn from_environment(timeout: Duration) -> Result<Self, Error> {
         let socket = env::var_os("SSH_AUTH_SOCK").filter(|path| !path.is_empty());
         let socket = socket.ok_or(Error::NoAgent)?;
-        Ok(Self(Line::new(socket.into(), timeout)))
+        Ok(Self(Connection::new(socket.into(), timeout)))
     }
 
-    /// Every key that the agent is ready to show.
+    /// The keys that the agent lists.
     fn identities(&self) -> Result<Vec<Identity>, Error> {
-        let answer = self.0.exchange(&[message::REQUEST_IDENTITIES])?;
-        let contents = contents(&answer, message::IDENTITIES_ANSWER, LIST)?;
-        parse_identities(contents).ok_or_else(|| unexpected(&answer, LIST))
+        let reply = self.0.exchange(&[message::REQUEST_IDENTITIES])?;
+        let contents = contents(&reply, message::IDENTITIES_ANSWER, LIST)?;
+        parse_identities(contents).ok_or_else(|| unexpected(&reply, LIST))
     }
 
     fn sign(&self, blob: &[u8], challenge: &[u8]) -> Result<Signature, Error> {
@@ -213,8 +208,8 @@ impl Agent {
             .string(blob)
             .string(challenge)
             .uint32(no_flags);
-        let answer = self.0.exchange(&request.finish())?;
-        let mut contents = Reader(contents(&answer, message::SIGN_RESPONSE, SIGNATURE)?);
+        let reply = self.0.exchange(&request.finish())?;
+        let mut contents = Reader(contents(&reply, message::SIGN_RESPONSE, SIGNATURE)?);
         match contents.string() {
             Some(signature) if contents.0.is_empty() => {
                 Signature::from_ssh(signature).map_err(|source| Error::NotASignature {
@@ -222,7 +217,7 @@ impl Agent {
                     source,
                 })
             }
-            _ => Err(unexpected(&answer, SIGNATURE)),
+            _ => Err(unexpected(&reply, SIGNATURE)),
         }
     }
 }
@@ -230,23 +225,23 @@ impl Agent {
 const LIST: &str = "a list of keys";
 const SIGNATURE: &str = "a signature";
 
-/// What follows the number of an answer that is of the kind that was asked for.
-fn contents<'a>(answer: &'a [u8], number: u8, expected: &'static str) -> Result<&'a [u8], Error> {
-    match answer {
+/// The contents of a reply of the expected type.
+fn contents<'a>(reply: &'a [u8], number: u8, expected: &'static str) -> Result<&'a [u8], Error> {
+    match reply {
         [first, contents @ ..] if *first == number => Ok(contents),
         [message::FAILURE, ..] => Err(Error::Refused),
-        _ => Err(unexpected(answer, expected)),
+        _ => Err(unexpected(reply, expected)),
     }
 }
 
-fn unexpected(answer: &[u8], expected: &'static str) -> Error {
+fn unexpected(reply: &[u8], expected: &'static str) -> Error {
     Error::Unexpected {
         expected,
-        excerpt: excerpt(answer),
+        excerpt: excerpt(reply),
     }
 }
 
-/// The beginning of what an agent sent, in hexadecimal.
+/// The start of a reply, in hexadecimal.
 fn excerpt(bytes: &[u8]) -> String {
     const SHOWN: usize = 32;
     let shown = base16ct::lower::encode_string(&bytes[..bytes.len().min(SHOWN)]);
@@ -257,8 +252,8 @@ fn excerpt(bytes: &[u8]) -> String {
     }
 }
 
-/// How many keys there are, and for each the key and its comment; nothing for an answer that is
-/// not that to its end.
+/// Parses a list of keys: a count, then each key and its comment. `None` if it is incomplete or has
+/// trailing bytes.
 fn parse_identities(contents: &[u8]) -> Option<Vec<Identity>> {
     let mut reader = Reader(contents);
     let count = reader.uint32()?;
@@ -282,7 +277,7 @@ struct Identity {
 
 impl Identity {
     fn key_type(&self) -> &str {
-        ssh_public::key_type(&self.blob).unwrap_or("a key of no type")
+        ssh_public::key_type(&self.blob).unwrap_or("a key of unknown type")
     }
 
     fn fingerprint(&self) -> String {
@@ -299,13 +294,13 @@ impl Identity {
     }
 }
 
-/// One a line.
+/// One per line.
 fn titles(identities: &[Identity]) -> String {
     let titles: Vec<String> = identities.iter().map(Identity::title).collect();
     titles.join("\n")
 }
 
-/// Which key a source means.
+/// Which key a source names.
 #[derive(Debug, PartialEq, Eq)]
 enum Wanted {
     /// As `ssh-add -l` shows it, without padding.
@@ -323,22 +318,20 @@ impl Wanted {
             Ok(hash) if hash.len() == 32 => Ok(Self::Fingerprint(format!("SHA256:{digits}"))),
             _ => Err(error::Error::new(
                 ErrorKind::Usage,
-                format!(
-                    "{body:?} is not the fingerprint of a key: SHA256: and 43 digits of Base64"
-                ),
+                format!("{body:?} is not a key fingerprint (SHA256: and 43 Base64 digits)"),
             )
             .hint("`ssh-add -l` shows the fingerprints of the keys in the agent")),
         }
     }
 
-    /// The one key among `identities` that is meant.
+    /// The one matching key among `identities`.
     fn choose(&self, identities: Vec<Identity>) -> Result<Identity, Error> {
         let held = titles(&identities);
         let mut found: Vec<Identity> = identities
             .into_iter()
             .filter(|identity| self.means(identity))
             .collect();
-        // `ssh-add` loads a certificate beside its key, with the same comment and fingerprint.
+        // `ssh-add` adds a certificate beside its key, with the same comment and fingerprint.
         if !found.iter().all(is_certificate) {
             found.retain(|identity| !is_certificate(identity));
         }
@@ -394,7 +387,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fingerprint_may_be_padded_and_anything_else_is_a_comment() {
+    fn fingerprint_padding_is_optional() {
         let fingerprint = "SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4";
         for text in [fingerprint, &format!("{fingerprint}=")] {
             let wanted = Wanted::Fingerprint(fingerprint.to_owned());
@@ -420,7 +413,7 @@ mod tests {
     }
 
     #[test]
-    fn one_key_must_be_meant() {
+    fn ambiguous_comment_lists_matches() {
         let a = identity("ssh-ed25519", b"a", "a");
         let b = identity("ssh-ed25519", b"b", "b");
         let other_b = identity("ssh-rsa", b"b", "b");
@@ -431,11 +424,11 @@ mod tests {
         assert!(error.contains(&b.title()) && error.contains(&other_b.title()));
         let error = choose("c", &held).unwrap_err();
         assert!(error.contains("comment \"c\"") && error.contains(&b.title()));
-        assert_eq!(choose("c", &[]).unwrap_err(), "the agent holds no key");
+        assert_eq!(choose("c", &[]).unwrap_err(), "the agent has no keys");
     }
 
     #[test]
-    fn a_certificate_gives_way_to_its_key() {
+    fn key_is_preferred_to_its_certificate() {
         let members = |nonce: &[&[u8]]| {
             let strings = [nonce, &[b"nistp256", b"point"]].concat();
             let writer = Writer::with_capacity(80);
@@ -457,7 +450,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_that_is_not_complete_is_no_list() {
+    fn incomplete_key_list_is_rejected() {
         let list = Writer::with_capacity(64)
             .uint32(1)
             .string(b"blob")

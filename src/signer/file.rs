@@ -20,7 +20,7 @@ use crate::{
     keyfile::{self, EncryptedKey, KeyFile, PrivateKey},
     private_file::{self, NewFile},
     public_key::PublicKey,
-    secret::Secret,
+    secret::{self, Secret},
     signature::Signature,
     text::quote_path,
 };
@@ -39,12 +39,11 @@ pub static KIND: SourceKind = SourceKind {
 
 const FAMILY: &str = "passphrase";
 
-/// The largest container of a P-256 key, with a certificate chain in the same file, is far
-/// smaller.
+/// The longest file read, in bytes: a P-256 key with a certificate chain is far smaller.
 const LIMIT: usize = 1 << 20;
 
-/// How often a person may mistype a passphrase.
-const TRIES: usize = 3;
+/// How many passphrases a user may type.
+const ATTEMPTS: usize = 3;
 
 struct FileSigner {
     key: PrivateKey,
@@ -120,9 +119,9 @@ fn ask_and_decrypt(
             .map_err(|error| secret_error(source.body(), FAMILY, &error))?;
         match decrypt(source, context, encrypted, &passphrase) {
             Ok(key) => return Ok(Box::new(FileSigner::from(key))),
-            Err(error) if attempt < TRIES && error.reason() == Some(Reason::WrongSecret) => {
+            Err(error) if attempt < ATTEMPTS && error.reason() == Some(Reason::WrongSecret) => {
                 let path = source.body();
-                log::warn!("wrong passphrase for {path} (attempt {attempt} of {TRIES})");
+                log::warn!("wrong passphrase for {path} (attempt {attempt} of {ATTEMPTS})");
                 attempt += 1;
             }
             Err(error) => return Err(error),
@@ -130,7 +129,7 @@ fn ask_and_decrypt(
     }
 }
 
-/// Decrypts a key, unless this file has refused the same passphrase in this run.
+/// Decrypts a key, unless the same passphrase was wrong for this file earlier in this run.
 fn decrypt(
     source: &Source,
     context: &Context,
@@ -150,7 +149,7 @@ fn decrypt(
 
 fn not_encrypted(source: &Source, attribute: &str) -> Error {
     let remove = format!("remove {attribute} from the key source");
-    let error = never_asked(source.body(), "it is not encrypted", attribute);
+    let error = never_asked(source.body(), "the key is not encrypted", attribute);
     match source.body_is_stdin() {
         true => error.hint(remove),
         false => {
@@ -173,23 +172,23 @@ fn read(source: &Source) -> Result<Zeroizing<Vec<u8>>> {
             Ok(metadata) if metadata.is_dir() => {
                 return Err(
                     Error::new(ErrorKind::Key, format!("{title} is a directory"))
-                        .hint("name the key file in it"),
+                        .hint("specify a key file in this directory"),
                 );
             }
-            // Opening it says what is wrong with it.
+            // Opening it reports what is wrong.
             _ => {}
         }
         input::read_to_end(|| File::open(path), LIMIT, None)
     };
     result.map_err(|error| match error {
         input::Error::Interrupted(kind) => {
-            Error::new(kind, format!("stopped by a signal while {title} was read"))
+            Error::new(kind, format!("interrupted while reading {title}"))
         }
         input::Error::TooLong(_) => Error::new(
             ErrorKind::Key,
-            format!("{title} is larger than 1 MiB: that is no key file"),
+            format!("{title} is not a key file: larger than 1 MiB"),
         )
-        .hint("name the file that holds the private key"),
+        .hint("specify the file with the private key"),
         input::Error::Unreadable(error) => unreadable(title, &error),
         error @ input::Error::TimedOut(_) => unreadable(title, &io::Error::other(error)),
     })
@@ -197,7 +196,7 @@ fn read(source: &Source) -> Result<Zeroizing<Vec<u8>>> {
 
 fn unreadable(title: &str, error: &io::Error) -> Error {
     let hint = match error.kind() {
-        io::ErrorKind::NotFound => Some("check the path, or make a key with `qkey generate PATH`"),
+        io::ErrorKind::NotFound => Some("check the path"),
         io::ErrorKind::PermissionDenied => Some("run this as the user who owns the key file"),
         _ => None,
     };
@@ -225,17 +224,17 @@ fn key_error(source: &Source, error: &keyfile::Error) -> Error {
 }
 
 fn generate(source: &Source, context: &Arc<Context>, how: &Generate) -> Result<Generated> {
-    // It would be the end of a name, and the key would not be encrypted.
+    // It would become part of the file name, and the key would not be encrypted.
     let mistaken = [";passphrase-", "&passphrase-"];
     if mistaken.iter().any(|text| source.body().contains(text)) {
         return Err(source
-            .invalid("attributes follow a `?`")
-            .hint("write PATH?passphrase-file=PATH to encrypt the key"));
+            .invalid("attributes follow `?`")
+            .hint("to encrypt the key, write PATH?passphrase-file=PATH"));
     }
     if source.body_is_stdin() {
-        let message = "a new key needs a file; `-` is stdin";
+        let message = "cannot write a new key to `-` (stdin)";
         return Err(
-            Error::new(ErrorKind::Usage, message).hint("name a path that does not exist yet")
+            Error::new(ErrorKind::Usage, message).hint("specify a path that does not exist yet")
         );
     }
     let passphrase = match source.secret()? {
@@ -248,13 +247,19 @@ fn generate(source: &Source, context: &Arc<Context>, how: &Generate) -> Result<G
         None => None,
     }
     .transpose()
-    .map_err(|error| secret_error(source.body(), FAMILY, &error))?;
+    .map_err(|error| match error {
+        secret::Error::NoInput { .. } | secret::Error::NoTerminal { .. } => {
+            let message = format!("cannot encrypt the new key {}", source.body());
+            Error::new(ErrorKind::Key, message)
+                .caused_by(&error)
+                .hint("for unattended use, append ?passphrase-file=PATH to the key source")
+        }
+        error => secret_error(source.body(), FAMILY, &error),
+    })?;
     let key = PrivateKey::generate();
     let format = how.format.unwrap_or(keyfile::Format::Pkcs8);
     if format == keyfile::Format::Sec1 && passphrase.is_some() {
-        log::warn!(
-            "a SEC1 file is encrypted with a key that is derived in a weak way; leave out --format for a better one"
-        );
+        log::warn!("SEC1 files use a weak key derivation; omit --format for stronger encryption");
     }
     let passphrase = passphrase.as_ref().map(Secret::as_bytes);
     let text = keyfile::encode(&key, format, passphrase, "qkey")
@@ -268,7 +273,8 @@ fn generate(source: &Source, context: &Arc<Context>, how: &Generate) -> Result<G
     })
 }
 
-/// Writes a new key to its file. Whatever a signal cuts short, what is said about the key is true.
+/// Writes a new key to its file. At every point where a signal can end it, the last words about the
+/// key are true.
 fn save(path: &Path, contents: &[u8], public_key: &PublicKey) -> Result<()> {
     let shown = path.display();
     let fingerprint = public_key.fingerprint();
@@ -297,7 +303,7 @@ fn save(path: &Path, contents: &[u8], public_key: &PublicKey) -> Result<()> {
     let folder = file.publish().map_err(|error| not_written(path, &error))?;
     let not_synced = Error::new(
         ErrorKind::Key,
-        format!("{shown} holds the new key {fingerprint}, but is not known to be on disk yet"),
+        format!("{shown} contains the new key {fingerprint}, but may not be on disk yet"),
     )
     .hint(format!("run `sync`, then check the key with {check}"));
     let _syncing = LastWords::lay_down(not_synced.clone());
@@ -310,7 +316,7 @@ fn save(path: &Path, contents: &[u8], public_key: &PublicKey) -> Result<()> {
 fn not_written(path: &Path, error: &io::Error) -> Error {
     let hint = match error.kind() {
         io::ErrorKind::AlreadyExists => format!(
-            "no file is ever overwritten: choose another path, or look at the key there with `qkey pubkey {}`",
+            "qkey never overwrites files: choose another path, or inspect the existing key with `qkey pubkey {}`",
             quote_path(path)
         ),
         io::ErrorKind::NotFound => "create the directory first".to_owned(),

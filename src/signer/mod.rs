@@ -1,4 +1,4 @@
-//! Signers: opened key sources. A kind of key source is one file in this folder and one line in
+//! Signers: opened key sources. Each kind of key source is one file in this folder and one line in
 //! [`registry::KINDS`].
 
 mod agent;
@@ -32,9 +32,9 @@ pub trait Signer: Send + Sync {
     /// The public half of the key.
     fn public_key(&self) -> &PublicKey;
 
-    /// Signs exactly these bytes: ECDSA over their SHA-256, which is computed once, here or where
-    /// the key lives. A token that shows its public keys to everybody wants its PIN here, for the
-    /// first signature.
+    /// Signs exactly these bytes: ECDSA over their SHA-256, computed once, here or where the key
+    /// lives. A token that shows its public keys without a login asks for its PIN on the first
+    /// signature.
     ///
     /// # Errors
     /// Of kind [`Kind::Key`] when the key source cannot sign.
@@ -46,25 +46,25 @@ pub trait Signer: Send + Sync {
     }
 }
 
-/// How carefully to ask for a signature. Whatever it is, a refusal ends the use of the key, and
-/// until a first signature has succeeded there is one attempt at a time.
+/// What a failed signature may cost. In every case, a refusal ends the use of the key, and attempts
+/// run one at a time until the first signature succeeds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Caution {
-    /// The first use decides: the login or secret is not ours.
+    /// The first use decides: qkey does not handle the login or secret.
     FirstUse,
-    /// A secret goes along that may be wrong: any failure before the first success may have been a
-    /// refusal, in words that are not known.
+    /// The request carries a secret that may be wrong: any failure before the first success may be
+    /// a refusal that was not recognized.
     Secret,
-    /// A person may be asked each time: always one attempt at a time.
+    /// A person may be prompted each time: one attempt at a time, always.
     EveryUse,
 }
 
-/// Where a private key lives; nothing is opened yet.
+/// Where a private key lives, not opened yet.
 pub trait KeySource: Sync {
     /// How messages name it.
     fn title(&self) -> String;
 
-    /// Opens it, as far as that goes without asking anybody.
+    /// Opens it as far as possible without a prompt.
     ///
     /// # Errors
     /// When it cannot be opened.
@@ -74,7 +74,7 @@ pub trait KeySource: Sync {
 /// A key source that was opened.
 pub enum Opened {
     Signer(Box<dyn Signer>),
-    /// A person must be asked, or a PIN spent, before it shows its key: only where it is needed.
+    /// Showing its key needs a prompt or costs a PIN attempt, so it waits until the key is needed.
     Locked(Unlock),
 }
 
@@ -82,10 +82,10 @@ pub enum Opened {
 pub type Unlock = Box<dyn FnOnce() -> Result<Box<dyn Signer>> + Send>;
 
 impl Opened {
-    /// The signer; asks where need be.
+    /// The signer; prompts if necessary.
     ///
     /// # Errors
-    /// When nobody may or can be asked, or the answer does not open it.
+    /// When prompting is not possible, or the secret is wrong.
     pub fn unlock(self) -> Result<Box<dyn Signer>> {
         match self {
             Opened::Signer(signer) => Ok(signer),
@@ -102,31 +102,53 @@ pub struct Context {
     pub refusals: Refusals,
 }
 
-/// The error of a key source whose attribute gives a secret that nothing asks for. Ignoring it would
-/// leave the user believing that the key is protected.
+/// The error for an attribute with a secret that is never needed. Ignoring it would leave the user
+/// believing that the key is protected.
 fn never_asked(title: &str, why: &str, attribute: &str) -> Error {
-    Error::new(Kind::Key, format!("{why}, so {attribute} is never used"))
+    Error::new(Kind::Key, format!("{why}, so {attribute} has no effect"))
         .context(format!("cannot open {title}"))
 }
 
-/// The error of a key source that lacks a secret, with the ways to give one.
+/// The error for a missing secret, with the ways to supply one.
 fn secret_error(title: &str, attribute: &str, error: &secret::Error) -> Error {
+    let attributes = format!(
+        "for unattended use, append ?{attribute}-file=PATH (or {attribute}-env=VAR, \
+         {attribute}-fd=N, {attribute}-command=COMMAND) to the key source"
+    );
+    let (secret, needed) = match attribute {
+        "passphrase" => ("passphrase", format!("{title} is encrypted")),
+        _ => ("PIN", format!("{title} needs a PIN")),
+    };
     if let secret::Error::Interrupted(kind) = error {
         return Error::new(
             *kind,
-            format!("stopped by a signal before there was a {attribute} for {title}"),
+            format!("interrupted while waiting for the {secret} of {title}"),
         );
     }
-    let hint = match error {
-        secret::Error::Nul { .. } | secret::Error::NotUtf16 { .. } => {
-            "it was not tried; convert it to UTF-8 text without NUL bytes".to_owned()
-        }
-        _ => format!(
-            "an attribute of the key source gives it without a terminal: ?{attribute}-file=PATH, \
-             {attribute}-env=VAR, {attribute}-fd=N or {attribute}-command=COMMAND"
+    let (message, hint) = match error {
+        secret::Error::NoInput { .. } => (
+            format!("{needed}, but --no-input forbids prompting"),
+            attributes,
         ),
+        secret::Error::NoTerminal { .. } => (
+            format!("{needed}, and there is no terminal to prompt on"),
+            attributes,
+        ),
+        secret::Error::NothingTyped { .. } => {
+            (format!("no {secret} entered for {title}"), attributes)
+        }
+        secret::Error::Differ => (error.to_string(), "run the command again".to_owned()),
+        other => {
+            let hint = match other {
+                secret::Error::Nul { .. } | secret::Error::NotUtf16 { .. } => {
+                    "it was not tried; convert it to UTF-8 without NUL bytes".to_owned()
+                }
+                _ => attributes,
+            };
+            return Error::new(Kind::Key, format!("cannot get the {secret} of {title}"))
+                .caused_by(other)
+                .hint(hint);
+        }
     };
-    Error::new(Kind::Key, format!("there is no {attribute} for {title}"))
-        .caused_by(error)
-        .hint(hint)
+    Error::new(Kind::Key, message).hint(hint)
 }

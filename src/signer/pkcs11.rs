@@ -1,6 +1,7 @@
 //! Keys on PKCS#11 tokens: smart cards, TPMs, network HSMs, SoftHSM. Keys are named by URIs of
 //! RFC 7512; the calls are those of PKCS#11, version 2.40.
 
+mod failure;
 mod generate;
 mod key;
 mod module;

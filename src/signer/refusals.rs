@@ -1,7 +1,7 @@
-//! What a key source refused in this run, so that it is not tried again.
+//! What key sources refused in this run, so that it is not tried again.
 //!
-//! Tokens and TPMs lock after a few wrong tries, and a person who said no does not want to be asked
-//! for each of five hundred snapshots.
+//! Tokens and TPMs lock after a few wrong attempts, and a user who declined must not be prompted for
+//! each of five hundred snapshots.
 
 use std::{
     collections::BTreeMap,
@@ -18,18 +18,18 @@ use crate::{
     signature::Signature,
 };
 
-/// A gate for everything that was opened or tried in this run.
+/// The gates of everything opened or tried in this run.
 #[derive(Default)]
 pub struct Refusals {
     gates: Mutex<BTreeMap<Scope, Arc<Gate>>>,
 }
 
-/// What a refusal holds for.
+/// What a refusal applies to.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 enum Scope {
-    /// One key source, in its parts.
+    /// One key source, as its parts.
     Source(Vec<String>),
-    /// One secret, or none at all, for what counts the tries: a key file, a token, a TPM.
+    /// One secret (or none) at whatever counts the attempts: a key file, a token, a TPM.
     Secret {
         holder: String,
         digest: Option<[u8; 32]>,
@@ -37,12 +37,12 @@ enum Scope {
 }
 
 impl Refusals {
-    /// The gate of a key source, which `parts` tell from all others.
+    /// The gate of the key source that `parts` identify.
     pub fn of_source(&self, parts: Vec<String>) -> Arc<Gate> {
         self.gate(Scope::Source(parts))
     }
 
-    /// The gate of a secret where `holder` checks it, whichever key it opens there.
+    /// The gate of a secret that `holder` checks, for any key that it opens there.
     pub fn of_secret(&self, holder: &str, secret: Option<&Secret>) -> Arc<Gate> {
         self.gate(Scope::Secret {
             holder: holder.to_owned(),
@@ -55,7 +55,7 @@ impl Refusals {
     }
 }
 
-/// Lets one attempt through at a time until one has succeeded, and none after a refusal.
+/// Lets attempts through one at a time until one succeeds, and none after a refusal.
 #[derive(Default)]
 pub struct Gate(Mutex<State>);
 
@@ -71,8 +71,8 @@ enum State {
 }
 
 impl Gate {
-    /// Opens the key source `title`. That proves nothing yet: many show their public half to
-    /// everyone.
+    /// Opens the key source `title`. That does not prove the secret: many sources show the public key
+    /// without one.
     ///
     /// # Errors
     /// Those of `open`, and those of an earlier refusal.
@@ -121,7 +121,7 @@ impl State {
     }
 
     /// # Errors
-    /// The refusal itself, or for another key that it was refused to the first one.
+    /// The refusal, or for another key, which key it was refused for first.
     fn expect_not_refused(&self, title: &str) -> Result<()> {
         match self {
             State::Untried | State::Proven => Ok(()),
@@ -133,8 +133,8 @@ impl State {
     }
 }
 
-/// The error for `title` of what was refused for `first`: the same one, or where that is another key
-/// source, one that says so.
+/// The error for `title` after a refusal for `first`: the same error for the same key source,
+/// otherwise one that names `first`.
 pub fn refused_before(title: &str, first: &str, error: &Error) -> Error {
     if first == title {
         return error.clone();
@@ -194,7 +194,7 @@ mod tests {
             .hint("check the PIN")
     }
 
-    /// How many of eight attempts at once got through, each of which ends in the same way.
+    /// How many of eight concurrent attempts got through, all with the same outcome.
     fn let_through(gate: &Gate, caution: Caution, outcome: &Result<()>) -> usize {
         let (start, tried) = (Barrier::new(8), AtomicUsize::new(0));
         thread::scope(|scope| {
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn attempts_at_once_spend_one_refused_secret() {
+    fn concurrent_attempts_try_refused_secret_once() {
         let without_reason = refused(None);
         for (caution, error, tries) in [
             (Caution::FirstUse, refused(Reason::WrongSecret), 1),
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn a_proven_secret_survives_a_failure_that_is_no_refusal() {
+    fn proven_secret_survives_unclassified_failure() {
         let gate = Gate::default();
         assert_eq!(let_through(&gate, Caution::Secret, &Ok(())), 8);
         assert_eq!(let_through(&gate, Caution::Secret, &Err(refused(None))), 8);
@@ -243,14 +243,14 @@ mod tests {
     }
 
     #[test]
-    fn opening_a_key_does_not_prove_its_secret() {
+    fn opening_does_not_prove_secret() {
         let gate = Gate::default();
         assert_eq!(gate.open("a", || Ok(1)).ok(), Some(1));
         assert_eq!(let_through(&gate, Caution::Secret, &Err(refused(None))), 1);
     }
 
     #[test]
-    fn another_key_with_the_same_secret_is_told_which_key_spent_it() {
+    fn refused_secret_names_first_key() {
         let refusals = Refusals::default();
         let secret = |text: &str| Secret::from(text.as_bytes().to_vec());
         let gate = |holder, text| refusals.of_secret(holder, Some(&secret(text)));

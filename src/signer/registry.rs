@@ -46,7 +46,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_is_taken_as_it_is_and_a_uri_decoded() {
+    fn only_uris_are_decoded() {
         for (text, body) in [
             ("key.pem", "key.pem"),
             ("./a:b", "./a:b"),
@@ -60,7 +60,7 @@ mod tests {
     }
 
     #[test]
-    fn a_relative_path_is_based_on_a_folder() {
+    fn relative_path_is_based_on_folder() {
         for (text, body) in [
             ("a.pem", "/etc/qkey/a.pem"),
             ("file:a.pem", "/etc/qkey/a.pem"),
@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_comes_from_one_attribute() {
+    fn secret_attributes() {
         let secret = |text: &str| parse(text).ok().unwrap().secret().unwrap();
         assert_eq!(secret("key"), None);
         assert_eq!(
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn what_may_be_secret_is_never_shown() {
+    fn secrets_are_redacted() {
         for (text, shown) in [
             (
                 "pkcs11:object=O?pin-value=1&module-path=/m",
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reusable_source_leaves_out_what_is_hidden() {
+    fn reusable_source_omits_hidden_attributes() {
         for (text, reusable) in [
             ("k.pem", "k.pem"),
             ("k.pem?passphrase-command=pass k", "k.pem"),
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn variables_and_descriptors_are_found_in_right_and_wrong_sources() {
+    fn named_secrets_of_valid_and_invalid_sources() {
         let env = |name: &str| SecretSource::Env(name.to_owned());
         for (text, named) in [
             ("k.pem", vec![]),
@@ -248,32 +248,32 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_said() {
+    fn parse_errors() {
         for (text, message) in [
             (
                 "awskm:///x",
                 "\"awskm:///x\" is not a key source: unknown scheme \"awskm\"",
             ),
-            ("", "\"\" is not a key source: it is empty"),
+            ("", "\"\" is not a key source: empty"),
             (
                 "k?x=1",
-                "\"k?x=…\" is not a key source: it has no attribute \"x\"",
+                "\"k?x=…\" is not a key source: unknown attribute \"x\"",
             ),
             (
                 "k?passphrase-env",
-                "\"k?…\" is not a key source: an attribute has no value",
+                "\"k?…\" is not a key source: an attribute without a value",
             ),
             (
                 "k?passphrase-fd=x",
-                "\"k?passphrase-fd=x\" is not a key source: passphrase-fd names no file descriptor",
+                "\"k?passphrase-fd=x\" is not a key source: passphrase-fd is not a file descriptor",
             ),
             (
                 "k?passphrase-fd=1&passphrase-env=X",
-                "\"k?passphrase-fd=1&passphrase-env=X\" is not a key source: it gives its passphrase in two ways",
+                "\"k?passphrase-fd=1&passphrase-env=X\" is not a key source: more than one source for the passphrase",
             ),
             (
                 "k?passphrase-fd=1&passphrase-fd=1",
-                "\"k?passphrase-fd=1&passphrase-fd=1\" is not a key source: the attribute \"passphrase-fd\" is given twice",
+                "\"k?passphrase-fd=1&passphrase-fd=1\" is not a key source: attribute \"passphrase-fd\" is given twice",
             ),
             (
                 "file:%zz",
@@ -285,11 +285,11 @@ mod tests {
             ),
             (
                 "-?passphrase-fd=0",
-                "\"-?passphrase-fd=0\" is not a key source: the key and its passphrase are both to be read from stdin",
+                "\"-?passphrase-fd=0\" is not a key source: only one of the key and its passphrase may read stdin",
             ),
             (
                 "file:?passphrase-fd=1",
-                "\"file:?passphrase-fd=1\" is not a key source: nothing stands before the attributes",
+                "\"file:?passphrase-fd=1\" is not a key source: nothing before the attributes",
             ),
         ] {
             let error = error(text);

@@ -25,35 +25,35 @@ use crate::{
 
 /// One kind of key source.
 pub struct SourceKind {
-    /// What stands before the `:`.
+    /// The URI scheme.
     pub scheme: &'static str,
-    /// How such a source is written, for the table in errors and in `--help`.
+    /// How such a source is written, for hints.
     pub form: &'static str,
-    /// What stands between the scheme and the attributes.
+    /// What comes between the scheme and the attributes.
     pub body: Body,
-    /// The attributes it takes, without the ways to give a secret.
+    /// Its attributes, except those that supply a secret.
     pub attributes: &'static [&'static str],
-    /// Those of the attributes that hold a secret itself, and are never shown.
+    /// Those attributes whose value is a secret, which is never shown.
     pub confidential: &'static [&'static str],
-    /// The path in the value of an attribute (its name, its value), if that is one.
+    /// The path in an attribute, given its name and value, if there is one.
     pub path_in: for<'v> fn(&str, &'v str) -> Option<&'v str>,
-    /// The attribute family of its secret: `passphrase` or `pin`.
+    /// The attribute prefix of its secret: `passphrase` or `pin`.
     pub secret: Option<&'static str>,
     pub open: Open,
-    /// Makes a new key there, never over an existing one; missing where none can be made.
+    /// Creates a new key, never replacing one; `None` if this kind cannot.
     pub generate: Option<Make>,
 }
 
-/// What stands between the scheme and the attributes of a key source.
+/// What comes between the scheme and the attributes of a key source.
 pub enum Body {
-    /// A path, where this function does not say otherwise.
+    /// A path, if this function says so.
     Path(fn(&Source) -> bool),
     Text,
-    /// Attributes of its own, whose delimiters may be percent-encoded.
+    /// Attributes of another grammar, whose delimiters may be percent-encoded.
     Encoded,
 }
 
-/// For a kind without paths in its attributes.
+/// [`SourceKind::path_in`] for a kind without paths in its attributes.
 pub fn no_path<'v>(_: &str, _: &'v str) -> Option<&'v str> {
     None
 }
@@ -61,27 +61,27 @@ pub fn no_path<'v>(_: &str, _: &'v str) -> Option<&'v str> {
 /// The kinds that a source may be of. A plain path is of the first kind.
 pub type Kinds = &'static [&'static SourceKind];
 
-/// Opens a key source, without asking anybody.
+/// Opens a key source without a prompt.
 pub type Open = fn(&Source, &Arc<Context>) -> Result<Opened>;
 
-/// Makes a new key.
+/// Creates a new key.
 pub type Make = fn(&Source, &Arc<Context>, &Generate) -> Result<Generated>;
 
-/// The four ways to give a secret, as endings of an attribute's name.
+/// The four ways to supply a secret, as suffixes of an attribute name.
 const SECRET_WAYS: [&str; 4] = ["env", "file", "fd", "command"];
 
-/// How a new key is to be made.
+/// How to create a new key.
 #[derive(Clone, Copy, Debug)]
 pub struct Generate {
-    /// The container of a key in a file.
+    /// The encoding of a key file.
     pub format: Option<Format>,
-    /// Ask for a passphrase for a key in a file, where no attribute gives one.
+    /// Prompt for a passphrase for a key file if no attribute supplies one.
     pub encrypt: bool,
 }
 
-/// A key that was made.
+/// A new key.
 pub struct Generated {
-    /// The source to use from then on, as a user writes it.
+    /// The source that names it, as a user writes it.
     pub source: String,
     pub public_key: PublicKey,
 }
@@ -89,7 +89,7 @@ pub struct Generated {
 /// A parsed key source.
 #[derive(Clone)]
 pub struct Source {
-    /// As it was written, but for what may be secret.
+    /// As written, without what may be secret.
     text: String,
     kind: &'static SourceKind,
     raw: String,
@@ -111,7 +111,7 @@ impl Source {
             )
         };
         if text.is_empty() {
-            return Err(invalid("it is empty".to_owned()).hint(table(kinds)));
+            return Err(invalid("empty".to_owned()).hint(table(kinds)));
         }
         let parts = Parts::of(text);
         let Some(kind) = kind_of(&parts, kinds) else {
@@ -121,12 +121,10 @@ impl Source {
                 .hint(format!("{nearest}{}", table(kinds))));
         };
         if parts.body.is_empty() {
-            return Err(
-                invalid("nothing stands before the attributes".to_owned()).hint(table(kinds))
-            );
+            return Err(invalid("nothing before the attributes".to_owned()).hint(table(kinds)));
         }
         let body = match (parts.scheme, &kind.body) {
-            // A plain path is taken as it is, `%` and all.
+            // A plain path is not decoded.
             (None, _) | (_, Body::Encoded) => parts.body.to_owned(),
             (Some(_), Body::Path(_) | Body::Text) => {
                 percent_decode(parts.body).map_err(|why| invalid(why.to_string()))?
@@ -139,25 +137,23 @@ impl Source {
         };
         for attribute in parts.attributes() {
             let Some((name, value)) = attribute.split_once('=') else {
-                return Err(invalid("an attribute has no value".to_owned()).hint(kind.help("")));
+                return Err(invalid("an attribute without a value".to_owned()).hint(kind.help("")));
             };
             if !kind.takes(name) && hides(&attributes) {
                 // It may be the rest of a secret.
-                return Err(
-                    invalid("an attribute after a hidden one is unknown".to_owned())
-                        .hint("write a `&` that is part of a value as %26"),
-                );
+                return Err(invalid("unknown attribute after a hidden one".to_owned())
+                    .hint("in a value, write `&` as %26"));
             }
             if !kind.takes(name) {
                 return Err(
-                    invalid(format!("it has no attribute {}", quoted(name))).hint(kind.help(name))
+                    invalid(format!("unknown attribute {}", quoted(name))).hint(kind.help(name))
                 );
             }
             if attributes.iter().any(|(other, _)| other == name) {
-                return Err(invalid(format!("the attribute {name:?} is given twice")));
+                return Err(invalid(format!("attribute {name:?} is given twice")));
             }
             let value = percent_decode(value)
-                .map_err(|why| invalid(format!("the attribute {name:?}: {why}")))?;
+                .map_err(|why| invalid(format!("attribute {name:?}: {why}")))?;
             attributes.push((name.to_owned(), value));
         }
         let mut source = Self {
@@ -174,9 +170,9 @@ impl Source {
         })?;
         if source.secret()?.is_some_and(|secret| secret.reads_stdin()) && source.body_is_stdin() {
             return Err(invalid(
-                "the key and its passphrase are both to be read from stdin".to_owned(),
+                "only one of the key and its passphrase may read stdin".to_owned(),
             )
-            .hint("stdin can be read once; put one of them into a file"));
+            .hint("put one of them in a file"));
         }
         Ok(source)
     }
@@ -198,7 +194,8 @@ impl Source {
                 .into_string()
                 .map_err(|path| {
                     let message = format!("{} of {} is not UTF-8", path.display(), quoted(&text));
-                    Error::new(ErrorKind::Usage, message).hint("take a folder with another name")
+                    Error::new(ErrorKind::Usage, message)
+                        .hint("use a directory whose name is UTF-8")
                 })
         };
         if let Body::Path(names_file) = &self.kind.body
@@ -218,15 +215,15 @@ impl Source {
         Ok(())
     }
 
-    /// The error for a source whose kind does not allow what stands in it.
+    /// The error for a source that its kind does not accept.
     pub fn invalid(&self, why: impl fmt::Display) -> Error {
         let why = redact(&why.to_string());
         let message = format!("{} is not a key source: {why}", quoted(&self.text));
         Error::new(ErrorKind::Usage, message)
     }
 
-    /// What tells it from all other sources. A PIN that stands in it does not: one that was refused
-    /// is not followed by another.
+    /// What identifies the source. A PIN in it does not count: after one is refused, no other is
+    /// tried.
     fn parts(&self) -> Vec<String> {
         let open = |(name, _): &&(String, String)| !self.kind.confidential.contains(&name.as_str());
         let attributes = self.attributes.iter().filter(open);
@@ -241,8 +238,8 @@ impl Source {
         &self.text
     }
 
-    /// A source for the same key that can be used as it is: what [`Source::text`] hides is left
-    /// out, and asked for.
+    /// A source for the same key that works as printed: without what [`Source::text`] hides, which is
+    /// then prompted for.
     pub fn reusable(&self) -> String {
         let (body, query) = match self.text.split_once('?') {
             Some((body, query)) => (body, query),
@@ -256,13 +253,12 @@ impl Source {
         }
     }
 
-    /// What stands between the scheme and the attributes, percent-decoded in a URI.
+    /// What comes between the scheme and the attributes, percent-decoded in a URI.
     pub fn body(&self) -> &str {
         &self.body
     }
 
-    /// What stands between the scheme and the attributes, as it was written: for a grammar whose
-    /// own delimiters may be percent-encoded.
+    /// The body as written: for a grammar whose own delimiters may be percent-encoded.
     pub fn raw_body(&self) -> &str {
         &self.raw
     }
@@ -280,7 +276,7 @@ impl Source {
         matches!(self.kind.body, Body::Path(_)) && input::is_stdin(Path::new(&self.body))
     }
 
-    /// Whether it reads stdin, which can be read once.
+    /// Whether it reads stdin, which can be read only once.
     pub fn reads_stdin(&self) -> bool {
         let secret = self.secret().ok().flatten();
         self.body_is_stdin() || secret.is_some_and(|secret| secret.reads_stdin())
@@ -289,7 +285,7 @@ impl Source {
     /// Where the passphrase or PIN comes from, if the source says so.
     ///
     /// # Errors
-    /// When it says so twice, or names no file descriptor.
+    /// When it is given twice, or the file descriptor is not a number.
     pub fn secret(&self) -> Result<Option<SecretSource>> {
         let Some(family) = self.kind.secret else {
             return Ok(None);
@@ -302,46 +298,48 @@ impl Source {
             return Ok(None);
         };
         if ways.next().is_some() {
-            return Err(self.invalid(format!("it gives its {family} in two ways")));
+            return Err(self.invalid(format!("more than one source for the {family}")));
         }
         Ok(Some(match way {
             "env" => SecretSource::Env(value.clone()),
             "file" => SecretSource::File(PathBuf::from(value)),
             "command" => SecretSource::Command(value.clone()),
             _ => SecretSource::Fd(value.parse().map_err(|_| {
-                self.invalid(format!("{family}-fd names no file descriptor"))
-                    .hint(format!("give a number, as in {family}-fd=3"))
+                self.invalid(format!("{family}-fd is not a file descriptor"))
+                    .hint(format!("use a number, as in {family}-fd=3"))
             })?),
         }))
     }
 
-    /// The attribute that gives a passphrase or PIN, if there is one.
+    /// The attribute that supplies a passphrase or PIN, if there is one.
     pub fn secret_attribute(&self) -> Option<&str> {
         let mut names = self.attributes.iter().map(|(name, _)| name.as_str());
         names.find(|name| self.kind.secret_way(name).is_some())
     }
 
-    /// Makes a new key there.
+    /// Creates a new key there.
     ///
     /// # Errors
-    /// When there is one already, or none can be made.
+    /// When a key already exists, or this kind cannot create one.
     pub fn generate(&self, context: &Arc<Context>, how: &Generate) -> Result<Generated> {
         let scheme = self.kind.scheme;
         let Some(generate) = self.kind.generate else {
-            let message = format!("no key can be made in {}", quoted(&self.text));
-            return Err(Error::new(ErrorKind::Usage, message)
-                .hint("make it by its own means, or make a key file: `qkey generate PATH`"));
+            let message = format!("qkey cannot create a key in {}", quoted(&self.text));
+            return Err(Error::new(ErrorKind::Usage, message).hint(
+                "create the key with its own tool, or create a key file: `qkey generate PATH`",
+            ));
         };
         let makes_file = matches!(self.kind.body, Body::Path(_));
         if !makes_file && (how.format.is_some() || how.encrypt) {
-            let message = format!("--format and --encrypt are for key files, not for {scheme}");
-            return Err(Error::new(ErrorKind::Usage, message).hint("leave them out"));
+            let message =
+                format!("--format and --encrypt apply only to key files, not to {scheme}");
+            return Err(Error::new(ErrorKind::Usage, message).hint("omit them"));
         }
         generate(self, context, how)
     }
 }
 
-/// A source with what is needed to open it.
+/// A source with everything needed to open it.
 #[derive(Clone)]
 pub struct Openable {
     pub source: Source,
@@ -398,7 +396,7 @@ impl SourceKind {
         plain.chain(secret).collect()
     }
 
-    /// How an attribute gives the secret, if it does.
+    /// How an attribute supplies the secret, if it does.
     fn secret_way(&self, name: &str) -> Option<&'static str> {
         let way = name.strip_prefix(self.secret?)?.strip_prefix('-')?;
         SECRET_WAYS.into_iter().find(|known| *known == way)
@@ -408,8 +406,8 @@ impl SourceKind {
         self.attribute_names().iter().any(|known| known == name)
     }
 
-    /// Whether an attribute is no secret: it is known, and neither holds one nor runs a command,
-    /// whose text may.
+    /// Whether an attribute may be shown: it is known, and is neither a secret nor a command, which may
+    /// contain one.
     fn shows(&self, name: &str, value: &str) -> bool {
         let runs_command = self.secret_way(name) == Some("command")
             || percent_decode(value).is_ok_and(|value| value.starts_with('|'));
@@ -424,13 +422,13 @@ impl SourceKind {
             false => names.join(", "),
         };
         format!(
-            "{nearest}{scheme} takes {takes}; a `?` that is part of a name is written {scheme}:…%3F…",
+            "{nearest}{scheme} takes {takes}; in a name, write `?` as %3F: {scheme}:…%3F…",
             scheme = self.scheme,
         )
     }
 }
 
-/// Replaces a leading `~`, which no shell has seen here.
+/// Replaces a leading `~`, which no shell has expanded here.
 pub fn expand_home(path: &mut PathBuf) {
     if let Ok(rest) = path.strip_prefix("~")
         && let Some(home) = env::home_dir()
@@ -444,7 +442,7 @@ fn table(kinds: Kinds) -> String {
     let forms: Vec<&str> = kinds.iter().map(|kind| kind.form).collect();
     format!(
         "a key source is one of: {}, or the name of a key in the configuration file; \
-         write ./PATH for a path that contains `:`",
+         a path that contains `:` is written ./PATH",
         forms.join("; ")
     )
 }
@@ -464,12 +462,12 @@ fn did_you_mean<'a>(wrong: &str, known: impl IntoIterator<Item = &'a str>) -> St
         .unwrap_or_default()
 }
 
-/// A source as a user writes it, right or wrong, without what may be secret: the values of
-/// attributes are shown only where the kind knows them as something else.
+/// A source as a user writes it, valid or not, without what may be secret: an attribute's value is
+/// shown only if its kind says that it is not a secret.
 pub fn redacted(text: &str, kinds: Kinds) -> String {
     let parts = Parts::of(text);
     let kind = kind_of(&parts, kinds);
-    // A secret may hold a `&` that should have been encoded.
+    // A secret may contain a `&` that should have been encoded.
     let mut after_secret = false;
     let mut shown = |attribute: &str| match attribute.split_once('=') {
         Some((name, value)) if kind.is_some_and(|kind| kind.shows(name, value)) => {
@@ -486,7 +484,7 @@ pub fn redacted(text: &str, kinds: Kinds) -> String {
         format!("?{}", all.join("&"))
     });
     let body = match kind.map(|kind| &kind.body) {
-        // People put a PIN here, where it does not belong.
+        // Users put a PIN here by mistake.
         Some(Body::Encoded) => {
             let attributes = parts.body.split_inclusive([';', '&']);
             attributes.map(without_pin).collect()
@@ -498,7 +496,7 @@ pub fn redacted(text: &str, kinds: Kinds) -> String {
     redact(&all)
 }
 
-/// An attribute, with the separator after it.
+/// An attribute with the separator after it.
 fn without_pin(attribute: &str) -> String {
     let end = attribute.trim_end_matches([';', '&']).len();
     match attribute[..end].split_once('=') {
@@ -509,8 +507,8 @@ fn without_pin(attribute: &str) -> String {
     }
 }
 
-/// The variables and descriptors that a text names as the place of a secret, be it a source, right
-/// or wrong, or not: what is withheld needlessly does no harm.
+/// The variables and descriptors that a text names as sources of a secret, whether or not it is a
+/// valid key source: withholding too much does no harm.
 pub fn named_secrets(text: &str) -> Vec<SecretSource> {
     let attributes = text.split(['?', '&', ';']).skip(1);
     let secrets = attributes.filter_map(|attribute| {

@@ -339,7 +339,7 @@ exit 3
 --- stderr
 error: cannot use the key file -
   caused by: the file is empty
-hint: make an ECDSA P-256 key: `qkey generate key.pem`
+hint: create an ECDSA P-256 key: `qkey generate key.pem`
 
 "#]]
         .raw()
@@ -364,27 +364,27 @@ exit 3
 --- stderr
 error: cannot read the key file missing.pem
   caused by: No such file or directory (os error 2)
-hint: check the path, or make a key with `qkey generate PATH`
+hint: check the path
 ==== .
 exit 3
 --- stdout
 --- stderr
 error: . is a directory
-hint: name the key file in it
+hint: specify a key file in this directory
 ==== empty.pem
 exit 3
 --- stdout
 --- stderr
 error: cannot use the key file empty.pem
   caused by: the file is empty
-hint: make an ECDSA P-256 key: `qkey generate key.pem`
+hint: create an ECDSA P-256 key: `qkey generate key.pem`
 
 "#]]
         .raw()
     );
     let run = qkey.run(["add", "--name", "lock-2026", "--key", "floppy:a"]);
     assert_eq!(run.code, 2);
-    let message = "error: \"floppy:a\" is not a key source: there is no scheme \"floppy\"\n\
+    let message = "error: \"floppy:a\" is not a key source: unknown scheme \"floppy\"\n\
                    hint: a key source is one of: PATH or file:PATH";
     assert!(run.stderr.starts_with(message), "{run:?}");
     assert_eq!(mock.count("fs_security_add_key"), 0);

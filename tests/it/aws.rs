@@ -557,7 +557,7 @@ exit 3
 --- stdout
 --- stderr
 error: cannot use awskms:///not-base64?endpoint-url=[URL]
-  caused by: the public key is not Base64 inside
+  caused by: the public key is not valid Base64
 hint: the endpoint may not be AWS KMS: check the proxy and the attribute endpoint-url
 ==== few-words
 exit 0

@@ -332,7 +332,7 @@ exit 3
 --- stdout
 --- stderr
 error: cannot use azurekms://failures/no-point
-  caused by: the public key is cut short or damaged
+  caused by: the public key is truncated or damaged
 hint: the server may not be Azure Key Vault: check the vault's name and the proxy
 ==== odd kid
 exit 3

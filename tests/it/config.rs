@@ -541,26 +541,26 @@ hint: `qkey config init --file -` shows every key that there is
 [keys.alice]
 source = ""
 exit 2
-error: [DIR]/.config/qkey/config.toml:2: "" is not a key source: it is empty
+error: [DIR]/.config/qkey/config.toml:2: "" is not a key source: empty
 hint: a key source is one of: [TABLE] written ./PATH
 
 [keys.alice]
 source = "gpg:alice"
 exit 2
-error: [DIR]/.config/qkey/config.toml:2: "gpg:alice" is not a key source: there is no scheme "gpg"
+error: [DIR]/.config/qkey/config.toml:2: "gpg:alice" is not a key source: unknown scheme "gpg"
 hint: a key source is one of: [TABLE] written ./PATH
 
 [keys.alice]
 source = "a.pem?passphrase-evn=X"
 exit 2
-error: [DIR]/.config/qkey/config.toml:2: "a.pem?passphrase-evn=…" is not a key source: it has no attribute "passphrase-evn"
-hint: did you mean "passphrase-env"? file takes passphrase-env, passphrase-file, passphrase-fd, passphrase-command; a `?` that is part of a name is written file:…%3F…
+error: [DIR]/.config/qkey/config.toml:2: "a.pem?passphrase-evn=…" is not a key source: unknown attribute "passphrase-evn"
+hint: did you mean "passphrase-env"? file takes passphrase-env, passphrase-file, passphrase-fd, passphrase-command; in a name, write `?` as %3F: file:…%3F…
 
 [keys.alice]
 source = "a.pem?passphrase-fd=x"
 exit 2
-error: [DIR]/.config/qkey/config.toml:2: "a.pem?passphrase-fd=x" is not a key source: passphrase-fd names no file descriptor
-hint: give a number, as in passphrase-fd=3
+error: [DIR]/.config/qkey/config.toml:2: "a.pem?passphrase-fd=x" is not a key source: passphrase-fd is not a file descriptor
+hint: use a number, as in passphrase-fd=3
 
 [keys.alice]
 suorce = "a.pem"
@@ -1259,7 +1259,7 @@ source = "-"
 relative: SHA256:qDNOdPfn
 uri: SHA256:qDNOdPfn
 home: SHA256:JSkAIR0a
-absolute: {"error":{"kind":"key","message":"key \"absolute\": cannot read the key file /no/such/key.pem","causes":["No such file or directory (os error 2)"],"hint":"check the path, or make a key with `qkey generate PATH`","exit_code":3}}
+absolute: {"error":{"kind":"key","message":"key \"absolute\": cannot read the key file /no/such/key.pem","causes":["No such file or directory (os error 2)"],"hint":"check the path","exit_code":3}}
 
 with-passphrase: SHA256:Bigzvx05
 with-passphrase-at-home: SHA256:Bigzvx05
@@ -1267,7 +1267,7 @@ carol.pem: SHA256:qDNOdPfn
 ./keys/alice.pem: SHA256:qDNOdPfn
 two words: SHA256:qDNOdPfn
 stdin: SHA256:Bigzvx05
-relativ: {"error":{"kind":"key","message":"cannot read the key file relativ","causes":["No such file or directory (os error 2)"],"hint":"check the path, or make a key with `qkey generate PATH`","exit_code":3}}
+relativ: {"error":{"kind":"key","message":"cannot read the key file relativ","causes":["No such file or directory (os error 2)"],"hint":"check the path","exit_code":3}}
 
 
 "#]].raw());
@@ -1310,7 +1310,7 @@ exit 3
 --- stderr
 error: key "vault": cannot read the key file [DIR]/.config/qkey/missing.pem
   caused by: No such file or directory (os error 2)
-hint: check the path, or make a key with `qkey generate PATH`
+hint: check the path
 
 $ qkey sign --key vault x
 exit 3
@@ -1318,7 +1318,7 @@ exit 3
 --- stderr
 error: key "vault": cannot read the key file [DIR]/.config/qkey/missing.pem
   caused by: No such file or directory (os error 2)
-hint: check the path, or make a key with `qkey generate PATH`
+hint: check the path
 
 $ qkey generate vault --output json | grep -o '"source":[^,]*'
 exit 0
@@ -1523,14 +1523,14 @@ $ qkey pubkey none.pem
 exit 3
 --- stdout
 --- stderr
-{"error":{"kind":"key","message":"cannot read the key file none.pem","causes":["No such file or directory (os error 2)"],"hint":"check the path, or make a key with `qkey generate PATH`","exit_code":3}}
+{"error":{"kind":"key","message":"cannot read the key file none.pem","causes":["No such file or directory (os error 2)"],"hint":"check the path","exit_code":3}}
 
 $ qkey pubkey none.pem --output text 2>&1 | tr '\033' '^'
 exit 0
 --- stdout
 ^[1m^[31merror:^[0m cannot read the key file none.pem
   caused by: No such file or directory (os error 2)
-^[1m^[36mhint:^[0m check the path, or make a key with `qkey generate PATH`
+^[1m^[36mhint:^[0m check the path
 --- stderr
 
 $ echo x | qkey sign --key alice.pem

@@ -326,7 +326,7 @@ exit 3
 --- stdout
 --- stderr
 error: cannot use gcpkms://[RING]/cryptoKeys/bob/cryptoKeyVersions/1
-  caused by: the PUBLIC KEY block has no END line of its own
+  caused by: the PUBLIC KEY block has no matching END line
 hint: try again; if it persists, the server may not be Cloud KMS: check the proxy
 ==== RSA
 exit 3

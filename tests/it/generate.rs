@@ -308,13 +308,13 @@ exit 3
 --- stderr
 error: cannot write a new key to alice.pem
   caused by: File exists (os error 17)
-hint: no file is ever overwritten: choose another path, or look at the key there with `qkey pubkey alice.pem`
+hint: qkey never overwrites files: choose another path, or inspect the existing key with `qkey pubkey alice.pem`
 
 $ qkey generate alice.pem --output json
 exit 3
 --- stdout
 --- stderr
-{"error":{"kind":"key","message":"cannot write a new key to alice.pem","causes":["File exists (os error 17)"],"hint":"no file is ever overwritten: choose another path, or look at the key there with `qkey pubkey alice.pem`","exit_code":3}}
+{"error":{"kind":"key","message":"cannot write a new key to alice.pem","causes":["File exists (os error 17)"],"hint":"qkey never overwrites files: choose another path, or inspect the existing key with `qkey pubkey alice.pem`","exit_code":3}}
 
 $ qkey generate 'alice.pem?passphrase-env=PASSPHRASE' --format openssh
 exit 3
@@ -322,7 +322,7 @@ exit 3
 --- stderr
 error: cannot write a new key to alice.pem
   caused by: File exists (os error 17)
-hint: no file is ever overwritten: choose another path, or look at the key there with `qkey pubkey alice.pem`
+hint: qkey never overwrites files: choose another path, or inspect the existing key with `qkey pubkey alice.pem`
 
 $ qkey generate dangling
 exit 3
@@ -330,7 +330,7 @@ exit 3
 --- stderr
 error: cannot write a new key to dangling
   caused by: File exists (os error 17)
-hint: no file is ever overwritten: choose another path, or look at the key there with `qkey pubkey dangling`
+hint: qkey never overwrites files: choose another path, or inspect the existing key with `qkey pubkey dangling`
 
 $ qkey generate link
 exit 3
@@ -338,7 +338,7 @@ exit 3
 --- stderr
 error: cannot write a new key to link
   caused by: File exists (os error 17)
-hint: no file is ever overwritten: choose another path, or look at the key there with `qkey pubkey link`
+hint: qkey never overwrites files: choose another path, or inspect the existing key with `qkey pubkey link`
 
 $ qkey generate folder
 exit 3
@@ -346,7 +346,7 @@ exit 3
 --- stderr
 error: cannot write a new key to folder
   caused by: File exists (os error 17)
-hint: no file is ever overwritten: choose another path, or look at the key there with `qkey pubkey folder`
+hint: qkey never overwrites files: choose another path, or inspect the existing key with `qkey pubkey folder`
 
 $ qkey generate folder/
 exit 3
@@ -354,7 +354,7 @@ exit 3
 --- stderr
 error: cannot write a new key to folder/
   caused by: File exists (os error 17)
-hint: no file is ever overwritten: choose another path, or look at the key there with `qkey pubkey folder/`
+hint: qkey never overwrites files: choose another path, or inspect the existing key with `qkey pubkey folder/`
 
 
 "#]].raw()
@@ -399,21 +399,21 @@ $ qkey generate -
 exit 2
 --- stdout
 --- stderr
-error: a new key needs a file; `-` is stdin
-hint: name a path that does not exist yet
+error: cannot write a new key to `-` (stdin)
+hint: specify a path that does not exist yet
 
 $ qkey generate ''
 exit 2
 --- stdout
 --- stderr
-error: "" is not a key source: it is empty
+error: "" is not a key source: empty
 hint: a key source is one of: [TABLE] written ./PATH
 
 $ qkey generate file:
 exit 2
 --- stdout
 --- stderr
-error: "file:" is not a key source: nothing stands before the attributes
+error: "file:" is not a key source: nothing before the attributes
 hint: a key source is one of: [TABLE] written ./PATH
 
 
@@ -476,34 +476,34 @@ $ qkey generate 'new.pem?passphrase-env=NOT_SET'
 exit 3
 --- stdout
 --- stderr
-error: there is no passphrase for new.pem
+error: cannot get the passphrase of new.pem
   caused by: the environment variable NOT_SET is not set
-hint: an attribute of the key source gives it without a terminal: ?passphrase-file=PATH, passphrase-env=VAR, passphrase-fd=N or passphrase-command=COMMAND
+hint: for unattended use, append ?passphrase-file=PATH (or passphrase-env=VAR, passphrase-fd=N, passphrase-command=COMMAND) to the key source
 
 $ qkey generate --encrypt new.pem
 exit 3
 --- stdout
 --- stderr
-error: there is no passphrase for new.pem
-  caused by: a new passphrase for new.pem is needed, and there is no terminal to ask on
-hint: an attribute of the key source gives it without a terminal: ?passphrase-file=PATH, passphrase-env=VAR, passphrase-fd=N or passphrase-command=COMMAND
+error: cannot encrypt the new key new.pem
+  caused by: a new passphrase for new.pem is needed, and there is no terminal to prompt on
+hint: for unattended use, append ?passphrase-file=PATH to the key source
 
 $ qkey generate --encrypt new.pem --no-input
 exit 3
 --- stdout
 --- stderr
-error: there is no passphrase for new.pem
-  caused by: a new passphrase for new.pem is needed, and asking is switched off
-hint: an attribute of the key source gives it without a terminal: ?passphrase-file=PATH, passphrase-env=VAR, passphrase-fd=N or passphrase-command=COMMAND
+error: cannot encrypt the new key new.pem
+  caused by: a new passphrase for new.pem is needed, but --no-input forbids prompting
+hint: for unattended use, append ?passphrase-file=PATH to the key source
 
 $ qkey generate 'new.pem?passphrase-env=EMPTY' --format sec1
 exit 3
 --- stdout
 --- stderr
-warning: a SEC1 file is encrypted with a key that is derived in a weak way; leave out --format for a better one
+warning: SEC1 files use a weak key derivation; omit --format for stronger encryption
 error: cannot use the key file new.pem
   caused by: a SEC1 private key cannot be encrypted with an empty passphrase
-hint: give a passphrase, or leave the key unencrypted
+hint: use a passphrase, or leave the key unencrypted
 
 $ qkey generate 'new.pem?passphrase-env=EMPTY' --format openssh
 exit 3
@@ -511,7 +511,7 @@ exit 3
 --- stderr
 error: cannot use the key file new.pem
   caused by: an OpenSSH private key cannot be encrypted with an empty passphrase
-hint: give a passphrase, or leave the key unencrypted
+hint: use a passphrase, or leave the key unencrypted
 
 
 "#]].raw()
@@ -758,7 +758,7 @@ Store its public half with `qkey add --name NAME --key new.pem`.
 exit 130
 --- stdout
 --- stderr
-error: new.pem holds the new key SHA256:[FINGERPRINT], but is not known to be on disk yet
+error: new.pem contains the new key SHA256:[FINGERPRINT], but may not be on disk yet
 hint: run `sync`, then check the key with `qkey pubkey new.pem`
 --- files ["new.pem"]
 ==== "Signal::TERM" in fsync 1, which returns
@@ -787,7 +787,7 @@ Store its public half with `qkey add --name NAME --key new.pem`.
 exit 143
 --- stdout
 --- stderr
-error: new.pem holds the new key SHA256:[FINGERPRINT], but is not known to be on disk yet
+error: new.pem contains the new key SHA256:[FINGERPRINT], but may not be on disk yet
 hint: run `sync`, then check the key with `qkey pubkey new.pem`
 --- files ["new.pem"]
 

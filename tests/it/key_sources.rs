@@ -41,27 +41,27 @@ $ qkey pubkey gpg:alice
 exit 2
 --- stdout
 --- stderr
-error: "gpg:alice" is not a key source: there is no scheme "gpg"
+error: "gpg:alice" is not a key source: unknown scheme "gpg"
 hint: a key source is one of: [TABLE] written ./PATH
 
 $ qkey pubkey gpg:alice --output json
 exit 2
 --- stdout
 --- stderr
-{"error":{"kind":"usage","message":"\"gpg:alice\" is not a key source: there is no scheme \"gpg\"","causes":[],"hint":"a key source is one of: [TABLE] written ./PATH","exit_code":2}}
+{"error":{"kind":"usage","message":"\"gpg:alice\" is not a key source: unknown scheme \"gpg\"","causes":[],"hint":"a key source is one of: [TABLE] written ./PATH","exit_code":2}}
 
 $ qkey sign --key 's3://bucket/alice.pem' x
 exit 2
 --- stdout
 --- stderr
-error: "s3://bucket/alice.pem" is not a key source: there is no scheme "s3"
+error: "s3://bucket/alice.pem" is not a key source: unknown scheme "s3"
 hint: a key source is one of: [TABLE] written ./PATH
 
 $ qkey generate 'tpm:handle'
 exit 2
 --- stdout
 --- stderr
-error: "tpm:handle" is not a key source: there is no scheme "tpm"
+error: "tpm:handle" is not a key source: unknown scheme "tpm"
 hint: a key source is one of: [TABLE] written ./PATH
 
 $ qkey verify --key 'FILE:alice.pem' --signature AA x
@@ -76,14 +76,14 @@ $ qkey pubkey 'https://example.com/key.pem'
 exit 2
 --- stdout
 --- stderr
-error: "https://example.com/key.pem" is not a key source: there is no scheme "https"
+error: "https://example.com/key.pem" is not a key source: unknown scheme "https"
 hint: a key source is one of: [TABLE] written ./PATH
 
 $ qkey pubkey C:/keys/alice.pem
 exit 2
 --- stdout
 --- stderr
-error: "C:/keys/alice.pem" is not a key source: there is no scheme "C"
+error: "C:/keys/alice.pem" is not a key source: unknown scheme "C"
 hint: a key source is one of: [TABLE] written ./PATH
 
 $ qkey pubkey :alice.pem
@@ -92,7 +92,7 @@ exit 3
 --- stderr
 error: cannot read the key file :alice.pem
   caused by: No such file or directory (os error 2)
-hint: check the path, or make a key with `qkey generate PATH`
+hint: check the path
 
 $ qkey pubkey ./gpg:alice --format base64
 exit 0
@@ -192,53 +192,53 @@ $ qkey pubkey 'file:100%.pem'
 exit 2
 --- stdout
 --- stderr
-error: "file:100%.pem" is not a key source: a `%` begins no escape (write `%25`)
+error: "file:100%.pem" is not a key source: a `%` without two hex digits after it (write `%25`)
 
 $ qkey pubkey 'file:a%zz.pem'
 exit 2
 --- stdout
 --- stderr
-error: "file:a%zz.pem" is not a key source: a `%` begins no escape (write `%25`)
+error: "file:a%zz.pem" is not a key source: a `%` without two hex digits after it (write `%25`)
 
 $ qkey pubkey 'file:a%'
 exit 2
 --- stdout
 --- stderr
-error: "file:a%" is not a key source: a `%` begins no escape (write `%25`)
+error: "file:a%" is not a key source: a `%` without two hex digits after it (write `%25`)
 
 $ qkey pubkey 'file:%FF.pem'
 exit 2
 --- stdout
 --- stderr
-error: "file:%FF.pem" is not a key source: it does not decode to UTF-8
+error: "file:%FF.pem" is not a key source: not UTF-8 after decoding
 
 $ qkey pubkey 'file:?passphrase-env=X'
 exit 2
 --- stdout
 --- stderr
-error: "file:?passphrase-env=X" is not a key source: nothing stands before the attributes
+error: "file:?passphrase-env=X" is not a key source: nothing before the attributes
 hint: a key source is one of: [TABLE] written ./PATH
 
 $ qkey pubkey '?passphrase-env=X'
 exit 2
 --- stdout
 --- stderr
-error: "?passphrase-env=X" is not a key source: nothing stands before the attributes
+error: "?passphrase-env=X" is not a key source: nothing before the attributes
 hint: a key source is one of: [TABLE] written ./PATH
 
 $ qkey pubkey 'what?.pem'
 exit 2
 --- stdout
 --- stderr
-error: "what?…" is not a key source: an attribute has no value
-hint: file takes passphrase-env, passphrase-file, passphrase-fd, passphrase-command; a `?` that is part of a name is written file:…%3F…
+error: "what?…" is not a key source: an attribute without a value
+hint: file takes passphrase-env, passphrase-file, passphrase-fd, passphrase-command; in a name, write `?` as %3F: file:…%3F…
 
 $ qkey pubkey 'alice.pem?format=pem'
 exit 2
 --- stdout
 --- stderr
-error: "alice.pem?format=…" is not a key source: it has no attribute "format"
-hint: file takes passphrase-env, passphrase-file, passphrase-fd, passphrase-command; a `?` that is part of a name is written file:…%3F…
+error: "alice.pem?format=…" is not a key source: unknown attribute "format"
+hint: file takes passphrase-env, passphrase-file, passphrase-fd, passphrase-command; in a name, write `?` as %3F: file:…%3F…
 
 
 "#]].raw()
@@ -290,7 +290,7 @@ exit 3
 --- stderr
 error: cannot use the key file -
   caused by: the file is empty
-hint: make an ECDSA P-256 key: `qkey generate key.pem`
+hint: create an ECDSA P-256 key: `qkey generate key.pem`
 
 $ qkey pubkey - <&-
 exit 3
@@ -298,7 +298,7 @@ exit 3
 --- stderr
 error: cannot use the key file -
   caused by: the file is empty
-hint: make an ECDSA P-256 key: `qkey generate key.pem`
+hint: create an ECDSA P-256 key: `qkey generate key.pem`
 
 
 "#]]
@@ -356,8 +356,8 @@ $ qkey pubkey /dev/zero
 exit 3
 --- stdout
 --- stderr
-error: /dev/zero is larger than 1 MiB: that is no key file
-hint: name the file that holds the private key
+error: /dev/zero is not a key file: larger than 1 MiB
+hint: specify the file with the private key
 
 $ qkey pubkey /dev/null
 exit 3
@@ -365,14 +365,14 @@ exit 3
 --- stderr
 error: cannot use the key file /dev/null
   caused by: the file is empty
-hint: make an ECDSA P-256 key: `qkey generate key.pem`
+hint: create an ECDSA P-256 key: `qkey generate key.pem`
 
 $ qkey pubkey large
 exit 3
 --- stdout
 --- stderr
-error: large is larger than 1 MiB: that is no key file
-hint: name the file that holds the private key
+error: large is not a key file: larger than 1 MiB
+hint: specify the file with the private key
 
 $ qkey pubkey binary
 exit 3
@@ -380,7 +380,7 @@ exit 3
 --- stderr
 error: cannot use the key file binary
   caused by: neither PEM, DER, Base64 of DER, nor an OpenSSH key
-hint: a key file is what openssl or ssh-keygen write for an ECDSA P-256 key, or `qkey generate key.pem`
+hint: use an ECDSA P-256 key file from openssl, ssh-keygen, or `qkey generate key.pem`
 
 $ qkey pubkey socket
 exit 3
@@ -394,7 +394,7 @@ exit 3
 --- stdout
 --- stderr
 error: . is a directory
-hint: name the key file in it
+hint: specify a key file in this directory
 
 $ qkey pubkey alice.pem/
 exit 3
@@ -418,7 +418,8 @@ error: cannot read the key file loop
   caused by: Too many levels of symbolic links (os error 40)
 
 
-"#]].raw()
+"#]]
+        .raw()
     );
 }
 

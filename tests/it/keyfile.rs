@@ -107,7 +107,7 @@ fn open(contents: &[u8], passphrase: Option<&str>) -> PrivateKey {
             key.decrypt(passphrase.as_bytes()).unwrap()
         }
         (KeyFile::Plain(_), Some(_)) => panic!("the key is not encrypted"),
-        (KeyFile::Encrypted(key), None) => panic!("the key is encrypted: {}", key.container()),
+        (KeyFile::Encrypted(_), None) => panic!("the key is encrypted"),
     }
 }
 
@@ -119,14 +119,6 @@ fn refusal(contents: &[u8]) -> String {
 
 fn told(error: &Error) -> String {
     format!("{error}\n{}", error.hint().unwrap_or_default())
-}
-
-#[track_caller]
-fn container(contents: &[u8]) -> String {
-    match keyfile::parse(contents).unwrap() {
-        KeyFile::Encrypted(key) => key.container(),
-        KeyFile::Plain(_) => panic!("the key is not encrypted"),
-    }
 }
 
 fn fixture(name: &str) -> Vec<u8> {
@@ -216,10 +208,9 @@ mod sec1 {
             ));
             workshop.assert_serves("encrypted.pem", Some("sésame"));
             let contents = workshop.read("encrypted.pem");
-            assert_eq!(container(&contents), format!("EC PRIVATE KEY ({name})"));
+            assert!(text(&contents).contains(&format!("DEK-Info: {name},")));
         }
         let des = fixture("sec1-dek-des.pem");
-        assert_eq!(container(&des), "EC PRIVATE KEY (DES-CBC)");
         fixtures().assert_signs(&open(&des, Some("test")));
     }
 
@@ -273,34 +264,23 @@ mod pkcs8 {
     #[test]
     fn serves_in_every_pbes2_scheme() {
         let workshop = Workshop::with_key();
-        for (options, name) in [
-            ("-v2 aes-128-cbc", "AES-128-CBC, PBKDF2 with HMAC-SHA-256"),
-            ("-v2 aes-192-cbc", "AES-192-CBC, PBKDF2 with HMAC-SHA-256"),
-            ("-v2 aes-256-cbc", "AES-256-CBC, PBKDF2 with HMAC-SHA-256"),
-            ("-v2 des3", "3DES-CBC, PBKDF2 with HMAC-SHA-256"),
-            ("-v2prf hmacWithSHA1", "AES-256-CBC, PBKDF2 with HMAC-SHA-1"),
-            (
-                "-v2prf hmacWithSHA224",
-                "AES-256-CBC, PBKDF2 with HMAC-SHA-224",
-            ),
-            (
-                "-v2prf hmacWithSHA384",
-                "AES-256-CBC, PBKDF2 with HMAC-SHA-384",
-            ),
-            (
-                "-v2prf hmacWithSHA512",
-                "AES-256-CBC, PBKDF2 with HMAC-SHA-512",
-            ),
-            ("-scrypt", "AES-256-CBC, scrypt"),
-            ("-scrypt -v2 aes-192-cbc", "AES-192-CBC, scrypt"),
-            ("-outform DER", "AES-256-CBC, PBKDF2 with HMAC-SHA-256"),
+        for options in [
+            "-v2 aes-128-cbc",
+            "-v2 aes-192-cbc",
+            "-v2 aes-256-cbc",
+            "-v2 des3",
+            "-v2prf hmacWithSHA1",
+            "-v2prf hmacWithSHA224",
+            "-v2prf hmacWithSHA384",
+            "-v2prf hmacWithSHA512",
+            "-scrypt",
+            "-scrypt -v2 aes-192-cbc",
+            "-outform DER",
         ] {
             workshop.run(&format!(
                 "openssl pkcs8 -topk8 -in key.pem {options} -passout pass:sésame -out encrypted"
             ));
             workshop.assert_serves("encrypted", Some("sésame"));
-            let contents = workshop.read("encrypted");
-            assert_eq!(container(&contents), format!("PKCS#8 private key ({name})"));
         }
     }
 
@@ -318,7 +298,6 @@ mod pkcs8 {
         let workshop = fixtures();
         for name in ["PBE-SHA1-2DES", "PBE-MD5-DES", "PBE-SHA1-DES"] {
             let contents = fixture(&format!("pkcs8-{}.pem", name.to_ascii_lowercase()));
-            assert_eq!(container(&contents), format!("PKCS#8 private key ({name})"));
             workshop.assert_signs(&open(&contents, Some("test")));
         }
     }
@@ -355,11 +334,6 @@ mod openssh {
         ] {
             let workshop = Workshop::with_ssh_key(&format!("-N sésame -a 1 -Z {cipher}"));
             workshop.assert_serves("key", Some("sésame"));
-            let contents = workshop.read("key");
-            assert_eq!(
-                container(&contents),
-                format!("OpenSSH private key ({cipher})")
-            );
         }
     }
 
@@ -547,12 +521,12 @@ mod written {
         assert_eq!(
             refusal(Format::Sec1),
             "a SEC1 private key cannot be encrypted with an empty passphrase\n\
-             give a passphrase, or leave the key unencrypted"
+             use a passphrase, or leave the key unencrypted"
         );
         assert_eq!(
             refusal(Format::Openssh),
             "an OpenSSH private key cannot be encrypted with an empty passphrase\n\
-             give a passphrase, or leave the key unencrypted"
+             use a passphrase, or leave the key unencrypted"
         );
     }
 
@@ -570,9 +544,9 @@ mod written {
 mod refused {
     use super::*;
 
-    const MAKE_ONE: &str = "make an ECDSA P-256 key: `qkey generate key.pem`";
-    const COMPARE: &str = "compare it with its original; of a sound key, `openssl pkey -in FILE \
-                           -noout` says nothing, and `ssh-keygen -y -f FILE` its public half";
+    const MAKE_ONE: &str = "create an ECDSA P-256 key: `qkey generate key.pem`";
+    const COMPARE: &str = "compare it with the original, or check it: `openssl pkey -in FILE -noout`, or for OpenSSH's \
+         format `ssh-keygen -y -f FILE`";
 
     /// A refusal whose hint is [`MAKE_ONE`] or [`COMPARE`].
     #[track_caller]
@@ -633,7 +607,7 @@ mod refused {
                 "openssl ecparam -genkey -name {curve} -param_enc explicit -noout -out key.pem"
             ));
             let message = format!(
-                "the private key is on a curve written out in full that is not P-256: {what} differs"
+                "the private key is on explicit curve parameters that are not P-256: {what} differs"
             );
             assert_refused(&workshop.read("key.pem"), &message, MAKE_ONE);
         }
@@ -700,8 +674,8 @@ mod refused {
         let workshop = Workshop::with_key();
         let ssh = Workshop::with_ssh_key("-N ''");
         let without_pub =
-            "the private key is in a file of its own, often of the same name without .pub";
-        let with_key = "the private key is in a file of its own, often of the same name with .key";
+            "the private key is in another file, often with the same name without .pub";
+        let with_key = "the private key is in another file, often with the same name and .key";
         let only = |what| format!("no private key in the file, only {what}");
 
         let public = workshop.read("public.pem");
@@ -730,7 +704,7 @@ mod refused {
 
     #[test]
     fn several_private_keys() {
-        let hint = "leave one private key in the file, or copy it to one of its own";
+        let hint = "keep one private key in the file, or copy it to a new file";
         let workshop = Workshop::with_key();
         let key = workshop.read("key.pem");
         let two = [key.clone(), key.clone()].concat();
@@ -756,7 +730,7 @@ mod refused {
             assert_refused(
                 &contents,
                 "a PKCS#12 archive, which qkey does not read",
-                "take the key out of it: `openssl pkcs12 -in FILE -nocerts -out key.pem`",
+                "extract the key: `openssl pkcs12 -in FILE -nocerts -out key.pem`",
             );
         }
         assert_refused(
@@ -781,8 +755,8 @@ mod refused {
         );
         assert_refused(
             b"-----BEGIN TSS2 PRIVATE KEY-----\nMAA=\n-----END TSS2 PRIVATE KEY-----",
-            "a private key that only its TPM can open, which qkey does not read",
-            "let the `openssl` program open it: openssl:FILE?provider=tpm2,default as the key source",
+            "a private key that only its TPM can load, which qkey does not read",
+            "use the `openssl` program, with the key source openssl:FILE?provider=tpm2,default",
         );
     }
 
@@ -794,28 +768,28 @@ mod refused {
         let lines: Vec<&str> = key.lines().collect();
         assert_refused(
             lines[..3].join("\n").as_bytes(),
-            "the EC PRIVATE KEY block has no END line of its own",
+            "the EC PRIVATE KEY block has no matching END line",
             COMPARE,
         );
         assert_refused(
             lines[1..].join("\n").as_bytes(),
-            "a PEM block without its BEGIN line",
+            "a PEM block without a BEGIN line",
             COMPARE,
         );
         assert_refused(
             [lines[0], lines[1], lines[4]].join("\n").as_bytes(),
-            "the EC PRIVATE KEY block is cut short or damaged",
+            "the EC PRIVATE KEY block is truncated or damaged",
             COMPARE,
         );
         assert_refused(
             key.replace("\nM", "\n*").as_bytes(),
-            "the EC PRIVATE KEY block is not Base64 inside",
+            "the EC PRIVATE KEY block is not valid Base64",
             COMPARE,
         );
         workshop.run("openssl pkey -in key.pem -outform DER -out key.der");
         assert_refused(
             &workshop.read("key.der")[..80],
-            "the DER is cut short or damaged",
+            "the DER is truncated or damaged",
             COMPARE,
         );
         let ssh = Workshop::with_ssh_key("-N ''").read("key");
@@ -826,7 +800,7 @@ mod refused {
                 .concat()
                 .join("\n")
                 .as_bytes(),
-            "the OpenSSH private key is cut short or damaged",
+            "the OpenSSH private key is truncated or damaged",
             COMPARE,
         );
     }
@@ -837,7 +811,7 @@ mod refused {
         workshop.run("openssl ec -in key.pem -aes128 -passout pass:sesame -out encrypted.pem");
         let legacy = workshop.read("encrypted.pem");
         let legacy = text(&legacy);
-        let header = "the encryption header of the EC PRIVATE KEY block is cut short or damaged";
+        let header = "the encryption header of the EC PRIVATE KEY block is truncated or damaged";
         let dek_info = legacy.lines().nth(2).unwrap();
         for other in [
             "",
@@ -853,7 +827,7 @@ mod refused {
                 .concat()
                 .join("\n")
                 .as_bytes(),
-            "the EC PRIVATE KEY block is cut short or damaged",
+            "the EC PRIVATE KEY block is truncated or damaged",
             COMPARE,
         );
         workshop.run("openssl pkcs8 -topk8 -in key.pem -passout pass:sesame -out encrypted.pem");
@@ -864,7 +838,7 @@ mod refused {
                 .concat()
                 .join("\n")
                 .as_bytes(),
-            "the ENCRYPTED PRIVATE KEY block is cut short or damaged",
+            "the ENCRYPTED PRIVATE KEY block is truncated or damaged",
             COMPARE,
         );
     }
@@ -875,8 +849,8 @@ mod refused {
         assert_refused(b" \r\n", "the file is empty", MAKE_ONE);
         assert_refused(b"\xef\xbb\xbf", "the file is empty", MAKE_ONE);
         let unrecognized = "neither PEM, DER, Base64 of DER, nor an OpenSSH key";
-        let hint = "a key file is what openssl or ssh-keygen write for an ECDSA P-256 key, or \
-                    `qkey generate key.pem`";
+        let hint =
+            "use an ECDSA P-256 key file from openssl, ssh-keygen, or `qkey generate key.pem`";
         for contents in [
             b"hello, world".as_slice(),
             b"aGVsbG8sIHdvcmxk",
@@ -901,7 +875,7 @@ mod refused {
             assert_eq!(
                 told(&key.decrypt(passphrase).unwrap_err()),
                 "wrong passphrase\n\
-                 to try a passphrase elsewhere: `openssl pkey -in FILE -noout`, or for OpenSSH's \
+                 to test a passphrase: `openssl pkey -in FILE -noout`, or for OpenSSH's \
                  format `ssh-keygen -y -f FILE`"
             );
         }
@@ -917,7 +891,7 @@ mod refused {
         let refused = |scheme| {
             format!("the private key is encrypted with {scheme}, which qkey does not read")
         };
-        let legacy = "encrypt it anew: `openssl pkcs8 -topk8 -v2 aes-256-cbc -provider legacy \
+        let legacy = "re-encrypt it: `openssl pkcs8 -topk8 -v2 aes-256-cbc -provider legacy \
                       -provider default -in FILE -out key.pem`";
         for scheme in ["PBE-SHA1-RC4-128", "PBE-SHA1-RC2-40"] {
             let contents = fixture(&format!("pkcs8-{}.pem", scheme.to_ascii_lowercase()));
@@ -933,7 +907,7 @@ mod refused {
         assert_refused(
             &workshop.read("encrypted.pem"),
             &refused("ARIA-256-CBC"),
-            "encrypt it anew: `openssl pkcs8 -topk8 -v2 aes-256-cbc -in FILE -out key.pem`",
+            "re-encrypt it: `openssl pkcs8 -topk8 -v2 aes-256-cbc -in FILE -out key.pem`",
         );
     }
 
@@ -946,7 +920,7 @@ mod refused {
         let point = key.len() - 64;
         assert_refused(
             &[&key[..point], &other[point..]].concat(),
-            "the public part of the key does not belong to its private part",
+            "the public and private parts of the key do not match",
             "if the private part is the right one, drop the other: `openssl ec -in FILE -no_public \
              -out key.pem`",
         );
@@ -960,7 +934,7 @@ mod refused {
         for scalar in [[0; 32], *order, [0xff; 32]] {
             assert_refused(
                 &[&[0x30, 0x31, 2, 1, 1, 4, 0x20], scalar.as_slice(), &curve].concat(),
-                "the private number of the key is 0 or too large for P-256",
+                "the private scalar is 0 or too large for P-256",
                 MAKE_ONE,
             );
         }
@@ -974,8 +948,8 @@ mod refused {
         let bare = [&[0x30, 0x25, 2, 1, 1, 4, 0x20], scalar].concat();
         assert_refused(
             &bare,
-            "the private key does not say which curve it is on",
-            "if it is a P-256 key, put its curve in front: `openssl ecparam -name prime256v1 -out \
+            "the private key does not name its curve",
+            "if it is a P-256 key, prepend its curve: `openssl ecparam -name prime256v1 -out \
              key.pem`, then `cat FILE >> key.pem`",
         );
         let parameters = workshop.run("openssl ecparam -name prime256v1 -outform DER");
@@ -1074,9 +1048,9 @@ mod public {
         assert_eq!(told, format!("{message}\n{hint}"));
     }
 
-    const TAKE_ONE: &str = "take the public half of an ECDSA P-256 key: `qkey pubkey KEY`";
+    const TAKE_ONE: &str = "use the public half of an ECDSA P-256 key: `qkey pubkey KEY`";
     const COMPARE: &str =
-        "compare it with its original, or take it from its private key again: `qkey pubkey KEY`";
+        "compare it with the original, or extract it from the private key again: `qkey pubkey KEY`";
 
     #[test]
     fn what_is_no_p256_public_key_is_refused_by_its_name() {
@@ -1089,8 +1063,8 @@ mod public {
         );
         assert_refused(
             &workshop.read("key.pem"),
-            "a private key where a public key belongs",
-            "take its public half: `qkey pubkey FILE`",
+            "a private key instead of a public key",
+            "extract its public half: `qkey pubkey FILE`",
         );
         assert_refused(
             br#"{"kty": "EC"}"#,
@@ -1099,14 +1073,14 @@ mod public {
         );
         assert_refused(
             &workshop.run("openssl req -new -key key.pem -subj /CN=test"),
-            "no public key in it, only a certificate signing request",
-            "take its public key: `openssl req -in FILE -noout -pubkey -out public.pem`",
+            "no public key found, only a certificate signing request",
+            "extract its public key: `openssl req -in FILE -noout -pubkey -out public.pem`",
         );
         let other = Workshop::with_key();
         assert_refused(
             &[workshop.read("public.pem"), other.read("public.pem")].concat(),
             "2 different public keys in one file",
-            "leave one public key in the file",
+            "keep one public key in the file",
         );
         workshop.run("openssl genrsa -out rsa.pem 1024");
         for command in [
@@ -1136,21 +1110,21 @@ mod public {
         let pem = public.to_pem();
         assert_refused(
             &pem.as_bytes()[..100],
-            "the PUBLIC KEY block has no END line of its own",
+            "the PUBLIC KEY block has no matching END line",
             COMPARE,
         );
         assert_refused(
             pem.replace("\nM", "\n*").as_bytes(),
-            "the PUBLIC KEY block is not Base64 inside",
+            "the PUBLIC KEY block is not valid Base64",
             COMPARE,
         );
         let mut der = public.to_der();
-        assert_refused(&der[..60], "the DER is cut short or damaged", COMPARE);
+        assert_refused(&der[..60], "the DER is truncated or damaged", COMPARE);
         *der.last_mut().unwrap() ^= 1;
         assert_refused(&der, "the point of the public key is not on P-256", COMPARE);
         assert_refused(
             &public.to_openssh("").as_bytes()[..80],
-            "the OpenSSH public key is cut short or damaged",
+            "the OpenSSH public key is truncated or damaged",
             COMPARE,
         );
         assert_eq!(

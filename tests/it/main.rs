@@ -32,6 +32,7 @@ mod secrets_in_memory;
 mod sign;
 mod signers;
 mod ssh_agent;
+mod structure;
 mod support;
 mod terminal;
 mod tls;

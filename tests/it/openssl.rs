@@ -221,16 +221,14 @@ fn each_failure_is_told_in_the_words_of_openssl_with_a_next_step() {
 exit 3
 --- stdout
 --- stderr
-error: there is no passphrase for openssl:pkcs8.pem
-  caused by: the passphrase of pkcs8.pem is needed, and there is no terminal to ask on
-hint: an attribute of the key source gives it without a terminal: ?passphrase-file=PATH, passphrase-env=VAR, passphrase-fd=N or passphrase-command=COMMAND
+error: openssl:pkcs8.pem is encrypted, and there is no terminal to prompt on
+hint: for unattended use, append ?passphrase-file=PATH (or passphrase-env=VAR, passphrase-fd=N, passphrase-command=COMMAND) to the key source
 ==== no input
 exit 3
 --- stdout
 --- stderr
-error: there is no passphrase for openssl:sec1.pem
-  caused by: the passphrase of sec1.pem is needed, and asking is switched off
-hint: an attribute of the key source gives it without a terminal: ?passphrase-file=PATH, passphrase-env=VAR, passphrase-fd=N or passphrase-command=COMMAND
+error: openssl:sec1.pem is encrypted, but --no-input forbids prompting
+hint: for unattended use, append ?passphrase-file=PATH (or passphrase-env=VAR, passphrase-fd=N, passphrase-command=COMMAND) to the key source
 ==== wrong passphrase
 exit 3
 --- stdout
@@ -263,9 +261,9 @@ hint: encrypt the key with a shorter passphrase
 exit 3
 --- stdout
 --- stderr
-error: there is no passphrase for openssl:pkcs8.pem?passphrase-env=NONE
+error: cannot get the passphrase of openssl:pkcs8.pem?passphrase-env=NONE
   caused by: the environment variable NONE is not set
-hint: an attribute of the key source gives it without a terminal: ?passphrase-file=PATH, passphrase-env=VAR, passphrase-fd=N or passphrase-command=COMMAND
+hint: for unattended use, append ?passphrase-file=PATH (or passphrase-env=VAR, passphrase-fd=N, passphrase-command=COMMAND) to the key source
 ==== legacy encryption
 exit 3
 --- stdout
@@ -350,8 +348,8 @@ hint: install OpenSSL: your system's package openssl
 exit 2
 --- stdout
 --- stderr
-error: no key can be made in "openssl:new.pem"
-hint: make it by its own means, or make a key file: `qkey generate PATH`
+error: qkey cannot create a key in "openssl:new.pem"
+hint: create the key with its own tool, or create a key file: `qkey generate PATH`
 
 "#]].raw());
 }
@@ -392,7 +390,7 @@ fn a_key_that_a_tpm_has_wrapped_signs() {
     let source = source.replace("locked.pem", &qkey.path("locked.pem").display().to_string());
     assert_replaces_and_unlocks(&mock, &qkey, &source);
     for (source, hint) in [
-        (locked.to_owned(), "hint: an attribute of the key source"),
+        (locked.to_owned(), "hint: for unattended use, append"),
         (
             format!("{locked}&passphrase-file=wrong"),
             "hint: the passphrase or PIN was tried only once",
@@ -571,7 +569,7 @@ fn wrong_uris_are_found_out_before_openssl_runs() {
 exit 2
 --- stdout
 --- stderr
-error: "openssl:" is not a key source: nothing stands before the attributes
+error: "openssl:" is not a key source: nothing before the attributes
 hint: a key source is one of: [TABLE] written ./PATH
 ==== openssl:-
 exit 2
@@ -601,14 +599,14 @@ hint: separate providers with one comma, as in ?provider=legacy,default
 exit 2
 --- stdout
 --- stderr
-error: "openssl:alice.pem?providers=…" is not a key source: it has no attribute "providers"
-hint: did you mean "provider"? openssl takes provider, engine, passphrase-env, passphrase-file, passphrase-fd, passphrase-command; a `?` that is part of a name is written openssl:…%3F…
+error: "openssl:alice.pem?providers=…" is not a key source: unknown attribute "providers"
+hint: did you mean "provider"? openssl takes provider, engine, passphrase-env, passphrase-file, passphrase-fd, passphrase-command; in a name, write `?` as %3F: openssl:…%3F…
 ==== openssl:alice.pem?passphrase=x
 exit 2
 --- stdout
 --- stderr
-error: "openssl:alice.pem?passphrase=…" is not a key source: it has no attribute "passphrase"
-hint: did you mean "passphrase-fd"? openssl takes provider, engine, passphrase-env, passphrase-file, passphrase-fd, passphrase-command; a `?` that is part of a name is written openssl:…%3F…
+error: "openssl:alice.pem?passphrase=…" is not a key source: unknown attribute "passphrase"
+hint: did you mean "passphrase-fd"? openssl takes provider, engine, passphrase-env, passphrase-file, passphrase-fd, passphrase-command; in a name, write `?` as %3F: openssl:…%3F…
 
 "#]].raw()
     );

@@ -67,15 +67,15 @@ exit 3
 --- stderr
 error: cannot use the key file locked.pem
   caused by: wrong passphrase
-hint: to try a passphrase elsewhere: `openssl pkey -in locked.pem -noout`, or for OpenSSH's format `ssh-keygen -y -f locked.pem`
+hint: to test a passphrase: `openssl pkey -in locked.pem -noout`, or for OpenSSH's format `ssh-keygen -y -f locked.pem`
 
 $ qkey pubkey 'locked.pem?passphrase-env=SEVERAL'
 exit 3
 --- stdout
 --- stderr
-error: there is no passphrase for locked.pem
-  caused by: the passphrase of locked.pem in the environment variable SEVERAL holds more than one line
-hint: an attribute of the key source gives it without a terminal: ?passphrase-file=PATH, passphrase-env=VAR, passphrase-fd=N or passphrase-command=COMMAND
+error: cannot get the passphrase of locked.pem
+  caused by: the passphrase of locked.pem in the environment variable SEVERAL has more than one line
+hint: for unattended use, append ?passphrase-file=PATH (or passphrase-env=VAR, passphrase-fd=N, passphrase-command=COMMAND) to the key source
 
 $ qkey pubkey 'locked.pem?passphrase-env=EMPTY'
 exit 3
@@ -83,21 +83,21 @@ exit 3
 --- stderr
 error: cannot use the key file locked.pem
   caused by: wrong passphrase
-hint: to try a passphrase elsewhere: `openssl pkey -in locked.pem -noout`, or for OpenSSH's format `ssh-keygen -y -f locked.pem`
+hint: to test a passphrase: `openssl pkey -in locked.pem -noout`, or for OpenSSH's format `ssh-keygen -y -f locked.pem`
 
 $ qkey pubkey 'locked.pem?passphrase-env=NOT_SET'
 exit 3
 --- stdout
 --- stderr
-error: there is no passphrase for locked.pem
+error: cannot get the passphrase of locked.pem
   caused by: the environment variable NOT_SET is not set
-hint: an attribute of the key source gives it without a terminal: ?passphrase-file=PATH, passphrase-env=VAR, passphrase-fd=N or passphrase-command=COMMAND
+hint: for unattended use, append ?passphrase-file=PATH (or passphrase-env=VAR, passphrase-fd=N, passphrase-command=COMMAND) to the key source
 
 $ qkey pubkey 'locked.pem?passphrase-env=NOT_SET' --output json
 exit 3
 --- stdout
 --- stderr
-{"error":{"kind":"key","message":"there is no passphrase for locked.pem","causes":["the environment variable NOT_SET is not set"],"hint":"an attribute of the key source gives it without a terminal: ?passphrase-file=PATH, passphrase-env=VAR, passphrase-fd=N or passphrase-command=COMMAND","exit_code":3}}
+{"error":{"kind":"key","message":"cannot get the passphrase of locked.pem","causes":["the environment variable NOT_SET is not set"],"hint":"for unattended use, append ?passphrase-file=PATH (or passphrase-env=VAR, passphrase-fd=N, passphrase-command=COMMAND) to the key source","exit_code":3}}
 
 
 "#]].raw()
@@ -181,25 +181,25 @@ $ qkey pubkey 'locked.pem?passphrase-file=two'
 exit 3
 --- stdout
 --- stderr
-error: there is no passphrase for locked.pem
-  caused by: the passphrase of locked.pem in two holds more than one line
-hint: an attribute of the key source gives it without a terminal: ?passphrase-file=PATH, passphrase-env=VAR, passphrase-fd=N or passphrase-command=COMMAND
+error: cannot get the passphrase of locked.pem
+  caused by: the passphrase of locked.pem in two has more than one line
+hint: for unattended use, append ?passphrase-file=PATH (or passphrase-env=VAR, passphrase-fd=N, passphrase-command=COMMAND) to the key source
 
 $ qkey pubkey 'locked.pem?passphrase-file=nul'
 exit 3
 --- stdout
 --- stderr
-error: there is no passphrase for locked.pem
+error: cannot get the passphrase of locked.pem
   caused by: the passphrase of locked.pem in nul contains a NUL byte
-hint: it was not tried; convert it to UTF-8 text without NUL bytes
+hint: it was not tried; convert it to UTF-8 without NUL bytes
 
 $ qkey pubkey 'locked.pem?passphrase-file=half'
 exit 3
 --- stdout
 --- stderr
-error: there is no passphrase for locked.pem
+error: cannot get the passphrase of locked.pem
   caused by: the passphrase of locked.pem in half begins with the byte-order mark of UTF-16, but is not valid UTF-16
-hint: it was not tried; convert it to UTF-8 text without NUL bytes
+hint: it was not tried; convert it to UTF-8 without NUL bytes
 
 $ qkey pubkey 'locked.pem?passphrase-file=wrong'
 exit 3
@@ -207,7 +207,7 @@ exit 3
 --- stderr
 error: cannot use the key file locked.pem
   caused by: wrong passphrase
-hint: to try a passphrase elsewhere: `openssl pkey -in locked.pem -noout`, or for OpenSSH's format `ssh-keygen -y -f locked.pem`
+hint: to test a passphrase: `openssl pkey -in locked.pem -noout`, or for OpenSSH's format `ssh-keygen -y -f locked.pem`
 
 $ qkey pubkey 'locked.pem?passphrase-file=blank'
 exit 3
@@ -215,33 +215,33 @@ exit 3
 --- stderr
 error: cannot use the key file locked.pem
   caused by: wrong passphrase
-hint: to try a passphrase elsewhere: `openssl pkey -in locked.pem -noout`, or for OpenSSH's format `ssh-keygen -y -f locked.pem`
+hint: to test a passphrase: `openssl pkey -in locked.pem -noout`, or for OpenSSH's format `ssh-keygen -y -f locked.pem`
 
 $ qkey pubkey 'locked.pem?passphrase-file=long'
 exit 3
 --- stdout
 --- stderr
-error: there is no passphrase for locked.pem
+error: cannot get the passphrase of locked.pem
   caused by: the passphrase of locked.pem in long is longer than any passphrase
-hint: an attribute of the key source gives it without a terminal: ?passphrase-file=PATH, passphrase-env=VAR, passphrase-fd=N or passphrase-command=COMMAND
+hint: for unattended use, append ?passphrase-file=PATH (or passphrase-env=VAR, passphrase-fd=N, passphrase-command=COMMAND) to the key source
 
 $ qkey pubkey 'locked.pem?passphrase-file=missing'
 exit 3
 --- stdout
 --- stderr
-error: there is no passphrase for locked.pem
+error: cannot get the passphrase of locked.pem
   caused by: cannot read the passphrase of locked.pem in missing
   caused by: No such file or directory (os error 2)
-hint: an attribute of the key source gives it without a terminal: ?passphrase-file=PATH, passphrase-env=VAR, passphrase-fd=N or passphrase-command=COMMAND
+hint: for unattended use, append ?passphrase-file=PATH (or passphrase-env=VAR, passphrase-fd=N, passphrase-command=COMMAND) to the key source
 
 $ qkey pubkey 'locked.pem?passphrase-file=folder'
 exit 3
 --- stdout
 --- stderr
-error: there is no passphrase for locked.pem
+error: cannot get the passphrase of locked.pem
   caused by: cannot read the passphrase of locked.pem in folder
   caused by: Is a directory (os error 21)
-hint: an attribute of the key source gives it without a terminal: ?passphrase-file=PATH, passphrase-env=VAR, passphrase-fd=N or passphrase-command=COMMAND
+hint: for unattended use, append ?passphrase-file=PATH (or passphrase-env=VAR, passphrase-fd=N, passphrase-command=COMMAND) to the key source
 
 $ qkey pubkey 'locked.pem?passphrase-file=/dev/null'
 exit 3
@@ -249,7 +249,7 @@ exit 3
 --- stderr
 error: cannot use the key file locked.pem
   caused by: wrong passphrase
-hint: to try a passphrase elsewhere: `openssl pkey -in locked.pem -noout`, or for OpenSSH's format `ssh-keygen -y -f locked.pem`
+hint: to test a passphrase: `openssl pkey -in locked.pem -noout`, or for OpenSSH's format `ssh-keygen -y -f locked.pem`
 
 
 "#]].raw()
@@ -328,15 +328,15 @@ exit 3
 --- stderr
 error: cannot use the key file locked.pem
   caused by: wrong passphrase
-hint: to try a passphrase elsewhere: `openssl pkey -in locked.pem -noout`, or for OpenSSH's format `ssh-keygen -y -f locked.pem`
+hint: to test a passphrase: `openssl pkey -in locked.pem -noout`, or for OpenSSH's format `ssh-keygen -y -f locked.pem`
 
 $ qkey pubkey 'locked.pem?passphrase-fd=3' 3< two
 exit 3
 --- stdout
 --- stderr
-error: there is no passphrase for locked.pem
-  caused by: the passphrase of locked.pem from file descriptor 3 holds more than one line
-hint: an attribute of the key source gives it without a terminal: ?passphrase-file=PATH, passphrase-env=VAR, passphrase-fd=N or passphrase-command=COMMAND
+error: cannot get the passphrase of locked.pem
+  caused by: the passphrase of locked.pem from file descriptor 3 has more than one line
+hint: for unattended use, append ?passphrase-file=PATH (or passphrase-env=VAR, passphrase-fd=N, passphrase-command=COMMAND) to the key source
 
 $ qkey pubkey 'locked.pem?passphrase-fd=3' 3< /dev/null
 exit 3
@@ -344,39 +344,39 @@ exit 3
 --- stderr
 error: cannot use the key file locked.pem
   caused by: wrong passphrase
-hint: to try a passphrase elsewhere: `openssl pkey -in locked.pem -noout`, or for OpenSSH's format `ssh-keygen -y -f locked.pem`
+hint: to test a passphrase: `openssl pkey -in locked.pem -noout`, or for OpenSSH's format `ssh-keygen -y -f locked.pem`
 
 $ qkey pubkey 'locked.pem?passphrase-fd=9' 9<&-
 exit 3
 --- stdout
 --- stderr
-error: there is no passphrase for locked.pem
+error: cannot get the passphrase of locked.pem
   caused by: cannot read the passphrase of locked.pem from file descriptor 9
   caused by: Bad file descriptor (os error 9)
-hint: an attribute of the key source gives it without a terminal: ?passphrase-file=PATH, passphrase-env=VAR, passphrase-fd=N or passphrase-command=COMMAND
+hint: for unattended use, append ?passphrase-file=PATH (or passphrase-env=VAR, passphrase-fd=N, passphrase-command=COMMAND) to the key source
 
 $ qkey pubkey 'locked.pem?passphrase-fd=3' 3> /dev/null
 exit 3
 --- stdout
 --- stderr
-error: there is no passphrase for locked.pem
+error: cannot get the passphrase of locked.pem
   caused by: cannot read the passphrase of locked.pem from file descriptor 3
   caused by: Bad file descriptor (os error 9)
-hint: an attribute of the key source gives it without a terminal: ?passphrase-file=PATH, passphrase-env=VAR, passphrase-fd=N or passphrase-command=COMMAND
+hint: for unattended use, append ?passphrase-file=PATH (or passphrase-env=VAR, passphrase-fd=N, passphrase-command=COMMAND) to the key source
 
 $ qkey pubkey 'locked.pem?passphrase-fd=three'
 exit 2
 --- stdout
 --- stderr
-error: "locked.pem?passphrase-fd=three" is not a key source: passphrase-fd names no file descriptor
-hint: give a number, as in passphrase-fd=3
+error: "locked.pem?passphrase-fd=three" is not a key source: passphrase-fd is not a file descriptor
+hint: use a number, as in passphrase-fd=3
 
 $ qkey pubkey 'locked.pem?passphrase-fd=-1'
 exit 2
 --- stdout
 --- stderr
-error: "locked.pem?passphrase-fd=-1" is not a key source: passphrase-fd names no file descriptor
-hint: give a number, as in passphrase-fd=3
+error: "locked.pem?passphrase-fd=-1" is not a key source: passphrase-fd is not a file descriptor
+hint: use a number, as in passphrase-fd=3
 
 
 "#]].raw()
@@ -446,7 +446,7 @@ exit 3
 --- stderr
 error: cannot use the key file locked.pem
   caused by: wrong passphrase
-hint: to try a passphrase elsewhere: `openssl pkey -in locked.pem -noout`, or for OpenSSH's format `ssh-keygen -y -f locked.pem`
+hint: to test a passphrase: `openssl pkey -in locked.pem -noout`, or for OpenSSH's format `ssh-keygen -y -f locked.pem`
 
 $ qkey pubkey 'locked.pem?passphrase-command=true'
 exit 3
@@ -454,42 +454,42 @@ exit 3
 --- stderr
 error: cannot use the key file locked.pem
   caused by: wrong passphrase
-hint: to try a passphrase elsewhere: `openssl pkey -in locked.pem -noout`, or for OpenSSH's format `ssh-keygen -y -f locked.pem`
+hint: to test a passphrase: `openssl pkey -in locked.pem -noout`, or for OpenSSH's format `ssh-keygen -y -f locked.pem`
 
 $ qkey pubkey 'locked.pem?passphrase-command=cat pass pass'
 exit 3
 --- stdout
 --- stderr
-error: there is no passphrase for locked.pem
-  caused by: the passphrase of locked.pem from the command holds more than one line
-hint: an attribute of the key source gives it without a terminal: ?passphrase-file=PATH, passphrase-env=VAR, passphrase-fd=N or passphrase-command=COMMAND
+error: cannot get the passphrase of locked.pem
+  caused by: the passphrase of locked.pem from the command has more than one line
+hint: for unattended use, append ?passphrase-file=PATH (or passphrase-env=VAR, passphrase-fd=N, passphrase-command=COMMAND) to the key source
 
 $ qkey pubkey 'locked.pem?passphrase-command=exit 3'
 exit 3
 --- stdout
 --- stderr
-error: there is no passphrase for locked.pem
+error: cannot get the passphrase of locked.pem
   caused by: the command for the passphrase of locked.pem failed
   caused by: `/bin/sh` exited with 3
-hint: an attribute of the key source gives it without a terminal: ?passphrase-file=PATH, passphrase-env=VAR, passphrase-fd=N or passphrase-command=COMMAND
+hint: for unattended use, append ?passphrase-file=PATH (or passphrase-env=VAR, passphrase-fd=N, passphrase-command=COMMAND) to the key source
 
 $ qkey pubkey 'locked.pem?passphrase-command=echo the vault is sealed >%262; exit 3'
 exit 3
 --- stdout
 --- stderr
-error: there is no passphrase for locked.pem
+error: cannot get the passphrase of locked.pem
   caused by: the command for the passphrase of locked.pem failed
   caused by: `/bin/sh` exited with 3: the vault is sealed
-hint: an attribute of the key source gives it without a terminal: ?passphrase-file=PATH, passphrase-env=VAR, passphrase-fd=N or passphrase-command=COMMAND
+hint: for unattended use, append ?passphrase-file=PATH (or passphrase-env=VAR, passphrase-fd=N, passphrase-command=COMMAND) to the key source
 
 $ qkey pubkey 'locked.pem?passphrase-command=kill -9 $$'
 exit 3
 --- stdout
 --- stderr
-error: there is no passphrase for locked.pem
+error: cannot get the passphrase of locked.pem
   caused by: the command for the passphrase of locked.pem failed
   caused by: `/bin/sh` was killed by signal 9
-hint: an attribute of the key source gives it without a terminal: ?passphrase-file=PATH, passphrase-env=VAR, passphrase-fd=N or passphrase-command=COMMAND
+hint: for unattended use, append ?passphrase-file=PATH (or passphrase-env=VAR, passphrase-fd=N, passphrase-command=COMMAND) to the key source
 
 
 "#]].raw()
@@ -540,10 +540,10 @@ $ qkey pubkey 'locked.pem?passphrase-command=sleep 300' --timeout 1
 exit 3
 --- stdout
 --- stderr
-error: there is no passphrase for locked.pem
+error: cannot get the passphrase of locked.pem
   caused by: the command for the passphrase of locked.pem failed
   caused by: `/bin/sh` did not finish within 1 s and was killed
-hint: an attribute of the key source gives it without a terminal: ?passphrase-file=PATH, passphrase-env=VAR, passphrase-fd=N or passphrase-command=COMMAND
+hint: for unattended use, append ?passphrase-file=PATH (or passphrase-env=VAR, passphrase-fd=N, passphrase-command=COMMAND) to the key source
 
 
 "#]].raw()
@@ -562,7 +562,7 @@ fn a_passphrase_for_a_key_that_is_not_encrypted_is_an_error() {
     ] {
         let run = qkey.run(["pubkey", &format!("alice.pem?{attribute}={value}")]);
         assert_eq!(run.code, 3, "{run:?}");
-        let told = format!("it is not encrypted, so {attribute} is never used");
+        let told = format!("the key is not encrypted, so {attribute} has no effect");
         assert!(run.stderr.contains(&told), "{run:?}");
     }
 }
@@ -588,47 +588,47 @@ $ qkey pubkey 'locked.pem?passphrase-env=A&passphrase-file=b'
 exit 2
 --- stdout
 --- stderr
-error: "locked.pem?passphrase-env=A&passphrase-file=b" is not a key source: it gives its passphrase in two ways
+error: "locked.pem?passphrase-env=A&passphrase-file=b" is not a key source: more than one source for the passphrase
 
 $ qkey pubkey 'locked.pem?passphrase-env=A&passphrase-env=B'
 exit 2
 --- stdout
 --- stderr
-error: "locked.pem?passphrase-env=A&passphrase-env=B" is not a key source: the attribute "passphrase-env" is given twice
+error: "locked.pem?passphrase-env=A&passphrase-env=B" is not a key source: attribute "passphrase-env" is given twice
 
 $ qkey pubkey 'locked.pem?passphrase-flie=b'
 exit 2
 --- stdout
 --- stderr
-error: "locked.pem?passphrase-flie=…" is not a key source: it has no attribute "passphrase-flie"
-hint: did you mean "passphrase-file"? file takes passphrase-env, passphrase-file, passphrase-fd, passphrase-command; a `?` that is part of a name is written file:…%3F…
+error: "locked.pem?passphrase-flie=…" is not a key source: unknown attribute "passphrase-flie"
+hint: did you mean "passphrase-file"? file takes passphrase-env, passphrase-file, passphrase-fd, passphrase-command; in a name, write `?` as %3F: file:…%3F…
 
 $ qkey pubkey 'locked.pem?passphrase=secret'
 exit 2
 --- stdout
 --- stderr
-error: "locked.pem?passphrase=…" is not a key source: it has no attribute "passphrase"
-hint: did you mean "passphrase-fd"? file takes passphrase-env, passphrase-file, passphrase-fd, passphrase-command; a `?` that is part of a name is written file:…%3F…
+error: "locked.pem?passphrase=…" is not a key source: unknown attribute "passphrase"
+hint: did you mean "passphrase-fd"? file takes passphrase-env, passphrase-file, passphrase-fd, passphrase-command; in a name, write `?` as %3F: file:…%3F…
 
 $ qkey pubkey 'locked.pem?pin-env=A'
 exit 2
 --- stdout
 --- stderr
-error: "locked.pem?pin-env=…" is not a key source: it has no attribute "pin-env"
-hint: file takes passphrase-env, passphrase-file, passphrase-fd, passphrase-command; a `?` that is part of a name is written file:…%3F…
+error: "locked.pem?pin-env=…" is not a key source: unknown attribute "pin-env"
+hint: file takes passphrase-env, passphrase-file, passphrase-fd, passphrase-command; in a name, write `?` as %3F: file:…%3F…
 
 $ qkey pubkey 'locked.pem?passphrase-env'
 exit 2
 --- stdout
 --- stderr
-error: "locked.pem?…" is not a key source: an attribute has no value
-hint: file takes passphrase-env, passphrase-file, passphrase-fd, passphrase-command; a `?` that is part of a name is written file:…%3F…
+error: "locked.pem?…" is not a key source: an attribute without a value
+hint: file takes passphrase-env, passphrase-file, passphrase-fd, passphrase-command; in a name, write `?` as %3F: file:…%3F…
 
 $ qkey pubkey 'locked.pem?passphrase-file=%zz'
 exit 2
 --- stdout
 --- stderr
-error: "locked.pem?passphrase-file=%zz" is not a key source: the attribute "passphrase-file": a `%` begins no escape (write `%25`)
+error: "locked.pem?passphrase-file=%zz" is not a key source: attribute "passphrase-file": a `%` without two hex digits after it (write `%25`)
 
 
 "#]].raw()
@@ -654,39 +654,35 @@ $ qkey pubkey locked.pem
 exit 3
 --- stdout
 --- stderr
-error: there is no passphrase for locked.pem
-  caused by: the passphrase of locked.pem is needed, and there is no terminal to ask on
-hint: an attribute of the key source gives it without a terminal: ?passphrase-file=PATH, passphrase-env=VAR, passphrase-fd=N or passphrase-command=COMMAND
+error: locked.pem is encrypted, and there is no terminal to prompt on
+hint: for unattended use, append ?passphrase-file=PATH (or passphrase-env=VAR, passphrase-fd=N, passphrase-command=COMMAND) to the key source
 
 $ qkey pubkey locked.pem --no-input
 exit 3
 --- stdout
 --- stderr
-error: there is no passphrase for locked.pem
-  caused by: the passphrase of locked.pem is needed, and asking is switched off
-hint: an attribute of the key source gives it without a terminal: ?passphrase-file=PATH, passphrase-env=VAR, passphrase-fd=N or passphrase-command=COMMAND
+error: locked.pem is encrypted, but --no-input forbids prompting
+hint: for unattended use, append ?passphrase-file=PATH (or passphrase-env=VAR, passphrase-fd=N, passphrase-command=COMMAND) to the key source
 
 $ QKEY_NO_INPUT=1 qkey pubkey locked.pem
 exit 3
 --- stdout
 --- stderr
-error: there is no passphrase for locked.pem
-  caused by: the passphrase of locked.pem is needed, and asking is switched off
-hint: an attribute of the key source gives it without a terminal: ?passphrase-file=PATH, passphrase-env=VAR, passphrase-fd=N or passphrase-command=COMMAND
+error: locked.pem is encrypted, but --no-input forbids prompting
+hint: for unattended use, append ?passphrase-file=PATH (or passphrase-env=VAR, passphrase-fd=N, passphrase-command=COMMAND) to the key source
 
 $ QKEY_NO_INPUT=0 qkey pubkey locked.pem
 exit 3
 --- stdout
 --- stderr
-error: there is no passphrase for locked.pem
-  caused by: the passphrase of locked.pem is needed, and there is no terminal to ask on
-hint: an attribute of the key source gives it without a terminal: ?passphrase-file=PATH, passphrase-env=VAR, passphrase-fd=N or passphrase-command=COMMAND
+error: locked.pem is encrypted, and there is no terminal to prompt on
+hint: for unattended use, append ?passphrase-file=PATH (or passphrase-env=VAR, passphrase-fd=N, passphrase-command=COMMAND) to the key source
 
 $ QKEY_NO_INPUT=false qkey pubkey locked.pem --output json
 exit 3
 --- stdout
 --- stderr
-{"error":{"kind":"key","message":"there is no passphrase for locked.pem","causes":["the passphrase of locked.pem is needed, and there is no terminal to ask on"],"hint":"an attribute of the key source gives it without a terminal: ?passphrase-file=PATH, passphrase-env=VAR, passphrase-fd=N or passphrase-command=COMMAND","exit_code":3}}
+{"error":{"kind":"key","message":"locked.pem is encrypted, and there is no terminal to prompt on","causes":[],"hint":"for unattended use, append ?passphrase-file=PATH (or passphrase-env=VAR, passphrase-fd=N, passphrase-command=COMMAND) to the key source","exit_code":3}}
 
 
 "#]].raw()
@@ -699,7 +695,7 @@ fn nobody_is_asked_when_the_configuration_says_so() {
     qkey.configure("[defaults]\nno-input = true\n");
     let run = qkey.run(["pubkey", "locked.pem"]);
     assert!(
-        run.stderr.contains("asking is switched off"),
+        run.stderr.contains("--no-input forbids prompting"),
         "{}",
         run.stderr
     );
@@ -783,7 +779,7 @@ exit 3
 --- stderr
 error: cannot use the key file old.pem
   caused by: wrong passphrase
-hint: to try a passphrase elsewhere: `openssl pkey -in old.pem -noout`, or for OpenSSH's format `ssh-keygen -y -f old.pem`
+hint: to test a passphrase: `openssl pkey -in old.pem -noout`, or for OpenSSH's format `ssh-keygen -y -f old.pem`
 
 $ qkey replace -k lock --old-key 'old.pem?passphrase-env=OLD' --new-key 'new.pem?passphrase-env=OLD'
 exit 3
@@ -791,23 +787,21 @@ exit 3
 --- stderr
 error: cannot use the key file new.pem
   caused by: wrong passphrase
-hint: to try a passphrase elsewhere: `openssl pkey -in new.pem -noout`, or for OpenSSH's format `ssh-keygen -y -f new.pem`
+hint: to test a passphrase: `openssl pkey -in new.pem -noout`, or for OpenSSH's format `ssh-keygen -y -f new.pem`
 
 $ qkey replace -k lock --old-key old.pem --new-key 'new.pem?passphrase-env=NEW'
 exit 3
 --- stdout
 --- stderr
-error: there is no passphrase for old.pem
-  caused by: the passphrase of old.pem is needed, and there is no terminal to ask on
-hint: an attribute of the key source gives it without a terminal: ?passphrase-file=PATH, passphrase-env=VAR, passphrase-fd=N or passphrase-command=COMMAND
+error: old.pem is encrypted, and there is no terminal to prompt on
+hint: for unattended use, append ?passphrase-file=PATH (or passphrase-env=VAR, passphrase-fd=N, passphrase-command=COMMAND) to the key source
 
 $ qkey replace -k lock --old-key 'old.pem?passphrase-env=OLD' --new-key new.pem --no-input
 exit 3
 --- stdout
 --- stderr
-error: there is no passphrase for new.pem
-  caused by: the passphrase of new.pem is needed, and asking is switched off
-hint: an attribute of the key source gives it without a terminal: ?passphrase-file=PATH, passphrase-env=VAR, passphrase-fd=N or passphrase-command=COMMAND
+error: new.pem is encrypted, but --no-input forbids prompting
+hint: for unattended use, append ?passphrase-file=PATH (or passphrase-env=VAR, passphrase-fd=N, passphrase-command=COMMAND) to the key source
 
 
 "#]].raw()
@@ -896,20 +890,20 @@ running /bin/sh …
 /bin/sh took [TIME]
 error: cannot use the key file locked.pem
   caused by: wrong passphrase
-hint: to try a passphrase elsewhere: `openssl pkey -in locked.pem -noout`, or for OpenSSH's format `ssh-keygen -y -f locked.pem`
+hint: to test a passphrase: `openssl pkey -in locked.pem -noout`, or for OpenSSH's format `ssh-keygen -y -f locked.pem`
 
 $ qkey pubkey 'locked.pem?passphrase-command=echo open barley; exit 5' --output json
 exit 3
 --- stdout
 --- stderr
-{"error":{"kind":"key","message":"there is no passphrase for locked.pem","causes":["the command for the passphrase of locked.pem failed","`/bin/sh` exited with 5"],"hint":"an attribute of the key source gives it without a terminal: ?passphrase-file=PATH, passphrase-env=VAR, passphrase-fd=N or passphrase-command=COMMAND","exit_code":3}}
+{"error":{"kind":"key","message":"cannot get the passphrase of locked.pem","causes":["the command for the passphrase of locked.pem failed","`/bin/sh` exited with 5"],"hint":"for unattended use, append ?passphrase-file=PATH (or passphrase-env=VAR, passphrase-fd=N, passphrase-command=COMMAND) to the key source","exit_code":3}}
 
 $ qkey pubkey 'locked.pem?passphrase-command=echo a && echo b=open&x=open'
 exit 2
 --- stdout
 --- stderr
-error: "locked.pem?passphrase-command=…&…&…" is not a key source: an attribute after a hidden one is unknown
-hint: write a `&` that is part of a value as %26
+error: "locked.pem?passphrase-command=…&…&…" is not a key source: unknown attribute after a hidden one
+hint: in a value, write `&` as %26
 
 $ qkey config show | grep '^c '
 exit 0
@@ -941,7 +935,7 @@ fn a_descriptor_that_is_not_open_is_an_error_whatever_qkey_has_opened_itself() {
         );
         let run = shell::run(&qkey, &line);
         let expected = format!(
-            "error: there is no passphrase for locked.pem\n  \
+            "error: cannot get the passphrase of locked.pem\n  \
                 caused by: cannot read the passphrase of locked.pem from file descriptor {number}\n  \
                 caused by: Bad file descriptor (os error 9)\n"
         );
@@ -1114,19 +1108,19 @@ $ exec timeout 30 qkey pubkey 'locked.pem?passphrase-file=pass.fifo' --timeout 1
 exit 3
 --- stdout
 --- stderr
-error: there is no passphrase for locked.pem
+error: cannot get the passphrase of locked.pem
   caused by: cannot read the passphrase of locked.pem in pass.fifo
   caused by: nothing came within 1 s
-hint: an attribute of the key source gives it without a terminal: ?passphrase-file=PATH, passphrase-env=VAR, passphrase-fd=N or passphrase-command=COMMAND
+hint: for unattended use, append ?passphrase-file=PATH (or passphrase-env=VAR, passphrase-fd=N, passphrase-command=COMMAND) to the key source
 
 $ sleep 300 >pass.fifo & timeout 30 qkey pubkey 'locked.pem?passphrase-file=pass.fifo' --timeout 1; code=$?; kill $!; exit $code
 exit 3
 --- stdout
 --- stderr
-error: there is no passphrase for locked.pem
+error: cannot get the passphrase of locked.pem
   caused by: cannot read the passphrase of locked.pem in pass.fifo
   caused by: nothing came within 1 s
-hint: an attribute of the key source gives it without a terminal: ?passphrase-file=PATH, passphrase-env=VAR, passphrase-fd=N or passphrase-command=COMMAND
+hint: for unattended use, append ?passphrase-file=PATH (or passphrase-env=VAR, passphrase-fd=N, passphrase-command=COMMAND) to the key source
 
 
 "#]].raw()
@@ -1182,22 +1176,22 @@ $ cat locked.pem | qkey sign --key='-?passphrase-fd=0' lock-2026
 exit 2
 --- stdout
 --- stderr
-error: "-?passphrase-fd=0" is not a key source: the key and its passphrase are both to be read from stdin
-hint: stdin can be read once; put one of them into a file
+error: "-?passphrase-fd=0" is not a key source: only one of the key and its passphrase may read stdin
+hint: put one of them in a file
 
 $ cat locked.pem | qkey pubkey -- '-?passphrase-fd=0'
 exit 2
 --- stdout
 --- stderr
-error: "-?passphrase-fd=0" is not a key source: the key and its passphrase are both to be read from stdin
-hint: stdin can be read once; put one of them into a file
+error: "-?passphrase-fd=0" is not a key source: only one of the key and its passphrase may read stdin
+hint: put one of them in a file
 
 $ cat locked.pem | qkey pubkey -- '-?passphrase-file=/dev/stdin'
 exit 2
 --- stdout
 --- stderr
-error: "-?passphrase-file=/dev/stdin" is not a key source: the key and its passphrase are both to be read from stdin
-hint: stdin can be read once; put one of them into a file
+error: "-?passphrase-file=/dev/stdin" is not a key source: only one of the key and its passphrase may read stdin
+hint: put one of them in a file
 
 
 "#]]

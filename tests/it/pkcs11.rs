@@ -354,9 +354,8 @@ fn a_public_key_needs_no_pin_and_a_signature_does() {
 exit 3
 --- stdout
 --- stderr
-error: there is no pin for pkcs11:token=T;object=alice
-  caused by: the PIN of the token "T", for pkcs11:token=T;object=alice is needed, and there is no terminal to ask on
-hint: an attribute of the key source gives it without a terminal: ?pin-file=PATH, pin-env=VAR, pin-fd=N or pin-command=COMMAND
+error: pkcs11:token=T;object=alice needs a PIN, and there is no terminal to prompt on
+hint: for unattended use, append ?pin-file=PATH (or pin-env=VAR, pin-fd=N, pin-command=COMMAND) to the key source
 
 "#]].raw()
     );
@@ -368,9 +367,8 @@ hint: an attribute of the key source gives it without a terminal: ?pin-file=PATH
 exit 3
 --- stdout
 --- stderr
-error: there is no pin for pkcs11:object=alice
-  caused by: the PIN of the token "T", for pkcs11:object=alice is needed, and asking is switched off
-hint: an attribute of the key source gives it without a terminal: ?pin-file=PATH, pin-env=VAR, pin-fd=N or pin-command=COMMAND
+error: pkcs11:object=alice needs a PIN, but --no-input forbids prompting
+hint: for unattended use, append ?pin-file=PATH (or pin-env=VAR, pin-fd=N, pin-command=COMMAND) to the key source
 
 "#]].raw()
     );
@@ -546,15 +544,15 @@ exit 3
 --- stdout
 --- stderr
 error: cannot open pkcs11:object=alice
-  caused by: 2 tokens have such a key: "T" (SoftHSM project, SoftHSM v2, serial=[SERIAL]); "U V" (SoftHSM project, SoftHSM v2, serial=[SERIAL])
-hint: add token= or serial= to the URI, as it stands in this list
+  caused by: 2 tokens have a matching key: "T" (SoftHSM project, SoftHSM v2, serial=[SERIAL]); "U V" (SoftHSM project, SoftHSM v2, serial=[SERIAL])
+hint: add token= or serial= from this list to the URI
 ==== pkcs11:token=T
 exit 3
 --- stdout
 --- stderr
 error: cannot open pkcs11:token=T
   caused by: 2 keys on the token "T" match: "alice" id=%01 (public EC P-256); "bob" id=%02 (public EC P-256)
-hint: add id= to the URI, as it stands in this list
+hint: add id= from this list to the URI
 ==== pkcs11:token=X;object=alice
 exit 3
 --- stdout
@@ -562,7 +560,7 @@ exit 3
 error: cannot open pkcs11:token=X;object=alice
   caused by: no token matches
   caused by: found: "T" (SoftHSM project, SoftHSM v2, serial=[SERIAL]); "U V" (SoftHSM project, SoftHSM v2, serial=[SERIAL])
-hint: correct token=, serial= and so on; ?module-path=PATH names another module
+hint: correct token= or serial=; to use another module, add ?module-path=PATH
 ==== pkcs11:library-version=77.1
 exit 3
 --- stdout
@@ -570,7 +568,7 @@ exit 3
 error: cannot open pkcs11:library-version=77.1
   caused by: no token matches
   caused by: found: "T" (SoftHSM project, SoftHSM v2, serial=[SERIAL]); "U V" (SoftHSM project, SoftHSM v2, serial=[SERIAL])
-hint: correct token=, serial= and so on; ?module-path=PATH names another module
+hint: correct token= or serial=; to use another module, add ?module-path=PATH
 ==== pkcs11:slot-id=77
 exit 3
 --- stdout
@@ -578,30 +576,30 @@ exit 3
 error: cannot open pkcs11:slot-id=77
   caused by: no token matches
   caused by: found: "T" (SoftHSM project, SoftHSM v2, serial=[SERIAL]); "U V" (SoftHSM project, SoftHSM v2, serial=[SERIAL])
-hint: correct token=, serial= and so on; ?module-path=PATH names another module
+hint: correct token= or serial=; to use another module, add ?module-path=PATH
 ==== pkcs11:object=carol?pin-env=PIN
 exit 3
 --- stdout
 --- stderr
 error: cannot open pkcs11:object=carol?pin-env=PIN
   caused by: 2 tokens match: "T" (SoftHSM project, SoftHSM v2, serial=[SERIAL]); "U V" (SoftHSM project, SoftHSM v2, serial=[SERIAL])
-hint: name one of them: no PIN is tried on what may be the wrong token
+hint: add token= or serial= to name one; no PIN is tried on a token that may be the wrong one
 ==== pkcs11:token=T;object=carol?pin-env=PIN
 exit 3
 --- stdout
 --- stderr
 error: cannot open pkcs11:token=T;object=carol?pin-env=PIN
-  caused by: the token "T" has no such private key
+  caused by: the token "T" has no matching private key
   caused by: it has: "alice" id=%01 (private EC); "alice" id=%01 (public EC P-256); "bob" id=%02 (private EC); "bob" id=%02 (public EC P-256)
-hint: correct object= and id=, or make the key: `qkey generate 'pkcs11:token=T;object=NEW'`
+hint: correct object= and id=, or create the key: `qkey generate 'pkcs11:token=T;object=NEW'`
 ==== pkcs11:token=T;object=alice;id=%02?pin-env=PIN
 exit 3
 --- stdout
 --- stderr
 error: cannot open pkcs11:token=T;object=alice;id=%02?pin-env=PIN
-  caused by: the token "T" has no such private key
+  caused by: the token "T" has no matching private key
   caused by: it has: "alice" id=%01 (private EC); "alice" id=%01 (public EC P-256); "bob" id=%02 (private EC); "bob" id=%02 (public EC P-256)
-hint: correct object= and id=, or make the key: `qkey generate 'pkcs11:token=T;object=NEW'`
+hint: correct object= and id=, or create the key: `qkey generate 'pkcs11:token=T;object=NEW'`
 
 "#]].raw());
 }
@@ -632,73 +630,73 @@ fn what_is_no_pkcs11_uri_is_said() {
 exit 2
 --- stdout
 --- stderr
-error: "pkcs11:alice" is not a key source: "alice" is no attribute, as in token=NAME
-hint: it is written pkcs11:token=T;object=O?module-path=M&pin-file=P
+error: "pkcs11:alice" is not a key source: "alice" is not an attribute like token=NAME
+hint: the syntax is pkcs11:token=T;object=O?module-path=M&pin-file=P
 ==== pkcs11:label=alice
 exit 2
 --- stdout
 --- stderr
-error: "pkcs11:label=alice" is not a key source: it has no attribute "label" before the `?`, only token, manufacturer, serial, model, object, id, type, slot-id, slot-description, slot-manufacturer, library-description, library-manufacturer, library-version
-hint: it is written pkcs11:token=T;object=O?module-path=M&pin-file=P
+error: "pkcs11:label=alice" is not a key source: unknown attribute "label" before `?`; known: token, manufacturer, serial, model, object, id, type, slot-id, slot-description, slot-manufacturer, library-description, library-manufacturer, library-version
+hint: the syntax is pkcs11:token=T;object=O?module-path=M&pin-file=P
 ==== pkcs11:token=T;token=U
 exit 2
 --- stdout
 --- stderr
-error: "pkcs11:token=T;token=U" is not a key source: the attribute "token" is given twice
-hint: it is written pkcs11:token=T;object=O?module-path=M&pin-file=P
+error: "pkcs11:token=T;token=U" is not a key source: attribute "token" is given twice
+hint: the syntax is pkcs11:token=T;object=O?module-path=M&pin-file=P
 ==== pkcs11:token=%zz
 exit 2
 --- stdout
 --- stderr
-error: "pkcs11:token=%zz" is not a key source: the attribute "token": a `%` begins no escape (write `%25`)
-hint: it is written pkcs11:token=T;object=O?module-path=M&pin-file=P
+error: "pkcs11:token=%zz" is not a key source: attribute "token": a `%` without two hex digits after it (write `%25`)
+hint: the syntax is pkcs11:token=T;object=O?module-path=M&pin-file=P
 ==== pkcs11:token=%ff
 exit 2
 --- stdout
 --- stderr
-error: "pkcs11:token=%ff" is not a key source: the attribute "token" does not decode to UTF-8
-hint: it is written pkcs11:token=T;object=O?module-path=M&pin-file=P
+error: "pkcs11:token=%ff" is not a key source: attribute "token" does not decode to UTF-8
+hint: the syntax is pkcs11:token=T;object=O?module-path=M&pin-file=P
 ==== pkcs11:type=cert;object=alice
 exit 2
 --- stdout
 --- stderr
-error: "pkcs11:type=cert;object=alice" is not a key source: type=cert names no private key
-hint: it is written pkcs11:token=T;object=O?module-path=M&pin-file=P
+error: "pkcs11:type=cert;object=alice" is not a key source: type=cert is not a private key
+hint: the syntax is pkcs11:token=T;object=O?module-path=M&pin-file=P
 ==== pkcs11:slot-id=one
 exit 2
 --- stdout
 --- stderr
-error: "pkcs11:slot-id=one" is not a key source: "one" is no slot-id, which is a number
-hint: it is written pkcs11:token=T;object=O?module-path=M&pin-file=P
+error: "pkcs11:slot-id=one" is not a key source: slot-id "one" is not a number
+hint: the syntax is pkcs11:token=T;object=O?module-path=M&pin-file=P
 ==== pkcs11:token=T;pin-value=1234
 exit 2
 --- stdout
 --- stderr
-error: "pkcs11:token=T;pin-value=…" is not a key source: pin-value stands after the `?`
-hint: it is written pkcs11:token=T;object=O?module-path=M&pin-file=P
+error: "pkcs11:token=T;pin-value=…" is not a key source: pin-value belongs after `?`
+hint: the syntax is pkcs11:token=T;object=O?module-path=M&pin-file=P
 ==== pkcs11:object=alice?pin-valu=1234
 exit 2
 --- stdout
 --- stderr
-error: "pkcs11:object=alice?pin-valu=…" is not a key source: it has no attribute "pin-valu"
-hint: did you mean "pin-value"? pkcs11 takes module-path, module-name, pin-source, pin-value, pin-env, pin-file, pin-fd, pin-command; a `?` that is part of a name is written pkcs11:…%3F…
+error: "pkcs11:object=alice?pin-valu=…" is not a key source: unknown attribute "pin-valu"
+hint: did you mean "pin-value"? pkcs11 takes module-path, module-name, pin-source, pin-value, pin-env, pin-file, pin-fd, pin-command; in a name, write `?` as %3F: pkcs11:…%3F…
 ==== pkcs11:object=alice?pin-value=1234&pin-env=PIN
 exit 2
 --- stdout
 --- stderr
-error: "pkcs11:object=alice?pin-value=…&pin-env=PIN" gives its PIN in two ways
-hint: leave one of the pin attributes
+error: "pkcs11:object=alice?pin-value=…&pin-env=PIN" has more than one source for the PIN
+hint: keep only one of the pin attributes
 ==== pkcs11:object=alice?pin-file=a&pin-fd=3
 exit 2
 --- stdout
 --- stderr
-error: "pkcs11:object=alice?pin-file=a&pin-fd=3" is not a key source: it gives its pin in two ways
+error: "pkcs11:object=alice?pin-file=a&pin-fd=3" is not a key source: more than one source for the pin
 ==== pkcs11:object=alice?pin-fd=x
 exit 2
 --- stdout
 --- stderr
-error: "pkcs11:object=alice?pin-fd=x" is not a key source: pin-fd names no file descriptor
-hint: give a number, as in pin-fd=3
+error: "pkcs11:object=alice?pin-fd=x" is not a key source: pin-fd is not a file descriptor
+hint: use a number, as in pin-fd=3
 
 "#]].raw());
 }
@@ -756,7 +754,7 @@ fn a_module_in_the_current_directory_is_loaded_only_when_its_folder_is_named() {
     ] {
         let run = pubkey(variable, attributes);
         assert_eq!(run.code, 3, "{run:?}");
-        assert!(run.stderr.contains(": there is no module "), "{run:?}");
+        assert!(run.stderr.contains(": no module "), "{run:?}");
     }
     for (variable, attributes) in [
         ("", "?module-path=./libplanted.so"),
@@ -802,7 +800,7 @@ fn what_is_no_module_is_said() {
         .pubkey("pkcs11:object=alice?module-name=nowhere")
         .stderr;
     assert!(
-        nowhere.contains("there is no module nowhere in /usr/lib/"),
+        nowhere.contains("no module nowhere in /usr/lib/"),
         "{nowhere}"
     );
     assert!(nowhere.contains(", /usr/lib/softhsm, "), "{nowhere}");
@@ -818,29 +816,29 @@ exit 3
 --- stdout
 --- stderr
 error: cannot open pkcs11:object=alice?module-path=[DIR]/nowhere.so
-  caused by: there is no module [DIR]/nowhere.so
-hint: install the token's module (Debian: softhsm2, opensc-pkcs11, libtpm2-pkcs11-1, ykcs11), or name it with ?module-path=PATH or in PKCS11_MODULE
+  caused by: no module [DIR]/nowhere.so
+hint: install the token's module (Debian: softhsm2, opensc-pkcs11, libtpm2-pkcs11-1, ykcs11), or set its path with ?module-path=PATH or PKCS11_MODULE
 ==== pkcs11:object=alice?module-path=[DIR]/text.so
 exit 3
 --- stdout
 --- stderr
 error: cannot open pkcs11:object=alice?module-path=[DIR]/text.so
-  caused by: [DIR]/text.so is no PKCS#11 module: [DIR]/text.so: file too short
-hint: name the library that came with the token, as in ?module-path=[SOFTHSM]
+  caused by: [DIR]/text.so is not a PKCS#11 module: [DIR]/text.so: file too short
+hint: use the library that came with the token, as in ?module-path=[SOFTHSM]
 ==== pkcs11:object=alice?module-path=[DIR]/
 exit 3
 --- stdout
 --- stderr
 error: cannot open pkcs11:object=alice?module-path=[DIR]/
-  caused by: [DIR] is no PKCS#11 module: [DIR]: cannot read file data: Is a directory
-hint: name the library that came with the token, as in ?module-path=[SOFTHSM]
+  caused by: [DIR] is not a PKCS#11 module: [DIR]: cannot read file data: Is a directory
+hint: use the library that came with the token, as in ?module-path=[SOFTHSM]
 ==== pkcs11:object=alice?module-path=libm.so.6
 exit 3
 --- stdout
 --- stderr
 error: cannot open pkcs11:object=alice?module-path=libm.so.6
-  caused by: [LIB]/libm.so.6 is no PKCS#11 module: it has no C_GetFunctionList
-hint: name the library that came with the token, as in ?module-path=[SOFTHSM]
+  caused by: [LIB]/libm.so.6 is not a PKCS#11 module: it has no C_GetFunctionList
+hint: use the library that came with the token, as in ?module-path=[SOFTHSM]
 
 "#]].raw());
 }
@@ -901,45 +899,45 @@ fn a_pin_comes_from_wherever_it_is_said_to_be() {
 exit 3
 --- stdout
 --- stderr
-error: there is no pin for pkcs11:token=T;object=alice?pin-env=NOWHERE
+error: cannot get the PIN of pkcs11:token=T;object=alice?pin-env=NOWHERE
   caused by: the environment variable NOWHERE is not set
-hint: an attribute of the key source gives it without a terminal: ?pin-file=PATH, pin-env=VAR, pin-fd=N or pin-command=COMMAND
+hint: for unattended use, append ?pin-file=PATH (or pin-env=VAR, pin-fd=N, pin-command=COMMAND) to the key source
 ==== pkcs11:token=T;object=alice?pin-file=nowhere
 exit 3
 --- stdout
 --- stderr
-error: there is no pin for pkcs11:token=T;object=alice?pin-file=nowhere
+error: cannot get the PIN of pkcs11:token=T;object=alice?pin-file=nowhere
   caused by: cannot read the PIN of the token "T", for pkcs11:token=T;object=alice?pin-file=nowhere in nowhere
   caused by: No such file or directory (os error 2)
-hint: an attribute of the key source gives it without a terminal: ?pin-file=PATH, pin-env=VAR, pin-fd=N or pin-command=COMMAND
+hint: for unattended use, append ?pin-file=PATH (or pin-env=VAR, pin-fd=N, pin-command=COMMAND) to the key source
 ==== pkcs11:token=T;object=alice?pin-file=utf-16-without-bom
 exit 3
 --- stdout
 --- stderr
-error: there is no pin for pkcs11:token=T;object=alice?pin-file=utf-16-without-bom
+error: cannot get the PIN of pkcs11:token=T;object=alice?pin-file=utf-16-without-bom
   caused by: the PIN of the token "T", for pkcs11:token=T;object=alice?pin-file=utf-16-without-bom in utf-16-without-bom contains a NUL byte
-hint: it was not tried; convert it to UTF-8 text without NUL bytes
+hint: it was not tried; convert it to UTF-8 without NUL bytes
 ==== pkcs11:token=T;object=alice?pin-source=|false
 exit 3
 --- stdout
 --- stderr
-error: there is no pin for pkcs11:token=T;object=alice?pin-source=…
+error: cannot get the PIN of pkcs11:token=T;object=alice?pin-source=…
   caused by: the command for the PIN of the token "T", for pkcs11:token=T;object=alice?pin-source=… failed
   caused by: `/bin/sh` exited with 1
-hint: an attribute of the key source gives it without a terminal: ?pin-file=PATH, pin-env=VAR, pin-fd=N or pin-command=COMMAND
+hint: for unattended use, append ?pin-file=PATH (or pin-env=VAR, pin-fd=N, pin-command=COMMAND) to the key source
 ==== pkcs11:token=T;object=alice?pin-value=
 exit 3
 --- stdout
 --- stderr
 error: cannot open pkcs11:token=T;object=alice?pin-value=…
-  caused by: the token "T" takes PINs of 4 to 255 bytes, and this one has 0
+  caused by: the token "T" requires a PIN of 4 to 255 bytes; this one has 0
 hint: it was not tried; check where the PIN comes from
 ==== pkcs11:token=T;object=alice?pin-value=123
 exit 3
 --- stdout
 --- stderr
 error: cannot open pkcs11:token=T;object=alice?pin-value=…
-  caused by: the token "T" takes PINs of 4 to 255 bytes, and this one has 3
+  caused by: the token "T" requires a PIN of 4 to 255 bytes; this one has 3
 hint: it was not tried; check where the PIN comes from
 
 "#]].raw());
@@ -995,7 +993,7 @@ exit 3
 error: cannot open pkcs11:token=T;object=alice?pin-value=…
   caused by: the token "T" refused the PIN
   caused by: C_Login failed with CKR_PIN_INCORRECT
-hint: it was tried once and is not tried again; a token locks itself after a few wrong ones, so check the PIN first
+hint: it was tried once; check the PIN before running this again: a token locks after a few wrong PINs
 
 "#]].raw()
     );
@@ -1006,7 +1004,7 @@ hint: it was tried once and is not tried again; a token locks itself after a few
     assert_data_eq!(
         run.stderr,
         str![[r#"
-warning: a wrong PIN was given to the token "T" before; a few of them lock it
+warning: the token "T" has seen a wrong PIN recently; a few wrong PINs lock it
 
 "#]]
         .raw()
@@ -1050,14 +1048,14 @@ exit 3
 --- stdout
 --- stderr
 error: cannot open pkcs11:token=T;object=alice?pin-env=PIN
-  caused by: the token "T" signs without a login, so the PIN in the key source is never used
-hint: remove the attribute pin-…, or set a PIN with the tool that came with the token
+  caused by: the token "T" signs without a login, so the PIN in the key source has no effect
+hint: remove the pin-… attribute, or set a PIN with the token's own tool
 
 "#]]
         .raw()
     );
     let made = tokens.run(&["generate", "pkcs11:token=T;object=new?pin-env=PIN"]);
-    assert!(made.stderr.contains("is never used"), "{made:?}");
+    assert!(made.stderr.contains("has no effect"), "{made:?}");
     assert_eq!(tokens.calls("C_Login"), 0);
 }
 
@@ -1156,28 +1154,28 @@ exit 3
 --- stdout
 --- stderr
 error: cannot open pkcs11:object=alice?pin-value=…
-  caused by: no PIN is tried on a token that the URI does not name: "T" (SoftHSM project, SoftHSM v2, serial=[SERIAL])
-hint: add token= or serial= to the URI, as it stands in this list, or leave out the pin attributes to be asked for the PIN
+  caused by: the PIN was not tried: the URI does not name a token: "T" (SoftHSM project, SoftHSM v2, serial=[SERIAL])
+hint: add token= or serial= from this list to the URI, or remove the pin attributes to be prompted
 ==== pkcs11:object=hidden?pin-value=4321
 exit 3
 --- stdout
 --- stderr
 error: cannot open pkcs11:object=hidden?pin-value=…
-  caused by: no PIN is tried on a token that the URI does not name: "T" (SoftHSM project, SoftHSM v2, serial=[SERIAL])
-hint: add token= or serial= to the URI, as it stands in this list, or leave out the pin attributes to be asked for the PIN
+  caused by: the PIN was not tried: the URI does not name a token: "T" (SoftHSM project, SoftHSM v2, serial=[SERIAL])
+hint: add token= or serial= from this list to the URI, or remove the pin attributes to be prompted
 ==== pkcs11:manufacturer=SoftHSM%20project;id=%01?pin-command=echo%204321
 exit 3
 --- stdout
 --- stderr
 error: cannot open pkcs11:manufacturer=SoftHSM%20project;id=%01?pin-command=…
-  caused by: no PIN is tried on a token that the URI does not name: "T" (SoftHSM project, SoftHSM v2, serial=[SERIAL])
-hint: add token= or serial= to the URI, as it stands in this list, or leave out the pin attributes to be asked for the PIN
+  caused by: the PIN was not tried: the URI does not name a token: "T" (SoftHSM project, SoftHSM v2, serial=[SERIAL])
+hint: add token= or serial= from this list to the URI, or remove the pin attributes to be prompted
 exit 3
 --- stdout
 --- stderr
 error: cannot open pkcs11:object=new?pin-value=…
-  caused by: no PIN is tried on a token that the URI does not name: "T" (SoftHSM project, SoftHSM v2, serial=[SERIAL])
-hint: add token= or serial= to the URI, as it stands in this list, or leave out the pin attributes to be asked for the PIN
+  caused by: the PIN was not tried: the URI does not name a token: "T" (SoftHSM project, SoftHSM v2, serial=[SERIAL])
+hint: add token= or serial= from this list to the URI, or remove the pin attributes to be prompted
 
 "#]].raw());
     assert_eq!(tokens.calls("C_Login"), 0);
@@ -1200,7 +1198,7 @@ exit 3
 --- stderr
 error: cannot open pkcs11:token=T;object=alice?pin-value=…
   caused by: 2 tokens match: "T" (SoftHSM project, SoftHSM v2, serial=[SERIAL]); "T" (SoftHSM project, SoftHSM v2, serial=[SERIAL])
-hint: name one of them: no PIN is tried on what may be the wrong token
+hint: add token= or serial= to name one; no PIN is tried on a token that may be the wrong one
 
 "#]].raw());
     assert_eq!(tokens.calls("C_Login"), 1);
@@ -1224,7 +1222,7 @@ fn the_number_of_a_slot_names_a_token_only_in_a_module_that_is_named() {
     assert_eq!(run.code, 3, "{run:?}");
     assert!(
         run.stderr
-            .contains("no PIN is tried on a token that the URI does not name: \"T\""),
+            .contains("the PIN was not tried: the URI does not name a token: \"T\""),
         "{run:?}"
     );
 }
@@ -1246,9 +1244,9 @@ fn no_pin_is_tried_while_another_module_may_have_the_token() {
     let run = tokens.run_changed(&sign, broken);
     // The module of the TPM says something as well.
     for line in [
-        "caused by: no PIN is tried while another module may have the token that is meant; found: \"T\" (",
+        "caused by: the PIN was not tried: another module may have the token; found: \"T\" (",
         "libtpm2_pkcs11.so: C_Initialize failed with CKR_GENERAL_ERROR\n",
-        "hint: name the token's module in the URI, with ?module-path=PATH\n",
+        "hint: name the token's module with ?module-path=PATH\n",
     ] {
         assert!(run.stderr.contains(line), "{run:?}");
     }
@@ -1270,7 +1268,7 @@ fn no_pin_is_tried_while_another_module_may_have_the_token() {
     assert_data_eq!(run.stderr, str![[r#"
 error: cannot open pkcs11:token=T;object=alice?pin-env=PIN
   caused by: 2 tokens match: "T" (IBM, SW   TPM, serial=[SERIAL]); "T" (SoftHSM project, SoftHSM v2, serial=[SERIAL])
-hint: name one of them: no PIN is tried on what may be the wrong token
+hint: add token= or serial= to name one; no PIN is tried on a token that may be the wrong one
 
 "#]].raw());
     assert_eq!(run.code, 3);
@@ -1327,16 +1325,15 @@ fn a_key_that_shows_only_after_a_login_is_asked_for() {
 exit 3
 --- stdout
 --- stderr
-error: there is no pin for pkcs11:token=T;object=alice
-  caused by: the PIN of the token "T", for pkcs11:token=T;object=alice is needed, and there is no terminal to ask on
-hint: an attribute of the key source gives it without a terminal: ?pin-file=PATH, pin-env=VAR, pin-fd=N or pin-command=COMMAND
+error: pkcs11:token=T;object=alice needs a PIN, and there is no terminal to prompt on
+hint: for unattended use, append ?pin-file=PATH (or pin-env=VAR, pin-fd=N, pin-command=COMMAND) to the key source
 ==== pkcs11:token=T;object=alice?pin-env=PIN
 exit 3
 --- stdout
 --- stderr
 error: cannot use pkcs11:token=T;object=alice?pin-env=PIN
-  caused by: the token "T" shows no public key for "alice" id=%01 (private EC)
-hint: store its public half under the same id, as in `pkcs11-tool --module [SOFTHSM] --token-label T --login --write-object PUBLIC.der --type pubkey --id 01 --label alice`
+  caused by: the token "T" has no public key for "alice" id=%01 (private EC)
+hint: store its public half with the same id, as in `pkcs11-tool --module [SOFTHSM] --token-label T --login --write-object PUBLIC.der --type pubkey --id 01 --label alice`
 ==== pkcs11:token=T;object=alice?pin-value=4321
 exit 3
 --- stdout
@@ -1344,7 +1341,7 @@ exit 3
 error: cannot open pkcs11:token=T;object=alice?pin-value=…
   caused by: the token "T" refused the PIN
   caused by: C_Login failed with CKR_PIN_INCORRECT
-hint: it was tried once and is not tried again; a token locks itself after a few wrong ones, so check the PIN first
+hint: it was tried once; check the PIN before running this again: a token locks after a few wrong PINs
 
 "#]].raw());
     tokens.initialize("U");
@@ -1358,7 +1355,7 @@ exit 3
 --- stderr
 error: cannot open pkcs11:object=alice?pin-value=…
   caused by: 2 tokens match: "T" (SoftHSM project, SoftHSM v2, serial=[SERIAL]); "U" (SoftHSM project, SoftHSM v2, serial=[SERIAL])
-hint: name one of them: no PIN is tried on what may be the wrong token
+hint: add token= or serial= to name one; no PIN is tried on a token that may be the wrong one
 
 "#]].raw()
     );
@@ -1390,8 +1387,8 @@ exit 3
 --- stdout
 --- stderr
 error: cannot open pkcs11:token=it's%20new;object=new?pin-env=PIN
-  caused by: the token "it's new" has no user PIN yet
-hint: set one with the tool that came with the token, as in `pkcs11-tool --module [SOFTHSM] --token-label 'it'\''s new' --login --login-type so --init-pin`
+  caused by: the token "it's new" has no user PIN
+hint: set one with the token's own tool, as in `pkcs11-tool --module [SOFTHSM] --token-label 'it'\''s new' --login --login-type so --init-pin`
 
 "#]].raw());
     tokens.run_hinted(&run.stderr, &["--so-pin", SO_PIN, "--new-pin", PIN]);
@@ -1410,7 +1407,7 @@ exit 3
 error: cannot open pkcs11:token=X;object=alice
   caused by: no token matches
   caused by: found: "T" (\u{1b}[2JHSM project, \u{1b}[2JHSM v2, serial=\u{1b}[2J)
-hint: correct token=, serial= and so on; ?module-path=PATH names another module
+hint: correct token= or serial=; to use another module, add ?module-path=PATH
 
 "#]]
         .raw()
@@ -1463,41 +1460,41 @@ exit 3
 --- stdout
 --- stderr
 error: cannot open pkcs11:token=T;object=alice?pin-env=PIN
-  caused by: the token "T" takes one more PIN, and is locked if that is wrong
-hint: leave out the pin attributes to be asked for it, or log in once with the tool that came with the token
+  caused by: the token "T" allows one more PIN attempt before it locks
+hint: remove the pin attributes to be prompted, or log in once with the token's own tool
 ==== locked
 exit 3
 --- stdout
 --- stderr
 error: cannot open pkcs11:token=T;object=alice?pin-env=PIN
-  caused by: the token "T" is locked: a wrong PIN was given too often
-hint: unlock it with the SO PIN or PUK, with the tool that came with the token
+  caused by: the token "T" is locked after too many wrong PINs
+hint: unblock it with the SO PIN or PUK, using the token's own tool
 ==== no-pin
 exit 3
 --- stdout
 --- stderr
 error: cannot open pkcs11:token=T;object=alice?pin-env=PIN
-  caused by: the token "T" has no user PIN yet
-hint: set one with the tool that came with the token, as in `pkcs11-tool --module [SHIM] --token-label T --login --login-type so --init-pin`
+  caused by: the token "T" has no user PIN
+hint: set one with the token's own tool, as in `pkcs11-tool --module [SHIM] --token-label T --login --login-type so --init-pin`
 ==== count-low
 exit 0
 --- stdout
 --- stderr
-warning: a wrong PIN was given to the token "T" before; a few of them lock it
+warning: the token "T" has seen a wrong PIN recently; a few wrong PINs lock it
 ==== pin-locked
 exit 3
 --- stdout
 --- stderr
 error: cannot open pkcs11:token=T;object=alice?pin-env=PIN
   caused by: C_Login failed with CKR_PIN_LOCKED
-hint: unlock the token with its SO PIN or PUK, with the tool that came with it
+hint: unblock the token's PIN with its SO PIN or PUK, using the token's own tool
 ==== pin-expired
 exit 3
 --- stdout
 --- stderr
 error: cannot open pkcs11:token=T;object=alice?pin-env=PIN
   caused by: C_Login failed with CKR_PIN_EXPIRED
-hint: set a new PIN with the tool that came with the token
+hint: set a new PIN with the token's own tool
 
 "#]].raw());
 }
@@ -1522,7 +1519,7 @@ fn only_a_person_who_knows_may_use_the_last_try() {
     assert_data_eq!(
         run.stderr,
         str![[r#"
-warning: this is the last try: the token "T" locks itself if the PIN is wrong
+warning: last attempt: the token "T" locks if the PIN is wrong
 
 "#]]
         .raw()
@@ -1537,7 +1534,7 @@ fn a_pin_is_given_on_the_keypad_of_a_reader_that_has_one() {
     assert_data_eq!(
         run.stderr,
         str![[r#"
-warning: enter the PIN of the token "T" on the keypad of its reader
+warning: enter the PIN of the token "T" on the reader's keypad
 
 "#]]
         .raw()
@@ -1553,9 +1550,8 @@ warning: enter the PIN of the token "T" on the keypad of its reader
 exit 3
 --- stdout
 --- stderr
-error: there is no pin for pkcs11:object=alice
-  caused by: the PIN of the token "T", for pkcs11:object=alice is needed, and asking is switched off
-hint: an attribute of the key source gives it without a terminal: ?pin-file=PATH, pin-env=VAR, pin-fd=N or pin-command=COMMAND
+error: pkcs11:object=alice needs a PIN, but --no-input forbids prompting
+hint: for unattended use, append ?pin-file=PATH (or pin-env=VAR, pin-fd=N, pin-command=COMMAND) to the key source
 
 "#]].raw()
     );
@@ -1613,35 +1609,35 @@ exit 3
 --- stderr
 error: cannot use pkcs11:object=p384
   caused by: the public key is on the curve P-384 (secp384r1), not P-256
-hint: make a P-256 key: `qkey generate 'pkcs11:token=T;object=NEW'`
+hint: create a P-256 key: `qkey generate 'pkcs11:token=T;object=NEW'`
 ==== pkcs11:object=bitcoin
 exit 3
 --- stdout
 --- stderr
 error: cannot use pkcs11:object=bitcoin
   caused by: the public key is on the curve secp256k1, not P-256
-hint: make a P-256 key: `qkey generate 'pkcs11:token=T;object=NEW'`
+hint: create a P-256 key: `qkey generate 'pkcs11:token=T;object=NEW'`
 ==== pkcs11:object=rsa
 exit 3
 --- stdout
 --- stderr
 error: cannot use pkcs11:object=rsa
   caused by: the public key is RSA, not ECDSA P-256
-hint: make a P-256 key: `qkey generate 'pkcs11:token=T;object=NEW'`
+hint: create a P-256 key: `qkey generate 'pkcs11:token=T;object=NEW'`
 ==== no-sign
 exit 3
 --- stdout
 --- stderr
 error: cannot use pkcs11:token=T;object=alice?pin-env=PIN
-  caused by: "alice" id=%01 (private EC) may not sign: its CKA_SIGN is false
-hint: use a key that was made for signatures
+  caused by: "alice" id=%01 (private EC) cannot sign: its CKA_SIGN is false
+hint: use a key that was created for signing
 ==== pkcs11:token=T;object=half?pin-env=PIN
 exit 3
 --- stdout
 --- stderr
 error: cannot use pkcs11:token=T;object=half?pin-env=PIN
-  caused by: the token "T" has the public key alone
-hint: the private key must be on the token under the same label and id
+  caused by: the token "T" has only the public key
+hint: the private key must be on the token with the same label and id
 
 "#]]
         .raw()
@@ -1663,9 +1659,9 @@ exit 3
 --- stdout
 --- stderr
 error: cannot use pkcs11:token=T;object=alice?pin-env=PIN
-  caused by: C_Sign answered with ASN.1 DER
-  caused by: 8 bytes where r and s take 64
-hint: CKM_ECDSA gives r and s, 32 bytes each: look for a newer module
+  caused by: C_Sign returned ASN.1 DER
+  caused by: 8 bytes instead of 64 (r and s)
+hint: CKM_ECDSA must return r and s, 32 bytes each: try a newer module
 ==== sign-garbage
 exit 3
 --- stdout
@@ -1677,16 +1673,16 @@ exit 3
 --- stdout
 --- stderr
 error: cannot use pkcs11:token=T;object=alice?pin-env=PIN
-  caused by: C_Sign answered with (nothing)
-  caused by: 0 bytes where r and s take 64
-hint: CKM_ECDSA gives r and s, 32 bytes each: look for a newer module
+  caused by: C_Sign returned (nothing)
+  caused by: 0 bytes instead of 64 (r and s)
+hint: CKM_ECDSA must return r and s, 32 bytes each: try a newer module
 ==== device-removed
 exit 3
 --- stdout
 --- stderr
 error: cannot sign with pkcs11:token=T;object=alice?pin-env=PIN
   caused by: C_Sign failed with CKR_DEVICE_REMOVED
-hint: put the token back and run this again
+hint: insert the token and run this again
 
 "#]]
         .raw()
@@ -1743,22 +1739,22 @@ exit 3
 --- stdout
 --- stderr
 error: cannot open pkcs11:token=T;object=alice?pin-env=PIN
-  caused by: the module did not answer within 1 s
-hint: check the token and the service behind its module, or give it longer with --timeout SECONDS
+  caused by: the module did not respond within 1 s
+hint: check the token and the service behind its module, or allow more time with --timeout SECONDS
 ==== hang-login
 exit 3
 --- stdout
 --- stderr
 error: cannot open pkcs11:token=T;object=alice?pin-env=PIN
-  caused by: the module did not answer within 1 s
-hint: check the token and the service behind its module, or give it longer with --timeout SECONDS
+  caused by: the module did not respond within 1 s
+hint: check the token and the service behind its module, or allow more time with --timeout SECONDS
 ==== hang-sign
 exit 3
 --- stdout
 --- stderr
 error: cannot sign with pkcs11:token=T;object=alice?pin-env=PIN
-  caused by: the module did not answer within 1 s
-hint: check the token and the service behind its module, or give it longer with --timeout SECONDS
+  caused by: the module did not respond within 1 s
+hint: check the token and the service behind its module, or allow more time with --timeout SECONDS
 
 "#]]
         .raw()
@@ -1810,17 +1806,17 @@ fn a_signal_ends_a_module_that_hangs() {
 exit 130
 --- stdout
 --- stderr
-error: cannot open pkcs11:token=T;object=alice?pin-env=PIN: stopped by a signal
+error: cannot open pkcs11:token=T;object=alice?pin-env=PIN: interrupted
 ==== hang-login
 exit 130
 --- stdout
 --- stderr
-error: cannot open pkcs11:token=T;object=alice?pin-env=PIN: stopped by a signal
+error: cannot open pkcs11:token=T;object=alice?pin-env=PIN: interrupted
 ==== hang-sign
 exit 130
 --- stdout
 --- stderr
-error: cannot sign with pkcs11:token=T;object=alice?pin-env=PIN: stopped by a signal
+error: cannot sign with pkcs11:token=T;object=alice?pin-env=PIN: interrupted
 
 "#]]
         .raw()
@@ -1842,14 +1838,14 @@ exit 3
 --- stdout
 --- stderr
 error: cannot open pkcs11:token=T;object=alice
-  caused by: there is no token at all
-hint: plug it in, or initialize one, as in `softhsm2-util --init-token --free --label TOKEN`; ?module-path=PATH names another module
+  caused by: no token found
+hint: insert the token, or initialize one, as in `softhsm2-util --init-token --free --label TOKEN`; to use another module, add ?module-path=PATH
 exit 3
 --- stdout
 --- stderr
 error: cannot open pkcs11:token=T;object=new?pin-env=PIN
-  caused by: there is no token at all
-hint: plug it in, or initialize one, as in `softhsm2-util --init-token --free --label TOKEN`; ?module-path=PATH names another module
+  caused by: no token found
+hint: insert the token, or initialize one, as in `softhsm2-util --init-token --free --label TOKEN`; to use another module, add ?module-path=PATH
 
 "#]].raw());
 }
@@ -1931,21 +1927,21 @@ Store its public half with `qkey add --name NAME --key 'pkcs11:token=T;object=na
 exit 3
 --- stdout
 --- stderr
-error: cannot make a key in pkcs11:token=T;object=named;id=%0a%0B?pin-env=PIN
-  caused by: the token "T" has "named" id=%0A%0B (private EC); "named" id=%0A%0B (public EC P-256) already
-hint: no key is ever replaced: choose another object= or id=
+error: cannot create a key in pkcs11:token=T;object=named;id=%0a%0B?pin-env=PIN
+  caused by: the token "T" already has "named" id=%0A%0B (private EC); "named" id=%0A%0B (public EC P-256)
+hint: qkey never replaces a key: choose another object= or id=
 ==== pkcs11:token=T;object=other;id=%0a%0b?pin-env=PIN
 exit 3
 --- stdout
 --- stderr
-error: cannot make a key in pkcs11:token=T;object=other;id=%0a%0b?pin-env=PIN
-  caused by: the token "T" has "named" id=%0A%0B (private EC); "named" id=%0A%0B (public EC P-256) already
-hint: no key is ever replaced: choose another object= or id=
+error: cannot create a key in pkcs11:token=T;object=other;id=%0a%0b?pin-env=PIN
+  caused by: the token "T" already has "named" id=%0A%0B (private EC); "named" id=%0A%0B (public EC P-256)
+hint: qkey never replaces a key: choose another object= or id=
 ==== pkcs11:token=T;id=%0c?pin-env=PIN
 exit 2
 --- stdout
 --- stderr
-error: "pkcs11:token=T;id=%0c?pin-env=PIN" names no new key
+error: "pkcs11:token=T;id=%0c?pin-env=PIN" has no name for the new key
 hint: add object=NAME to the URI
 ==== pkcs11:token=U;object=new?pin-env=PIN
 exit 3
@@ -1954,14 +1950,13 @@ exit 3
 error: cannot open pkcs11:token=U;object=new?pin-env=PIN
   caused by: no token matches
   caused by: found: "T" (SoftHSM project, SoftHSM v2, serial=[SERIAL])
-hint: correct token=, serial= and so on; ?module-path=PATH names another module
+hint: correct token= or serial=; to use another module, add ?module-path=PATH
 ==== pkcs11:token=T;object=new
 exit 3
 --- stdout
 --- stderr
-error: there is no pin for pkcs11:token=T;object=new
-  caused by: the PIN of the token "T", for pkcs11:token=T;object=new is needed, and there is no terminal to ask on
-hint: an attribute of the key source gives it without a terminal: ?pin-file=PATH, pin-env=VAR, pin-fd=N or pin-command=COMMAND
+error: pkcs11:token=T;object=new needs a PIN, and there is no terminal to prompt on
+hint: for unattended use, append ?pin-file=PATH (or pin-env=VAR, pin-fd=N, pin-command=COMMAND) to the key source
 ==== pkcs11:token=T;object=new?pin-value=4321
 exit 3
 --- stdout
@@ -1969,18 +1964,18 @@ exit 3
 error: cannot open pkcs11:token=T;object=new?pin-value=…
   caused by: the token "T" refused the PIN
   caused by: C_Login failed with CKR_PIN_INCORRECT
-hint: it was tried once and is not tried again; a token locks itself after a few wrong ones, so check the PIN first
+hint: it was tried once; check the PIN before running this again: a token locks after a few wrong PINs
 exit 2
 --- stdout
 --- stderr
-error: --format and --encrypt are for key files, not for pkcs11
-hint: leave them out
+error: --format and --encrypt apply only to key files, not to pkcs11
+hint: omit them
 exit 3
 --- stdout
 --- stderr
 error: cannot open pkcs11:object=new?pin-env=PIN
   caused by: 2 tokens match: "T" (SoftHSM project, SoftHSM v2, serial=[SERIAL]); "U" (SoftHSM project, SoftHSM v2, serial=[SERIAL])
-hint: name one of them: no PIN is tried on what may be the wrong token
+hint: add token= or serial= to name one; no PIN is tried on a token that may be the wrong one
 
 "#]].raw());
     assert_eq!(
@@ -2111,9 +2106,9 @@ fn a_key_in_a_tpm_is_made_added_and_unlocks() {
 exit 3
 --- stdout
 --- stderr
-error: cannot make a key in pkcs11:token=T;object=lock?pin-env=PIN
-  caused by: the token "T" has "lock" id=%01 (private EC P-256); "lock" id=%01 (public EC P-256) already
-hint: no key is ever replaced: choose another object= or id=
+error: cannot create a key in pkcs11:token=T;object=lock?pin-env=PIN
+  caused by: the token "T" already has "lock" id=%01 (private EC P-256); "lock" id=%01 (public EC P-256)
+hint: qkey never replaces a key: choose another object= or id=
 
 "#]].raw()
     );

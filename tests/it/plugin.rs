@@ -674,7 +674,7 @@ exit 3
 --- stdout
 --- stderr
 error: cannot use plugin:test:x
-  caused by: a private key where a public key belongs
+  caused by: a private key instead of a public key
 hint: the plugin does not follow the protocol in docs/plugins.md: tell its author
 ==== rubbish
 exit 3

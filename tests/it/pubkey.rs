@@ -151,20 +151,20 @@ exit 3
 --- stderr
 error: cannot read the key file missing.pem
   caused by: No such file or directory (os error 2)
-hint: check the path, or make a key with `qkey generate PATH`
+hint: check the path
 
 $ qkey pubkey missing.pem --output json
 exit 3
 --- stdout
 --- stderr
-{"error":{"kind":"key","message":"cannot read the key file missing.pem","causes":["No such file or directory (os error 2)"],"hint":"check the path, or make a key with `qkey generate PATH`","exit_code":3}}
+{"error":{"kind":"key","message":"cannot read the key file missing.pem","causes":["No such file or directory (os error 2)"],"hint":"check the path","exit_code":3}}
 
 $ qkey pubkey folder
 exit 3
 --- stdout
 --- stderr
 error: folder is a directory
-hint: name the key file in it
+hint: specify a key file in this directory
 
 $ qkey pubkey empty.pem
 exit 3
@@ -172,7 +172,7 @@ exit 3
 --- stderr
 error: cannot use the key file empty.pem
   caused by: the file is empty
-hint: make an ECDSA P-256 key: `qkey generate key.pem`
+hint: create an ECDSA P-256 key: `qkey generate key.pem`
 
 $ qkey pubkey public.pem
 exit 3
@@ -180,7 +180,7 @@ exit 3
 --- stderr
 error: cannot use the key file public.pem
   caused by: no private key in the file, only a public key
-hint: the private key is in a file of its own, often of the same name without .pub
+hint: the private key is in another file, often with the same name without .pub
 
 $ qkey pubkey rsa.pem
 exit 3
@@ -188,7 +188,7 @@ exit 3
 --- stderr
 error: cannot use the key file rsa.pem
   caused by: the private key is RSA, not ECDSA P-256
-hint: make an ECDSA P-256 key: `qkey generate key.pem`
+hint: create an ECDSA P-256 key: `qkey generate key.pem`
 
 $ qkey pubkey p384.pem
 exit 3
@@ -196,7 +196,7 @@ exit 3
 --- stderr
 error: cannot use the key file p384.pem
   caused by: the private key is on the curve P-384 (secp384r1), not P-256
-hint: make an ECDSA P-256 key: `qkey generate key.pem`
+hint: create an ECDSA P-256 key: `qkey generate key.pem`
 
 $ qkey pubkey
 exit 2

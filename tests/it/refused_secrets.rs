@@ -435,7 +435,7 @@ exit 3
 --- stdout
 --- stderr
 error: cannot open alice.pem
-  caused by: it is not encrypted, so passphrase-file is never used
+  caused by: the key is not encrypted, so passphrase-file has no effect
 hint: remove passphrase-file from the key source, or encrypt the key first: `openssl pkcs8 -topk8 -in alice.pem -out NEW`, or for OpenSSH's format `ssh-keygen -p -f alice.pem`
 0 tries
 ==== file:alice.pem?passphrase-env=RIGHT
@@ -443,7 +443,7 @@ exit 3
 --- stdout
 --- stderr
 error: cannot open alice.pem
-  caused by: it is not encrypted, so passphrase-env is never used
+  caused by: the key is not encrypted, so passphrase-env has no effect
 hint: remove passphrase-env from the key source, or encrypt the key first: `openssl pkcs8 -topk8 -in alice.pem -out NEW`, or for OpenSSH's format `ssh-keygen -p -f alice.pem`
 0 tries
 ==== openssl:alice.pem?passphrase-file=pass
@@ -451,7 +451,7 @@ exit 3
 --- stdout
 --- stderr
 error: cannot open openssl:alice.pem?passphrase-file=pass
-  caused by: openssl opens it without a passphrase, so passphrase-file is never used
+  caused by: openssl opens it without a passphrase, so passphrase-file has no effect
 hint: remove passphrase-file, or encrypt the key first: `openssl pkcs8 -topk8 -in alice.pem -out NEW`
 0 tries
 ==== openssl:alice.pem?provider=default&passphrase-file=pass
@@ -459,7 +459,7 @@ exit 3
 --- stdout
 --- stderr
 error: cannot open openssl:alice.pem?provider=default&passphrase-file=pass
-  caused by: openssl opens it without a passphrase, so passphrase-file is never used
+  caused by: openssl opens it without a passphrase, so passphrase-file has no effect
 hint: remove passphrase-file, or encrypt the key first: `openssl pkcs8 -topk8 -in alice.pem -out NEW`
 0 tries
 ==== openssl:open.pem?provider=tpm2,default&passphrase-file=pass
@@ -467,7 +467,7 @@ exit 3
 --- stdout
 --- stderr
 error: cannot open openssl:open.pem?provider=tpm2,default&passphrase-file=pass
-  caused by: openssl opens it without a passphrase, so passphrase-file is never used
+  caused by: openssl opens it without a passphrase, so passphrase-file has no effect
 hint: remove passphrase-file from the key source
 0 tries
 ==== openssl:handle:0x81000005?provider=tpm2,default&passphrase-file=pass
@@ -475,7 +475,7 @@ exit 3
 --- stdout
 --- stderr
 error: cannot open openssl:handle:0x81000005?provider=tpm2,default&passphrase-file=pass
-  caused by: openssl opens it without a passphrase, so passphrase-file is never used
+  caused by: openssl opens it without a passphrase, so passphrase-file has no effect
 hint: with this source, openssl asks for the passphrase: 'openssl:handle:0x81000005%3Fpass?provider=tpm2,default&passphrase-file=pass'; if the key has none, remove passphrase-file
 0 tries
 ==== openssl:handle:0x81000005?provider=tpm2,default

@@ -897,7 +897,7 @@ exit 4
 --- stdout
 --- stderr
 error: key 1 ("lock-2026") is not a P-256 key that could be compared
-  caused by: the public key is cut short or damaged
+  caused by: the public key is truncated or damaged
 
 "#]]
         .raw()

@@ -167,8 +167,8 @@ exit 3
 --- stdout
 --- stderr
 error: cannot sign with ssh-agent:alice
-  caused by: the challenge has 250001 bytes, and an agent signs at most 250000
-hint: sign it with a key file, which has no such limit
+  caused by: the challenge has 250001 bytes; an agent signs at most 250000
+hint: sign it with a key file, which has no limit
 
 
 "#]]
@@ -263,7 +263,7 @@ exit 0
 ID  NAME  STATE    FINGERPRINT          CONFIGURED KEY  COMMENT
 1   lock  enabled  SHA256:qDNOdPfn/SvG  alice
 --- stderr
-warning: gone (ssh-agent:gone) is not compared: key "gone": cannot open ssh-agent:gone: the agent holds no key with the comment "gone", only: ecdsa-sha2-nistp256 SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4 "alice" ecdsa-sha2-nistp256 SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s "bob"
+warning: gone (ssh-agent:gone) is not compared: key "gone": cannot open ssh-agent:gone: no key in the agent has the comment "gone"; it has: ecdsa-sha2-nistp256 SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4 "alice" ecdsa-sha2-nistp256 SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s "bob"
 
 
 "#]]
@@ -282,8 +282,8 @@ exit 3
 --- stdout
 --- stderr
 error: cannot open ssh-agent:alice
-  caused by: the agent holds no key
-hint: load the key with `ssh-add KEY`; a locked agent shows no keys either: `ssh-add -X` unlocks it
+  caused by: the agent has no keys
+hint: add the key with `ssh-add KEY`; if the agent is locked, unlock it with `ssh-add -X`
 
 
 "#]]
@@ -343,7 +343,7 @@ exit 3
 --- stdout
 --- stderr
 error: cannot open ssh-agent:nobody
-  caused by: the agent holds no key with the comment "nobody", only:
+  caused by: no key in the agent has the comment "nobody"; it has:
     ssh-ed25519 SHA256:[AS SSH-ADD SHOWS IT] "ed25519"
     ssh-rsa SHA256:[AS SSH-ADD SHOWS IT] "rsa"
     ecdsa-sha2-nistp384 SHA256:[AS SSH-ADD SHOWS IT] "p384"
@@ -353,14 +353,14 @@ error: cannot open ssh-agent:nobody
     ecdsa-sha2-nistp256 SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4 "alice"
     ecdsa-sha2-nistp256 SHA256:[AS SSH-ADD SHOWS IT] "twice"
     ecdsa-sha2-nistp256 SHA256:[AS SSH-ADD SHOWS IT] "twice"
-hint: load the key with `ssh-add KEY`, or take one that is there
+hint: add the key with `ssh-add KEY`, or use one of those listed
 
 $ qkey pubkey ssh-agent:SHA256:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA
 exit 3
 --- stdout
 --- stderr
 error: cannot open ssh-agent:SHA256:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA
-  caused by: the agent holds no key with the fingerprint SHA256:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA, only:
+  caused by: no key in the agent has the fingerprint SHA256:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA; it has:
     ssh-ed25519 SHA256:[AS SSH-ADD SHOWS IT] "ed25519"
     ssh-rsa SHA256:[AS SSH-ADD SHOWS IT] "rsa"
     ecdsa-sha2-nistp384 SHA256:[AS SSH-ADD SHOWS IT] "p384"
@@ -370,7 +370,7 @@ error: cannot open ssh-agent:SHA256:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA
     ecdsa-sha2-nistp256 SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4 "alice"
     ecdsa-sha2-nistp256 SHA256:[AS SSH-ADD SHOWS IT] "twice"
     ecdsa-sha2-nistp256 SHA256:[AS SSH-ADD SHOWS IT] "twice"
-hint: load the key with `ssh-add KEY`, or take one that is there
+hint: add the key with `ssh-add KEY`, or use one of those listed
 
 $ qkey pubkey ssh-agent:twice
 exit 3
@@ -387,36 +387,36 @@ exit 3
 --- stdout
 --- stderr
 error: cannot open ssh-agent:ed25519
-  caused by: ssh-ed25519 SHA256:[AS SSH-ADD SHOWS IT] "ed25519" is of no use
+  caused by: cannot use ssh-ed25519 SHA256:[AS SSH-ADD SHOWS IT] "ed25519"
   caused by: the public key is Ed25519, not ECDSA P-256
-hint: take an ECDSA P-256 key (ecdsa-sha2-nistp256): `ssh-keygen -t ecdsa -b 256 -f KEY` makes one, `ssh-add KEY` loads it
+hint: use an ECDSA P-256 key (ecdsa-sha2-nistp256): create one with `ssh-keygen -t ecdsa -b 256 -f KEY` and add it with `ssh-add KEY`
 
 $ qkey pubkey ssh-agent:rsa
 exit 3
 --- stdout
 --- stderr
 error: cannot open ssh-agent:rsa
-  caused by: ssh-rsa SHA256:[AS SSH-ADD SHOWS IT] "rsa" is of no use
+  caused by: cannot use ssh-rsa SHA256:[AS SSH-ADD SHOWS IT] "rsa"
   caused by: the public key is RSA, not ECDSA P-256
-hint: take an ECDSA P-256 key (ecdsa-sha2-nistp256): `ssh-keygen -t ecdsa -b 256 -f KEY` makes one, `ssh-add KEY` loads it
+hint: use an ECDSA P-256 key (ecdsa-sha2-nistp256): create one with `ssh-keygen -t ecdsa -b 256 -f KEY` and add it with `ssh-add KEY`
 
 $ qkey pubkey ssh-agent:p384
 exit 3
 --- stdout
 --- stderr
 error: cannot open ssh-agent:p384
-  caused by: ecdsa-sha2-nistp384 SHA256:[AS SSH-ADD SHOWS IT] "p384" is of no use
+  caused by: cannot use ecdsa-sha2-nistp384 SHA256:[AS SSH-ADD SHOWS IT] "p384"
   caused by: the public key is on the curve P-384 (secp384r1), not P-256
-hint: take an ECDSA P-256 key (ecdsa-sha2-nistp256): `ssh-keygen -t ecdsa -b 256 -f KEY` makes one, `ssh-add KEY` loads it
+hint: use an ECDSA P-256 key (ecdsa-sha2-nistp256): create one with `ssh-keygen -t ecdsa -b 256 -f KEY` and add it with `ssh-add KEY`
 
 $ qkey pubkey 'ssh-agent:qkey test key'
 exit 3
 --- stdout
 --- stderr
 error: cannot open ssh-agent:qkey test key
-  caused by: sk-ecdsa-sha2-nistp256@openssh.com SHA256:[AS SSH-ADD SHOWS IT] "qkey test key" is of no use
+  caused by: cannot use sk-ecdsa-sha2-nistp256@openssh.com SHA256:[AS SSH-ADD SHOWS IT] "qkey test key"
   caused by: the public key is on a FIDO security key (sk-ecdsa-sha2-nistp256@openssh.com), which signs more than the challenge
-hint: take an ECDSA P-256 key (ecdsa-sha2-nistp256): `ssh-keygen -t ecdsa -b 256 -f KEY` makes one, `ssh-add KEY` loads it
+hint: use an ECDSA P-256 key (ecdsa-sha2-nistp256): create one with `ssh-keygen -t ecdsa -b 256 -f KEY` and add it with `ssh-add KEY`
 
 $ qkey pubkey ssh-agent:twice --output json
 exit 3
@@ -436,7 +436,7 @@ exit 3
         let usable = line.ends_with("(ECDSA)") && line.starts_with("256");
         let usable = usable || line.ends_with("(ECDSA-CERT)");
         assert_eq!(run.code == 0, usable, "{line}: {run:?}");
-        assert!(usable || run.stderr.contains("is of no use"), "{run:?}");
+        assert!(usable || run.stderr.contains("cannot use "), "{run:?}");
     }
 }
 
@@ -457,27 +457,27 @@ fn a_source_that_names_no_key_is_a_usage_error() {
 $ qkey pubkey ssh-agent: 2>&1 | head -1
 exit 0
 --- stdout
-error: "ssh-agent:" is not a key source: nothing stands before the attributes
+error: "ssh-agent:" is not a key source: nothing before the attributes
 --- stderr
 
 $ qkey pubkey ssh-agent:SHA256:qDNOdPfn
 exit 2
 --- stdout
 --- stderr
-error: "SHA256:qDNOdPfn" is not the fingerprint of a key: SHA256: and 43 digits of Base64
+error: "SHA256:qDNOdPfn" is not a key fingerprint (SHA256: and 43 Base64 digits)
 hint: `ssh-add -l` shows the fingerprints of the keys in the agent
 
 $ qkey pubkey 'ssh-agent:alice?confirm=no'
 exit 2
 --- stdout
 --- stderr
-error: "ssh-agent:alice?confirm=…" is not a key source: it has no attribute "confirm"
-hint: ssh-agent takes no attributes; a `?` that is part of a name is written ssh-agent:…%3F…
+error: "ssh-agent:alice?confirm=…" is not a key source: unknown attribute "confirm"
+hint: ssh-agent takes no attributes; in a name, write `?` as %3F: ssh-agent:…%3F…
 
 $ qkey generate ssh-agent:alice 2>&1 | head -1
 exit 0
 --- stdout
-error: no key can be made in "ssh-agent:alice"
+error: qkey cannot create a key in "ssh-agent:alice"
 --- stderr
 
 
@@ -512,52 +512,52 @@ exit 3
 --- stdout
 --- stderr
 error: cannot open ssh-agent:alice
-  caused by: SSH_AUTH_SOCK is not set: no agent is known here
-hint: start an agent (`eval "$(ssh-agent)"`), load the key (`ssh-add KEY`), and run this in the same shell; sudo passes SSH_AUTH_SOCK on only when told to
+  caused by: SSH_AUTH_SOCK is not set
+hint: start an agent (`eval "$(ssh-agent)"`), add the key (`ssh-add KEY`), and run this in the same shell; with sudo, use `sudo --preserve-env=SSH_AUTH_SOCK`
 
 $ SSH_AUTH_SOCK= qkey pubkey ssh-agent:alice
 exit 3
 --- stdout
 --- stderr
 error: cannot open ssh-agent:alice
-  caused by: SSH_AUTH_SOCK is not set: no agent is known here
-hint: start an agent (`eval "$(ssh-agent)"`), load the key (`ssh-add KEY`), and run this in the same shell; sudo passes SSH_AUTH_SOCK on only when told to
+  caused by: SSH_AUTH_SOCK is not set
+hint: start an agent (`eval "$(ssh-agent)"`), add the key (`ssh-add KEY`), and run this in the same shell; with sudo, use `sudo --preserve-env=SSH_AUTH_SOCK`
 
 $ qkey pubkey ssh-agent:alice
 exit 3
 --- stdout
 --- stderr
 error: cannot open ssh-agent:alice
-  caused by: nothing can be reached at [DIR]/agent.sock
+  caused by: cannot connect to [DIR]/agent.sock
   caused by: No such file or directory (os error 2)
-hint: the agent may have ended, or belong to another user: `ssh-add -l` asks the same one; `eval "$(ssh-agent)"` starts a new one
+hint: the agent may have exited or belong to another user: check with `ssh-add -l`, or start a new one with `eval "$(ssh-agent)"`
 
 $ SSH_AUTH_SOCK=stale.sock qkey pubkey ssh-agent:alice
 exit 3
 --- stdout
 --- stderr
 error: cannot open ssh-agent:alice
-  caused by: nothing can be reached at stale.sock
+  caused by: cannot connect to stale.sock
   caused by: Connection refused (os error 111)
-hint: the agent may have ended, or belong to another user: `ssh-add -l` asks the same one; `eval "$(ssh-agent)"` starts a new one
+hint: the agent may have exited or belong to another user: check with `ssh-add -l`, or start a new one with `eval "$(ssh-agent)"`
 
 $ SSH_AUTH_SOCK=alice.pem qkey pubkey ssh-agent:alice
 exit 3
 --- stdout
 --- stderr
 error: cannot open ssh-agent:alice
-  caused by: nothing can be reached at alice.pem
+  caused by: cannot connect to alice.pem
   caused by: Connection refused (os error 111)
-hint: the agent may have ended, or belong to another user: `ssh-add -l` asks the same one; `eval "$(ssh-agent)"` starts a new one
+hint: the agent may have exited or belong to another user: check with `ssh-add -l`, or start a new one with `eval "$(ssh-agent)"`
 
 $ SSH_AUTH_SOCK=/xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx qkey pubkey ssh-agent:alice
 exit 3
 --- stdout
 --- stderr
 error: cannot open ssh-agent:alice
-  caused by: nothing can be reached at /xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx
+  caused by: cannot connect to /xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx
   caused by: File name too long (os error 36)
-hint: the agent may have ended, or belong to another user: `ssh-add -l` asks the same one; `eval "$(ssh-agent)"` starts a new one
+hint: the agent may have exited or belong to another user: check with `ssh-add -l`, or start a new one with `eval "$(ssh-agent)"`
 
 
 "#]]
@@ -579,8 +579,8 @@ exit 3
 --- stdout
 --- stderr
 error: cannot open ssh-agent:alice
-  caused by: the agent holds no key
-hint: load the key with `ssh-add KEY`; a locked agent shows no keys either: `ssh-add -X` unlocks it
+  caused by: the agent has no keys
+hint: add the key with `ssh-add KEY`; if the agent is locked, unlock it with `ssh-add -X`
 
 
 "#]]
@@ -620,7 +620,7 @@ exit 3
 --- stderr
 error: cannot sign with ssh-agent:alice.pem
   caused by: the agent refused
-hint: it does so when a confirmation was not given (`ssh-add -c`), when it is locked (`ssh-add -X` unlocks it), when the key was removed meanwhile, and when the key is kept for certain hosts (`ssh-add -h`)
+hint: possible causes: the confirmation was declined (`ssh-add -c`), the agent is locked (unlock it with `ssh-add -X`), the key was removed, or the key is restricted to certain hosts (`ssh-add -h`)
 
 
 "#]]
@@ -668,8 +668,8 @@ exit 3
 --- stdout
 --- stderr
 error: cannot open ssh-agent:alice
-  caused by: the agent did not answer within 1 s
-hint: the agent may be waiting for a confirmation or a touch; give it longer with --timeout SECONDS, or restart it
+  caused by: the agent did not respond within 1 s
+hint: the agent may be waiting for confirmation or a touch; allow more time with --timeout SECONDS, or restart it
 
 
 "#]]
@@ -699,8 +699,8 @@ exit 3
 --- stdout
 --- stderr
 error: cannot open ssh-agent:alice
-  caused by: the agent did not answer within 1 s
-hint: the agent may be waiting for a confirmation or a touch; give it longer with --timeout SECONDS, or restart it
+  caused by: the agent did not respond within 1 s
+hint: the agent may be waiting for confirmation or a touch; allow more time with --timeout SECONDS, or restart it
 
 
 "#]]
@@ -731,7 +731,7 @@ fn a_signal_ends_the_wait_for_an_agent_at_once() {
 exit 130
 --- stdout
 --- stderr
-error: stopped by a signal, about to sign with ssh-agent:alice
+error: interrupted before it could sign with ssh-agent:alice
 
 "#]]
     );
@@ -917,8 +917,8 @@ Unlocked snapshot 4 ("4_nightly"), which key 1 ("lock") locked.
 Unlocked 3, already unlocked 0, failed 1.
 --- stderr
 error: snapshot 2: cannot sign with ssh-agent:alice
-  caused by: the agent closed the connection before its answer was complete
-hint: see whether `ssh-add -l` gets on with this agent
+  caused by: the agent closed the connection before its reply was complete
+hint: check that `ssh-add -l` works with this agent
 error: 1 of 4 snapshots failed
 hint: see the errors above; rerunning is safe: what is already unlocked is left alone
 
@@ -944,11 +944,11 @@ exit 3
 Unlocked 0, already unlocked 0, failed 2.
 --- stderr
 error: snapshot 1: cannot sign with ssh-agent:alice
-  caused by: the agent did not answer within 4 s
-hint: the agent may be waiting for a confirmation or a touch; give it longer with --timeout SECONDS, or restart it
+  caused by: the agent did not respond within 4 s
+hint: the agent may be waiting for confirmation or a touch; allow more time with --timeout SECONDS, or restart it
 error: snapshot 2: cannot sign with ssh-agent:alice
-  caused by: the agent did not answer within 4 s
-hint: the agent may be waiting for a confirmation or a touch; give it longer with --timeout SECONDS, or restart it
+  caused by: the agent did not respond within 4 s
+hint: the agent may be waiting for confirmation or a touch; allow more time with --timeout SECONDS, or restart it
 error: 2 of 2 snapshots failed
 hint: see the errors above; rerunning is safe: what is already unlocked is left alone
 
@@ -1077,7 +1077,7 @@ fn an_agent_that_gives_no_list_is_named() {
             Some(frame(&list(&[alice(&off_the_curve)]))),
         ),
         (
-            "lists a key of no type",
+            "lists a key of unknown type",
             Some(frame(&list(&[alice(&[0, 0])]))),
         ),
         ("hangs in the answer", None),
@@ -1099,79 +1099,79 @@ exit 3
 --- stderr
 error: cannot open ssh-agent:alice
   caused by: the agent refused
-hint: it does so when a confirmation was not given (`ssh-add -c`), when it is locked (`ssh-add -X` unlocks it), when the key was removed meanwhile, and when the key is kept for certain hosts (`ssh-add -h`)
+hint: possible causes: the confirmation was declined (`ssh-add -c`), the agent is locked (unlock it with `ssh-add -X`), the key was removed, or the key is restricted to certain hosts (`ssh-add -h`)
 ==== closes at once
 exit 3
 --- stdout
 --- stderr
 error: cannot open ssh-agent:alice
-  caused by: the agent closed the connection before its answer was complete
-hint: see whether `ssh-add -l` gets on with this agent
+  caused by: the agent closed the connection before its reply was complete
+hint: check that `ssh-add -l` works with this agent
 ==== closes in the length
 exit 3
 --- stdout
 --- stderr
 error: cannot open ssh-agent:alice
-  caused by: the agent closed the connection before its answer was complete
-hint: see whether `ssh-add -l` gets on with this agent
+  caused by: the agent closed the connection before its reply was complete
+hint: check that `ssh-add -l` works with this agent
 ==== closes in the answer
 exit 3
 --- stdout
 --- stderr
 error: cannot open ssh-agent:alice
-  caused by: the agent closed the connection before its answer was complete
-hint: see whether `ssh-add -l` gets on with this agent
+  caused by: the agent closed the connection before its reply was complete
+hint: check that `ssh-add -l` works with this agent
 ==== announces 4 GiB
 exit 3
 --- stdout
 --- stderr
 error: cannot open ssh-agent:alice
-  caused by: the agent announced an answer of 4294967295 bytes, and none has more than 262144
-hint: see whether `ssh-add -l` gets on with this agent
+  caused by: the agent announced a reply of 4294967295 bytes; the limit is 262144
+hint: check that `ssh-add -l` works with this agent
 ==== answers nothing
 exit 3
 --- stdout
 --- stderr
 error: cannot open ssh-agent:alice
-  caused by: the agent answered with something other than a list of keys: (nothing)
-hint: see whether `ssh-add -l` gets on with this agent
+  caused by: unexpected reply from the agent instead of a list of keys: (nothing)
+hint: check that `ssh-add -l` works with this agent
 ==== answers something else
 exit 3
 --- stdout
 --- stderr
 error: cannot open ssh-agent:alice
-  caused by: the agent answered with something other than a list of keys: 06616c6c2069732077656c6c2c20616e64207468697320676f6573206f6e2061…
-hint: see whether `ssh-add -l` gets on with this agent
+  caused by: unexpected reply from the agent instead of a list of keys: 06616c6c2069732077656c6c2c20616e64207468697320676f6573206f6e2061…
+hint: check that `ssh-add -l` works with this agent
 ==== lists more than it shows
 exit 3
 --- stdout
 --- stderr
 error: cannot open ssh-agent:alice
-  caused by: the agent answered with something other than a list of keys: 0c000000090000000101
-hint: see whether `ssh-add -l` gets on with this agent
+  caused by: unexpected reply from the agent instead of a list of keys: 0c000000090000000101
+hint: check that `ssh-add -l` works with this agent
 ==== lists a point off the curve
 exit 3
 --- stdout
 --- stderr
 error: cannot open ssh-agent:alice
-  caused by: ecdsa-sha2-nistp256 SHA256:NCzRFw+1wAetEks6h9rOgNewp0VNN3NCvCTp5icD6J0 "alice" is of no use
+  caused by: cannot use ecdsa-sha2-nistp256 SHA256:NCzRFw+1wAetEks6h9rOgNewp0VNN3NCvCTp5icD6J0 "alice"
   caused by: the point of the public key is not on P-256
-hint: take an ECDSA P-256 key (ecdsa-sha2-nistp256): `ssh-keygen -t ecdsa -b 256 -f KEY` makes one, `ssh-add KEY` loads it
-==== lists a key of no type
+hint: use an ECDSA P-256 key (ecdsa-sha2-nistp256): create one with `ssh-keygen -t ecdsa -b 256 -f KEY` and add it with `ssh-add KEY`
+==== lists a key of unknown type
 exit 3
 --- stdout
 --- stderr
 error: cannot open ssh-agent:alice
-  caused by: a key of no type SHA256:lqKW0iTyhcZ77pPDD4owkVfw2qNdxbh+QQt4YwoJz8c "alice" is of no use
-  caused by: the OpenSSH public key is cut short or damaged
-hint: take an ECDSA P-256 key (ecdsa-sha2-nistp256): `ssh-keygen -t ecdsa -b 256 -f KEY` makes one, `ssh-add KEY` loads it
+  caused by: cannot use a key of unknown type SHA256:lqKW0iTyhcZ77pPDD4owkVfw2qNdxbh+QQt4YwoJz8c "alice"
+  caused by: the OpenSSH public key is truncated or damaged
+hint: use an ECDSA P-256 key (ecdsa-sha2-nistp256): create one with `ssh-keygen -t ecdsa -b 256 -f KEY` and add it with `ssh-add KEY`
 ==== hangs in the answer
 exit 3
 --- stdout
 --- stderr
 error: cannot open ssh-agent:alice
-  caused by: the agent did not answer within 1 s
-hint: the agent may be waiting for a confirmation or a touch; give it longer with --timeout SECONDS, or restart it
+  caused by: the agent did not respond within 1 s
+hint: the agent may be waiting for confirmation or a touch; allow more time with --timeout SECONDS, or restart it
 
 "#]].raw());
 }
@@ -1257,54 +1257,54 @@ exit 3
 --- stdout
 --- stderr
 error: cannot sign with ssh-agent:alice
-  caused by: the agent answered with something other than a signature: 0000001365636473612d736861322d6e69737470323536000000280000000000…
+  caused by: unexpected reply from the agent instead of a signature: 0000001365636473612d736861322d6e69737470323536000000280000000000…
   caused by: r or s is out of range for P-256
-hint: see whether `ssh-add -l` gets on with this agent
+hint: check that `ssh-add -l` works with this agent
 ==== r is too long
 exit 3
 --- stdout
 --- stderr
 error: cannot sign with ssh-agent:alice
-  caused by: the agent answered with something other than a signature: 0000001365636473612d736861322d6e697374703235360000004900000021ef…
+  caused by: unexpected reply from the agent instead of a signature: 0000001365636473612d736861322d6e697374703235360000004900000021ef…
   caused by: r or s is out of range for P-256
-hint: see whether `ssh-add -l` gets on with this agent
+hint: check that `ssh-add -l` works with this agent
 ==== another type
 exit 3
 --- stdout
 --- stderr
 error: cannot sign with ssh-agent:alice
-  caused by: the agent answered with something other than a signature: 0000000c7273612d736861322d3235360000004800000020ef45b4497e45d943…
+  caused by: unexpected reply from the agent instead of a signature: 0000000c7273612d736861322d3235360000004800000020ef45b4497e45d943…
   caused by: an SSH signature of the type rsa-sha2-256, not ecdsa-sha2-nistp256
-hint: see whether `ssh-add -l` gets on with this agent
+hint: check that `ssh-add -l` works with this agent
 ==== DER
 exit 3
 --- stdout
 --- stderr
 error: cannot sign with ssh-agent:alice
-  caused by: the agent answered with something other than a signature: 3006020101020101
+  caused by: unexpected reply from the agent instead of a signature: 3006020101020101
   caused by: not an SSH signature
-hint: see whether `ssh-add -l` gets on with this agent
+hint: check that `ssh-add -l` works with this agent
 ==== something left over
 exit 3
 --- stdout
 --- stderr
 error: cannot sign with ssh-agent:alice
-  caused by: the agent answered with something other than a signature: 0e000000630000001365636473612d736861322d6e6973747032353600000048…
-hint: see whether `ssh-add -l` gets on with this agent
+  caused by: unexpected reply from the agent instead of a signature: 0e000000630000001365636473612d736861322d6e6973747032353600000048…
+hint: check that `ssh-add -l` works with this agent
 ==== no signature
 exit 3
 --- stdout
 --- stderr
 error: cannot sign with ssh-agent:alice
-  caused by: the agent answered with something other than a signature: 0e
-hint: see whether `ssh-add -l` gets on with this agent
+  caused by: unexpected reply from the agent instead of a signature: 0e
+hint: check that `ssh-add -l` works with this agent
 ==== another answer
 exit 3
 --- stdout
 --- stderr
 error: cannot sign with ssh-agent:alice
-  caused by: the agent answered with something other than a signature: 06
-hint: see whether `ssh-add -l` gets on with this agent
+  caused by: unexpected reply from the agent instead of a signature: 06
+hint: check that `ssh-add -l` works with this agent
 
 "#]].raw());
 }

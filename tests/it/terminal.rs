@@ -152,7 +152,7 @@ warning: wrong passphrase for locked.pem (attempt 1 of 3)
 warning: wrong passphrase for locked.pem (attempt 2 of 3)
 error: cannot use the key file locked.pem
   caused by: wrong passphrase
-hint: to try a passphrase elsewhere: `openssl pkey -in locked.pem -noout`, or for OpenSSH's format `ssh-keygen -y -f locked.pem`
+hint: to test a passphrase: `openssl pkey -in locked.pem -noout`, or for OpenSSH's format `ssh-keygen -y -f locked.pem`
 --- terminal (typing is shown)
 Enter the passphrase of locked.pem: 
 Enter the passphrase of locked.pem: 
@@ -174,7 +174,7 @@ fn ctrl_c_at_the_prompt_ends_it_and_restores_the_terminal() {
 exit 130
 --- stdout
 --- stderr
-error: stopped by a signal before there was a passphrase for locked.pem
+error: interrupted while waiting for the passphrase of locked.pem
 --- terminal (typing is shown)
 Enter the passphrase of locked.pem: 
 
@@ -196,7 +196,7 @@ fn sigterm_at_the_prompt_ends_it_and_restores_the_terminal() {
 exit 143
 --- stdout
 --- stderr
-{"error":{"kind":"terminated","message":"stopped by a signal before there was a passphrase for locked.pem","causes":[],"hint":null,"exit_code":143}}
+{"error":{"kind":"terminated","message":"interrupted while waiting for the passphrase of locked.pem","causes":[],"hint":null,"exit_code":143}}
 --- terminal (typing is shown)
 Enter the passphrase of locked.pem: 
 
@@ -216,9 +216,8 @@ fn ctrl_d_at_the_prompt_is_no_passphrase() {
 exit 3
 --- stdout
 --- stderr
-error: there is no passphrase for locked.pem
-  caused by: nothing was typed for the passphrase of locked.pem
-hint: an attribute of the key source gives it without a terminal: ?passphrase-file=PATH, passphrase-env=VAR, passphrase-fd=N or passphrase-command=COMMAND
+error: no passphrase entered for locked.pem
+hint: for unattended use, append ?passphrase-file=PATH (or passphrase-env=VAR, passphrase-fd=N, passphrase-command=COMMAND) to the key source
 --- terminal (typing is shown)
 Enter the passphrase of locked.pem: 
 
@@ -265,7 +264,7 @@ exit 130
 --- stderr
 --- terminal (typing is shown)
 Enter the passphrase of locked.pem: 
-error: stopped by a signal before there was a passphrase for locked.pem
+error: interrupted while waiting for the passphrase of locked.pem
 
 Ctrl-D
 exit 3
@@ -273,9 +272,8 @@ exit 3
 --- stderr
 --- terminal (typing is shown)
 Enter the passphrase of locked.pem: 
-error: there is no passphrase for locked.pem
-  caused by: nothing was typed for the passphrase of locked.pem
-hint: an attribute of the key source gives it without a terminal: ?passphrase-file=PATH, passphrase-env=VAR, passphrase-fd=N or passphrase-command=COMMAND
+error: no passphrase entered for locked.pem
+hint: for unattended use, append ?passphrase-file=PATH (or passphrase-env=VAR, passphrase-fd=N, passphrase-command=COMMAND) to the key source
 
 
 "#]].raw());
@@ -291,9 +289,8 @@ fn with_no_input_nobody_is_asked_at_a_terminal_either() {
 exit 3
 --- stdout
 --- stderr
-error: there is no passphrase for locked.pem
-  caused by: the passphrase of locked.pem is needed, and asking is switched off
-hint: an attribute of the key source gives it without a terminal: ?passphrase-file=PATH, passphrase-env=VAR, passphrase-fd=N or passphrase-command=COMMAND
+error: locked.pem is encrypted, but --no-input forbids prompting
+hint: for unattended use, append ?passphrase-file=PATH (or passphrase-env=VAR, passphrase-fd=N, passphrase-command=COMMAND) to the key source
 --- terminal (typing is shown)
 
 "#]].raw()
@@ -341,9 +338,8 @@ fn no_key_is_made_when_the_two_differ() {
 exit 3
 --- stdout
 --- stderr
-error: there is no passphrase for new.pem
-  caused by: the passphrase for new.pem was not the same both times
-hint: an attribute of the key source gives it without a terminal: ?passphrase-file=PATH, passphrase-env=VAR, passphrase-fd=N or passphrase-command=COMMAND
+error: Passphrases do not match.
+hint: run the command again
 --- terminal (typing is shown)
 Enter a new passphrase for new.pem: 
 Enter the new passphrase for new.pem again: 
@@ -433,7 +429,7 @@ fn an_interrupted_prompt_sends_nothing() {
 exit 130
 --- stdout
 --- stderr
-error: stopped by a signal before there was a passphrase for old.pem
+error: interrupted while waiting for the passphrase of old.pem
 --- terminal (typing is shown)
 Enter the passphrase of old.pem: 
 
@@ -598,7 +594,7 @@ fn what_is_colored_are_the_words_in_front() {
 ESC[1mESC[33mwarning:ESC[0m the challenge ends with a newline, which is signed along; the cluster's challenges have none
 ESC[1mESC[31merror:ESC[0m cannot read the key file none.pem
   caused by: No such file or directory (os error 2)
-ESC[1mESC[36mhint:ESC[0m check the path, or make a key with `qkey generate PATH`
+ESC[1mESC[36mhint:ESC[0m check the path
 
 "#]].raw()
     );

@@ -816,7 +816,7 @@ exit 3
 --- stderr
 error: cannot read the key file gone.pem
   caused by: No such file or directory (os error 2)
-hint: check the path, or make a key with `qkey generate PATH`
+hint: check the path
 
 "#]]
         .raw()

@@ -260,7 +260,7 @@ Arguments:
 
 Options:
       --format <FORMAT>
-          The container of a key in a file [default: pkcs8]
+          Encoding of a new key file [default: pkcs8]
 
           Possible values:
           - pkcs8:   PKCS#8 PEM

@@ -431,7 +431,7 @@ exit 3
 --- stdout
 --- stderr
 error: cannot use the public key
-  caused by: a private key where a public key belongs
+  caused by: a private key instead of a public key
 hint: take its public half: `qkey pubkey alice.pem`
 
 $ qkey verify --public-key p384.pub --signature s.der lock-2026
@@ -440,13 +440,13 @@ exit 3
 --- stderr
 error: cannot use the public key
   caused by: the public key is on the curve P-384 (secp384r1), not P-256
-hint: take the public half of an ECDSA P-256 key: `qkey pubkey KEY`
+hint: use the public half of an ECDSA P-256 key: `qkey pubkey KEY`
 
 $ qkey verify --public-key empty --signature s.der lock-2026 --output json
 exit 3
 --- stdout
 --- stderr
-{"error":{"kind":"key","message":"cannot use the public key","causes":["the file is empty"],"hint":"take the public half of an ECDSA P-256 key: `qkey pubkey KEY`","exit_code":3}}
+{"error":{"kind":"key","message":"cannot use the public key","causes":["the file is empty"],"hint":"use the public half of an ECDSA P-256 key: `qkey pubkey KEY`","exit_code":3}}
 
 
 "#]].raw()

@@ -1,5 +1,5 @@
-//! Requests and their answers over the agent's socket, each with a deadline, and at an end at once
-//! when a signal arrives.
+//! Requests and replies over the agent's socket. Each exchange has a deadline, and a signal ends it
+//! at once.
 
 use std::{
     io::{self, Read, Write},
@@ -18,39 +18,39 @@ use rustix::{
 
 use crate::{encoding::ssh_wire::Writer, error::Kind, interrupt};
 
-/// The longest message either way: what OpenSSH's agent takes (`AGENT_MAX_LEN`).
+/// The longest message in either direction: what OpenSSH's agent takes (`AGENT_MAX_LEN`).
 const MAX_MESSAGE: usize = 256 << 10;
 
-/// How long a full queue of connections is left alone before it is tried again.
+/// The wait between attempts to connect while the agent's queue is full.
 const QUEUE_PAUSE: Duration = Duration::from_millis(20);
 
-/// Why there is no answer.
+/// Why there is no reply.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Failure {
-    #[error("nothing can be reached at {}", .path.display())]
+pub(super) enum ConnectionError {
+    #[error("cannot connect to {}", .path.display())]
     Unreachable { path: PathBuf, source: io::Error },
     #[error("the connection to the agent failed")]
     Broken(#[from] io::Error),
-    #[error("the agent closed the connection before its answer was complete")]
+    #[error("the agent closed the connection before its reply was complete")]
     Closed,
-    #[error("the agent announced an answer of {0} bytes, and none has more than {MAX_MESSAGE}")]
+    #[error("the agent announced a reply of {0} bytes; the limit is {MAX_MESSAGE}")]
     TooLong(usize),
-    #[error("the agent did not answer within {} s", .0.as_secs())]
+    #[error("the agent did not respond within {} s", .0.as_secs())]
     TimedOut(Duration),
-    #[error("stopped by a signal")]
+    #[error("interrupted")]
     Interrupted(Kind),
 }
 
-/// The way to an agent: one connection, made when it is needed first and kept.
-pub(super) struct Line {
+/// A connection to an agent, opened on first use and kept.
+pub(super) struct Connection {
     path: PathBuf,
     timeout: Duration,
-    /// Nothing before the first message, and after one that failed: its answer may still come.
+    /// `None` before the first message and after a failure, when a late reply may still come.
     stream: Mutex<Option<UnixStream>>,
 }
 
-impl Line {
-    /// To the agent that listens at `path`, which may take `timeout` for each answer.
+impl Connection {
+    /// Connects to the agent that listens at `path`; `timeout` applies to each reply.
     pub(super) fn new(path: PathBuf, timeout: Duration) -> Self {
         Self {
             path,
@@ -59,13 +59,13 @@ impl Line {
         }
     }
 
-    /// Sends a message, and returns its answer; both without the length that goes in front
-    /// (draft-miller-ssh-agent, section 3). Messages at the same time wait for each other, as they
-    /// do in the agent; the time-out of each begins with its turn.
+    /// Sends a message and returns the reply, both without the length prefix
+    /// (draft-miller-ssh-agent, section 3). Concurrent messages take turns, as they do in the
+    /// agent; each one's timeout starts with its turn.
     ///
     /// # Errors
-    /// When the agent cannot be reached, does not answer in time, or does not keep to the framing.
-    pub(super) fn exchange(&self, message: &[u8]) -> Result<Vec<u8>, Failure> {
+    /// When the agent cannot be reached, does not reply in time, or breaks the framing.
+    pub(super) fn exchange(&self, message: &[u8]) -> Result<Vec<u8>, ConnectionError> {
         let frame = Writer::with_capacity(4 + message.len()).string(message);
         let frame = frame.finish();
         let mut kept = self.stream.lock().unwrap_or_else(PoisonError::into_inner);
@@ -74,24 +74,24 @@ impl Line {
             deadline: Instant::now() + self.timeout,
         };
         if let Some(stream) = kept.take() {
-            let mut connection = Connection { stream, patience };
-            if let Some(answer) = connection.exchange(&frame)? {
-                *kept = Some(connection.stream);
-                return Ok(answer);
+            let mut exchange = Exchange { stream, patience };
+            if let Some(reply) = exchange.run(&frame)? {
+                *kept = Some(exchange.stream);
+                return Ok(reply);
             }
             log::debug!("the agent has closed the connection; making a new one");
         }
-        let mut connection = Connection {
+        let mut exchange = Exchange {
             stream: connect(&self.path, &patience)?,
             patience,
         };
-        let answer = connection.exchange(&frame)?.ok_or(Failure::Closed)?;
-        *kept = Some(connection.stream);
-        Ok(answer)
+        let reply = exchange.run(&frame)?.ok_or(ConnectionError::Closed)?;
+        *kept = Some(exchange.stream);
+        Ok(reply)
     }
 }
 
-/// How long a whole exchange may take.
+/// The deadline of a whole exchange.
 #[derive(Clone, Copy)]
 struct Patience {
     timeout: Duration,
@@ -99,20 +99,20 @@ struct Patience {
 }
 
 impl Patience {
-    /// The time that is left.
-    fn left(&self) -> Result<Duration, Failure> {
+    /// The time left.
+    fn left(&self) -> Result<Duration, ConnectionError> {
         if let Some(kind) = interrupt::received() {
-            return Err(Failure::Interrupted(kind));
+            return Err(ConnectionError::Interrupted(kind));
         }
         match self.deadline.saturating_duration_since(Instant::now()) {
-            Duration::ZERO => Err(Failure::TimedOut(self.timeout)),
+            Duration::ZERO => Err(ConnectionError::TimedOut(self.timeout)),
             left => Ok(left),
         }
     }
 }
 
-fn connect(path: &Path, patience: &Patience) -> Result<UnixStream, Failure> {
-    let unreachable = |errno: Errno| Failure::Unreachable {
+fn connect(path: &Path, patience: &Patience) -> Result<UnixStream, ConnectionError> {
+    let unreachable = |errno: Errno| ConnectionError::Unreachable {
         path: path.to_owned(),
         source: errno.into(),
     };
@@ -135,34 +135,34 @@ fn connect(path: &Path, patience: &Patience) -> Result<UnixStream, Failure> {
     }
 }
 
-struct Connection {
+struct Exchange {
     stream: UnixStream,
     patience: Patience,
 }
 
-impl Connection {
-    /// The answer to a message in its frame; nothing when the agent closed the connection before
-    /// any of it, so that whoever asks on a new one is answered once.
-    fn exchange(&mut self, frame: &[u8]) -> Result<Option<Vec<u8>>, Failure> {
+impl Exchange {
+    /// The reply to a framed message; `None` when the agent closed the connection before sending any
+    /// of it, so that a retry on a new connection gets one reply.
+    fn run(&mut self, frame: &[u8]) -> Result<Option<Vec<u8>>, ConnectionError> {
         let mut length = [0; 4];
         let begun = self
             .send(frame)
             .and_then(|()| self.receive(&mut length[..1]));
         match begun {
-            Err(Failure::Closed) => return Ok(None),
+            Err(ConnectionError::Closed) => return Ok(None),
             begun => begun?,
         }
         self.receive(&mut length[1..])?;
         let length = u32::from_be_bytes(length) as usize;
         if length > MAX_MESSAGE {
-            return Err(Failure::TooLong(length));
+            return Err(ConnectionError::TooLong(length));
         }
-        let mut answer = vec![0; length];
-        self.receive(&mut answer)?;
-        Ok(Some(answer))
+        let mut reply = vec![0; length];
+        self.receive(&mut reply)?;
+        Ok(Some(reply))
     }
 
-    fn send(&mut self, mut bytes: &[u8]) -> Result<(), Failure> {
+    fn send(&mut self, mut bytes: &[u8]) -> Result<(), ConnectionError> {
         while !bytes.is_empty() {
             let sent = self.when_ready(PollFlags::OUT, |stream| stream.write(bytes))?;
             bytes = &bytes[sent..];
@@ -171,22 +171,22 @@ impl Connection {
     }
 
     /// Fills the whole of `buffer`.
-    fn receive(&mut self, mut buffer: &mut [u8]) -> Result<(), Failure> {
+    fn receive(&mut self, mut buffer: &mut [u8]) -> Result<(), ConnectionError> {
         while !buffer.is_empty() {
             match self.when_ready(PollFlags::IN, |stream| stream.read(buffer))? {
-                0 => return Err(Failure::Closed),
+                0 => return Err(ConnectionError::Closed),
                 received => buffer = &mut buffer[received..],
             }
         }
         Ok(())
     }
 
-    /// Tries `step` until it neither waits nor is disturbed.
+    /// Retries `step` until it neither blocks nor is interrupted.
     fn when_ready(
         &mut self,
         flags: PollFlags,
         mut step: impl FnMut(&mut UnixStream) -> io::Result<usize>,
-    ) -> Result<usize, Failure> {
+    ) -> Result<usize, ConnectionError> {
         use io::ErrorKind::{BrokenPipe, ConnectionReset, Interrupted, WouldBlock};
         loop {
             self.wait(flags)?;
@@ -194,18 +194,18 @@ impl Connection {
                 Ok(count) => return Ok(count),
                 Err(error) if matches!(error.kind(), WouldBlock | Interrupted) => {}
                 Err(error) if matches!(error.kind(), BrokenPipe | ConnectionReset) => {
-                    return Err(Failure::Closed);
+                    return Err(ConnectionError::Closed);
                 }
-                Err(error) => return Err(Failure::Broken(error)),
+                Err(error) => return Err(ConnectionError::Broken(error)),
             }
         }
     }
 
-    /// Waits for the socket, and for signals at once.
-    fn wait(&self, flags: PollFlags) -> Result<(), Failure> {
+    /// Waits for the socket and for signals.
+    fn wait(&self, flags: PollFlags) -> Result<(), ConnectionError> {
         loop {
             let left = self.patience.left()?;
-            // More than this system can express is as good as no limit at all.
+            // A timeout beyond what this system can express is no limit.
             let left = Timespec::try_from(left).ok();
             let mut fds = vec![PollFd::new(&self.stream, flags)];
             let wake = interrupt::wake_fd();
@@ -215,7 +215,7 @@ impl Connection {
             match poll(&mut fds, left.as_ref()) {
                 Ok(_) if !fds[0].revents().is_empty() => return Ok(()),
                 Ok(_) | Err(Errno::INTR) => {}
-                Err(errno) => return Err(Failure::Broken(errno.into())),
+                Err(errno) => return Err(ConnectionError::Broken(errno.into())),
             }
         }
     }

@@ -11,9 +11,10 @@ use cryptoki::{
 
 use super::{
     KIND,
+    failure::{Note, failure_error, list},
     key::{self, Wanted},
     module::{Access, Session},
-    request::{Note, Request, failure_error, list},
+    request::Request,
     search::Sight,
     token::{Pin, Token},
     uri::{self, Uri},
@@ -26,7 +27,7 @@ use crate::{
     },
 };
 
-/// What may follow the `?` and may be shown.
+/// The attributes after `?` that may be shown.
 const SHOWN_ATTRIBUTES: [&str; 7] = [
     "module-path",
     "module-name",
@@ -40,18 +41,18 @@ const SHOWN_ATTRIBUTES: [&str; 7] = [
 /// `CKA_EC_PARAMS` of P-256: the DER of its object identifier (RFC 5480, section 2.1.1.1).
 const P256: [u8; 10] = [6, 8, 0x2a, 0x86, 0x48, 0xce, 0x3d, 3, 1, 7];
 
-/// How many random bytes identify a new key.
+/// The length of a new CKA_ID, in random bytes.
 const NEW_ID_LENGTH: u32 = 8;
 
-/// Makes a key on the one token that the URI names.
+/// Creates a key on the token that the URI names.
 ///
 /// # Errors
-/// When there is no such token, or a key with this label or id; and when the URI does not name the
-/// token, unless a person gives the PIN.
+/// When there is no such token, a key with this label or id exists, or the URI does not name the token
+/// and the PIN is not typed.
 pub(super) fn generate(source: &Source, context: &Arc<Context>, _: &Generate) -> Result<Generated> {
     let mut request = Request::new(source, context)?;
     let Some(label) = request.uri.object().map(str::to_owned) else {
-        let message = format!("{:?} names no new key", request.title);
+        let message = format!("{:?} has no name for the new key", request.title);
         return Err(Error::new(ErrorKind::Usage, message).hint("add object=NAME to the URI"));
     };
     let gives_pin = !matches!(request.pin, Pin::Person);
@@ -76,7 +77,10 @@ pub(super) fn generate(source: &Source, context: &Arc<Context>, _: &Generate) ->
     let id = session
         .call(move |session| make(session, label_bytes, id))
         .map_err(|failure| {
-            failure_error(format!("cannot make a key in {}", request.title), &failure)
+            failure_error(
+                format!("cannot create a key in {}", request.title),
+                &failure,
+            )
         })?;
     let uri = request.uri.clone().with("token", token.label().as_bytes());
     let uri = uri.with("object", label.as_bytes()).with("id", &id);
@@ -86,11 +90,11 @@ pub(super) fn generate(source: &Source, context: &Arc<Context>, _: &Generate) ->
             source: address(&made.uri, source),
             public_key: found.public_key,
         }),
-        None => Err(made.unusable(format!("{token} does not show the key that it made"))),
+        None => Err(made.unusable(format!("{token} does not show the new key"))),
     }
 }
 
-/// Makes a key pair for signatures that never leaves the token; returns its id.
+/// Creates a non-extractable key pair for signing; returns its id.
 fn make(
     session: &RawSession,
     label: Vec<u8>,
@@ -122,8 +126,8 @@ fn make(
         &[&common[..], &public].concat(),
         &[&common[..], &private].concat(),
     )?;
-    // Afterwards, because tpm2-pkcs11 refuses a template with these; a module that keeps one at
-    // true makes a key for signatures all the same.
+    // Set afterwards because tpm2-pkcs11 refuses a template with these; a module that keeps one at
+    // true still made a signing key.
     for not_for in [
         Attribute::Decrypt(false),
         Attribute::Unwrap(false),
@@ -135,7 +139,7 @@ fn make(
 }
 
 impl Request {
-    /// Refuses a label or an id that any key has.
+    /// Refuses a label or id that a key already has.
     fn expect_none(&self, token: &Token, session: &Session, label: &str) -> Result<()> {
         let by_label = Wanted {
             label: Some(label.as_bytes().to_vec()),
@@ -148,17 +152,17 @@ impl Request {
         for wanted in [Some(by_label), by_id].into_iter().flatten() {
             let keys = key::all(session, &wanted).map_err(|failure| self.error(&failure))?;
             if !keys.is_empty() {
-                let message = format!("cannot make a key in {}", self.title);
+                let message = format!("cannot create a key in {}", self.title);
                 return Err(Error::new(ErrorKind::Key, message)
-                    .caused_by(&Note(format!("{token} has {} already", list(&keys))))
-                    .hint("no key is ever replaced: choose another object= or id="));
+                    .caused_by(&Note(format!("{token} already has {}", list(&keys))))
+                    .hint("qkey never replaces a key: choose another object= or id="));
             }
         }
         Ok(())
     }
 }
 
-/// The URI to use from now on; a PIN that stands in `source` is left out.
+/// The URI of the new key, without a PIN from `source`.
 fn address(uri: &Uri, source: &Source) -> String {
     let query: Vec<String> = SHOWN_ATTRIBUTES
         .iter()

@@ -1,4 +1,4 @@
-//! Keys on a token: how they are found, and what they say of themselves.
+//! Keys on a token: finding them and reading their attributes.
 
 use std::fmt;
 
@@ -9,7 +9,8 @@ use cryptoki::{
 };
 
 use super::{
-    module::{Failure, Session},
+    failure::ModuleError,
+    module::Session,
     uri::{Uri, encode_all},
 };
 use crate::{
@@ -17,7 +18,7 @@ use crate::{
     public_key::{self, PublicKey},
 };
 
-/// What is read of each key.
+/// The attributes read of each key.
 const ATTRIBUTES: [AttributeType; 8] = [
     AttributeType::Class,
     AttributeType::Label,
@@ -29,7 +30,7 @@ const ATTRIBUTES: [AttributeType; 8] = [
     AttributeType::EcPoint,
 ];
 
-/// Which keys are looked for. What is `None` may be anything.
+/// Which keys to look for; `None` matches anything.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Wanted {
     pub(super) label: Option<Vec<u8>>,
@@ -108,7 +109,7 @@ impl Key {
             Some(KeyType::EC_EDWARDS) => "Ed25519 or Ed448".to_owned(),
             Some(KeyType::EC_MONTGOMERY) => "X25519 or X448".to_owned(),
             Some(other) => other.to_string(),
-            None => "of a type that the token does not tell".to_owned(),
+            None => "of unknown type".to_owned(),
         }
     }
 
@@ -134,7 +135,7 @@ impl Key {
     }
 }
 
-/// As a line of a list.
+/// As a list item.
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let class = match self.class {
@@ -152,22 +153,22 @@ impl fmt::Display for Key {
 }
 
 /// The private keys in sight: before a login most tokens show none.
-pub(super) fn private(session: &Session, wanted: &Wanted) -> Result<Vec<Key>, Failure> {
+pub(super) fn private(session: &Session, wanted: &Wanted) -> Result<Vec<Key>, ModuleError> {
     find(session, wanted.template(ObjectClass::PRIVATE_KEY))
 }
 
-pub(super) fn public(session: &Session, wanted: &Wanted) -> Result<Vec<Key>, Failure> {
+pub(super) fn public(session: &Session, wanted: &Wanted) -> Result<Vec<Key>, ModuleError> {
     find(session, wanted.template(ObjectClass::PUBLIC_KEY))
 }
 
 /// The keys in sight of both kinds.
-pub(super) fn all(session: &Session, wanted: &Wanted) -> Result<Vec<Key>, Failure> {
+pub(super) fn all(session: &Session, wanted: &Wanted) -> Result<Vec<Key>, ModuleError> {
     let mut keys = private(session, wanted)?;
     keys.extend(public(session, wanted)?);
     Ok(keys)
 }
 
-fn find(session: &Session, template: Vec<Attribute>) -> Result<Vec<Key>, Failure> {
+fn find(session: &Session, template: Vec<Attribute>) -> Result<Vec<Key>, ModuleError> {
     session.call(move |session| {
         let handles = session.find_objects(&template)?;
         handles

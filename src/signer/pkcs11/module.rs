@@ -1,12 +1,11 @@
 //! PKCS#11 modules: the libraries that vendors write, loaded into this process.
 //!
-//! Some are not safe to be called by two threads, and any of them may hang: each gets a thread of
-//! its own, on which all its calls are made one after the other, each with a deadline. One that
-//! crashes takes the process with it.
+//! Some are not thread-safe, and any may hang: each runs on its own thread, one call at a time, with a
+//! deadline. A module that crashes takes the process with it.
 
 use std::{
     collections::BTreeMap,
-    env, io, iter,
+    env,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc},
     thread,
@@ -20,13 +19,14 @@ use cryptoki::{
     slot::Slot,
 };
 
-use crate::{error::Kind, interrupt};
+use super::failure::ModuleError;
+use crate::interrupt;
 
-/// How soon a signal is noticed while a module works.
-const TICK: Duration = Duration::from_millis(50);
+/// How soon a signal is noticed during a call.
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
-/// The modules to look for where nobody names one, in the order in which they are tried: first the
-/// proxy of p11-kit, through which all modules are reached that a system has registered.
+/// The modules to try if none is named, in this order. p11-kit's proxy comes first: it reaches every
+/// module that is registered on the system.
 const USUAL_NAMES: [&str; 6] = [
     "p11-kit-proxy",
     "softhsm2",
@@ -36,8 +36,8 @@ const USUAL_NAMES: [&str; 6] = [
     "opensc-pkcs11",
 ];
 
-/// Where vendors put their modules on Linux: AWS CloudHSM, Thales Luna, Entrust nShield, Utimaco.
-const VENDORS_PLACES: [&str; 4] = [
+/// Vendor modules on Linux: AWS CloudHSM, Thales Luna, Entrust nShield, Utimaco.
+const VENDOR_MODULES: [&str; 4] = [
     "/opt/cloudhsm/lib/libcloudhsm_pkcs11.so",
     "/usr/safenet/lunaclient/lib/libCryptoki2_64.so",
     "/opt/nfast/toolkits/pkcs11/libcknfast.so",
@@ -47,51 +47,7 @@ const VENDORS_PLACES: [&str; 4] = [
 /// Names the module to use where the key source does not.
 const VARIABLE: &str = "PKCS11_MODULE";
 
-/// Why a module does not serve.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum Failure {
-    #[error("there is no module {}", .0.display())]
-    NotThere(PathBuf),
-    #[error("there is no module {name} in {}", list(places))]
-    NotFound { name: String, places: Vec<PathBuf> },
-    #[error("none of the modules {} is in {}, and none of {} is there", USUAL_NAMES.join(", "), list(.0), VENDORS_PLACES.join(", "))]
-    NoneAnywhere(Vec<PathBuf>),
-    #[error("{} is no PKCS#11 module: {why}", path.display())]
-    NotAModule { path: PathBuf, why: String },
-    #[error("{function} failed with {code}")]
-    Refused { function: String, code: String },
-    #[error("the module answers with something that PKCS#11 does not have: {0}")]
-    Unexpected(String),
-    #[error("the module did not answer within {} s", .0.as_secs())]
-    TimedOut(Duration),
-    #[error("the module has not answered an earlier call")]
-    Hangs,
-    #[error("cannot start a thread for the module")]
-    NoThread(#[source] io::Error),
-    #[error("stopped by a signal")]
-    Interrupted(Kind),
-}
-
-impl From<Pkcs11Error> for Failure {
-    fn from(error: Pkcs11Error) -> Self {
-        match error {
-            Pkcs11Error::Pkcs11(code, function) => Self::Refused {
-                function: format!("C_{function:?}"),
-                code: name_of(code),
-            },
-            other => Self::Unexpected(other.to_string()),
-        }
-    }
-}
-
-impl Failure {
-    /// Whether a function of the module returned this code.
-    pub(super) fn is(&self, wanted: &str) -> bool {
-        matches!(self, Self::Refused { code, .. } if code == wanted)
-    }
-}
-
-/// A loaded module. It stays loaded: to unload one whose threads still run ends in a crash.
+/// A loaded module. It stays loaded, because unloading one whose threads still run crashes.
 pub(super) struct Module {
     path: PathBuf,
     worker: Mutex<Worker>,
@@ -118,10 +74,10 @@ impl Module {
     ///
     /// # Errors
     /// When it is not there, is no module, or does not initialize within `timeout`.
-    pub(super) fn load(path: &Path, timeout: Duration) -> Result<Arc<Self>, Failure> {
+    pub(super) fn load(path: &Path, timeout: Duration) -> Result<Arc<Self>, ModuleError> {
         let path = path
             .canonicalize()
-            .map_err(|_| Failure::NotThere(path.to_owned()))?;
+            .map_err(|_| ModuleError::NotThere(path.to_owned()))?;
         let mut loaded = lock(&LOADED);
         if let Some(module) = loaded.iter().find(|module| module.path == path) {
             return Ok(module.clone());
@@ -137,7 +93,7 @@ impl Module {
                     sessions: BTreeMap::new(),
                 },
                 Err(failure) => {
-                    // Nobody listens any more when it took too long.
+                    // After a timeout nobody is listening.
                     let _ = sender.send(Err(failure));
                     return;
                 }
@@ -149,10 +105,10 @@ impl Module {
         };
         thread::Builder::new()
             .spawn(work)
-            .map_err(Failure::NoThread)?;
+            .map_err(ModuleError::NoThread)?;
         let initialized = wait(&answer, Some(timeout));
         let hangs = initialized.is_err();
-        // One that hangs is kept as well: nobody else is to wait for it.
+        // A module that hangs is kept too, so that nothing waits for it again.
         if hangs || matches!(initialized, Ok(Ok(()))) {
             loaded.push(Arc::new(Self {
                 path,
@@ -167,8 +123,7 @@ impl Module {
         &self.path
     }
 
-    /// Makes calls, which end within `timeout` where there is one; each caller's turn comes when
-    /// the calls before have ended.
+    /// Makes calls within `timeout`, if there is one, after earlier calls have returned.
     ///
     /// # Errors
     /// Those of the calls, and when they do not end in time or a signal comes first.
@@ -176,19 +131,19 @@ impl Module {
         &self,
         timeout: Option<Duration>,
         calls: impl FnOnce(&mut Library) -> Result<T, Pkcs11Error> + Send + 'static,
-    ) -> Result<T, Failure> {
+    ) -> Result<T, ModuleError> {
         let mut worker = lock(&self.worker);
         if let Some(kind) = interrupt::received() {
-            return Err(Failure::Interrupted(kind));
+            return Err(ModuleError::Interrupted(kind));
         }
         if worker.hangs {
-            return Err(Failure::Hangs);
+            return Err(ModuleError::Hangs);
         }
         let (sender, answer) = mpsc::channel();
         let job = move |library: &mut Library| {
             let _ = sender.send(calls(library));
         };
-        // A worker that is gone is noticed when no answer comes.
+        // A dead worker is noticed when no reply comes.
         let _ = worker.jobs.send(Box::new(job));
         match wait(&answer, timeout) {
             Ok(result) => Ok(result?),
@@ -200,31 +155,31 @@ impl Module {
     }
 }
 
-/// Waits for a module, and for signals.
-fn wait<T>(answer: &mpsc::Receiver<T>, timeout: Option<Duration>) -> Result<T, Failure> {
+/// Waits for a reply or a signal.
+fn wait<T>(answer: &mpsc::Receiver<T>, timeout: Option<Duration>) -> Result<T, ModuleError> {
     let started = Instant::now();
     loop {
-        match answer.recv_timeout(TICK) {
+        match answer.recv_timeout(POLL_INTERVAL) {
             Ok(value) => return Ok(value),
-            Err(mpsc::RecvTimeoutError::Disconnected) => return Err(Failure::Hangs),
+            Err(mpsc::RecvTimeoutError::Disconnected) => return Err(ModuleError::Hangs),
             Err(mpsc::RecvTimeoutError::Timeout) => {}
         }
         if let Some(kind) = interrupt::received() {
-            return Err(Failure::Interrupted(kind));
+            return Err(ModuleError::Interrupted(kind));
         }
         if let Some(timeout) = timeout.filter(|timeout| started.elapsed() >= *timeout) {
-            return Err(Failure::TimedOut(timeout));
+            return Err(ModuleError::TimedOut(timeout));
         }
     }
 }
 
-fn initialize(path: &Path) -> Result<Pkcs11, Failure> {
-    let pkcs11 = Pkcs11::new(path).map_err(|error| Failure::NotAModule {
+fn initialize(path: &Path) -> Result<Pkcs11, ModuleError> {
+    let pkcs11 = Pkcs11::new(path).map_err(|error| ModuleError::NotAModule {
         path: path.to_owned(),
         why: match error {
             Pkcs11Error::LibraryLoading(error) => error.to_string(),
             Pkcs11Error::MissingSymbol(name) => format!("it has no {name}"),
-            other => Failure::from(other).to_string(),
+            other => ModuleError::from(other).to_string(),
         },
     })?;
     // The copy is never dropped, so that the library is never unloaded.
@@ -232,9 +187,9 @@ fn initialize(path: &Path) -> Result<Pkcs11, Failure> {
     let with_locks = CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK);
     let without_locks = CInitializeArgs::new(CInitializeFlags::empty());
     match pkcs11.initialize(with_locks) {
-        // Another module has it loaded as well, such as p11-kit's.
+        // Another module, such as p11-kit's, has loaded it too.
         Err(Pkcs11Error::Pkcs11(RvError::CryptokiAlreadyInitialized, _)) => {}
-        // One thread makes all calls, so that a module without locks will do.
+        // All calls come from one thread, so locks are not needed.
         Err(Pkcs11Error::Pkcs11(RvError::CantLock, _)) => pkcs11.initialize(without_locks)?,
         result => result?,
     }
@@ -265,7 +220,7 @@ impl Session {
         slot: Slot,
         access: Access,
         timeout: Duration,
-    ) -> Result<Self, Failure> {
+    ) -> Result<Self, ModuleError> {
         let number = module.call(Some(timeout), move |library| {
             let session = match access {
                 Access::Read => library.pkcs11.open_ro_session(slot)?,
@@ -289,7 +244,7 @@ impl Session {
     pub(super) fn call<T: Send + 'static>(
         &self,
         calls: impl FnOnce(&RawSession) -> Result<T, Pkcs11Error> + Send + 'static,
-    ) -> Result<T, Failure> {
+    ) -> Result<T, ModuleError> {
         self.call_within(Some(self.timeout), calls)
     }
 
@@ -299,7 +254,7 @@ impl Session {
         &self,
         timeout: Option<Duration>,
         calls: impl FnOnce(&RawSession) -> Result<T, Pkcs11Error> + Send + 'static,
-    ) -> Result<T, Failure> {
+    ) -> Result<T, ModuleError> {
         let number = self.number;
         self.module
             .call(timeout, move |library| calls(&library.sessions[&number]))
@@ -323,11 +278,14 @@ pub(super) enum Candidates {
     Usual(Vec<PathBuf>),
 }
 
-/// The module that is named, else all that are in the usual places.
+/// The named module, or all modules in the usual places.
 ///
 /// # Errors
 /// When there is none.
-pub(super) fn candidates(path: Option<&str>, name: Option<&str>) -> Result<Candidates, Failure> {
+pub(super) fn candidates(
+    path: Option<&str>,
+    name: Option<&str>,
+) -> Result<Candidates, ModuleError> {
     let path = path.map(Path::new);
     let named = match (path, name) {
         (Some(folder), Some(name)) if has_folder(folder) && folder.is_dir() => {
@@ -343,9 +301,9 @@ pub(super) fn candidates(path: Option<&str>, name: Option<&str>) -> Result<Candi
     named.map(Candidates::Named)
 }
 
-/// Without its folder a file is looked for in the usual ones, and never in the current directory,
-/// where somebody else may have put it.
-fn by_path(path: &Path) -> Result<PathBuf, Failure> {
+/// A file name without a directory is looked up in the usual directories, never in the current one,
+/// where another user may have put it.
+fn by_path(path: &Path) -> Result<PathBuf, ModuleError> {
     if has_folder(path) {
         return Ok(path.to_owned());
     }
@@ -353,7 +311,7 @@ fn by_path(path: &Path) -> Result<PathBuf, Failure> {
     let mut files = places.iter().map(|folder| folder.join(path));
     files
         .find(|file| file.is_file())
-        .ok_or_else(|| Failure::NotFound {
+        .ok_or_else(|| ModuleError::NotFound {
             name: path.display().to_string(),
             places: places.clone(),
         })
@@ -363,21 +321,25 @@ fn has_folder(path: &Path) -> bool {
     path.as_os_str().as_encoded_bytes().contains(&b'/')
 }
 
-fn by_name(name: &str, places: Vec<PathBuf>) -> Result<PathBuf, Failure> {
+fn by_name(name: &str, places: Vec<PathBuf>) -> Result<PathBuf, ModuleError> {
     let name = name.to_owned();
-    find(&name, &places).ok_or(Failure::NotFound { name, places })
+    find(&name, &places).ok_or(ModuleError::NotFound { name, places })
 }
 
-fn usual() -> Result<Vec<PathBuf>, Failure> {
+fn usual() -> Result<Vec<PathBuf>, ModuleError> {
     let folders = folders();
     let by_name = USUAL_NAMES.iter().filter_map(|name| find(name, &folders));
-    let vendors = VENDORS_PLACES.iter().map(PathBuf::from);
+    let vendors = VENDOR_MODULES.iter().map(PathBuf::from);
     let found: Vec<PathBuf> = by_name
         .chain(vendors.filter(|path| path.exists()))
         .collect();
     match found.is_empty() {
         false => Ok(found),
-        true => Err(Failure::NoneAnywhere(folders)),
+        true => Err(ModuleError::NoneAnywhere {
+            names: &USUAL_NAMES,
+            folders,
+            vendors: &VENDOR_MODULES,
+        }),
     }
 }
 
@@ -412,60 +374,6 @@ fn folders() -> Vec<PathBuf> {
     libraries.iter().flat_map(inside).collect()
 }
 
-fn list(places: &[PathBuf]) -> String {
-    let places: Vec<String> = places
-        .iter()
-        .map(|path| path.display().to_string())
-        .collect();
-    places.join(", ")
-}
-
-/// The name in the standard of a return code.
-fn name_of(code: RvError) -> String {
-    match code {
-        RvError::VendorDefined(number) | RvError::UnknownErrorCode(number) => {
-            format!("the code {number:#x}, which is the vendor's own")
-        }
-        code => {
-            let words = format!("{code:?}");
-            let upper = words.chars().flat_map(|c| {
-                let underscore = c.is_uppercase().then_some('_');
-                underscore
-                    .into_iter()
-                    .chain(iter::once(c.to_ascii_uppercase()))
-            });
-            iter::once("CKR")
-                .map(str::to_owned)
-                .chain(upper.map(String::from))
-                .collect()
-        }
-    }
-}
-
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-#[cfg(test)]
-mod tests {
-    use cryptoki::context::Function;
-
-    use super::*;
-
-    #[test]
-    fn codes_have_the_names_that_the_standard_gives_them() {
-        for (code, name) in [
-            (RvError::PinIncorrect, "CKR_PIN_INCORRECT"),
-            (RvError::CantLock, "CKR_CANT_LOCK"),
-            (
-                RvError::VendorDefined(0x8000_0001),
-                "the code 0x80000001, which is the vendor's own",
-            ),
-        ] {
-            assert_eq!(name_of(code), name);
-        }
-        let failure = Failure::from(Pkcs11Error::Pkcs11(RvError::PinIncorrect, Function::Login));
-        assert_eq!(failure.to_string(), "C_Login failed with CKR_PIN_INCORRECT");
-        assert!(failure.is("CKR_PIN_INCORRECT"));
-    }
 }

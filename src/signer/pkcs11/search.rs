@@ -4,9 +4,10 @@ use std::{collections::BTreeSet, fmt::Display};
 
 use super::{
     KIND,
+    failure::{ModuleError, Note, list},
     key::{self, Key, Wanted},
-    module::{self, Access, Candidates, Failure, Module, Session},
-    request::{Note, Request, list},
+    module::{self, Access, Candidates, Module, Session},
+    request::Request,
     token::{Identity, Pin, Token},
 };
 use crate::{
@@ -17,28 +18,30 @@ use crate::{
 
 /// What is on the tokens.
 pub(super) struct Survey<T> {
-    /// Tokens that the URI names, with what was looked for.
+    /// Matching tokens that show what was looked for.
     pub(super) matches: Vec<(Token, Session, T)>,
-    /// Tokens that the URI names, where it does not show.
+    /// Matching tokens that do not show it.
     pub(super) closed: Vec<(Token, Session)>,
-    /// Tokens that the URI does not name.
+    /// Tokens that do not match the URI.
     pub(super) others: Vec<Token>,
-    /// The modules that do not work, and why.
+    /// Modules that failed, and why.
     pub(super) failures: Vec<String>,
     module_is_named: bool,
 }
 
 impl<T> Survey<T> {
-    /// Takes a result. A failure of what nobody has named is noted, for others may do.
+    /// Records a failure of something the user did not name; others may work.
     fn noted<R>(
         &mut self,
         what: &dyn Display,
-        result: std::result::Result<R, Failure>,
+        result: std::result::Result<R, ModuleError>,
         is_named: bool,
-    ) -> std::result::Result<Option<R>, Failure> {
+    ) -> std::result::Result<Option<R>, ModuleError> {
         match result {
             Ok(value) => Ok(Some(value)),
-            Err(failure) if is_named || matches!(failure, Failure::Interrupted(_)) => Err(failure),
+            Err(failure) if is_named || matches!(failure, ModuleError::Interrupted(_)) => {
+                Err(failure)
+            }
             Err(failure) => {
                 self.failures.push(format!("{what}: {failure}"));
                 Ok(None)
@@ -46,7 +49,7 @@ impl<T> Survey<T> {
         }
     }
 
-    /// The tokens that the URI names.
+    /// The tokens that match the URI.
     fn named(&self) -> impl Iterator<Item = &Token> {
         let matches = self.matches.iter().map(|(token, ..)| token);
         matches.chain(self.closed.iter().map(|(token, _)| token))
@@ -68,15 +71,14 @@ pub(super) struct Found {
 }
 
 impl Request {
-    /// Goes through the modules until a token in one of them has what is looked for; through all
-    /// of them if there is a PIN to be tried that nobody types, lest it be tried on the first of
-    /// several tokens.
+    /// Searches the modules until a token has what `look` finds. With a PIN that is not typed, it
+    /// searches them all, so that the PIN is not tried on the first of several tokens.
     pub(super) fn survey<T>(
         &self,
         access: Access,
         mut look: impl FnMut(&Token, &Session) -> Result<Option<T>>,
     ) -> Result<Survey<T>> {
-        let failed = |failure: Failure| self.error(&failure);
+        let failed = |failure: ModuleError| self.error(&failure);
         let candidates =
             module::candidates(self.module_path.as_deref(), self.module_name.as_deref());
         let (paths, module_is_named) = match candidates.map_err(failed)? {
@@ -125,8 +127,8 @@ impl Request {
         Ok(survey)
     }
 
-    /// Sees to it that a PIN is tried only where it belongs: a person is told which token asks, and
-    /// any other PIN is for the only token that the URI names.
+    /// Withholds a PIN unless the URI names exactly one token. A prompt names its token, so a typed
+    /// PIN is never withheld.
     pub(super) fn withhold_pin_in_doubt<T>(&mut self, survey: &Survey<T>) {
         if matches!(self.pin, Pin::Person) {
             return;
@@ -136,14 +138,14 @@ impl Request {
         }
     }
 
-    /// Why it is not clear which token a PIN is for.
+    /// Why it is unclear which token a PIN is for.
     fn doubt<T>(&self, survey: &Survey<T>) -> Option<Error> {
         let named: Vec<String> = survey.named().map(Token::title).collect();
         if !self.uri.names_token(survey.module_is_named) {
-            let why = "no PIN is tried on a token that the URI does not name";
+            let why = "the PIN was not tried: the URI does not name a token";
             return Some(self.not_opened(format!("{why}: {}", list(&named))).hint(
-                "add token= or serial= to the URI, as it stands in this list, or leave out the pin \
-                 attributes to be asked for the PIN",
+                "add token= or serial= from this list to the URI, or remove the pin attributes to be \
+                 prompted",
             ));
         }
         if named.len() > 1 {
@@ -152,20 +154,20 @@ impl Request {
         if survey.module_is_named || survey.failures.is_empty() {
             return None;
         }
-        let why = "no PIN is tried while another module may have the token that is meant";
+        let why = "the PIN was not tried: another module may have the token";
         let error = self.not_opened(format!("{why}; found: {}", list(&named)));
         let error = caused_by_all(error, &survey.failures);
-        Some(error.hint("name the token's module in the URI, with ?module-path=PATH"))
+        Some(error.hint("name the token's module with ?module-path=PATH"))
     }
 
-    /// The key as far as the token shows it now.
+    /// The key, as far as the token shows it now.
     pub(super) fn key_in_sight(
         &self,
         token: &Token,
         session: &Session,
         access: Sight,
     ) -> Result<Option<Found>> {
-        let failed = |failure: Failure| self.error(&failure);
+        let failed = |failure: ModuleError| self.error(&failure);
         let wanted = Wanted::by(&self.uri);
         let private = self.single(token, key::private(session, &wanted).map_err(failed)?)?;
         let Some(private) = private else {
@@ -202,7 +204,7 @@ impl Request {
             0 | 1 => Ok(keys.pop()),
             several => Err(self
                 .not_opened(format!("{several} keys on {token} match: {}", list(&keys)))
-                .hint("add id= to the URI, as it stands in this list")),
+                .hint("add id= from this list to the URI")),
         }
     }
 
@@ -218,7 +220,7 @@ impl Request {
         }
         Err(self
             .unusable(format!(
-                "{token} shows no public key for {}",
+                "{token} has no public key for {}",
                 halves.first().map(Key::to_string).unwrap_or_default()
             ))
             .maybe_hint(halves.first().map(|half| how_to_store_public(token, half))))
@@ -227,19 +229,22 @@ impl Request {
     pub(super) fn wrong_key(&self, token: &Token, error: &public_key::Error) -> Error {
         Error::new(ErrorKind::Key, format!("cannot use {}", self.title))
             .caused_by(error)
-            .hint(format!("make a P-256 key: {}", how_to_generate(token)))
+            .hint(format!("create a P-256 key: {}", how_to_generate(token)))
     }
 
-    /// The error when the key is on several tokens; lists them.
+    /// The error for a key on several tokens, which it lists.
     pub(super) fn several(&self, survey: &Survey<Found>) -> Error {
         let matches = survey.matches.iter();
         let tokens: Vec<String> = matches.map(|(token, ..)| token.title()).collect();
         let count = tokens.len();
-        self.not_opened(format!("{count} tokens have such a key: {}", list(&tokens)))
-            .hint("add token= or serial= to the URI, as it stands in this list")
+        self.not_opened(format!(
+            "{count} tokens have a matching key: {}",
+            list(&tokens)
+        ))
+        .hint("add token= or serial= from this list to the URI")
     }
 
-    /// The error when no key matches; lists what there is.
+    /// The error when no key matches, with a list of what exists.
     pub(super) fn nothing(&self, survey: &Survey<Found>) -> Error {
         let [(token, session)] = &survey.closed[..] else {
             return self.no_token(survey);
@@ -247,33 +252,33 @@ impl Request {
         match key::all(session, &Wanted::default()) {
             Err(failure) => self.error(&failure),
             Ok(keys) => self
-                .not_opened(format!("{token} has no such private key"))
+                .not_opened(format!("{token} has no matching private key"))
                 .caused_by(&Note(format!("it has: {}", list(&keys))))
                 .hint(format!(
-                    "correct object= and id=, or make the key: {}",
+                    "correct object= and id=, or create the key: {}",
                     how_to_generate(token)
                 )),
         }
     }
 
-    /// The error when not exactly one token matches; lists those that there are.
+    /// The error unless exactly one token matches, with a list of tokens.
     pub(super) fn no_token<T>(&self, survey: &Survey<T>) -> Error {
         let others: Vec<String> = survey.others.iter().map(Token::title).collect();
         let matching: Vec<String> = survey.named().map(Token::title).collect();
         let (error, hint) = match (matching.len(), others.len()) {
             (0, 0) => (
-                self.not_opened("there is no token at all".to_owned()),
-                "plug it in, or initialize one, as in `softhsm2-util --init-token --free --label \
-                 TOKEN`; ?module-path=PATH names another module",
+                self.not_opened("no token found".to_owned()),
+                "insert the token, or initialize one, as in `softhsm2-util --init-token --free \
+                 --label TOKEN`; to use another module, add ?module-path=PATH",
             ),
             (0, _) => (
                 self.not_opened("no token matches".to_owned())
                     .caused_by(&Note(format!("found: {}", list(&others)))),
-                "correct token=, serial= and so on; ?module-path=PATH names another module",
+                "correct token= or serial=; to use another module, add ?module-path=PATH",
             ),
             (several, _) => (
                 self.not_opened(format!("{several} tokens match: {}", list(&matching))),
-                "name one of them: no PIN is tried on what may be the wrong token",
+                "add token= or serial= to name one; no PIN is tried on a token that may be the wrong one",
             ),
         };
         caused_by_all(error, &survey.failures).hint(hint)
@@ -285,13 +290,13 @@ fn caused_by_all(error: Error, failures: &[String]) -> Error {
     failures.fold(error, |error, failure| error.caused_by(&failure))
 }
 
-/// The command that stores what a private key lacks, whatever its public half is.
+/// The command that stores the missing public half of a private key.
 fn how_to_store_public(token: &Token, key: &Key) -> String {
     let id =
         (!key.id.is_empty()).then(|| format!(" --id {}", base16ct::lower::encode_string(&key.id)));
     let label = (!key.label.is_empty()).then(|| format!(" --label {}", quote(&key.label)));
     format!(
-        "store its public half under the same id, as in `{} --login --write-object PUBLIC.der \
+        "store its public half with the same id, as in `{} --login --write-object PUBLIC.der \
          --type pubkey{}{}`",
         token.pkcs11_tool(),
         id.unwrap_or_default(),
@@ -299,7 +304,7 @@ fn how_to_store_public(token: &Token, key: &Key) -> String {
     )
 }
 
-/// The command that makes a key on this token.
+/// The command that creates a key on this token.
 fn how_to_generate(token: &Token) -> String {
     let uri = token.uri().with("object", b"NEW");
     format!(

@@ -6,9 +6,10 @@ use cryptoki::mechanism::Mechanism;
 use sha2::{Digest, Sha256};
 
 use super::{
+    failure::{ModuleError, failure_error},
     key::{self, Key, Wanted},
-    module::{Failure, Session},
-    request::{Request, failure_error},
+    module::Session,
+    request::Request,
     search::Found,
     token::Token,
 };
@@ -27,7 +28,7 @@ pub(super) struct TokenSigner {
     session: Session,
     public_key: PublicKey,
     id: Vec<u8>,
-    /// The private key, once it was needed; locked for as long as a signature is made.
+    /// The private key, found on first use; locked while a signature is made.
     private: Mutex<Option<Key>>,
 }
 
@@ -52,9 +53,9 @@ impl Signer for TokenSigner {
                 Err(_) => excerpt(base16ct::lower::encode_string(&reply).as_bytes()),
             };
             self.request
-                .unusable(format!("C_Sign answered with {looks}"))
+                .unusable(format!("C_Sign returned {looks}"))
                 .caused_by(&error)
-                .hint("CKM_ECDSA gives r and s, 32 bytes each: look for a newer module")
+                .hint("CKM_ECDSA must return r and s, 32 bytes each: try a newer module")
         })
     }
 }
@@ -71,7 +72,7 @@ impl TokenSigner {
         }
     }
 
-    /// Logs in where need be, and finds the private key that belongs to the public one.
+    /// Logs in if necessary, and finds the private key that belongs to the public one.
     fn private_key(&self) -> Result<Key> {
         let request = &self.request;
         if self.token.needs_login() {
@@ -85,15 +86,15 @@ impl TokenSigner {
             key::private(&self.session, &wanted).map_err(|failure| request.error(&failure))?;
         let Some(key) = request.single(&self.token, keys)? else {
             return Err(request
-                .unusable(format!("{} has the public key alone", self.token))
-                .hint("the private key must be on the token under the same label and id"));
+                .unusable(format!("{} has only the public key", self.token))
+                .hint("the private key must be on the token with the same label and id"));
         };
         key.check()
             .map_err(|error| request.wrong_key(&self.token, &error))?;
         match key.signs {
             Some(false) => Err(request
-                .unusable(format!("{key} may not sign: its CKA_SIGN is false"))
-                .hint("use a key that was made for signatures")),
+                .unusable(format!("{key} cannot sign: its CKA_SIGN is false"))
+                .hint("use a key that was created for signing")),
             _ => Ok(key),
         }
     }
@@ -105,11 +106,11 @@ impl TokenSigner {
             .map_err(|failure| self.failed(&failure))
     }
 
-    /// The login belongs between the beginning and the end of the signature, and only a mechanism
-    /// that hashes has the two apart.
+    /// The login must come between C_SignInit and C_SignFinal, which only a hashing mechanism keeps
+    /// apart.
     fn sign_with_pin(&self, key: &Key, challenge: &[u8]) -> Result<Vec<u8>> {
         let (handle, challenge) = (key.handle, challenge.to_vec());
-        let failed = |failure: Failure| self.failed(&failure);
+        let failed = |failure: ModuleError| self.failed(&failure);
         self.session
             .call(move |session| session.sign_init(&Mechanism::EcdsaSha256, handle))
             .map_err(failed)?;
@@ -123,7 +124,7 @@ impl TokenSigner {
             .map_err(failed)
     }
 
-    fn failed(&self, failure: &Failure) -> Error {
+    fn failed(&self, failure: &ModuleError) -> Error {
         failure_error(format!("cannot sign with {}", self.request.title), failure)
     }
 }

@@ -1,4 +1,4 @@
-//! Tokens: which one a URI names, and the login to it.
+//! Tokens: matching them with a URI, and logging in.
 
 use std::{
     collections::BTreeMap,
@@ -8,14 +8,15 @@ use std::{
 };
 
 use cryptoki::{
+    error::RvError,
     session::{SessionState, UserType},
     slot::{Slot, TokenInfo},
     types::{AuthPin, RawAuthPin},
 };
 
 use super::{
-    module::{Access, Failure, Module, Session},
-    request::{self, Note},
+    failure::{self, ModuleError, Note},
+    module::{Access, Module, Session},
     uri::Uri,
 };
 use crate::{
@@ -33,18 +34,18 @@ pub(super) struct Token {
     info: TokenInfo,
 }
 
-/// What tells a token from all others, through whichever module it is reached.
+/// What identifies a token, through any module.
 pub(super) type Identity = [String; 4];
 
 /// Where the PIN comes from.
 #[derive(Clone)]
 pub(super) enum Pin {
-    /// It stands in the URI.
+    /// In the URI.
     Given(Secret),
     From(SecretSource),
     /// Not to be tried, for this reason.
     Withheld(Error),
-    /// Nothing names it: from the reader's keypad, or the terminal.
+    /// Not given: from the reader's keypad or the terminal.
     Person,
 }
 
@@ -56,8 +57,8 @@ pub(super) struct Login<'a> {
     pub(super) context: &'a Context,
 }
 
-/// The one login to a token: whoever holds it may try, and leaves behind what came of a try that
-/// failed and for which key source, after which nobody tries again.
+/// Serializes logins to a token. It holds the first failed attempt and its key source, after which no
+/// attempt is made.
 type Gate = Arc<Mutex<Option<(String, Error)>>>;
 
 static GATES: Mutex<BTreeMap<Identity, Gate>> = Mutex::new(BTreeMap::new());
@@ -71,7 +72,7 @@ impl Token {
         module: &Arc<Module>,
         uri: &Uri,
         timeout: Duration,
-    ) -> std::result::Result<Vec<(Self, bool)>, Failure> {
+    ) -> std::result::Result<Vec<(Self, bool)>, ModuleError> {
         let uri = uri.clone();
         let tokens = module.call(Some(timeout), move |library| {
             let pkcs11 = &library.pkcs11;
@@ -85,7 +86,7 @@ impl Token {
             ]);
             let mut tokens = Vec::new();
             for slot in pkcs11.get_slots_with_token()? {
-                // A token may be pulled out, or be of a kind that the module cannot read.
+                // A token may be removed, or unreadable for this module.
                 let (Ok(info), Ok(place)) =
                     (pkcs11.get_token_info(slot), pkcs11.get_slot_info(slot))
                 else {
@@ -121,10 +122,10 @@ impl Token {
         Uri::of_token(self.label())
     }
 
-    /// As a line of a list.
+    /// As a list item.
     pub(super) fn title(&self) -> String {
         let info = &self.info;
-        // Some modules fill up with zeros what the standard wants filled up with blanks.
+        // Some modules pad with zeros where the standard requires blanks.
         let shown = |text: &str| printable(text.trim_end_matches('\0'));
         format!(
             "{} ({}, {}, serial={})",
@@ -167,29 +168,27 @@ impl Token {
         &self,
         access: Access,
         timeout: Duration,
-    ) -> std::result::Result<Session, Failure> {
+    ) -> std::result::Result<Session, ModuleError> {
         Session::open(&self.module, self.slot, access, timeout)
     }
 
-    /// Logs in where nobody has yet: once for all the key sources that use the token.
+    /// Logs in unless already logged in: once for all key sources on the token.
     ///
     /// # Errors
-    /// When the PIN cannot be had, must not be tried, or is refused; and when it was refused
-    /// before.
+    /// When there is no PIN, it must not be tried, or it is or was refused.
     pub(super) fn log_in(&self, session: &Session, login: &Login) -> Result<()> {
         let gate = self.gate();
         let mut refused = gate.lock().unwrap_or_else(PoisonError::into_inner);
         let state = session
             .call(|session| Ok(session.get_session_info()?.session_state()))
-            .map_err(|failure| request::error(login.title, &failure))?;
+            .map_err(|failure| failure::error(login.title, &failure))?;
         match state {
             SessionState::RoUser | SessionState::RwUser => Ok(()),
             _ => self.give_pin(session, login, UserType::User, &mut refused),
         }
     }
 
-    /// Logs in once more, as a key that always authenticates wants it between the beginning and the
-    /// end of each signature.
+    /// Logs in again, as a key with CKA_ALWAYS_AUTHENTICATE requires during each signature.
     ///
     /// # Errors
     /// As [`Token::log_in`].
@@ -218,8 +217,9 @@ impl Token {
             if first.as_str() == login.title {
                 return Err(error.clone());
             }
-            let why =
-                format!("{self} refused the PIN of {first} in this run, so no other PIN is tried");
+            let why = format!(
+                "{self} refused the PIN of {first} earlier in this run; no other PIN is tried"
+            );
             return Err(Error::new(Kind::Key, why)
                 .context(format!("cannot use {}", login.title))
                 .because(error.reason())
@@ -233,12 +233,12 @@ impl Token {
                 session.call(move |session| session.login_with_raw(user, &pin))
             }
             None => {
-                log::warn!("enter the PIN of {self} on the keypad of its reader");
+                log::warn!("enter the PIN of {self} on the reader's keypad");
                 session.call_within(None, move |session| session.login(user, None::<&AuthPin>))
             }
         };
         match tried {
-            Err(failure) if !failure.is("CKR_USER_ALREADY_LOGGED_IN") => {
+            Err(failure) if !failure.is(RvError::UserAlreadyLoggedIn) => {
                 let error = self.refusal(login, &failure);
                 *refused = Some((login.title.to_owned(), error.clone()));
                 Err(error)
@@ -247,31 +247,31 @@ impl Token {
         }
     }
 
-    /// The flags as they are now: a try may have been lost since the token was listed.
+    /// The current flags: an attempt may have failed since the token was listed.
     fn current_info(&self, login: &Login) -> Result<TokenInfo> {
         let slot = self.slot;
         self.module
             .call(Some(login.context.timeout), move |library| {
                 library.pkcs11.get_token_info(slot)
             })
-            .map_err(|failure| request::error(login.title, &failure))
+            .map_err(|failure| failure::error(login.title, &failure))
     }
 
-    /// Refuses when the token says that no PIN opens it, or that a wrong one would be the last.
+    /// Refuses if the token says that no PIN will work, or that a wrong one would lock it.
     fn expect_openable(&self, info: &TokenInfo, login: &Login) -> Result<()> {
         if info.user_pin_locked() {
             return self.closed(
                 login,
-                "is locked: a wrong PIN was given too often",
-                "unlock it with the SO PIN or PUK, with the tool that came with the token",
+                "is locked after too many wrong PINs",
+                "unblock it with the SO PIN or PUK, using the token's own tool",
             );
         }
         if !info.user_pin_initialized() {
             return self.closed(
                 login,
-                "has no user PIN yet",
+                "has no user PIN",
                 &format!(
-                    "set one with the tool that came with the token, as in `{} --login \
+                    "set one with the token's own tool, as in `{} --login \
                      --login-type so --init-pin`",
                     self.pkcs11_tool()
                 ),
@@ -280,15 +280,14 @@ impl Token {
         if info.user_pin_final_try() && !matches!(login.pin, Pin::Person) {
             return self.closed(
                 login,
-                "takes one more PIN, and is locked if that is wrong",
-                "leave out the pin attributes to be asked for it, or log in once with the tool that \
-                 came with the token",
+                "allows one more PIN attempt before it locks",
+                "remove the pin attributes to be prompted, or log in once with the token's own tool",
             );
         }
         Ok(())
     }
 
-    /// The PIN; `None` when it is to be typed on the reader's keypad.
+    /// The PIN; `None` if it is entered on the reader's keypad.
     fn pin(&self, info: &TokenInfo, login: &Login) -> Result<Option<Secret>> {
         let asker = &login.context.asker;
         let what = format!("the PIN of {self}, for {}", login.title);
@@ -306,11 +305,11 @@ impl Token {
         };
         let (shortest, longest) = (info.min_pin_length(), info.max_pin_length());
         let length = pin.as_bytes().len();
-        // Some modules say that 0 is the longest.
+        // Some modules report a maximum of 0.
         if length < shortest || (longest >= shortest.max(1) && length > longest) {
             return self.closed(
                 login,
-                &format!("takes PINs of {shortest} to {longest} bytes, and this one has {length}"),
+                &format!("requires a PIN of {shortest} to {longest} bytes; this one has {length}"),
                 "it was not tried; check where the PIN comes from",
             );
         }
@@ -324,32 +323,29 @@ impl Token {
             .hint(hint))
     }
 
-    fn refusal(&self, login: &Login, failure: &Failure) -> Error {
-        let error = request::error(login.title, failure);
-        let is_wrong = ["CKR_PIN_INCORRECT", "CKR_PIN_INVALID", "CKR_PIN_LEN_RANGE"]
-            .iter()
-            .any(|code| failure.is(code));
-        if !is_wrong {
+    fn refusal(&self, login: &Login, failure: &ModuleError) -> Error {
+        let error = failure::error(login.title, failure);
+        if failure.reason() != Some(Reason::WrongSecret) {
             return error;
         }
         let now = match self.current_info(login) {
-            Ok(info) if info.user_pin_locked() => "the token has locked itself",
+            Ok(info) if info.user_pin_locked() => "the token is now locked",
             Ok(info) if info.user_pin_final_try() => {
-                "the token takes one more PIN, and locks itself if that is wrong"
+                "the token allows one more attempt before it locks"
             }
-            _ => "a token locks itself after a few wrong ones",
+            _ => "a token locks after a few wrong PINs",
         };
         Error::new(Kind::Key, format!("cannot open {}", login.title))
             .because(Reason::WrongSecret)
             .caused_by(&Note(format!("{self} refused the PIN")))
             .caused_by(failure)
             .hint(format!(
-                "it was tried once and is not tried again; {now}, so check the PIN first"
+                "it was tried once; check the PIN before running this again: {now}"
             ))
     }
 }
 
-/// As messages name it.
+/// As shown in messages.
 impl fmt::Display for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "the token {:?}", self.label())
@@ -358,8 +354,8 @@ impl fmt::Display for Token {
 
 fn warn_of_tries(info: &TokenInfo, token: &Token) {
     if info.user_pin_final_try() {
-        log::warn!("this is the last try: {token} locks itself if the PIN is wrong");
+        log::warn!("last attempt: {token} locks if the PIN is wrong");
     } else if info.user_pin_count_low() {
-        log::warn!("a wrong PIN was given to {token} before; a few of them lock it");
+        log::warn!("{token} has seen a wrong PIN recently; a few wrong PINs lock it");
     }
 }

@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::signer::uri::percent_decode_bytes;
 
-/// What may be named before the `?`; vendors' own attributes are not known here.
+/// The attributes before `?`, except vendor-specific ones.
 const NAMES: [&str; 13] = [
     "token",
     "manufacturer",
@@ -21,47 +21,47 @@ const NAMES: [&str; 13] = [
     "library-version",
 ];
 
-/// The attributes of a URI, each at most once. All must hold for what it names.
+/// The attributes of a URI, each at most once; all must match.
 #[derive(Clone)]
 pub(super) struct Uri(Vec<(&'static str, Vec<u8>)>);
 
 impl Uri {
-    /// The one that names a token by its label.
+    /// A URI that names a token by its label.
     pub(super) fn of_token(label: &str) -> Self {
         Self(vec![("token", label.as_bytes().to_vec())])
     }
 
-    /// Takes what stands between `pkcs11:` and `?`, still percent-encoded.
+    /// Parses the text between `pkcs11:` and `?`, still percent-encoded.
     ///
     /// # Errors
-    /// With what is wrong in it.
+    /// A description of the mistake.
     pub(super) fn parse(path: &str) -> Result<Self, String> {
         let mut uri = Self(Vec::new());
         for attribute in path.split(';').filter(|attribute| !attribute.is_empty()) {
             let (name, value) = attribute
                 .split_once('=')
-                .ok_or_else(|| format!("{attribute:?} is no attribute, as in token=NAME"))?;
+                .ok_or_else(|| format!("{attribute:?} is not an attribute like token=NAME"))?;
             let name = *NAMES
                 .iter()
                 .find(|&&known| known == name)
                 .ok_or_else(|| unknown(name))?;
             if uri.bytes(name).is_some() {
-                return Err(format!("the attribute {name:?} is given twice"));
+                return Err(format!("attribute {name:?} is given twice"));
             }
-            let value = percent_decode_bytes(value)
-                .map_err(|why| format!("the attribute {name:?}: {why}"))?;
+            let value =
+                percent_decode_bytes(value).map_err(|why| format!("attribute {name:?}: {why}"))?;
             uri.0.push((name, value));
             if name != "id" && uri.text(name).is_none() {
-                return Err(format!("the attribute {name:?} does not decode to UTF-8"));
+                return Err(format!("attribute {name:?} does not decode to UTF-8"));
             }
         }
         match uri.text("type") {
             None | Some("private") => {}
-            Some(other) => return Err(format!("type={other} names no private key")),
+            Some(other) => return Err(format!("type={other} is not a private key")),
         }
         match uri.text("slot-id") {
             Some(number) if number.parse::<u64>().is_err() => {
-                Err(format!("{number:?} is no slot-id, which is a number"))
+                Err(format!("slot-id {number:?} is not a number"))
             }
             _ => Ok(uri),
         }
@@ -90,20 +90,20 @@ impl Uri {
         self.text("slot-id")?.parse().ok()
     }
 
-    /// Whether it tells which token is meant; each module has slots of the same numbers.
+    /// Whether it identifies a token. Slot numbers are unique only within a module.
     pub(super) fn names_token(&self, module_is_named: bool) -> bool {
         let is_given = |name| self.bytes(name).is_some();
         is_given("token") || is_given("serial") || (module_is_named && is_given("slot-id"))
     }
 
-    /// Whether each of these attributes that is given has this value.
+    /// Whether every one of these attributes that the URI gives has this value.
     pub(super) fn agrees(&self, values: &[(&str, &str)]) -> bool {
         values
             .iter()
             .all(|(name, value)| self.text(name).is_none_or(|wanted| wanted == *value))
     }
 
-    /// The same, with this attribute as well or instead.
+    /// The same, with this attribute added or replaced.
     pub(super) fn with(mut self, name: &'static str, value: &[u8]) -> Self {
         match self.0.iter_mut().find(|(known, _)| *known == name) {
             Some((_, old)) => *old = value.to_vec(),
@@ -113,8 +113,8 @@ impl Uri {
     }
 }
 
-/// As it stands in a URI: `id` is encoded throughout (RFC 7512, section 2.3), of the others only
-/// what must be, or what a shell would not leave alone.
+/// As written in a URI: `id` is fully encoded (RFC 7512, section 2.3), other values only where the
+/// URI or a shell requires it.
 impl fmt::Display for Uri {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (number, (name, value)) in self.0.iter().enumerate() {
@@ -148,10 +148,10 @@ pub(super) fn encode(bytes: &[u8]) -> String {
 
 fn unknown(name: &str) -> String {
     if name.starts_with("pin-") || name.starts_with("module-") {
-        return format!("{name} stands after the `?`");
+        return format!("{name} belongs after `?`");
     }
     format!(
-        "it has no attribute {name:?} before the `?`, only {}",
+        "unknown attribute {name:?} before `?`; known: {}",
         NAMES.join(", ")
     )
 }
@@ -161,7 +161,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_attribute_is_decoded_by_itself() {
+    fn attributes_are_decoded_separately() {
         let uri = Uri::parse("token=a%3Bb%20c;object=100%25;id=%00%ff;type=private;slot-id=7");
         let uri = uri.ok().unwrap();
         assert_eq!(uri.text("token"), Some("a;b c"));
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_read_again() {
+    fn encoding_round_trips() {
         for text in ["", "Schlüssel 🔑", "a;b?c&d=e%f#g", "'\"$`\\", "a/b:c"] {
             let uri = Uri(Vec::new())
                 .with("object", text.as_bytes())
@@ -187,14 +187,14 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_given_must_agree() {
+    fn only_given_attributes_must_match() {
         let uri = Uri::parse("token=T;serial=1").ok().unwrap();
         assert!(uri.agrees(&[("token", "T"), ("serial", "1"), ("model", "M")]));
         assert!(!uri.agrees(&[("token", "T"), ("serial", "2")]));
     }
 
     #[test]
-    fn a_slot_names_a_token_within_one_module() {
+    fn slot_id_names_token_only_with_module() {
         for (text, in_any_module, in_one) in [
             ("token=T", true, true),
             ("serial=1", true, true),
@@ -208,26 +208,23 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_said() {
+    fn parse_errors() {
         for (text, message) in [
-            ("token", "\"token\" is no attribute, as in token=NAME"),
-            ("token=a;token=b", "the attribute \"token\" is given twice"),
-            (
-                "token=%ff",
-                "the attribute \"token\" does not decode to UTF-8",
-            ),
+            ("token", "\"token\" is not an attribute like token=NAME"),
+            ("token=a;token=b", "attribute \"token\" is given twice"),
+            ("token=%ff", "attribute \"token\" does not decode to UTF-8"),
             (
                 "id=%f",
-                "the attribute \"id\": a `%` begins no escape (write `%25`)",
+                "attribute \"id\": a `%` without two hex digits after it (write `%25`)",
             ),
-            ("type=cert", "type=cert names no private key"),
-            ("slot-id=x", "\"x\" is no slot-id, which is a number"),
-            ("pin-value=1234", "pin-value stands after the `?`"),
-            ("module-path=m", "module-path stands after the `?`"),
+            ("type=cert", "type=cert is not a private key"),
+            ("slot-id=x", "slot-id \"x\" is not a number"),
+            ("pin-value=1234", "pin-value belongs after `?`"),
+            ("module-path=m", "module-path belongs after `?`"),
         ] {
             assert_eq!(Uri::parse(text).err().as_deref(), Some(message));
         }
         let message = Uri::parse("label=x").err().unwrap();
-        assert!(message.starts_with("it has no attribute \"label\" before the `?`, only token, "));
+        assert!(message.starts_with("unknown attribute \"label\" before `?`; known: token, "));
     }
 }

@@ -1,0 +1,30 @@
+//! What the encryption schemes of PKCS#8 files share.
+
+use der::asn1::AnyRef;
+
+use super::{Error, error::REENCRYPT};
+use crate::encoding::asn1;
+
+/// How messages name the structure.
+pub(crate) const NAME: &str = "PKCS#8 private key";
+
+/// The most iterations a file may ask for, about ten seconds: they are spent before it is known
+/// whether the passphrase is right.
+const MAX_ITERATIONS: u64 = 10_000_000;
+
+pub(crate) fn malformed() -> Error {
+    Error::Malformed(format!("encryption scheme of the {}", NAME))
+}
+
+/// Reads an iteration count; `of_what` precedes the word "iterations" in messages.
+pub(crate) fn affordable_iterations(of_what: &str, iterations: AnyRef<'_>) -> Result<u64, Error> {
+    match asn1::small(iterations) {
+        None | Some(0) => Err(malformed()),
+        Some(iterations) if iterations > MAX_ITERATIONS => Err(Error::TooCostly {
+            asked: format!("{iterations} {of_what}iterations"),
+            limit: MAX_ITERATIONS.to_string(),
+            remedy: REENCRYPT,
+        }),
+        Some(iterations) => Ok(iterations),
+    }
+}
