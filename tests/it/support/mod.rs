@@ -14,5 +14,6 @@ pub mod preload;
 pub mod proxy;
 pub mod qkey;
 pub mod shell;
+pub mod snapshot;
 pub mod swtpm;
 pub mod terminal;
