@@ -12,6 +12,7 @@ use crate::support::{
         ALICE_PUBLIC, BOB_PUBLIC, Qkey, Run, expect_no_sleepers, is_alive, side_by_side, wait_until,
     },
     shell,
+    snapshot::filtered,
 };
 use rustix::{
     fs::{OFlags, fcntl_setfl},
@@ -57,7 +58,7 @@ fn interrupted(mock: &Mock, args: &[&str], signal: Signal) -> Run {
 }
 
 #[test]
-fn a_signal_in_the_first_round_ends_qq_and_sends_nothing() {
+fn signal_during_first_reads_sends_nothing() {
     let said = side_by_side(&["add", "replace", "unlock", "lock", "keys"], |command| {
         let (args, hanging): (&[&str], _) = match command {
             "add" => (&ADD, "fs_security_list_keys"),
@@ -84,7 +85,7 @@ fn a_signal_in_the_first_round_ends_qq_and_sends_nothing() {
                 ] {
                     assert_eq!(mock.count(submission), 0);
                 }
-                run.transcript()
+                filtered(&run)
             })
             .concat()
     });
@@ -153,7 +154,7 @@ hint: nothing was submitted by this step; run this again
 }
 
 #[test]
-fn a_signal_during_a_submission_ends_qq_and_tells_how_to_check() {
+fn signal_during_submission_says_how_to_check() {
     let said = side_by_side(&["add", "replace", "unlock", "lock"], |command| {
         let (args, submission): (&[&str], _) = match command {
             "add" => (&ADD, "fs_security_add_key"),
@@ -173,7 +174,7 @@ fn a_signal_during_a_submission_ends_qq_and_tells_how_to_check() {
                 assert_eq!(again.code, 0, "{again:?}");
                 let expected = if fault == "hang" { 2 } else { 1 };
                 assert_eq!(mock.count(submission), expected);
-                run.transcript()
+                filtered(&run)
             })
             .concat()
     });
@@ -189,7 +190,7 @@ hint: keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether 
 exit 0
 --- stdout
 Stored key 2 ("new") in the key store.
-  SHA256:JSkAIR0avXSXaOU9Y5LHbqSNYBdGNuIp6RwKJix49NQ
+  SHA256:[CAROL]
 --- stderr
 warning: stopping; waiting up to 8 s for what was already sent (a second signal stops at once)
 warning: no reply to the request to add key "new" (stopped by a signal during fs_security_add_key); checked: it was done
@@ -204,8 +205,8 @@ hint: keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether 
 exit 0
 --- stdout
 Replaced key 1 ("lock-2026").
-  was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
-  now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
+  was SHA256:[ALICE]
+  now SHA256:[BOB]
 --- stderr
 warning: stopping; waiting up to 8 s for what was already sent (a second signal stops at once)
 warning: no reply to the request to replace key 1 ("lock-2026") (stopped by a signal during fs_security_replace_key); checked: it was done
@@ -242,15 +243,15 @@ warning: no reply to the request to lock snapshot 3 ("3_nightly_projects") (stop
 }
 
 #[test]
-fn a_termination_during_a_submission_has_its_own_code_and_kind() {
+fn sigterm_during_submission_exits_143_terminated() {
     let mock = mock();
     mock.fault("fs_security_replace_key", "hang-after");
     let args = [&REPLACE[..], &["--output=json"]].concat();
     let run = interrupted(&mock, &args, Signal::TERM);
-    assert_data_eq!(run.transcript(), str![[r#"
+    assert_data_eq!(filtered(&run), str![[r#"
 exit 0
 --- stdout
-{"action":"replace","changed":true,"dry_run":false,"key":{"id":"1","name":"lock-2026","comment":"","disabled":false,"public_key":"MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEOIU028PmcXIypVonr+7grS94GTjKdWfDqV86wpdV8UG43vb97CJQ+d+E2roTm9c7MKsPowcCbPlapLeWT05TtA==","fingerprint":"SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s"},"old_key":{"public_key":"MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEgKmJRFWtWTEHhBTiC5rI1rbBJlXJqTNGHl4O+YRUke1drezNEidIVqu/UMnMs+81HL8VwIyyeeCwHkLLEK2aaQ==","fingerprint":"SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4"},"new_key":{"public_key":"MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEOIU028PmcXIypVonr+7grS94GTjKdWfDqV86wpdV8UG43vb97CJQ+d+E2roTm9c7MKsPowcCbPlapLeWT05TtA==","fingerprint":"SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s"}}
+{"action":"replace","changed":true,"dry_run":false,"key":{"id":"1","name":"lock-2026","comment":"","disabled":false,"public_key":"[BOB]","fingerprint":"SHA256:[BOB]"},"old_key":{"public_key":"[ALICE]","fingerprint":"SHA256:[ALICE]"},"new_key":{"public_key":"[BOB]","fingerprint":"SHA256:[BOB]"}}
 --- stderr
 {"log":{"level":"warning","message":"no reply to the request to replace key 1 (\"lock-2026\") (stopped by a signal during fs_security_replace_key); checked: it was done"}}
 
@@ -259,13 +260,13 @@ exit 0
 }
 
 #[test]
-fn a_signal_while_a_lost_answer_is_looked_up_tells_how_to_check() {
+fn signal_during_lookup_says_how_to_check() {
     let mock = mock();
     mock.fault("fs_security_replace_key", "drop-after");
     mock.fault("fs_security_list_keys", "");
     mock.fault("fs_security_list_keys", "hang");
     let run = interrupted(&mock, &REPLACE, Signal::INT);
-    assert_data_eq!(run.transcript(), str![[r#"
+    assert_data_eq!(filtered(&run), str![[r#"
 exit 130
 --- stdout
 --- stderr
@@ -279,7 +280,7 @@ hint: keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether 
 }
 
 #[test]
-fn a_signal_while_a_refusal_is_looked_into_ends_in_its_own_code() {
+fn signal_during_refusal_check_keeps_its_exit_code() {
     let said = side_by_side(&["replace", "unlock"], |command| {
         let (args, submission, look): (&[&str], _, _) = match command {
             "replace" => (&REPLACE, "fs_security_replace_key", "fs_security_list_keys"),
@@ -291,7 +292,7 @@ fn a_signal_while_a_refusal_is_looked_into_ends_in_its_own_code() {
         mock.fault(look, "hang");
         let run = interrupted(&mock, args, Signal::INT);
         assert_eq!(mock.count(submission), 1);
-        run.transcript()
+        filtered(&run)
     });
     assert_data_eq!(said, str![[r#"
 ==== replace
@@ -311,7 +312,7 @@ error: stopped by a signal after the cluster had refused
 }
 
 #[test]
-fn a_signal_among_several_snapshots_tells_what_came_of_each() {
+fn signal_among_several_snapshots_reports_each() {
     let mock = mock();
     mock.set_snapshot_field(1, "lock_key", "1");
     let hook = r#"case "$*" in *unlock_snapshot*--id=2*)
@@ -330,7 +331,7 @@ fn a_signal_among_several_snapshots_tells_what_came_of_each() {
     send(&child, Signal::INT);
     let run = end(&qkey, child);
     expect_no_sleepers(&mock);
-    assert_data_eq!(run.transcript(), str![[r#"
+    assert_data_eq!(filtered(&run), str![[r#"
 exit 130
 --- stdout
 Unlocked snapshot 1 ("1_before_upgrade"), which key 1 ("lock-2026") locked.
@@ -347,7 +348,7 @@ hint: see the errors above; rerunning is safe: what is already unlocked is left 
 }
 
 #[test]
-fn after_a_signal_no_further_snapshot_is_begun() {
+fn signal_starts_no_further_snapshot() {
     let mock = mock();
     mock.fault("snapshot_get_status", "always hang");
     mock.fault("snapshot_get_unlock_challenge", "always hang");
@@ -367,7 +368,7 @@ fn after_a_signal_no_further_snapshot_is_begun() {
 }
 
 #[test]
-fn a_qq_that_ignores_sigterm_is_killed() {
+fn qq_that_ignores_sigterm_is_killed() {
     let mock = mock();
     let hook = r#"trap '' TERM INT
         echo $$ >>"$QQ_MOCK_STATE/sleepers"
@@ -379,7 +380,7 @@ fn a_qq_that_ignores_sigterm_is_killed() {
     let run = end(&qkey, child);
     expect_no_sleepers(&mock);
     assert_data_eq!(
-        run.transcript(),
+        filtered(&run),
         str![[r#"
 exit 143
 --- stdout
@@ -393,7 +394,7 @@ hint: nothing was submitted by this step; run this again
 }
 
 #[test]
-fn a_qq_with_children_is_ended_with_them() {
+fn signal_ends_qq_and_its_children() {
     let mock = mock();
     mock.fault("fs_security_list_keys", "hang-with-grandchild-and-stay");
     let qkey = Qkey::with_mock(&mock);
@@ -405,7 +406,7 @@ fn a_qq_with_children_is_ended_with_them() {
 }
 
 #[test]
-fn a_signal_during_a_key_that_nobody_writes_ends_qkey_with_a_word() {
+fn interrupt_while_reading_key_fifo_exits_130() {
     let mock = mock();
     let qkey = Qkey::with_mock(&mock);
     make_fifo(&qkey);
@@ -421,7 +422,7 @@ fn a_signal_during_a_key_that_nobody_writes_ends_qkey_with_a_word() {
 }
 
 #[test]
-fn a_second_signal_ends_qkey_at_once() {
+fn second_signal_ends_qkey_at_once() {
     let mock = mock();
     mock.fault("fs_security_list_keys", "hang");
     let qkey = Qkey::with_mock(&mock);
@@ -444,7 +445,7 @@ fn a_second_signal_ends_qkey_at_once() {
 }
 
 #[test]
-fn a_signal_before_the_submission_keeps_it_from_being_begun() {
+fn signal_before_submission_prevents_it() {
     let mock = mock();
     // Answers as soon as qkey has noticed the signal.
     let hook = r#"case "$*" in *fs_security_list_keys*)
@@ -504,7 +505,7 @@ fn end_with_two(qkey: &Qkey, mut child: Child, first: Signal, second: Signal) ->
 }
 
 #[test]
-fn a_second_signal_during_a_submission_still_tells_how_to_check() {
+fn second_signal_during_submission_says_how_to_check() {
     let mock = mock();
     mock.fault("fs_security_replace_key", "hang");
     let qkey = Qkey::with_mock(&mock);
@@ -512,7 +513,7 @@ fn a_second_signal_during_a_submission_still_tells_how_to_check() {
     wait_until("a qq that hangs", || !mock.sleepers().is_empty());
     let run = end_with_two(&qkey, child, Signal::INT, Signal::INT);
     expect_no_sleepers(&mock);
-    assert_data_eq!(run.transcript(), str![[r#"
+    assert_data_eq!(filtered(&run), str![[r#"
 exit 130
 --- stdout
 --- stderr
@@ -540,7 +541,7 @@ fn six_locked() -> Mock {
 const UNLOCK_SIX: [&str; 4] = ["unlock", "--ids-from=ids", "--key=alice.pem", "--jobs=2"];
 
 #[test]
-fn after_a_second_signal_the_last_words_tell_what_became_of_each_snapshot() {
+fn second_signal_reports_every_snapshot() {
     let mock = six_locked();
     let hook = r#"case "$*" in *unlock_snapshot*--id=6*)
         echo $$ >>"$QQ_MOCK_STATE/sleepers"
@@ -556,7 +557,7 @@ fn after_a_second_signal_the_last_words_tell_what_became_of_each_snapshot() {
     wait_until("the end of the others", || children(child.id()).len() == 1);
     let run = end_with_two(&qkey, child, Signal::INT, Signal::TERM);
     expect_no_sleepers(&mock);
-    assert_data_eq!(run.transcript(), str![[r#"
+    assert_data_eq!(filtered(&run), str![[r#"
 exit 143
 --- stdout
 --- stderr
@@ -568,7 +569,7 @@ hint: `[DIR]/qq-between --host=cluster snapshot_list_statuses --only-locked` sho
 }
 
 #[test]
-fn a_signal_that_keeps_snapshots_from_being_tried_is_told_though_nothing_failed() {
+fn signal_reports_untried_snapshots_without_failures() {
     let mock = six_locked();
     let hook = r#"case "$*" in *unlock_snapshot*--id=1*)
         echo $$ >>"$QQ_MOCK_STATE/sleepers"
@@ -594,7 +595,7 @@ fn a_signal_that_keeps_snapshots_from_being_tried_is_told_though_nothing_failed(
     let mut output = child.wait_with_output().expect("qkey ends");
     output.stderr = said;
     assert_data_eq!(
-        qkey.taken(&output).transcript(),
+        filtered(&qkey.taken(&output)),
         str![[r#"
 exit 130
 --- stdout
@@ -612,7 +613,7 @@ hint: rerunning is safe: what is already unlocked is left alone
 }
 
 #[test]
-fn a_stderr_that_nobody_reads_keeps_no_signal_from_ending_qkey() {
+fn full_stderr_pipe_does_not_block_signals() {
     for output in ["text", "json"] {
         let mock = mock();
         mock.fault("snapshot_unlock_snapshot", "hang");
@@ -633,7 +634,7 @@ fn a_stderr_that_nobody_reads_keeps_no_signal_from_ending_qkey() {
 }
 
 #[test]
-fn two_signals_at_once_never_hide_what_was_done() {
+fn two_simultaneous_signals_never_hide_results() {
     let counts = ["0", "1", "2", "3", "4", "5", "6"];
     side_by_side(&counts, |count| {
         let count: usize = count.parse().expect("a number");
@@ -680,11 +681,11 @@ fn in_ranges(told: &str, id: u64) -> bool {
 }
 
 #[test]
-fn a_hangup_during_a_submission_is_a_termination() {
+fn sighup_during_submission_exits_143() {
     let mock = mock();
     mock.fault("snapshot_unlock_snapshot", "hang");
     let run = interrupted(&mock, &UNLOCK, Signal::HUP);
-    assert_data_eq!(run.transcript(), str![[r#"
+    assert_data_eq!(filtered(&run), str![[r#"
 exit 143
 --- stdout
 --- stderr
@@ -698,7 +699,7 @@ hint: keep every key; `[QQ] --host=cluster snapshot_get_status --id=2` shows whe
 }
 
 #[test]
-fn a_signal_that_was_ignored_from_the_start_stops_nothing() {
+fn inherited_ignored_signals_stay_ignored() {
     let mock = mock();
     // Answers once the signals have been sent.
     let hook = r#"case "$*" in *fs_security_list_keys*)
@@ -722,7 +723,7 @@ fn a_signal_that_was_ignored_from_the_start_stops_nothing() {
 }
 
 #[test]
-fn a_signal_that_was_not_ignored_counts_beside_those_that_were() {
+fn sigterm_counts_beside_ignored_signals() {
     let mock = mock();
     mock.fault("fs_security_add_key", "hang");
     let qkey = Qkey::with_mock(&mock);
@@ -741,7 +742,7 @@ fn a_signal_that_was_not_ignored_counts_beside_those_that_were() {
 }
 
 #[test]
-fn a_signal_during_a_configuration_file_that_nobody_writes_ends_qkey_with_a_word() {
+fn interrupt_while_reading_config_fifo_exits_130() {
     let said = side_by_side(&["INT", "TERM"], |name| {
         let (signal, mask) = match name {
             "INT" => (Signal::INT, 1 << 1),
@@ -754,7 +755,7 @@ fn a_signal_during_a_configuration_file_that_nobody_writes_ends_qkey_with_a_word
             caught_signals(child.id()) & mask != 0
         });
         send(&child, signal);
-        end(&qkey, child).transcript()
+        filtered(&end(&qkey, child))
     });
     assert_data_eq!(
         said,

@@ -5,9 +5,10 @@ use std::fs;
 use crate::support::{
     mock::Mock,
     qkey::{
-        ALICE, ALICE_PUBLIC, BOB, BOB_PUBLIC, CAROL_PUBLIC, LOSSES, Qkey, STRANGE_TEXTS,
-        expect_no_sleepers, rounds, side_by_side, timeout_for,
+        ALICE, ALICE_PUBLIC, BOB, BOB_PUBLIC, CAROL_PUBLIC, Qkey, STRANGE_TEXTS, rounds,
+        side_by_side,
     },
+    snapshot::{filtered, qkey_snapshot},
 };
 use snapbox::{IntoData, assert_data_eq, str};
 
@@ -33,108 +34,63 @@ fn mock() -> Mock {
 }
 
 #[test]
-fn a_key_is_replaced_and_then_already_so() {
-    let mock = mock();
-    let qkey = Qkey::with_mock(&mock);
-    assert_data_eq!(
-        qkey.run(REPLACE).transcript(),
-        str![[r#"
-exit 0
---- stdout
-Replaced key 1 ("lock-2026").
-  was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
-  now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
---- stderr
-
-"#]]
-        .raw()
-    );
-    assert_eq!(mock.public_key("1"), BOB_PUBLIC);
-    assert_data_eq!(
-        qkey.run(REPLACE).transcript(),
-        str![[r#"
-exit 0
---- stdout
-The cluster holds the new key as key 1 ("lock-2026") already: nothing to do.
-  SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
---- stderr
-
-"#]]
-        .raw()
-    );
-    assert_eq!(mock.count("fs_security_replace_key"), 1);
-}
-
-#[test]
-fn json_says_what_was_done_would_be_done_or_failed() {
+fn json_for_dry_run_change_no_change_and_failure() {
     let mock = mock();
     let qkey = Qkey::with_mock(&mock).env("QKEY_OUTPUT", "json");
-    assert_data_eq!(qkey.run(with(&["--dry-run"])).transcript(), str![[r#"
+    qkey_snapshot!(
+        qkey,
+        with(&["--dry-run"]),
+        str![[r#"
 exit 0
 --- stdout
-{"action":"replace","changed":false,"dry_run":true,"key":{"id":"1","name":"lock-2026","comment":"in the safe","disabled":false,"public_key":"MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEgKmJRFWtWTEHhBTiC5rI1rbBJlXJqTNGHl4O+YRUke1drezNEidIVqu/UMnMs+81HL8VwIyyeeCwHkLLEK2aaQ==","fingerprint":"SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4"},"old_key":{"public_key":"MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEgKmJRFWtWTEHhBTiC5rI1rbBJlXJqTNGHl4O+YRUke1drezNEidIVqu/UMnMs+81HL8VwIyyeeCwHkLLEK2aaQ==","fingerprint":"SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4"},"new_key":{"public_key":"MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEOIU028PmcXIypVonr+7grS94GTjKdWfDqV86wpdV8UG43vb97CJQ+d+E2roTm9c7MKsPowcCbPlapLeWT05TtA==","fingerprint":"SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s"},"challenge":"Replace key 1 version 1, name \"lock-2026\", comment \"in the safe\""}
+{"action":"replace","changed":false,"dry_run":true,"key":{"id":"1","name":"lock-2026","comment":"in the safe","disabled":false,"public_key":"[ALICE]","fingerprint":"SHA256:[ALICE]"},"old_key":{"public_key":"[ALICE]","fingerprint":"SHA256:[ALICE]"},"new_key":{"public_key":"[BOB]","fingerprint":"SHA256:[BOB]"},"challenge":"Replace key 1 version 1, name \"lock-2026\", comment \"in the safe\""}
 --- stderr
 
-"#]].raw());
-    assert_data_eq!(qkey.run(REPLACE).transcript(), str![[r#"
+"#]]
+    );
+    qkey_snapshot!(
+        qkey,
+        REPLACE,
+        str![[r#"
 exit 0
 --- stdout
-{"action":"replace","changed":true,"dry_run":false,"key":{"id":"1","name":"lock-2026","comment":"in the safe","disabled":false,"public_key":"MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEOIU028PmcXIypVonr+7grS94GTjKdWfDqV86wpdV8UG43vb97CJQ+d+E2roTm9c7MKsPowcCbPlapLeWT05TtA==","fingerprint":"SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s"},"old_key":{"public_key":"MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEgKmJRFWtWTEHhBTiC5rI1rbBJlXJqTNGHl4O+YRUke1drezNEidIVqu/UMnMs+81HL8VwIyyeeCwHkLLEK2aaQ==","fingerprint":"SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4"},"new_key":{"public_key":"MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEOIU028PmcXIypVonr+7grS94GTjKdWfDqV86wpdV8UG43vb97CJQ+d+E2roTm9c7MKsPowcCbPlapLeWT05TtA==","fingerprint":"SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s"}}
+{"action":"replace","changed":true,"dry_run":false,"key":{"id":"1","name":"lock-2026","comment":"in the safe","disabled":false,"public_key":"[BOB]","fingerprint":"SHA256:[BOB]"},"old_key":{"public_key":"[ALICE]","fingerprint":"SHA256:[ALICE]"},"new_key":{"public_key":"[BOB]","fingerprint":"SHA256:[BOB]"}}
 --- stderr
 
-"#]].raw());
-    assert_data_eq!(qkey.run(REPLACE).transcript(), str![[r#"
+"#]]
+    );
+    qkey_snapshot!(
+        qkey,
+        REPLACE,
+        str![[r#"
 exit 0
 --- stdout
-{"action":"replace","changed":false,"dry_run":false,"key":{"id":"1","name":"lock-2026","comment":"in the safe","disabled":false,"public_key":"MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEOIU028PmcXIypVonr+7grS94GTjKdWfDqV86wpdV8UG43vb97CJQ+d+E2roTm9c7MKsPowcCbPlapLeWT05TtA==","fingerprint":"SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s"},"old_key":{"public_key":"MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEOIU028PmcXIypVonr+7grS94GTjKdWfDqV86wpdV8UG43vb97CJQ+d+E2roTm9c7MKsPowcCbPlapLeWT05TtA==","fingerprint":"SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s"},"new_key":{"public_key":"MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEOIU028PmcXIypVonr+7grS94GTjKdWfDqV86wpdV8UG43vb97CJQ+d+E2roTm9c7MKsPowcCbPlapLeWT05TtA==","fingerprint":"SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s"}}
+{"action":"replace","changed":false,"dry_run":false,"key":{"id":"1","name":"lock-2026","comment":"in the safe","disabled":false,"public_key":"[BOB]","fingerprint":"SHA256:[BOB]"},"old_key":{"public_key":"[BOB]","fingerprint":"SHA256:[BOB]"},"new_key":{"public_key":"[BOB]","fingerprint":"SHA256:[BOB]"}}
 --- stderr
 
-"#]].raw());
+"#]]
+    );
     let wrong = [
         "replace",
         "-k1",
         "--old-key=alice.pem",
         "--new-key=carol.pem",
     ];
-    assert_data_eq!(qkey.run(wrong).transcript(), str![[r#"
+    qkey_snapshot!(
+        qkey,
+        wrong,
+        str![[r#"
 exit 4
 --- stdout
 --- stderr
-{"error":{"kind":"mismatch","message":"alice.pem (SHA256:qDNOdPfn/SvG) is not the key that the cluster holds as key 1 (\"lock-2026\")","causes":[],"hint":"nothing was sent; the cluster holds SHA256:Bigzvx05JkuL, and only its private half can sign here","exit_code":4}}
-
-"#]].raw());
-}
-
-#[test]
-fn a_dry_run_replaces_nothing() {
-    let mock = mock();
-    let qkey = Qkey::with_mock(&mock);
-    assert_data_eq!(
-        qkey.run(with(&["--dry-run"])).transcript(),
-        str![[r#"
-exit 0
---- stdout
-Would replace key 1 ("lock-2026"); both signatures were checked and nothing was sent.
-  is SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
-  to SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
-  challenge: "Replace key 1 version 1, name \"lock-2026\", comment \"in the safe\""
---- stderr
+{"error":{"kind":"mismatch","message":"alice.pem (SHA256:[ALICE…]) is not the key that the cluster holds as key 1 (\"lock-2026\")","causes":[],"hint":"nothing was sent; the cluster holds SHA256:[BOB…], and only its private half can sign here","exit_code":4}}
 
 "#]]
-        .raw()
     );
-    assert_eq!(
-        rounds(&mock, &[2]),
-        [[
-            "fs_security_get_key_replace_challenge",
-            "fs_security_list_keys"
-        ]]
-    );
-    assert_eq!(mock.public_key("1"), ALICE_PUBLIC);
 }
 
 #[test]
-fn three_rounds_of_qq_are_all_it_takes() {
+fn runs_three_rounds_of_qq() {
     let mock = mock();
     Qkey::with_mock(&mock).run(REPLACE);
     assert_eq!(
@@ -151,7 +107,7 @@ fn three_rounds_of_qq_are_all_it_takes() {
 }
 
 #[test]
-fn a_key_goes_by_its_id_or_its_name_under_each_flag() {
+fn key_flags_take_id_or_name() {
     for reference in [
         "--key-id=1",
         "--key-id=lock-2026",
@@ -173,24 +129,27 @@ fn a_key_goes_by_its_id_or_its_name_under_each_flag() {
 }
 
 #[test]
-fn an_old_key_that_is_not_the_stored_one_is_not_used() {
+fn wrong_old_key_exits_4_and_sends_nothing() {
     let mock = mock();
     let qkey = Qkey::with_mock(&mock);
-    let run = qkey.run(["replace", "-k1", "--old-key=carol.pem", "--new-key=bob.pem"]);
-    assert_data_eq!(run.transcript(), str![[r#"
+    qkey_snapshot!(
+        qkey,
+        ["replace", "-k1", "--old-key=carol.pem", "--new-key=bob.pem"],
+        str![[r#"
 exit 4
 --- stdout
 --- stderr
-error: carol.pem (SHA256:JSkAIR0avXSX) is not the key that the cluster holds as key 1 ("lock-2026")
-hint: nothing was sent; the cluster holds SHA256:qDNOdPfn/SvG, and only its private half can sign here
+error: carol.pem (SHA256:[CAROL…]) is not the key that the cluster holds as key 1 ("lock-2026")
+hint: nothing was sent; the cluster holds SHA256:[ALICE…], and only its private half can sign here
 
-"#]].raw());
+"#]]
+    );
     assert_eq!(mock.count("fs_security_replace_key"), 0);
     assert_eq!(mock.public_key("1"), ALICE_PUBLIC);
 }
 
 #[test]
-fn what_is_done_already_needs_no_old_key() {
+fn repeated_replacement_needs_no_old_key() {
     let mock = Mock::new();
     mock.add_key("lock-2026", "", BOB_PUBLIC);
     let qkey = Qkey::with_mock(&mock);
@@ -200,32 +159,31 @@ fn what_is_done_already_needs_no_old_key() {
 }
 
 #[test]
-fn a_key_is_not_replaced_by_itself() {
+fn replacement_by_itself_changes_nothing() {
     let mock = mock();
     let qkey = Qkey::with_mock(&mock);
-    let run = qkey.run([
-        "replace",
-        "-k1",
-        "--old-key=alice.pem",
-        "--new-key=alice.pem",
-    ]);
-    assert_data_eq!(
-        run.transcript(),
+    qkey_snapshot!(
+        qkey,
+        [
+            "replace",
+            "-k1",
+            "--old-key=alice.pem",
+            "--new-key=alice.pem",
+        ],
         str![[r#"
 exit 0
 --- stdout
 The cluster holds the new key as key 1 ("lock-2026") already: nothing to do.
-  SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
+  SHA256:[ALICE]
 --- stderr
 
 "#]]
-        .raw()
     );
     assert_eq!(mock.count("fs_security_replace_key"), 0);
 }
 
 #[test]
-fn a_key_that_is_not_stored_is_told_with_the_nearest_name() {
+fn unknown_key_suggests_nearest_name() {
     let mock = mock();
     let qkey = Qkey::with_mock(&mock);
     let said = ["lock-2062", "another", "7", "", "01", "LOCK-2026"].map(|key| {
@@ -235,7 +193,7 @@ fn a_key_that_is_not_stored_is_told_with_the_nearest_name() {
             "--old-key=alice.pem",
             "--new-key=bob.pem",
         ]);
-        format!("==== {key}\n{}", run.transcript())
+        format!("==== {key}\n{}", filtered(&run))
     });
     assert_data_eq!(
         said.concat(),
@@ -284,7 +242,7 @@ hint: `qkey keys list` shows what it holds
 }
 
 #[test]
-fn a_name_that_no_url_carries_is_replaced_by_its_id() {
+fn odd_names_are_resolved_to_ids() {
     let said = side_by_side(&STRANGE_TEXTS, |name| {
         let mock = Mock::new();
         mock.add_key(name, "", ALICE_PUBLIC);
@@ -352,370 +310,7 @@ Replaced key 1 ("🔑 鍵").
 }
 
 #[test]
-fn a_challenge_is_signed_byte_for_byte() {
-    let long = "x".repeat(10_000);
-    let more = [
-        " ",
-        "\n",
-        "\r\n",
-        "ends in spaces   ",
-        "ends in a line ending\n",
-        "\t\"\\\" \\n '\0x",
-        "\u{feff}with a BOM",
-        &long,
-    ];
-    let challenges = [&STRANGE_TEXTS[..], &more[..]].concat();
-    side_by_side(&challenges, |challenge| {
-        let mock = mock();
-        mock.set_challenge(challenge.as_bytes());
-        let run = Qkey::with_mock(&mock).run(REPLACE);
-        assert_eq!(run.code, 0, "{challenge:?}: {run:?}");
-        assert_eq!(mock.public_key("1"), BOB_PUBLIC);
-        String::new()
-    });
-}
-
-#[test]
-fn a_challenge_that_is_none_is_not_signed() {
-    let said = [&b""[..], b"not UTF-8: \xff"].map(|challenge| {
-        let mock = mock();
-        mock.set_challenge(challenge);
-        let run = Qkey::with_mock(&mock).run(REPLACE);
-        assert_eq!(mock.count("fs_security_replace_key"), 0);
-        run.transcript()
-    });
-    assert_data_eq!(said.concat(), str![[r#"
-exit 7
---- stdout
---- stderr
-error: qq gave no usable answer to fs_security_get_key_replace_challenge
-  caused by: `[QQ]` answered with something other than a challenge in JSON: {     "challenge": "" }
-hint: run `[QQ] --host=cluster fs_security_get_key_replace_challenge --help` by hand; if qq itself works, run this again with -vv and report what it shows
-exit 7
---- stdout
---- stderr
-error: qq gave no usable answer to fs_security_get_key_replace_challenge
-  caused by: `[QQ]` answered with something other than a challenge in JSON: {     "challenge": "not UTF-8: �" }
-hint: run `[QQ] --host=cluster fs_security_get_key_replace_challenge --help` by hand; if qq itself works, run this again with -vv and report what it shows
-
-"#]].raw());
-}
-
-#[test]
-fn a_challenge_that_went_stale_once_is_signed_anew() {
-    let mock = mock();
-    mock.fault("fs_security_replace_key", "stale");
-    let run = Qkey::with_mock(&mock).run(REPLACE);
-    assert_data_eq!(
-        run.transcript(),
-        str![[r#"
-exit 0
---- stdout
-Replaced key 1 ("lock-2026").
-  was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
-  now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
---- stderr
-
-"#]]
-        .raw()
-    );
-    assert_eq!(mock.public_key("1"), BOB_PUBLIC);
-    assert_eq!(
-        rounds(&mock, &[2, 1, 2, 1, 1])[2],
-        [
-            "fs_security_get_key_replace_challenge",
-            "fs_security_list_keys"
-        ]
-    );
-}
-
-#[test]
-fn a_challenge_that_always_goes_stale_is_given_up() {
-    let said = [
-        "--attempts=1",
-        "--attempts=2",
-        "--attempts=3",
-        "--attempts=0",
-    ]
-    .map(|attempts| {
-        let mock = mock();
-        mock.fault("fs_security_replace_key", "always stale");
-        let run = Qkey::with_mock(&mock).run(with(&[attempts]));
-        assert_eq!(mock.public_key("1"), ALICE_PUBLIC);
-        let submissions = mock.count("fs_security_replace_key");
-        format!("==== {attempts}: {submissions}\n{}", run.transcript())
-    });
-    assert_data_eq!(said.concat(), str![[r#"
-==== --attempts=1: 1
-exit 5
---- stdout
---- stderr
-error: the challenge changed before the submission
-  caused by: cluster:8000 refused fs_security_replace_key: Error 400: invalid_request_error: The old key verification signature does not match the challenge.
-hint: something keeps changing it (a name, a comment, an expiration); run this again, or give more --attempts
-==== --attempts=2: 2
-exit 5
---- stdout
---- stderr
-error: the challenge changed before each of 2 submissions
-  caused by: cluster:8000 refused fs_security_replace_key: Error 400: invalid_request_error: The old key verification signature does not match the challenge.
-hint: something keeps changing it (a name, a comment, an expiration); run this again, or give more --attempts
-==== --attempts=3: 3
-exit 5
---- stdout
---- stderr
-error: the challenge changed before each of 3 submissions
-  caused by: cluster:8000 refused fs_security_replace_key: Error 400: invalid_request_error: The old key verification signature does not match the challenge.
-hint: something keeps changing it (a name, a comment, an expiration); run this again, or give more --attempts
-==== --attempts=0: 0
-exit 2
---- stdout
---- stderr
-error: invalid value '0' for '--attempts <N>': 0 is not in 1..=4294967295
-
-For more information, try '--help'.
-
-"#]].raw());
-}
-
-#[test]
-fn a_refusal_of_a_challenge_that_still_holds_stands() {
-    let said = side_by_side(
-        &[
-            "status 400 invalid_request_error The signature is not to my liking.",
-            "status 403 privilege_error You are not allowed to.",
-            "unauthenticated",
-            "refused-connection",
-        ],
-        |fault| {
-            let mock = mock();
-            mock.fault("fs_security_replace_key", fault);
-            let run = Qkey::with_mock(&mock).run(REPLACE);
-            assert_eq!(mock.count("fs_security_replace_key"), 1);
-            assert_eq!(mock.public_key("1"), ALICE_PUBLIC);
-            run.transcript()
-        },
-    );
-    assert_data_eq!(said, str![[r#"
-==== status 400 invalid_request_error The signature is not to my liking.
-exit 5
---- stdout
---- stderr
-error: cluster:8000 refused fs_security_replace_key: Error 400: invalid_request_error: The signature is not to my liking.
-hint: nothing was changed; fix what the cluster reports, then run this again; the cluster now holds a signature made with alice.pem over its challenge
-==== status 403 privilege_error You are not allowed to.
-exit 6
---- stdout
---- stderr
-error: cluster:8000 refused fs_security_replace_key: Error 403: privilege_error: You are not allowed to.
-hint: log in as a user whose role has the privilege for it, or ask an administrator; the cluster now holds a signature made with alice.pem over its challenge
-==== unauthenticated
-exit 6
---- stdout
---- stderr
-error: cluster:8000 refused fs_security_replace_key: Error 401: http_unauthorized_error: Need to log in first to establish credentials.
-hint: log in first: `[QQ] --host=cluster login -u USER`; the cluster now holds a signature made with alice.pem over its challenge
-==== refused-connection
-exit 7
---- stdout
---- stderr
-error: cannot reach cluster:8000: [Errno 111] Connection refused
-hint: check --host and --port (or the cluster's entry in the configuration file), and the network
-
-"#]].raw());
-}
-
-#[test]
-fn a_lost_answer_is_looked_up_and_never_asked_for_again() {
-    let said = side_by_side(&LOSSES, |fault| {
-        let mock = mock();
-        mock.fault("fs_security_replace_key", fault);
-        let run = Qkey::with_mock(&mock).run(with(&[timeout_for(fault)]));
-        assert_eq!(mock.count("fs_security_replace_key"), 1, "{fault}");
-        let expected = if run.code == 0 {
-            BOB_PUBLIC
-        } else {
-            ALICE_PUBLIC
-        };
-        assert_eq!(mock.public_key("1"), expected, "{fault}");
-        expect_no_sleepers(&mock);
-        run.transcript()
-    });
-    assert_data_eq!(said, str![[r#"
-==== drop-before
-exit 8
---- stdout
---- stderr
-error: no reply to the request to replace key 1 ("lock-2026"): not done so far, and may still be
-  caused by: the connection to cluster:8000 was lost during fs_security_replace_key: Remote end closed connection without response
-hint: keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
-==== drop-after
-exit 0
---- stdout
-Replaced key 1 ("lock-2026").
-  was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
-  now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
---- stderr
-warning: no reply to the request to replace key 1 ("lock-2026") (the connection to cluster:8000 was lost during fs_security_replace_key: Remote end closed connection without response); checked: it was done
-==== timeout-before
-exit 8
---- stdout
---- stderr
-error: no reply to the request to replace key 1 ("lock-2026"): not done so far, and may still be
-  caused by: the connection to cluster:8000 was lost during fs_security_replace_key: The read operation timed out
-hint: keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
-==== timeout-after
-exit 0
---- stdout
-Replaced key 1 ("lock-2026").
-  was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
-  now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
---- stderr
-warning: no reply to the request to replace key 1 ("lock-2026") (the connection to cluster:8000 was lost during fs_security_replace_key: The read operation timed out); checked: it was done
-==== traceback
-exit 8
---- stdout
---- stderr
-error: unexpected reply to the request to replace key 1 ("lock-2026"): not done so far, and may still be
-  caused by: cluster:8000 answered fs_security_replace_key with something other than its REST API does: qumulo.lib.request.APIException: Error loading data: Expecting value: line 1 column 1 (char 0)
-hint: keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
-==== traceback-after
-exit 0
---- stdout
-Replaced key 1 ("lock-2026").
-  was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
-  now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
---- stderr
-warning: unexpected reply to the request to replace key 1 ("lock-2026") (cluster:8000 answered fs_security_replace_key with something other than its REST API does: qumulo.lib.request.APIException: Error loading data: Expecting value: line 1 column 1 (char 0)); checked: it was done
-==== garbage
-exit 8
---- stdout
---- stderr
-error: unexpected reply to the request to replace key 1 ("lock-2026"): not done so far, and may still be
-  caused by: qq gave no usable answer to fs_security_replace_key
-  caused by: `[QQ]` answered with something other than the key in JSON: <html> This is not what you are looking for.
-hint: keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
-==== garbage-after
-exit 0
---- stdout
-Replaced key 1 ("lock-2026").
-  was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
-  now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
---- stderr
-warning: unexpected reply to the request to replace key 1 ("lock-2026") (qq gave no usable answer to fs_security_replace_key: `[QQ]` answered with something other than the key in JSON: <html> This is not what you are looking for.); checked: it was done
-==== empty
-exit 8
---- stdout
---- stderr
-error: unexpected reply to the request to replace key 1 ("lock-2026"): not done so far, and may still be
-  caused by: qq gave no usable answer to fs_security_replace_key
-  caused by: `[QQ]` answered with something other than the key in JSON: (nothing)
-hint: keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
-==== empty-after
-exit 0
---- stdout
-Replaced key 1 ("lock-2026").
-  was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
-  now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
---- stderr
-warning: unexpected reply to the request to replace key 1 ("lock-2026") (qq gave no usable answer to fs_security_replace_key: `[QQ]` answered with something other than the key in JSON: (nothing)); checked: it was done
-==== truncated
-exit 0
---- stdout
-Replaced key 1 ("lock-2026").
-  was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
-  now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
---- stderr
-warning: unexpected reply to the request to replace key 1 ("lock-2026") (qq gave no usable answer to fs_security_replace_key: `[QQ]` answered with something other than the key in JSON: {     "comment": "in the safe",     "disabled": false,     "id": "1",     "name": "lock-2026",     "public_key": "MFkwEw…); checked: it was done
-==== kill-9
-exit 8
---- stdout
---- stderr
-error: no reply to the request to replace key 1 ("lock-2026"): not done so far, and may still be
-  caused by: qq gave no usable answer to fs_security_replace_key
-  caused by: `[QQ]` was killed by signal 9
-hint: keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
-==== kill-9-after
-exit 0
---- stdout
-Replaced key 1 ("lock-2026").
-  was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
-  now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
---- stderr
-warning: no reply to the request to replace key 1 ("lock-2026") (qq gave no usable answer to fs_security_replace_key: `[QQ]` was killed by signal 9); checked: it was done
-==== hang
-exit 8
---- stdout
---- stderr
-error: no reply to the request to replace key 1 ("lock-2026"): not done so far, and may still be
-  caused by: qq gave no usable answer to fs_security_replace_key
-  caused by: `[QQ]` did not finish within 4 s and was killed
-hint: keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
-==== hang-after
-exit 0
---- stdout
-Replaced key 1 ("lock-2026").
-  was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
-  now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
---- stderr
-warning: no reply to the request to replace key 1 ("lock-2026") (qq gave no usable answer to fs_security_replace_key: `[QQ]` did not finish within 4 s and was killed); checked: it was done
-==== huge
-exit 8
---- stdout
---- stderr
-error: unexpected reply to the request to replace key 1 ("lock-2026"): not done so far, and may still be
-  caused by: the reply of cluster:8000 to fs_security_replace_key is too large: the reply is larger than 256 KiB
-hint: keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
-==== exit 3 something odd
-exit 8
---- stdout
---- stderr
-error: no reply to the request to replace key 1 ("lock-2026"): not done so far, and may still be
-  caused by: qq gave no usable answer to fs_security_replace_key
-  caused by: `[QQ]` exited with 3: something odd
-hint: keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
-==== status 500 internal_error It broke.
-exit 5
---- stdout
---- stderr
-error: the cluster failed to process the request to replace key 1 ("lock-2026"); checked: it was not done
-  caused by: cluster:8000 refused fs_security_replace_key: Error 500: internal_error: It broke.
-hint: check the cluster's health, then run this again; `[QQ] --host=cluster fs_security_list_keys` shows what it holds
-==== status 503 busy_error Try again later.
-exit 8
---- stdout
---- stderr
-error: unexpected reply to the request to replace key 1 ("lock-2026"): not done so far, and may still be
-  caused by: cluster:8000 refused fs_security_replace_key: Error 503: busy_error: Try again later.
-hint: keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
-
-"#]].raw());
-}
-
-#[test]
-fn an_outcome_that_nobody_can_see_is_unknown() {
-    let mock = mock();
-    mock.fault("fs_security_replace_key", "timeout-after");
-    mock.fault("fs_security_list_keys", "");
-    mock.fault(
-        "fs_security_list_keys",
-        "always status 503 busy_error Later.",
-    );
-    let run = Qkey::with_mock(&mock).run(REPLACE);
-    assert_data_eq!(run.transcript(), str![[r#"
-exit 8
---- stdout
---- stderr
-error: the request to replace key 1 ("lock-2026") was sent, but the result could not be confirmed
-  caused by: the connection to cluster:8000 was lost during fs_security_replace_key: The read operation timed out
-hint: keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
-
-"#]].raw());
-    assert_eq!(mock.count("fs_security_replace_key"), 1);
-}
-
-#[test]
-fn a_third_key_after_a_lost_answer_is_told() {
+fn third_key_after_lost_reply_exits_8() {
     let mock = mock();
     let hook = format!(
         r#"case "$*" in *fs_security_replace_key*)
@@ -725,7 +320,7 @@ fn a_third_key_after_a_lost_answer_is_told() {
         esac"#
     );
     let run = Qkey::with_mock(&mock).between(&mock, &hook).run(REPLACE);
-    assert_data_eq!(run.transcript(), str![[r#"
+    assert_data_eq!(filtered(&run), str![[r#"
 exit 8
 --- stdout
 --- stderr
@@ -737,7 +332,7 @@ hint: somebody else may be making changes; `[DIR]/qq-between --host=cluster fs_s
 }
 
 #[test]
-fn a_key_that_another_replaced_meanwhile_is_not_tried_again() {
+fn key_replaced_by_another_admin_is_not_retried() {
     let mock = mock();
     let hook = format!(
         r#"case "$*" in *fs_security_replace_key*)
@@ -746,7 +341,7 @@ fn a_key_that_another_replaced_meanwhile_is_not_tried_again() {
         esac"#
     );
     let run = Qkey::with_mock(&mock).between(&mock, &hook).run(REPLACE);
-    assert_data_eq!(run.transcript(), str![[r#"
+    assert_data_eq!(filtered(&run), str![[r#"
 exit 4
 --- stdout
 --- stderr
@@ -760,7 +355,7 @@ hint: `qkey keys list` shows what it holds now
 }
 
 #[test]
-fn a_key_is_read_from_stdin_once() {
+fn stdin_key_is_read_once() {
     let qkeys = [
         ["replace", "-k1", "--old-key=-", "--new-key=bob.pem"],
         ["replace", "-k1", "--old-key=alice.pem", "--new-key=-"],
@@ -775,7 +370,7 @@ fn a_key_is_read_from_stdin_once() {
     let twice = ["replace", "-k1", "--old-key=-", "--new-key=-"];
     let run = Qkey::with_mock(&mock).run_with_stdin(twice, ALICE.as_bytes());
     assert_data_eq!(
-        run.transcript(),
+        filtered(&run),
         str![[r#"
 exit 2
 --- stdout
@@ -797,52 +392,56 @@ source = "alice.pem"
 "#;
 
 #[test]
-fn the_configured_key_that_is_the_stored_one_signs() {
+fn configured_key_that_matches_signs() {
     let mock = mock();
     let qkey = Qkey::with_mock(&mock);
     qkey.configure(&CONFIGURED.replace("= \"", "= \"../../"));
     let replace = ["replace", "-k1", "--new-key=bob.pem"];
-    assert_data_eq!(
-        qkey.run(replace).transcript(),
+    qkey_snapshot!(
+        qkey,
+        replace,
         str![[r#"
 exit 0
 --- stdout
 Replaced key 1 ("lock-2026").
-  was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
-  now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
+  was SHA256:[ALICE]
+  now SHA256:[BOB]
 --- stderr
 
 "#]]
-        .raw()
     );
     assert_eq!(mock.public_key("1"), BOB_PUBLIC);
 }
 
 #[test]
-fn configured_keys_of_which_none_is_the_stored_one_are_listed() {
+fn configured_keys_without_match_are_listed() {
     let mock = Mock::new();
     mock.add_key("lock-2026", "", BOB_PUBLIC);
     let qkey = Qkey::with_mock(&mock);
     qkey.configure(&CONFIGURED.replace("= \"", "= \"../../"));
     fs::remove_file(qkey.path("carol.pem")).expect("removing a key");
     let replace = ["replace", "-k1", "--new-key=vault"];
-    assert_data_eq!(qkey.run(replace).transcript(), str![[r#"
+    qkey_snapshot!(
+        qkey,
+        replace,
+        str![[r#"
 exit 4
 --- stdout
 --- stderr
-error: none of these is the key that the cluster holds as key 1 ("lock-2026"): spare (../../carol.pem) (No such file or directory (os error 2)), vault (../../alice.pem) (SHA256:qDNOdPfn/SvG)
-hint: nothing was sent; the cluster holds SHA256:Bigzvx05JkuL, and only its private half can sign here
+error: none of these is the key that the cluster holds as key 1 ("lock-2026"): spare (../../carol.pem) (No such file or directory (os error 2)), vault (../../alice.pem) (SHA256:[ALICE…])
+hint: nothing was sent; the cluster holds SHA256:[BOB…], and only its private half can sign here
 
-"#]].raw());
+"#]]
+    );
     assert_eq!(mock.count("fs_security_replace_key"), 0);
 }
 
 #[test]
-fn without_any_old_key_the_way_to_name_one_is_shown() {
+fn missing_old_key_hints_at_configuration() {
     let mock = mock();
-    let run = Qkey::with_mock(&mock).run(["replace", "-k1", "--new-key=bob.pem"]);
-    assert_data_eq!(
-        run.transcript(),
+    qkey_snapshot!(
+        Qkey::with_mock(&mock),
+        ["replace", "-k1", "--new-key=bob.pem"],
         str![[r#"
 exit 2
 --- stdout
@@ -851,12 +450,11 @@ error: no key is named: --old-key is missing
 hint: give --old-key SOURCE, or name your keys in the configuration file (`qkey config init`)
 
 "#]]
-        .raw()
     );
 }
 
 #[test]
-fn a_disabled_key_is_replaced_and_stays_disabled() {
+fn disabled_key_stays_disabled_after_replacement() {
     let mock = mock();
     mock.set_key_field("1", "disabled", "true");
     assert_eq!(Qkey::with_mock(&mock).run(REPLACE).code, 0);
@@ -865,33 +463,32 @@ fn a_disabled_key_is_replaced_and_stays_disabled() {
 }
 
 #[test]
-fn a_new_key_that_is_stored_elsewhere_is_warned_of() {
+fn new_key_stored_under_another_id_warns() {
     let mock = mock();
     mock.add_key("other", "", BOB_PUBLIC);
-    let run = Qkey::with_mock(&mock).run(REPLACE);
-    assert_data_eq!(
-        run.transcript(),
+    qkey_snapshot!(
+        Qkey::with_mock(&mock),
+        REPLACE,
         str![[r#"
 exit 0
 --- stdout
 Replaced key 1 ("lock-2026").
-  was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
-  now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
+  was SHA256:[ALICE]
+  now SHA256:[BOB]
 --- stderr
 warning: the new key is also stored as key 2 ("other")
 
 "#]]
-        .raw()
     );
 }
 
 #[test]
-fn a_stored_key_of_another_kind_is_told() {
+fn stored_key_of_another_algorithm_is_reported() {
     let mock = Mock::new();
     mock.add_key("lock-2026", "", "bm90IGEga2V5");
-    let run = Qkey::with_mock(&mock).run(REPLACE);
-    assert_data_eq!(
-        run.transcript(),
+    qkey_snapshot!(
+        Qkey::with_mock(&mock),
+        REPLACE,
         str![[r#"
 exit 4
 --- stdout
@@ -900,7 +497,6 @@ error: key 1 ("lock-2026") is not a P-256 key that could be compared
   caused by: the public key is truncated or damaged
 
 "#]]
-        .raw()
     );
     assert_eq!(mock.count("fs_security_replace_key"), 0);
 }

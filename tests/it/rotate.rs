@@ -281,12 +281,12 @@ impl Vault for Core {
 }
 
 #[test]
-fn a_run_that_was_killed_at_any_step_is_continued_by_the_next() {
+fn killed_at_any_step_resumes() {
     killed_at_any_step(Mock::new);
 }
 
 #[test]
-fn a_run_over_rest_that_was_killed_at_any_step_is_continued_by_the_next() {
+fn killed_at_any_step_over_rest_resumes() {
     killed_at_any_step(Core::start);
 }
 
@@ -336,7 +336,7 @@ fn killed_at_any_step<V: Vault>(new: impl Fn() -> V) {
 }
 
 #[test]
-fn a_run_that_was_killed_while_the_cluster_works_is_continued_by_the_next() {
+fn killed_during_submission_resumes() {
     for (command, nth, fault, submissions) in [
         ("fs_security_list_keys", 1, "hang", 1),
         ("fs_security_list_keys", 2, "hang", 1),
@@ -373,7 +373,7 @@ fn a_run_that_was_killed_while_the_cluster_works_is_continued_by_the_next() {
 }
 
 #[test]
-fn a_lost_answer_or_a_refusal_ends_a_run_that_the_next_continues() {
+fn lost_reply_or_refusal_stops_and_resumes() {
     // Each with the code of the first run.
     for (fault, code) in [
         ("drop-after", 0),
@@ -410,7 +410,7 @@ fn a_lost_answer_or_a_refusal_ends_a_run_that_the_next_continues() {
 }
 
 #[test]
-fn a_cluster_that_cannot_be_looked_at_ends_a_run_that_the_next_continues() {
+fn unreadable_cluster_stops_and_resumes() {
     let mock = Mock::new();
     let keys = Keys::with_mock(&mock);
     mock.fault("fs_security_replace_key", "drop-after");
@@ -444,7 +444,7 @@ hint: keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether 
 }
 
 #[test]
-fn another_key_than_the_one_held_is_refused_and_nothing_is_made() {
+fn wrong_old_key_makes_no_new_key() {
     let mock = Mock::new();
     let keys = Keys::with_mock(&mock);
     let run = keys.run(&["vault", "bob.pem"]);
@@ -465,7 +465,7 @@ hint: nothing was sent; the cluster holds SHA256:qDNOdPfn/SvG, and only its priv
 }
 
 #[test]
-fn a_key_that_somebody_else_replaced_meanwhile_is_refused_and_kept() {
+fn key_replaced_by_another_admin_is_kept() {
     let mock = Mock::new();
     let keys = Keys::with_mock(&mock);
     mock.fault("fs_security_replace_key", "drop-before");
@@ -489,7 +489,7 @@ hint: nothing was sent; the cluster holds SHA256:JSkAIR0avXSX, and only its priv
 }
 
 #[test]
-fn finish_begins_nothing() {
+fn finish_starts_nothing() {
     let mock = Mock::new();
     let keys = Keys::with_mock(&mock);
     assert_data_eq!(
@@ -507,7 +507,7 @@ rotate.sh: nothing to finish: the cluster holds ./lock.pem
 }
 
 #[test]
-fn two_rotations_at_a_time_do_not_mix() {
+fn concurrent_rotations_do_not_mix() {
     let mock = Mock::new();
     let keys = Keys::with_mock(&mock);
     mock.fault("fs_security_replace_key", "hang");
@@ -531,7 +531,7 @@ rotate.sh: another rotation is running in ./
 }
 
 #[test]
-fn an_encrypted_key_file_is_followed_by_an_encrypted_one() {
+fn encrypted_key_file_is_replaced_by_encrypted_one() {
     let mock = Mock::new();
     let keys = Keys::new(Qkey::with_mock(&mock));
     keys.qkey.write("pass phrase", "correct horse\n");
@@ -558,7 +558,7 @@ fn an_encrypted_key_file_is_followed_by_an_encrypted_one() {
 }
 
 #[test]
-fn odd_file_names_are_taken_as_they_are() {
+fn odd_file_names_work() {
     let mock = Mock::new();
     let keys = Keys::with_mock(&mock);
     for name in ["-x", "a b", "q:r%", "sub/ключ"] {
@@ -573,7 +573,7 @@ fn odd_file_names_are_taken_as_they_are() {
 }
 
 #[test]
-fn what_cannot_be_rotated_is_said() {
+fn unrotatable_sources_are_reported() {
     let mock = Mock::new();
     let keys = Keys::with_mock(&mock);
     symlink("lock.pem", keys.qkey.path("link.pem")).unwrap();
@@ -596,7 +596,7 @@ fn what_cannot_be_rotated_is_said() {
 }
 
 #[test]
-fn an_archive_that_is_another_file_is_left_alone() {
+fn existing_archive_is_left_alone() {
     let mock = Mock::new();
     let keys = Keys::with_mock(&mock);
     let archive = "lock.pem.old-qDNOdPfn_SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4";

@@ -1,12 +1,20 @@
-//! `qkey` over each way to a cluster, against the simulated Qumulo Core: the real `qq` of three
-//! versions, and the REST API itself. A scenario runs over several ways and must come to the same:
-//! see [`over`]. What only the REST API has (certificates, tokens, connections) is in `rest.rs`.
+//! The table: ceremonies × faults × transports. Each scenario runs against the simulated Qumulo Core
+//! over REST first, because that costs milliseconds, then through the real `qq` of up to three
+//! versions, and every transport must give the same result: see [`over`]. The whole loss table runs
+//! over REST; the real `qq` gets one loss of each class that it turns into something else, and a
+//! `qq` that misbehaves as a process is a wrapper around the mock: see [`PROCESS_LOSSES`]. What only
+//! the REST API has (certificates, tokens, connections) is in `rest.rs`.
 
 use std::{cell::RefCell, fmt, fs, panic::resume_unwind, process::Command, thread};
 
 use crate::support::{
     core::{Core, QQ_VERSION, qq},
-    qkey::{ALICE_PUBLIC, BOB_PUBLIC, CAROL_PUBLIC, Qkey, Run, is_alive, wait_until},
+    mock::Mock,
+    qkey::{
+        ALICE_PUBLIC, BOB_PUBLIC, CAROL_PUBLIC, Qkey, Run, expect_no_sleepers, is_alive,
+        side_by_side, wait_until,
+    },
+    snapshot::filtered,
 };
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
@@ -14,21 +22,22 @@ use snapbox::{IntoData, assert_data_eq, str};
 
 /// How `qkey` reaches the Core.
 #[derive(Clone, Copy, Debug)]
-enum Way {
+enum Transport {
     /// Through the `qq` program of this version.
     Qq(&'static str),
     Rest,
 }
 
 /// The one that names a key by `--id` or `--name`, and complains on stdout.
-const OLD_QQ: Way = Way::Qq("6.1.0.3");
-const NEW_QQ: Way = Way::Qq(QQ_VERSION);
+const OLD_QQ: Transport = Transport::Qq("6.1.0.3");
+const NEW_QQ: Transport = Transport::Qq(QQ_VERSION);
 
-const BOTH: [Way; 2] = [NEW_QQ, Way::Rest];
-const WITH_OLD_QQ: [Way; 3] = [OLD_QQ, NEW_QQ, Way::Rest];
-const ALL: [Way; 4] = [OLD_QQ, Way::Qq("6.1.1"), NEW_QQ, Way::Rest];
+const REST: [Transport; 1] = [Transport::Rest];
+const BOTH: [Transport; 2] = [Transport::Rest, NEW_QQ];
+const WITH_OLD_QQ: [Transport; 3] = [Transport::Rest, OLD_QQ, NEW_QQ];
+const ALL: [Transport; 4] = [Transport::Rest, OLD_QQ, Transport::Qq("6.1.1"), NEW_QQ];
 
-impl fmt::Display for Way {
+impl fmt::Display for Transport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Qq(version) => write!(f, "qq {version}"),
@@ -37,9 +46,9 @@ impl fmt::Display for Way {
     }
 }
 
-/// A Core, and `qkey` that reaches it in one way.
+/// A Core, and `qkey` that reaches it over one transport.
 struct Lab {
-    way: Way,
+    transport: Transport,
     core: Core,
     qkey: Qkey,
     /// Variables on top of those of `qkey`; without a value they are taken away.
@@ -52,14 +61,14 @@ struct Lab {
 
 impl Lab {
     /// The Core is empty.
-    fn new(way: Way) -> Self {
+    fn new(transport: Transport) -> Self {
         let core = Core::start();
-        let qkey = match way {
-            Way::Qq(version) => Qkey::with_core(&core, version),
-            Way::Rest => Qkey::with_rest(&core),
+        let qkey = match transport {
+            Transport::Qq(version) => Qkey::with_core(&core, version),
+            Transport::Rest => Qkey::with_rest(&core),
         };
         Self {
-            way,
+            transport,
             core,
             qkey,
             env: RefCell::default(),
@@ -122,7 +131,7 @@ impl Lab {
     /// Runs it and expects success.
     fn done(&self, args: &[&str]) -> Run {
         let run = self.run(args);
-        assert_eq!(run.code, 0, "{}: {args:?}: {run:#?}", self.way);
+        assert_eq!(run.code, 0, "{}: {args:?}: {run:#?}", self.transport);
         run
     }
 
@@ -137,7 +146,7 @@ impl Lab {
 
     /// Panics unless this is what the vault of [`Lab::hold_vault`] still is.
     fn assert_unchanged(&self, what: &str) {
-        let what = format!("{}: {what}", self.way);
+        let what = format!("{}: {what}", self.transport);
         let keys = self.core.state()["keys"].as_array().unwrap().len();
         assert_eq!((keys, self.held("1")), (1, json!(ALICE_PUBLIC)), "{what}");
         let locks = [7, 8, 9].map(|id| self.lock_key(id));
@@ -157,44 +166,45 @@ impl Lab {
     }
 }
 
-/// Runs a scenario over each way, each with a Core of its own, and expects the same of all: exit
+/// Runs a scenario over each transport, each with a Core of its own, and expects the same of all: exit
 /// codes, stdout, stderr but for what [`neutral`] names, what the Core holds in the end, and what
 /// was submitted to it. Returns what `qkey` said, once where all said the same.
-fn over(ways: &[Way], scenario: impl Fn(&Lab) + Sync) -> String {
-    compared(ways, scenario, true)
+fn over(transports: &[Transport], scenario: impl Fn(&Lab) + Sync) -> String {
+    compared(transports, scenario, true)
 }
 
-/// As [`over`], where each way has its own words for what is wrong.
-fn over_in_own_words(ways: &[Way], scenario: impl Fn(&Lab) + Sync) -> String {
-    compared(ways, scenario, false)
+/// As [`over`], where each transport has its own words for what is wrong.
+fn over_in_own_words(transports: &[Transport], scenario: impl Fn(&Lab) + Sync) -> String {
+    compared(transports, scenario, false)
 }
 
-fn compared(ways: &[Way], scenario: impl Fn(&Lab) + Sync, same_words: bool) -> String {
-    let lab_of = |way| {
-        let lab = Lab::new(way);
+fn compared(transports: &[Transport], scenario: impl Fn(&Lab) + Sync, same_words: bool) -> String {
+    let lab_of = &|transport| {
+        let lab = Lab::new(transport);
         scenario(&lab);
         lab
     };
-    let labs: Vec<Lab> = thread::scope(|scope| {
-        let threads: Vec<_> = ways
+    // A scenario that fails over the first transport does not wait for the others.
+    let (&first, others) = transports.split_first().expect("at least one transport");
+    let mut labs = vec![lab_of(first)];
+    thread::scope(|scope| {
+        let threads: Vec<_> = others
             .iter()
-            .map(|&way| scope.spawn(move || lab_of(way)))
+            .map(|&transport| scope.spawn(move || lab_of(transport)))
             .collect();
         let joined = threads.into_iter().map(|thread| thread.join());
-        joined
-            .map(|lab| lab.unwrap_or_else(|panic| resume_unwind(panic)))
-            .collect()
+        labs.extend(joined.map(|lab| lab.unwrap_or_else(|panic| resume_unwind(panic))));
     });
     let [first, others @ ..] = &labs[..] else {
-        panic!("a scenario runs over some way");
+        unreachable!("labs has the first");
     };
     for lab in others {
-        let ways = format!("{} and {}", first.way, lab.way);
+        let transports = format!("{} and {}", first.transport, lab.transport);
         let (runs, first_runs) = (lab.runs.borrow(), first.runs.borrow());
-        assert_eq!(runs.len(), first_runs.len(), "{ways}");
+        assert_eq!(runs.len(), first_runs.len(), "{transports}");
         for ((title, run), (first_title, first_run)) in runs.iter().zip(&*first_runs) {
-            assert_eq!(title, first_title, "{ways}");
-            let what = format!("{ways}: {title}{run:#?}{first_run:#?}");
+            assert_eq!(title, first_title, "{transports}");
+            let what = format!("{transports}: {title}{run:#?}{first_run:#?}");
             assert_eq!(run.code, first_run.code, "{what}");
             assert_eq!(run.stdout, first_run.stdout, "{what}");
             if same_words {
@@ -202,8 +212,8 @@ fn compared(ways: &[Way], scenario: impl Fn(&Lab) + Sync, same_words: bool) -> S
                 assert_eq!(words, first_words, "{what}");
             }
         }
-        assert_eq!(lab.core.state(), first.core.state(), "{ways}");
-        assert_eq!(lab.submissions(), first.submissions(), "{ways}");
+        assert_eq!(lab.core.state(), first.core.state(), "{transports}");
+        assert_eq!(lab.submissions(), first.submissions(), "{transports}");
     }
     let runs = first.runs.borrow();
     let said = runs.iter().enumerate().map(|(index, (title, _))| {
@@ -213,26 +223,28 @@ fn compared(ways: &[Way], scenario: impl Fn(&Lab) + Sync, same_words: bool) -> S
     said.collect()
 }
 
-/// What one run said, under the ways where it said that, if not all said the same.
+/// What one run said, under the transports where it said that, if not all said the same.
 fn said_over(labs: &[Lab], index: usize) -> String {
     let mut said: Vec<(Vec<String>, String)> = Vec::new();
     for lab in labs {
-        let transcript = lab.runs.borrow()[index].1.transcript();
+        let transcript = filtered(&lab.runs.borrow()[index].1);
         match said.iter_mut().find(|(_, other)| *other == transcript) {
-            Some((ways, _)) => ways.push(lab.way.to_string()),
-            None => said.push((vec![lab.way.to_string()], transcript)),
+            Some((transports, _)) => transports.push(lab.transport.to_string()),
+            None => said.push((vec![lab.transport.to_string()], transcript)),
         }
     }
     match &said[..] {
         [(_, transcript)] => transcript.clone(),
         several => several
             .iter()
-            .map(|(ways, transcript)| format!("==== over {}\n{transcript}", ways.join(", ")))
+            .map(|(transports, transcript)| {
+                format!("==== over {}\n{transcript}", transports.join(", "))
+            })
             .collect(),
     }
 }
 
-/// What may differ between the ways: the commands in hints, who gave no usable answer, and the words
+/// What may differ between the transports: the commands in hints, who gave no usable answer, and the words
 /// that are quoted of `qq`, of the connection or of such an answer.
 fn neutral(stderr: &str) -> String {
     let lines = stderr.lines().map(without_commands);
@@ -317,7 +329,7 @@ const SUBMISSIONS: [(&str, &[&str]); 4] = [
 // ---------------------------------------------------------------------------------------------
 
 #[test]
-fn every_ceremony_works_in_the_same_words() {
+fn ceremonies_print_the_same_over_every_transport() {
     let said = over(&ALL, |lab| {
         let core = &lab.core;
         let submissions = |operation: &str| core.count(operation);
@@ -485,8 +497,8 @@ Unlocked snapshot 7 ("7_snapshot"), which key 1 ("vault") locked.
 }
 
 #[test]
-fn several_snapshots_are_unlocked_at_a_time() {
-    over(&ALL, |lab| {
+fn unlock_of_several_prints_one_object_per_snapshot() {
+    over(&BOTH, |lab| {
         lab.hold_vault();
         lab.core.modify_snapshot(7, json!({ "lock_key": null }));
         lab.core.modify_snapshot(9, json!({ "lock_key": "1" }));
@@ -515,8 +527,8 @@ fn several_snapshots_are_unlocked_at_a_time() {
 // Odd texts
 // ---------------------------------------------------------------------------------------------
 
-fn a_key_with_an_odd_name_is_added_shown_and_replaced(ways: &[Way], names: &[&str]) {
-    over(ways, |lab| {
+fn a_key_with_an_odd_name_is_added_shown_and_replaced(transports: &[Transport], names: &[&str]) {
+    over(transports, |lab| {
         for (index, name) in names.iter().enumerate() {
             let id = (index + 1).to_string();
             let comment = format!("{name} {name}");
@@ -552,9 +564,9 @@ fn a_key_with_an_odd_name_is_added_shown_and_replaced(ways: &[Way], names: &[&st
 }
 
 #[test]
-fn a_key_with_any_odd_name_is_added_shown_and_replaced() {
+fn odd_key_names_survive_rest() {
     a_key_with_an_odd_name_is_added_shown_and_replaced(
-        &BOTH,
+        &REST,
         &[
             " spaces  around ",
             "a/b?c#d%2Fe",
@@ -568,15 +580,15 @@ fn a_key_with_any_odd_name_is_added_shown_and_replaced() {
 }
 
 #[test]
-fn a_key_with_some_odd_names_is_added_shown_and_replaced_by_the_old_qq_too() {
+fn odd_key_names_survive_both_dialects_of_qq() {
     a_key_with_an_odd_name_is_added_shown_and_replaced(
         &WITH_OLD_QQ,
-        &["--a/b ?#%", r#"'"\ 🔑 ключ"#],
+        &["--a/b ?#%", "'\"\\ 🔑 ключ\n ", ".."],
     );
 }
 
 #[test]
-fn an_oddly_named_key_locks_a_snapshot_and_is_shown() {
+fn oddly_named_key_locks_and_shows_usage() {
     let name = "-a/b ?#%20 \"é🔑\"";
     over(&WITH_OLD_QQ, |lab| {
         lab.hold_vault();
@@ -594,8 +606,8 @@ fn an_oddly_named_key_locks_a_snapshot_and_is_shown() {
     });
 }
 
-fn an_odd_challenge_is_signed_byte_for_byte(ways: &[Way], challenges: &[&str]) {
-    over(ways, |lab| {
+fn an_odd_challenge_is_signed_byte_for_byte(transports: &[Transport], challenges: &[&str]) {
+    over(transports, |lab| {
         lab.hold_vault();
         let mut keys = [("alice", ALICE_PUBLIC), ("bob", BOB_PUBLIC)];
         for challenge in challenges {
@@ -614,11 +626,12 @@ fn an_odd_challenge_is_signed_byte_for_byte(ways: &[Way], challenges: &[&str]) {
 }
 
 #[test]
-fn any_odd_challenge_is_signed_byte_for_byte() {
+fn odd_challenges_are_signed_byte_for_byte_over_rest() {
     let long = "challenge ".repeat(1_000);
     an_odd_challenge_is_signed_byte_for_byte(
-        &BOTH,
+        &REST,
         &[
+            " ",
             r#""quotes" and \backslashes\ \n \u0041"#,
             " lines\nand\r\nblanks around \t \n ",
             "é Ω 🔑 \u{2028} \u{fffd} \u{1} \u{7f}",
@@ -628,22 +641,22 @@ fn any_odd_challenge_is_signed_byte_for_byte() {
 }
 
 #[test]
-fn some_odd_challenges_are_signed_byte_for_byte_with_the_old_qq_too() {
+fn odd_challenges_are_signed_byte_for_byte_through_qq() {
     let long = "längs 🔑 ".repeat(1_250);
     an_odd_challenge_is_signed_byte_for_byte(&WITH_OLD_QQ, &["\"\\ é\n🔑 \u{1} \n", &long]);
 }
 
 #[test]
-fn the_locale_of_the_user_does_not_matter() {
+fn user_locale_does_not_affect_qq() {
     let c = &[("LC_ALL", "C")][..];
     let latin_1 = &[
         ("LC_ALL", "C"),
         ("PYTHONIOENCODING", "latin-1"),
         ("PYTHONUTF8", "0"),
     ];
-    for (ways, locale) in [(&BOTH[..], c), (&WITH_OLD_QQ, latin_1)] {
-        over(ways, |lab| {
-            let what = format!("{} {locale:?}", lab.way);
+    for (transports, locale) in [(&[NEW_QQ][..], c), (&[OLD_QQ, NEW_QQ], latin_1)] {
+        over(transports, |lab| {
+            let what = format!("{} {locale:?}", lab.transport);
             lab.hold_vault();
             for (name, value) in locale {
                 lab.set(name, value);
@@ -691,7 +704,12 @@ fn every_ceremony(lab: &Lab) {
     }
     lab.done(&["keys", "usage", "vault"]);
     for (operation, _) in SUBMISSIONS {
-        assert_eq!(lab.core.count(operation), 1, "{}: {operation}", lab.way);
+        assert_eq!(
+            lab.core.count(operation),
+            1,
+            "{}: {operation}",
+            lab.transport
+        );
     }
     assert_eq!(lab.core.key("2")["name"], "spare");
     assert_eq!(lab.held("1"), BOB_PUBLIC);
@@ -702,10 +720,10 @@ fn every_ceremony(lab: &Lab) {
 }
 
 #[test]
-fn an_answer_in_an_odd_shape_is_understood() {
+fn unknown_fields_and_chunked_replies_are_accepted() {
     let kinds = ["with_extra", "chunked"];
-    for begin in 0..kinds.len() {
-        over(&BOTH, |lab| {
+    for (begin, transports) in [&BOTH[..], &REST].into_iter().enumerate() {
+        over(transports, |lab| {
             lab.hold_vault();
             let kinds = kinds.iter().cycle().skip(begin);
             for (operation, kind) in OPERATIONS.into_iter().zip(kinds) {
@@ -717,7 +735,7 @@ fn an_answer_in_an_odd_shape_is_understood() {
 }
 
 #[test]
-fn a_usage_in_pages_is_shown_whole() {
+fn paged_usage_is_shown_completely_or_not_at_all() {
     let said = over(&BOTH, |lab| {
         lab.hold_vault();
         for id in 11..=15 {
@@ -771,8 +789,8 @@ hint: the cluster has a problem of its own; check its health, then run this agai
 }
 
 #[test]
-fn an_answer_without_what_is_needed_is_none() {
-    let said = over(&BOTH, |lab| {
+fn reply_without_required_field_is_unusable() {
+    let said = over(&REST, |lab| {
         lab.hold_vault();
         let without = |operation: &str, field: &str, args: &[&str]| {
             lab.note(&format!("{operation} without {field}"));
@@ -937,15 +955,15 @@ warning: unexpected reply to the request to replace key 1 ("vault") (127.0.0.1:[
 // ---------------------------------------------------------------------------------------------
 
 #[test]
-fn a_challenge_that_goes_stale_once_is_signed_anew() {
+fn stale_challenge_is_fetched_and_signed_again() {
     over(&WITH_OLD_QQ, |lab| {
         lab.hold_vault();
         // The snapshot first: its key is replaced afterwards.
         for (operation, args) in [("unlock", &UNLOCK[..]), ("replace_key", &REPLACE)] {
             lab.core.fault(operation, "stale", json!({}));
             let run = lab.done(args);
-            assert_eq!(run.stderr, "", "{}", lab.way);
-            assert_eq!(lab.core.count(operation), 2, "{}", lab.way);
+            assert_eq!(run.stderr, "", "{}", lab.transport);
+            assert_eq!(lab.core.count(operation), 2, "{}", lab.transport);
         }
         assert_eq!(lab.lock_key(7), Value::Null);
         assert_eq!(lab.held("1"), BOB_PUBLIC);
@@ -953,19 +971,46 @@ fn a_challenge_that_goes_stale_once_is_signed_anew() {
 }
 
 #[test]
-fn a_challenge_that_always_goes_stale_is_given_up() {
-    let said = over(&BOTH, |lab| {
+fn always_stale_challenge_stops_after_attempts() {
+    let said = over(&REST, |lab| {
         lab.hold_vault();
         for operation in ["replace_key", "unlock"] {
             lab.core.fault(operation, "stale", json!({ "times": 0 }));
         }
-        lab.run(&REPLACE);
-        lab.run(&[&UNLOCK[..], &["--attempts=1"]].concat());
-        assert_eq!(lab.core.count("replace_key"), 2);
-        assert_eq!(lab.core.count("unlock"), 1);
+        for (operation, args) in [("replace_key", &REPLACE[..]), ("unlock", &UNLOCK)] {
+            for attempts in 1..=3 {
+                lab.core.clear_requests();
+                lab.run(&[args, &[&format!("--attempts={attempts}")]].concat());
+                assert_eq!(lab.core.count(operation), attempts, "{operation}");
+            }
+            lab.core.clear_requests();
+            lab.run(args);
+            assert_eq!(lab.core.count(operation), 2, "{operation}: the default");
+        }
         lab.assert_unchanged("stale");
     });
     assert_data_eq!(said, str![[r#"
+$ qkey replace --key-id=vault --old-key alice.pem --new-key bob.pem --attempts=1
+exit 5
+--- stdout
+--- stderr
+error: the challenge changed before the submission
+  caused by: 127.0.0.1:[PORT] refused fs_security_replace_key: Error 400: invalid_request_error: The old key verification signature does not match the challenge.
+hint: something keeps changing it (a name, a comment, an expiration); run this again, or give more --attempts
+$ qkey replace --key-id=vault --old-key alice.pem --new-key bob.pem --attempts=2
+exit 5
+--- stdout
+--- stderr
+error: the challenge changed before each of 2 submissions
+  caused by: 127.0.0.1:[PORT] refused fs_security_replace_key: Error 400: invalid_request_error: The old key verification signature does not match the challenge.
+hint: something keeps changing it (a name, a comment, an expiration); run this again, or give more --attempts
+$ qkey replace --key-id=vault --old-key alice.pem --new-key bob.pem --attempts=3
+exit 5
+--- stdout
+--- stderr
+error: the challenge changed before each of 3 submissions
+  caused by: 127.0.0.1:[PORT] refused fs_security_replace_key: Error 400: invalid_request_error: The old key verification signature does not match the challenge.
+hint: something keeps changing it (a name, a comment, an expiration); run this again, or give more --attempts
 $ qkey replace --key-id=vault --old-key alice.pem --new-key bob.pem
 exit 5
 --- stdout
@@ -978,6 +1023,27 @@ exit 5
 --- stdout
 --- stderr
 error: the challenge changed before the submission
+  caused by: 127.0.0.1:[PORT] refused snapshot_unlock_snapshot: Error 400: invalid_request_error: The signature does not match the challenge.
+hint: something keeps changing it (a name, a comment, an expiration); run this again, or give more --attempts
+$ qkey unlock --id=7 --key alice.pem --attempts=2
+exit 5
+--- stdout
+--- stderr
+error: the challenge changed before each of 2 submissions
+  caused by: 127.0.0.1:[PORT] refused snapshot_unlock_snapshot: Error 400: invalid_request_error: The signature does not match the challenge.
+hint: something keeps changing it (a name, a comment, an expiration); run this again, or give more --attempts
+$ qkey unlock --id=7 --key alice.pem --attempts=3
+exit 5
+--- stdout
+--- stderr
+error: the challenge changed before each of 3 submissions
+  caused by: 127.0.0.1:[PORT] refused snapshot_unlock_snapshot: Error 400: invalid_request_error: The signature does not match the challenge.
+hint: something keeps changing it (a name, a comment, an expiration); run this again, or give more --attempts
+$ qkey unlock --id=7 --key alice.pem
+exit 5
+--- stdout
+--- stderr
+error: the challenge changed before each of 2 submissions
   caused by: 127.0.0.1:[PORT] refused snapshot_unlock_snapshot: Error 400: invalid_request_error: The signature does not match the challenge.
 hint: something keeps changing it (a name, a comment, an expiration); run this again, or give more --attempts
 
@@ -1075,13 +1141,28 @@ fn is_done(lab: &Lab, operation: &str, number: u64) -> bool {
 }
 
 /// Meets each loss in turn, and compares what is said with what the Core holds.
-fn every_loss_is_looked_up(ways: &[Way], operation: &str, losses: &[Loss]) -> String {
+fn every_loss_is_looked_up(transports: &[Transport], operation: &str, losses: &[Loss]) -> String {
+    // They wait more than they work.
+    const PER_CORE: usize = 6;
+    thread::scope(|scope| {
+        let threads: Vec<_> = losses
+            .chunks(PER_CORE)
+            .map(|losses| scope.spawn(move || losses_are_looked_up(transports, operation, losses)))
+            .collect();
+        let joined = threads.into_iter().map(|thread| thread.join());
+        joined
+            .map(|said| said.unwrap_or_else(|panic| resume_unwind(panic)))
+            .collect()
+    })
+}
+
+fn losses_are_looked_up(transports: &[Transport], operation: &str, losses: &[Loss]) -> String {
     // Nothing is lost with an empty answer where the API has no other.
     let says_nothing = ["lock", "unlock"].contains(&operation);
-    over(ways, |lab| {
+    over(transports, |lab| {
         lab.hold_vault();
         for (number, loss) in (0..).zip(losses) {
-            let what = format!("{}: {operation} {} {}", lab.way, loss.kind, loss.more);
+            let what = format!("{}: {operation} {} {}", lab.transport, loss.kind, loss.more);
             let mut args = prepare(lab, operation, number);
             if loss.kind.starts_with("slow") {
                 args.push("--timeout=8".to_owned());
@@ -1113,10 +1194,10 @@ fn every_loss_is_looked_up(ways: &[Way], operation: &str, losses: &[Loss]) -> St
 
 /// Replies about something other than was asked for, and 200s with which nothing was done.
 #[test]
-fn a_reply_about_something_else_never_means_that_it_is_done() {
+fn reply_about_another_object_never_counts_as_success() {
     let other = json!({ "set": { "id": 8, "lock_key": null } });
     let key = json!({ "set": { "id": "9" } });
-    let said = over(&BOTH, |lab| {
+    let said = over(&REST, |lab| {
         lab.hold_vault();
         let always = |more: &Value| {
             let mut more = more.clone();
@@ -1246,7 +1327,7 @@ hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credenti
 }
 
 #[test]
-fn a_key_in_a_reply_that_is_another_one_is_looked_up() {
+fn reply_about_another_key_is_looked_up() {
     let said = over(&BOTH, |lab| {
         lab.hold_vault();
         for (what, on, set, args) in [
@@ -1303,8 +1384,8 @@ warning: unexpected reply to the request to replace key 1 ("vault") (127.0.0.1:[
 }
 
 #[test]
-fn without_a_listing_each_snapshot_is_confirmed_by_its_status() {
-    over(&BOTH, |lab| {
+fn refused_listing_falls_back_to_status_per_snapshot() {
+    over(&REST, |lab| {
         lab.hold_vault();
         let refused = json!({ "status": 403, "times": 0 });
         lab.core.fault("list_statuses", "status", refused);
@@ -1315,7 +1396,7 @@ fn without_a_listing_each_snapshot_is_confirmed_by_its_status() {
 }
 
 #[test]
-fn several_that_are_accepted_and_ignored_are_told_apart_from_those_that_are_unlocked() {
+fn accepted_but_ignored_unlocks_are_reported_as_unknown() {
     let said = over(&BOTH, |lab| {
         lab.hold_vault();
         lab.core.fault("unlock", "empty", json!({ "id": 8 }));
@@ -1354,23 +1435,23 @@ hint: see the errors above; rerunning is safe: what is already unlocked is left 
 }
 
 #[test]
-fn every_lost_answer_to_an_addition_is_looked_up() {
-    every_loss_is_looked_up(&BOTH, "add_key", &losses());
+fn lost_add_is_looked_up_over_rest() {
+    every_loss_is_looked_up(&REST, "add_key", &losses());
 }
 
 #[test]
-fn every_lost_answer_to_a_lock_is_looked_up() {
-    every_loss_is_looked_up(&BOTH, "lock", &losses());
+fn lost_lock_is_looked_up_over_rest() {
+    every_loss_is_looked_up(&REST, "lock", &losses());
 }
 
 #[test]
-fn every_lost_answer_to_an_unlock_is_looked_up() {
-    every_loss_is_looked_up(&BOTH, "unlock", &losses());
+fn lost_unlock_is_looked_up_over_rest() {
+    every_loss_is_looked_up(&REST, "unlock", &losses());
 }
 
 #[test]
-fn every_lost_answer_to_a_replacement_is_looked_up_in_these_words() {
-    let said = every_loss_is_looked_up(&BOTH, "replace_key", &losses());
+fn lost_replacement_messages_over_rest() {
+    let said = every_loss_is_looked_up(&REST, "replace_key", &losses());
     // It is the same key each time.
     let lines = said.split_inclusive('\n');
     let said: String = lines
@@ -1735,22 +1816,200 @@ hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credenti
 "##]].raw());
 }
 
-#[test]
-fn some_lost_answers_to_a_replacement_are_looked_up_with_the_old_qq_too() {
-    let some = [
-        "drop_after",
-        "drop_before",
-        "truncated_after",
-        "empty_after",
-        "status",
-    ];
+/// The losses of these kinds.
+fn losses_of(kinds: &[&str]) -> Vec<Loss> {
     let mut losses = losses();
-    losses.retain(|loss| some.contains(&loss.kind));
-    every_loss_is_looked_up(&WITH_OLD_QQ, "replace_key", &losses);
+    losses.retain(|loss| kinds.contains(&loss.kind));
+    losses
 }
 
 #[test]
-fn a_lost_answer_that_cannot_be_looked_up_is_unknown() {
+fn lost_replacement_is_looked_up_through_both_dialects_of_qq() {
+    let kinds = ["drop_after", "truncated_after", "empty_after", "status"];
+    every_loss_is_looked_up(&WITH_OLD_QQ, "replace_key", &losses_of(&kinds));
+}
+
+#[test]
+fn one_loss_of_each_class_is_looked_up_through_qq() {
+    let classes: [(&str, &[&str]); 4] = [
+        ("add_key", &["not_json_after", "html_502"]),
+        ("replace_key", &["drop_before", "slow_after"]),
+        ("lock", &["cut_after", "redirect"]),
+        ("unlock", &["status_after", "cut", "slow"]),
+    ];
+    thread::scope(|scope| {
+        for (operation, kinds) in classes {
+            scope.spawn(move || every_loss_is_looked_up(&BOTH, operation, &losses_of(kinds)));
+        }
+    });
+}
+
+/// What a `qq` that misbehaves as a process does to a submission: shell commands that stand in for
+/// the program `$qq`, and whether the cluster carries the submission out.
+const PROCESS_LOSSES: [(&str, &str, bool); 11] = [
+    ("killed before", "kill -9 $$", false),
+    ("killed after", r#""$qq" "$@" >/dev/null; kill -9 $$"#, true),
+    ("exit 3 before", "echo something odd >&2; exit 3", false),
+    ("garbage before", "echo '<html>'; exit 0", false),
+    (
+        "garbage after",
+        r#""$qq" "$@" >/dev/null; echo '<html>'; exit 0"#,
+        true,
+    ),
+    ("empty before", "exit 0", false),
+    ("empty after", r#""$qq" "$@" >/dev/null; exit 0"#, true),
+    ("truncated after", r#""$qq" "$@" | head -c 8; exit 0"#, true),
+    (
+        "huge before",
+        r"head -c 67108864 /dev/zero | tr '\0' x; exit 0",
+        false,
+    ),
+    (
+        "hang before",
+        r#"echo $$ >>"$QQ_MOCK_STATE/sleepers"; exec sleep 300"#,
+        false,
+    ),
+    (
+        "hang after",
+        r#""$qq" "$@"; echo $$ >>"$QQ_MOCK_STATE/sleepers"; exec sleep 300"#,
+        true,
+    ),
+];
+
+/// Each submission to the mock: the command of `qq`, and what makes `qkey` run it.
+const MOCK_SUBMISSIONS: [(&str, &[&str]); 4] = [
+    ("fs_security_add_key", &ADD),
+    ("fs_security_replace_key", &REPLACE),
+    (
+        "snapshot_lock_snapshot",
+        &["lock", "--id=2", "--lock-key=vault"],
+    ),
+    (
+        "snapshot_unlock_snapshot",
+        &["unlock", "--id=1", "--key=alice.pem"],
+    ),
+];
+
+#[test]
+fn qq_that_misbehaves_during_a_submission_is_looked_up() {
+    let (submissions, faults) = (MOCK_SUBMISSIONS, PROCESS_LOSSES);
+    let cases = submissions.iter().flat_map(|submission| {
+        let names = faults
+            .iter()
+            .map(|fault| format!("{}: {}", submission.0, fault.0));
+        names.collect::<Vec<_>>()
+    });
+    let cases: Vec<String> = cases.collect();
+    let cases: Vec<&str> = cases.iter().map(String::as_str).collect();
+    let said = side_by_side(&cases, |case| {
+        let (command, fault) = case.split_once(": ").expect("both");
+        let &(_, args) = submissions.iter().find(|one| one.0 == command).expect("it");
+        let &(_, shell, done) = faults.iter().find(|one| one.0 == fault).expect("it");
+        let mock = Mock::new();
+        mock.add_key("vault", "", ALICE_PUBLIC);
+        mock.set_snapshot_field(1, "lock_key", "1");
+        let qq = mock.program();
+        let hook = format!(
+            "qq='{}'\ncase \"$*\" in *{command}*) echo >>submissions; {shell};; esac",
+            qq.display()
+        );
+        let qkey = Qkey::with_mock(&mock).between(&mock, &hook);
+        let timeout = if fault.starts_with("hang") {
+            "--timeout=4"
+        } else {
+            "--timeout=60"
+        };
+        let run = qkey.run([args, &[timeout]].concat());
+        expect_no_sleepers(&mock);
+        let submitted = fs::read_to_string(qkey.path("submissions")).expect("a submission");
+        assert_eq!(submitted.lines().count(), 1, "{case}: {run:?}");
+        let is_done = match command {
+            "fs_security_add_key" => mock.key_ids().len() == 2,
+            "fs_security_replace_key" => mock.public_key("1") == BOB_PUBLIC,
+            "snapshot_lock_snapshot" => mock.lock_key(2).as_deref() == Some("1"),
+            _ => mock.lock_key(1).is_none(),
+        };
+        assert_eq!(is_done, done, "{case}: {run:?}");
+        assert_eq!(run.code, if done { 0 } else { 8 }, "{case}: {run:?}");
+        let words = if done {
+            "); checked: it was done"
+        } else {
+            "not done so far, and may still be"
+        };
+        assert!(run.stderr.contains(words), "{case}: {run:?}");
+        assert_eq!(run.stdout.is_empty(), !done, "{case}: {run:?}");
+        // The words differ by the submission only in its name.
+        if command == "fs_security_add_key" {
+            filtered(&run)
+        } else {
+            String::new()
+        }
+    });
+    let (said, _) = said
+        .split_once("==== fs_security_replace_key")
+        .expect("the next one");
+    assert_data_eq!(said, str![].raw());
+}
+
+#[test]
+fn challenge_that_is_empty_or_not_utf8_is_not_signed() {
+    let said = [r#"{"challenge": ""}"#, r#"{"challenge": "\377"}"#].map(|reply| {
+        let mock = Mock::new();
+        mock.add_key("vault", "", ALICE_PUBLIC);
+        let hook = format!("case \"$*\" in *challenge*) printf '{reply}'; exit 0;; esac");
+        let qkey = Qkey::with_mock(&mock).between(&mock, &hook);
+        let run = qkey.run(REPLACE);
+        assert_eq!(mock.count("fs_security_replace_key"), 0);
+        filtered(&run)
+    });
+    assert_data_eq!(said.concat(), str![].raw());
+    over(&REST, |lab| {
+        lab.hold_vault();
+        lab.core.challenge_text(Some(""));
+        for args in [&REPLACE[..], &UNLOCK] {
+            assert_eq!(lab.run(args).code, 7);
+        }
+        lab.assert_unchanged("nothing was signed");
+        assert_eq!(lab.submissions(), [Value::Null; 0]);
+    });
+}
+
+/// The read that confirms each submission.
+fn confirming_read(operation: &str) -> &'static str {
+    match operation {
+        "add_key" | "replace_key" => "list_keys",
+        _ => "get_status",
+    }
+}
+
+#[test]
+fn lost_submission_is_unknown_while_the_state_cannot_be_read() {
+    over(&REST, |lab| {
+        lab.hold_vault();
+        // The replacement last: it changes the key that unlocks.
+        for (operation, args) in [0, 2, 3, 1].map(|index| SUBMISSIONS[index]) {
+            let what = format!("{}: {operation}", lab.transport);
+            let read = confirming_read(operation);
+            lab.core.fault(operation, "drop_after", json!({}));
+            // The first read goes well.
+            lab.core.fault(read, "slow", json!({ "seconds": 0 }));
+            lab.core
+                .fault(read, "status", json!({ "status": 503, "times": 0 }));
+            let run = lab.run(&[args, &["--output=json"]].concat());
+            assert_eq!(run.code, 8, "{what}: {run:?}");
+            let error: Value = serde_json::from_str(&run.stderr).expect("JSON");
+            assert_eq!(error["error"]["kind"], "unknown", "{what}");
+            assert_eq!(error["error"]["exit_code"], 8, "{what}");
+            assert_eq!(lab.core.count(operation), 1, "{what}");
+            lab.core.clear_faults();
+            lab.done(args);
+            assert_eq!(lab.core.count(operation), 1, "{what}: again");
+        }
+    });
+}
+
+#[test]
+fn lost_unlock_with_failing_lookup_is_unknown() {
     let said = over(&BOTH, |lab| {
         lab.hold_vault();
         lab.core.fault("unlock", "drop_after", json!({}));
@@ -1793,7 +2052,7 @@ The cluster has snapshot 7 ("7_snapshot") unlocked already: nothing to do.
 }
 
 #[test]
-fn a_lost_answer_and_a_snapshot_that_somebody_else_locked_is_unknown() {
+fn lost_lock_of_snapshot_locked_by_another_admin_is_unknown() {
     let said = over(&BOTH, |lab| {
         lab.hold_vault();
         let carol = json!({ "name": "carol's", "public_key": CAROL_PUBLIC });
@@ -1861,8 +2120,8 @@ fn times(times: u64, mut fault: Value) -> Value {
 }
 
 #[test]
-fn every_read_is_repeated_twice() {
-    over(&BOTH, |lab| {
+fn every_read_is_retried_twice() {
+    over(&REST, |lab| {
         lab.hold_vault();
         for (operation, args) in READS {
             let args = match operation {
@@ -1873,18 +2132,23 @@ fn every_read_is_repeated_twice() {
             lab.core
                 .fault(operation, "drop_before", times(2, json!({})));
             let run = lab.done(&args);
-            assert_eq!(run.stderr, "", "{}: {operation}", lab.way);
-            assert_eq!(lab.core.count(operation), 3, "{}: {operation}", lab.way);
+            assert_eq!(run.stderr, "", "{}: {operation}", lab.transport);
+            assert_eq!(
+                lab.core.count(operation),
+                3,
+                "{}: {operation}",
+                lab.transport
+            );
         }
     });
 }
 
 #[test]
-fn whatever_may_be_over_soon_is_survived_once() {
+fn transient_read_failure_is_retried() {
     over(&WITH_OLD_QQ, |lab| {
         lab.hold_vault();
         for (kind, more) in passing() {
-            let what = format!("{}: {kind} {more}", lab.way);
+            let what = format!("{}: {kind} {more}", lab.transport);
             lab.core.clear_requests();
             lab.core.fault("list_keys", kind, more);
             let run = lab.done(&["keys"]);
@@ -1895,11 +2159,11 @@ fn whatever_may_be_over_soon_is_survived_once() {
 }
 
 #[test]
-fn what_is_not_over_soon_is_given_up_after_three_times() {
-    let said = over(&BOTH, |lab| {
+fn persistent_transient_failure_stops_after_three_reads() {
+    let said = over(&REST, |lab| {
         lab.hold_vault();
         for (kind, more) in passing() {
-            let what = format!("{}: {kind} {more}", lab.way);
+            let what = format!("{}: {kind} {more}", lab.transport);
             lab.core.clear_faults();
             lab.core.clear_requests();
             lab.note(&format!("{kind} {more}"));
@@ -1963,7 +2227,7 @@ hint: the cluster, or a proxy in front of it, is not ready; try again later
 }
 
 #[test]
-fn what_will_not_be_over_soon_is_given_up_at_once() {
+fn permanent_read_failure_is_not_retried() {
     let said = over(&BOTH, |lab| {
         lab.hold_vault();
         for (kind, more) in [
@@ -1974,7 +2238,7 @@ fn what_will_not_be_over_soon_is_given_up_at_once() {
             ("status", json!({ "status": 500 })),
             ("status", json!({ "status": 403 })),
         ] {
-            let what = format!("{}: {kind} {more}", lab.way);
+            let what = format!("{}: {kind} {more}", lab.transport);
             lab.core.clear_requests();
             lab.note(&format!("{kind} {more}"));
             lab.core.fault("list_keys", kind, more);
@@ -2059,8 +2323,8 @@ hint: log in as a user whose role has the privilege for it, or ask an administra
 }
 
 #[test]
-fn a_ceremony_survives_a_cluster_that_fails_now_and_then() {
-    over(&BOTH, |lab| {
+fn ceremonies_survive_one_transient_failure_per_read() {
+    over(&REST, |lab| {
         lab.hold_vault();
         for (operation, (kind, more)) in OPERATIONS.into_iter().zip(passing().into_iter().cycle()) {
             if !SUBMISSIONS.iter().any(|(other, _)| *other == operation) {
@@ -2072,8 +2336,8 @@ fn a_ceremony_survives_a_cluster_that_fails_now_and_then() {
 }
 
 #[test]
-fn a_read_that_looks_after_a_lost_answer_is_repeated_too() {
-    over(&BOTH, |lab| {
+fn confirming_read_is_retried() {
+    over(&REST, |lab| {
         lab.hold_vault();
         lab.core.fault("unlock", "drop_after", json!({}));
         lab.core
@@ -2081,62 +2345,19 @@ fn a_read_that_looks_after_a_lost_answer_is_repeated_too() {
         lab.core
             .fault("get_status", "status", json!({ "status": 503, "times": 2 }));
         lab.done(&UNLOCK);
-        assert_eq!(lab.core.count("unlock"), 1, "{}", lab.way);
-        assert_eq!(lab.core.count("get_status"), 4, "{}", lab.way);
+        assert_eq!(lab.core.count("unlock"), 1, "{}", lab.transport);
+        assert_eq!(lab.core.count("get_status"), 4, "{}", lab.transport);
     });
 }
 
 #[test]
-fn a_submission_to_a_cluster_that_is_too_busy_is_refused_and_not_repeated() {
-    let said = over(&BOTH, |lab| {
-        lab.hold_vault();
-        for (operation, args) in SUBMISSIONS {
-            let busy = json!({ "status": 429, "retry_after": 1 });
-            lab.core.fault(operation, "status", busy);
-            let run = lab.run(args);
-            let what = format!("{}: {operation}: {run:?}", lab.way);
-            assert_eq!(run.code, 7, "{what}");
-            assert_eq!(lab.core.count(operation), 1, "{what}");
-        }
-        lab.assert_unchanged("too busy");
-    });
-    assert_data_eq!(said, str![[r#"
-$ qkey add --name spare --key carol.pem
-exit 7
---- stdout
---- stderr
-error: 127.0.0.1:[PORT] refused fs_security_add_key: Error 429: unknown_error: Simulated failure 429.
-hint: the cluster, or a proxy in front of it, is not ready; try again later
-$ qkey replace --key-id=vault --old-key alice.pem --new-key bob.pem
-exit 7
---- stdout
---- stderr
-error: 127.0.0.1:[PORT] refused fs_security_replace_key: Error 429: unknown_error: Simulated failure 429.
-hint: the cluster, or a proxy in front of it, is not ready; try again later; the cluster now holds a signature made with alice.pem over its challenge
-$ qkey lock --id=9 --lock-key=vault
-exit 7
---- stdout
---- stderr
-error: 127.0.0.1:[PORT] refused snapshot_lock_snapshot: Error 429: unknown_error: Simulated failure 429.
-hint: the cluster, or a proxy in front of it, is not ready; try again later
-$ qkey unlock --id=7 --key alice.pem
-exit 7
---- stdout
---- stderr
-error: 127.0.0.1:[PORT] refused snapshot_unlock_snapshot: Error 429: unknown_error: Simulated failure 429.
-hint: the cluster, or a proxy in front of it, is not ready; try again later; the cluster now holds a signature made with alice.pem over its challenge
-
-"#]].raw());
-}
-
-#[test]
-fn a_read_that_is_not_answered_in_time_is_not_repeated() {
+fn timed_out_read_is_not_retried() {
     let said = over(&BOTH, |lab| {
         lab.hold_vault();
         let for_ever = json!({ "seconds": 600, "times": 0 });
         lab.core.fault("list_keys", "slow", for_ever);
         lab.run(&["keys", "--timeout=4"]);
-        assert_eq!(lab.core.count("list_keys"), 1, "{}", lab.way);
+        assert_eq!(lab.core.count("list_keys"), 1, "{}", lab.transport);
     });
     assert_data_eq!(
         said,
@@ -2162,20 +2383,24 @@ hint: look whether the cluster answers, or give it longer with --timeout SECONDS
 }
 
 #[test]
-fn reads_that_wait_for_one_that_is_not_answered_say_so_too() {
+fn parallel_reads_behind_a_timed_out_read_report_it() {
     over_in_own_words(&BOTH, |lab| {
         lab.hold_vault();
         let for_ever = json!({ "seconds": 600, "times": 0 });
         lab.core.fault("list_keys", "slow", for_ever);
-        let no_answer = match lab.way {
-            Way::Qq(_) => "error: qq gave no usable answer to ",
+        let no_answer = match lab.transport {
+            Transport::Qq(_) => "error: qq gave no usable answer to ",
             // Whichever of those that share the connection comes first.
-            Way::Rest => "error: 127.0.0.1:[PORT] did not answer ",
+            Transport::Rest => "error: 127.0.0.1:[PORT] did not answer ",
         };
         for args in [&LOCK[..], &UNLOCK, &LOCK, &UNLOCK] {
             let run = lab.run(&[args, &["--timeout=4"]].concat());
-            assert_eq!(run.code, 7, "{}: {run:?}", lab.way);
-            assert!(run.stderr.starts_with(no_answer), "{}: {run:?}", lab.way);
+            assert_eq!(run.code, 7, "{}: {run:?}", lab.transport);
+            assert!(
+                run.stderr.starts_with(no_answer),
+                "{}: {run:?}",
+                lab.transport
+            );
         }
     });
 }
@@ -2185,7 +2410,7 @@ fn reads_that_wait_for_one_that_is_not_answered_say_so_too() {
 // ---------------------------------------------------------------------------------------------
 
 #[test]
-fn without_credentials_it_says_how_to_log_in() {
+fn missing_credentials_hint_at_login() {
     let said = over(&WITH_OLD_QQ, |lab| {
         lab.hold_vault();
         lab.set("QKEY_CREDENTIALS_STORE", "none.json");
@@ -2210,7 +2435,7 @@ hint: log in first: `qq --host=127.0.0.1 --port=[PORT] --credentials-store=none.
 }
 
 #[test]
-fn credentials_that_are_no_good_any_more_are_an_auth_error() {
+fn expired_credentials_exit_6() {
     over(&BOTH, |lab| {
         lab.hold_vault();
         lab.set("QKEY_CREDENTIALS_STORE", "old.json");
@@ -2226,13 +2451,13 @@ fn credentials_that_are_no_good_any_more_are_an_auth_error() {
 }
 
 #[test]
-fn corrupt_credentials_are_reported() {
+fn corrupt_credentials_are_reported_before_any_request() {
     // Whose parser it is shows.
     let said = over_in_own_words(&WITH_OLD_QQ, |lab| {
         lab.set("QKEY_CREDENTIALS_STORE", "bad.json");
         lab.qkey.write("bad.json", "not JSON");
         lab.run(&["keys"]);
-        assert_eq!(lab.core.requests().len(), 0, "{}", lab.way);
+        assert_eq!(lab.core.requests().len(), 0, "{}", lab.transport);
     });
     assert_data_eq!(said, str![[r#"
 $ qkey keys
@@ -2253,7 +2478,7 @@ hint: log in first: `qq --host=127.0.0.1 --port=[PORT] --credentials-store=bad.j
 }
 
 #[test]
-fn a_refused_submission_shows_the_words_of_the_cluster() {
+fn refused_submission_quotes_the_cluster() {
     let forbidden = json!({ "status": 403, "description": "You may not.", "error_class": "http_forbidden_error" });
     let taken = json!({ "status": 409, "description": "Somebody was faster." });
     let nested = json!({
@@ -2269,7 +2494,12 @@ fn a_refused_submission_shows_the_words_of_the_cluster() {
         {
             lab.core.fault(operation, "status", refusal.clone());
             lab.run(args);
-            assert_eq!(lab.core.count(operation), 1, "{}: {operation}", lab.way);
+            assert_eq!(
+                lab.core.count(operation),
+                1,
+                "{}: {operation}",
+                lab.transport
+            );
         }
         lab.assert_unchanged("refused");
     });
@@ -2302,19 +2532,43 @@ hint: nothing was changed; fix what the cluster reports, then run this again; th
 "#]].raw());
 }
 
-#[test]
-fn a_refused_submission_shows_the_words_of_the_cluster_with_the_old_qq_too() {
-    over(&WITH_OLD_QQ, |lab| {
+/// Every submission × every refusal: sent once, nothing changed, the exit code of the status.
+fn refused_submissions(transports: &[Transport], submissions: &[(&str, &[&str])]) {
+    let refusals = [(400, 5), (401, 6), (403, 6), (404, 5), (409, 5), (429, 7)];
+    over(transports, |lab| {
         lab.hold_vault();
-        let forbidden = json!({ "status": 403, "description": "You may not." });
-        lab.core.fault("replace_key", "status", forbidden);
-        let run = lab.run(&REPLACE);
-        assert!(run.stderr.contains("Error 403: "), "{run:?}");
+        for (operation, args) in submissions {
+            for (status, code) in refusals {
+                let what = format!("{}: {operation}: {status}", lab.transport);
+                let refusal = json!({ "status": status, "description": "Not to my liking." });
+                lab.core.clear_requests();
+                lab.core.fault(operation, "status", refusal);
+                let run = lab.run(args);
+                assert_eq!(run.code, code, "{what}: {run:?}");
+                assert_eq!(lab.core.count(operation), 1, "{what}");
+                if status != 401 {
+                    let words = format!("Error {status}: ");
+                    assert!(run.stderr.contains(&words), "{what}: {run:?}");
+                }
+                assert!(run.stderr.contains("Not to my liking."), "{what}: {run:?}");
+                lab.assert_unchanged(&what);
+            }
+        }
     });
 }
 
 #[test]
-fn what_is_not_there_is_refused() {
+fn refused_submissions_change_nothing_and_are_not_retried() {
+    refused_submissions(&REST, &SUBMISSIONS);
+}
+
+#[test]
+fn refused_replacement_is_understood_from_every_qq() {
+    refused_submissions(&WITH_OLD_QQ, &SUBMISSIONS[1..2]);
+}
+
+#[test]
+fn missing_snapshots_and_keys_exit_5() {
     let said = over(&BOTH, |lab| {
         lab.hold_vault();
         lab.run(&["unlock", "--id=99", "--key=alice.pem"]);
@@ -2394,7 +2648,7 @@ hint: see the errors above; rerunning is safe: what is already unlocked is left 
 }
 
 #[test]
-fn what_the_cluster_would_refuse_is_found_out_before() {
+fn taken_name_and_disabled_key_are_found_before_submission() {
     let said = over(&BOTH, |lab| {
         lab.hold_vault();
         lab.run(&["add", "--name=vault", "--key=carol.pem"]);
@@ -2427,19 +2681,19 @@ Unlocked snapshot 7 ("7_snapshot"), which key 1 ("vault") locked.
 }
 
 #[test]
-fn a_cluster_that_is_not_available_is_an_error_of_every_reading() {
+fn unavailable_cluster_exits_7_before_submission() {
     for (kind, more) in [
         ("status", json!({ "status": 503 })),
         ("html_502", json!({})),
     ] {
-        over(&BOTH, |lab| {
+        over(&REST, |lab| {
             lab.hold_vault();
             for operation in OPERATIONS {
                 lab.core.fault(operation, kind, times(0, more.clone()));
             }
             for (_, args) in SUBMISSIONS {
                 let run = lab.run(args);
-                assert_eq!(run.code, 7, "{}: {kind}: {run:?}", lab.way);
+                assert_eq!(run.code, 7, "{}: {kind}: {run:?}", lab.transport);
             }
             assert_eq!(lab.submissions(), [Value::Null; 0]);
         });
@@ -2451,7 +2705,7 @@ fn a_cluster_that_is_not_available_is_an_error_of_every_reading() {
 // ---------------------------------------------------------------------------------------------
 
 #[test]
-fn a_cluster_that_cannot_be_reached_is_named() {
+fn unreachable_cluster_is_named() {
     let said = over(&WITH_OLD_QQ, |lab| {
         // Nobody listens there.
         lab.run(&[&REPLACE[..], &["--port=1"]].concat());
@@ -2479,7 +2733,7 @@ hint: check --host and --port (or the cluster's entry in the configuration file)
 }
 
 #[test]
-fn a_host_name_that_does_not_resolve_is_named() {
+fn unresolvable_host_is_named() {
     over(&WITH_OLD_QQ, |lab| {
         let run = lab.run(&["keys", "--host=qumulo.invalid"]);
         assert_eq!(run.code, 7, "{run:?}");
@@ -2490,7 +2744,7 @@ fn a_host_name_that_does_not_resolve_is_named() {
 }
 
 #[test]
-fn without_a_host_it_says_usage() {
+fn missing_host_is_a_usage_error() {
     let said = over(&BOTH, |lab| {
         lab.unset("QKEY_HOST");
         lab.run(&["keys"]);
@@ -2507,7 +2761,7 @@ hint: give --host HOST, set QKEY_HOST, or write the cluster into the configurati
 }
 
 #[test]
-fn without_a_host_an_old_qq_looks_on_this_machine() {
+fn old_qq_without_host_uses_localhost() {
     over(&[OLD_QQ], |lab| {
         lab.hold_vault();
         lab.unset("QKEY_HOST");
@@ -2517,7 +2771,7 @@ fn without_a_host_an_old_qq_looks_on_this_machine() {
 }
 
 #[test]
-fn no_qq_and_no_program_at_all_are_told_apart() {
+fn missing_and_non_executable_qq_are_distinguished() {
     let qkey = Qkey::new().env("QKEY_HOST", "127.0.0.1");
     let run = qkey.run(["keys", "--qq=./none"]);
     assert_eq!(run.code, 7, "{run:?}");
@@ -2532,7 +2786,7 @@ fn no_qq_and_no_program_at_all_are_told_apart() {
 
 #[test]
 fn rest_needs_no_qq() {
-    over(&[Way::Rest], |lab| {
+    over(&[Transport::Rest], |lab| {
         lab.hold_vault();
         lab.set("QKEY_QQ", "./none");
         every_ceremony(lab);
@@ -2546,7 +2800,7 @@ fn rest_needs_no_qq() {
 /// Has the Core sit on some operations until the test is over, and sends a signal once it does. No
 /// `qq` may stay behind.
 fn signalled(lab: &Lab, args: &[&str], operations: &[&str], signal: Signal) -> Run {
-    if let Way::Qq(version) = lab.way {
+    if let Transport::Qq(version) = lab.transport {
         let qq = qq(version);
         let noting = format!(
             "#!/bin/sh\necho $$ >>pids\nexec '{}' \"$@\"\n",
@@ -2581,15 +2835,15 @@ fn signalled(lab: &Lab, args: &[&str], operations: &[&str], signal: Signal) -> R
 const SIGNALS: [(Signal, i32); 2] = [(Signal::INT, 130), (Signal::TERM, 143)];
 
 #[test]
-fn an_interrupted_submission_is_unknown_and_leaves_no_qq_behind() {
+fn interrupted_submission_is_unknown_and_leaves_no_qq() {
     let said = over(&BOTH, |lab| {
         lab.hold_vault();
         for ((operation, args), (signal, code)) in
             SUBMISSIONS.into_iter().zip(SIGNALS.into_iter().cycle())
         {
             let run = signalled(lab, args, &[operation], signal);
-            assert_eq!(run.code, code, "{}: {run:?}", lab.way);
-            assert_eq!(lab.core.count(operation), 1, "{}", lab.way);
+            assert_eq!(run.code, code, "{}: {run:?}", lab.transport);
+            assert_eq!(lab.core.count(operation), 1, "{}", lab.transport);
         }
         lab.assert_unchanged("the Core still sits on it");
     });
@@ -2667,7 +2921,7 @@ hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credenti
 }
 
 #[test]
-fn an_interrupted_reading_has_sent_nothing() {
+fn interrupted_read_sends_nothing() {
     // Which of the calls side by side is named, and whether it had begun, is a matter of chance.
     over_in_own_words(&BOTH, |lab| {
         lab.hold_vault();
@@ -2680,19 +2934,19 @@ fn an_interrupted_reading_has_sent_nothing() {
             readings.into_iter().zip(SIGNALS.into_iter().cycle())
         {
             let run = signalled(lab, args, operations, signal);
-            assert_eq!(run.code, code, "{}: {run:?}", lab.way);
+            assert_eq!(run.code, code, "{}: {run:?}", lab.transport);
             let [error, hint] = ["error: stopped by a signal ", "hint: nothing was submitted"];
             let lines: Vec<&str> = run.stderr.lines().collect();
-            assert!(lines[0].starts_with(error), "{}: {run:?}", lab.way);
-            assert!(lines[1].starts_with(hint), "{}: {run:?}", lab.way);
+            assert!(lines[0].starts_with(error), "{}: {run:?}", lab.transport);
+            assert!(lines[1].starts_with(hint), "{}: {run:?}", lab.transport);
             assert_eq!(lab.submissions(), [Value::Null; 0]);
         }
     });
 }
 
 #[test]
-fn a_terminated_submission_says_so_in_json() {
-    over(&WITH_OLD_QQ, |lab| {
+fn terminated_submission_reports_its_kind_in_json() {
+    over(&[Transport::Rest, OLD_QQ], |lab| {
         lab.hold_vault();
         let args = [&UNLOCK[..], &["--output=json"]].concat();
         let run = signalled(lab, &args, &["unlock"], Signal::TERM);

@@ -15,5 +15,6 @@ pub mod proxy;
 pub mod qkey;
 pub mod rig;
 pub mod shell;
+pub mod snapshot;
 pub mod swtpm;
 pub mod terminal;

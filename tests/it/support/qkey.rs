@@ -71,30 +71,6 @@ pub const STRANGE_TEXTS: [&str; 17] = [
     "🔑 鍵",
 ];
 
-/// The ways in which the mock can lose the answer to a submission, and those that are no answer
-/// though nothing was done.
-pub const LOSSES: [&str; 19] = [
-    "drop-before",
-    "drop-after",
-    "timeout-before",
-    "timeout-after",
-    "traceback",
-    "traceback-after",
-    "garbage",
-    "garbage-after",
-    "empty",
-    "empty-after",
-    "truncated",
-    "kill-9",
-    "kill-9-after",
-    "hang",
-    "hang-after",
-    "huge",
-    "exit 3 something odd",
-    "status 500 internal_error It broke.",
-    "status 503 busy_error Try again later.",
-];
-
 /// A user's home and working directory, with the variables that `qkey` is run with.
 pub struct Qkey {
     folder: TempDir,
