@@ -28,7 +28,7 @@ fn transcript(run: &Run) -> String {
 }
 
 #[test]
-fn a_key_in_the_engine_of_a_namespace_goes_through_the_ceremonies() {
+fn key_in_a_namespace_replaces_and_unlocks() {
     let mock = Mock::new();
     let qkey = with_bao(Qkey::with_mock(&mock), address());
     prints(
@@ -48,7 +48,7 @@ fn a_key_in_the_engine_of_a_namespace_goes_through_the_ceremonies() {
 }
 
 #[test]
-fn public_key_and_signature_are_of_one_version() {
+fn public_key_and_signature_use_the_same_version() {
     let qkey = bao();
     prints(&qkey, "bao write -f transit/keys/rotated type=ecdsa-p256");
     // It is rotated after each look at it.
@@ -147,7 +147,7 @@ fn restricted(qkey: Qkey, case: &str) -> Qkey {
 }
 
 #[test]
-fn each_failure_is_told_in_the_words_of_the_program_with_a_next_step() {
+fn failures_show_the_output_of_bao_and_a_hint() {
     let cases = [
         "not found",
         "no engine",
@@ -378,7 +378,7 @@ write -format=json a/b/sign/lock/sha2-256 input=- marshaling_algorithm=asn1 preh
 }
 
 #[test]
-fn failures_that_only_vault_words_like_that_have_their_next_step_too() {
+fn failures_of_vault_have_hints() {
     let told = side_by_side(
         &[
             "Code: 403. Errors:\n\n* 2 errors occurred:\n\t* permission denied\n\t* invalid token",
@@ -444,7 +444,7 @@ hint: if the server uses its own certificate authority, name its file with VAULT
 }
 
 #[test]
-fn a_reply_that_is_no_public_key_or_signature_is_an_error_that_shows_it() {
+fn malformed_replies_are_shown() {
     let by_carol = sign_digest(CAROL, &Sha256::digest(b"x"));
     let der = encode(by_carol.to_der().as_bytes());
     let cases = [
@@ -552,7 +552,7 @@ hint: check that the key source signs SHA-256 with the key that it shows
 }
 
 #[test]
-fn a_new_key_is_never_one_that_was_there() {
+fn generate_never_reuses_a_key() {
     let cases = [
         "of another type",
         "may not make",
@@ -638,7 +638,7 @@ fn one_look_before(fake: &Fake) {
 }
 
 #[test]
-fn wrong_uris_are_found_out_before_a_program_runs() {
+fn malformed_uris_fail_before_a_program_runs() {
     let qkey = Qkey::new().env("PATH", "/nowhere");
     let cases = [
         "hashivault:lock",
