@@ -71,7 +71,7 @@ fn assert_openssl_verifies(qkey: &Qkey, run: &Run) {
 }
 
 #[test]
-fn a_key_replaces_another_one_and_each_is_asked_but_once() {
+fn replace_calls_each_key_once() {
     let mock = Mock::new();
     mock.add_key("lock", "", BOB_PUBLIC);
     let kms = FakeKms::start();
@@ -114,7 +114,7 @@ fn a_key_replaces_another_one_and_each_is_asked_but_once() {
 }
 
 #[test]
-fn what_kms_does_not_take_as_a_message_goes_as_a_digest() {
+fn empty_and_long_challenges_are_sent_as_digests() {
     let lab = Lab::new(V1);
     let source = lab.source("alias/carol");
     let public = prints(&lab.qkey, "openssl pkey -in carol.pem -pubout");
@@ -137,7 +137,7 @@ fn what_kms_does_not_take_as_a_message_goes_as_a_digest() {
 }
 
 #[test]
-fn the_message_is_in_a_private_file_that_is_gone_afterwards() {
+fn message_file_is_private_and_removed() {
     let lab = Lab::new(V1);
     fs::create_dir(lab.qkey.path("tmp")).expect("a folder");
     fs::create_dir(lab.qkey.path("bin")).expect("a folder");
@@ -247,7 +247,7 @@ const FAILURES: [&str; 12] = [
 ];
 
 #[test]
-fn each_failure_is_told_in_the_words_of_aws_with_a_next_step() {
+fn failures_show_the_output_of_aws_and_a_hint() {
     assert_data_eq!(
         side_by_side(&FAILURES, |case| failure(&Lab::new("aws-1"), case)),
         str![[r#"
@@ -341,7 +341,7 @@ hint: use an asymmetric key with the usage SIGN_VERIFY: `qkey generate awskms://
 }
 
 #[test]
-fn version_2_of_aws_fails_alike() {
+fn failures_of_aws_version_2_have_the_same_hints() {
     assert_data_eq!(
         side_by_side(&["not found", "expired", "may not sign"], |case| failure(
             &Lab::new("aws-2"),
@@ -375,7 +375,7 @@ hint: the key policy or an IAM policy must allow it; `aws sts get-caller-identit
 }
 
 #[test]
-fn what_the_environment_lacks_is_named() {
+fn missing_credentials_region_profile_and_endpoint_are_named() {
     let nobody = url_of_nobody();
     let told = side_by_side(
         &["credentials", "region", "profile", "endpoint", "aws"],
@@ -461,7 +461,7 @@ fn path_with(version: &str) -> String {
 }
 
 #[test]
-fn a_key_that_is_no_p_256_signing_key_is_refused_with_what_it_is() {
+fn keys_other_than_p256_signing_keys_are_rejected() {
     let public_key = |command: &str| {
         let der = prints(&Qkey::new(), &format!("{command} | openssl base64 -A"));
         der.trim().to_owned()
@@ -569,7 +569,7 @@ MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEOIU028PmcXIypVonr+7grS94GTjKdWfDqV86wpdV8UG4
 }
 
 #[test]
-fn a_signature_that_is_none_is_an_error_that_shows_the_reply() {
+fn malformed_signatures_are_shown() {
     let digest = Sha256::digest(b"x");
     let by_carol = sign_digest(CAROL, &digest);
     let der = by_carol.to_der();
@@ -655,7 +655,7 @@ hint: check that the key source signs SHA-256 with the key that it shows
 }
 
 #[test]
-fn aws_repeats_what_is_throttled() {
+fn aws_retries_throttled_calls() {
     let lab = Lab::new(V1);
     let throttled = || Fault::Error("ThrottlingException", "Rate exceeded");
     lab.kms.fault_times("GetPublicKey", 2, throttled());
@@ -682,7 +682,7 @@ hint: try again later; AWS_MAX_ATTEMPTS sets how often aws retries
 }
 
 #[test]
-fn region_and_profile_are_the_sources_before_the_environments() {
+fn source_attributes_override_region_and_profile_of_the_environment() {
     let lab = Lab::new(V1);
     lab.qkey.write(
         ".aws/credentials",
@@ -715,7 +715,7 @@ fn region_and_profile_are_the_sources_before_the_environments() {
 }
 
 #[test]
-fn a_new_key_says_who_made_it_and_never_takes_a_name() {
+fn generate_never_takes_over_an_alias() {
     let lab = Lab::new(V1);
     let generate = |lab: &Lab, source: &str| lab.transcript(&lab.run(&["generate", source]));
     lab.kms.add_key(NEW_ID, CAROL_PUBLIC, json!({}));
@@ -872,7 +872,7 @@ hint: write awskms:///alias/NAME; aliases that begin with aws/ belong to AWS
 }
 
 #[test]
-fn wrong_uris_are_found_out_before_aws_runs() {
+fn malformed_uris_fail_before_aws_runs() {
     let qkey = Qkey::new().env("PATH", "/nowhere");
     let cases = [
         "awskms:alias/bob",

@@ -38,7 +38,7 @@ POST made.vault.azure.net /keys/new/create {"kty": "EC", "attributes": {"enabled
 }
 
 #[test]
-fn public_key_and_signature_are_of_one_version_in_every_form_of_the_name() {
+fn public_key_and_signature_use_the_same_version() {
     let vault = Vault::new("versions");
     let qkey = with_az(Qkey::new());
     vault.add("carol", 2, BOB);
@@ -180,7 +180,7 @@ fn failure(vault: &Vault, case: &str) -> String {
 }
 
 #[test]
-fn each_failure_is_told_in_the_words_of_az_with_a_next_step() {
+fn failures_show_the_output_of_az_and_a_hint() {
     let vault = Vault::new("failures");
     let cases = [
         "throttled",
@@ -381,7 +381,7 @@ hint: check the vault's name, the network and the proxy: `az keyvault list` list
 }
 
 #[test]
-fn a_signature_is_r_and_s_in_base64_of_either_alphabet_and_nothing_else() {
+fn signatures_are_p1363_in_either_base64_alphabet() {
     let vault = Vault::new("signatures");
     let qkey = with_az(Qkey::new());
     let digest = Sha256::digest(b"x");
@@ -528,7 +528,7 @@ hint: update the Azure CLI: `az upgrade`
 }
 
 #[test]
-fn a_new_key_is_never_a_version_of_another_one() {
+fn generate_never_adds_a_version() {
     let vault = Vault::new("new");
     let qkey = with_az(Qkey::new());
     let cases = [
@@ -634,7 +634,7 @@ hint: write software or hsm
 }
 
 #[test]
-fn wrong_uris_are_found_out_before_az_runs() {
+fn malformed_uris_fail_before_az_runs() {
     let qkey = Qkey::new().env("PATH", "/nowhere");
     let cases = [
         "azurekms:v/k",

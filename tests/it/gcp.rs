@@ -130,7 +130,7 @@ fn in_state(state: &'static str) -> Version {
 }
 
 #[test]
-fn the_version_may_be_left_out_where_one_is_enabled() {
+fn version_is_optional_if_exactly_one_is_enabled() {
     let lab = Lab::new();
     lab.kms.add("bob", 2, in_state("DISABLED"));
     assert_eq!(lab.run(&["sign", "--key", &whole("bob"), "x"]).code, 0);
@@ -263,7 +263,7 @@ fn failure(case: &str) -> String {
 }
 
 #[test]
-fn each_failure_is_told_in_the_words_of_gcloud_with_a_next_step() {
+fn failures_show_the_output_of_gcloud_and_a_hint() {
     let cases = [
         "not found",
         "disabled",
@@ -379,7 +379,7 @@ hint: you need the role roles/cloudkms.signerVerifier on the key: `gcloud kms ke
 }
 
 #[test]
-fn a_reply_that_was_damaged_or_is_no_signature_is_an_error() {
+fn damaged_and_malformed_signatures_are_errors() {
     let members = |signature: &[u8]| {
         Fault::Members(json!({
             "signature": BASE64.encode(signature),
@@ -484,7 +484,7 @@ hint: check that the key source signs SHA-256 with the key that it shows
 }
 
 #[test]
-fn a_new_key_is_waited_for_and_never_a_version_of_another_key() {
+fn generate_polls_a_pending_version_and_never_adds_one() {
     let cases = [
         "pending",
         "pending for ever",
@@ -588,7 +588,7 @@ fn the_attributes_choose_a_configuration_and_an_identity() {
 }
 
 #[test]
-fn wrong_uris_are_found_out_before_gcloud_runs() {
+fn malformed_uris_fail_before_gcloud_runs() {
     let qkey = Qkey::new().env("PATH", "/nowhere");
     let cases = [
         "gcpkms:projects/p",

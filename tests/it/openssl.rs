@@ -194,7 +194,7 @@ fn failure(case: &str) -> String {
 }
 
 #[test]
-fn each_failure_is_told_in_the_words_of_openssl_with_a_next_step() {
+fn failures_show_the_output_of_openssl_and_a_hint() {
     let cases = [
         "no passphrase",
         "no input",
@@ -411,7 +411,7 @@ fn a_key_that_a_tpm_has_wrapped_signs() {
 }
 
 #[test]
-fn a_pin_of_a_token_is_asked_for_once() {
+fn token_pin_is_prompted_for_once() {
     let qkey = with_openssl(
         "case $* in *-passin*) read -r pin; echo \"$pin\" >>pins; echo 'Could not read key' >&2;;
          *) echo 'error:1400006B:UI routines:UI_process:processing error' >&2;; esac; exit 1",
@@ -486,7 +486,7 @@ dgst -sign slot_0-id_1 -engine card -keyform ENGINE -sha256 FILE
 }
 
 #[test]
-fn a_reply_that_is_no_public_key_or_signature_is_an_error_that_shows_it() {
+fn malformed_replies_are_shown() {
     let by_carol = sign_digest(CAROL, &Sha256::digest(b"x"));
     let cases = [
         "no public key",
@@ -549,7 +549,7 @@ hint: check that the key source signs SHA-256 with the key that it shows
 }
 
 #[test]
-fn wrong_uris_are_found_out_before_openssl_runs() {
+fn malformed_uris_fail_before_openssl_runs() {
     let qkey = Qkey::new().env("PATH", "/nowhere");
     let cases = [
         "openssl:",

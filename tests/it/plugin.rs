@@ -238,7 +238,7 @@ exit 0
 }
 
 #[test]
-fn a_source_that_names_no_plugin_is_an_error() {
+fn malformed_sources_and_missing_plugins_are_errors() {
     let qkey = with_plugins(Qkey::new());
     qkey.write("bin/qkey-signer-plain", "#!/bin/sh\n");
     assert_data_eq!(
@@ -331,7 +331,7 @@ from the user
 }
 
 #[test]
-fn each_error_of_a_plugin_is_shown_with_its_words() {
+fn plugin_errors_are_shown() {
     let qkey = with_plugins(Qkey::new());
     let error = |kind: &str, more: &str| {
         format!(
@@ -453,7 +453,7 @@ exit 3
 }
 
 #[test]
-fn a_plugin_that_does_not_keep_to_the_protocol_is_named_with_its_reply() {
+fn protocol_violations_show_the_reply() {
     let reply = |members: &str| format!("echo \"{{{members}}}\"").replace("'", "\\\"");
     let cases = [
         ("nothing", String::new()),
@@ -782,7 +782,7 @@ error: cannot sign with plugin:test:x
 }
 
 #[test]
-fn a_signal_ends_a_plugin_that_hangs_and_what_it_has_started() {
+fn interrupt_kills_a_hanging_plugin_and_its_children() {
     let qkey = with_plugins(Qkey::new());
     let script = when_it_signs("sleep 600 & echo $! >pid.new; mv pid.new pid; wait");
     write_plugin(&qkey, "test", &script);

