@@ -178,10 +178,11 @@ pub fn command() -> Command {
             .iter()
             .filter(|arg| arg.get_help_heading() == Some(heading))
             .map(|arg| {
+                let takes_value = arg.get_action().takes_values();
                 arg.clone()
                     .help_heading(None::<&str>)
                     .hide_env(true)
-                    .hide_possible_values(true)
+                    .hide_possible_values(takes_value)
             });
         let rendered = Command::new("qkey")
             .disable_help_flag(true)
