@@ -3,7 +3,7 @@
 
 pub mod key;
 
-use schemars::{JsonSchema, Schema, SchemaGenerator, generate::SchemaSettings};
+use schemars::{JsonSchema, Schema, generate::SchemaSettings};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -62,9 +62,4 @@ pub fn schema() -> Value {
         "anyOf": objects.iter().map(Schema::as_value).collect::<Vec<_>>(),
         "$defs": generator.take_definitions(true),
     })
-}
-
-/// The schema of `T`, by reference.
-fn schema_of<T: JsonSchema>(generator: &mut SchemaGenerator) -> Schema {
-    generator.subschema_for::<T>()
 }
