@@ -28,7 +28,6 @@ mod replace;
 mod rest;
 mod rest_failures;
 mod rotate;
-
 mod schema;
 mod secrets_in_memory;
 mod sign;
