@@ -26,11 +26,11 @@ use crate::{
     text::{quote, quoted},
 };
 
-/// What the file says. Every table and key is optional; an unknown one is an error.
+/// The file's contents. Every table and key is optional; unknown ones are errors.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Config {
-    /// The cluster to use when none is named.
+    /// The cluster to use if none is selected.
     pub default_cluster: Option<Spanned<String>>,
     #[serde(default)]
     pub defaults: Defaults,
@@ -38,7 +38,7 @@ pub struct Config {
     pub clusters: BTreeMap<String, ClusterLayer>,
     #[serde(default)]
     pub keys: BTreeMap<String, KeyEntry>,
-    /// Where the file is: what its relative paths are based on.
+    /// The file's folder, which relative paths start from.
     #[serde(skip)]
     folder: PathBuf,
 }
@@ -81,18 +81,18 @@ impl Defaults {
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, expecting = "a table")]
 pub struct KeyEntry {
-    /// A path or a URI; a relative path is based on the folder of the configuration file.
+    /// A path or a URI; relative paths start from the configuration file's folder.
     pub source: Spanned<String>,
 }
 
-/// A larger file is none that anybody wrote.
+/// Bytes; nobody writes a larger file.
 const LIMIT: usize = 1 << 20;
 
 /// What `qkey config init` writes.
-pub const TEMPLATE: &str = r#"# Configuration of qkey. A flag beats an environment variable (QKEY_HOST, …), which beats this file;
-# `qkey config show` tells what is in force, and why.
+pub const TEMPLATE: &str = r#"# Configuration of qkey. A flag overrides an environment variable (QKEY_HOST, …), which overrides
+# this file; `qkey config show` lists the settings in force and where they come from.
 
-# The cluster to use when neither --cluster nor --host names one.
+# The cluster to use without --cluster and --host.
 # default-cluster = "prod"
 
 # [clusters.prod]
@@ -100,13 +100,13 @@ pub const TEMPLATE: &str = r#"# Configuration of qkey. A flag beats an environme
 # port = 8000
 # credentials-store = "~/.config/qumulo/credentials/prod"   # as `qq --credentials-store`
 # qq = "/opt/qumulo/qq"                                     # the qq program for this cluster
-# via = "rest"                                              # without qq, straight to its REST API
-# ca-file = "prod-ca.pem"                                   # trusted CAs, or its own certificate (rest)
-# tls-fingerprint = "sha256:0000000000000000000000000000000000000000000000000000000000000000"  # or: which it is
+# via = "rest"                                              # use the REST API instead of qq
+# ca-file = "prod-ca.pem"                                   # trusted CAs, or the cluster's own certificate (rest)
+# tls-fingerprint = "sha256:0000000000000000000000000000000000000000000000000000000000000000"  # or: trust only this certificate (rest)
 # timeout = 30                                              # seconds for each call
 
-# With keys named here, `qkey unlock` and `qkey replace` find the right one by its public key.
-# A relative path is based on the folder of this file.
+# `qkey unlock` and `qkey replace` find the right one of these keys by its public key.
+# Relative paths start from this file's folder.
 # [keys.lock-2026]
 # source = "~/keys/lock-2026.pem?passphrase-command=pass%20show%20qumulo"
 
@@ -116,17 +116,17 @@ pub const TEMPLATE: &str = r#"# Configuration of qkey. A flag beats an environme
 # timeout = 30
 # output = "text"      # or "json"
 # color = "auto"       # or "always", "never"
-# no-input = false     # true: never ask on the terminal
+# no-input = false     # true: never prompt
 "#;
 
-/// Where the file is when nobody says otherwise: `$XDG_CONFIG_HOME/qkey/config.toml`, or below
+/// The default path: `$XDG_CONFIG_HOME/qkey/config.toml`, or below
 /// `~/.config` (XDG Base Directory Specification).
 pub fn default_path() -> Option<PathBuf> {
     config_home().map(|folder| folder.join("qkey/config.toml"))
 }
 
 impl Config {
-    /// Reads the file. One that is not there is empty, unless `required`.
+    /// Reads the file. A missing file counts as empty, unless `required`.
     ///
     /// # Errors
     /// Of kind `usage`, with the file and the line.
@@ -156,8 +156,8 @@ impl Config {
                 return Err(unreadable(Kind::Usage)
                     .caused_by(&error)
                     .hint(match error.kind() {
-                        io::ErrorKind::NotFound => "`qkey config init` writes one",
-                        _ => "it must be a readable file in UTF-8",
+                        io::ErrorKind::NotFound => "`qkey config init` creates one",
+                        _ => "it must be a readable UTF-8 file",
                     }));
             }
         };
@@ -179,14 +179,14 @@ impl Config {
         });
         for path in of_clusters.chain([&mut self.defaults.qq]).flatten() {
             expand_home(path);
-            // A bare name is looked for on PATH.
+            // A bare name is searched on PATH.
             if path.components().count() > 1 {
                 *path = self.folder.join(&path);
             }
         }
     }
 
-    /// `place` names the file and the line of an offset.
+    /// `place` formats an offset as file and line.
     fn check(&self, place: impl Fn(usize) -> String) -> Result<()> {
         let wrong =
             |offset, what: String| Error::new(Kind::Usage, format!("{}: {what}", place(offset)));
@@ -195,7 +195,7 @@ impl Config {
         {
             let name_text = name.get_ref();
             let shown = quoted(&redacted(name_text));
-            let what = format!("default-cluster names {shown}, which is not there");
+            let what = format!("default-cluster is {shown}, but that cluster is missing");
             return Err(wrong(name.span().start, what).hint(names_hint(
                 "clusters",
                 name_text,
@@ -207,13 +207,13 @@ impl Config {
             if name.is_empty() || name.contains([':', '/', '?']) {
                 return Err(wrong(
                     offset,
-                    format!("a key cannot have the name {}", quoted(&redacted(name))),
+                    format!("{} is not a valid key name", quoted(&redacted(name))),
                 )
-                .hint("take a word without `:`, `/` and `?`, which belong to paths and URIs"));
+                .hint("a name must not be empty or contain `:`, `/` or `?`"));
             }
             if name == "-" {
-                return Err(wrong(offset, "a key cannot have the name \"-\"".to_owned())
-                    .hint("`-` is stdin; take another word"));
+                return Err(wrong(offset, "\"-\" is not a valid key name".to_owned())
+                    .hint("`-` means stdin; choose another name"));
             }
             if let Err(error) = registry::parse(key.source.get_ref()) {
                 return Err(error.about(&place(offset)));
@@ -225,7 +225,7 @@ impl Config {
     /// The source of the key with this name.
     ///
     /// # Errors
-    /// Of kind `usage` when what the file says is no key source.
+    /// Of kind `usage` if it is not a valid key source.
     pub fn source(&self, name: &str) -> Option<Result<Source>> {
         let key = self.keys.get(name)?;
         Some(registry::parse(key.source.get_ref()).and_then(|source| source.based_on(&self.folder)))
@@ -234,11 +234,11 @@ impl Config {
     /// The cluster with this name.
     ///
     /// # Errors
-    /// Of kind `usage` when there is none.
+    /// Of kind `usage` if it is not configured.
     pub fn cluster(&self, name: &str) -> Result<&ClusterLayer> {
         self.clusters.get(name).ok_or_else(|| {
             let shown = quoted(&redacted(name));
-            let message = format!("the configuration file names no cluster {shown}");
+            let message = format!("no cluster {shown} in the configuration file");
             Error::new(Kind::Usage, message).hint(names_hint(
                 "clusters",
                 name,
@@ -253,11 +253,11 @@ fn names_hint<'a>(what: &str, wrong: &str, names: impl Iterator<Item = &'a Strin
     match suggest::nearest(wrong, names.iter().copied()) {
         Some(near) => format!("did you mean {}?", quoted(near)),
         None if names.is_empty() => {
-            format!("it names no {what} at all; `qkey config init` shows how")
+            format!("it has no {what}; `qkey config init --file -` shows how to add them")
         }
         None => {
             let names: Vec<String> = names.into_iter().map(quote).collect();
-            format!("it names these {what}: {}", names.join(", "))
+            format!("it has these {what}: {}", names.join(", "))
         }
     }
 }
@@ -271,7 +271,7 @@ fn place(path: &Path, text: &str, offset: usize) -> String {
     format!("{}:{line}", path.display())
 }
 
-/// Says where in the file, and what was probably meant.
+/// Adds the place in the file and the nearest valid name.
 fn toml_error(path: &Path, text: &str, error: &toml::de::Error) -> Error {
     let place = match error.span() {
         Some(span) => place(path, text, span.start),
@@ -289,12 +289,12 @@ fn toml_error(path: &Path, text: &str, error: &toml::de::Error) -> Error {
         .replace("expected a nonzero u64", "expected a number of at least 1");
     Error::new(Kind::Usage, format!("{place}: {message}")).hint(match near {
         Some(near) => format!("did you mean `{near}`?"),
-        None => "`qkey config init --file -` shows every key that there is".to_owned(),
+        None => "`qkey config init --file -` lists every key".to_owned(),
     })
 }
 
-/// serde quotes text that it did not expect, as in `invalid type: string "…", expected a table`. It may
-/// be a key source with a secret, and the error names the line.
+/// Removes what serde quotes, as in `invalid type: string "…", expected a table`. It may be a key source
+/// with a secret, and the error names the line anyway.
 fn without_value(message: &str) -> String {
     for problem in ["invalid type: string", "invalid value: string"] {
         if let Some(rest) = message.strip_prefix(problem)
@@ -332,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn the_template_is_valid_with_and_without_its_comments() {
+    fn template_is_valid_with_and_without_comments() {
         assert!(load(TEMPLATE).is_ok());
         let uncommented: String = TEMPLATE
             .lines()
@@ -348,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_file_is_an_error_with_its_line() {
+    fn invalid_file_is_an_error_with_line() {
         for (text, expected) in [
             (
                 "[clusters.prod]\nhots = \"x\"\n",
@@ -356,19 +356,19 @@ mod tests {
             ),
             (
                 "[clusters.prod]\nport = \"x\"\n",
-                "2: expected a number up to 65535, found a string / `qkey config init --file -` shows every key that there is",
+                "2: expected a number up to 65535, found a string / `qkey config init --file -` lists every key",
             ),
             (
                 "default-cluster = \"prud\"\n[clusters.prod]\n",
-                "1: default-cluster names \"prud\", which is not there / did you mean \"prod\"?",
+                "1: default-cluster is \"prud\", but that cluster is missing / did you mean \"prod\"?",
             ),
             (
                 "[defaults]\ntimeout = 0\n",
-                "2: invalid value: integer `0`, expected a number of at least 1 / `qkey config init --file -` shows every key that there is",
+                "2: invalid value: integer `0`, expected a number of at least 1 / `qkey config init --file -` lists every key",
             ),
             (
                 "[keys.\"a:b\"]\nsource = \"x\"\n",
-                "2: a key cannot have the name \"a:b\" / take a word without `:`, `/` and `?`, which belong to paths and URIs",
+                "2: \"a:b\" is not a valid key name / a name must not be empty or contain `:`, `/` or `?`",
             ),
         ] {
             assert_eq!(error(text), expected);

@@ -2,8 +2,8 @@
 
 use std::{env, path::PathBuf};
 
-/// Where a user's configuration is: `$XDG_CONFIG_HOME` if that is absolute, else `~/.config` (XDG Base
-/// Directory Specification). `None` where there is no home directory either.
+/// The directory for configuration: `$XDG_CONFIG_HOME` if that is absolute, else `~/.config` (XDG Base
+/// Directory Specification). `None` if there is no home directory either.
 pub fn config_home() -> Option<PathBuf> {
     let xdg = env::var_os("XDG_CONFIG_HOME").map(PathBuf::from);
     xdg.filter(|path| path.is_absolute())

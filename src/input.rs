@@ -1,28 +1,32 @@
-//! Reads a file, a FIFO or stdin to its end, up to a limit, and stops at a signal: whoever should
-//! write may never do so.
+//! Reads a file, a FIFO or stdin to its end, up to a limit. A signal stops the read, since a FIFO may
+//! never get a writer.
 
 use std::{
     fs::File,
     io::{self, Read},
     path::Path,
-    sync::mpsc::{self, RecvTimeoutError},
+    sync::mpsc,
     time::{Duration, Instant},
 };
 
 use zeroize::Zeroizing;
 
-use crate::{error::Kind, interrupt, parallel};
+use crate::{
+    error::Kind,
+    interrupt::{self, NoResult},
+    parallel,
+};
 
-/// Why there is no input.
+/// Why input could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error(transparent)]
     Unreadable(#[from] io::Error),
-    #[error("it is longer than {0} bytes")]
+    #[error("longer than {0} bytes")]
     TooLong(usize),
-    #[error("nothing came within {} s", .0.as_secs())]
+    #[error("no end of input within {} s", .0.as_secs())]
     TimedOut(Duration),
-    #[error("stopped by a signal")]
+    #[error("interrupted by a signal")]
     Interrupted(Kind),
 }
 
@@ -33,21 +37,20 @@ pub fn is_stdin(path: &Path) -> bool {
         .any(|name| path == Path::new(name))
 }
 
-/// stdin without the buffer of [`io::stdin`], which keeps what went through it until the process
-/// ends.
+/// stdin without the buffer of [`io::stdin`], which keeps its contents until the process ends.
 ///
 /// # Errors
-/// When it is not open.
+/// If it is closed.
 pub fn stdin() -> io::Result<File> {
     Ok(rustix::stdio::stdin().try_clone_to_owned()?.into())
 }
 
-/// Opens an input and reads all of it, which is wiped from memory when it goes. `open` may block;
-/// without a thread to spare, a signal then has to come twice.
+/// Opens an input and reads all of it; the result is wiped from memory when dropped. `open` may block:
+/// if no thread can be started, only a second signal ends it.
 ///
 /// # Errors
-/// When it cannot be read, is longer than `limit` bytes, has not come to its end within the time it
-/// is given, or a signal arrives.
+/// If it cannot be read, is longer than `limit` bytes, does not end within the time limit, or a signal
+/// arrives.
 pub fn read_to_end<R: Read>(
     open: impl FnOnce() -> io::Result<R> + Send + 'static,
     limit: usize,
@@ -62,24 +65,16 @@ pub fn read_to_end<R: Read>(
             .read_to_end(&mut bytes)
             .map(|_| bytes)
     };
-    // Left behind when a signal or the time limit comes first: nothing ends a blocked `open` from
-    // outside, and then nobody receives the result.
+    // Abandoned if a signal or the time limit comes first: nothing can cancel a blocked `open`.
     parallel::aside(move || drop(sender.send(read())));
-    loop {
-        match receiver.recv_timeout(interrupt::POLL_INTERVAL) {
-            Ok(Ok(bytes)) if bytes.len() > limit => return Err(Error::TooLong(limit)),
-            Ok(result) => return Ok(result?),
-            Err(RecvTimeoutError::Timeout) => {
-                if let Some(kind) = interrupt::received() {
-                    return Err(Error::Interrupted(kind));
-                }
-                if let Some(within) = within.filter(|within| begun.elapsed() > *within) {
-                    return Err(Error::TimedOut(within));
-                }
-            }
-            Err(RecvTimeoutError::Disconnected) => {
-                return Err(io::Error::other("the reading ended without a result").into());
-            }
+    let deadline = within.map(|within| begun + within);
+    match (interrupt::wait(&receiver, deadline), within) {
+        (Ok(Ok(bytes)), _) if bytes.len() > limit => Err(Error::TooLong(limit)),
+        (Ok(result), _) => Ok(result?),
+        (Err(NoResult::Interrupted(kind)), _) => Err(Error::Interrupted(kind)),
+        (Err(NoResult::TimedOut), Some(within)) => Err(Error::TimedOut(within)),
+        (Err(NoResult::TimedOut | NoResult::Disconnected), _) => {
+            Err(io::Error::other("the reader ended without a result").into())
         }
     }
 }

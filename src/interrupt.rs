@@ -1,9 +1,9 @@
 //! SIGINT, SIGTERM and SIGHUP.
 //!
-//! The first signal ends reads, prompts and signing: their children are stopped, their calls return.
+//! The first signal ends reads, prompts and signing: it stops their children and cancels their calls.
 //! It spares what [settles](Settling) a submission: one that was already sent gets [`SUBMIT_GRACE`],
 //! and the read that confirms it [`CONFIRM_GRACE`] more. A second signal, or the end of that time,
-//! ends the process. What the user must be told even then was laid down beforehand as [`LastWords`].
+//! ends the process, which then prints the [`LastWords`] that were registered.
 
 use std::{
     cell::Cell,
@@ -12,9 +12,9 @@ use std::{
     os::fd::BorrowedFd,
     process,
     sync::{
-        Arc, Mutex, OnceLock, PoisonError,
+        Arc, Mutex, OnceLock,
         atomic::{AtomicBool, Ordering},
-        mpsc,
+        mpsc::{self, Receiver, RecvTimeoutError},
     },
     thread,
     time::{Duration, Instant},
@@ -29,37 +29,37 @@ use signal_hook::{
 use crate::{
     error::{Error, Kind},
     memory,
-    parallel::aside,
+    parallel::{aside, lock},
 };
 
-/// How long a child may take to end by itself before it is killed.
+/// How long a child may take to exit before it is killed.
 const CHILD_GRACE: Duration = Duration::from_millis(500);
 
 /// How long after the first signal a submission that was already sent may take.
 pub const SUBMIT_GRACE: Duration = Duration::from_secs(5);
 
-/// How long after that the read that confirms it may take.
+/// How long the confirming read may take after that.
 pub const CONFIRM_GRACE: Duration = Duration::from_secs(3);
 
 /// How long the main thread may take to report after the children are gone.
 const REPORT_GRACE: Duration = Duration::from_secs(2);
 
-/// How soon a signal is noticed by what only polls for one.
+/// How often code that cannot be woken checks for a signal.
 pub const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 struct State {
     signal: Option<(i32, Instant)>,
     groups: Vec<ChildGroup>,
-    /// What else makes a call under way return.
+    /// What cancels calls in flight.
     enders: Vec<(u64, End)>,
     /// How many [`Unsettled`] values there are.
     unsettled: usize,
-    /// Undoes what a prompt did to the terminal.
+    /// Restores the terminal after a prompt.
     restore_terminal: Option<Box<dyn FnOnce() + Send>>,
-    /// What must be said if the process ends without a report of its own.
+    /// What to report if the process ends before it reports its result.
     last_words: Vec<(u64, Words)>,
     report: Option<Report>,
-    /// Tells that the process waits after a first signal.
+    /// Reports that the process is waiting after a first signal.
     waiting: Option<Box<dyn FnOnce() + Send>>,
 }
 
@@ -74,7 +74,7 @@ type End = Arc<dyn Fn(Phase) + Send + Sync>;
 type Words = Box<dyn Fn() -> Error + Send>;
 type Report = Box<dyn Fn(&Error) + Send>;
 
-/// What work is for, which decides how long a first signal spares it; and what a signal has ended.
+/// What work is for, which decides how long a first signal spares it; also what a signal has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum Phase {
@@ -109,22 +109,22 @@ static STATE: Mutex<State> = Mutex::new(State {
 });
 
 thread_local! {
-    /// What this thread is doing.
+    /// What this thread's work is for.
     static PHASE: Cell<Phase> = const { Cell::new(Phase::Work) };
 }
 
 static WAKE: OnceLock<PipeReader> = OnceLock::new();
 
-/// Runs `f` on the state; no code that can panic runs under the lock, so poison means nothing.
+/// Runs `f` on the state.
 fn with_state<T>(f: impl FnOnce(&mut State) -> T) -> T {
-    f(&mut STATE.lock().unwrap_or_else(PoisonError::into_inner))
+    f(&mut lock(&STATE))
 }
 
-/// Starts to watch for the signals, but for those that whoever started this process has had
-/// ignored, as `nohup` does.
+/// Starts handling the signals, except those that the parent process set to be ignored, as `nohup`
+/// does.
 ///
 /// # Errors
-/// When the system gives out no pipe, thread or handler.
+/// If the system cannot provide a pipe, a thread or a handler.
 pub fn install() -> io::Result<()> {
     let ignored = ignored_signals();
     let watched = [SIGINT, SIGTERM, SIGHUP];
@@ -143,11 +143,11 @@ pub fn install() -> io::Result<()> {
             if again {
                 end(signal);
             }
-            // The pipe only wakes a prompt; without one nobody reads it.
+            // The pipe only wakes a prompt. Without one, it has no reader.
             let _ = writer.write_all(b"!");
             kill_groups(Signal::TERM, Phase::Work);
             call_enders(Phase::Work);
-            // On a thread of its own: nobody may be reading stderr.
+            // On its own thread: the reader of stderr may block.
             if unsettled && let Some(tell) = with_state(|state| state.waiting.take()) {
                 aside(tell);
             }
@@ -162,7 +162,7 @@ pub fn install() -> io::Result<()> {
     Ok(())
 }
 
-/// Ends what a first signal spared, as soon as its time is over, and then the process.
+/// Ends what a first signal spared once its time is up, then the process.
 fn wind_up(signal: i32) -> ! {
     let begun = Instant::now();
     thread::sleep(CHILD_GRACE);
@@ -186,12 +186,12 @@ fn call_enders(phase: Phase) {
     }
 }
 
-/// There is a submission whose result is not known yet, as long as this lives: after a first signal
-/// the process waits for it.
+/// While this lives, there is a submission whose result is not known yet: after a first signal the
+/// process waits for it.
 pub struct Unsettled(#[expect(dead_code)] memory::LastWords);
 
 impl Unsettled {
-    /// `unknown` is what is said of it if memory runs out.
+    /// `unknown` is reported if memory runs out.
     pub fn begin(unknown: &Error) -> Self {
         with_state(|state| state.unsettled += 1);
         Self(memory::LastWords::lay_down(unknown))
@@ -204,21 +204,20 @@ impl Drop for Unsettled {
     }
 }
 
-/// What this thread does settles a submission, as long as this lives: to it no signal
-/// [was received](received) before its time is over, and the same holds for the programs that it
-/// starts and the calls that it makes.
+/// While this lives, this thread settles a submission: no signal counts as [received] until its grace
+/// period is over. The same holds for programs that the thread starts and calls that it makes.
 pub struct Settling {
     before: Phase,
 }
 
 impl Settling {
-    /// It sends a submission and waits for the reply.
+    /// Sends a submission and waits for the reply.
     pub fn submission() -> Self {
         let before = PHASE.replace(Phase::Submit);
         Self { before }
     }
 
-    /// It reads what became of a submission.
+    /// Reads what became of a submission.
     pub fn confirmation() -> Self {
         let before = PHASE.replace(Phase::Confirm);
         Self { before }
@@ -231,12 +230,12 @@ impl Drop for Settling {
     }
 }
 
-/// What this thread is doing.
+/// What this thread's work is for.
 pub fn phase() -> Phase {
     PHASE.get()
 }
 
-/// Waits, but no longer than until a signal arrives.
+/// Sleeps until the time is up or a signal arrives.
 pub fn pause(duration: Duration) {
     let begun = Instant::now();
     while let Some(left) = duration.checked_sub(begun.elapsed())
@@ -247,12 +246,45 @@ pub fn pause(duration: Duration) {
     }
 }
 
-/// What makes a call under way return at a signal, as long as this value lives.
+/// Why [`wait`] returned without a result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoResult {
+    /// A signal ended this thread's work.
+    Interrupted(Kind),
+    /// The deadline passed.
+    TimedOut,
+    /// The sender is gone.
+    Disconnected,
+}
+
+/// Waits for a result from another thread, until `deadline` if there is one.
+///
+/// # Errors
+/// When a signal, the deadline or the end of the sender comes first.
+pub fn wait<T>(receiver: &Receiver<T>, deadline: Option<Instant>) -> Result<T, NoResult> {
+    loop {
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        let interval = left.map_or(POLL_INTERVAL, |left| left.min(POLL_INTERVAL));
+        match receiver.recv_timeout(interval) {
+            Ok(result) => return Ok(result),
+            Err(RecvTimeoutError::Disconnected) => return Err(NoResult::Disconnected),
+            Err(RecvTimeoutError::Timeout) => {
+                if let Some(kind) = received() {
+                    return Err(NoResult::Interrupted(kind));
+                }
+                if left.is_some_and(|left| left <= interval) {
+                    return Err(NoResult::TimedOut);
+                }
+            }
+        }
+    }
+}
+
+/// Cancels a call in flight at a signal, while this lives.
 pub struct Ender(u64);
 
 impl Ender {
-    /// `end` may be called from another thread, for each [`Phase`]; and here, for a signal that came
-    /// before.
+    /// `end` may be called from another thread, for each [`Phase`]; also here, if a signal came before.
     pub fn register(end: impl Fn(Phase) + Send + Sync + 'static) -> Self {
         let end: End = Arc::new(end);
         let number = with_state(|state| {
@@ -273,49 +305,48 @@ impl Drop for Ender {
     }
 }
 
-/// The kind of error to end with, once a signal has ended what this thread does.
+/// The kind of error to end with, once a signal has ended this thread's work.
 pub fn received() -> Option<Kind> {
     let (signal, since) = with_state(|state| state.signal)?;
     (since.elapsed() >= phase().grace()).then(|| kind_of(signal))
 }
 
-/// The kind of error to end with, once a signal has arrived, also while this thread settles.
+/// The kind of error to end with, once a signal has arrived, even while this thread settles.
 pub fn announced() -> Option<Kind> {
     with_state(|state| state.signal).map(|(signal, _)| kind_of(signal))
 }
 
-/// Readable from the moment a signal arrives; for `poll`. `None` when nobody watches for signals.
+/// For `poll`: readable once a signal has arrived. `None` before [`install`].
 pub fn wake_fd() -> Option<BorrowedFd<'static>> {
     use std::os::fd::AsFd;
     WAKE.get().map(AsFd::as_fd)
 }
 
-/// Registers what must be undone on the terminal if the process ends under a prompt; `None` when
-/// the prompt is over.
+/// Registers what restores the terminal if the process ends during a prompt; `None` after the prompt.
 pub fn on_end(restore_terminal: Option<Box<dyn FnOnce() + Send>>) {
     with_state(|state| state.restore_terminal = restore_terminal);
 }
 
-/// How last words are said.
+/// Sets how last words are reported.
 pub fn report_with(report: impl Fn(&Error) + Send + 'static) {
     with_state(|state| state.report = Some(Box::new(report)));
 }
 
-/// How to tell a person that a first signal waits for what was already sent.
+/// Sets how to tell the user that a first signal waits for what was already sent.
 pub fn tell_of_waiting_with(tell: impl FnOnce() + Send + 'static) {
     with_state(|state| state.waiting = Some(Box::new(tell)));
 }
 
-/// What is to be said if the process ends without a report, as long as this value lives.
+/// What to report if the process ends before it reports its result, while this lives.
 pub struct LastWords(u64);
 
 impl LastWords {
-    /// The error becomes one of the kind of the signal.
+    /// The error takes the kind of the signal.
     pub fn lay_down(error: Error) -> Self {
         Self::lay_down_with(move || error.clone())
     }
 
-    /// Likewise, of what is known at the end; `words` is called with no lock held.
+    /// The same, computed at the end; `words` is called with no lock held.
     pub fn lay_down_with(words: impl Fn() -> Error + Send + 'static) -> Self {
         with_state(|state| {
             let number = state.last_words.last().map_or(0, |(number, _)| number + 1);
@@ -324,13 +355,13 @@ impl LastWords {
         })
     }
 
-    /// Leaves the words in place until the process ends: the result is known, but a second signal may
-    /// come before it is printed.
+    /// Keeps the words until the process ends: the result is known, but a second signal may come before
+    /// it is printed.
     pub fn leave(self) {
         std::mem::forget(self);
     }
 
-    /// Likewise, with other words.
+    /// The same, with other words.
     pub fn leave_with(self, error: Error) {
         with_state(|state| {
             for (number, words) in &mut state.last_words {
@@ -350,8 +381,8 @@ impl Drop for LastWords {
     }
 }
 
-/// The signals that are ignored, a bit each, from the lowest; none where the system does not tell
-/// (proc(5), `SigIgn`).
+/// The ignored signals, one bit each from the lowest; none if the system does not say (proc(5),
+/// `SigIgn`).
 fn ignored_signals() -> u64 {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
@@ -359,12 +390,11 @@ fn ignored_signals() -> u64 {
         .unwrap_or_default()
 }
 
-/// A child's process group, ended with `qkey` as long as this value lives.
+/// A child's process group, which ends with `qkey` while this lives.
 pub struct Group(Pid);
 
 impl Group {
-    /// Registers the group that `leader` leads; a signal that came before it was there is
-    /// delivered now.
+    /// Registers the group that `leader` leads; an earlier signal is delivered now.
     pub fn register(leader: Pid) -> Self {
         let serves = phase();
         with_state(|state| state.groups.push(ChildGroup { leader, serves }));
@@ -377,7 +407,7 @@ impl Group {
 
     /// Kills every process in the group.
     pub fn kill(&self) {
-        // A group that is gone already is what was wanted.
+        // The group may already be gone.
         let _ = kill_process_group(self.0, Signal::KILL);
     }
 }
@@ -388,13 +418,13 @@ impl Drop for Group {
     }
 }
 
-/// Kills every child that is left.
+/// Kills all remaining children.
 pub fn end_children() {
     kill_groups(Signal::KILL, Phase::Confirm);
 }
 
-/// For a process that ends because it is out of memory: kills every child and undoes what a prompt did
-/// to the terminal, as far as that takes neither memory nor waiting.
+/// When memory runs out: kills all children and restores the terminal, as far as possible without
+/// allocating or waiting.
 pub fn abandon() {
     let Ok(mut state) = STATE.try_lock() else {
         return;
@@ -425,7 +455,7 @@ fn kind_of(signal: i32) -> Kind {
 fn end(signal: i32) -> ! {
     static ENDING: AtomicBool = AtomicBool::new(false);
     while ENDING.swap(true, Ordering::SeqCst) {
-        // Another thread is ending the process, and has the last words.
+        // Another thread is ending the process and reports the last words.
         thread::park();
     }
     kill_groups(Signal::KILL, Phase::Confirm);
@@ -442,10 +472,10 @@ fn end(signal: i32) -> ! {
             for (_, words) in words {
                 report(&words().with_kind(kind_of(signal)));
             }
-            // Nobody waits any more when it took too long.
+            // The receiver is gone if this took too long.
             let _ = sender.send(());
         });
-        // Nobody may be reading stderr.
+        // The reader of stderr may block.
         let _ = reported.recv_timeout(REPORT_GRACE);
     }
     process::exit(i32::from(kind_of(signal).exit_code()))

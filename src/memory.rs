@@ -1,5 +1,5 @@
-//! How `qkey` ends when the system has no more memory for it: with an error and an exit code. The
-//! standard library would abort, and nobody would learn of a submission that is under way.
+//! How `qkey` ends when memory runs out: with an error and an exit code. The standard library would
+//! abort without mentioning a submission in flight.
 
 use std::{
     alloc::{GlobalAlloc, Layout},
@@ -23,23 +23,22 @@ use crate::{
     wipe::Wiping,
 };
 
-/// The allocator of the program: it wipes what is freed, and ends the process instead of returning
-/// nothing.
+/// The program's allocator: it wipes freed memory, and ends the process if memory runs out.
 pub struct Allocator;
 
-// SAFETY: every call goes to `Wiping` as it is; the pointers it returns are returned unchanged.
+// SAFETY: every call and every returned pointer is passed through unchanged.
 #[allow(unsafe_code)]
 unsafe impl GlobalAlloc for Allocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        there(unsafe { Wiping.alloc(layout) })
+        or_end(unsafe { Wiping.alloc(layout) })
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        there(unsafe { Wiping.alloc_zeroed(layout) })
+        or_end(unsafe { Wiping.alloc_zeroed(layout) })
     }
 
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        there(unsafe { Wiping.realloc(pointer, layout, size) })
+        or_end(unsafe { Wiping.realloc(pointer, layout, size) })
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
@@ -47,15 +46,15 @@ unsafe impl GlobalAlloc for Allocator {
     }
 }
 
-fn there(pointer: *mut u8) -> *mut u8 {
+fn or_end(pointer: *mut u8) -> *mut u8 {
     match pointer.is_null() {
         true => exhausted(NO_MEMORY),
         false => pointer,
     }
 }
 
-/// Lets all threads share one arena: each further one reserves 64 MiB of address space, which a limit on
-/// that soon refuses.
+/// Makes all threads share one arena: each further arena reserves 64 MiB of address space, which soon
+/// exceeds a limit on it.
 pub fn share_arena() {
     #[cfg(target_env = "gnu")]
     // SAFETY: it only sets a parameter of the allocator.
@@ -65,7 +64,7 @@ pub fn share_arena() {
     }
 }
 
-/// What a message says after what there is none of.
+/// The parts of a message before and after the reason.
 struct Rest {
     begin: &'static str,
     end: &'static str,
@@ -74,48 +73,47 @@ struct Rest {
 const TEXT: Rest = Rest {
     begin: "error: ",
     end: "
-hint: nothing was being submitted; raise the limit (see `ulimit -a`) or free memory, then rerun: what is already done is left alone
+hint: nothing was being submitted; raise the limit (see `ulimit -a`) or free memory, then rerun: it skips what is already done
 ",
 };
 const JSON: Rest = Rest {
     begin: r#"{"error":{"kind":"internal","message":""#,
-    end: r#"","causes":[],"hint":"nothing was being submitted; raise the limit (see `ulimit -a`) or free memory, then rerun: what is already done is left alone","exit_code":1}}
+    end: r#"","causes":[],"hint":"nothing was being submitted; raise the limit (see `ulimit -a`) or free memory, then rerun: it skips what is already done","exit_code":1}}
 "#,
 };
 
-/// Where it cannot be looked up what is being submitted.
+/// For when the submissions in flight cannot be looked up.
 const TEXT_UNKNOWN: Rest = Rest {
     begin: "error: ",
-    end: " during a submission: it may have been carried out
-hint: running this again is safe: it checks first what was done
+    end: " during a submission, which may have succeeded
+hint: rerunning is safe: it first checks what was done
 ",
 };
 const JSON_UNKNOWN: Rest = Rest {
     begin: r#"{"error":{"kind":"unknown","message":""#,
-    end: r#" during a submission: it may have been carried out","causes":[],"hint":"running this again is safe: it checks first what was done","exit_code":8}}
+    end: r#" during a submission, which may have succeeded","causes":[],"hint":"rerunning is safe: it first checks what was done","exit_code":8}}
 "#,
 };
 
 static IS_JSON: AtomicBool = AtomicBool::new(false);
 
-/// How many submissions are under way, and what to say of each. The number is right even while the
-/// texts are being changed.
-static UNDER_WAY: AtomicUsize = AtomicUsize::new(0);
+/// How many submissions are in flight, and what to report for each. The number is right even while
+/// the texts are being changed.
+static IN_FLIGHT: AtomicUsize = AtomicUsize::new(0);
 static TEXTS: Mutex<Vec<(u64, String)>> = Mutex::new(Vec::new());
 
-/// The form of the last error.
+/// Sets the format of the last error.
 pub fn report_as(format: Format) {
     IS_JSON.store(format == Format::Json, Ordering::Relaxed);
 }
 
-/// What is said, and with which exit code the process ends, if memory runs out as long as this value
-/// lives.
+/// What to report if memory runs out while this lives.
 pub struct LastWords(u64);
 
 impl LastWords {
     /// `error` says that the outcome of a submission is unknown.
     pub fn lay_down(error: &Error) -> Self {
-        UNDER_WAY.fetch_add(1, Ordering::SeqCst);
+        IN_FLIGHT.fetch_add(1, Ordering::SeqCst);
         let format = match IS_JSON.load(Ordering::Relaxed) {
             true => Format::Json,
             false => Format::Text,
@@ -134,7 +132,7 @@ impl LastWords {
 impl Drop for LastWords {
     fn drop(&mut self) {
         texts().retain(|(number, _)| *number != self.0);
-        UNDER_WAY.fetch_sub(1, Ordering::SeqCst);
+        IN_FLIGHT.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -146,7 +144,7 @@ fn texts() -> MutexGuard<'static, Vec<(u64, String)>> {
 #[error("out of memory or threads")]
 struct Exhausted;
 
-/// Ends the process; `what` fits into JSON as it is. Nothing here allocates.
+/// Ends the process; `what` needs no escaping in JSON. Nothing here allocates.
 fn exhausted(what: &'static str) -> ! {
     static ENDING: AtomicBool = AtomicBool::new(false);
     while ENDING.swap(true, Ordering::SeqCst) {
@@ -159,13 +157,13 @@ fn exhausted(what: &'static str) -> ! {
     }
     let is_json = IS_JSON.load(Ordering::Relaxed);
     let say_what = |rest: Rest| say([rest.begin, what, rest.end]);
-    let code = match UNDER_WAY.load(Ordering::SeqCst) {
+    let code = match IN_FLIGHT.load(Ordering::SeqCst) {
         0 => {
             say_what(if is_json { JSON } else { TEXT });
             Kind::Internal.exit_code()
         }
         _ => {
-            // This very thread may be changing them.
+            // This thread may hold the lock.
             match TEXTS.try_lock() {
                 Ok(texts) if !texts.is_empty() => {
                     texts.iter().for_each(|(_, text)| say([text, "", ""]))
@@ -184,9 +182,9 @@ fn exhausted(what: &'static str) -> ! {
     }
 }
 
-/// In one piece, for the standard library may have something to say at the same time.
+/// Writes in one piece: the standard library may write at the same time.
 fn say(text: [&str; 3]) {
-    // Nobody is left to be told that stderr takes nothing.
+    // If stderr fails, there is nowhere left to report it.
     let _ = rustix::io::writev(
         rustix::stdio::stderr(),
         &text.map(|part| IoSlice::new(part.as_bytes())),
@@ -195,24 +193,23 @@ fn say(text: [&str; 3]) {
 
 const NO_MEMORY: &str = "out of memory";
 
-/// What aborts says why: mostly the standard library, for want of memory, and sometimes a library that
-/// was loaded.
-const ABORTED: &str = "qkey was aborted, by a lack of memory or by a PKCS#11 module";
+/// The standard library aborts when memory runs out, and prints why; so may a loaded module.
+const ABORTED: &str = "qkey aborted: out of memory, or a PKCS#11 module failed";
 
-/// How the standard library panics for want of memory or threads, and what to say instead. The first
-/// comes in a new thread that has no memory for its signal stack, the second in libraries.
+/// How the standard library panics when memory or threads run out, and what to report instead. The
+/// first comes from a new thread without memory for its signal stack, the second from libraries.
 const PANICS: [(&str, &str); 2] = [
     ("failed to allocate an alternative stack", NO_MEMORY),
     ("failed to spawn thread", "cannot start a thread"),
 ];
 
-/// Ends such panics, and whatever aborts, as anything else that finds no memory: the standard library
-/// and the C library have allocations of their own that abort when they fail.
+/// Handles such panics and aborts like any failed allocation: some allocations of the standard library
+/// and the C library abort when they fail.
 ///
 /// # Errors
-/// When the system takes no handler.
+/// If the handler cannot be installed.
 pub fn watch_for_aborts() -> io::Result<()> {
-    // SAFETY: a signal handler may do all that `exhausted` does, which takes no lock that is held.
+    // SAFETY: `exhausted` does only what a signal handler may do, and waits for no lock.
     #[allow(unsafe_code)]
     unsafe {
         low_level::register(SIGABRT, || exhausted(ABORTED))?;

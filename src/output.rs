@@ -1,4 +1,4 @@
-//! What a person or a script reads: results on stdout, everything else on stderr.
+//! What a user or a script reads: results on stdout, everything else on the [terminal](Terminal).
 
 use std::{
     io::{self, BufWriter, IsTerminal, Write},
@@ -20,13 +20,13 @@ use crate::{
     text::{self, printable},
 };
 
-/// The form of results, errors and notes.
+/// The format of results, errors and notes.
 #[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Format {
     #[default]
     Text,
-    /// One object a line.
+    /// One object per line
     Json,
 }
 
@@ -34,7 +34,7 @@ pub enum Format {
 #[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Color {
-    /// On a terminal, unless NO_COLOR is set.
+    /// On a terminal, unless NO_COLOR is set
     #[default]
     Auto,
     Always,
@@ -80,8 +80,7 @@ impl Output {
     /// Writes what was done: lines of text, or one object.
     ///
     /// # Errors
-    /// When stdout does not take it, with what was done and how to see it; a reader that went away
-    /// is not an error.
+    /// If stdout cannot be written, with what was done and how to see it; a closed pipe is not an error.
     pub fn result(&self, text: &str, object: &impl Serialize) -> Result<()> {
         let written = self.answer(|| text.to_owned(), object);
         written.map_err(|error| {
@@ -95,11 +94,11 @@ impl Output {
         })
     }
 
-    /// Writes an answer that nothing was changed for; makes only the form that is wanted, and the
-    /// object piece by piece.
+    /// Writes the result of a command that changed nothing. Builds only the format in use, and streams
+    /// the object.
     ///
     /// # Errors
-    /// When stdout does not take it; a reader that went away is not an error.
+    /// If stdout cannot be written; a closed pipe is not an error.
     pub fn answer(&self, text: impl FnOnce() -> String, object: &impl Serialize) -> Result<()> {
         match self.format {
             Format::Text => {
@@ -116,7 +115,7 @@ impl Output {
         }
     }
 
-    /// Writes bytes to stdout as they are.
+    /// Writes bytes to stdout unchanged.
     ///
     /// # Errors
     /// As [`Output::answer`].
@@ -159,7 +158,7 @@ impl Output {
 }
 
 /// # Errors
-/// When help cannot be written to stdout; a reader that went away is not an error.
+/// If help cannot be written to stdout; a closed pipe is not an error.
 pub fn help(help: &clap::Error) -> Result<()> {
     match help.print() {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(cannot_write(&error)),
@@ -170,7 +169,7 @@ pub fn help(help: &clap::Error) -> Result<()> {
 fn cannot_write(error: &io::Error) -> Error {
     Error::new(Kind::Internal, "the result cannot be written to stdout")
         .caused_by(error)
-        .hint("nothing was changed; send the output elsewhere and run this again")
+        .hint("nothing was changed; redirect the output elsewhere and rerun")
 }
 
 /// The first sentence of a result, with the details below it.
@@ -184,7 +183,7 @@ fn summary(text: &str) -> String {
         })
 }
 
-/// A list in JSON whose entries are made one after the other, as they are written.
+/// A JSON list whose entries are produced one by one as they are written.
 pub struct Entries<F>(pub F);
 
 impl<F, I> Serialize for Entries<F>
@@ -198,17 +197,16 @@ where
     }
 }
 
-/// Writes JSON on one line, with `\u` escapes for characters that a terminal would hide or obey.
+/// Writes JSON on one line, with `\u` escapes for characters that a terminal would hide or interpret.
 fn write_json(writer: impl Write, value: &impl Serialize) -> io::Result<()> {
     let mut serializer = ser::Serializer::with_formatter(writer, Escaping);
     Ok(value.serialize(&mut serializer)?)
 }
 
-/// The same as a text.
+/// The same as a string.
 fn json_line(value: &impl Serialize) -> String {
     let mut line = Vec::new();
-    write_json(&mut line, value)
-        .expect("a JSON value has only string keys, and memory takes what is written");
+    write_json(&mut line, value).expect("reports have string keys, and a buffer takes any bytes");
     String::from_utf8(line).expect("JSON is UTF-8")
 }
 
@@ -265,7 +263,7 @@ pub fn note_json(level: Level, message: &str) -> String {
     json_line(&NoteReport { log })
 }
 
-/// A table without borders; a cell that is too wide is cut.
+/// A table without borders; cells that are too wide are cut.
 pub fn table<const N: usize>(
     header: [&str; N],
     rows: impl IntoIterator<Item = [String; N]>,
@@ -273,7 +271,7 @@ pub fn table<const N: usize>(
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_header(header);
     for row in rows {
-        // A line break in a cell would fake another row.
+        // A line break in a cell would look like another row.
         table.add_row(row.map(|cell| text::cell(&cell)));
     }
     for column in table.column_iter_mut() {

@@ -1,4 +1,4 @@
-//! Work side by side, and one after the other where the system gives out no more threads.
+//! Concurrent work, which runs sequentially if the system has no more threads.
 
 use std::{
     panic::resume_unwind,
@@ -11,12 +11,12 @@ pub fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Runs both, side by side if a thread can be had, and returns what they return.
+/// Runs both, concurrently if possible, and returns both results.
 ///
 /// # Panics
-/// When one of them does, with its own message.
+/// If one of them does, with its own message.
 pub fn both<A: Send, B>(first: impl FnOnce() -> A + Send, second: impl FnOnce() -> B) -> (A, B) {
-    // A thread that cannot be started drops its closure, and the work with it.
+    // If the thread cannot start, its closure is dropped; the work must survive that.
     let first = Mutex::new(Some(first));
     let take = || lock(&first).take();
     thread::scope(|scope| {
@@ -30,7 +30,7 @@ pub fn both<A: Send, B>(first: impl FnOnce() -> A + Send, second: impl FnOnce() 
     })
 }
 
-/// Runs `work` on a thread that nobody waits for; here, if none can be had.
+/// Runs `work` on a detached thread, or here if no thread can start.
 pub fn aside(work: impl FnOnce() + Send + 'static) {
     let work = Arc::new(Mutex::new(Some(work)));
     let run = {
@@ -47,11 +47,11 @@ pub fn aside(work: impl FnOnce() + Send + 'static) {
     }
 }
 
-/// Runs `work` on every item, all at the same time as far as threads can be had, and returns the
-/// results in the order of the items.
+/// Runs `work` on every item, concurrently as far as possible, and returns the results in the order of
+/// the items.
 ///
 /// # Panics
-/// When `work` does, with its own message.
+/// If `work` does, with its own message.
 pub fn each<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> {
     let work = &work;
     thread::scope(|scope| {
@@ -83,7 +83,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn both_run_at_the_same_time() {
+    fn both_runs_concurrently() {
         let barrier = Barrier::new(2);
         let (first, second) = both(
             || {
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn each_runs_all_items_at_the_same_time_and_keeps_their_order() {
+    fn each_runs_concurrently_and_keeps_order() {
         let barrier = Barrier::new(3);
         let doubled = each(&[1, 2, 3], |n| {
             barrier.wait();
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_is_forwarded_with_its_message() {
+    fn panic_is_forwarded_with_message() {
         fn boom() {
             panic!("boom")
         }

@@ -1,4 +1,4 @@
-//! Files that hold a secret: written for their owner alone, and told of when others can read them.
+//! Files that hold a secret: created for their owner only, with warnings if others can read them.
 
 use std::{
     collections::BTreeSet,
@@ -25,7 +25,7 @@ use tempfile::NamedTempFile;
 
 use crate::{interrupt, parallel::lock, text::quote_path};
 
-/// Warns once when others can read or change a file that holds a secret.
+/// Warns once if others can read or change a file that holds a secret.
 pub fn warn_if_readable_by_others(path: &Path, metadata: &Metadata) {
     let mode = metadata.permissions().mode() & 0o777;
     let readable = (mode & 0o066 != 0).then(|| {
@@ -37,7 +37,7 @@ pub fn warn_if_readable_by_others(path: &Path, metadata: &Metadata) {
     warn(path, metadata, readable);
 }
 
-/// Warns once when others can change a file that says what to run or whom to trust.
+/// Warns once if others can change a file that says what to run or whom to trust.
 pub fn warn_if_writable_by_others(path: &Path) {
     if let Ok(metadata) = path.metadata() {
         let writable = writable_by_others(path, &metadata);
@@ -45,7 +45,7 @@ pub fn warn_if_writable_by_others(path: &Path) {
     }
 }
 
-/// At most one warning for each file: about its owner, its mode, or the folder that it is in.
+/// At most one warning per file: about its owner, its mode, or its folder.
 fn warn(path: &Path, metadata: &Metadata, mode: Option<String>) {
     static WARNED: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
     if !metadata.is_file() {
@@ -65,7 +65,7 @@ fn warn(path: &Path, metadata: &Metadata, mode: Option<String>) {
     }
 }
 
-/// Root can change every file anyway.
+/// Root can change any file anyway.
 fn owned_by_another(metadata: &Metadata) -> Option<String> {
     let owner = metadata.uid();
     (owner != 0 && owner != geteuid().as_raw())
@@ -82,7 +82,7 @@ fn writable_by_others(path: &Path, metadata: &Metadata) -> Option<String> {
     })
 }
 
-/// What is wrong with the folders that `path` and, where it is a link, its target are in.
+/// What is wrong with the folder of `path` and, if it is a link, of its target.
 fn replaceable_by_others(path: &Path) -> Option<String> {
     let target = path.canonicalize().ok()?;
     [path, &target].into_iter().find_map(|path| {
@@ -91,7 +91,7 @@ fn replaceable_by_others(path: &Path) -> Option<String> {
         let owner = owned_by_another(&metadata);
         let owner = owner.map(|owner| format!("{owner}; use a copy in a folder that you own"));
         let wrong = owner.or_else(|| {
-            // In a sticky folder, others cannot replace it.
+            // Others cannot replace files in a sticky folder.
             let sticky = metadata.permissions().mode() & 0o1000 != 0;
             let writable = writable_by_others(&folder, &metadata);
             writable.filter(|_| !sticky)
@@ -107,8 +107,8 @@ fn folder_of(path: &Path) -> PathBuf {
     }
 }
 
-/// A new file that is on disk as a whole, mode 0600, and has no name yet: whatever ends the process
-/// now, nothing of it stays.
+/// A new file that is completely on disk, with mode 0600, and has no name yet: if the process ends now,
+/// nothing is left behind.
 pub struct NewFile {
     path: PathBuf,
     folder: File,
@@ -116,14 +116,14 @@ pub struct NewFile {
 }
 
 enum Contents {
-    /// An open file that no folder knows (open(2), `O_TMPFILE`).
+    /// An open file without a name (open(2), `O_TMPFILE`).
     Unnamed(File),
-    /// Where the file system cannot do that, a file under a temporary name, which a signal removes.
+    /// If the file system does not support that, a file with a temporary name, which a signal removes.
     Temporary(TemporaryFile),
 }
 
-/// A file under a temporary name, for this user alone; gone when this is dropped, at a signal, or when
-/// memory runs out.
+/// A file with a temporary name, for this user only; removed on drop, at a signal, or when memory runs
+/// out.
 pub struct TemporaryFile {
     file: NamedTempFile,
     _guard: interrupt::Ender,
@@ -133,7 +133,7 @@ pub struct TemporaryFile {
 /// The paths of all temporary files.
 static LEFTOVERS: Mutex<Vec<CString>> = Mutex::new(Vec::new());
 
-/// The path of a temporary file, registered as long as this lives.
+/// The path of a temporary file, registered while this lives.
 struct Leftover(CString);
 
 impl Leftover {
@@ -213,7 +213,7 @@ impl NewFile {
         bytes: &[u8],
         create: impl FnOnce(&Path) -> io::Result<Contents>,
     ) -> io::Result<Self> {
-        // This spares work that would be lost: giving the file its name fails as well.
+        // Fail early: naming the file would fail too.
         if path.symlink_metadata().is_ok() {
             return Err(Errno::EXIST.into());
         }
@@ -221,14 +221,14 @@ impl NewFile {
             Some(parent) if parent != Path::new("") => parent,
             _ => Path::new("."),
         };
-        // Opened first, so that this cannot fail once the file has its name.
+        // Opened first, so that nothing can fail once the file has its name.
         let folder = File::open(folder_path)?;
         let contents = create(folder_path)?;
         let mut file = match &contents {
             Contents::Unnamed(file) => file,
             Contents::Temporary(file) => file.as_file(),
         };
-        // A umask may have taken even the owner's rights.
+        // A umask may remove even the owner's permissions.
         file.set_permissions(Permissions::from_mode(0o600))?;
         file.write_all(bytes)?;
         file.sync_all()?;
@@ -239,10 +239,10 @@ impl NewFile {
         })
     }
 
-    /// Gives the file its name, in one step. The folder that is returned is still to be synced.
+    /// Gives the file its name, atomically. The caller must sync the returned folder.
     ///
     /// # Errors
-    /// When something has that name already, or the system refuses; then there is no new file.
+    /// If the name is taken, or the system refuses; then no file is left behind.
     pub fn publish(self) -> io::Result<File> {
         match self.contents {
             Contents::Unnamed(file) => {
@@ -263,8 +263,8 @@ impl NewFile {
     }
 }
 
-/// Writes a file that must not exist yet: whole or not at all, mode 0600 from the first byte, and on
-/// disk when this returns.
+/// Writes a file that must not exist yet: completely or not at all, with mode 0600 from the first byte,
+/// and synced when this returns.
 ///
 /// # Errors
 /// As [`NewFile::prepare`] and [`NewFile::publish`].
@@ -272,7 +272,7 @@ pub fn write_new(path: &Path, contents: &[u8]) -> io::Result<()> {
     NewFile::prepare(path, contents)?.publish()?.sync_all()
 }
 
-/// How the lack of unnamed files, or of a way to name them, shows.
+/// The errors of systems that cannot create unnamed files or cannot name them later.
 const NO_UNNAMED_FILES: [i32; 4] = [
     Errno::OPNOTSUPP.raw_os_error(),
     Errno::ISDIR.raw_os_error(),
@@ -283,12 +283,12 @@ const NO_UNNAMED_FILES: [i32; 4] = [
 fn unnamed(folder: &Path) -> io::Result<Contents> {
     let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
     let file = File::from(rustix::fs::open(folder, flags, Mode::RUSR | Mode::WUSR)?);
-    // Without /proc, the file would never get a name.
+    // Without /proc, the file could not be named later.
     fs::metadata(link_to(&file))?;
     Ok(Contents::Unnamed(file))
 }
 
-/// What linkat(2) takes for an open file, as its manual page has it.
+/// The path of an open file for linkat(2), as its manual page describes.
 fn link_to(file: &File) -> String {
     format!("/proc/self/fd/{}", file.as_raw_fd())
 }
@@ -297,7 +297,7 @@ fn temporary(folder: &Path) -> io::Result<Contents> {
     TemporaryFile::create(folder, ".qkey-").map(Contents::Temporary)
 }
 
-/// The system's own words: the name of a temporary file tells a user nothing.
+/// The system's message without the temporary name, which means nothing to the user.
 fn without_temporary_path(error: io::Error) -> io::Error {
     match error.raw_os_error() {
         Some(_) => error,
@@ -321,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_file_appears_whole_and_never_replaces_another_with_or_without_tmpfile_support() {
+    fn new_file_is_complete_and_never_replaces_another() {
         for create in [unnamed as Create, temporary] {
             let folder = tempfile::tempdir().unwrap();
             let path = folder.path().join("new.pem");
@@ -343,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_not_published_leaves_nothing() {
+    fn unpublished_file_leaves_nothing() {
         for create in [unnamed as Create, temporary] {
             let folder = tempfile::tempdir().unwrap();
             let path = folder.path().join("new.pem");
@@ -353,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_file_system_without_tmpfile_support_sees_a_temporary_name() {
+    fn temporary_name_is_used_only_without_tmpfile_support() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("new.pem");
         let _unnamed = NewFile::prepare_with(&path, b"contents", unnamed).unwrap();

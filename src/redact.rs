@@ -1,19 +1,19 @@
 //! Hides secrets in text that is about to be shown.
 //!
-//! A key source that parses knows which of its attributes are secret. This is for everything else:
-//! sources with a typing error, and the words of libraries and programs that quote one.
+//! A valid key source knows which of its attributes are secret. This is for everything else: mistyped
+//! sources, and messages of libraries and programs that quote one.
 
-/// Takes the place of what is hidden.
+/// Replaces a secret.
 pub const HIDDEN: &str = "…";
 
-/// Attributes of no key source, in which people put secrets nonetheless.
+/// Not attributes of any key source, but users put secrets there.
 const MISTAKEN: [&str; 6] = ["pin", "passphrase", "password", "passwd", "pass", "secret"];
 
-/// What our own hints write for a user and a password.
+/// The placeholder for user and password in our own hints.
 const PLACEHOLDER: &str = "USER:PASSWORD";
 
-/// Hides what follows `pin-value`, however that is spelled, and the names in [`MISTAKEN`] where they
-/// stand as an attribute; and a user with a password in a URL.
+/// Hides what follows `pin-value` in any spelling, what follows the names in [`MISTAKEN`] where they look
+/// like attributes, and the user and password of a URL.
 pub fn redact(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     let mut quotes = Quotes::default();
@@ -43,13 +43,13 @@ pub fn redact(text: &str) -> String {
 /// How far a secret reaches.
 enum Extent {
     Bytes(usize),
-    /// To the closing quote, or where there is none, to the next white space.
+    /// To the closing quote, else to the next white space.
     Token,
-    /// To the closing quote, or where there is none, to the end of the line.
+    /// To the closing quote, else to the end of the line.
     Line,
 }
 
-/// Where a secret begins in `text`, if `text` begins with the name of an attribute that has one.
+/// Where a secret starts in `text`, if `text` starts with the name of a secret attribute.
 fn secret_value(before: &str, text: &str) -> Option<(usize, Extent)> {
     let (name_end, separators, extent) = match pin_value(text) {
         Some(end) => (end, "=:", Extent::Line),
@@ -73,7 +73,7 @@ fn secret_value(before: &str, text: &str) -> Option<(usize, Extent)> {
     (!value.is_empty() && !is_hidden).then(|| (text.len() - value.len(), extent))
 }
 
-/// The length of `pin-value` at the start of `text`, with any or no character between its words.
+/// The length of `pin-value` at the start of `text`, with or without a separator between its words.
 fn pin_value(text: &str) -> Option<usize> {
     let pin = spelled(text, "pin")?;
     let rest = &text[pin..];
@@ -107,7 +107,7 @@ fn decoded_char(text: &str) -> Option<(char, usize)> {
 fn user_info(text: &str, quotes: &Quotes) -> Option<(usize, Extent)> {
     const SCHEME_END: &str = "://";
     let url = text.strip_prefix(SCHEME_END)?;
-    // None is longer, and looking on would take its time with each of many `://`.
+    // Longer ones do not occur, and scanning on would take quadratic time with many `://`.
     let url = match url.char_indices().nth(1_000) {
         Some((end, _)) => &url[..end],
         None => url,
@@ -119,7 +119,7 @@ fn user_info(text: &str, quotes: &Quotes) -> Option<(usize, Extent)> {
     (is_own && user_info != PLACEHOLDER).then(|| (SCHEME_END.len(), Extent::Bytes(user_info.len())))
 }
 
-/// The quotes round what is being read.
+/// The quotes around the current position.
 #[derive(Default)]
 struct Quotes(Option<char>);
 
@@ -132,12 +132,12 @@ impl Quotes {
         }
     }
 
-    /// Where a word ends that stands in these quotes, or in none.
+    /// Where the current word ends, within these quotes if any.
     fn token_end(&self, text: &str) -> usize {
         self.end(text, char::is_whitespace)
     }
 
-    /// Where the words end that stand in these quotes, or in none.
+    /// Where the current line ends, within these quotes if any.
     fn line_end(&self, text: &str) -> usize {
         self.end(text, |c| c == '\n')
     }
@@ -153,7 +153,7 @@ impl Quotes {
 }
 
 fn opens(before: &str, c: char) -> bool {
-    // No apostrophe.
+    // Not an apostrophe.
     let inside_word = before.ends_with(char::is_alphanumeric);
     c == '"' || (matches!(c, '\'' | '`') && !inside_word)
 }
@@ -171,7 +171,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_pin_value_is_hidden_however_it_is_spelled_and_quoted() {
+    fn pin_value_is_hidden_in_any_spelling_and_quotes() {
         for (text, shown) in [
             (
                 "pkcs11:object=o&pin-value=1234",
@@ -187,7 +187,7 @@ mod tests {
                 "\"x?pin-value=…\" is wrong",
             ),
             ("'x?pin-value=1'2' is wrong", "'x?pin-value=…' is wrong"),
-            ("`x?pin-value=1 2`, not that", "`x?pin-value=…`, not that"),
+            ("`x?pin-value=1 2`, or not", "`x?pin-value=…`, or not"),
             ("don't say pin%2Dvalue=1234 here", "don't say pin%2Dvalue=…"),
             ("pin-value%3D1234", "pin-value%3D…"),
             ("pin-value:1234", "pin-value:…"),
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_an_attribute_of_no_source_is_hidden_where_it_looks_like_one() {
+    fn mistaken_attributes_are_hidden() {
         for (text, shown) in [
             ("k.pem?passphrase=x", "k.pem?passphrase=…"),
             ("k.pem;PIN=x", "k.pem;PIN=…"),
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn a_password_in_a_url_is_hidden() {
+    fn password_in_url_is_hidden() {
         for (text, shown) in [
             ("http://u:p@h:1/", "http://…@h:1/"),
             ("a:///b?url=http://u:p@h", "a:///b?url=http://…@h"),
@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_else_is_shown() {
+    fn other_text_is_shown() {
         for text in [
             "",
             "pin=value.pem",

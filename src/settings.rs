@@ -175,7 +175,7 @@ level! {
     /// Trust only this certificate (--via rest)
     #[arg(long, global = true, env = "QKEY_TLS_FINGERPRINT", value_name = "sha256:HEX")]
     tls_fingerprint: Fingerprint,
-    /// Trust any certificate: the network can steal the token
+    /// Trust any certificate, which exposes the token (--via rest)
     #[arg(long, global = true, env = "QKEY_INSECURE", action = ArgAction::SetTrue, value_parser = FalseyValueParser::new())]
     #[serde(skip)]
     insecure: bool,

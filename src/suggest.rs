@@ -1,6 +1,6 @@
-//! The nearest right name for a wrong one.
+//! Suggests the nearest valid name for a misspelled one.
 
-/// The candidate that looks most like `wrong`, if any looks alike at all.
+/// The candidate most similar to `wrong`, if any is similar enough.
 pub fn nearest<'a>(wrong: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     candidates
         .into_iter()
@@ -15,7 +15,7 @@ mod tests {
     use super::nearest;
 
     #[test]
-    fn a_slip_is_mended_and_a_stranger_is_not() {
+    fn similar_name_is_suggested_and_other_is_not() {
         let names = ["host", "port", "timeout"];
         assert_eq!(nearest("hots", names), Some("host"));
         assert_eq!(nearest("time-out", names), Some("timeout"));

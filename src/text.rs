@@ -1,4 +1,4 @@
-//! Text from elsewhere, made safe to show on a terminal and to paste into a shell.
+//! Makes foreign text safe to show on a terminal and to paste into a shell.
 
 use std::path::Path;
 
@@ -11,17 +11,17 @@ const VALUE: usize = 200;
 /// cell, so this bounds the memory that a table takes.
 const CELL: usize = 400;
 
-/// How many characters of a message from elsewhere are shown: the beginning and the end.
+/// How many characters of a foreign message are shown: the start and the end.
 const MESSAGE_START: usize = 3_000;
 const MESSAGE_END: usize = 800;
 
-/// The longest possible path (PATH_MAX). Nobody pastes longer arguments.
+/// The longest possible path (PATH_MAX).
 const ARGUMENT: usize = 4_096;
 
 /// Each argument of a command in a hint has a limit of its own, so this one is generous.
 const HINT: usize = 32_000;
 
-/// How many combining marks a letter carries in real text. More would paint over other lines.
+/// How many combining marks a letter has in real text. More would draw over other lines.
 const MARKS: usize = 6;
 
 /// Each character, and whether a terminal shows it unchanged at this position.
@@ -106,7 +106,7 @@ fn class(c: char) -> Class {
     }
 }
 
-/// The text, with escapes for characters that a terminal would hide or obey.
+/// The text, with characters escaped that a terminal would hide or interpret.
 pub fn printable(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for (c, visible) in visible(text) {
@@ -147,7 +147,7 @@ pub fn size(bytes: usize) -> String {
     }
 }
 
-/// A message, without its middle if far too long. Our own words are at its ends.
+/// A message, without its middle if it is far too long: our own words are at its ends.
 pub fn message(text: &str) -> String {
     let (start, rest) = split(text, MESSAGE_START);
     match rest.checked_sub(MESSAGE_END) {
@@ -159,12 +159,12 @@ pub fn message(text: &str) -> String {
     }
 }
 
-/// A hint, without its end if far too long. Cutting the middle could join the halves of two commands.
+/// A hint, without its end if it is far too long: cutting the middle could join parts of two commands.
 pub fn hint(text: &str) -> String {
     beginning(text, HINT)
 }
 
-/// A hint from elsewhere or a log line, which may hold commands too.
+/// A foreign hint or a log line, which may contain commands too.
 pub fn excerpt(text: &str) -> String {
     beginning(text, MESSAGE_START)
 }
@@ -203,13 +203,13 @@ fn grouped(number: usize) -> String {
     text
 }
 
-/// One word of a shell command to copy. What does not show in single quotes becomes `$'…'`, which
-/// bash, zsh, ksh and POSIX.1-2024 read.
+/// One word of a shell command to copy. Text that is not visible in single quotes becomes `$'…'`, which
+/// bash, zsh, ksh and POSIX.1-2024 support.
 pub fn quote(arg: &str) -> String {
     quote_bytes(beginning(arg, ARGUMENT).as_bytes())
 }
 
-/// A path as one word of a shell command that no program mistakes for an option; `-` is stdin.
+/// A path as one word of a shell command, never mistaken for an option; `-` is stdin.
 pub fn quote_path(path: &Path) -> String {
     let bytes = path.as_os_str().as_encoded_bytes();
     match bytes.first() {
@@ -229,7 +229,7 @@ fn quote_bytes(bytes: &[u8]) -> String {
         Some(text) if !text.is_empty() && !text.starts_with('=') && bytes.iter().all(plain) => {
             text.to_owned()
         }
-        // Hints mark commands with backticks; one inside would seem to end the command.
+        // Hints mark commands with backticks; one inside would appear to end the command.
         Some(text) if visible(text).all(|(c, visible)| visible && c != '`') => {
             format!("'{}'", text.replace('\'', r"'\''"))
         }
@@ -266,7 +266,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn text_in_real_scripts_stays_readable() {
+    fn real_scripts_stay_readable() {
         for text in [
             "Schlüssel \\ \"key\"",
             "e\u{301}, a\u{31b}\u{301}, 鍵 キー, ключ, مفتاح, שָׁלוֹם, कुंजी, กุญแจ",
@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn characters_that_steer_hide_or_mean_nothing_are_escaped() {
+    fn control_invisible_and_unassigned_characters_are_escaped() {
         for c in "\0\t\n\r\u{1b}\u{7f}\u{85}\u{9b}\u{ad}\u{34f}\u{61c}\u{115f}\u{17b4}\u{180e}\u{200b}\u{200d}\
                   \u{200e}\u{2028}\u{2029}\u{202e}\u{2060}\u{2064}\u{2066}\u{206f}\u{2800}\u{3164}\u{e000}\
                   \u{fdd0}\u{fe00}\u{feff}\u{ffa0}\u{fff9}\u{fffb}\u{ffff}\u{1d173}\u{e0001}\u{e0041}\u{e007f}\
@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn marks_are_escaped_without_a_letter_and_in_a_flood() {
+    fn marks_without_letter_or_in_excess_are_escaped() {
         assert_eq!(printable("\u{301}a"), "\\u{301}a");
         assert_eq!(printable("a\u{202e}\u{301}"), "a\\u{202e}\\u{301}");
         let flood = format!("a{}", "\u{301}".repeat(50));
@@ -304,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn long_values_are_cut_and_say_by_how_much() {
+    fn long_values_are_cut_and_say_how_much() {
         let long = "x".repeat(100_000);
         let start = "x".repeat(200);
         assert_eq!(value(&long), format!("{start}… (99,800 more characters)"));
@@ -324,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn quoted_words_show_no_raw_control_character() {
+    fn quoted_words_contain_no_control_character() {
         assert_eq!(quote("lock-2026.pem"), "lock-2026.pem");
         assert_eq!(quote(""), "''");
         assert_eq!(quote("=ls"), "'=ls'");
@@ -338,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn shells_take_quoted_words_as_they_were() {
+    fn bash_reads_quoted_words_unchanged() {
         for arg in [
             "",
             " ",
@@ -367,7 +367,7 @@ mod tests {
                     .env("LC_ALL", locale)
                     .output()
                     .expect("bash runs");
-                // printf takes what begins with a hyphen for an option.
+                // printf would read a leading hyphen as an option.
                 if arg != "-n" {
                     assert_eq!(
                         String::from_utf8_lossy(&output.stdout),

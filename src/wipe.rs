@@ -1,9 +1,9 @@
-//! Keeps secrets in memory no longer than they are used, and out of reach of other processes.
+//! Wipes secrets from memory after use, and keeps other processes from reading them.
 //!
 //! `Zeroizing` wipes the values that this crate knows to be secret. Libraries copy them: a buffer
 //! that grows leaves its old block behind, and arithmetic on a private key spills to the stack.
-//! Hence two nets below it: the allocator wipes every block that it takes back, and code that
-//! handles a private key runs in [`wiping_stack`].
+//! So there are two more nets: the allocator wipes every block that is freed, and code that handles a
+//! private key runs in [`wiping_stack`].
 
 use std::{
     alloc::{GlobalAlloc, Layout, System},
@@ -21,14 +21,14 @@ const LARGEST_WITH_SECRET: usize = 4 << 20;
 /// More than decoding, decrypting or signing uses, in a debug build too.
 const STACK: usize = 128 << 10;
 
-/// The system's allocator, except that nothing is left in a block that is freed or moved.
+/// The system's allocator, which wipes blocks when they are freed or moved.
 pub struct Wiping;
 
-// SAFETY: every block comes from `System` with the layout that it goes back with.
+// SAFETY: every block is returned to `System` with the layout that it was allocated with.
 #[allow(unsafe_code)]
 unsafe impl GlobalAlloc for Wiping {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        // SAFETY: the caller keeps the contract, which is the same.
+        // SAFETY: the caller upholds the same contract.
         unsafe { System.alloc(layout) }
     }
 
@@ -39,9 +39,9 @@ unsafe impl GlobalAlloc for Wiping {
 
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
         if layout.size() <= LARGEST_WITH_SECRET {
-            // SAFETY: the block has this size, and nobody else uses it any longer.
+            // SAFETY: the block has this size and is no longer in use.
             unsafe { block.write_bytes(0, layout.size()) };
-            // Without this, the compiler may drop a write that nobody reads.
+            // Keeps the compiler from removing a write that is never read.
             black_box(block);
         }
         // SAFETY: as above.
@@ -66,31 +66,31 @@ unsafe impl GlobalAlloc for Wiping {
     }
 }
 
-/// Runs `work` and wipes the stack that it used. A secret in its result must be behind a pointer:
-/// the value itself is returned through this stack.
+/// Runs `work` and wipes the stack that it used. A secret in the result must be behind a pointer: the
+/// value itself is returned through this stack.
 pub fn wiping_stack<T>(work: impl FnOnce() -> T) -> T {
     let result = on_own_frame(work);
     wipe_stack();
     result
 }
 
-/// Keeps the locals of `work` out of its caller's frame, which is not wiped.
+/// Keeps the locals of `work` out of the caller's frame, which is not wiped.
 #[inline(never)]
 fn on_own_frame<T>(work: impl FnOnce() -> T) -> T {
     work()
 }
 
-/// Its own frame covers what was called before it from the same place.
+/// Its frame covers the frames of earlier calls from the same place.
 #[inline(never)]
 fn wipe_stack() {
     let mut stack = [0_u8; STACK];
     black_box(&mut stack);
 }
 
-/// Lets no other process of this user read this one's memory, and no crash write it to a file.
+/// Keeps the user's other processes from reading this one's memory, and crashes from dumping it.
 pub fn protect() {
-    // The programs that are run become dumpable again when they start, and keep the limit. Neither
-    // call fails where there is anything to prevent.
+    // Child programs become dumpable again on exec, but keep the limit. The calls fail only where there
+    // is nothing to prevent.
     let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
     let _ = setrlimit(
         Resource::Core,

@@ -3,7 +3,7 @@
 //! A command's help shows its own options and examples first. The global options follow, one line
 //! each, and those about a cluster only where the command talks to one.
 
-use clap::{Arg, Args, Command, CommandFactory, builder::StyledStr};
+use clap::{Arg, ArgMatches, Args, Command, CommandFactory, builder::StyledStr};
 
 use crate::signer::registry::KINDS;
 
@@ -36,14 +36,28 @@ impl Help {
                 Page::Topic(include_str!("topics/environment.txt").to_owned())
             }
             [topic] if topic == "key-sources" => Page::Topic(key_sources()),
-            words => {
-                let words = words.iter().map(String::as_str);
-                let line = std::iter::once("qkey").chain(words).chain(["--help"]);
-                Page::Command(line.map(str::to_owned).collect())
-            }
+            words => page_of(words.iter().map(String::as_str)),
         }
     }
 }
+
+/// The page that `qkey COMMAND help …` asks for.
+pub fn nested(matches: &ArgMatches) -> Option<Page> {
+    let (command, matches) = matches.subcommand()?;
+    let (_, help) = matches.subcommand().filter(|(name, _)| *name == HELP)?;
+    let words = help.get_many::<String>(WORDS).into_iter().flatten();
+    Some(page_of(
+        std::iter::once(command).chain(words.map(String::as_str)),
+    ))
+}
+
+fn page_of<'w>(words: impl Iterator<Item = &'w str>) -> Page {
+    let line = std::iter::once("qkey").chain(words).chain(["--help"]);
+    Page::Command(line.map(str::to_owned).collect())
+}
+
+const HELP: &str = "help";
+const WORDS: &str = "words";
 
 fn key_sources() -> String {
     let mut text = include_str!("topics/key-sources.txt").to_owned();
@@ -178,10 +192,11 @@ pub fn command() -> Command {
             .iter()
             .filter(|arg| arg.get_help_heading() == Some(heading))
             .map(|arg| {
+                let takes_value = arg.get_action().takes_values();
                 arg.clone()
                     .help_heading(None::<&str>)
                     .hide_env(true)
-                    .hide_possible_values(true)
+                    .hide_possible_values(takes_value)
             });
         let rendered = Command::new("qkey")
             .disable_help_flag(true)
@@ -189,7 +204,8 @@ pub fn command() -> Command {
             .help_template("{options}")
             .args(options)
             .render_help();
-        format!("{header}{heading}:{header:#}\n{}", rendered.ansi())
+        let options = rendered.ansi().to_string();
+        format!("{header}{heading}:{header:#}\n{}", options.trim_end())
     };
     let user = section("Global options");
     let both = format!("{}\n\n{user}", section("Cluster options"));
@@ -230,9 +246,15 @@ impl Pages {
             }
             None => options.clone(),
         };
-        command
+        let command = command
             .after_help(StyledStr::from(text))
-            .mut_subcommands(|sub| self.add_to(sub, path))
+            .mut_subcommands(|sub| self.add_to(sub, path));
+        if !command.has_subcommands() {
+            return command;
+        }
+        // clap's own is off everywhere, because the one of `qkey` knows topics.
+        let words = Arg::new(WORDS).num_args(0..);
+        command.subcommand(Command::new(HELP).hide(true).arg(words))
     }
 }
 

@@ -79,19 +79,16 @@ pub fn main() -> u8 {
         Ok(matches) => matches,
         Err(error) => return report_usage(error),
     };
+    if let Some(page) = help::nested(&matches) {
+        return show(page, &Output::new(Format::Text, Color::default()));
+    }
     let cli = match Cli::from_arg_matches(&matches) {
         Ok(cli) => cli,
         Err(error) => return report_usage(error),
     };
     let mut output = cli.globals.output();
     if let Command::Help(help) = &cli.command {
-        return match help.page() {
-            help::Page::Topic(text) => exit_code(output.raw(text.as_bytes()), &output),
-            help::Page::Command(line) => match help::command().try_get_matches_from(line) {
-                Ok(_) => 0,
-                Err(error) => report_usage(error),
-            },
-        };
+        return show(help.page(), &output);
     }
     memory::report_as(output.format);
     let result = panic::catch_unwind(AssertUnwindSafe(|| run(cli, &matches, &mut output)));
@@ -102,6 +99,17 @@ pub fn main() -> u8 {
         ))
     });
     exit_code(result, &output)
+}
+
+/// Prints a page of help; returns the exit code.
+fn show(page: help::Page, output: &Output) -> u8 {
+    match page {
+        help::Page::Topic(text) => exit_code(output.raw(text.as_bytes()), output),
+        help::Page::Command(line) => match help::command().try_get_matches_from(line) {
+            Ok(_) => 0,
+            Err(error) => report_usage(error),
+        },
+    }
 }
 
 /// Reports an error; returns the exit code.

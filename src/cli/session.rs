@@ -1,4 +1,4 @@
-//! What a command works with: the settings in force, the cluster, the key sources.
+//! What a command works with: settings, clusters and key sources.
 
 use std::{env, path::PathBuf, sync::Arc};
 
@@ -35,10 +35,10 @@ pub struct Session {
 }
 
 impl Session {
-    /// Reads the configuration file, and sends notes to stderr from then on.
+    /// Reads the configuration file, and sends notes to stderr from now on.
     ///
     /// # Errors
-    /// Of kind `usage` when the file is wrong, or names no such cluster.
+    /// Of kind `usage` if the file is invalid, or the selected cluster is not in it.
     pub fn start(globals: Globals, matches: &ArgMatches) -> Result<Self> {
         let required = globals.config().is_some();
         let config_file = globals.config().cloned().or_else(config::default_path);
@@ -120,10 +120,10 @@ impl Session {
         &self.context
     }
 
-    /// A key source as a user writes it: a name of the configuration file, a path, or a URI.
+    /// A key source as the user wrote it: a name from the configuration file, a path, or a URI.
     ///
     /// # Errors
-    /// Of kind `usage` when it is none of these.
+    /// Of kind `usage` if it is not a valid key source.
     pub fn key_source(&self, text: &str) -> Result<Openable> {
         match self.config.source(text) {
             Some(source) => self.openable(source?, Some(text)),
@@ -155,11 +155,11 @@ impl Session {
         self.key_sources(self.config.keys.keys())
     }
 
-    /// The candidates for a key that the cluster holds: those named by `flag`, or all that are
-    /// configured.
+    /// The candidates for a key that the cluster holds: those given with `flag`, else all configured
+    /// keys.
     ///
     /// # Errors
-    /// Of kind `usage` when there is none.
+    /// Of kind `usage` if there are none.
     pub fn candidates(&self, flag: &str, named: &[String]) -> Result<Vec<Openable>> {
         let sources = match named {
             [] => self.configured_keys()?,
@@ -167,13 +167,13 @@ impl Session {
         };
         match sources.is_empty() {
             false => Ok(sources),
-            true => Err(Error::new(Kind::Usage, format!("no key is named: {flag} is missing"))
-                .hint(format!("give {flag} SOURCE, or name your keys in the configuration file (`qkey config init`)"))),
+            true => Err(Error::new(Kind::Usage, format!("no key given: {flag} is missing"))
+                .hint(format!("give {flag} SOURCE, or add your keys to the configuration file (`qkey config init`)"))),
         }
     }
 
     fn openable(&self, source: Source, name: Option<&str>) -> Result<Openable> {
-        // A wrong attribute is an error before anything is opened.
+        // Report a wrong attribute before opening anything.
         source.secret()?;
         Ok(Openable {
             source,
@@ -215,8 +215,8 @@ fn check_transport(settings: &ClusterSettings) -> Result<()> {
     }
 }
 
-/// Keeps every secret that any key source names from every program that is run, whether or not
-/// this run uses that key.
+/// Hides every secret that any key source names from child processes, whether or not this run uses
+/// that key.
 fn withhold_secrets(asker: &Asker, config: &Config) {
     subprocess::withhold(TOKEN_VARIABLE);
     let typed = env::args_os().map(|arg| arg.to_string_lossy().into_owned());
@@ -229,7 +229,7 @@ fn withhold_secrets(asker: &Asker, config: &Config) {
 }
 
 /// # Errors
-/// Of kind `usage` when stdin would be read twice. One passphrase may serve several keys.
+/// Of kind `usage` if stdin would be read twice. Several keys may share one passphrase.
 pub fn check_stdin<'s>(sources: impl IntoIterator<Item = &'s Openable> + Clone) -> Result<()> {
     let keys = sources.clone().into_iter();
     let keys = keys.filter(|key| key.source.body_is_stdin()).count();
@@ -240,9 +240,9 @@ pub fn check_stdin<'s>(sources: impl IntoIterator<Item = &'s Openable> + Clone) 
         0 | 1 => Ok(()),
         _ => Err(Error::new(
             Kind::Usage,
-            "two keys, or a key and a passphrase, are to be read from stdin",
+            "only one key or passphrase may be read from stdin",
         )
-        .hint("stdin can be read once; put one of them into a file")),
+        .hint("save the others to files")),
     }
 }
 

@@ -6,7 +6,6 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::schema_of;
 use crate::{
     cluster::{self, Usage},
     public_key,
@@ -259,17 +258,15 @@ pub struct ConfiguredKey {
 
 /// The schemas of all objects in this module.
 pub fn schemas(generator: &mut SchemaGenerator) -> Vec<Schema> {
-    [
-        schema_of::<Keys<Vec<ListedKey<'_>>>>,
-        schema_of::<Keys<Vec<KeyUsages<'_>>>>,
-        schema_of::<Key<'_>>,
-        schema_of::<Encodings>,
-        schema_of::<Signed>,
-        schema_of::<Verified>,
-        schema_of::<Generated<'_>>,
-        schema_of::<ConfigFile<'_>>,
-        schema_of::<Config<'_>>,
+    vec![
+        generator.subschema_for::<Keys<Vec<ListedKey<'_>>>>(),
+        generator.subschema_for::<Keys<Vec<KeyUsages<'_>>>>(),
+        generator.subschema_for::<Key<'_>>(),
+        generator.subschema_for::<Encodings>(),
+        generator.subschema_for::<Signed>(),
+        generator.subschema_for::<Verified>(),
+        generator.subschema_for::<Generated<'_>>(),
+        generator.subschema_for::<ConfigFile<'_>>(),
+        generator.subschema_for::<Config<'_>>(),
     ]
-    .map(|schema: fn(&mut SchemaGenerator) -> Schema| schema(generator))
-    .into()
 }

@@ -4,7 +4,7 @@
 pub mod ceremony;
 pub mod key;
 
-use schemars::{JsonSchema, Schema, SchemaGenerator, generate::SchemaSettings};
+use schemars::{JsonSchema, Schema, generate::SchemaSettings};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -63,9 +63,4 @@ pub fn schema() -> Value {
         "anyOf": objects.iter().map(Schema::as_value).collect::<Vec<_>>(),
         "$defs": generator.take_definitions(true),
     })
-}
-
-/// The schema of `T`, by reference.
-fn schema_of<T: JsonSchema>(generator: &mut SchemaGenerator) -> Schema {
-    generator.subschema_for::<T>()
 }

@@ -63,19 +63,19 @@ exit 0
 --- stdout
 Configuration file: none
 
-SETTING            VALUE                           FROM
-cluster            -                               default
-host               -                               default
-port               8000                            default
-credentials-store  -                               default
-token              -                               default
-trust              the authorities of this system  default
-qq                 qq                              default
-via                qq                              default
-timeout            30                              default
-output             text                            default
-color              auto                            default
-no-input           false                           default
+SETTING            VALUE       FROM
+cluster            -           default
+host               -           default
+port               8000        default
+credentials-store  -           default
+token              -           default
+trust              system CAs  default
+qq                 qq          default
+via                qq          default
+timeout            30          default
+output             text        default
+color              auto        default
+no-input           false       default
 
 No keys are configured.
 --- stderr
@@ -83,7 +83,7 @@ No keys are configured.
 $ qkey config show --output json
 exit 0
 --- stdout
-{"file":null,"settings":{"cluster":{"value":null,"origin":"default"},"host":{"value":null,"origin":"default"},"port":{"value":8000,"origin":"default"},"credentials-store":{"value":null,"origin":"default"},"token":{"value":null,"origin":"default"},"trust":{"value":"the authorities of this system","origin":"default"},"qq":{"value":"qq","origin":"default"},"via":{"value":"qq","origin":"default"},"timeout":{"value":30,"origin":"default"},"output":{"value":"json","origin":"flag, --output"},"color":{"value":"auto","origin":"default"},"no-input":{"value":false,"origin":"default"}},"keys":{}}
+{"file":null,"settings":{"cluster":{"value":null,"origin":"default"},"host":{"value":null,"origin":"default"},"port":{"value":8000,"origin":"default"},"credentials-store":{"value":null,"origin":"default"},"token":{"value":null,"origin":"default"},"trust":{"value":"system CAs","origin":"default"},"qq":{"value":"qq","origin":"default"},"via":{"value":"qq","origin":"default"},"timeout":{"value":30,"origin":"default"},"output":{"value":"json","origin":"flag, --output"},"color":{"value":"auto","origin":"default"},"no-input":{"value":false,"origin":"default"}},"keys":{}}
 --- stderr
 
 
@@ -109,7 +109,7 @@ host  prod.example.com  file, clusters.prod.host
 port  8001  file, clusters.prod.port
 credentials-store  [DIR]/credentials/prod  file, clusters.prod.credentials-store
 token  -  default
-trust  the authorities of this system  default
+trust  system CAs  default
 qq  [DIR]/bin/qq  file, clusters.prod.qq
 via  qq  file, clusters.prod.via
 timeout  11  file, clusters.prod.timeout
@@ -125,7 +125,7 @@ vault-2026  keys/vault.pem?passphrase-env=VAULT
 $ qkey config show --output json
 exit 0
 --- stdout
-{"file":"[DIR]/.config/qkey/config.toml","settings":{"cluster":{"value":"prod","origin":"file, default-cluster"},"host":{"value":"prod.example.com","origin":"file, clusters.prod.host"},"port":{"value":8001,"origin":"file, clusters.prod.port"},"credentials-store":{"value":"[DIR]/credentials/prod","origin":"file, clusters.prod.credentials-store"},"token":{"value":null,"origin":"default"},"trust":{"value":"the authorities of this system","origin":"default"},"qq":{"value":"[DIR]/bin/qq","origin":"file, clusters.prod.qq"},"via":{"value":"qq","origin":"file, clusters.prod.via"},"timeout":{"value":11,"origin":"file, clusters.prod.timeout"},"output":{"value":"json","origin":"flag, --output"},"color":{"value":"never","origin":"file, defaults.color"},"no-input":{"value":true,"origin":"file, defaults.no-input"}},"keys":{"alice":{"source":"~/alice.pem"},"vault-2026":{"source":"keys/vault.pem?passphrase-env=VAULT"}}}
+{"file":"[DIR]/.config/qkey/config.toml","settings":{"cluster":{"value":"prod","origin":"file, default-cluster"},"host":{"value":"prod.example.com","origin":"file, clusters.prod.host"},"port":{"value":8001,"origin":"file, clusters.prod.port"},"credentials-store":{"value":"[DIR]/credentials/prod","origin":"file, clusters.prod.credentials-store"},"token":{"value":null,"origin":"default"},"trust":{"value":"system CAs","origin":"default"},"qq":{"value":"[DIR]/bin/qq","origin":"file, clusters.prod.qq"},"via":{"value":"qq","origin":"file, clusters.prod.via"},"timeout":{"value":11,"origin":"file, clusters.prod.timeout"},"output":{"value":"json","origin":"flag, --output"},"color":{"value":"never","origin":"file, defaults.color"},"no-input":{"value":true,"origin":"file, defaults.no-input"}},"keys":{"alice":{"source":"~/alice.pem"},"vault-2026":{"source":"keys/vault.pem?passphrase-env=VAULT"}}}
 --- stderr
 
 
@@ -151,19 +151,19 @@ exit 0
 --- stdout
 Configuration file: [DIR]/.config/qkey/config.toml
 
-SETTING            VALUE                           FROM
-cluster            lab                             flag, --cluster
-host               lab.example.com                 file, clusters.lab.host
-port               8000                            default
-credentials-store  -                               default
-token              -                               default
-trust              the authorities of this system  default
-qq                 /opt/qumulo/qq                  file, defaults.qq
-via                qq                              file, defaults.via
-timeout            12                              file, defaults.timeout
-output             text                            file, defaults.output
-color              never                           file, defaults.color
-no-input           true                            file, defaults.no-input
+SETTING            VALUE            FROM
+cluster            lab              flag, --cluster
+host               lab.example.com  file, clusters.lab.host
+port               8000             default
+credentials-store  -                default
+token              -                default
+trust              system CAs       default
+qq                 /opt/qumulo/qq   file, defaults.qq
+via                qq               file, defaults.via
+timeout            12               file, defaults.timeout
+output             text             file, defaults.output
+color              never            file, defaults.color
+no-input           true             file, defaults.no-input
 
 KEY         SOURCE
 alice       ~/alice.pem
@@ -175,19 +175,19 @@ exit 0
 --- stdout
 Configuration file: [DIR]/.config/qkey/config.toml
 
-SETTING            VALUE                           FROM
-cluster            lab                             environment, QKEY_CLUSTER
-host               lab.example.com                 file, clusters.lab.host
-port               8000                            default
-credentials-store  -                               default
-token              -                               default
-trust              the authorities of this system  default
-qq                 /opt/qumulo/qq                  file, defaults.qq
-via                qq                              file, defaults.via
-timeout            12                              file, defaults.timeout
-output             text                            file, defaults.output
-color              never                           file, defaults.color
-no-input           true                            file, defaults.no-input
+SETTING            VALUE            FROM
+cluster            lab              environment, QKEY_CLUSTER
+host               lab.example.com  file, clusters.lab.host
+port               8000             default
+credentials-store  -                default
+token              -                default
+trust              system CAs       default
+qq                 /opt/qumulo/qq   file, defaults.qq
+via                qq               file, defaults.via
+timeout            12               file, defaults.timeout
+output             text             file, defaults.output
+color              never            file, defaults.color
+no-input           true             file, defaults.no-input
 
 KEY         SOURCE
 alice       ~/alice.pem
@@ -431,20 +431,20 @@ hint: did you mean `default-cluster`?
 default-cluster = 7
 exit 2
 error: [DIR]/.config/qkey/config.toml:1: invalid type: integer `7`, expected a string
-hint: `qkey config init --file -` shows every key that there is
+hint: `qkey config init --file -` lists every key
 
 default-cluster = "prud"
 
 [clusters.prod]
 host = "a"
 exit 2
-error: [DIR]/.config/qkey/config.toml:1: default-cluster names "prud", which is not there
+error: [DIR]/.config/qkey/config.toml:1: default-cluster is "prud", but that cluster is missing
 hint: did you mean "prod"?
 
 default-cluster = "prod"
 exit 2
-error: [DIR]/.config/qkey/config.toml:1: default-cluster names "prod", which is not there
-hint: it names no clusters at all; `qkey config init` shows how
+error: [DIR]/.config/qkey/config.toml:1: default-cluster is "prod", but that cluster is missing
+hint: it has no clusters; `qkey config init --file -` shows how to add them
 
 [cluster.prod]
 host = "a"
@@ -463,19 +463,19 @@ host = "a"
 host = "b"
 exit 2
 error: [DIR]/.config/qkey/config.toml:3: duplicate key
-hint: `qkey config init --file -` shows every key that there is
+hint: `qkey config init --file -` lists every key
 
 [clusters.prod]
 port = 80000
 exit 2
 error: [DIR]/.config/qkey/config.toml:2: invalid value: integer `80000`, expected a number up to 65535
-hint: `qkey config init --file -` shows every key that there is
+hint: `qkey config init --file -` lists every key
 
 [clusters.prod]
 port = "8000"
 exit 2
 error: [DIR]/.config/qkey/config.toml:2: expected a number up to 65535, found a string
-hint: `qkey config init --file -` shows every key that there is
+hint: `qkey config init --file -` lists every key
 
 [clusters.prod]
 host = ""
@@ -483,43 +483,43 @@ host = ""
 via = "soap"
 exit 2
 error: [DIR]/.config/qkey/config.toml:4: unknown variant `soap`, expected `qq` or `rest`
-hint: `qkey config init --file -` shows every key that there is
+hint: `qkey config init --file -` lists every key
 
 [clusters.prod]
 timeout = 0
 exit 2
 error: [DIR]/.config/qkey/config.toml:2: invalid value: integer `0`, expected a number of at least 1
-hint: `qkey config init --file -` shows every key that there is
+hint: `qkey config init --file -` lists every key
 
 [clusters.prod]
 timeout = -1
 exit 2
 error: [DIR]/.config/qkey/config.toml:2: invalid value: integer `-1`, expected a number of at least 1
-hint: `qkey config init --file -` shows every key that there is
+hint: `qkey config init --file -` lists every key
 
 [defaults]
 timeout = 0
 exit 2
 error: [DIR]/.config/qkey/config.toml:2: invalid value: integer `0`, expected a number of at least 1
-hint: `qkey config init --file -` shows every key that there is
+hint: `qkey config init --file -` lists every key
 
 [defaults]
 output = "yaml"
 exit 2
 error: [DIR]/.config/qkey/config.toml:2: unknown variant `yaml`, expected `text` or `json`
-hint: `qkey config init --file -` shows every key that there is
+hint: `qkey config init --file -` lists every key
 
 [defaults]
 color = "sometimes"
 exit 2
 error: [DIR]/.config/qkey/config.toml:2: unknown variant `sometimes`, expected one of `auto`, `always`, `never`
-hint: `qkey config init --file -` shows every key that there is
+hint: `qkey config init --file -` lists every key
 
 [defaults]
 no-input = "yes"
 exit 2
 error: [DIR]/.config/qkey/config.toml:2: expected a boolean, found a string
-hint: `qkey config init --file -` shows every key that there is
+hint: `qkey config init --file -` lists every key
 
 [defaults]
 no_input = true
@@ -536,7 +536,7 @@ hint: did you mean `defaults`?
 [keys.alice]
 exit 2
 error: [DIR]/.config/qkey/config.toml:1: missing field `source`
-hint: `qkey config init --file -` shows every key that there is
+hint: `qkey config init --file -` lists every key
 
 [keys.alice]
 source = ""
@@ -572,52 +572,52 @@ hint: did you mean `source`?
 alice = "a.pem"
 exit 2
 error: [DIR]/.config/qkey/config.toml:2: expected a table, found a string
-hint: `qkey config init --file -` shows every key that there is
+hint: `qkey config init --file -` lists every key
 
 [keys."a/b"]
 source = "a.pem"
 exit 2
-error: [DIR]/.config/qkey/config.toml:2: a key cannot have the name "a/b"
-hint: take a word without `:`, `/` and `?`, which belong to paths and URIs
+error: [DIR]/.config/qkey/config.toml:2: "a/b" is not a valid key name
+hint: a name must not be empty or contain `:`, `/` or `?`
 
 [keys."a:b"]
 source = "a.pem"
 exit 2
-error: [DIR]/.config/qkey/config.toml:2: a key cannot have the name "a:b"
-hint: take a word without `:`, `/` and `?`, which belong to paths and URIs
+error: [DIR]/.config/qkey/config.toml:2: "a:b" is not a valid key name
+hint: a name must not be empty or contain `:`, `/` or `?`
 
 [keys."a?b"]
 source = "a.pem"
 exit 2
-error: [DIR]/.config/qkey/config.toml:2: a key cannot have the name "a?…"
-hint: take a word without `:`, `/` and `?`, which belong to paths and URIs
+error: [DIR]/.config/qkey/config.toml:2: "a?…" is not a valid key name
+hint: a name must not be empty or contain `:`, `/` or `?`
 
 [keys."-"]
 source = "a.pem"
 exit 2
-error: [DIR]/.config/qkey/config.toml:2: a key cannot have the name "-"
-hint: `-` is stdin; take another word
+error: [DIR]/.config/qkey/config.toml:2: "-" is not a valid key name
+hint: `-` means stdin; choose another name
 
 [keys.""]
 source = "a.pem"
 exit 2
-error: [DIR]/.config/qkey/config.toml:2: a key cannot have the name ""
-hint: take a word without `:`, `/` and `?`, which belong to paths and URIs
+error: [DIR]/.config/qkey/config.toml:2: "" is not a valid key name
+hint: a name must not be empty or contain `:`, `/` or `?`
 
 host = "a
 exit 2
 error: [DIR]/.config/qkey/config.toml:1: invalid basic string, expected `"`
-hint: `qkey config init --file -` shows every key that there is
+hint: `qkey config init --file -` lists every key
 
 [clusters.prod
 exit 2
 error: [DIR]/.config/qkey/config.toml:1: unclosed table, expected `]`
-hint: `qkey config init --file -` shows every key that there is
+hint: `qkey config init --file -` lists every key
 
 = 1
 exit 2
 error: [DIR]/.config/qkey/config.toml:1: unquoted keys cannot be empty, expected letters, numbers, `-`, `_`
-hint: `qkey config init --file -` shows every key that there is
+hint: `qkey config init --file -` lists every key
 
 
 "#]].raw());
@@ -647,7 +647,7 @@ exit 2
 --- stderr
 error: cannot read the configuration file latin-1.toml
   caused by: invalid utf-8 sequence of 1 bytes from index 5
-hint: it must be a readable file in UTF-8
+hint: it must be a readable UTF-8 file
 
 $ qkey config show --config .
 exit 2
@@ -655,18 +655,18 @@ exit 2
 --- stderr
 error: cannot read the configuration file .
   caused by: Is a directory (os error 21)
-hint: it must be a readable file in UTF-8
+hint: it must be a readable UTF-8 file
 
 $ qkey config show --config bom.toml | grep timeout
 exit 0
 --- stdout
-timeout            5                               file, defaults.timeout
+timeout            5           file, defaults.timeout
 --- stderr
 
 $ qkey config show --config crlf.toml | grep timeout
 exit 0
 --- stdout
-timeout            5                               file, defaults.timeout
+timeout            5           file, defaults.timeout
 --- stderr
 
 $ qkey config show --config /dev/null | head -1
@@ -701,7 +701,7 @@ exit 2
 --- stderr
 error: cannot read the configuration file missing.toml
   caused by: No such file or directory (os error 2)
-hint: `qkey config init` writes one
+hint: `qkey config init` creates one
 
 $ QKEY_CONFIG=missing.toml qkey config show
 exit 2
@@ -709,13 +709,13 @@ exit 2
 --- stderr
 error: cannot read the configuration file missing.toml
   caused by: No such file or directory (os error 2)
-hint: `qkey config init` writes one
+hint: `qkey config init` creates one
 
 $ qkey config show --config missing.toml --output json
 exit 2
 --- stdout
 --- stderr
-{"error":{"kind":"usage","message":"cannot read the configuration file missing.toml","causes":["No such file or directory (os error 2)"],"hint":"`qkey config init` writes one","exit_code":2}}
+{"error":{"kind":"usage","message":"cannot read the configuration file missing.toml","causes":["No such file or directory (os error 2)"],"hint":"`qkey config init` creates one","exit_code":2}}
 
 $ qkey pubkey alice.pem --config missing.toml
 exit 2
@@ -723,7 +723,7 @@ exit 2
 --- stderr
 error: cannot read the configuration file missing.toml
   caused by: No such file or directory (os error 2)
-hint: `qkey config init` writes one
+hint: `qkey config init` creates one
 
 
 "#]].raw()
@@ -791,8 +791,8 @@ $ qkey config show --cluster prod
 exit 2
 --- stdout
 --- stderr
-error: the configuration file names no cluster "prod"
-hint: it names no clusters at all; `qkey config init` shows how
+error: no cluster "prod" in the configuration file
+hint: it has no clusters; `qkey config init --file -` shows how to add them
 
 
 "#]]
@@ -814,28 +814,28 @@ $ qkey config show --cluster prdo
 exit 2
 --- stdout
 --- stderr
-error: the configuration file names no cluster "prdo"
+error: no cluster "prdo" in the configuration file
 hint: did you mean "prod"?
 
 $ qkey config show --cluster nothing-like-it
 exit 2
 --- stdout
 --- stderr
-error: the configuration file names no cluster "nothing-like-it"
-hint: it names these clusters: lab, prod
+error: no cluster "nothing-like-it" in the configuration file
+hint: it has these clusters: lab, prod
 
 $ QKEY_CLUSTER=PROD qkey config show --output json
 exit 2
 --- stdout
 --- stderr
-{"error":{"kind":"usage","message":"the configuration file names no cluster \"PROD\"","causes":[],"hint":"it names these clusters: lab, prod","exit_code":2}}
+{"error":{"kind":"usage","message":"no cluster \"PROD\" in the configuration file","causes":[],"hint":"it has these clusters: lab, prod","exit_code":2}}
 
 $ qkey config show --cluster ''
 exit 2
 --- stdout
 --- stderr
-error: the configuration file names no cluster ""
-hint: it names these clusters: lab, prod
+error: no cluster "" in the configuration file
+hint: it has these clusters: lab, prod
 
 
 "#]].raw()
@@ -874,7 +874,7 @@ For more information, try '--help'.
 $ qkey config show --port 0 | grep port
 exit 0
 --- stdout
-port               0                               flag, --port
+port               0           flag, --port
 --- stderr
 
 $ qkey config show --timeout 0
@@ -890,14 +890,14 @@ exit 2
 --- stdout
 --- stderr
 error: the host is empty
-hint: give a host name or an address, or leave it out on a cluster node
+hint: give a host name or an address, or omit it on a cluster node
 
 $ QKEY_HOST= qkey config show
 exit 2
 --- stdout
 --- stderr
 error: the host is empty
-hint: give a host name or an address, or leave it out on a cluster node
+hint: give a host name or an address, or omit it on a cluster node
 
 $ QKEY_PORT= qkey config show
 exit 2
@@ -918,14 +918,14 @@ For more information, try '--help'.
 $ qkey config show --timeout 18446744073709551615 | grep timeout
 exit 0
 --- stdout
-timeout            4294967295                      flag, --timeout
+timeout            4294967295  flag, --timeout
 --- stderr
 
 $ qkey config show --via soap
 exit 2
 --- stdout
 --- stderr
-error: invalid value 'soap' for '--via <VIA>'
+error: invalid value 'soap' for '--via <TRANSPORT>'
   [possible values: qq, rest]
 
 For more information, try '--help'.
@@ -988,7 +988,7 @@ fn a_configuration_file_is_begun_and_never_overwritten() {
 $ umask 000; qkey config init
 exit 0
 --- stdout
-Wrote [DIR]/.config/qkey/config.toml: a commented file that sets nothing yet.
+Wrote [DIR]/.config/qkey/config.toml, a template with everything commented out; edit it next.
 --- stderr
 
 $ stat -c '%a %n' .config/qkey .config/qkey/config.toml
@@ -1004,13 +1004,13 @@ exit 2
 --- stderr
 error: cannot write the configuration file [DIR]/.config/qkey/config.toml
   caused by: File exists (os error 17)
-hint: it is never overwritten; `--file -` shows what a new one would hold
+hint: qkey never overwrites it; `qkey config init --file -` prints the template
 
 $ qkey config init --output json
 exit 2
 --- stdout
 --- stderr
-{"error":{"kind":"usage","message":"cannot write the configuration file [DIR]/.config/qkey/config.toml","causes":["File exists (os error 17)"],"hint":"it is never overwritten; `--file -` shows what a new one would hold","exit_code":2}}
+{"error":{"kind":"usage","message":"cannot write the configuration file [DIR]/.config/qkey/config.toml","causes":["File exists (os error 17)"],"hint":"qkey never overwrites it; `qkey config init --file -` prints the template","exit_code":2}}
 
 $ qkey config init --file sub/folder/other.toml --output json
 exit 0
@@ -1024,18 +1024,18 @@ exit 2
 --- stderr
 error: cannot write the configuration file sub/folder/other.toml
   caused by: File exists (os error 17)
-hint: it is never overwritten; `--file -` shows what a new one would hold
+hint: qkey never overwrites it; `qkey config init --file -` prints the template
 
 $ qkey config init --config third.toml
 exit 0
 --- stdout
-Wrote third.toml: a commented file that sets nothing yet.
+Wrote third.toml, a template with everything commented out; edit it next.
 --- stderr
 
 $ QKEY_CONFIG=fourth.toml qkey config init
 exit 0
 --- stdout
-Wrote fourth.toml: a commented file that sets nothing yet.
+Wrote fourth.toml, a template with everything commented out; edit it next.
 --- stderr
 
 $ qkey config init --file alice.pem/config.toml
@@ -1044,7 +1044,7 @@ exit 2
 --- stderr
 error: cannot write the configuration file alice.pem/config.toml
   caused by: File exists (os error 17)
-hint: it is never overwritten; `--file -` shows what a new one would hold
+hint: qkey never overwrites it; `qkey config init --file -` prints the template
 
 $ ln -s nowhere dangling; qkey config init --file dangling
 exit 2
@@ -1052,7 +1052,7 @@ exit 2
 --- stderr
 error: cannot write the configuration file dangling
   caused by: File exists (os error 17)
-hint: it is never overwritten; `--file -` shows what a new one would hold
+hint: qkey never overwrites it; `qkey config init --file -` prints the template
 
 $ qkey config show | head -1
 exit 0
@@ -1063,7 +1063,7 @@ Configuration file: [DIR]/.config/qkey/config.toml
 $ env -u HOME XDG_CONFIG_HOME=$PWD/xdg qkey config init
 exit 0
 --- stdout
-Wrote [DIR]/xdg/qkey/config.toml: a commented file that sets nothing yet.
+Wrote [DIR]/xdg/qkey/config.toml, a template with everything commented out; edit it next.
 --- stderr
 
 
@@ -1090,10 +1090,10 @@ fn the_commented_file_is_shown_on_stdout_and_is_valid() {
     assert_data_eq!(
         template.as_str(),
         str![[r##"
-# Configuration of qkey. A flag beats an environment variable (QKEY_HOST, …), which beats this file;
-# `qkey config show` tells what is in force, and why.
+# Configuration of qkey. A flag overrides an environment variable (QKEY_HOST, …), which overrides
+# this file; `qkey config show` lists the settings in force and where they come from.
 
-# The cluster to use when neither --cluster nor --host names one.
+# The cluster to use without --cluster and --host.
 # default-cluster = "prod"
 
 # [clusters.prod]
@@ -1101,13 +1101,13 @@ fn the_commented_file_is_shown_on_stdout_and_is_valid() {
 # port = 8000
 # credentials-store = "~/.config/qumulo/credentials/prod"   # as `qq --credentials-store`
 # qq = "/opt/qumulo/qq"                                     # the qq program for this cluster
-# via = "rest"                                              # without qq, straight to its REST API
-# ca-file = "prod-ca.pem"                                   # trusted CAs, or its own certificate (rest)
-# tls-fingerprint = "sha256:0000000000000000000000000000000000000000000000000000000000000000"  # or: which it is
+# via = "rest"                                              # use the REST API instead of qq
+# ca-file = "prod-ca.pem"                                   # trusted CAs, or the cluster's own certificate (rest)
+# tls-fingerprint = "sha256:0000000000000000000000000000000000000000000000000000000000000000"  # or: trust only this certificate (rest)
 # timeout = 30                                              # seconds for each call
 
-# With keys named here, `qkey unlock` and `qkey replace` find the right one by its public key.
-# A relative path is based on the folder of this file.
+# `qkey unlock` and `qkey replace` find the right one of these keys by its public key.
+# Relative paths start from this file's folder.
 # [keys.lock-2026]
 # source = "~/keys/lock-2026.pem?passphrase-command=pass%20show%20qumulo"
 
@@ -1117,7 +1117,7 @@ fn the_commented_file_is_shown_on_stdout_and_is_valid() {
 # timeout = 30
 # output = "text"      # or "json"
 # color = "auto"       # or "always", "never"
-# no-input = false     # true: never ask on the terminal
+# no-input = false     # true: never prompt
 
 "##]]
     );
@@ -1157,24 +1157,24 @@ exit 2
 --- stdout
 --- stderr
 error: [DIR]/.config/qkey/config.toml:1: key with no value, expected `=`
-hint: `qkey config init --file -` shows every key that there is
+hint: `qkey config init --file -` lists every key
 
 $ qkey pubkey alice.pem --output json
 exit 2
 --- stdout
 --- stderr
-{"error":{"kind":"usage","message":"[DIR]/.config/qkey/config.toml:1: key with no value, expected `=`","causes":[],"hint":"`qkey config init --file -` shows every key that there is","exit_code":2}}
+{"error":{"kind":"usage","message":"[DIR]/.config/qkey/config.toml:1: key with no value, expected `=`","causes":[],"hint":"`qkey config init --file -` lists every key","exit_code":2}}
 
 $ qkey config init --file new.toml
 exit 0
 --- stdout
-Wrote new.toml: a commented file that sets nothing yet.
+Wrote new.toml, a template with everything commented out; edit it next.
 --- stderr
 
 $ qkey config init --file - | head -1
 exit 0
 --- stdout
-# Configuration of qkey. A flag beats an environment variable (QKEY_HOST, …), which beats this file;
+# Configuration of qkey. A flag overrides an environment variable (QKEY_HOST, …), which overrides
 --- stderr
 
 $ qkey pubkey alice.pem --config new.toml --format base64
@@ -1370,7 +1370,7 @@ ID  NAME   STATE    FINGERPRINT          CONFIGURED KEY  COMMENT
 1   lock   enabled  SHA256:qDNOdPfn/SvG  z-alice         of Alice
 2   spare  enabled  SHA256:JSkAIR0avXSX  -
 --- stderr
-warning: broken (none.pem) is not compared: key "broken": cannot read the key file [DIR]/.config/qkey/none.pem: No such file or directory (os error 2)
+warning: skipped broken (none.pem): key "broken": cannot read the key file [DIR]/.config/qkey/none.pem: No such file or directory (os error 2)
 
 $ qkey keys show lock
 exit 0
@@ -1383,7 +1383,7 @@ fingerprint     SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
 public key      MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEgKmJRFWtWTEHhBTiC5rI1rbBJlXJqTNGHl4O+YRUke1drezNEidIVqu/UMnMs+81HL8VwIyyeeCwHkLLEK2aaQ==
 configured key  z-alice
 --- stderr
-warning: broken (none.pem) is not compared: key "broken": cannot read the key file [DIR]/.config/qkey/none.pem: No such file or directory (os error 2)
+warning: skipped broken (none.pem): key "broken": cannot read the key file [DIR]/.config/qkey/none.pem: No such file or directory (os error 2)
 
 $ qkey unlock --id 1
 exit 0
@@ -1406,7 +1406,7 @@ ID  NAME   STATE    FINGERPRINT          CONFIGURED KEY  COMMENT
 1   lock   enabled  SHA256:Bigzvx05JkuL  a-bob           of Alice
 2   spare  enabled  SHA256:JSkAIR0avXSX  -
 --- stderr
-warning: broken (none.pem) is not compared: key "broken": cannot read the key file [DIR]/.config/qkey/none.pem: No such file or directory (os error 2)
+warning: skipped broken (none.pem): key "broken": cannot read the key file [DIR]/.config/qkey/none.pem: No such file or directory (os error 2)
 
 
 "#]].raw()
@@ -1428,21 +1428,21 @@ $ qkey unlock --id 1
 exit 2
 --- stdout
 --- stderr
-error: no key is named: --key is missing
-hint: give --key SOURCE, or name your keys in the configuration file (`qkey config init`)
+error: no key given: --key is missing
+hint: give --key SOURCE, or add your keys to the configuration file (`qkey config init`)
 
 $ qkey replace -k lock --new-key bob.pem
 exit 2
 --- stdout
 --- stderr
-error: no key is named: --old-key is missing
-hint: give --old-key SOURCE, or name your keys in the configuration file (`qkey config init`)
+error: no key given: --old-key is missing
+hint: give --old-key SOURCE, or add your keys to the configuration file (`qkey config init`)
 
 $ qkey unlock --id 1 --output json
 exit 2
 --- stdout
 --- stderr
-{"error":{"kind":"usage","message":"no key is named: --key is missing","causes":[],"hint":"give --key SOURCE, or name your keys in the configuration file (`qkey config init`)","exit_code":2}}
+{"error":{"kind":"usage","message":"no key given: --key is missing","causes":[],"hint":"give --key SOURCE, or add your keys to the configuration file (`qkey config init`)","exit_code":2}}
 
 
 "#]].raw()
@@ -1538,14 +1538,14 @@ exit 0
 --- stdout
 {"public_key":"MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEgKmJRFWtWTEHhBTiC5rI1rbBJlXJqTNGHl4O+YRUke1drezNEidIVqu/UMnMs+81HL8VwIyyeeCwHkLLEK2aaQ==","fingerprint":"SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4","signature":"MEUCIA2xK28FEiFK09GQV6qFgwnUn2rM8EcNh0T+7i0ko5/zAiEA37jZjoRe9TFufSUxigTHRFNeqEQeOia/sODuinqWCQs=","signature_hex":"304502200db12b6f0512214ad3d19057aa858309d49f6accf0470d8744feee2d24a39ff3022100dfb8d98e845ef5316e7d25318a04c744535ea8441e3a26bfb0e0ee8a7a96090b"}
 --- stderr
-{"log":{"level":"warning","message":"the challenge ends with a newline, which is signed along; the cluster's challenges have none"}}
+{"log":{"level":"warning","message":"the trailing newline was signed too; the cluster will reject this (use `jq -j`)"}}
 
 $ qkey config show --cluster none
 exit 2
 --- stdout
 --- stderr
-error: the configuration file names no cluster "none"
-hint: it names no clusters at all; `qkey config init` shows how
+error: no cluster "none" in the configuration file
+hint: it has no clusters; `qkey config init --file -` shows how to add them
 
 
 "#]].raw()
@@ -1687,16 +1687,16 @@ exit 2
 --- stdout
 --- stderr
 error: cannot read the configuration file over.toml
-  caused by: it is longer than 1048576 bytes
-hint: it must be a readable file in UTF-8
+  caused by: longer than 1048576 bytes
+hint: it must be a readable UTF-8 file
 
 $ qkey config show --config /dev/zero
 exit 2
 --- stdout
 --- stderr
 error: cannot read the configuration file /dev/zero
-  caused by: it is longer than 1048576 bytes
-hint: it must be a readable file in UTF-8
+  caused by: longer than 1048576 bytes
+hint: it must be a readable UTF-8 file
 
 
 "#]]
@@ -1724,7 +1724,7 @@ exit 2
 --- stderr
 error: cannot write the configuration file new.toml
   caused by: File too large (os error 27)
-hint: name another place with --file PATH
+hint: choose another path with --file PATH
 
 $ ls -A
 exit 0
@@ -1737,7 +1737,7 @@ carol.pem
 $ qkey config init --file new.toml
 exit 0
 --- stdout
-Wrote new.toml: a commented file that sets nothing yet.
+Wrote new.toml, a template with everything commented out; edit it next.
 --- stderr
 
 

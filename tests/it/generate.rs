@@ -63,7 +63,7 @@ fn a_new_key_is_announced_with_its_fingerprint_and_the_next_step() {
 $ qkey generate new.pem
 exit 0
 --- stdout
-Made a new private key: new.pem
+Generated private key new.pem
   SHA256:[FINGERPRINT]
 Store its public half with `qkey add --name NAME --key new.pem`.
 --- stderr
@@ -77,7 +77,7 @@ exit 0
 $ qkey generate file:third%3F.pem -q
 exit 0
 --- stdout
-Made a new private key: file:third%3F.pem
+Generated private key file:third%3F.pem
   SHA256:[FINGERPRINT]
 Store its public half with `qkey add --name NAME --key file:third%3F.pem`.
 --- stderr
@@ -600,7 +600,7 @@ $ qkey generate new.pem > /dev/full
 exit 1
 --- stdout
 --- stderr
-error: Made a new private key: new.pem, [FINGERPRINT], but the result cannot be written to stdout
+error: Generated private key new.pem, [FINGERPRINT], but the result cannot be written to stdout
   caused by: No space left on device (os error 28)
 hint: the key is complete; `qkey pubkey new.pem` prints its public half
 
@@ -749,7 +749,7 @@ hint: run the command again
 ==== "Signal::INT" in fsync 2, which returns
 exit 0
 --- stdout
-Made a new private key: new.pem
+Generated private key new.pem
   SHA256:[FINGERPRINT]
 Store its public half with `qkey add --name NAME --key new.pem`.
 --- stderr
@@ -778,7 +778,7 @@ hint: run the command again
 ==== "Signal::TERM" in fsync 2, which returns
 exit 0
 --- stdout
-Made a new private key: new.pem
+Generated private key new.pem
   SHA256:[FINGERPRINT]
 Store its public half with `qkey add --name NAME --key new.pem`.
 --- stderr

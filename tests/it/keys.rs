@@ -48,7 +48,7 @@ ID  NAME          STATE     FINGERPRINT          CONFIGURED KEY  COMMENT
 2   Schlüssel 🔑  disabled  SHA256:Bigzvx05JkuL  -
 3   odd           enabled   (not a P-256 key)    -               steers\u{1b}[31m\nthe terminal
 --- stderr
-warning: gone (../../gone.pem) is not compared: key "gone": cannot read the key file [DIR]/.config/qkey/../../gone.pem: No such file or directory (os error 2)
+warning: skipped gone (../../gone.pem): key "gone": cannot read the key file [DIR]/.config/qkey/../../gone.pem: No such file or directory (os error 2)
 
 "#]]
         .raw()
@@ -66,7 +66,7 @@ exit 0
 --- stdout
 {"keys":[{"id":"1","name":"lock-2026","comment":"in the safe","disabled":false,"public_key":"MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEgKmJRFWtWTEHhBTiC5rI1rbBJlXJqTNGHl4O+YRUke1drezNEidIVqu/UMnMs+81HL8VwIyyeeCwHkLLEK2aaQ==","fingerprint":"SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4","configured_key":"vault"},{"id":"2","name":"Schlüssel 🔑","comment":"","disabled":true,"public_key":"MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEOIU028PmcXIypVonr+7grS94GTjKdWfDqV86wpdV8UG43vb97CJQ+d+E2roTm9c7MKsPowcCbPlapLeWT05TtA==","fingerprint":"SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s","configured_key":null},{"id":"3","name":"odd","comment":"steers\u001b[31m\nthe terminal","disabled":false,"public_key":"bm90IGEga2V5","fingerprint":null,"configured_key":null}]}
 --- stderr
-{"log":{"level":"warning","message":"gone (../../gone.pem) is not compared: key \"gone\": cannot read the key file [DIR]/.config/qkey/../../gone.pem: No such file or directory (os error 2)"}}
+{"log":{"level":"warning","message":"skipped gone (../../gone.pem): key \"gone\": cannot read the key file [DIR]/.config/qkey/../../gone.pem: No such file or directory (os error 2)"}}
 
 "#]].raw());
 }
@@ -126,7 +126,7 @@ fingerprint     SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
 public key      MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEgKmJRFWtWTEHhBTiC5rI1rbBJlXJqTNGHl4O+YRUke1drezNEidIVqu/UMnMs+81HL8VwIyyeeCwHkLLEK2aaQ==
 configured key  vault
 --- stderr
-warning: gone (../../gone.pem) is not compared: key "gone": cannot read the key file [DIR]/.config/qkey/../../gone.pem: No such file or directory (os error 2)
+warning: skipped gone (../../gone.pem): key "gone": cannot read the key file [DIR]/.config/qkey/../../gone.pem: No such file or directory (os error 2)
 
 "#]].raw());
     let by_name = qkey.run(["keys", "show", "--key-id", "lock-2026"]);
@@ -143,7 +143,7 @@ fingerprint     SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
 public key      MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEOIU028PmcXIypVonr+7grS94GTjKdWfDqV86wpdV8UG43vb97CJQ+d+E2roTm9c7MKsPowcCbPlapLeWT05TtA==
 configured key  -
 --- stderr
-warning: gone (../../gone.pem) is not compared: key "gone": cannot read the key file [DIR]/.config/qkey/../../gone.pem: No such file or directory (os error 2)
+warning: skipped gone (../../gone.pem): key "gone": cannot read the key file [DIR]/.config/qkey/../../gone.pem: No such file or directory (os error 2)
 
 "#]].raw());
 }
@@ -183,7 +183,7 @@ exit 0
 --- stdout
 {"key":{"id":"1","name":"lock-2026","comment":"in the safe","disabled":false,"public_key":"MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEgKmJRFWtWTEHhBTiC5rI1rbBJlXJqTNGHl4O+YRUke1drezNEidIVqu/UMnMs+81HL8VwIyyeeCwHkLLEK2aaQ==","fingerprint":"SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4","configured_key":"vault"}}
 --- stderr
-{"log":{"level":"warning","message":"gone (../../gone.pem) is not compared: key \"gone\": cannot read the key file [DIR]/.config/qkey/../../gone.pem: No such file or directory (os error 2)"}}
+{"log":{"level":"warning","message":"skipped gone (../../gone.pem): key \"gone\": cannot read the key file [DIR]/.config/qkey/../../gone.pem: No such file or directory (os error 2)"}}
 
 "#]].raw());
 }
@@ -249,8 +249,8 @@ fn show_needs_a_key_and_takes_one() {
 exit 2
 --- stdout
 --- stderr
-error: no stored key is named
-hint: give its id or name; `qkey keys list` shows them
+error: specify a key id or name
+hint: `qkey keys list` shows them
 
 "#]]
         .raw()
@@ -264,7 +264,7 @@ exit 2
 --- stderr
 error: the argument '[ID-OR-NAME]' cannot be used with '--key-id <ID-OR-NAME>'
 
-Usage: qkey keys show --host <HOST> --qq <PATH> <ID-OR-NAME>
+Usage: qkey keys show [OPTIONS] <ID-OR-NAME>
 
 For more information, try '--help'.
 
@@ -326,7 +326,7 @@ ID  NAME  STATE    FINGERPRINT          CONFIGURED KEY  COMMENT
 1   a     enabled  SHA256:JSkAIR0avXSX  spare
 2   b     enabled  SHA256:JSkAIR0avXSX  spare
 --- stderr
-warning: gone (../../gone.pem) is not compared: key "gone": cannot read the key file [DIR]/.config/qkey/../../gone.pem: No such file or directory (os error 2)
+warning: skipped gone (../../gone.pem): key "gone": cannot read the key file [DIR]/.config/qkey/../../gone.pem: No such file or directory (os error 2)
 
 "#]]
         .raw()
@@ -385,9 +385,9 @@ ID  NAME          STATE     FINGERPRINT          CONFIGURED KEY  COMMENT
 2   Schlüssel 🔑  disabled  SHA256:Bigzvx05JkuL  bob
 3   odd           enabled   (not a P-256 key)    -               steers\u{1b}[31m\nthe terminal
 --- stderr
-warning: gone (../../gone.pem) is not compared: key "gone": cannot read the key file [DIR]/.config/qkey/../../gone.pem: No such file or directory (os error 2)
-warning: locked (../../locked.pem) is not compared: it would need a passphrase or a PIN
-warning: locked-wrong (../../locked.pem?passphrase-env=WRONG) is not compared: key "locked-wrong": cannot use the key file [DIR]/.config/qkey/../../locked.pem: wrong passphrase
+warning: skipped gone (../../gone.pem): key "gone": cannot read the key file [DIR]/.config/qkey/../../gone.pem: No such file or directory (os error 2)
+warning: skipped locked (../../locked.pem): it would need a passphrase or a PIN
+warning: skipped locked-wrong (../../locked.pem?passphrase-env=WRONG): key "locked-wrong": cannot use the key file [DIR]/.config/qkey/../../locked.pem: wrong passphrase
 
 "#]].raw());
     let quiet = qkey.run(["keys", "list", "--quiet"]);

@@ -28,6 +28,7 @@ mod replace;
 mod rest;
 mod rest_failures;
 mod rotate;
+mod schema;
 mod secrets_in_memory;
 mod sign;
 mod signers;

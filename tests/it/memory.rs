@@ -398,13 +398,13 @@ exit 1
 --- stdout
 --- stderr
 error: out of memory
-hint: nothing was being submitted; raise the limit (see `ulimit -a`) or free memory, then rerun: what is already done is left alone
+hint: nothing was being submitted; raise the limit (see `ulimit -a`) or free memory, then rerun: it skips what is already done
 
 $ qkey keys --output=json
 exit 1
 --- stdout
 --- stderr
-{"error":{"kind":"internal","message":"out of memory","causes":[],"hint":"nothing was being submitted; raise the limit (see `ulimit -a`) or free memory, then rerun: what is already done is left alone","exit_code":1}}
+{"error":{"kind":"internal","message":"out of memory","causes":[],"hint":"nothing was being submitted; raise the limit (see `ulimit -a`) or free memory, then rerun: it skips what is already done","exit_code":1}}
 
 $ qkey unlock --id=7 --key=alice.pem
 exit 8
@@ -424,8 +424,8 @@ $ qkey keys
 exit 1
 --- stdout
 --- stderr
-error: qkey was aborted, by a lack of memory or by a PKCS#11 module
-hint: nothing was being submitted; raise the limit (see `ulimit -a`) or free memory, then rerun: what is already done is left alone
+error: qkey aborted: out of memory, or a PKCS#11 module failed
+hint: nothing was being submitted; raise the limit (see `ulimit -a`) or free memory, then rerun: it skips what is already done
 
 $ qkey unlock --id=7 --key=alice.pem
 exit 8

@@ -59,7 +59,7 @@ fn the_same_bytes_get_the_same_signature_from_a_file_and_from_stdin() {
             assert_eq!(from_stdin.stdout, from_file.stdout, "{name}: {args:?}");
         }
         assert_eq!(
-            from_file.stderr.contains("ends with a newline"),
+            from_file.stderr.contains("trailing newline was signed"),
             challenge.ends_with(b"\n"),
             "{name}"
         );
@@ -218,14 +218,14 @@ exit 0
 --- stdout
 MEQCIF2iB9BzGUGXUNzeNUf5EE9cyNx8fb95bzryRG66c/TzAiASUyZ/BGRvFCjVEhJb/I4F/CypoV4io3ZeeB213ZvUzw==
 --- stderr
-warning: the challenge ends with a newline, which is signed along; the cluster's challenges have none
+warning: the trailing newline was signed too; the cluster will reject this (use `jq -j`)
 
 $ echo lock-2026 | qkey sign --key alice.pem --output json
 exit 0
 --- stdout
 {"public_key":"MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEgKmJRFWtWTEHhBTiC5rI1rbBJlXJqTNGHl4O+YRUke1drezNEidIVqu/UMnMs+81HL8VwIyyeeCwHkLLEK2aaQ==","fingerprint":"SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4","signature":"MEQCIF2iB9BzGUGXUNzeNUf5EE9cyNx8fb95bzryRG66c/TzAiASUyZ/BGRvFCjVEhJb/I4F/CypoV4io3ZeeB213ZvUzw==","signature_hex":"304402205da207d07319419750dcde3547f9104f5cc8dc7c7dbf796f3af2446eba73f4f302201253267f04646f1428d512125bfc8e05fc2ca9a15e22a3765e781db5dd9bd4cf"}
 --- stderr
-{"log":{"level":"warning","message":"the challenge ends with a newline, which is signed along; the cluster's challenges have none"}}
+{"log":{"level":"warning","message":"the trailing newline was signed too; the cluster will reject this (use `jq -j`)"}}
 
 $ echo lock-2026 | qkey sign --key alice.pem -q
 exit 0
@@ -290,7 +290,7 @@ exit 2
 --- stdout
 --- stderr
 error: cannot read the challenge from /dev/zero
-  caused by: it is longer than 16777216 bytes
+  caused by: longer than 16777216 bytes
 
 $ qkey sign --key alice.pem lock-2026 --file alice.pem
 exit 2
@@ -325,15 +325,15 @@ $ qkey sign --key - < alice.pem
 exit 2
 --- stdout
 --- stderr
-error: key and challenge are both to be read from stdin
-hint: give the challenge as an argument, or with --challenge-file
+error: only one of the key and the challenge may be read from stdin
+hint: give the challenge as an argument or with --challenge-file
 
 $ qkey sign --key - - < alice.pem
 exit 2
 --- stdout
 --- stderr
-error: key and challenge are both to be read from stdin
-hint: give the challenge as an argument, or with --challenge-file
+error: only one of the key and the challenge may be read from stdin
+hint: give the challenge as an argument or with --challenge-file
 
 $ qkey sign --key alice.pem lock-2026 --format raw
 exit 2

@@ -483,24 +483,24 @@ exit 2
 --- stdout
 --- stderr
 --- terminal (typing is shown)
-error: binary output would go to the terminal
-hint: send it to a file with `> FILE`, or choose another --format
+error: refusing to write binary output to the terminal
+hint: redirect it with `> FILE`, or choose another --format
 
 $ qkey sign --key alice.pem x --format der
 exit 2
 --- stdout
 --- stderr
 --- terminal (typing is shown)
-error: binary output would go to the terminal
-hint: send it to a file with `> FILE`, or choose another --format
+error: refusing to write binary output to the terminal
+hint: redirect it with `> FILE`, or choose another --format
 
 $ qkey sign --key alice.pem x --format p1363
 exit 2
 --- stdout
 --- stderr
 --- terminal (typing is shown)
-error: binary output would go to the terminal
-hint: send it to a file with `> FILE`, or choose another --format
+error: refusing to write binary output to the terminal
+hint: redirect it with `> FILE`, or choose another --format
 
 $ qkey sign --key alice.pem x --format hex
 exit 0
@@ -591,7 +591,7 @@ fn what_is_colored_are_the_words_in_front() {
     assert_data_eq!(
         ended.screen.replace('\u{1b}', "ESC"),
         str![[r#"
-ESC[1mESC[33mwarning:ESC[0m the challenge ends with a newline, which is signed along; the cluster's challenges have none
+ESC[1mESC[33mwarning:ESC[0m the trailing newline was signed too; the cluster will reject this (use `jq -j`)
 ESC[1mESC[31merror:ESC[0m cannot read the key file none.pem
   caused by: No such file or directory (os error 2)
 ESC[1mESC[36mhint:ESC[0m check the path

@@ -257,13 +257,13 @@ $ qkey verify --key bob.pem --signature s.line lock-2026
 exit 4
 --- stdout
 --- stderr
-error: the signature is not one of SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s over this challenge
+error: the signature was not made by SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s over this challenge
 
 $ qkey verify --key bob.pem --signature s.line lock-2026 --output json
 exit 4
 --- stdout
 --- stderr
-{"error":{"kind":"mismatch","message":"the signature is not one of SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s over this challenge","causes":[],"hint":null,"exit_code":4}}
+{"error":{"kind":"mismatch","message":"the signature was not made by SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s over this challenge","causes":[],"hint":null,"exit_code":4}}
 
 
 "#]].raw()
@@ -295,28 +295,28 @@ $ qkey verify --key alice.pem --signature newline lock-2026
 exit 4
 --- stdout
 --- stderr
-error: the signature is not one of SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4 over this challenge
-hint: it is one over the challenge with a newline after it: sign without
+error: the signature was not made by SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4 over this challenge
+hint: it was made over the challenge with a trailing newline; sign without it
 
 $ echo lock-2026 | qkey verify --key alice.pem --signature s.der
 exit 4
 --- stdout
 --- stderr
-error: the signature is not one of SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4 over this challenge
-hint: it is one over the challenge without its last newline
+error: the signature was not made by SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4 over this challenge
+hint: it was made over the challenge without its trailing newline
 
 $ qkey verify --key alice.pem --signature twice lock-2026
 exit 4
 --- stdout
 --- stderr
-error: the signature is not one of SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4 over this challenge
-hint: it is one over the SHA-256 of the challenge, hashed again: give the tool the challenge, or tell it that the input is a digest
+error: the signature was not made by SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4 over this challenge
+hint: it was made over the SHA-256 of the challenge, hashed again; pass the challenge itself to the signing tool, or tell the tool that its input is a digest
 
 $ qkey verify --key alice.pem --signature sha512 lock-2026
 exit 4
 --- stdout
 --- stderr
-error: the signature is not one of SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4 over this challenge
+error: the signature was not made by SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4 over this challenge
 
 
 "#]].raw()
@@ -359,7 +359,7 @@ $ qkey verify --key alice.pem --signature empty lock-2026
 exit 4
 --- stdout
 --- stderr
-error: that is no ECDSA P-256 signature
+error: not an ECDSA P-256 signature
   caused by: not an ASN.1 DER ECDSA signature
 hint: give Base64 or hexadecimal, or a file with either, with DER, or with 64 raw bytes
 
@@ -367,7 +367,7 @@ $ qkey verify --key alice.pem --signature '' lock-2026
 exit 4
 --- stdout
 --- stderr
-error: that is no ECDSA P-256 signature
+error: not an ECDSA P-256 signature
   caused by: not an ASN.1 DER ECDSA signature
 hint: give Base64 or hexadecimal, or a file with either, with DER, or with 64 raw bytes
 
@@ -375,7 +375,7 @@ $ qkey verify --key alice.pem --signature short lock-2026
 exit 4
 --- stdout
 --- stderr
-error: that is no ECDSA P-256 signature
+error: not an ECDSA P-256 signature
   caused by: neither Base64, hexadecimal, DER nor 64 raw bytes
 hint: give Base64 or hexadecimal, or a file with either, with DER, or with 64 raw bytes
 
@@ -383,7 +383,7 @@ $ qkey verify --key alice.pem --signature long lock-2026
 exit 4
 --- stdout
 --- stderr
-error: that is no ECDSA P-256 signature
+error: not an ECDSA P-256 signature
   caused by: neither Base64, hexadecimal, DER nor 64 raw bytes
 hint: give Base64 or hexadecimal, or a file with either, with DER, or with 64 raw bytes
 
@@ -391,7 +391,7 @@ $ qkey verify --key alice.pem --signature zeros lock-2026
 exit 4
 --- stdout
 --- stderr
-error: that is no ECDSA P-256 signature
+error: not an ECDSA P-256 signature
   caused by: neither Base64, hexadecimal, DER nor 64 raw bytes
 hint: give Base64 or hexadecimal, or a file with either, with DER, or with 64 raw bytes
 
@@ -399,7 +399,7 @@ $ qkey verify --key alice.pem --signature cut lock-2026
 exit 4
 --- stdout
 --- stderr
-error: that is no ECDSA P-256 signature
+error: not an ECDSA P-256 signature
   caused by: neither Base64, hexadecimal, DER nor 64 raw bytes
 hint: give Base64 or hexadecimal, or a file with either, with DER, or with 64 raw bytes
 
@@ -407,9 +407,9 @@ $ qkey verify --key alice.pem --signature misspelt.der lock-2026
 exit 4
 --- stdout
 --- stderr
-error: that is no ECDSA P-256 signature
+error: not an ECDSA P-256 signature
   caused by: neither Base64, hexadecimal, DER nor 64 raw bytes
-hint: there is no file misspelt.der; check the path
+hint: file misspelt.der does not exist; check the path
 
 $ qkey verify --key alice.pem --signature folder lock-2026
 exit 2
@@ -424,7 +424,7 @@ exit 3
 --- stderr
 error: cannot use the public key
   caused by: neither PEM, DER, Base64 of DER, nor an OpenSSH public key
-hint: there is no file misspelt.pub; check the path
+hint: file misspelt.pub does not exist; check the path
 
 $ qkey verify --public-key alice.pem --signature s.der lock-2026
 exit 3
@@ -473,43 +473,43 @@ $ qkey verify --key alice.pem --signature - < s.der
 exit 2
 --- stdout
 --- stderr
-error: two things are to be read from stdin
-hint: put one of them into a file
+error: only one option may read stdin
+hint: save the others to files
 
 $ qkey verify --key alice.pem --signature - - < s.der
 exit 2
 --- stdout
 --- stderr
-error: two things are to be read from stdin
-hint: put one of them into a file
+error: only one option may read stdin
+hint: save the others to files
 
 $ qkey verify --key - --signature s.der < alice.pem
 exit 2
 --- stdout
 --- stderr
-error: two things are to be read from stdin
-hint: put one of them into a file
+error: only one option may read stdin
+hint: save the others to files
 
 $ qkey verify --key - --signature - lock-2026 < alice.pem
 exit 2
 --- stdout
 --- stderr
-error: two things are to be read from stdin
-hint: put one of them into a file
+error: only one option may read stdin
+hint: save the others to files
 
 $ qkey verify --public-key - --signature - lock-2026 < s.der
 exit 2
 --- stdout
 --- stderr
-error: two things are to be read from stdin
-hint: put one of them into a file
+error: only one option may read stdin
+hint: save the others to files
 
 $ qkey verify --public-key - --signature s.der --file - < s.der
 exit 2
 --- stdout
 --- stderr
-error: two things are to be read from stdin
-hint: put one of them into a file
+error: only one option may read stdin
+hint: save the others to files
 
 
 "#]]
