@@ -436,25 +436,29 @@ fn a_refusal_shows_the_words_of_the_cluster() {
 exit 5
 --- stdout
 --- stderr
-error: cluster:8000 refused fs_security_add_key: Error 400: invalid_request_error: The name is not to my liking.
+error: cluster:8000 refused to store key "lock-2026"
+  caused by: Error 400: invalid_request_error: The name is not to my liking.
 hint: nothing was changed; fix what the cluster reports, then run this again
 ==== status 403 privilege_error You are not allowed to.
 exit 6
 --- stdout
 --- stderr
-error: cluster:8000 refused fs_security_add_key: Error 403: privilege_error: You are not allowed to.
-hint: log in as a user whose role has the privilege for it, or ask an administrator
+error: cluster:8000 denied permission to store key "lock-2026"
+  caused by: Error 403: privilege_error: You are not allowed to.
+hint: log in as a user whose role includes PRIVILEGE_FS_KEY_MANAGEMENT_WRITE; role changes take effect at the next login
 ==== status 409 fs_entry_exists_error A key with the name lock-2026 exists.
 exit 5
 --- stdout
 --- stderr
-error: cluster:8000 refused fs_security_add_key: Error 409: fs_entry_exists_error: A key with the name lock-2026 exists.
+error: cluster:8000 refused to store key "lock-2026"
+  caused by: Error 409: fs_entry_exists_error: A key with the name lock-2026 exists.
 hint: nothing was changed; fix what the cluster reports, then run this again
 ==== unauthenticated
 exit 6
 --- stdout
 --- stderr
-error: cluster:8000 refused fs_security_add_key: Error 401: http_unauthorized_error: Need to log in first to establish credentials.
+error: not logged in to cluster:8000
+  caused by: Error 401: http_unauthorized_error: Need to log in first to establish credentials.
 hint: log in first: `[QQ] --host=cluster login -u USER`
 ==== refused-connection
 exit 7
@@ -483,7 +487,7 @@ exit 8
 --- stdout
 --- stderr
 error: no reply to the request to add key "lock-2026": not done so far, and may still be
-  caused by: the connection to cluster:8000 was lost during fs_security_add_key: Remote end closed connection without response
+  caused by: lost the connection to cluster:8000 during the request to store key "lock-2026": Remote end closed connection without response
 hint: keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
 ==== drop-after
 exit 0
@@ -491,13 +495,13 @@ exit 0
 Stored key 1 ("lock-2026") in the key store.
   SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
 --- stderr
-warning: no reply to the request to add key "lock-2026" (the connection to cluster:8000 was lost during fs_security_add_key: Remote end closed connection without response); checked: it was done
+warning: no reply to the request to add key "lock-2026" (lost the connection to cluster:8000 during the request to store key "lock-2026": Remote end closed connection without response); checked: it was done
 ==== timeout-before
 exit 8
 --- stdout
 --- stderr
 error: no reply to the request to add key "lock-2026": not done so far, and may still be
-  caused by: the connection to cluster:8000 was lost during fs_security_add_key: The read operation timed out
+  caused by: lost the connection to cluster:8000 during the request to store key "lock-2026": The read operation timed out
 hint: keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
 ==== timeout-after
 exit 0
@@ -505,13 +509,14 @@ exit 0
 Stored key 1 ("lock-2026") in the key store.
   SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
 --- stderr
-warning: no reply to the request to add key "lock-2026" (the connection to cluster:8000 was lost during fs_security_add_key: The read operation timed out); checked: it was done
+warning: no reply to the request to add key "lock-2026" (lost the connection to cluster:8000 during the request to store key "lock-2026": The read operation timed out); checked: it was done
 ==== traceback
 exit 8
 --- stdout
 --- stderr
 error: unexpected reply to the request to add key "lock-2026": not done so far, and may still be
-  caused by: cluster:8000 answered fs_security_add_key with something other than its REST API does: qumulo.lib.request.APIException: Error loading data: Expecting value: line 1 column 1 (char 0)
+  caused by: unexpected reply from cluster:8000 to the request to store key "lock-2026"
+  caused by: qumulo.lib.request.APIException: Error loading data: Expecting value: line 1 column 1 (char 0)
 hint: keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
 ==== traceback-after
 exit 0
@@ -519,14 +524,14 @@ exit 0
 Stored key 1 ("lock-2026") in the key store.
   SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
 --- stderr
-warning: unexpected reply to the request to add key "lock-2026" (cluster:8000 answered fs_security_add_key with something other than its REST API does: qumulo.lib.request.APIException: Error loading data: Expecting value: line 1 column 1 (char 0)); checked: it was done
+warning: unexpected reply to the request to add key "lock-2026" (unexpected reply from cluster:8000 to the request to store key "lock-2026": qumulo.lib.request.APIException: Error loading data: Expecting value: line 1 column 1 (char 0)); checked: it was done
 ==== garbage
 exit 8
 --- stdout
 --- stderr
 error: unexpected reply to the request to add key "lock-2026": not done so far, and may still be
-  caused by: qq gave no usable answer to fs_security_add_key
-  caused by: `[QQ]` answered with something other than the key in JSON: <html> This is not what you are looking for.
+  caused by: unexpected reply from cluster:8000 to the request to store key "lock-2026"
+  caused by: expected the key in JSON, got: <html> This is not what you are looking for.
 hint: keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
 ==== garbage-after
 exit 0
@@ -534,14 +539,14 @@ exit 0
 Stored key 1 ("lock-2026") in the key store.
   SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
 --- stderr
-warning: unexpected reply to the request to add key "lock-2026" (qq gave no usable answer to fs_security_add_key: `[QQ]` answered with something other than the key in JSON: <html> This is not what you are looking for.); checked: it was done
+warning: unexpected reply to the request to add key "lock-2026" (unexpected reply from cluster:8000 to the request to store key "lock-2026": expected the key in JSON, got: <html> This is not what you are looking for.); checked: it was done
 ==== empty
 exit 8
 --- stdout
 --- stderr
 error: unexpected reply to the request to add key "lock-2026": not done so far, and may still be
-  caused by: qq gave no usable answer to fs_security_add_key
-  caused by: `[QQ]` answered with something other than the key in JSON: (nothing)
+  caused by: unexpected reply from cluster:8000 to the request to store key "lock-2026"
+  caused by: expected the key in JSON, got: (nothing)
 hint: keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
 ==== empty-after
 exit 0
@@ -549,20 +554,20 @@ exit 0
 Stored key 1 ("lock-2026") in the key store.
   SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
 --- stderr
-warning: unexpected reply to the request to add key "lock-2026" (qq gave no usable answer to fs_security_add_key: `[QQ]` answered with something other than the key in JSON: (nothing)); checked: it was done
+warning: unexpected reply to the request to add key "lock-2026" (unexpected reply from cluster:8000 to the request to store key "lock-2026": expected the key in JSON, got: (nothing)); checked: it was done
 ==== truncated
 exit 0
 --- stdout
 Stored key 1 ("lock-2026") in the key store.
   SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
 --- stderr
-warning: unexpected reply to the request to add key "lock-2026" (qq gave no usable answer to fs_security_add_key: `[QQ]` answered with something other than the key in JSON: {     "comment": "",     "disabled": false,     "id": "1",     "name": "lock-2026",     "public_key": "MFkwEwYHKoZI); checked: it was done
+warning: unexpected reply to the request to add key "lock-2026" (unexpected reply from cluster:8000 to the request to store key "lock-2026": expected the key in JSON, got: {     "comment": "",     "disabled": false,     "id": "1",     "name": "lock-2026",     "public_key": "MFkwEwYHKoZI); checked: it was done
 ==== kill-9
 exit 8
 --- stdout
 --- stderr
 error: no reply to the request to add key "lock-2026": not done so far, and may still be
-  caused by: qq gave no usable answer to fs_security_add_key
+  caused by: qq failed to store key "lock-2026"
   caused by: `[QQ]` was killed by signal 9
 hint: keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
 ==== kill-9-after
@@ -571,13 +576,13 @@ exit 0
 Stored key 1 ("lock-2026") in the key store.
   SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
 --- stderr
-warning: no reply to the request to add key "lock-2026" (qq gave no usable answer to fs_security_add_key: `[QQ]` was killed by signal 9); checked: it was done
+warning: no reply to the request to add key "lock-2026" (qq failed to store key "lock-2026": `[QQ]` was killed by signal 9); checked: it was done
 ==== hang
 exit 8
 --- stdout
 --- stderr
 error: no reply to the request to add key "lock-2026": not done so far, and may still be
-  caused by: qq gave no usable answer to fs_security_add_key
+  caused by: qq failed to store key "lock-2026"
   caused by: `[QQ]` did not finish within 4 s and was killed
 hint: keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
 ==== hang-after
@@ -586,20 +591,20 @@ exit 0
 Stored key 1 ("lock-2026") in the key store.
   SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
 --- stderr
-warning: no reply to the request to add key "lock-2026" (qq gave no usable answer to fs_security_add_key: `[QQ]` did not finish within 4 s and was killed); checked: it was done
+warning: no reply to the request to add key "lock-2026" (qq failed to store key "lock-2026": `[QQ]` did not finish within 4 s and was killed); checked: it was done
 ==== huge
 exit 8
 --- stdout
 --- stderr
 error: unexpected reply to the request to add key "lock-2026": not done so far, and may still be
-  caused by: the reply of cluster:8000 to fs_security_add_key is too large: the reply is larger than 256 KiB
+  caused by: the reply from cluster:8000 is too large: the reply is larger than 256 KiB
 hint: keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
 ==== exit 3 something odd
 exit 8
 --- stdout
 --- stderr
 error: no reply to the request to add key "lock-2026": not done so far, and may still be
-  caused by: qq gave no usable answer to fs_security_add_key
+  caused by: qq failed to store key "lock-2026"
   caused by: `[QQ]` exited with 3: something odd
 hint: keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
 ==== status 500 internal_error It broke.
@@ -607,14 +612,16 @@ exit 5
 --- stdout
 --- stderr
 error: the cluster failed to process the request to add key "lock-2026"; checked: it was not done
-  caused by: cluster:8000 refused fs_security_add_key: Error 500: internal_error: It broke.
+  caused by: cluster:8000 failed to store key "lock-2026"
+  caused by: Error 500: internal_error: It broke.
 hint: check the cluster's health, then run this again; `[QQ] --host=cluster fs_security_list_keys` shows what it holds
 ==== status 503 busy_error Try again later.
 exit 8
 --- stdout
 --- stderr
 error: unexpected reply to the request to add key "lock-2026": not done so far, and may still be
-  caused by: cluster:8000 refused fs_security_add_key: Error 503: busy_error: Try again later.
+  caused by: cluster:8000 failed to store key "lock-2026"
+  caused by: Error 503: busy_error: Try again later.
 hint: keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
 
 "#]].raw());
@@ -633,7 +640,7 @@ exit 8
 --- stdout
 --- stderr
 error: the request to add key "lock-2026" was sent, but the result could not be confirmed
-  caused by: the connection to cluster:8000 was lost during fs_security_add_key: Remote end closed connection without response
+  caused by: lost the connection to cluster:8000 during the request to store key "lock-2026": Remote end closed connection without response
 hint: keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
 
 "#]].raw());
@@ -651,7 +658,7 @@ fn an_unknown_outcome_has_its_kind_in_json() {
 exit 8
 --- stdout
 --- stderr
-{"error":{"kind":"unknown","message":"the request to add key \"lock-2026\" was sent, but the result could not be confirmed","causes":["qq gave no usable answer to fs_security_add_key","`[QQ]` was killed by signal 9"],"hint":"keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first","exit_code":8}}
+{"error":{"kind":"unknown","message":"the request to add key \"lock-2026\" was sent, but the result could not be confirmed","causes":["qq failed to store key \"lock-2026\"","`[QQ]` was killed by signal 9"],"hint":"keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first","exit_code":8}}
 
 "#]].raw());
 }
@@ -669,7 +676,7 @@ exit 0
 Stored key 1 ("lock-2026") in the key store.
   SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
 --- stderr
-warning: no reply to the request to add key "lock-2026" (the connection to cluster:8000 was lost during fs_security_add_key: Remote end closed connection without response); checked: it was done
+warning: no reply to the request to add key "lock-2026" (lost the connection to cluster:8000 during the request to store key "lock-2026": Remote end closed connection without response); checked: it was done
 
 "#]].raw());
 }
@@ -691,7 +698,7 @@ exit 8
 --- stdout
 --- stderr
 error: the request to add key "lock-2026" was sent, and now key 1 ("lock-2026") holds another public key
-  caused by: the connection to cluster:8000 was lost during fs_security_add_key: The read operation timed out
+  caused by: lost the connection to cluster:8000 during the request to store key "lock-2026": The read operation timed out
 hint: somebody else may be making changes; `[DIR]/qq-between --host=cluster fs_security_list_keys` shows what the cluster holds
 
 "#]].raw());
@@ -715,8 +722,8 @@ exit 8
 --- stdout
 --- stderr
 error: unexpected reply to the request to add key "lock-2026": not done so far, and may still be
-  caused by: qq gave no usable answer to fs_security_add_key
-  caused by: `[DIR]/qq-between` answered with something other than the key in JSON (it is about another one): {"id": "1", "name": "lock-2026", "public_key": "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEOIU028PmcXIypVonr+7grS94GTjKdWfDqV86…
+  caused by: unexpected reply from cluster:8000 to the request to store key "lock-2026"
+  caused by: expected the key in JSON (it is about another object), got: {"id": "1", "name": "lock-2026", "public_key": "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEOIU028PmcXIypVonr+7grS94GTjKdWfDqV86…
 hint: keep every key; `[DIR]/qq-between --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
 
 "#]].raw());

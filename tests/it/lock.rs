@@ -215,8 +215,9 @@ fn what_the_cluster_does_not_hold_is_told() {
 exit 5
 --- stdout
 --- stderr
-error: cluster:8000 refused snapshot_get_status: Error 404: fs_no_such_entry_error: There is no snapshot 99.
-hint: `[QQ] --host=cluster snapshot_list_statuses` shows what there is
+error: snapshot 99 does not exist on cluster:8000
+  caused by: Error 404: fs_no_such_entry_error: There is no snapshot 99.
+hint: `[QQ] --host=cluster snapshot_list_statuses` shows what exists
 ==== 2 lock-2062
 exit 5
 --- stdout
@@ -239,8 +240,9 @@ hint: `qkey keys list` shows what it holds
 exit 5
 --- stdout
 --- stderr
-error: cluster:8000 refused snapshot_get_status: Error 404: fs_no_such_entry_error: There is no snapshot 99.
-hint: `[QQ] --host=cluster snapshot_list_statuses` shows what there is
+error: snapshot 99 does not exist on cluster:8000
+  caused by: Error 404: fs_no_such_entry_error: There is no snapshot 99.
+hint: `[QQ] --host=cluster snapshot_list_statuses` shows what exists
 
 "#]].raw());
     assert_eq!(mock.count("snapshot_lock_snapshot"), 0);
@@ -327,19 +329,22 @@ fn a_refusal_shows_the_words_of_the_cluster() {
 exit 5
 --- stdout
 --- stderr
-error: cluster:8000 refused snapshot_lock_snapshot: Error 400: invalid_request_error: Snapshot 2 is already locked.
+error: cluster:8000 refused to lock snapshot 2
+  caused by: Error 400: invalid_request_error: Snapshot 2 is already locked.
 hint: nothing was changed; fix what the cluster reports, then run this again
 ==== status 403 privilege_error You are not allowed to.
 exit 6
 --- stdout
 --- stderr
-error: cluster:8000 refused snapshot_lock_snapshot: Error 403: privilege_error: You are not allowed to.
-hint: log in as a user whose role has the privilege for it, or ask an administrator
+error: cluster:8000 denied permission to lock snapshot 2
+  caused by: Error 403: privilege_error: You are not allowed to.
+hint: log in as a user whose role includes PRIVILEGE_SNAPSHOT_LOCK; role changes take effect at the next login
 ==== unauthenticated
 exit 6
 --- stdout
 --- stderr
-error: cluster:8000 refused snapshot_lock_snapshot: Error 401: http_unauthorized_error: Need to log in first to establish credentials.
+error: not logged in to cluster:8000
+  caused by: Error 401: http_unauthorized_error: Need to log in first to establish credentials.
 hint: log in first: `[QQ] --host=cluster login -u USER`
 ==== refused-connection
 exit 7
@@ -368,80 +373,81 @@ exit 8
 --- stdout
 --- stderr
 error: no reply to the request to lock snapshot 2 ("2_quarter_end"): not done so far, and may still be
-  caused by: the connection to cluster:8000 was lost during snapshot_lock_snapshot: Remote end closed connection without response
+  caused by: lost the connection to cluster:8000 during the request to lock snapshot 2: Remote end closed connection without response
 hint: keep every key; `[QQ] --host=cluster snapshot_get_status --id=2` shows whether it was done; rerunning is safe: qkey looks first
 ==== drop-after
 exit 0
 --- stdout
 Locked snapshot 2 ("2_quarter_end") with key 1 ("lock-2026").
 --- stderr
-warning: no reply to the request to lock snapshot 2 ("2_quarter_end") (the connection to cluster:8000 was lost during snapshot_lock_snapshot: Remote end closed connection without response); checked: it was done
+warning: no reply to the request to lock snapshot 2 ("2_quarter_end") (lost the connection to cluster:8000 during the request to lock snapshot 2: Remote end closed connection without response); checked: it was done
 ==== timeout-before
 exit 8
 --- stdout
 --- stderr
 error: no reply to the request to lock snapshot 2 ("2_quarter_end"): not done so far, and may still be
-  caused by: the connection to cluster:8000 was lost during snapshot_lock_snapshot: The read operation timed out
+  caused by: lost the connection to cluster:8000 during the request to lock snapshot 2: The read operation timed out
 hint: keep every key; `[QQ] --host=cluster snapshot_get_status --id=2` shows whether it was done; rerunning is safe: qkey looks first
 ==== timeout-after
 exit 0
 --- stdout
 Locked snapshot 2 ("2_quarter_end") with key 1 ("lock-2026").
 --- stderr
-warning: no reply to the request to lock snapshot 2 ("2_quarter_end") (the connection to cluster:8000 was lost during snapshot_lock_snapshot: The read operation timed out); checked: it was done
+warning: no reply to the request to lock snapshot 2 ("2_quarter_end") (lost the connection to cluster:8000 during the request to lock snapshot 2: The read operation timed out); checked: it was done
 ==== traceback
 exit 8
 --- stdout
 --- stderr
 error: unexpected reply to the request to lock snapshot 2 ("2_quarter_end"): not done so far, and may still be
-  caused by: cluster:8000 answered snapshot_lock_snapshot with something other than its REST API does: qumulo.lib.request.APIException: Error loading data: Expecting value: line 1 column 1 (char 0)
+  caused by: unexpected reply from cluster:8000 to the request to lock snapshot 2
+  caused by: qumulo.lib.request.APIException: Error loading data: Expecting value: line 1 column 1 (char 0)
 hint: keep every key; `[QQ] --host=cluster snapshot_get_status --id=2` shows whether it was done; rerunning is safe: qkey looks first
 ==== traceback-after
 exit 0
 --- stdout
 Locked snapshot 2 ("2_quarter_end") with key 1 ("lock-2026").
 --- stderr
-warning: unexpected reply to the request to lock snapshot 2 ("2_quarter_end") (cluster:8000 answered snapshot_lock_snapshot with something other than its REST API does: qumulo.lib.request.APIException: Error loading data: Expecting value: line 1 column 1 (char 0)); checked: it was done
+warning: unexpected reply to the request to lock snapshot 2 ("2_quarter_end") (unexpected reply from cluster:8000 to the request to lock snapshot 2: qumulo.lib.request.APIException: Error loading data: Expecting value: line 1 column 1 (char 0)); checked: it was done
 ==== garbage
 exit 8
 --- stdout
 --- stderr
 error: unexpected reply to the request to lock snapshot 2 ("2_quarter_end"): not done so far, and may still be
-  caused by: qq gave no usable answer to snapshot_lock_snapshot
-  caused by: `[QQ]` answered with something other than the sentence that it is locked: <html> This is not what you are looking for.
+  caused by: unexpected reply from cluster:8000 to the request to lock snapshot 2
+  caused by: expected the sentence that it is locked, got: <html> This is not what you are looking for.
 hint: keep every key; `[QQ] --host=cluster snapshot_get_status --id=2` shows whether it was done; rerunning is safe: qkey looks first
 ==== garbage-after
 exit 0
 --- stdout
 Locked snapshot 2 ("2_quarter_end") with key 1 ("lock-2026").
 --- stderr
-warning: unexpected reply to the request to lock snapshot 2 ("2_quarter_end") (qq gave no usable answer to snapshot_lock_snapshot: `[QQ]` answered with something other than the sentence that it is locked: <html> This is not what you are looking for.); checked: it was done
+warning: unexpected reply to the request to lock snapshot 2 ("2_quarter_end") (unexpected reply from cluster:8000 to the request to lock snapshot 2: expected the sentence that it is locked, got: <html> This is not what you are looking for.); checked: it was done
 ==== empty
 exit 8
 --- stdout
 --- stderr
 error: unexpected reply to the request to lock snapshot 2 ("2_quarter_end"): not done so far, and may still be
-  caused by: qq gave no usable answer to snapshot_lock_snapshot
-  caused by: `[QQ]` answered with something other than the sentence that it is locked: (nothing)
+  caused by: unexpected reply from cluster:8000 to the request to lock snapshot 2
+  caused by: expected the sentence that it is locked, got: (nothing)
 hint: keep every key; `[QQ] --host=cluster snapshot_get_status --id=2` shows whether it was done; rerunning is safe: qkey looks first
 ==== empty-after
 exit 0
 --- stdout
 Locked snapshot 2 ("2_quarter_end") with key 1 ("lock-2026").
 --- stderr
-warning: unexpected reply to the request to lock snapshot 2 ("2_quarter_end") (qq gave no usable answer to snapshot_lock_snapshot: `[QQ]` answered with something other than the sentence that it is locked: (nothing)); checked: it was done
+warning: unexpected reply to the request to lock snapshot 2 ("2_quarter_end") (unexpected reply from cluster:8000 to the request to lock snapshot 2: expected the sentence that it is locked, got: (nothing)); checked: it was done
 ==== truncated
 exit 0
 --- stdout
 Locked snapshot 2 ("2_quarter_end") with key 1 ("lock-2026").
 --- stderr
-warning: unexpected reply to the request to lock snapshot 2 ("2_quarter_end") (qq gave no usable answer to snapshot_lock_snapshot: `[QQ]` answered with something other than the sentence that it is locked: Snapshot 2 is locke); checked: it was done
+warning: unexpected reply to the request to lock snapshot 2 ("2_quarter_end") (unexpected reply from cluster:8000 to the request to lock snapshot 2: expected the sentence that it is locked, got: Snapshot 2 is locke); checked: it was done
 ==== kill-9
 exit 8
 --- stdout
 --- stderr
 error: no reply to the request to lock snapshot 2 ("2_quarter_end"): not done so far, and may still be
-  caused by: qq gave no usable answer to snapshot_lock_snapshot
+  caused by: qq failed to lock snapshot 2
   caused by: `[QQ]` was killed by signal 9
 hint: keep every key; `[QQ] --host=cluster snapshot_get_status --id=2` shows whether it was done; rerunning is safe: qkey looks first
 ==== kill-9-after
@@ -449,13 +455,13 @@ exit 0
 --- stdout
 Locked snapshot 2 ("2_quarter_end") with key 1 ("lock-2026").
 --- stderr
-warning: no reply to the request to lock snapshot 2 ("2_quarter_end") (qq gave no usable answer to snapshot_lock_snapshot: `[QQ]` was killed by signal 9); checked: it was done
+warning: no reply to the request to lock snapshot 2 ("2_quarter_end") (qq failed to lock snapshot 2: `[QQ]` was killed by signal 9); checked: it was done
 ==== hang
 exit 8
 --- stdout
 --- stderr
 error: no reply to the request to lock snapshot 2 ("2_quarter_end"): not done so far, and may still be
-  caused by: qq gave no usable answer to snapshot_lock_snapshot
+  caused by: qq failed to lock snapshot 2
   caused by: `[QQ]` did not finish within 4 s and was killed
 hint: keep every key; `[QQ] --host=cluster snapshot_get_status --id=2` shows whether it was done; rerunning is safe: qkey looks first
 ==== hang-after
@@ -463,20 +469,20 @@ exit 0
 --- stdout
 Locked snapshot 2 ("2_quarter_end") with key 1 ("lock-2026").
 --- stderr
-warning: no reply to the request to lock snapshot 2 ("2_quarter_end") (qq gave no usable answer to snapshot_lock_snapshot: `[QQ]` did not finish within 4 s and was killed); checked: it was done
+warning: no reply to the request to lock snapshot 2 ("2_quarter_end") (qq failed to lock snapshot 2: `[QQ]` did not finish within 4 s and was killed); checked: it was done
 ==== huge
 exit 8
 --- stdout
 --- stderr
 error: unexpected reply to the request to lock snapshot 2 ("2_quarter_end"): not done so far, and may still be
-  caused by: the reply of cluster:8000 to snapshot_lock_snapshot is too large: the reply is larger than 256 KiB
+  caused by: the reply from cluster:8000 is too large: the reply is larger than 256 KiB
 hint: keep every key; `[QQ] --host=cluster snapshot_get_status --id=2` shows whether it was done; rerunning is safe: qkey looks first
 ==== exit 3 something odd
 exit 8
 --- stdout
 --- stderr
 error: no reply to the request to lock snapshot 2 ("2_quarter_end"): not done so far, and may still be
-  caused by: qq gave no usable answer to snapshot_lock_snapshot
+  caused by: qq failed to lock snapshot 2
   caused by: `[QQ]` exited with 3: something odd
 hint: keep every key; `[QQ] --host=cluster snapshot_get_status --id=2` shows whether it was done; rerunning is safe: qkey looks first
 ==== status 500 internal_error It broke.
@@ -484,14 +490,16 @@ exit 5
 --- stdout
 --- stderr
 error: the cluster failed to process the request to lock snapshot 2 ("2_quarter_end"); checked: it was not done
-  caused by: cluster:8000 refused snapshot_lock_snapshot: Error 500: internal_error: It broke.
+  caused by: cluster:8000 failed to lock snapshot 2
+  caused by: Error 500: internal_error: It broke.
 hint: check the cluster's health, then run this again; `[QQ] --host=cluster snapshot_get_status --id=2` shows what it holds
 ==== status 503 busy_error Try again later.
 exit 8
 --- stdout
 --- stderr
 error: unexpected reply to the request to lock snapshot 2 ("2_quarter_end"): not done so far, and may still be
-  caused by: cluster:8000 refused snapshot_lock_snapshot: Error 503: busy_error: Try again later.
+  caused by: cluster:8000 failed to lock snapshot 2
+  caused by: Error 503: busy_error: Try again later.
 hint: keep every key; `[QQ] --host=cluster snapshot_get_status --id=2` shows whether it was done; rerunning is safe: qkey looks first
 
 "#]].raw());
@@ -509,7 +517,7 @@ exit 8
 --- stdout
 --- stderr
 error: the request to lock snapshot 2 ("2_quarter_end") was sent, but the result could not be confirmed
-  caused by: the connection to cluster:8000 was lost during snapshot_lock_snapshot: Remote end closed connection without response
+  caused by: lost the connection to cluster:8000 during the request to lock snapshot 2: Remote end closed connection without response
 hint: keep every key; `[QQ] --host=cluster snapshot_get_status --id=2` shows whether it was done; rerunning is safe: qkey looks first
 
 "#]].raw());
@@ -529,7 +537,7 @@ exit 8
 --- stdout
 --- stderr
 error: the request to lock snapshot 2 ("2_quarter_end") was sent, and now it is locked with key 2
-  caused by: qq gave no usable answer to snapshot_lock_snapshot
+  caused by: qq failed to lock snapshot 2
   caused by: `[DIR]/qq-between` was killed by signal 9
 hint: somebody else may be making changes; `[DIR]/qq-between --host=cluster snapshot_get_status --id=2` shows what the cluster holds
 

@@ -388,15 +388,15 @@ fn a_challenge_that_is_none_is_not_signed() {
 exit 7
 --- stdout
 --- stderr
-error: qq gave no usable answer to fs_security_get_key_replace_challenge
-  caused by: `[QQ]` answered with something other than a challenge in JSON: {     "challenge": "" }
-hint: run `[QQ] --host=cluster fs_security_get_key_replace_challenge --help` by hand; if qq itself works, run this again with -vv and report what it shows
+error: unexpected reply from cluster:8000 to the request to get the challenge to replace key "lock-2026"
+  caused by: expected a challenge in JSON, got: {     "challenge": "" }
+hint: check that `[QQ] --host=cluster fs_security_get_key_replace_challenge --help` works; if it does, run this again with -vv and report the output
 exit 7
 --- stdout
 --- stderr
-error: qq gave no usable answer to fs_security_get_key_replace_challenge
-  caused by: `[QQ]` answered with something other than a challenge in JSON: {     "challenge": "not UTF-8: �" }
-hint: run `[QQ] --host=cluster fs_security_get_key_replace_challenge --help` by hand; if qq itself works, run this again with -vv and report what it shows
+error: unexpected reply from cluster:8000 to the request to get the challenge to replace key "lock-2026"
+  caused by: expected a challenge in JSON, got: {     "challenge": "not UTF-8: �" }
+hint: check that `[QQ] --host=cluster fs_security_get_key_replace_challenge --help` works; if it does, run this again with -vv and report the output
 
 "#]].raw());
 }
@@ -451,21 +451,24 @@ exit 5
 --- stdout
 --- stderr
 error: the challenge changed before the submission
-  caused by: cluster:8000 refused fs_security_replace_key: Error 400: invalid_request_error: The old key verification signature does not match the challenge.
+  caused by: cluster:8000 refused to replace key 1
+  caused by: Error 400: invalid_request_error: The old key verification signature does not match the challenge.
 hint: something keeps changing it (a name, a comment, an expiration); run this again, or give more --attempts
 ==== --attempts=2: 2
 exit 5
 --- stdout
 --- stderr
 error: the challenge changed before each of 2 submissions
-  caused by: cluster:8000 refused fs_security_replace_key: Error 400: invalid_request_error: The old key verification signature does not match the challenge.
+  caused by: cluster:8000 refused to replace key 1
+  caused by: Error 400: invalid_request_error: The old key verification signature does not match the challenge.
 hint: something keeps changing it (a name, a comment, an expiration); run this again, or give more --attempts
 ==== --attempts=3: 3
 exit 5
 --- stdout
 --- stderr
 error: the challenge changed before each of 3 submissions
-  caused by: cluster:8000 refused fs_security_replace_key: Error 400: invalid_request_error: The old key verification signature does not match the challenge.
+  caused by: cluster:8000 refused to replace key 1
+  caused by: Error 400: invalid_request_error: The old key verification signature does not match the challenge.
 hint: something keeps changing it (a name, a comment, an expiration); run this again, or give more --attempts
 ==== --attempts=0: 0
 exit 2
@@ -501,19 +504,22 @@ fn a_refusal_of_a_challenge_that_still_holds_stands() {
 exit 5
 --- stdout
 --- stderr
-error: cluster:8000 refused fs_security_replace_key: Error 400: invalid_request_error: The signature is not to my liking.
+error: cluster:8000 refused to replace key 1
+  caused by: Error 400: invalid_request_error: The signature is not to my liking.
 hint: nothing was changed; fix what the cluster reports, then run this again; the cluster now holds a signature made with alice.pem over its challenge
 ==== status 403 privilege_error You are not allowed to.
 exit 6
 --- stdout
 --- stderr
-error: cluster:8000 refused fs_security_replace_key: Error 403: privilege_error: You are not allowed to.
-hint: log in as a user whose role has the privilege for it, or ask an administrator; the cluster now holds a signature made with alice.pem over its challenge
+error: cluster:8000 denied permission to replace key 1
+  caused by: Error 403: privilege_error: You are not allowed to.
+hint: log in as a user whose role includes PRIVILEGE_FS_KEY_MANAGEMENT_WRITE; role changes take effect at the next login; the cluster now holds a signature made with alice.pem over its challenge
 ==== unauthenticated
 exit 6
 --- stdout
 --- stderr
-error: cluster:8000 refused fs_security_replace_key: Error 401: http_unauthorized_error: Need to log in first to establish credentials.
+error: not logged in to cluster:8000
+  caused by: Error 401: http_unauthorized_error: Need to log in first to establish credentials.
 hint: log in first: `[QQ] --host=cluster login -u USER`; the cluster now holds a signature made with alice.pem over its challenge
 ==== refused-connection
 exit 7
@@ -547,7 +553,7 @@ exit 8
 --- stdout
 --- stderr
 error: no reply to the request to replace key 1 ("lock-2026"): not done so far, and may still be
-  caused by: the connection to cluster:8000 was lost during fs_security_replace_key: Remote end closed connection without response
+  caused by: lost the connection to cluster:8000 during the request to replace key 1: Remote end closed connection without response
 hint: keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
 ==== drop-after
 exit 0
@@ -556,13 +562,13 @@ Replaced key 1 ("lock-2026").
   was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
   now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
 --- stderr
-warning: no reply to the request to replace key 1 ("lock-2026") (the connection to cluster:8000 was lost during fs_security_replace_key: Remote end closed connection without response); checked: it was done
+warning: no reply to the request to replace key 1 ("lock-2026") (lost the connection to cluster:8000 during the request to replace key 1: Remote end closed connection without response); checked: it was done
 ==== timeout-before
 exit 8
 --- stdout
 --- stderr
 error: no reply to the request to replace key 1 ("lock-2026"): not done so far, and may still be
-  caused by: the connection to cluster:8000 was lost during fs_security_replace_key: The read operation timed out
+  caused by: lost the connection to cluster:8000 during the request to replace key 1: The read operation timed out
 hint: keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
 ==== timeout-after
 exit 0
@@ -571,13 +577,14 @@ Replaced key 1 ("lock-2026").
   was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
   now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
 --- stderr
-warning: no reply to the request to replace key 1 ("lock-2026") (the connection to cluster:8000 was lost during fs_security_replace_key: The read operation timed out); checked: it was done
+warning: no reply to the request to replace key 1 ("lock-2026") (lost the connection to cluster:8000 during the request to replace key 1: The read operation timed out); checked: it was done
 ==== traceback
 exit 8
 --- stdout
 --- stderr
 error: unexpected reply to the request to replace key 1 ("lock-2026"): not done so far, and may still be
-  caused by: cluster:8000 answered fs_security_replace_key with something other than its REST API does: qumulo.lib.request.APIException: Error loading data: Expecting value: line 1 column 1 (char 0)
+  caused by: unexpected reply from cluster:8000 to the request to replace key 1
+  caused by: qumulo.lib.request.APIException: Error loading data: Expecting value: line 1 column 1 (char 0)
 hint: keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
 ==== traceback-after
 exit 0
@@ -586,14 +593,14 @@ Replaced key 1 ("lock-2026").
   was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
   now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
 --- stderr
-warning: unexpected reply to the request to replace key 1 ("lock-2026") (cluster:8000 answered fs_security_replace_key with something other than its REST API does: qumulo.lib.request.APIException: Error loading data: Expecting value: line 1 column 1 (char 0)); checked: it was done
+warning: unexpected reply to the request to replace key 1 ("lock-2026") (unexpected reply from cluster:8000 to the request to replace key 1: qumulo.lib.request.APIException: Error loading data: Expecting value: line 1 column 1 (char 0)); checked: it was done
 ==== garbage
 exit 8
 --- stdout
 --- stderr
 error: unexpected reply to the request to replace key 1 ("lock-2026"): not done so far, and may still be
-  caused by: qq gave no usable answer to fs_security_replace_key
-  caused by: `[QQ]` answered with something other than the key in JSON: <html> This is not what you are looking for.
+  caused by: unexpected reply from cluster:8000 to the request to replace key 1
+  caused by: expected the key in JSON, got: <html> This is not what you are looking for.
 hint: keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
 ==== garbage-after
 exit 0
@@ -602,14 +609,14 @@ Replaced key 1 ("lock-2026").
   was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
   now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
 --- stderr
-warning: unexpected reply to the request to replace key 1 ("lock-2026") (qq gave no usable answer to fs_security_replace_key: `[QQ]` answered with something other than the key in JSON: <html> This is not what you are looking for.); checked: it was done
+warning: unexpected reply to the request to replace key 1 ("lock-2026") (unexpected reply from cluster:8000 to the request to replace key 1: expected the key in JSON, got: <html> This is not what you are looking for.); checked: it was done
 ==== empty
 exit 8
 --- stdout
 --- stderr
 error: unexpected reply to the request to replace key 1 ("lock-2026"): not done so far, and may still be
-  caused by: qq gave no usable answer to fs_security_replace_key
-  caused by: `[QQ]` answered with something other than the key in JSON: (nothing)
+  caused by: unexpected reply from cluster:8000 to the request to replace key 1
+  caused by: expected the key in JSON, got: (nothing)
 hint: keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
 ==== empty-after
 exit 0
@@ -618,7 +625,7 @@ Replaced key 1 ("lock-2026").
   was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
   now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
 --- stderr
-warning: unexpected reply to the request to replace key 1 ("lock-2026") (qq gave no usable answer to fs_security_replace_key: `[QQ]` answered with something other than the key in JSON: (nothing)); checked: it was done
+warning: unexpected reply to the request to replace key 1 ("lock-2026") (unexpected reply from cluster:8000 to the request to replace key 1: expected the key in JSON, got: (nothing)); checked: it was done
 ==== truncated
 exit 0
 --- stdout
@@ -626,13 +633,13 @@ Replaced key 1 ("lock-2026").
   was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
   now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
 --- stderr
-warning: unexpected reply to the request to replace key 1 ("lock-2026") (qq gave no usable answer to fs_security_replace_key: `[QQ]` answered with something other than the key in JSON: {     "comment": "in the safe",     "disabled": false,     "id": "1",     "name": "lock-2026",     "public_key": "MFkwEw…); checked: it was done
+warning: unexpected reply to the request to replace key 1 ("lock-2026") (unexpected reply from cluster:8000 to the request to replace key 1: expected the key in JSON, got: {     "comment": "in the safe",     "disabled": false,     "id": "1",     "name": "lock-2026",     "public_key": "MFkwEw…); checked: it was done
 ==== kill-9
 exit 8
 --- stdout
 --- stderr
 error: no reply to the request to replace key 1 ("lock-2026"): not done so far, and may still be
-  caused by: qq gave no usable answer to fs_security_replace_key
+  caused by: qq failed to replace key 1
   caused by: `[QQ]` was killed by signal 9
 hint: keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
 ==== kill-9-after
@@ -642,13 +649,13 @@ Replaced key 1 ("lock-2026").
   was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
   now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
 --- stderr
-warning: no reply to the request to replace key 1 ("lock-2026") (qq gave no usable answer to fs_security_replace_key: `[QQ]` was killed by signal 9); checked: it was done
+warning: no reply to the request to replace key 1 ("lock-2026") (qq failed to replace key 1: `[QQ]` was killed by signal 9); checked: it was done
 ==== hang
 exit 8
 --- stdout
 --- stderr
 error: no reply to the request to replace key 1 ("lock-2026"): not done so far, and may still be
-  caused by: qq gave no usable answer to fs_security_replace_key
+  caused by: qq failed to replace key 1
   caused by: `[QQ]` did not finish within 4 s and was killed
 hint: keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
 ==== hang-after
@@ -658,20 +665,20 @@ Replaced key 1 ("lock-2026").
   was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
   now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
 --- stderr
-warning: no reply to the request to replace key 1 ("lock-2026") (qq gave no usable answer to fs_security_replace_key: `[QQ]` did not finish within 4 s and was killed); checked: it was done
+warning: no reply to the request to replace key 1 ("lock-2026") (qq failed to replace key 1: `[QQ]` did not finish within 4 s and was killed); checked: it was done
 ==== huge
 exit 8
 --- stdout
 --- stderr
 error: unexpected reply to the request to replace key 1 ("lock-2026"): not done so far, and may still be
-  caused by: the reply of cluster:8000 to fs_security_replace_key is too large: the reply is larger than 256 KiB
+  caused by: the reply from cluster:8000 is too large: the reply is larger than 256 KiB
 hint: keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
 ==== exit 3 something odd
 exit 8
 --- stdout
 --- stderr
 error: no reply to the request to replace key 1 ("lock-2026"): not done so far, and may still be
-  caused by: qq gave no usable answer to fs_security_replace_key
+  caused by: qq failed to replace key 1
   caused by: `[QQ]` exited with 3: something odd
 hint: keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
 ==== status 500 internal_error It broke.
@@ -679,14 +686,16 @@ exit 5
 --- stdout
 --- stderr
 error: the cluster failed to process the request to replace key 1 ("lock-2026"); checked: it was not done
-  caused by: cluster:8000 refused fs_security_replace_key: Error 500: internal_error: It broke.
+  caused by: cluster:8000 failed to replace key 1
+  caused by: Error 500: internal_error: It broke.
 hint: check the cluster's health, then run this again; `[QQ] --host=cluster fs_security_list_keys` shows what it holds
 ==== status 503 busy_error Try again later.
 exit 8
 --- stdout
 --- stderr
 error: unexpected reply to the request to replace key 1 ("lock-2026"): not done so far, and may still be
-  caused by: cluster:8000 refused fs_security_replace_key: Error 503: busy_error: Try again later.
+  caused by: cluster:8000 failed to replace key 1
+  caused by: Error 503: busy_error: Try again later.
 hint: keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
 
 "#]].raw());
@@ -707,7 +716,7 @@ exit 8
 --- stdout
 --- stderr
 error: the request to replace key 1 ("lock-2026") was sent, but the result could not be confirmed
-  caused by: the connection to cluster:8000 was lost during fs_security_replace_key: The read operation timed out
+  caused by: lost the connection to cluster:8000 during the request to replace key 1: The read operation timed out
 hint: keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
 
 "#]].raw());
@@ -730,7 +739,7 @@ exit 8
 --- stdout
 --- stderr
 error: the request to replace key 1 ("lock-2026") was sent, and now key 1 ("lock-2026") holds a third key
-  caused by: the connection to cluster:8000 was lost during fs_security_replace_key: The read operation timed out
+  caused by: lost the connection to cluster:8000 during the request to replace key 1: The read operation timed out
 hint: somebody else may be making changes; `[DIR]/qq-between --host=cluster fs_security_list_keys` shows what the cluster holds
 
 "#]].raw());
@@ -751,7 +760,8 @@ exit 4
 --- stdout
 --- stderr
 error: somebody else has replaced key 1 ("lock-2026")
-  caused by: cluster:8000 refused fs_security_replace_key: Error 400: invalid_request_error: The old key verification signature does not match the challenge.
+  caused by: cluster:8000 refused to replace key 1
+  caused by: Error 400: invalid_request_error: The old key verification signature does not match the challenge.
 hint: `qkey keys list` shows what it holds now
 
 "#]].raw());
