@@ -1,8 +1,7 @@
 //! The only place that starts a program.
 //!
-//! A child gets a process group of its own, a deadline, and a cap on what it may write. Its exit
-//! status is looked at before a broken stdin pipe, and every way in which it can fail is an error
-//! of its own that shows the child's own words.
+//! A child gets its own process group, a deadline, and a cap on its output. Its exit status counts
+//! before a broken stdin pipe. Each kind of failure is a variant with the end of the child's output.
 
 use std::{
     borrow::Cow,
@@ -32,23 +31,23 @@ use crate::{
     text::{quote, quote_path, size},
 };
 
-/// No reply of a signer comes near this; who expects more says so.
+/// The default cap on stdout, in bytes. No signer comes near it.
 const STDOUT_LIMIT: usize = 1 << 20;
 const STDERR_LIMIT: usize = 64 << 10;
 
-/// How long a secret on stdin may be: with the end of its line, what the smallest pipe holds.
+/// The maximum length of a secret on stdin, in bytes: with its newline, it fits the smallest pipe.
 pub const SECRET_LIMIT: usize = 4095;
 
-/// How long a grandchild that holds a pipe is waited for once the child is gone.
+/// How long to wait for a grandchild that holds a pipe after the child has exited.
 const DRAIN_GRACE: Duration = Duration::from_millis(500);
 
 /// How long a killed child may take to be reaped.
 const REAP_GRACE: Duration = Duration::from_secs(2);
 
-/// How much of a child's words an error shows.
+/// How much of a child's output an error shows, in characters.
 const EXCERPT: usize = 2_000;
 
-/// A program to run, with all it is given.
+/// A program to run, with its arguments, environment and input.
 #[derive(Clone)]
 pub struct Command {
     program: PathBuf,
@@ -70,7 +69,7 @@ pub struct Output {
 }
 
 impl Output {
-    /// What the program had to say when it failed: stderr, or stdout where stderr is empty.
+    /// stderr, or stdout if stderr is empty.
     fn loudest(&self) -> &[u8] {
         match self.stderr.trim_ascii() {
             b"" => &self.stdout,
@@ -79,7 +78,7 @@ impl Output {
     }
 }
 
-/// The ways in which a program fails.
+/// How a program fails.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
     #[error("`{program}` was not found")]
@@ -142,7 +141,7 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Keeps a variable with a secret in it from every program that is run from now on.
+/// Removes a variable that holds a secret from the environment of every program started from now on.
 pub fn withhold(variable: &str) {
     withheld().insert(variable.to_owned());
 }
@@ -169,7 +168,7 @@ pub fn find(program: &OsStr) -> Result<PathBuf, Failure> {
 }
 
 impl Command {
-    /// `timeout` is the time the program has in all.
+    /// `timeout` limits the whole run.
     pub fn new(program: impl Into<PathBuf>, timeout: Duration) -> Self {
         Self {
             program: program.into(),
@@ -200,13 +199,13 @@ impl Command {
         self
     }
 
-    /// Without it, stdin is empty.
+    /// By default, stdin is empty.
     pub fn stdin(mut self, bytes: impl Into<Vec<u8>>) -> Self {
         self.stdin = Some(bytes.into());
         self
     }
 
-    /// A secret on stdin and the end of its line; it is wiped from memory when this goes.
+    /// Passes a secret and a newline on stdin. It is wiped from memory when this is dropped.
     ///
     /// # Panics
     /// When it is longer than [`SECRET_LIMIT`].
@@ -219,20 +218,20 @@ impl Command {
         self
     }
 
-    /// Keeps the terminal from it: what wants to ask there fails at once, where otherwise it would
-    /// be stopped as a background job until its time is over.
+    /// Detaches it from the terminal: a program that prompts there fails at once, instead of being
+    /// stopped as a background job until the timeout.
     pub fn without_terminal(mut self) -> Self {
         self.terminal = false;
         self
     }
 
-    /// What it prints is a secret, and no error shows any of it.
+    /// Its stdout is secret: no error shows any of it.
     pub fn secret_stdout(mut self) -> Self {
         self.secret_stdout = true;
         self
     }
 
-    /// How much it may print, in bytes.
+    /// The maximum size of stdout, in bytes.
     pub fn stdout_limit(mut self, limit: usize) -> Self {
         self.stdout_limit = limit;
         self
@@ -242,10 +241,10 @@ impl Command {
         quote_path(&self.program)
     }
 
-    /// Runs the program to its end.
+    /// Runs the program to completion.
     ///
     /// # Errors
-    /// Every [`Failure`] but the two that [`find`] and a reader of the reply give.
+    /// Every [`Failure`] except `UnparsableReply`.
     pub fn run(&self) -> Result<Output, Failure> {
         if let Some(kind) = interrupt::received() {
             return Err(Failure::Interrupted(kind));
@@ -307,13 +306,13 @@ impl Command {
                 }
             }
         };
-        // Before the program starts: without a thread for them, it must not have done anything.
+        // Before the program starts: if there is no thread, it must not run at all.
         let excess = Excess::Stop(Box::new(kill.clone()));
         let stdout = Drain::start(stdout, self.stdout_limit, excess).map_err(could_not_run)?;
         let stderr = Drain::start(stderr, STDERR_LIMIT, Excess::DropOldest);
         let stderr = stderr.map_err(could_not_run)?;
         let handle = expression.start().map_err(could_not_run)?;
-        // Our own writing ends would keep the pipes open for ever.
+        // Our own write ends would keep the pipes open.
         drop(expression);
         let leader = handle.pids().first().copied();
         let leader = leader.and_then(|pid| Pid::from_raw(pid.cast_signed()));
@@ -378,7 +377,7 @@ fn in_own_group(command: &mut process::Command) -> io::Result<()> {
     Ok(())
 }
 
-/// A session has a process group of its own too, with the same leader, and no terminal.
+/// A new session is also a new process group with the same leader, but has no terminal.
 fn in_own_session(command: &mut process::Command) -> io::Result<()> {
     // SAFETY: only setsid(2) runs between fork and exec.
     #[allow(unsafe_code)]
@@ -388,25 +387,24 @@ fn in_own_session(command: &mut process::Command) -> io::Result<()> {
     Ok(())
 }
 
-/// A pipe with all that is to be read from it. Unlike a thread that writes, it keeps no copy that
-/// nobody wipes.
+/// A pipe that holds all of the input. A writer thread would keep a copy that nobody wipes.
 fn filled_pipe(bytes: &[u8]) -> io::Result<PipeReader> {
     let (reader, mut writer) = io::pipe()?;
     writer.write_all(bytes)?;
     Ok(reader)
 }
 
-/// A pipe that a thread fills while it is read.
+/// A pipe that a thread fills.
 fn fed_pipe(bytes: &[u8]) -> io::Result<PipeReader> {
     let (reader, mut writer) = io::pipe()?;
     let bytes = bytes.to_vec();
-    // A program may end without reading all of it.
+    // A program may exit without reading everything.
     thread::Builder::new().spawn(move || drop(writer.write_all(&bytes)))?;
     Ok(reader)
 }
 
-/// As a user would type it; only argv, never stdin or the environment. A command that prints a
-/// secret may have one in its arguments as well.
+/// The command line as a user would type it, without stdin and the environment. If stdout is secret, the
+/// arguments may be as well, and are hidden.
 impl fmt::Display for Command {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.name())?;
@@ -420,7 +418,7 @@ impl fmt::Display for Command {
     }
 }
 
-/// The beginning of a reply, on one line and without control characters, to be shown in an error.
+/// The beginning of a reply for an error: one line without control characters.
 pub fn excerpt(bytes: &[u8]) -> String {
     const SHOWN: usize = 120;
     let text: String = String::from_utf8_lossy(&bytes[..bytes.len().min(4 * SHOWN)])
@@ -435,7 +433,7 @@ pub fn excerpt(bytes: &[u8]) -> String {
     }
 }
 
-/// The end of what a program said, where the reason usually stands.
+/// The end of a program's output, where the reason usually is.
 pub fn excerpt_end(bytes: &[u8]) -> String {
     let bytes = bytes.trim_ascii_end();
     let end = &bytes[bytes.len().saturating_sub(4 * (EXCERPT + 1))..];
@@ -447,7 +445,7 @@ pub fn excerpt_end(bytes: &[u8]) -> String {
     }
 }
 
-/// `: ` and the words, where there are any.
+/// `: ` and the words, if any.
 struct Words<'a>(&'a str);
 
 impl fmt::Display for Words<'_> {
@@ -459,26 +457,26 @@ impl fmt::Display for Words<'_> {
     }
 }
 
-/// Reads one pipe to its end on a thread of its own.
+/// Reads a pipe to its end on its own thread.
 struct Drain {
     bytes: Arc<Mutex<Vec<u8>>>,
     overflowed: Arc<AtomicBool>,
     done: mpsc::Receiver<()>,
 }
 
-/// What to do with more than the limit.
+/// What to do beyond the limit.
 enum Excess {
     /// Keep the beginning, and call this once.
     Stop(Box<dyn Fn() + Send>),
-    /// Keep the end: that is where a program says why it failed.
+    /// Keep the end, where a program says why it failed.
     DropOldest,
 }
 
 impl Drain {
-    /// Keeps `limit` bytes, and reads on to the end in any case.
+    /// Keeps `limit` bytes, but reads to the end.
     ///
     /// # Errors
-    /// When there is no thread for it.
+    /// When no thread can be started.
     fn start(mut pipe: PipeReader, limit: usize, excess: Excess) -> io::Result<Self> {
         let bytes = Arc::new(Mutex::new(Vec::new()));
         let overflowed = Arc::new(AtomicBool::new(false));
@@ -512,7 +510,7 @@ impl Drain {
                     }
                 }
             }
-            // Nobody listens any more when the reader took too long.
+            // Nobody receives this after the grace period.
             let _ = sender.send(());
         })?;
         Ok(drain)
@@ -522,8 +520,8 @@ impl Drain {
         self.overflowed.load(Ordering::Relaxed)
     }
 
-    /// What has been read by the end of the pipe, or by `grace` if something holds it open; and
-    /// whether there was more than the limit.
+    /// What was read by the end of the pipe, or by `grace` if something holds it open, and whether it
+    /// exceeded the limit.
     fn finish(self, grace: Instant) -> (Vec<u8>, bool) {
         let _ = self
             .done

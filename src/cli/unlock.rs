@@ -23,9 +23,10 @@ use crate::{
     error::{Error, Kind, Result, Subject},
     fleet::run::{UnlockMany, Unlocked},
     input, interrupt,
-    output::{Format, Progress, error_object},
+    output::{Format, error_object},
     report::ceremony as report,
     signer::source::Openable,
+    terminal::Progress,
     text::quoted,
 };
 

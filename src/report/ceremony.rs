@@ -179,7 +179,7 @@ pub struct FailedUnlock {
     pub changed: Option<bool>,
     pub dry_run: bool,
     pub snapshot: SnapshotId,
-    pub error: Value,
+    pub error: ErrorFields,
 }
 
 /// A snapshot whose status is not known.

@@ -383,7 +383,7 @@ exit 8
 --- stdout
 --- stderr
 error: the request to add key "lock-2026" was sent, and now key 1 ("lock-2026") holds another public key
-  caused by: the connection to cluster:8000 was lost during fs_security_add_key: The read operation timed out
+  caused by: lost the connection to cluster:8000 during the request to store key "lock-2026": The read operation timed out
 hint: somebody else may be making changes; `[DIR]/qq-between --host=cluster fs_security_list_keys` shows what the cluster holds
 
 "#]]

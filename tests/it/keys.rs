@@ -345,8 +345,9 @@ fn a_failure_of_the_cluster_is_told() {
 exit 5
 --- stdout
 --- stderr
-error: cluster:8000 refused fs_security_get_key_usage: Error 404: fs_no_such_entry_error: There is no key 1.
-hint: `qkey keys list` shows what there is
+error: key 1 does not exist on cluster:8000
+  caused by: Error 404: fs_no_such_entry_error: There is no key 1.
+hint: `[QQ] --host=cluster fs_security_list_keys` shows what exists
 
 "#]].raw());
 }

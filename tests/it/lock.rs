@@ -159,8 +159,9 @@ fn unknown_snapshot_or_key_exits_5() {
 exit 5
 --- stdout
 --- stderr
-error: cluster:8000 refused snapshot_get_status: Error 404: fs_no_such_entry_error: There is no snapshot 99.
-hint: `[QQ] --host=cluster snapshot_list_statuses` shows what there is
+error: snapshot 99 does not exist on cluster:8000
+  caused by: Error 404: fs_no_such_entry_error: There is no snapshot 99.
+hint: `[QQ] --host=cluster snapshot_list_statuses` shows what exists
 ==== 2 lock-2062
 exit 5
 --- stdout
@@ -183,8 +184,9 @@ hint: `qkey keys list` shows what it holds
 exit 5
 --- stdout
 --- stderr
-error: cluster:8000 refused snapshot_get_status: Error 404: fs_no_such_entry_error: There is no snapshot 99.
-hint: `[QQ] --host=cluster snapshot_list_statuses` shows what there is
+error: snapshot 99 does not exist on cluster:8000
+  caused by: Error 404: fs_no_such_entry_error: There is no snapshot 99.
+hint: `[QQ] --host=cluster snapshot_list_statuses` shows what exists
 
 "#]].raw());
     assert_eq!(mock.count("snapshot_lock_snapshot"), 0);
@@ -249,7 +251,7 @@ exit 8
 --- stdout
 --- stderr
 error: the request to lock snapshot 2 ("2_quarter_end") was sent, and now it is locked with key 2
-  caused by: qq gave no usable answer to snapshot_lock_snapshot
+  caused by: qq failed to lock snapshot 2
   caused by: `[DIR]/qq-between` was killed by signal 9
 hint: somebody else may be making changes; `[DIR]/qq-between --host=cluster snapshot_get_status --id=2` shows what the cluster holds
 

@@ -325,7 +325,7 @@ exit 8
 --- stdout
 --- stderr
 error: the request to replace key 1 ("lock-2026") was sent, and now key 1 ("lock-2026") holds a third key
-  caused by: the connection to cluster:8000 was lost during fs_security_replace_key: The read operation timed out
+  caused by: lost the connection to cluster:8000 during the request to replace key 1: The read operation timed out
 hint: somebody else may be making changes; `[DIR]/qq-between --host=cluster fs_security_list_keys` shows what the cluster holds
 
 "#]].raw());
@@ -346,7 +346,8 @@ exit 4
 --- stdout
 --- stderr
 error: somebody else has replaced key 1 ("lock-2026")
-  caused by: cluster:8000 refused fs_security_replace_key: Error 400: invalid_request_error: The old key verification signature does not match the challenge.
+  caused by: cluster:8000 refused to replace key 1
+  caused by: Error 400: invalid_request_error: The old key verification signature does not match the challenge.
 hint: `qkey keys list` shows what it holds now
 
 "#]].raw());

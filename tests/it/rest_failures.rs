@@ -91,7 +91,7 @@ fn retries_are_logged_and_limited() {
     let run = qkey.run(["keys", "list", "-v", "--output=json"]);
     assert_data_eq!(run.stderr, str![[r#"
 {"log":{"level":"info","message":"list the lock keys"}}
-{"log":{"level":"info","message":"127.0.0.1:[PORT] refused to list the lock keys: Error 503: http_service_unavailable_error: Simulated failure 503.; retrying"}}
+{"log":{"level":"info","message":"127.0.0.1:[PORT] failed to list the lock keys: Error 503: http_service_unavailable_error: Simulated failure 503.; retrying"}}
 {"log":{"level":"info","message":"list the lock keys"}}
 
 "#]].raw());
@@ -114,7 +114,7 @@ fn retries_are_logged_and_limited() {
 exit 7
 --- stdout
 --- stderr
-error: 127.0.0.1:[PORT] refused to list the lock keys
+error: 127.0.0.1:[PORT] failed to list the lock keys
   caused by: Error 503: http_service_unavailable_error: Simulated failure 503.
 hint: the cluster, or a proxy in front of it, is not ready; try again later
 ==== 429
@@ -222,34 +222,38 @@ exit 8
 --- stdout
 --- stderr
 error: unexpected reply to the request to unlock snapshot 7 ("7_snapshot"): not done so far, and may still be
-  caused by: 127.0.0.1:[PORT] refused snapshot_unlock_snapshot: Error 503: http_service_unavailable_error: Simulated failure 503.
+  caused by: 127.0.0.1:[PORT] failed to unlock snapshot 7
+  caused by: Error 503: http_service_unavailable_error: Simulated failure 503.
 hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys usage` shows whether it was done; rerunning is safe: qkey looks first
 -- status {"status":429,"retry_after":0}
 exit 7
 --- stdout
 --- stderr
-error: 127.0.0.1:[PORT] refused snapshot_unlock_snapshot: Error 429: unknown_error: Simulated failure 429.
+error: 127.0.0.1:[PORT] refused to unlock snapshot 7
+  caused by: Error 429: unknown_error: Simulated failure 429.
 hint: the cluster, or a proxy in front of it, is not ready; try again later; the cluster now holds a signature made with alice.pem over its challenge
 -- drop_before {}
 exit 8
 --- stdout
 --- stderr
 error: no reply to the request to unlock snapshot 7 ("7_snapshot"): not done so far, and may still be
-  caused by: the connection to 127.0.0.1:[PORT] was lost during snapshot_unlock_snapshot: it was closed before the whole answer was there
+  caused by: lost the connection to 127.0.0.1:[PORT] during the request to unlock snapshot 7: it was closed before the whole response had arrived
 hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys usage` shows whether it was done; rerunning is safe: qkey looks first
 -- empty {"status":503}
 exit 8
 --- stdout
 --- stderr
 error: unexpected reply to the request to unlock snapshot 7 ("7_snapshot"): not done so far, and may still be
-  caused by: 127.0.0.1:[PORT] answered snapshot_unlock_snapshot with something other than its REST API does: status 503 Service Unavailable: (nothing)
+  caused by: unexpected reply from 127.0.0.1:[PORT] to the request to unlock snapshot 7
+  caused by: status 503: (nothing)
 hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys usage` shows whether it was done; rerunning is safe: qkey looks first
 -- empty {"status":504}
 exit 8
 --- stdout
 --- stderr
 error: unexpected reply to the request to unlock snapshot 7 ("7_snapshot"): not done so far, and may still be
-  caused by: 127.0.0.1:[PORT] answered snapshot_unlock_snapshot with something other than its REST API does: status 504 Gateway Timeout: (nothing)
+  caused by: unexpected reply from 127.0.0.1:[PORT] to the request to unlock snapshot 7
+  caused by: status 504: (nothing)
 hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys usage` shows whether it was done; rerunning is safe: qkey looks first
 ==== lock
 ==== replace_key
@@ -290,27 +294,27 @@ fn slow_replies_time_out() {
 exit 7
 --- stdout
 --- stderr
-error: 127.0.0.1:[PORT] did not answer fs_security_list_keys within 1 s
-hint: look whether the cluster answers, or give it longer with --timeout SECONDS
+error: no reply from 127.0.0.1:[PORT] within 1 s to the request to list the lock keys
+hint: check whether the cluster responds, or give it more time with --timeout SECONDS
 ==== a body
 exit 7
 --- stdout
 --- stderr
-error: 127.0.0.1:[PORT] did not answer fs_security_list_keys within 1 s
-hint: look whether the cluster answers, or give it longer with --timeout SECONDS
+error: no reply from 127.0.0.1:[PORT] within 1 s to the request to list the lock keys
+hint: check whether the cluster responds, or give it more time with --timeout SECONDS
 ==== a submission
 exit 8
 --- stdout
 --- stderr
 error: no reply to the request to unlock snapshot 7 ("7_snapshot"): not done so far, and may still be
-  caused by: 127.0.0.1:[PORT] did not answer snapshot_unlock_snapshot within 4 s
+  caused by: no reply from 127.0.0.1:[PORT] within 4 s to the request to unlock snapshot 7
 hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys usage` shows whether it was done; rerunning is safe: qkey looks first
 ==== a submission that is done
 exit 0
 --- stdout
 Unlocked snapshot 7 ("7_snapshot"), which key 1 ("lock-2026") locked.
 --- stderr
-warning: no reply to the request to unlock snapshot 7 ("7_snapshot") (127.0.0.1:[PORT] did not answer snapshot_unlock_snapshot within 4 s); checked: it was done
+warning: no reply to the request to unlock snapshot 7 ("7_snapshot") (no reply from 127.0.0.1:[PORT] within 4 s to the request to unlock snapshot 7); checked: it was done
 
 "#]].raw());
 }
@@ -341,8 +345,8 @@ fn reply_over_8_mib_is_refused() {
 exit 7
 --- stdout
 --- stderr
-error: the reply of 127.0.0.1:[PORT] to fs_security_list_keys is too large: the key list is larger than 8 MiB
-hint: a cluster sends far less; check --host and --port: a proxy or another service may answer there
+error: the reply from 127.0.0.1:[PORT] is too large: the key list is larger than 8 MiB
+hint: a cluster sends far less; check --host and --port: a proxy or another service may respond there
 
 "#]].raw());
         assert_eq!(core.count("list_keys"), 1);
@@ -387,75 +391,86 @@ fn missing_fields_are_named() {
 exit 7
 --- stdout
 --- stderr
-error: 127.0.0.1:[PORT] answered fs_security_list_keys with something other than its REST API does: not a list of keys in JSON (missing field `id` at line 1 column 210): {"entries": [{"name": "lock-2026", "comment": "", "disabled": false, "public_key": "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE…
-hint: check --host and --port: a proxy or another service may answer there
+error: unexpected reply from 127.0.0.1:[PORT] to the request to list the lock keys
+  caused by: expected a list of keys in JSON (missing field `id` at line 1 column 210), got: {"entries": [{"name": "lock-2026", "comment": "", "disabled": false, "public_key": "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE…
+hint: check --host and --port: a proxy or another service may respond there
 ==== list_keys name
 exit 7
 --- stdout
 --- stderr
-error: 127.0.0.1:[PORT] answered fs_security_list_keys with something other than its REST API does: not a list of keys in JSON (missing field `name` at line 1 column 200): {"entries": [{"id": "1", "comment": "", "disabled": false, "public_key": "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEgKmJRFWtWT…
-hint: check --host and --port: a proxy or another service may answer there
+error: unexpected reply from 127.0.0.1:[PORT] to the request to list the lock keys
+  caused by: expected a list of keys in JSON (missing field `name` at line 1 column 200), got: {"entries": [{"id": "1", "comment": "", "disabled": false, "public_key": "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEgKmJRFWtWT…
+hint: check --host and --port: a proxy or another service may respond there
 ==== list_keys public_key
 exit 7
 --- stdout
 --- stderr
-error: 127.0.0.1:[PORT] answered fs_security_list_keys with something other than its REST API does: not a list of keys in JSON (missing field `public_key` at line 1 column 79): {"entries": [{"id": "1", "name": "lock-2026", "comment": "", "disabled": false}]}
-hint: check --host and --port: a proxy or another service may answer there
+error: unexpected reply from 127.0.0.1:[PORT] to the request to list the lock keys
+  caused by: expected a list of keys in JSON (missing field `public_key` at line 1 column 79), got: {"entries": [{"id": "1", "name": "lock-2026", "comment": "", "disabled": false}]}
+hint: check --host and --port: a proxy or another service may respond there
 ==== list_keys entries
 exit 7
 --- stdout
 --- stderr
-error: 127.0.0.1:[PORT] answered fs_security_list_keys with something other than its REST API does: not a list of keys in JSON (missing field `entries` at line 1 column 2): {}
-hint: check --host and --port: a proxy or another service may answer there
+error: unexpected reply from 127.0.0.1:[PORT] to the request to list the lock keys
+  caused by: expected a list of keys in JSON (missing field `entries` at line 1 column 2), got: {}
+hint: check --host and --port: a proxy or another service may respond there
 ==== unlock_challenge challenge
 exit 7
 --- stdout
 --- stderr
-error: 127.0.0.1:[PORT] answered snapshot_get_unlock_challenge with something other than its REST API does: not a challenge in JSON (missing field `challenge` at line 1 column 2): {}
-hint: check --host and --port: a proxy or another service may answer there
+error: unexpected reply from 127.0.0.1:[PORT] to the request to get the challenge to unlock snapshot 7
+  caused by: expected a challenge in JSON (missing field `challenge` at line 1 column 2), got: {}
+hint: check --host and --port: a proxy or another service may respond there
 ==== get_status lock_key
 exit 7
 --- stdout
 --- stderr
-error: 127.0.0.1:[PORT] answered snapshot_get_status with something other than its REST API does: not the snapshot's status in JSON (missing field `lock_key` at line 1 column 208): {"id": 7, "name": "7_snapshot", "timestamp": "2026-01-01T00:00:00Z", "expiration": "", "policy_id": null, "policy_name":…
-hint: check --host and --port: a proxy or another service may answer there
+error: unexpected reply from 127.0.0.1:[PORT] to the request to read snapshot 7
+  caused by: expected the snapshot's status in JSON (missing field `lock_key` at line 1 column 208), got: {"id": 7, "name": "7_snapshot", "timestamp": "2026-01-01T00:00:00Z", "expiration": "", "policy_id": null, "policy_name":…
+hint: check --host and --port: a proxy or another service may respond there
 ==== get_status id
 exit 7
 --- stdout
 --- stderr
-error: 127.0.0.1:[PORT] answered snapshot_get_status with something other than its REST API does: not the snapshot's status in JSON (missing field `id` at line 1 column 216): {"name": "7_snapshot", "timestamp": "2026-01-01T00:00:00Z", "expiration": "", "policy_id": null, "policy_name": null, "s…
-hint: check --host and --port: a proxy or another service may answer there
+error: unexpected reply from 127.0.0.1:[PORT] to the request to read snapshot 7
+  caused by: expected the snapshot's status in JSON (missing field `id` at line 1 column 216), got: {"name": "7_snapshot", "timestamp": "2026-01-01T00:00:00Z", "expiration": "", "policy_id": null, "policy_name": null, "s…
+hint: check --host and --port: a proxy or another service may respond there
 ==== key_usage usages
 exit 7
 --- stdout
 --- stderr
-error: 127.0.0.1:[PORT] answered fs_security_get_key_usage with something other than its REST API does: not a list of usages in JSON (missing field `usages` at line 1 column 24): {"paging": {"next": ""}}
-hint: check --host and --port: a proxy or another service may answer there
+error: unexpected reply from 127.0.0.1:[PORT] to the request to list what key 1 protects
+  caused by: expected a list of usages in JSON (missing field `usages` at line 1 column 24), got: {"paging": {"next": ""}}
+hint: check --host and --port: a proxy or another service may respond there
 ==== key_usage type
 exit 7
 --- stdout
 --- stderr
-error: 127.0.0.1:[PORT] answered fs_security_get_key_usage with something other than its REST API does: not a list of usages in JSON (missing field `type` at line 1 column 23): {"usages": [{"id": "7"}], "paging": {"next": ""}}
-hint: check --host and --port: a proxy or another service may answer there
+error: unexpected reply from 127.0.0.1:[PORT] to the request to list what key 1 protects
+  caused by: expected a list of usages in JSON (missing field `type` at line 1 column 23), got: {"usages": [{"id": "7"}], "paging": {"next": ""}}
+hint: check --host and --port: a proxy or another service may respond there
 ==== key_usage id
 exit 7
 --- stdout
 --- stderr
-error: 127.0.0.1:[PORT] answered fs_security_get_key_usage with something other than its REST API does: not a list of usages in JSON (missing field `id` at line 1 column 32): {"usages": [{"type": "snapshot"}], "paging": {"next": ""}}
-hint: check --host and --port: a proxy or another service may answer there
+error: unexpected reply from 127.0.0.1:[PORT] to the request to list what key 1 protects
+  caused by: expected a list of usages in JSON (missing field `id` at line 1 column 32), got: {"usages": [{"type": "snapshot"}], "paging": {"next": ""}}
+hint: check --host and --port: a proxy or another service may respond there
 ==== replace_challenge challenge
 exit 7
 --- stdout
 --- stderr
-error: 127.0.0.1:[PORT] answered fs_security_get_key_replace_challenge with something other than its REST API does: not a challenge in JSON (missing field `challenge` at line 1 column 2): {}
-hint: check --host and --port: a proxy or another service may answer there
+error: unexpected reply from 127.0.0.1:[PORT] to the request to get the challenge to replace key 1
+  caused by: expected a challenge in JSON (missing field `challenge` at line 1 column 2), got: {}
+hint: check --host and --port: a proxy or another service may respond there
 ==== add_key id
 exit 0
 --- stdout
 Stored key 2 ("new") in the key store.
   SHA256:JSkAIR0avXSXaOU9Y5LHbqSNYBdGNuIp6RwKJix49NQ
 --- stderr
-warning: unexpected reply to the request to add key "new" (127.0.0.1:[PORT] answered fs_security_add_key with something other than its REST API does: not the key in JSON (missing field `id` at line 1 column 191): {"name": "new", "comment": "", "disabled": false, "public_key": "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE4pvPqFpgnVaiL1Uq90I…); checked: it was done
+warning: unexpected reply to the request to add key "new" (unexpected reply from 127.0.0.1:[PORT] to the request to store key "new": expected the key in JSON (missing field `id` at line 1 column 191), got: {"name": "new", "comment": "", "disabled": false, "public_key": "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE4pvPqFpgnVaiL1Uq90I…); checked: it was done
 ==== replace_key public_key
 exit 0
 --- stdout
@@ -463,7 +478,7 @@ Replaced key 1 ("lock-2026").
   was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
   now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
 --- stderr
-warning: unexpected reply to the request to replace key 1 ("lock-2026") (127.0.0.1:[PORT] answered fs_security_replace_key with something other than its REST API does: not the key in JSON (missing field `public_key` at line 1 column 66): {"id": "1", "name": "lock-2026", "comment": "", "disabled": false}); checked: it was done
+warning: unexpected reply to the request to replace key 1 ("lock-2026") (unexpected reply from 127.0.0.1:[PORT] to the request to replace key 1: expected the key in JSON (missing field `public_key` at line 1 column 66), got: {"id": "1", "name": "lock-2026", "comment": "", "disabled": false}); checked: it was done
 
 "#]].raw());
 }
@@ -487,32 +502,37 @@ fn foreign_replies_are_quoted() {
 exit 7
 --- stdout
 --- stderr
-error: 127.0.0.1:[PORT] answered fs_security_list_keys with something other than its REST API does: not a list of keys in JSON: This is not JSON.
-hint: check --host and --port: a proxy or another service may answer there
+error: unexpected reply from 127.0.0.1:[PORT] to the request to list the lock keys
+  caused by: expected a list of keys in JSON, got: This is not JSON.
+hint: check --host and --port: a proxy or another service may respond there
 ==== truncated
 exit 7
 --- stdout
 --- stderr
-error: 127.0.0.1:[PORT] answered fs_security_list_keys with something other than its REST API does: not a list of keys in JSON: {"entries": [{"id": "1", "name": "lock-2026", "comment": "", "disabled": false, "public_key": "MFkwEwYHKoZIzj0C
-hint: check --host and --port: a proxy or another service may answer there
+error: unexpected reply from 127.0.0.1:[PORT] to the request to list the lock keys
+  caused by: expected a list of keys in JSON, got: {"entries": [{"id": "1", "name": "lock-2026", "comment": "", "disabled": false, "public_key": "MFkwEwYHKoZIzj0C
+hint: check --host and --port: a proxy or another service may respond there
 ==== empty
 exit 7
 --- stdout
 --- stderr
-error: 127.0.0.1:[PORT] answered fs_security_list_keys with something other than its REST API does: not a list of keys in JSON: (nothing)
-hint: check --host and --port: a proxy or another service may answer there
+error: unexpected reply from 127.0.0.1:[PORT] to the request to list the lock keys
+  caused by: expected a list of keys in JSON, got: (nothing)
+hint: check --host and --port: a proxy or another service may respond there
 ==== html_502
 exit 7
 --- stdout
 --- stderr
-error: 127.0.0.1:[PORT] answered fs_security_list_keys with something other than its REST API does: status 502 Bad Gateway: <html>  <head><title>502 Bad Gateway</title></head>  <body>  <center><h1>502 Bad Gateway</h1></center>  </body>  </html>
-hint: check --host and --port: a proxy or another service may answer there
+error: unexpected reply from 127.0.0.1:[PORT] to the request to list the lock keys
+  caused by: status 502: <html>  <head><title>502 Bad Gateway</title></head>  <body>  <center><h1>502 Bad Gateway</h1></center>  </body>  </html>
+hint: check --host and --port: a proxy or another service may respond there
 ==== redirect
 exit 7
 --- stdout
 --- stderr
-error: 127.0.0.1:[PORT] answered fs_security_list_keys with something other than its REST API does: a redirection to https://elsewhere.invalid/keys, which qkey does not follow
-hint: check --host and --port: a proxy or another service may answer there
+error: unexpected reply from 127.0.0.1:[PORT] to the request to list the lock keys
+  caused by: it redirects to https://elsewhere.invalid/keys, which qkey does not follow
+hint: check --host and --port: a proxy or another service may respond there
 
 "#]].raw());
 }
@@ -652,16 +672,21 @@ exit 6
 --- stdout
 Unlocked 0, already unlocked 0, failed 5, not tried 15.
 --- stderr
-error: snapshot 100: 127.0.0.1:[PORT] refused snapshot_get_status: Error 403: http_forbidden_error: Simulated failure 403.
-hint: log in as a user whose role has the privilege for it, or ask an administrator
-error: snapshot 101: 127.0.0.1:[PORT] refused snapshot_get_status: Error 403: http_forbidden_error: Simulated failure 403.
-hint: log in as a user whose role has the privilege for it, or ask an administrator
-error: snapshot 102: 127.0.0.1:[PORT] refused snapshot_get_status: Error 403: http_forbidden_error: Simulated failure 403.
-hint: log in as a user whose role has the privilege for it, or ask an administrator
-error: snapshot 103: 127.0.0.1:[PORT] refused snapshot_get_status: Error 403: http_forbidden_error: Simulated failure 403.
-hint: log in as a user whose role has the privilege for it, or ask an administrator
-error: snapshot 104: 127.0.0.1:[PORT] refused snapshot_get_status: Error 403: http_forbidden_error: Simulated failure 403.
-hint: log in as a user whose role has the privilege for it, or ask an administrator
+error: 127.0.0.1:[PORT] denied permission to read snapshot 100
+  caused by: Error 403: http_forbidden_error: Simulated failure 403.
+hint: log in as a user whose role includes PRIVILEGE_SNAPSHOT_READ; role changes take effect at the next login
+error: 127.0.0.1:[PORT] denied permission to read snapshot 101
+  caused by: Error 403: http_forbidden_error: Simulated failure 403.
+hint: log in as a user whose role includes PRIVILEGE_SNAPSHOT_READ; role changes take effect at the next login
+error: 127.0.0.1:[PORT] denied permission to read snapshot 102
+  caused by: Error 403: http_forbidden_error: Simulated failure 403.
+hint: log in as a user whose role includes PRIVILEGE_SNAPSHOT_READ; role changes take effect at the next login
+error: 127.0.0.1:[PORT] denied permission to read snapshot 103
+  caused by: Error 403: http_forbidden_error: Simulated failure 403.
+hint: log in as a user whose role includes PRIVILEGE_SNAPSHOT_READ; role changes take effect at the next login
+error: 127.0.0.1:[PORT] denied permission to read snapshot 104
+  caused by: Error 403: http_forbidden_error: Simulated failure 403.
+hint: log in as a user whose role includes PRIVILEGE_SNAPSHOT_READ; role changes take effect at the next login
 error: 5 of 20 snapshots failed; 15 were not tried, because the cluster is out of reach or refuses this user
 hint: see the errors above; rerunning is safe: what is already unlocked is left alone
 

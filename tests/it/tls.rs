@@ -79,7 +79,7 @@ fn curl_accepts(core: &Core) -> bool {
     status.success()
 }
 
-/// That a certificate was refused, and nothing was asked of whoever showed it.
+/// Expects a refused certificate, and no request to the server.
 fn expect_none(core: &Core, run: &Run) {
     assert_eq!(run.code, 7, "{run:?}");
     assert_eq!(core.requests(), Vec::<serde_json::Value>::new());
@@ -626,7 +626,7 @@ exit 7
 --- stderr
 error: the certificate of 127.0.0.1:[PORT] is not trusted
   caused by: it is not the pinned certificate, sha256:00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff
-hint: its fingerprint is sha256:[CORE]; if the cluster has a new certificate, pin that one; otherwise, find out what answers there
+hint: its fingerprint is sha256:[CORE]; if the cluster has a new certificate, pin that one; otherwise, find out what responds there
 
 "#]].raw());
 }
@@ -686,7 +686,7 @@ hint: `qkey config init --file -` shows every key that there is
 fn insecure_accepts_any_certificate_and_warns() {
     for certificate in ["signed", "expired", "wrong-name", "self-signed-ca"] {
         let core = Core::start_with(&[&format!("--certificate={certificate}")]);
-        let warning = "warning: the certificate of 127.0.0.1:[PORT] is not looked at (--insecure): whoever stands between can read the token, and answer in the cluster's place\n";
+        let warning = "warning: the certificate of 127.0.0.1:[PORT] is not verified (--insecure): anyone on the network path can steal the token and reply in the cluster's place\n";
         let qkey = trusting_nobody(&core);
         let run = qkey.run(["keys", "--insecure"]);
         expect_trust(&run);
@@ -983,10 +983,10 @@ fn server_without_the_certificates_private_key() {
         str![[r#"
 error: the certificate of 127.0.0.1:[PORT] is not trusted
   caused by: the server did not prove that it holds the certificate's private key
-hint: someone may be impersonating the cluster; find out what answers there
+hint: someone may be impersonating the cluster; find out what responds there
 error: the certificate of 127.0.0.1:[PORT] is not trusted
   caused by: the server did not prove that it holds the certificate's private key
-hint: someone may be impersonating the cluster; find out what answers there
+hint: someone may be impersonating the cluster; find out what responds there
 
 "#]]
         .raw()
@@ -1026,13 +1026,15 @@ hint: check --host and --port: the REST API of a cluster speaks HTTP/1.1
 exit 7
 --- stdout
 --- stderr
-error: 127.0.0.1:[PORT] answered fs_security_list_keys with something other than its REST API does: HTTP/2, where HTTP/1.1 was asked for
-hint: check --host and --port: a proxy or another service may answer there
+error: unexpected reply from 127.0.0.1:[PORT] to the request to list the lock keys
+  caused by: it is HTTP/2, not HTTP/1.1
+hint: check --host and --port: a proxy or another service may respond there
 exit 7
 --- stdout
 --- stderr
-error: 127.0.0.1:[PORT] answered fs_security_list_keys with something other than its REST API does: HTTP/2, where HTTP/1.1 was asked for
-hint: check --host and --port: a proxy or another service may answer there
+error: unexpected reply from 127.0.0.1:[PORT] to the request to list the lock keys
+  caused by: it is HTTP/2, not HTTP/1.1
+hint: check --host and --port: a proxy or another service may respond there
 
 "#]].raw());
 }
@@ -1321,7 +1323,7 @@ exit 7
 --- stdout
 --- stderr
 error: cannot reach 127.0.0.1:[PORT]: no connection within 1 s
-hint: look whether the cluster answers, or give it longer with --timeout SECONDS
+hint: check whether the cluster responds, or give it more time with --timeout SECONDS
 
 "#]]
             .raw()

@@ -1016,14 +1016,16 @@ exit 5
 --- stdout
 --- stderr
 error: the challenge changed before each of 2 submissions
-  caused by: 127.0.0.1:[PORT] refused fs_security_replace_key: Error 400: invalid_request_error: The old key verification signature does not match the challenge.
+  caused by: 127.0.0.1:[PORT] refused to replace key 1
+  caused by: Error 400: invalid_request_error: The old key verification signature does not match the challenge.
 hint: something keeps changing it (a name, a comment, an expiration); run this again, or give more --attempts
 $ qkey unlock --id=7 --key alice.pem --attempts=1
 exit 5
 --- stdout
 --- stderr
 error: the challenge changed before the submission
-  caused by: 127.0.0.1:[PORT] refused snapshot_unlock_snapshot: Error 400: invalid_request_error: The signature does not match the challenge.
+  caused by: 127.0.0.1:[PORT] refused to unlock snapshot 7
+  caused by: Error 400: invalid_request_error: The signature does not match the challenge.
 hint: something keeps changing it (a name, a comment, an expiration); run this again, or give more --attempts
 $ qkey unlock --id=7 --key alice.pem --attempts=2
 exit 5

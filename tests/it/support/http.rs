@@ -1,4 +1,4 @@
-//! A small HTTP server on a free port of 127.0.0.1, for the fakes of what vendors' programs talk to.
+//! A small HTTP server on a free port of 127.0.0.1, for fakes of cloud services.
 
 use std::{
     collections::HashMap,
@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-/// One request, whose names of headers are in lower case.
+/// A request; header names are in lower case.
 pub struct Request {
     pub method: String,
     pub path: String,
@@ -20,22 +20,22 @@ pub struct Request {
     pub body: Vec<u8>,
 }
 
-/// What a server does with a request.
+/// How a server handles a request.
 pub enum Reply {
-    /// A status and a body of JSON.
+    /// A status and a JSON body.
     Json(u16, String),
-    /// Nothing, for as long as the server lives.
+    /// No response while the server lives.
     Hang,
 }
 
-/// A server that ends with the test.
+/// A server that is stopped when dropped.
 pub struct Server {
     port: u16,
     ended: Arc<AtomicBool>,
 }
 
 impl Server {
-    /// Answers each request with what `handle` makes of it, several side by side.
+    /// Handles requests with `handle`, concurrently.
     pub fn start(handle: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let port = listener.local_addr().expect("an address").port();
@@ -52,7 +52,7 @@ impl Server {
                 }
                 let (handle, ended) = (handle.clone(), ended.clone());
                 thread::spawn(move || {
-                    // A client that goes away has been killed by its test.
+                    // A client that disconnects was killed by its test.
                     let _ = stream.and_then(|stream| serve(&stream, &*handle, &ended));
                 });
             }
@@ -68,12 +68,12 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         self.ended.store(true, Ordering::Relaxed);
-        // Wakes the thread that accepts.
+        // Wakes the accept loop.
         let _ = TcpStream::connect(("127.0.0.1", self.port));
     }
 }
 
-/// A URL where nothing listens.
+/// A URL with no server.
 pub fn url_of_nobody() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = listener.local_addr().expect("an address");

@@ -1,6 +1,5 @@
-//! A proxy on a free port of 127.0.0.1 that knows CONNECT alone and tunnels bytes.
+//! A CONNECT-only proxy on a free port of 127.0.0.1.
 
-// Each test file is a crate of its own and uses its own part of this.
 #![allow(dead_code)]
 
 use std::{
@@ -13,16 +12,16 @@ use std::{
     thread,
 };
 
-/// Whom a proxy serves.
+/// Which clients a proxy serves.
 pub enum Serves {
     Everybody,
-    /// Those who send these credentials, `name:password` in Base64; others are answered 407.
+    /// Those with these credentials (`name:password` in Base64); others get 407.
     Only(&'static str),
-    /// Nobody: all are answered 403.
+    /// None: all get 403.
     Nobody,
 }
 
-/// A proxy that ends with the test.
+/// A proxy that is stopped when dropped.
 pub struct Proxy {
     port: u16,
     shared: Arc<Shared>,
@@ -55,7 +54,7 @@ impl Proxy {
                     return;
                 }
                 let shared = shared.clone();
-                // A client or a server that goes away ends the tunnel, and that is all.
+                // A client or a server that goes away ends only the tunnel.
                 thread::spawn(move || client.and_then(|client| serve(client, &shared)));
             }
         });
@@ -70,17 +69,17 @@ impl Proxy {
         format!("http://127.0.0.1:{}", self.port)
     }
 
-    /// The same with the name and the password of somebody.
+    /// The URL with a user name and password.
     pub fn url_for(&self, user: &str) -> String {
         format!("http://{user}@127.0.0.1:{}", self.port)
     }
 
-    /// All that clients have said to the proxy itself.
+    /// Everything that clients sent to the proxy itself.
     pub fn heard(&self) -> String {
         lock(&self.shared.heard).clone()
     }
 
-    /// What clients have asked to be connected to, `host:port` each, the refused ones included.
+    /// The `host:port` of each CONNECT request, including refused ones.
     pub fn targets(&self) -> Vec<String> {
         lock(&self.shared.targets).clone()
     }
@@ -89,13 +88,13 @@ impl Proxy {
 impl Drop for Proxy {
     fn drop(&mut self) {
         self.shared.ended.store(true, Ordering::Relaxed);
-        // Wakes the thread that accepts.
+        // Wakes the accept loop.
         let _ = TcpStream::connect(("127.0.0.1", self.port));
     }
 }
 
 fn serve(mut client: TcpStream, shared: &Shared) -> io::Result<()> {
-    // The client waits for the answer before it sends more, so that nothing is read too far.
+    // The client waits for the response before it sends more, so this never reads too far.
     let mut reader = BufReader::new(client.try_clone()?);
     let mut first = String::new();
     reader.read_line(&mut first)?;
@@ -144,7 +143,7 @@ fn refuse(mut client: TcpStream, status: &str, headers: &str) -> io::Result<()> 
     )
 }
 
-/// Passes bytes on until there are no more, and that end with them.
+/// Copies bytes until the end, then shuts the other side down.
 fn pass_on(mut from: TcpStream, mut to: TcpStream) {
     let _ = io::copy(&mut from, &mut to);
     let _ = to.shutdown(Shutdown::Write);
