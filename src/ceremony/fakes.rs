@@ -1,5 +1,5 @@
-//! A cluster and keys in memory, for the tests of the ceremonies: the cluster verifies what it is
-//! sent, and both fail where a test says so.
+//! A cluster and keys in memory, for tests: the cluster verifies what it receives, and both fail where
+//! a test says so.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -31,7 +31,7 @@ pub fn failed<T>(result: Result<T>, kind: Kind, exit_code: u8) -> Error {
     error
 }
 
-/// All that the user is told of an error.
+/// What the user is told of an error.
 pub fn told(error: &Error) -> String {
     let hint = error.hint_text().unwrap_or_default();
     format!("{error}\n{}\n{hint}", error.causes().join("\n"))
@@ -43,7 +43,8 @@ pub fn assert_tells(error: &Error, words: &str) {
     assert!(told.contains(words), "{words:?} is missing in: {told}");
 }
 
-/// Where as many threads as expected must be at the same time; else whoever waits there panics.
+/// A point that the expected number of threads must reach at the same time; otherwise those that wait
+/// there panic.
 pub struct Rendezvous {
     expected: usize,
     arrived: Mutex<usize>,
@@ -51,7 +52,7 @@ pub struct Rendezvous {
 }
 
 impl Rendezvous {
-    /// Only a test that fails waits that long.
+    /// Only a failing test waits this long.
     const GIVING_UP: Duration = Duration::from_secs(20);
 
     pub fn of(expected: usize) -> Arc<Self> {
@@ -120,20 +121,20 @@ impl Call {
 pub enum Fault {
     /// It waits for other steps to get there.
     Meet(Arc<Rendezvous>),
-    /// Somebody else changes something just before the cluster looks at it.
+    /// Another user changes something just before the cluster handles the call.
     Meanwhile(fn(&mut World)),
     Refused,
     Unauthorized,
     NotSent,
-    /// The cluster is busy, and not any more after this time.
+    /// The cluster is busy for this long.
     Passing(Duration),
-    /// It does not arrive, and nobody can tell.
+    /// It does not arrive, and there is no reply.
     Lost,
-    /// It is carried out and its answer lost; it shows from this look on.
+    /// It is carried out and its reply lost; this read is the first to show it.
     LostAfter(usize),
-    /// The answer is lost because of a signal.
+    /// The reply is lost because of a signal.
     Stopped(Kind),
-    /// It is answered as if it had been carried out, and is not.
+    /// The reply says that it was carried out, and it was not.
     Ignored,
 }
 
@@ -242,7 +243,7 @@ impl World {
         found.expect("the key is there")
     }
 
-    /// With line ends and letters that nothing on the way may touch.
+    /// With line ends and letters that no transport may change.
     pub fn replacement_challenge(&self, key: &KeyRef) -> std::result::Result<String, String> {
         let held = self.keys.iter().find(|held| key.matches(&held.key));
         let Held { key, version } = held.ok_or("fs_no_such_entry_error")?;
@@ -347,7 +348,7 @@ pub struct FakeCluster {
 
 struct State {
     world: World,
-    /// What the next looks show instead, and how many.
+    /// What the next reads show instead, and how many of them.
     outdated: Option<(World, usize)>,
     calls: Vec<Call>,
 }
@@ -377,13 +378,13 @@ impl FakeCluster {
         }
     }
 
-    /// It has one connection, for which calls wait.
+    /// It has one connection, and calls wait for it.
     pub fn one_call_at_a_time(mut self) -> Self {
         self.one_at_a_time = true;
         self
     }
 
-    /// Scripts a fault for the 1st, 2nd … time that this very call is made.
+    /// Scripts a fault for the 1st, 2nd … time that exactly this call is made.
     pub fn fault(
         mut self,
         call: Call,
