@@ -1,9 +1,9 @@
 //! What `add`, `replace`, `unlock` and `lock` print.
 
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::Serialize;
-use serde_json::Value;
 
+use super::ErrorFields;
 use crate::{
     cluster::{Snapshot, StoredKey},
     public_key::PublicKey,
@@ -203,4 +203,16 @@ pub struct Counts {
     pub failed: usize,
     pub unknown: usize,
     pub not_tried: usize,
+}
+
+/// The schemas of this module's objects.
+pub fn schemas(generator: &mut SchemaGenerator) -> Vec<Schema> {
+    vec![
+        generator.subschema_for::<Add<'_>>(),
+        generator.subschema_for::<Replace<'_>>(),
+        generator.subschema_for::<Lock<'_>>(),
+        generator.subschema_for::<Unlock<'_>>(),
+        generator.subschema_for::<FailedUnlock>(),
+        generator.subschema_for::<UnlockSummary>(),
+    ]
 }

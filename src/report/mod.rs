@@ -56,6 +56,7 @@ pub fn schema() -> Value {
         generator.subschema_for::<ErrorReport>(),
         generator.subschema_for::<NoteReport<'_>>(),
     ];
+    objects.extend(ceremony::schemas(&mut generator));
     objects.extend(key::schemas(&mut generator));
     json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",
