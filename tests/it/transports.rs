@@ -1254,38 +1254,38 @@ fn reply_about_another_key_is_looked_up() {
     assert_data_eq!(said, str![[r##"
 # another name
 $ qkey add --name spare --key carol.pem
-==== over qq 7.10.2.1
-exit 0
---- stdout
-Stored key 2 ("spare") in the key store.
-  SHA256:JSkAIR0avXSXaOU9Y5LHbqSNYBdGNuIp6RwKJix49NQ
---- stderr
-warning: unexpected reply to the request to add key "spare" (qq gave no usable answer to fs_security_add_key: `[QQ]` answered with something other than the key in JSON (it is about another one): {     "comment": "",     "disabled": false,     "id": "2",     "name": "other",     "public_key": "MFkwEwYHKoZIzj0CAQYIK…); checked: it was done
 ==== over rest
 exit 0
 --- stdout
 Stored key 2 ("spare") in the key store.
-  SHA256:JSkAIR0avXSXaOU9Y5LHbqSNYBdGNuIp6RwKJix49NQ
+  SHA256:[CAROL]
 --- stderr
 warning: unexpected reply to the request to add key "spare" (127.0.0.1:[PORT] answered fs_security_add_key with something other than its REST API does: not the key in JSON (it is about another one): {"id": "2", "name": "other", "comment": "", "disabled": false, "public_key": "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE4pvPqF…); checked: it was done
-# another id
-$ qkey replace --key-id=vault --old-key alice.pem --new-key bob.pem
 ==== over qq 7.10.2.1
 exit 0
 --- stdout
-Replaced key 1 ("vault").
-  was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
-  now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
+Stored key 2 ("spare") in the key store.
+  SHA256:[CAROL]
 --- stderr
-warning: unexpected reply to the request to replace key 1 ("vault") (qq gave no usable answer to fs_security_replace_key: `[QQ]` answered with something other than the key in JSON (it is about another one): {     "comment": "",     "disabled": false,     "id": "2",     "name": "vault",     "public_key": "MFkwEwYHKoZIzj0CAQYIK…); checked: it was done
+warning: unexpected reply to the request to add key "spare" (qq gave no usable answer to fs_security_add_key: `[QQ]` answered with something other than the key in JSON (it is about another one): {     "comment": "",     "disabled": false,     "id": "2",     "name": "other",     "public_key": "MFkwEwYHKoZIzj0CAQYIK…); checked: it was done
+# another id
+$ qkey replace --key-id=vault --old-key alice.pem --new-key bob.pem
 ==== over rest
 exit 0
 --- stdout
 Replaced key 1 ("vault").
-  was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
-  now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
+  was SHA256:[ALICE]
+  now SHA256:[BOB]
 --- stderr
 warning: unexpected reply to the request to replace key 1 ("vault") (127.0.0.1:[PORT] answered fs_security_replace_key with something other than its REST API does: not the key in JSON (it is about another one): {"id": "2", "name": "vault", "comment": "", "disabled": false, "public_key": "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEOIU028…); checked: it was done
+==== over qq 7.10.2.1
+exit 0
+--- stdout
+Replaced key 1 ("vault").
+  was SHA256:[ALICE]
+  now SHA256:[BOB]
+--- stderr
+warning: unexpected reply to the request to replace key 1 ("vault") (qq gave no usable answer to fs_security_replace_key: `[QQ]` answered with something other than the key in JSON (it is about another one): {     "comment": "",     "disabled": false,     "id": "2",     "name": "vault",     "public_key": "MFkwEwYHKoZIzj0CAQYIK…); checked: it was done
 
 "##]].raw());
 }
