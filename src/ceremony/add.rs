@@ -124,7 +124,7 @@ impl Change for Add<'_> {
         format!("add key {}", quoted(self.name))
     }
 
-    fn check(&self) -> Check {
+    fn check(&self) -> Check<'_> {
         Check::Keys
     }
 

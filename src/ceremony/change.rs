@@ -57,7 +57,7 @@ pub trait Change: Sync {
     fn title(&self, state: &Self::State) -> String;
 
     /// What shows whether it was done.
-    fn check(&self) -> Check;
+    fn check(&self) -> Check<'_>;
 
     /// What the user should know of the result, though it is no failure.
     fn warnings(&self, _state: &Self::State, _new_key: Option<&PublicKey>) -> Vec<String> {

@@ -116,7 +116,7 @@ impl Change for Lock {
         format!("lock {}", state.snapshot.title())
     }
 
-    fn check(&self) -> Check {
+    fn check(&self) -> Check<'_> {
         Check::Snapshot(self.id)
     }
 }

@@ -135,7 +135,7 @@ impl Change for Replace {
         format!("replace {}", state.stored.title())
     }
 
-    fn check(&self) -> Check {
+    fn check(&self) -> Check<'_> {
         Check::Keys
     }
 

@@ -71,7 +71,7 @@ impl Change for Unlock {
         format!("unlock {}", state.title())
     }
 
-    fn check(&self) -> Check {
+    fn check(&self) -> Check<'_> {
         Check::Snapshot(self.0)
     }
 }

@@ -255,16 +255,6 @@ pub fn fingerprint_of(key: &StoredKey) -> Option<String> {
     key.public_key().ok().map(|key| key.fingerprint())
 }
 
-/// The fields of a stored key in JSON.
-pub fn key_object(key: &StoredKey) -> Value {
-    json!(report::StoredKey::from(key))
-}
-
-/// The fields of a public key in JSON.
-pub fn public_key_object(key: &PublicKey) -> Value {
-    json!(report::PublicKey::from(key))
-}
-
 fn with_source<'a>(key: &'a StoredKey, configured: &'a Configured) -> ListedKey<'a> {
     ListedKey {
         key: key.into(),

@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 
 use super::{
     Context, Opened,
-    source::{Body, Generate, Generated, SourceKind, Source, no_path},
+    source::{Body, Generate, Generated, Source, SourceKind, no_path},
     tool::{self, Table, Tool, Vendor, row},
 };
 use crate::{

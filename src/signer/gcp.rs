@@ -14,7 +14,7 @@ use serde::Deserialize;
 
 use super::{
     Context, Opened,
-    source::{Body, Generate, Generated, SourceKind, Source, no_path},
+    source::{Body, Generate, Generated, Source, SourceKind, no_path},
     tool::{self, Table, Tool, Vendor, row},
 };
 use crate::{

@@ -14,7 +14,7 @@ use super::{
     Caution, Context, Opened, Signer, never_asked,
     refusals::Gate,
     secret_error,
-    source::{Body, SourceKind, Source, no_path},
+    source::{Body, Source, SourceKind, no_path},
     tool::{self, Table, Tool, Vendor, row},
     uri::split_scheme,
 };

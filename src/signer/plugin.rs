@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::{
     Context, Opened,
-    source::{Body, SourceKind, Source, no_path},
+    source::{Body, Source, SourceKind, no_path},
     tool::{self, Tool, Vendor},
 };
 use crate::{

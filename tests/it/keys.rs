@@ -341,7 +341,9 @@ fn a_failure_of_the_cluster_is_told() {
         "status 404 fs_no_such_entry_error There is no key 1.",
     );
     let run = Qkey::with_mock(&mock).run(["keys", "usage", "1"]);
-    assert_data_eq!(run.transcript(), str![[r#"
+    assert_data_eq!(
+        run.transcript(),
+        str![[r#"
 exit 5
 --- stdout
 --- stderr
@@ -349,7 +351,9 @@ error: key 1 does not exist on cluster:8000
   caused by: Error 404: fs_no_such_entry_error: There is no key 1.
 hint: `[QQ] --host=cluster fs_security_list_keys` shows what exists
 
-"#]].raw());
+"#]]
+        .raw()
+    );
 }
 
 #[test]

@@ -154,7 +154,9 @@ fn unknown_snapshot_or_key_exits_5() {
         let run = qkey.run(["lock", "--id", id, "--lock-key", key]);
         format!("==== {id} {key}\n{}", filtered(&run))
     });
-    assert_data_eq!(said.concat(), str![[r#"
+    assert_data_eq!(
+        said.concat(),
+        str![[r#"
 ==== 99 1
 exit 5
 --- stdout
@@ -188,7 +190,9 @@ error: snapshot 99 does not exist on cluster:8000
   caused by: Error 404: fs_no_such_entry_error: There is no snapshot 99.
 hint: `[QQ] --host=cluster snapshot_list_statuses` shows what exists
 
-"#]].raw());
+"#]]
+        .raw()
+    );
     assert_eq!(mock.count("snapshot_lock_snapshot"), 0);
 }
 

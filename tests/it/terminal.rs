@@ -344,7 +344,8 @@ hint: run the command again
 Enter a new passphrase for new.pem: 
 Enter the new passphrase for new.pem again: 
 
-"#]].raw()
+"#]]
+        .raw()
     );
     assert!(!qkey.path("new.pem").exists());
 }

@@ -1017,7 +1017,9 @@ fn server_without_http_1_1() {
     let settings = tls_server(pem, |_| {}, b"\0\0\0\x04\0\0\0\0\0");
     let goaway = tls_server(pem, |_| {}, b"\0\0\x08\x07\0\0\0\0\0\0\0\0\0\0\0\0\x01");
     let said = [&alpn, &settings, &goaway].map(|other| against(other, &shown).transcript());
-    assert_data_eq!(said.concat(), str![[r#"
+    assert_data_eq!(
+        said.concat(),
+        str![[r#"
 exit 7
 --- stdout
 --- stderr
@@ -1036,7 +1038,9 @@ error: unexpected reply from 127.0.0.1:[PORT] to the request to list the lock ke
   caused by: it is HTTP/2, not HTTP/1.1
 hint: check --host and --port: a proxy or another service may respond there
 
-"#]].raw());
+"#]]
+        .raw()
+    );
 }
 
 #[test]
