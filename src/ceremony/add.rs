@@ -216,7 +216,7 @@ mod tests {
         assert_eq!(stored.name, NAME);
         assert_eq!(stored.comment, "for snapshots");
         assert!(stored.holds(key.public_key()));
-        assert_eq!(stored_keys(&cluster), [stored.clone()]);
+        assert_eq!(stored_keys(&cluster), std::slice::from_ref(stored));
         assert_eq!(key.signed(), [NAME]);
         assert_eq!(cluster.calls(), [Call::Keys, Call::Add, Call::Keys]);
     }

@@ -302,7 +302,7 @@ mod tests {
             looked.set(looked.get() + 1);
             look.expect("nothing should be read")()
         };
-        let settled = match submission.send(|| answer, &look) {
+        let settled = match submission.send(|| answer, look) {
             Ok(Reply::Accepted) => submission.confirm(look).map(Verdict::Done),
             Ok(Reply::Done { now, .. }) => Ok(Verdict::Done(now)),
             Ok(Reply::Refused(error)) => Ok(Verdict::Refused(error)),

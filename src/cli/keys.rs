@@ -3,7 +3,6 @@
 use std::thread;
 
 use clap::{Args, Subcommand};
-use serde_json::{Value, json};
 
 use super::session::{Session, as_key_sources};
 use crate::{

@@ -60,7 +60,7 @@ impl Site {
         Error {
             certainty: failure.certainty(),
             error,
-            failure,
+            failure: Box::new(failure),
         }
     }
 

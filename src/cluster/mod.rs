@@ -185,7 +185,7 @@ pub enum Certainty {
 pub struct Error {
     pub certainty: Certainty,
     pub error: UserError,
-    pub(crate) failure: Failure,
+    pub(crate) failure: Box<Failure>,
 }
 
 impl Error {
@@ -194,17 +194,17 @@ impl Error {
         Self {
             certainty,
             error,
-            failure: Failure::Outside {
+            failure: Box::new(Failure::Outside {
                 certainty,
                 retry_after: None,
-            },
+            }),
         }
     }
 
     /// The same as a transient failure, for tests of retries.
     #[cfg(test)]
     pub(crate) fn worth_repeating(mut self, after: std::time::Duration) -> Self {
-        self.failure = Failure::Outside {
+        *self.failure = Failure::Outside {
             certainty: self.certainty,
             retry_after: Some(after),
         };

@@ -102,7 +102,10 @@ const TABLE: [(&str, Class); 15] = [
     (r"usage: .*?: error: ([^\n]*)", Class::Arguments),
 ];
 
-static PATTERNS: LazyLock<(Regex, Regex, Vec<(Regex, Class)>)> = LazyLock::new(|| {
+/// Where a complaint begins, what the API refused, and [`TABLE`].
+type Patterns = (Regex, Regex, Vec<(Regex, Class)>);
+
+static PATTERNS: LazyLock<Patterns> = LazyLock::new(|| {
     let compiled = |pattern: &str| Regex::new(pattern).expect("a valid pattern");
     let table = TABLE.map(|(pattern, class)| (compiled(&format!(r"(?s)\A{pattern}")), class));
     (
