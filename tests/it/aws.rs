@@ -648,8 +648,8 @@ hint: qkey expects Base64 of ASN.1 DER; this looks like hexadecimal of ASN.1 DER
 exit 3
 --- stdout
 --- stderr
-error: the signature that awskms:///alias/bob?endpoint-url=[URL] made does not verify
-hint: check that the key source signs SHA-256 with the key that it shows
+error: awskms:///alias/bob?endpoint-url=[URL] returned a signature that does not verify
+hint: check that the key source signs with the key that it reports, over SHA-256
 
 "#]].raw());
 }
@@ -724,7 +724,7 @@ fn generate_never_takes_over_an_alias() {
         str![[r#"
 exit 0
 --- stdout
-Made a new private key: awskms:///alias/new?endpoint-url=[URL]
+Generated private key awskms:///alias/new?endpoint-url=[URL]
   SHA256:JSkAIR0avXSXaOU9Y5LHbqSNYBdGNuIp6RwKJix49NQ
 Store its public half with `qkey add --name NAME --key 'awskms:///alias/new?endpoint-url=[URL]'`.
 --- stderr
@@ -919,8 +919,8 @@ hint: write awskms:///KEY-ID, awskms:///alias/NAME or awskms:///ARN
 exit 2
 --- stdout
 --- stderr
-error: "awskms:///alias/bob?regoin=…" is not a key source: it has no attribute "regoin"
-hint: did you mean "region"? awskms takes region, profile, endpoint-url; a `?` that is part of a name is written awskms:…%3F…
+error: "awskms:///alias/bob?regoin=…" is not a key source: unknown attribute "regoin"
+hint: did you mean "region"? awskms takes region, profile, endpoint-url; in a name, write `?` as %3F: awskms:…%3F…
 
 "#]].raw()
     );

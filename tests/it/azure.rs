@@ -449,8 +449,8 @@ hint: qkey expects Base64 of r and s, 32 bytes each; this looks like Base64 of A
 exit 3
 --- stdout
 --- stderr
-error: the signature that azurekms://signatures/by-another-key made does not verify
-hint: check that the key source signs SHA-256 with the key that it shows
+error: azurekms://signatures/by-another-key returned a signature that does not verify
+hint: check that the key source signs with the key that it reports, over SHA-256
 
 "#]].raw());
 }
@@ -674,8 +674,8 @@ hint: write azurekms://VAULT/KEY or azurekms://VAULT/KEY/VERSION, where VAULT is
 exit 2
 --- stdout
 --- stderr
-error: "azurekms://v/k?version=…" is not a key source: it has no attribute "version"
-hint: azurekms takes protection; a `?` that is part of a name is written azurekms:…%3F…
+error: "azurekms://v/k?version=…" is not a key source: unknown attribute "version"
+hint: azurekms takes protection; in a name, write `?` as %3F: azurekms:…%3F…
 
 "#]].raw()
     );

@@ -278,7 +278,7 @@ error: cannot read the credentials in token
 hint: log in first: `qq --host=127.0.0.1 --port=[PORT] login -u USER`, or provide a token in QKEY_TOKEN or QKEY_TOKEN_FILE
 ==== too long
 error: cannot read the credentials in token
-  caused by: it is longer than 65536 bytes
+  caused by: longer than 65536 bytes
 hint: log in first: `qq --host=127.0.0.1 --port=[PORT] login -u USER`, or provide a token in QKEY_TOKEN or QKEY_TOKEN_FILE
 ==== a control character
 error: token holds no token: it must be one line of visible ASCII without spaces
@@ -475,14 +475,14 @@ exit 6
 --- stdout
 --- stderr
 error: cannot read the credentials in fifo
-  caused by: nothing came within 1 s
+  caused by: no end of input within 1 s
 hint: log in first: `qq --host=127.0.0.1 --port=[PORT] login -u USER`, or provide a token in QKEY_TOKEN or QKEY_TOKEN_FILE
 ==== QKEY_CREDENTIALS_STORE
 exit 6
 --- stdout
 --- stderr
 error: cannot read the credentials in [CREDENTIALS]
-  caused by: nothing came within 1 s
+  caused by: no end of input within 1 s
 hint: log in first: `qq --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] login -u USER`, or provide a token in QKEY_TOKEN or QKEY_TOKEN_FILE
 
 "#]].raw());
@@ -505,7 +505,7 @@ exit 130
 --- stdout
 --- stderr
 error: cannot read the credentials in fifo
-  caused by: stopped by a signal
+  caused by: interrupted by a signal
 
 "#]]
         .raw()

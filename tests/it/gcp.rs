@@ -85,7 +85,7 @@ fn generate_requests_a_p256_signing_key_of_the_protection_level() {
     assert_data_eq!(transcript(&made), str![[r#"
 exit 0
 --- stdout
-Made a new private key: gcpkms://[RING]/cryptoKeys/new/cryptoKeyVersions/1
+Generated private key gcpkms://[RING]/cryptoKeys/new/cryptoKeyVersions/1
   SHA256:JSkAIR0avXSXaOU9Y5LHbqSNYBdGNuIp6RwKJix49NQ
 Store its public half with `qkey add --name NAME --key gcpkms://[RING]/cryptoKeys/new/cryptoKeyVersions/1`.
 --- stderr
@@ -477,8 +477,8 @@ hint: qkey expects ASN.1 DER; this looks like Base64 of ASN.1 DER
 exit 3
 --- stdout
 --- stderr
-error: the signature that gcpkms://[RING]/cryptoKeys/bob/cryptoKeyVersions/1 made does not verify
-hint: check that the key source signs SHA-256 with the key that it shows
+error: gcpkms://[RING]/cryptoKeys/bob/cryptoKeyVersions/1 returned a signature that does not verify
+hint: check that the key source signs with the key that it reports, over SHA-256
 
 "#]].raw());
 }
@@ -522,7 +522,7 @@ fn generate_polls_a_pending_version_and_never_adds_one() {
 ==== pending
 exit 0
 --- stdout
-Made a new private key: gcpkms://[RING]/cryptoKeys/new/cryptoKeyVersions/1
+Generated private key gcpkms://[RING]/cryptoKeys/new/cryptoKeyVersions/1
   SHA256:JSkAIR0avXSXaOU9Y5LHbqSNYBdGNuIp6RwKJix49NQ
 Store its public half with `qkey add --name NAME --key gcpkms://[RING]/cryptoKeys/new/cryptoKeyVersions/1`.
 --- stderr
@@ -628,8 +628,8 @@ hint: write software or hsm
 exit 2
 --- stdout
 --- stderr
-error: "gcpkms://projects/p/locations/l/keyRings/r/cryptoKeys/k?account=…" is not a key source: it has no attribute "account"
-hint: gcpkms takes configuration, impersonate-service-account, protection-level; a `?` that is part of a name is written gcpkms:…%3F…
+error: "gcpkms://projects/p/locations/l/keyRings/r/cryptoKeys/k?account=…" is not a key source: unknown attribute "account"
+hint: gcpkms takes configuration, impersonate-service-account, protection-level; in a name, write `?` as %3F: gcpkms:…%3F…
 
 "#]].raw()
     );

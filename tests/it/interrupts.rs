@@ -96,56 +96,56 @@ fn signal_during_first_reads_sends_nothing() {
 exit 130
 --- stdout
 --- stderr
-error: stopped by a signal during fs_security_list_keys
+error: interrupted during the request to list the lock keys
 hint: nothing was submitted by this step; run this again
 exit 143
 --- stdout
 --- stderr
-error: stopped by a signal during fs_security_list_keys
+error: interrupted during the request to list the lock keys
 hint: nothing was submitted by this step; run this again
 ==== replace
 exit 130
 --- stdout
 --- stderr
-error: stopped by a signal during fs_security_list_keys
+error: interrupted during the request to list the lock keys
 hint: nothing was submitted by this step; run this again
 exit 143
 --- stdout
 --- stderr
-error: stopped by a signal during fs_security_list_keys
+error: interrupted during the request to list the lock keys
 hint: nothing was submitted by this step; run this again
 ==== unlock
 exit 130
 --- stdout
 --- stderr
-error: stopped by a signal during snapshot_get_status
+error: interrupted during the request to read snapshot 2
 hint: nothing was submitted by this step; run this again
 exit 143
 --- stdout
 --- stderr
-error: stopped by a signal during snapshot_get_status
+error: interrupted during the request to read snapshot 2
 hint: nothing was submitted by this step; run this again
 ==== lock
 exit 130
 --- stdout
 --- stderr
-error: stopped by a signal during snapshot_get_status
+error: interrupted during the request to read snapshot 3
 hint: nothing was submitted by this step; run this again
 exit 143
 --- stdout
 --- stderr
-error: stopped by a signal during snapshot_get_status
+error: interrupted during the request to read snapshot 3
 hint: nothing was submitted by this step; run this again
 ==== keys
 exit 130
 --- stdout
 --- stderr
-error: stopped by a signal during fs_security_list_keys
+error: interrupted during the request to list the lock keys
 hint: nothing was submitted by this step; run this again
 exit 143
 --- stdout
 --- stderr
-error: stopped by a signal during fs_security_list_keys
+error: interrupted during the request to list the lock keys
 hint: nothing was submitted by this step; run this again
 
 "#]]
@@ -185,7 +185,7 @@ exit 130
 --- stderr
 warning: stopping; waiting up to 8 s for what was already sent (a second signal stops at once)
 error: no reply to the request to add key "new": not done so far, and may still be
-  caused by: stopped by a signal during fs_security_add_key
+  caused by: interrupted during the request to store key "new"
 hint: keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
 exit 0
 --- stdout
@@ -193,14 +193,14 @@ Stored key 2 ("new") in the key store.
   SHA256:[CAROL]
 --- stderr
 warning: stopping; waiting up to 8 s for what was already sent (a second signal stops at once)
-warning: no reply to the request to add key "new" (stopped by a signal during fs_security_add_key); checked: it was done
+warning: no reply to the request to add key "new" (interrupted during the request to store key "new"); checked: it was done
 ==== replace
 exit 130
 --- stdout
 --- stderr
 warning: stopping; waiting up to 8 s for what was already sent (a second signal stops at once)
 error: no reply to the request to replace key 1 ("lock-2026"): not done so far, and may still be
-  caused by: stopped by a signal during fs_security_replace_key
+  caused by: interrupted during the request to replace key 1
 hint: keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
 exit 0
 --- stdout
@@ -209,35 +209,35 @@ Replaced key 1 ("lock-2026").
   now SHA256:[BOB]
 --- stderr
 warning: stopping; waiting up to 8 s for what was already sent (a second signal stops at once)
-warning: no reply to the request to replace key 1 ("lock-2026") (stopped by a signal during fs_security_replace_key); checked: it was done
+warning: no reply to the request to replace key 1 ("lock-2026") (interrupted during the request to replace key 1); checked: it was done
 ==== unlock
 exit 130
 --- stdout
 --- stderr
 warning: stopping; waiting up to 8 s for what was already sent (a second signal stops at once)
 error: no reply to the request to unlock snapshot 2 ("2_quarter_end"): not done so far, and may still be
-  caused by: stopped by a signal during snapshot_unlock_snapshot
+  caused by: interrupted during the request to unlock snapshot 2
 hint: keep every key; `[QQ] --host=cluster snapshot_get_status --id=2` shows whether it was done; rerunning is safe: qkey looks first
 exit 0
 --- stdout
 Unlocked snapshot 2 ("2_quarter_end"), which key 1 ("lock-2026") locked.
 --- stderr
 warning: stopping; waiting up to 8 s for what was already sent (a second signal stops at once)
-warning: no reply to the request to unlock snapshot 2 ("2_quarter_end") (stopped by a signal during snapshot_unlock_snapshot); checked: it was done
+warning: no reply to the request to unlock snapshot 2 ("2_quarter_end") (interrupted during the request to unlock snapshot 2); checked: it was done
 ==== lock
 exit 130
 --- stdout
 --- stderr
 warning: stopping; waiting up to 8 s for what was already sent (a second signal stops at once)
 error: no reply to the request to lock snapshot 3 ("3_nightly_projects"): not done so far, and may still be
-  caused by: stopped by a signal during snapshot_lock_snapshot
+  caused by: interrupted during the request to lock snapshot 3
 hint: keep every key; `[QQ] --host=cluster snapshot_get_status --id=3` shows whether it was done; rerunning is safe: qkey looks first
 exit 0
 --- stdout
 Locked snapshot 3 ("3_nightly_projects") with key 1 ("lock-2026").
 --- stderr
 warning: stopping; waiting up to 8 s for what was already sent (a second signal stops at once)
-warning: no reply to the request to lock snapshot 3 ("3_nightly_projects") (stopped by a signal during snapshot_lock_snapshot); checked: it was done
+warning: no reply to the request to lock snapshot 3 ("3_nightly_projects") (interrupted during the request to lock snapshot 3); checked: it was done
 
 "#]].raw());
 }
@@ -253,7 +253,7 @@ exit 0
 --- stdout
 {"action":"replace","changed":true,"dry_run":false,"key":{"id":"1","name":"lock-2026","comment":"","disabled":false,"public_key":"[BOB]","fingerprint":"SHA256:[BOB]"},"old_key":{"public_key":"[ALICE]","fingerprint":"SHA256:[ALICE]"},"new_key":{"public_key":"[BOB]","fingerprint":"SHA256:[BOB]"}}
 --- stderr
-{"log":{"level":"warning","message":"no reply to the request to replace key 1 (\"lock-2026\") (stopped by a signal during fs_security_replace_key); checked: it was done"}}
+{"log":{"level":"warning","message":"no reply to the request to replace key 1 (\"lock-2026\") (interrupted during the request to replace key 1); checked: it was done"}}
 
 "#]].raw());
     assert_eq!(mock.public_key("1"), BOB_PUBLIC);
@@ -272,7 +272,7 @@ exit 130
 --- stderr
 warning: stopping; waiting up to 8 s for what was already sent (a second signal stops at once)
 error: the request to replace key 1 ("lock-2026") was sent, but the result could not be confirmed
-  caused by: the connection to cluster:8000 was lost during fs_security_replace_key: Remote end closed connection without response
+  caused by: lost the connection to cluster:8000 during the request to replace key 1: Remote end closed connection without response
 hint: keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
 
 "#]].raw());
@@ -300,13 +300,15 @@ exit 130
 --- stdout
 --- stderr
 error: stopped by a signal after the cluster had refused
-  caused by: cluster:8000 refused fs_security_replace_key: Error 400: invalid_request_error: The old key verification signature does not match the challenge.
+  caused by: cluster:8000 refused to replace key 1
+  caused by: Error 400: invalid_request_error: The old key verification signature does not match the challenge.
 ==== unlock
 exit 130
 --- stdout
 --- stderr
 error: stopped by a signal after the cluster had refused
-  caused by: cluster:8000 refused snapshot_unlock_snapshot: Error 400: invalid_request_error: The signature does not match the challenge.
+  caused by: cluster:8000 refused to unlock snapshot 2
+  caused by: Error 400: invalid_request_error: The signature does not match the challenge.
 
 "#]].raw());
 }
@@ -339,7 +341,7 @@ Unlocked 1, already unlocked 0, failed 1.
 --- stderr
 warning: stopping; waiting up to 8 s for what was already sent (a second signal stops at once)
 error: no reply to the request to unlock snapshot 2 ("2_quarter_end"): not done so far, and may still be
-  caused by: stopped by a signal during snapshot_unlock_snapshot
+  caused by: interrupted during the request to unlock snapshot 2
 hint: keep every key; `[DIR]/qq-between --host=cluster snapshot_get_status --id=2` shows whether it was done; rerunning is safe: qkey looks first
 error: stopped by a signal after 1 of 2 snapshots
 hint: see the errors above; rerunning is safe: what is already unlocked is left alone
@@ -385,7 +387,7 @@ fn qq_that_ignores_sigterm_is_killed() {
 exit 143
 --- stdout
 --- stderr
-error: stopped by a signal during fs_security_list_keys
+error: interrupted during the request to list the lock keys
 hint: nothing was submitted by this step; run this again
 
 "#]]
@@ -691,7 +693,7 @@ exit 143
 --- stderr
 warning: stopping; waiting up to 8 s for what was already sent (a second signal stops at once)
 error: no reply to the request to unlock snapshot 2 ("2_quarter_end"): not done so far, and may still be
-  caused by: stopped by a signal during snapshot_unlock_snapshot
+  caused by: interrupted during the request to unlock snapshot 2
 hint: keep every key; `[QQ] --host=cluster snapshot_get_status --id=2` shows whether it was done; rerunning is safe: qkey looks first
 
 "#]].raw());
@@ -765,13 +767,13 @@ exit 130
 --- stdout
 --- stderr
 error: cannot read the configuration file key.fifo
-  caused by: stopped by a signal
+  caused by: interrupted by a signal
 ==== TERM
 exit 143
 --- stdout
 --- stderr
 error: cannot read the configuration file key.fifo
-  caused by: stopped by a signal
+  caused by: interrupted by a signal
 
 "#]]
         .raw()

@@ -68,7 +68,7 @@ $ qkey verify --key 'FILE:alice.pem' --signature AA x
 exit 4
 --- stdout
 --- stderr
-error: that is no ECDSA P-256 signature
+error: not an ECDSA P-256 signature
   caused by: not an ASN.1 DER ECDSA signature
 hint: give Base64 or hexadecimal, or a file with either, with DER, or with 64 raw bytes
 
@@ -274,15 +274,15 @@ $ qkey replace -k 1 --old-key - --new-key - < alice.pem
 exit 2
 --- stdout
 --- stderr
-error: two keys, or a key and a passphrase, are to be read from stdin
-hint: stdin can be read once; put one of them into a file
+error: only one key or passphrase may be read from stdin
+hint: save the others to files
 
 $ qkey unlock --id 1 --key - --key file:- < alice.pem
 exit 2
 --- stdout
 --- stderr
-error: two keys, or a key and a passphrase, are to be read from stdin
-hint: stdin can be read once; put one of them into a file
+error: only one key or passphrase may be read from stdin
+hint: save the others to files
 
 $ qkey pubkey - < /dev/null
 exit 3

@@ -173,35 +173,36 @@ fn memory_is_bounded_whatever_qq_prints() {
     }
     assert_data_eq!(text, str![[r#"
 300,000 keys: exit 7
-  error: the reply of cluster:8000 to fs_security_list_keys is too large: the key list is larger than 8 MiB
+  error: the reply from cluster:8000 is too large: the key list is larger than 8 MiB
 20,001 short keys: exit 7
-  error: the reply of cluster:8000 to fs_security_list_keys is too large: the key list has more than 20000 entries
+  error: the reply from cluster:8000 is too large: the key list has more than 20000 entries
 a long name: exit 7
-  error: the reply of cluster:8000 to fs_security_list_keys is too large: a text in the reply is longer than 64 KiB
+  error: the reply from cluster:8000 is too large: a text in the reply is longer than 64 KiB
 deep nesting: exit 7
-  error: qq gave no usable answer to fs_security_list_keys
-    caused by: `[DIR]/qq` answered with something other than a list of keys in JSON (invalid type: sequence, expected text or a number at line 2 column 3): {"entr
+  error: unexpected reply from cluster:8000 to the request to list the lock keys
+    caused by: expected a list of keys in JSON (invalid type: sequence, expected text or a number at line 2 column 3), got: {"entries": [[[[[[[[[[[[[[[[[[[[[[[[[[
 no end: exit 7
-  error: the reply of cluster:8000 to fs_security_list_keys is too large: the key list is larger than 8 MiB
+  error: the reply from cluster:8000 is too large: the key list is larger than 8 MiB
 no end of warnings: exit 7
-  error: qq gave no usable answer to fs_security_list_keys
+  error: qq failed to list the lock keys
     caused by: `[DIR]/qq` exited with 1: …\u{0}\u{0}\u{0}\u{0}\u{0}\u{0}\u{0}\u{0}\u{0}\u{0}\u{0}\u{0}\u{0}\u{0}\u{0}\u{0}\u{0}\u{0}\u{0}\u{0}\u{0}\u{0}\u{0}\u{0}
 a long error: exit 5
-  error: cluster:8000 refused snapshot_get_status: Error 400: x: xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx
+  error: cluster:8000 refused to read snapshot 7
+    caused by: Error 400: x: xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx
 an endless error: exit 7
-  error: the reply of cluster:8000 to fs_security_list_keys is too large: the key list is larger than 8 MiB
+  error: the reply from cluster:8000 is too large: the key list is larger than 8 MiB
 60,000 usages: exit 7
-  error: the reply of cluster:8000 to fs_security_get_key_usage is too large: the list of what a key protects has more than 50000 entries
+  error: the reply from cluster:8000 is too large: the list of what a key protects has more than 50000 entries
 100,000 usages by kind: exit 7
-  error: the reply of cluster:8000 to fs_security_get_key_usage is too large: the list of what a key protects has more than 50000 entries
+  error: the reply from cluster:8000 is too large: the list of what a key protects has more than 50000 entries
 20,000 keys that protect 40,000 snapshots each: exit 7
   error: the stored keys protect more than 100000 objects
 a long challenge: exit 7
-  error: the reply of cluster:8000 to snapshot_get_unlock_challenge is too large: a text in the reply is longer than 64 KiB
+  error: the reply from cluster:8000 is too large: a text in the reply is longer than 64 KiB
 a longer challenge: exit 7
-  error: the reply of cluster:8000 to snapshot_get_unlock_challenge is too large: the reply is larger than 256 KiB
+  error: the reply from cluster:8000 is too large: the reply is larger than 256 KiB
 a long path of a snapshot: exit 7
-  error: the reply of cluster:8000 to snapshot_get_status is too large: a text in the reply is longer than 64 KiB
+  error: the reply from cluster:8000 is too large: a text in the reply is longer than 64 KiB
 
 "#]].raw());
 }
@@ -318,21 +319,22 @@ fn memory_is_bounded_whatever_the_rest_api_answers() {
     }
     assert_data_eq!(text, str![[r#"
 a long list: exit 7
-  error: the reply of 127.0.0.1:[PORT] to fs_security_list_keys is too large: the key list is larger than 8 MiB
+  error: the reply from 127.0.0.1:[PORT] is too large: the key list is larger than 8 MiB
 an endless list: exit 7
-  error: the reply of 127.0.0.1:[PORT] to fs_security_list_keys is too large: the key list is larger than 8 MiB
+  error: the reply from 127.0.0.1:[PORT] is too large: the key list is larger than 8 MiB
 long pages: exit 7
-  error: the reply of 127.0.0.1:[PORT] to fs_security_list_keys is too large: the key list is larger than 8 MiB
+  error: the reply from 127.0.0.1:[PORT] is too large: the key list is larger than 8 MiB
 a long error: exit 5
-  error: 127.0.0.1:[PORT] refused fs_security_list_keys: Error 400: x: yyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyy
+  error: 127.0.0.1:[PORT] refused to list the lock keys
+    caused by: Error 400: x: yyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyy
 a longer error: exit 7
-  error: the reply of 127.0.0.1:[PORT] to snapshot_get_status is too large: the reply is larger than 256 KiB
+  error: the reply from 127.0.0.1:[PORT] is too large: the reply is larger than 256 KiB
 long usages: exit 7
-  error: the reply of 127.0.0.1:[PORT] to fs_security_get_key_usage is too large: the list of what a key protects is larger than 4 MiB
+  error: the reply from 127.0.0.1:[PORT] is too large: the list of what a key protects is larger than 4 MiB
 a long status: exit 7
-  error: the reply of 127.0.0.1:[PORT] to snapshot_get_status is too large: the reply is larger than 256 KiB
+  error: the reply from 127.0.0.1:[PORT] is too large: the reply is larger than 256 KiB
 a long challenge: exit 7
-  error: the reply of 127.0.0.1:[PORT] to snapshot_get_unlock_challenge is too large: the reply is larger than 256 KiB
+  error: the reply from 127.0.0.1:[PORT] is too large: the reply is larger than 256 KiB
 
 "#]].raw());
 }

@@ -542,8 +542,8 @@ hint: qkey expects ASN.1 DER; this looks like r and s, 32 bytes each (IEEE P1363
 exit 3
 --- stdout
 --- stderr
-error: the signature that openssl:alice.pem made does not verify
-hint: check that the key source signs SHA-256 with the key that it shows
+error: openssl:alice.pem returned a signature that does not verify
+hint: check that the key source signs with the key that it reports, over SHA-256
 
 "#]].raw());
 }

@@ -1110,7 +1110,7 @@ exit 3
 --- stderr
 error: cannot get the passphrase of locked.pem
   caused by: cannot read the passphrase of locked.pem in pass.fifo
-  caused by: nothing came within 1 s
+  caused by: no end of input within 1 s
 hint: for unattended use, append ?passphrase-file=PATH (or passphrase-env=VAR, passphrase-fd=N, passphrase-command=COMMAND) to the key source
 
 $ sleep 300 >pass.fifo & timeout 30 qkey pubkey 'locked.pem?passphrase-file=pass.fifo' --timeout 1; code=$?; kill $!; exit $code
@@ -1119,7 +1119,7 @@ exit 3
 --- stderr
 error: cannot get the passphrase of locked.pem
   caused by: cannot read the passphrase of locked.pem in pass.fifo
-  caused by: nothing came within 1 s
+  caused by: no end of input within 1 s
 hint: for unattended use, append ?passphrase-file=PATH (or passphrase-env=VAR, passphrase-fd=N, passphrase-command=COMMAND) to the key source
 
 
@@ -1148,29 +1148,29 @@ $ printf x | qkey sign --key 'locked.pem?passphrase-fd=0'
 exit 2
 --- stdout
 --- stderr
-error: key and challenge are both to be read from stdin
-hint: give the challenge as an argument, or with --challenge-file
+error: only one of the key and the challenge may be read from stdin
+hint: give the challenge as an argument or with --challenge-file
 
 $ printf x | qkey sign --key 'locked.pem?passphrase-fd=0' -
 exit 2
 --- stdout
 --- stderr
-error: key and challenge are both to be read from stdin
-hint: give the challenge as an argument, or with --challenge-file
+error: only one of the key and the challenge may be read from stdin
+hint: give the challenge as an argument or with --challenge-file
 
 $ printf x | qkey sign --key 'locked.pem?passphrase-fd=0' --challenge-file -
 exit 2
 --- stdout
 --- stderr
-error: key and challenge are both to be read from stdin
-hint: give the challenge as an argument, or with --challenge-file
+error: only one of the key and the challenge may be read from stdin
+hint: give the challenge as an argument or with --challenge-file
 
 $ printf x | qkey sign --key 'locked.pem?passphrase-file=/dev/stdin'
 exit 2
 --- stdout
 --- stderr
-error: key and challenge are both to be read from stdin
-hint: give the challenge as an argument, or with --challenge-file
+error: only one of the key and the challenge may be read from stdin
+hint: give the challenge as an argument or with --challenge-file
 
 $ cat locked.pem | qkey sign --key='-?passphrase-fd=0' lock-2026
 exit 2

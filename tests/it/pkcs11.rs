@@ -1666,8 +1666,8 @@ hint: CKM_ECDSA must return r and s, 32 bytes each: try a newer module
 exit 3
 --- stdout
 --- stderr
-error: the signature that pkcs11:token=T;object=alice?pin-env=PIN made does not verify
-hint: check that the key source signs SHA-256 with the key that it shows
+error: pkcs11:token=T;object=alice?pin-env=PIN returned a signature that does not verify
+hint: check that the key source signs with the key that it reports, over SHA-256
 ==== sign-empty
 exit 3
 --- stdout
@@ -1919,7 +1919,7 @@ fn a_key_is_made_on_a_token_and_never_over_another() {
 ==== pkcs11:token=T;object=named;id=%0a%0B?pin-env=PIN
 exit 0
 --- stdout
-Made a new private key: pkcs11:token=T;object=named;id=%0A%0B?pin-env=PIN
+Generated private key pkcs11:token=T;object=named;id=%0A%0B?pin-env=PIN
   SHA256:[…]
 Store its public half with `qkey add --name NAME --key 'pkcs11:token=T;object=named;id=%0A%0B?pin-env=PIN'`.
 --- stderr

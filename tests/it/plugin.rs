@@ -272,13 +272,13 @@ $ qkey pubkey 'plugin:test:x?slot=1'
 exit 2
 --- stdout
 --- stderr
-error: "plugin:test:x?slot=…" is not a key source: it has no attribute "slot"
-hint: plugin takes no attributes; a `?` that is part of a name is written plugin:…%3F…
+error: "plugin:test:x?slot=…" is not a key source: unknown attribute "slot"
+hint: plugin takes no attributes; in a name, write `?` as %3F: plugin:…%3F…
 
 $ qkey generate plugin:test:x 2>&1 | head -1
 exit 0
 --- stdout
-error: no key can be made in "plugin:test:x"
+error: qkey cannot create a key in "plugin:test:x"
 --- stderr
 
 $ qkey pubkey plugin:missing:x
@@ -619,8 +619,8 @@ hint: qkey expects Base64 of ASN.1 DER; this looks like Base64 of r and s, 32 by
 exit 3
 --- stdout
 --- stderr
-error: the signature that plugin:test:x made does not verify
-hint: check that the key source signs SHA-256 with the key that it shows
+error: plugin:test:x returned a signature that does not verify
+hint: check that the key source signs with the key that it reports, over SHA-256
 
 "#]].raw());
 }

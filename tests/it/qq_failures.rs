@@ -209,28 +209,28 @@ hint: nothing was changed; fix what the cluster reports, then run this again
 exit 5
 --- stdout
 --- stderr
-error: cluster:8000 refused to list the lock keys
+error: cluster:8000 failed to list the lock keys
   caused by: Error 500: internal_error: It broke.
 hint: the cluster reports an internal problem; check its health, then run this again
 ==== status 502 proxy_error Bad gateway.
 exit 7
 --- stdout
 --- stderr
-error: cluster:8000 refused to list the lock keys
+error: cluster:8000 failed to list the lock keys
   caused by: Error 502: proxy_error: Bad gateway.
 hint: the cluster, or a proxy in front of it, is not ready; try again later
 ==== status 503 busy_error Try again later.
 exit 7
 --- stdout
 --- stderr
-error: cluster:8000 refused to list the lock keys
+error: cluster:8000 failed to list the lock keys
   caused by: Error 503: busy_error: Try again later.
 hint: the cluster, or a proxy in front of it, is not ready; try again later
 ==== status 504 proxy_error Gateway time-out.
 exit 7
 --- stdout
 --- stderr
-error: cluster:8000 refused to list the lock keys
+error: cluster:8000 failed to list the lock keys
   caused by: Error 504: proxy_error: Gateway time-out.
 hint: the cluster, or a proxy in front of it, is not ready; try again later
 ==== drop-before
@@ -636,7 +636,7 @@ exit 2
 --- stdout
 --- stderr
 error: the host is empty
-hint: give a host name or an address, or leave it out on a cluster node
+hint: give a host name or an address, or omit it on a cluster node
 
 "#]]
         .raw()

@@ -376,8 +376,8 @@ fn stdin_key_is_read_once() {
 exit 2
 --- stdout
 --- stderr
-error: two keys, or a key and a passphrase, are to be read from stdin
-hint: stdin can be read once; put one of them into a file
+error: only one key or passphrase may be read from stdin
+hint: save the others to files
 
 "#]]
         .raw()
@@ -447,8 +447,8 @@ fn missing_old_key_hints_at_configuration() {
 exit 2
 --- stdout
 --- stderr
-error: no key is named: --old-key is missing
-hint: give --old-key SOURCE, or name your keys in the configuration file (`qkey config init`)
+error: no key given: --old-key is missing
+hint: give --old-key SOURCE, or add your keys to the configuration file (`qkey config init`)
 
 "#]]
     );

@@ -484,7 +484,7 @@ exit 2
 --- stdout
 --- stderr
 error: the host is empty
-hint: give a host name or an address, or leave it out on a cluster node
+hint: give a host name or an address, or omit it on a cluster node
 
 "#]]
         .raw()

@@ -425,7 +425,7 @@ exit 8
 --- stdout
 --- stderr
 error: the request to replace key 1 ("vault") was sent, but the result could not be confirmed
-  caused by: the connection to cluster:8000 was lost during fs_security_replace_key: Remote end closed connection without response
+  caused by: lost the connection to cluster:8000 during the request to replace key 1: Remote end closed connection without response
 hint: keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
 
 "#]]

@@ -92,19 +92,19 @@ fn missing_key_is_named_with_a_next_step() {
 ==== file
 exit 3
 error: cannot read the key file nope.pem
-hint: check the path, or make a key with `qkey generate PATH`
+hint: check the path
 ==== encrypted
 exit 3
 error: cannot read the key file nope.pem
-hint: check the path, or make a key with `qkey generate PATH`
+hint: check the path
 ==== agent
 exit 3
 error: cannot open ssh-agent:nope
-hint: load the key with `ssh-add KEY`, or take one that is there
+hint: add the key with `ssh-add KEY`, or use one of those listed
 ==== pkcs11
 exit 3
 error: cannot open pkcs11:token=T;object=nope?pin-env=RIGHT
-hint: correct object= and id=, or make the key: `qkey generate 'pkcs11:token=T;object=NEW'`
+hint: correct object= and id=, or create the key: `qkey generate 'pkcs11:token=T;object=NEW'`
 ==== openssl
 exit 3
 error: cannot open openssl:nope.pem?provider=default
@@ -202,12 +202,12 @@ fn wrong_secret_is_an_error_that_says_so() {
 ==== encrypted
 exit 3
 error: cannot use the key file locked.pem
-hint: to try a passphrase elsewhere: `openssl pkey -in locked.pem -noout`, or for OpenSSH's format `ssh-keygen -y -f locked.pem`
+hint: to test a passphrase: `openssl pkey -in locked.pem -noout`, or for OpenSSH's format `ssh-keygen -y -f locked.pem`
 ==== agent
 ==== pkcs11
 exit 3
 error: cannot open pkcs11:token=T;object=new?pin-env=WRONG
-hint: it was tried once and is not tried again; a token locks itself after a few wrong ones, so check the PIN first
+hint: it was tried once; check the PIN before running this again: a token locks after a few wrong PINs
 ==== openssl
 exit 3
 error: cannot open openssl:locked.pem?provider=default&passphrase-file=wrong

@@ -263,7 +263,7 @@ exit 0
 ID  NAME  STATE    FINGERPRINT          CONFIGURED KEY  COMMENT
 1   lock  enabled  SHA256:qDNOdPfn/SvG  alice
 --- stderr
-warning: gone (ssh-agent:gone) is not compared: key "gone": cannot open ssh-agent:gone: no key in the agent has the comment "gone"; it has: ecdsa-sha2-nistp256 SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4 "alice" ecdsa-sha2-nistp256 SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s "bob"
+warning: skipped gone (ssh-agent:gone): key "gone": cannot open ssh-agent:gone: no key in the agent has the comment "gone"; it has: ecdsa-sha2-nistp256 SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4 "alice" ecdsa-sha2-nistp256 SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s "bob"
 
 
 "#]]
@@ -1250,8 +1250,8 @@ MEUCIQDvRbRJfkXZQ0UqNn5jcqAMoNA2UFV+dEv9i8Vl8XFiZQIgT+4UqgLCDe5entD1bZd5YSo+b4UN
 exit 3
 --- stdout
 --- stderr
-error: the signature that ssh-agent:alice made does not verify
-hint: check that the key source signs SHA-256 with the key that it shows
+error: ssh-agent:alice returned a signature that does not verify
+hint: check that the key source signs with the key that it reports, over SHA-256
 ==== r is zero
 exit 3
 --- stdout

@@ -676,7 +676,7 @@ exit 2
 --- stdout
 --- stderr
 error: [DIR]/.config/qkey/config.toml:3: a fingerprint is sha256: and 64 hexadecimal digits
-hint: `qkey config init --file -` shows every key that there is
+hint: `qkey config init --file -` lists every key
 
 "#]].raw());
     assert_eq!(core.connections(), 0);
@@ -826,28 +826,28 @@ fn trust_settings_conflict_at_the_same_level() {
 exit 2
 --- stdout
 --- stderr
-error: --ca-file and --insecure exclude each other
-hint: say in one way which certificate is the cluster's
+error: --ca-file and --insecure cannot be used together
+hint: use only one of them
 exit 2
 --- stdout
 --- stderr
-error: --tls-fingerprint and --insecure exclude each other
-hint: say in one way which certificate is the cluster's
+error: --tls-fingerprint and --insecure cannot be used together
+hint: use only one of them
 exit 2
 --- stdout
 --- stderr
-error: --ca-file and --tls-fingerprint exclude each other
-hint: say in one way which certificate is the cluster's
+error: --ca-file and --tls-fingerprint cannot be used together
+hint: use only one of them
 exit 2
 --- stdout
 --- stderr
-error: QKEY_CA_FILE and QKEY_INSECURE exclude each other
-hint: say in one way which certificate is the cluster's
+error: QKEY_CA_FILE and QKEY_INSECURE cannot be used together
+hint: use only one of them
 exit 2
 --- stdout
 --- stderr
-error: clusters.lab.ca-file and clusters.lab.tls-fingerprint exclude each other
-hint: say in one way which certificate is the cluster's
+error: clusters.lab.ca-file and clusters.lab.tls-fingerprint cannot be used together
+hint: use only one of them
 
 "#]]
         .raw()
@@ -877,7 +877,7 @@ fn config_show_explains_trust() {
         show(trusting_nobody(&core).env("QKEY_CA_FILE", "ca.pem"), &[]),
     ];
     assert_data_eq!(said.concat(), str![[r#"
-trust the authorities of this system default
+trust system CAs default
 trust any certificate flag, --insecure
 trust sha256:00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff flag, --tls-fingerprint
 trust [CA] environment, QKEY_CA_FILE

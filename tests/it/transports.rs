@@ -408,25 +408,25 @@ $ qkey add --name=vault --comment=in the safe --key=alice.pem --dry-run
 exit 0
 --- stdout
 Would store key "vault"; its signature was checked and nothing was sent.
-  SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
+  SHA256:[ALICE]
 --- stderr
 $ qkey add --name=vault --comment=in the safe --key=alice.pem
 exit 0
 --- stdout
 Stored key 1 ("vault") in the key store.
-  SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
+  SHA256:[ALICE]
 --- stderr
 $ qkey add --name=vault --comment=in the safe --key=alice.pem
 exit 0
 --- stdout
 The key store holds this as key 1 ("vault") already: nothing to do.
-  SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
+  SHA256:[ALICE]
 --- stderr
 $ qkey keys list
 exit 0
 --- stdout
 ID  NAME   STATE    FINGERPRINT          CONFIGURED KEY  COMMENT
-1   vault  enabled  SHA256:qDNOdPfn/SvG  -               in the safe
+1   vault  enabled  SHA256:[ALICE…]  -               in the safe
 --- stderr
 $ qkey keys show vault
 exit 0
@@ -435,8 +435,8 @@ id              1
 name            vault
 comment         in the safe
 state           enabled
-fingerprint     SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
-public key      MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEgKmJRFWtWTEHhBTiC5rI1rbBJlXJqTNGHl4O+YRUke1drezNEidIVqu/UMnMs+81HL8VwIyyeeCwHkLLEK2aaQ==
+fingerprint     SHA256:[ALICE]
+public key      [ALICE]
 configured key  -
 --- stderr
 $ qkey lock --id=7 --lock-key=vault --dry-run
@@ -466,29 +466,29 @@ $ qkey replace --key-id=vault --old-key alice.pem --new-key bob.pem --dry-run
 exit 0
 --- stdout
 Would replace key 1 ("vault"); both signatures were checked and nothing was sent.
-  is SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
-  to SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
+  is SHA256:[ALICE]
+  to SHA256:[BOB]
   challenge: "Replace key 1 version 1, name \"vault\", comment \"in the safe\""
 --- stderr
 $ qkey replace --key-id=vault --old-key alice.pem --new-key bob.pem
 exit 0
 --- stdout
 Replaced key 1 ("vault").
-  was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
-  now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
+  was SHA256:[ALICE]
+  now SHA256:[BOB]
 --- stderr
 $ qkey replace --key-id=vault --old-key alice.pem --new-key bob.pem
 exit 0
 --- stdout
 The cluster holds the new key as key 1 ("vault") already: nothing to do.
-  SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
+  SHA256:[BOB]
 --- stderr
 $ qkey unlock --id=7 --key alice.pem
 exit 4
 --- stdout
 --- stderr
-error: alice.pem (SHA256:qDNOdPfn/SvG) is not the key that the cluster holds as key 1 ("vault")
-hint: nothing was sent; the cluster holds SHA256:Bigzvx05JkuL, and only its private half can sign here
+error: alice.pem (SHA256:[ALICE…]) is not the key that the cluster holds as key 1 ("vault")
+hint: nothing was sent; the cluster holds SHA256:[BOB…], and only its private half can sign here
 $ qkey unlock --id=7 --key=bob.pem --dry-run
 exit 0
 --- stdout
@@ -790,8 +790,9 @@ $ qkey keys usage vault -q
 exit 5
 --- stdout
 --- stderr
-error: 127.0.0.1:[PORT] refused fs_security_get_key_usage: Error 500: http_internal_server_error: Simulated failure 500.
-hint: the cluster has a problem of its own; check its health, then run this again
+error: 127.0.0.1:[PORT] failed to list what key 1 protects
+  caused by: Error 500: http_internal_server_error: Simulated failure 500.
+hint: the cluster reports an internal problem; check its health, then run this again
 
 "#]].raw());
 }
@@ -831,36 +832,41 @@ $ qkey keys
 exit 7
 --- stdout
 --- stderr
-error: 127.0.0.1:[PORT] answered fs_security_list_keys with something other than its REST API does: not a list of keys in JSON (missing field `public_key` at line 1 column 75): {"entries": [{"id": "1", "name": "vault", "comment": "", "disabled": false}]}
-hint: check --host and --port: a proxy or another service may answer there
+error: unexpected reply from 127.0.0.1:[PORT] to the request to list the lock keys
+  caused by: expected a list of keys in JSON (missing field `public_key` at line 1 column 75), got: {"entries": [{"id": "1", "name": "vault", "comment": "", "disabled": false}]}
+hint: check --host and --port: a proxy or another service may respond there
 # list_keys without id
 $ qkey replace --key-id=vault --old-key alice.pem --new-key bob.pem
 exit 7
 --- stdout
 --- stderr
-error: 127.0.0.1:[PORT] answered fs_security_list_keys with something other than its REST API does: not a list of keys in JSON (missing field `id` at line 1 column 206): {"entries": [{"name": "vault", "comment": "", "disabled": false, "public_key": "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEgKmJ…
-hint: check --host and --port: a proxy or another service may answer there
+error: unexpected reply from 127.0.0.1:[PORT] to the request to list the lock keys
+  caused by: expected a list of keys in JSON (missing field `id` at line 1 column 206), got: {"entries": [{"name": "vault", "comment": "", "disabled": false, "public_key": "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEgKmJ…
+hint: check --host and --port: a proxy or another service may respond there
 # replace_challenge without challenge
 $ qkey replace --key-id=vault --old-key alice.pem --new-key bob.pem
 exit 7
 --- stdout
 --- stderr
-error: 127.0.0.1:[PORT] answered fs_security_get_key_replace_challenge with something other than its REST API does: not a challenge in JSON (missing field `challenge` at line 1 column 2): {}
-hint: check --host and --port: a proxy or another service may answer there
+error: unexpected reply from 127.0.0.1:[PORT] to the request to get the challenge to replace key 1
+  caused by: expected a challenge in JSON (missing field `challenge` at line 1 column 2), got: {}
+hint: check --host and --port: a proxy or another service may respond there
 # get_status without lock_key
 $ qkey unlock --id=7 --key alice.pem
 exit 7
 --- stdout
 --- stderr
-error: 127.0.0.1:[PORT] answered snapshot_get_status with something other than its REST API does: not the snapshot's status in JSON (missing field `lock_key` at line 1 column 208): {"id": 7, "name": "7_snapshot", "timestamp": "2026-01-01T00:00:00Z", "expiration": "", "policy_id": null, "policy_name":…
-hint: check --host and --port: a proxy or another service may answer there
+error: unexpected reply from 127.0.0.1:[PORT] to the request to read snapshot 7
+  caused by: expected the snapshot's status in JSON (missing field `lock_key` at line 1 column 208), got: {"id": 7, "name": "7_snapshot", "timestamp": "2026-01-01T00:00:00Z", "expiration": "", "policy_id": null, "policy_name":…
+hint: check --host and --port: a proxy or another service may respond there
 # unlock_challenge without challenge
 $ qkey unlock --id=7 --key alice.pem
 exit 7
 --- stdout
 --- stderr
-error: 127.0.0.1:[PORT] answered snapshot_get_unlock_challenge with something other than its REST API does: not a challenge in JSON (missing field `challenge` at line 1 column 2): {}
-hint: check --host and --port: a proxy or another service may answer there
+error: unexpected reply from 127.0.0.1:[PORT] to the request to get the challenge to unlock snapshot 7
+  caused by: expected a challenge in JSON (missing field `challenge` at line 1 column 2), got: {}
+hint: check --host and --port: a proxy or another service may respond there
 # get_status without name
 $ qkey unlock --id=7 --key alice.pem --dry-run
 exit 0
@@ -887,7 +893,7 @@ exit 0
 Stored key 2 ("spare") in the key store.
   SHA256:[CAROL]
 --- stderr
-warning: unexpected reply to the request to add key "spare" (127.0.0.1:[PORT] answered fs_security_add_key with something other than its REST API does: not the key in JSON (missing field `id` at line 1 column 193): {"name": "spare", "comment": "", "disabled": false, "public_key": "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE4pvPqFpgnVaiL1Uq9…); checked: it was done
+warning: unexpected reply to the request to add key "spare" (unexpected reply from 127.0.0.1:[PORT] to the request to store key "spare": expected the key in JSON (missing field `id` at line 1 column 193), got: {"name": "spare", "comment": "", "disabled": false, "public_key": "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE4pvPqFpgnVaiL1Uq9…); checked: it was done
 # replace_key without public_key
 $ qkey replace --key-id=vault --old-key alice.pem --new-key bob.pem
 exit 0
@@ -896,7 +902,7 @@ Replaced key 1 ("vault").
   was SHA256:[ALICE]
   now SHA256:[BOB]
 --- stderr
-warning: unexpected reply to the request to replace key 1 ("vault") (127.0.0.1:[PORT] answered fs_security_replace_key with something other than its REST API does: not the key in JSON (missing field `public_key` at line 1 column 62): {"id": "1", "name": "vault", "comment": "", "disabled": false}); checked: it was done
+warning: unexpected reply to the request to replace key 1 ("vault") (unexpected reply from 127.0.0.1:[PORT] to the request to replace key 1: expected the key in JSON (missing field `public_key` at line 1 column 62), got: {"id": "1", "name": "vault", "comment": "", "disabled": false}); checked: it was done
 
 "##]].raw());
 }
@@ -946,21 +952,24 @@ exit 5
 --- stdout
 --- stderr
 error: the challenge changed before the submission
-  caused by: 127.0.0.1:[PORT] refused fs_security_replace_key: Error 400: invalid_request_error: The old key verification signature does not match the challenge.
+  caused by: 127.0.0.1:[PORT] refused to replace key 1
+  caused by: Error 400: invalid_request_error: The old key verification signature does not match the challenge.
 hint: something keeps changing it (a name, a comment, an expiration); run this again, or give more --attempts
 $ qkey replace --key-id=vault --old-key alice.pem --new-key bob.pem --attempts=2
 exit 5
 --- stdout
 --- stderr
 error: the challenge changed before each of 2 submissions
-  caused by: 127.0.0.1:[PORT] refused fs_security_replace_key: Error 400: invalid_request_error: The old key verification signature does not match the challenge.
+  caused by: 127.0.0.1:[PORT] refused to replace key 1
+  caused by: Error 400: invalid_request_error: The old key verification signature does not match the challenge.
 hint: something keeps changing it (a name, a comment, an expiration); run this again, or give more --attempts
 $ qkey replace --key-id=vault --old-key alice.pem --new-key bob.pem --attempts=3
 exit 5
 --- stdout
 --- stderr
 error: the challenge changed before each of 3 submissions
-  caused by: 127.0.0.1:[PORT] refused fs_security_replace_key: Error 400: invalid_request_error: The old key verification signature does not match the challenge.
+  caused by: 127.0.0.1:[PORT] refused to replace key 1
+  caused by: Error 400: invalid_request_error: The old key verification signature does not match the challenge.
 hint: something keeps changing it (a name, a comment, an expiration); run this again, or give more --attempts
 $ qkey replace --key-id=vault --old-key alice.pem --new-key bob.pem
 exit 5
@@ -983,21 +992,24 @@ exit 5
 --- stdout
 --- stderr
 error: the challenge changed before each of 2 submissions
-  caused by: 127.0.0.1:[PORT] refused snapshot_unlock_snapshot: Error 400: invalid_request_error: The signature does not match the challenge.
+  caused by: 127.0.0.1:[PORT] refused to unlock snapshot 7
+  caused by: Error 400: invalid_request_error: The signature does not match the challenge.
 hint: something keeps changing it (a name, a comment, an expiration); run this again, or give more --attempts
 $ qkey unlock --id=7 --key alice.pem --attempts=3
 exit 5
 --- stdout
 --- stderr
 error: the challenge changed before each of 3 submissions
-  caused by: 127.0.0.1:[PORT] refused snapshot_unlock_snapshot: Error 400: invalid_request_error: The signature does not match the challenge.
+  caused by: 127.0.0.1:[PORT] refused to unlock snapshot 7
+  caused by: Error 400: invalid_request_error: The signature does not match the challenge.
 hint: something keeps changing it (a name, a comment, an expiration); run this again, or give more --attempts
 $ qkey unlock --id=7 --key alice.pem
 exit 5
 --- stdout
 --- stderr
 error: the challenge changed before each of 2 submissions
-  caused by: 127.0.0.1:[PORT] refused snapshot_unlock_snapshot: Error 400: invalid_request_error: The signature does not match the challenge.
+  caused by: 127.0.0.1:[PORT] refused to unlock snapshot 7
+  caused by: Error 400: invalid_request_error: The signature does not match the challenge.
 hint: something keeps changing it (a name, a comment, an expiration); run this again, or give more --attempts
 
 "#]].raw());
@@ -1191,15 +1203,17 @@ $ qkey unlock --id=7 --key alice.pem
 exit 7
 --- stdout
 --- stderr
-error: 127.0.0.1:[PORT] answered snapshot_get_status with something other than its REST API does: not the snapshot's status in JSON (it is about another one): {"id": 8, "name": "7_snapshot", "timestamp": "2026-01-01T00:00:00Z", "expiration": "", "policy_id": null, "policy_name":…
-hint: check --host and --port: a proxy or another service may answer there
+error: unexpected reply from 127.0.0.1:[PORT] to the request to read snapshot 7
+  caused by: expected the snapshot's status in JSON (it is about another object), got: {"id": 8, "name": "7_snapshot", "timestamp": "2026-01-01T00:00:00Z", "expiration": "", "policy_id": null, "policy_name":…
+hint: check --host and --port: a proxy or another service may respond there
 # another snapshot's status
 $ qkey lock --id=9 --lock-key=vault
 exit 7
 --- stdout
 --- stderr
-error: 127.0.0.1:[PORT] answered snapshot_get_status with something other than its REST API does: not the snapshot's status in JSON (it is about another one): {"id": 8, "name": "9_snapshot", "timestamp": "2026-01-01T00:00:00Z", "expiration": "", "policy_id": null, "policy_name":…
-hint: check --host and --port: a proxy or another service may answer there
+error: unexpected reply from 127.0.0.1:[PORT] to the request to read snapshot 9
+  caused by: expected the snapshot's status in JSON (it is about another object), got: {"id": 8, "name": "9_snapshot", "timestamp": "2026-01-01T00:00:00Z", "expiration": "", "policy_id": null, "policy_name":…
+hint: check --host and --port: a proxy or another service may respond there
 # an empty 200
 $ qkey unlock --id=7 --key alice.pem
 exit 8
@@ -1220,7 +1234,8 @@ exit 8
 --- stdout
 --- stderr
 error: unexpected reply to the request to replace key 1 ("vault"): not done so far, and may still be
-  caused by: 127.0.0.1:[PORT] answered fs_security_replace_key with something other than its REST API does: not the key in JSON (it is about another one): {"id": "9", "name": "vault", "comment": "", "disabled": false, "public_key": "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEOIU028…
+  caused by: unexpected reply from 127.0.0.1:[PORT] to the request to replace key 1
+  caused by: expected the key in JSON (it is about another object), got: {"id": "9", "name": "vault", "comment": "", "disabled": false, "public_key": "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEOIU028…
 hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows whether it was done; rerunning is safe: qkey looks first
 # another key
 $ qkey add --name spare --key carol.pem
@@ -1373,14 +1388,14 @@ Replaced key 2 ("old-0").
   was SHA256:[ALICE]
   now SHA256:[BOB]
 --- stderr
-warning: no reply to the request to replace key 2 ("old-0") (the connection to 127.0.0.1:[PORT] was lost during fs_security_replace_key: it was closed before the whole answer was there); checked: it was done
+warning: no reply to the request to replace key 2 ("old-0") (lost the connection to 127.0.0.1:[PORT] during the request to replace key 2: it was closed before the whole response had arrived); checked: it was done
 # drop_before {}
 $ qkey replace -k old-1 --old-key=alice.pem --new-key=bob.pem
 exit 8
 --- stdout
 --- stderr
 error: no reply to the request to replace key 3 ("old-1"): not done so far, and may still be
-  caused by: the connection to 127.0.0.1:[PORT] was lost during fs_security_replace_key: it was closed before the whole answer was there
+  caused by: lost the connection to 127.0.0.1:[PORT] during the request to replace key 3: it was closed before the whole response had arrived
 hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows whether it was done; rerunning is safe: qkey looks first
 # drop_before {"late":true}
 $ qkey replace -k old-2 --old-key=alice.pem --new-key=bob.pem
@@ -1388,7 +1403,7 @@ exit 8
 --- stdout
 --- stderr
 error: no reply to the request to replace key 4 ("old-2"): not done so far, and may still be
-  caused by: the connection to 127.0.0.1:[PORT] was lost during fs_security_replace_key: it was closed before the whole answer was there
+  caused by: lost the connection to 127.0.0.1:[PORT] during the request to replace key 4: it was closed before the whole response had arrived
 hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows whether it was done; rerunning is safe: qkey looks first
 # cut_after {}
 $ qkey replace -k old-3 --old-key=alice.pem --new-key=bob.pem
@@ -1398,7 +1413,7 @@ Replaced key 5 ("old-3").
   was SHA256:[ALICE]
   now SHA256:[BOB]
 --- stderr
-warning: no reply to the request to replace key 5 ("old-3") (the connection to 127.0.0.1:[PORT] was lost during fs_security_replace_key: it was closed before the whole answer was there); checked: it was done
+warning: no reply to the request to replace key 5 ("old-3") (lost the connection to 127.0.0.1:[PORT] during the request to replace key 5: it was closed before the whole response had arrived); checked: it was done
 # not_json_after {}
 $ qkey replace -k old-4 --old-key=alice.pem --new-key=bob.pem
 exit 0
@@ -1407,7 +1422,7 @@ Replaced key 6 ("old-4").
   was SHA256:[ALICE]
   now SHA256:[BOB]
 --- stderr
-warning: unexpected reply to the request to replace key 6 ("old-4") (127.0.0.1:[PORT] answered fs_security_replace_key with something other than its REST API does: not the key in JSON: This is not JSON.); checked: it was done
+warning: unexpected reply to the request to replace key 6 ("old-4") (unexpected reply from 127.0.0.1:[PORT] to the request to replace key 6: expected the key in JSON, got: This is not JSON.); checked: it was done
 # truncated_after {}
 $ qkey replace -k old-5 --old-key=alice.pem --new-key=bob.pem
 exit 0
@@ -1416,7 +1431,7 @@ Replaced key 7 ("old-5").
   was SHA256:[ALICE]
   now SHA256:[BOB]
 --- stderr
-warning: unexpected reply to the request to replace key 7 ("old-5") (127.0.0.1:[PORT] answered fs_security_replace_key with something other than its REST API does: not the key in JSON: {"id": "7", "name": "old-5", "comment": "", "disabled": false, "public_key": "MFkwEwYHKoZIzj0CAQYIKoZI); checked: it was done
+warning: unexpected reply to the request to replace key 7 ("old-5") (unexpected reply from 127.0.0.1:[PORT] to the request to replace key 7: expected the key in JSON, got: {"id": "7", "name": "old-5", "comment": "", "disabled": false, "public_key": "MFkwEwYHKoZIzj0CAQYIKoZI); checked: it was done
 # empty_after {}
 $ qkey replace -k old-0 --old-key=alice.pem --new-key=bob.pem
 exit 0
@@ -1425,14 +1440,15 @@ Replaced key 2 ("old-0").
   was SHA256:[ALICE]
   now SHA256:[BOB]
 --- stderr
-warning: unexpected reply to the request to replace key 2 ("old-0") (127.0.0.1:[PORT] answered fs_security_replace_key with something other than its REST API does: not the key in JSON: (nothing)); checked: it was done
+warning: unexpected reply to the request to replace key 2 ("old-0") (unexpected reply from 127.0.0.1:[PORT] to the request to replace key 2: expected the key in JSON, got: (nothing)); checked: it was done
 # empty {}
 $ qkey replace -k old-1 --old-key=alice.pem --new-key=bob.pem
 exit 8
 --- stdout
 --- stderr
 error: unexpected reply to the request to replace key 3 ("old-1"): not done so far, and may still be
-  caused by: 127.0.0.1:[PORT] answered fs_security_replace_key with something other than its REST API does: not the key in JSON: (nothing)
+  caused by: unexpected reply from 127.0.0.1:[PORT] to the request to replace key 3
+  caused by: expected the key in JSON, got: (nothing)
 hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows whether it was done; rerunning is safe: qkey looks first
 # empty {"status":500,"late":true}
 $ qkey replace -k old-2 --old-key=alice.pem --new-key=bob.pem
@@ -1440,7 +1456,8 @@ exit 8
 --- stdout
 --- stderr
 error: unexpected reply to the request to replace key 4 ("old-2"): not done so far, and may still be
-  caused by: 127.0.0.1:[PORT] answered fs_security_replace_key with something other than its REST API does: status 500 Internal Server Error: (nothing)
+  caused by: unexpected reply from 127.0.0.1:[PORT] to the request to replace key 4
+  caused by: status 500: (nothing)
 hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows whether it was done; rerunning is safe: qkey looks first
 # empty {"status":404,"late":true}
 $ qkey replace -k old-3 --old-key=alice.pem --new-key=bob.pem
@@ -1448,7 +1465,8 @@ exit 8
 --- stdout
 --- stderr
 error: unexpected reply to the request to replace key 5 ("old-3"): not done so far, and may still be
-  caused by: 127.0.0.1:[PORT] answered fs_security_replace_key with something other than its REST API does: status 404 Not Found: (nothing)
+  caused by: unexpected reply from 127.0.0.1:[PORT] to the request to replace key 5
+  caused by: status 404: (nothing)
 hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows whether it was done; rerunning is safe: qkey looks first
 # redirect {"location":"/v1","late":true}
 $ qkey replace -k old-4 --old-key=alice.pem --new-key=bob.pem
@@ -1456,7 +1474,8 @@ exit 8
 --- stdout
 --- stderr
 error: unexpected reply to the request to replace key 6 ("old-4"): not done so far, and may still be
-  caused by: 127.0.0.1:[PORT] answered fs_security_replace_key with something other than its REST API does: a redirection to /v1, which qkey does not follow
+  caused by: unexpected reply from 127.0.0.1:[PORT] to the request to replace key 6
+  caused by: it redirects to /v1, which qkey does not follow
 hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows whether it was done; rerunning is safe: qkey looks first
 # html_502 {}
 $ qkey replace -k old-5 --old-key=alice.pem --new-key=bob.pem
@@ -1464,7 +1483,8 @@ exit 8
 --- stdout
 --- stderr
 error: unexpected reply to the request to replace key 7 ("old-5"): not done so far, and may still be
-  caused by: 127.0.0.1:[PORT] answered fs_security_replace_key with something other than its REST API does: status 502 Bad Gateway: <html>  <head><title>502 Bad Gateway</title></head>  <body>  <center><h1>502 Bad Gateway</h1></center>  </body>  </html>
+  caused by: unexpected reply from 127.0.0.1:[PORT] to the request to replace key 7
+  caused by: status 502: <html>  <head><title>502 Bad Gateway</title></head>  <body>  <center><h1>502 Bad Gateway</h1></center>  </body>  </html>
 hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows whether it was done; rerunning is safe: qkey looks first
 # html_502 {"late":true}
 $ qkey replace -k old-0 --old-key=alice.pem --new-key=bob.pem
@@ -1472,7 +1492,8 @@ exit 8
 --- stdout
 --- stderr
 error: unexpected reply to the request to replace key 2 ("old-0"): not done so far, and may still be
-  caused by: 127.0.0.1:[PORT] answered fs_security_replace_key with something other than its REST API does: status 502 Bad Gateway: <html>  <head><title>502 Bad Gateway</title></head>  <body>  <center><h1>502 Bad Gateway</h1></center>  </body>  </html>
+  caused by: unexpected reply from 127.0.0.1:[PORT] to the request to replace key 2
+  caused by: status 502: <html>  <head><title>502 Bad Gateway</title></head>  <body>  <center><h1>502 Bad Gateway</h1></center>  </body>  </html>
 hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows whether it was done; rerunning is safe: qkey looks first
 # cut {"late":true}
 $ qkey replace -k old-1 --old-key=alice.pem --new-key=bob.pem
@@ -1480,7 +1501,7 @@ exit 8
 --- stdout
 --- stderr
 error: no reply to the request to replace key 3 ("old-1"): not done so far, and may still be
-  caused by: the connection to 127.0.0.1:[PORT] was lost during fs_security_replace_key: it was closed before the whole answer was there
+  caused by: lost the connection to 127.0.0.1:[PORT] during the request to replace key 3: it was closed before the whole response had arrived
 hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows whether it was done; rerunning is safe: qkey looks first
 # html_502_after {}
 $ qkey replace -k old-2 --old-key=alice.pem --new-key=bob.pem
@@ -1490,7 +1511,7 @@ Replaced key 4 ("old-2").
   was SHA256:[ALICE]
   now SHA256:[BOB]
 --- stderr
-warning: unexpected reply to the request to replace key 4 ("old-2") (127.0.0.1:[PORT] answered fs_security_replace_key with something other than its REST API does: status 502 Bad Gateway: <html>  <head><title>502 Bad Gateway</title></head>  <body>  <center><h1>502 Bad Gateway</h1></center>  </body>  </html>); checked: it was done
+warning: unexpected reply to the request to replace key 4 ("old-2") (unexpected reply from 127.0.0.1:[PORT] to the request to replace key 4: status 502: <html>  <head><title>502 Bad Gateway</title></head>  <body>  <center><h1>502 Bad Gateway</h1></center>  </body>  </html>); checked: it was done
 # status_after {"status":500}
 $ qkey replace -k old-3 --old-key=alice.pem --new-key=bob.pem
 exit 0
@@ -1499,7 +1520,7 @@ Replaced key 5 ("old-3").
   was SHA256:[ALICE]
   now SHA256:[BOB]
 --- stderr
-warning: the cluster failed to process the request to replace key 5 ("old-3") (127.0.0.1:[PORT] refused fs_security_replace_key: Error 500: http_internal_server_error: Simulated failure 500.); checked: it was done
+warning: the cluster failed to process the request to replace key 5 ("old-3") (127.0.0.1:[PORT] failed to replace key 5: Error 500: http_internal_server_error: Simulated failure 500.); checked: it was done
 # status_after {"status":503}
 $ qkey replace -k old-4 --old-key=alice.pem --new-key=bob.pem
 exit 0
@@ -1508,14 +1529,15 @@ Replaced key 6 ("old-4").
   was SHA256:[ALICE]
   now SHA256:[BOB]
 --- stderr
-warning: unexpected reply to the request to replace key 6 ("old-4") (127.0.0.1:[PORT] refused fs_security_replace_key: Error 503: http_service_unavailable_error: Simulated failure 503.); checked: it was done
+warning: unexpected reply to the request to replace key 6 ("old-4") (127.0.0.1:[PORT] failed to replace key 6: Error 503: http_service_unavailable_error: Simulated failure 503.); checked: it was done
 # status {"status":500}
 $ qkey replace -k old-5 --old-key=alice.pem --new-key=bob.pem
 exit 5
 --- stdout
 --- stderr
 error: the cluster failed to process the request to replace key 7 ("old-5"); checked: it was not done
-  caused by: 127.0.0.1:[PORT] refused fs_security_replace_key: Error 500: http_internal_server_error: Simulated failure 500.
+  caused by: 127.0.0.1:[PORT] failed to replace key 7
+  caused by: Error 500: http_internal_server_error: Simulated failure 500.
 hint: check the cluster's health, then run this again; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows what it holds
 # status {"status":503}
 $ qkey replace -k old-0 --old-key=alice.pem --new-key=bob.pem
@@ -1523,7 +1545,8 @@ exit 8
 --- stdout
 --- stderr
 error: unexpected reply to the request to replace key 2 ("old-0"): not done so far, and may still be
-  caused by: 127.0.0.1:[PORT] refused fs_security_replace_key: Error 503: http_service_unavailable_error: Simulated failure 503.
+  caused by: 127.0.0.1:[PORT] failed to replace key 2
+  caused by: Error 503: http_service_unavailable_error: Simulated failure 503.
 hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows whether it was done; rerunning is safe: qkey looks first
 # status {"status":408,"late":true}
 $ qkey replace -k old-1 --old-key=alice.pem --new-key=bob.pem
@@ -1531,7 +1554,8 @@ exit 8
 --- stdout
 --- stderr
 error: unexpected reply to the request to replace key 3 ("old-1"): not done so far, and may still be
-  caused by: 127.0.0.1:[PORT] refused fs_security_replace_key: Error 408: unknown_error: Simulated failure 408.
+  caused by: 127.0.0.1:[PORT] failed to replace key 3
+  caused by: Error 408: unknown_error: Simulated failure 408.
 hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows whether it was done; rerunning is safe: qkey looks first
 # slow_after {"seconds":600}
 $ qkey replace -k old-2 --old-key=alice.pem --new-key=bob.pem --timeout=8
@@ -1541,14 +1565,14 @@ Replaced key 4 ("old-2").
   was SHA256:[ALICE]
   now SHA256:[BOB]
 --- stderr
-warning: no reply to the request to replace key 4 ("old-2") (127.0.0.1:[PORT] did not answer fs_security_replace_key within 8 s); checked: it was done
+warning: no reply to the request to replace key 4 ("old-2") (no reply from 127.0.0.1:[PORT] within 8 s to the request to replace key 4); checked: it was done
 # slow {"seconds":600}
 $ qkey replace -k old-3 --old-key=alice.pem --new-key=bob.pem --timeout=8
 exit 8
 --- stdout
 --- stderr
 error: no reply to the request to replace key 5 ("old-3"): not done so far, and may still be
-  caused by: 127.0.0.1:[PORT] did not answer fs_security_replace_key within 8 s
+  caused by: no reply from 127.0.0.1:[PORT] within 8 s to the request to replace key 5
 hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows whether it was done; rerunning is safe: qkey looks first
 
 "##]].raw());
@@ -1692,7 +1716,7 @@ exit 8
 --- stdout
 --- stderr
 error: no reply to the request to add key "spare": not done so far, and may still be
-  caused by: qq gave no usable answer to fs_security_add_key
+  caused by: qq failed to store key "spare"
   caused by: `[DIR]/qq-between` was killed by signal 9
 hint: keep every key; `[DIR]/qq-between --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
 ==== fs_security_add_key: killed after
@@ -1701,13 +1725,13 @@ exit 0
 Stored key 2 ("spare") in the key store.
   SHA256:[CAROL]
 --- stderr
-warning: no reply to the request to add key "spare" (qq gave no usable answer to fs_security_add_key: `[DIR]/qq-between` was killed by signal 9); checked: it was done
+warning: no reply to the request to add key "spare" (qq failed to store key "spare": `[DIR]/qq-between` was killed by signal 9); checked: it was done
 ==== fs_security_add_key: exit 3 before
 exit 8
 --- stdout
 --- stderr
 error: no reply to the request to add key "spare": not done so far, and may still be
-  caused by: qq gave no usable answer to fs_security_add_key
+  caused by: qq failed to store key "spare"
   caused by: `[DIR]/qq-between` exited with 3: something odd
 hint: keep every key; `[DIR]/qq-between --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
 ==== fs_security_add_key: garbage before
@@ -1715,8 +1739,8 @@ exit 8
 --- stdout
 --- stderr
 error: unexpected reply to the request to add key "spare": not done so far, and may still be
-  caused by: qq gave no usable answer to fs_security_add_key
-  caused by: `[DIR]/qq-between` answered with something other than the key in JSON: <html>
+  caused by: unexpected reply from cluster:8000 to the request to store key "spare"
+  caused by: expected the key in JSON, got: <html>
 hint: keep every key; `[DIR]/qq-between --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
 ==== fs_security_add_key: garbage after
 exit 0
@@ -1724,14 +1748,14 @@ exit 0
 Stored key 2 ("spare") in the key store.
   SHA256:[CAROL]
 --- stderr
-warning: unexpected reply to the request to add key "spare" (qq gave no usable answer to fs_security_add_key: `[DIR]/qq-between` answered with something other than the key in JSON: <html>); checked: it was done
+warning: unexpected reply to the request to add key "spare" (unexpected reply from cluster:8000 to the request to store key "spare": expected the key in JSON, got: <html>); checked: it was done
 ==== fs_security_add_key: empty before
 exit 8
 --- stdout
 --- stderr
 error: unexpected reply to the request to add key "spare": not done so far, and may still be
-  caused by: qq gave no usable answer to fs_security_add_key
-  caused by: `[DIR]/qq-between` answered with something other than the key in JSON: (nothing)
+  caused by: unexpected reply from cluster:8000 to the request to store key "spare"
+  caused by: expected the key in JSON, got: (nothing)
 hint: keep every key; `[DIR]/qq-between --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
 ==== fs_security_add_key: empty after
 exit 0
@@ -1739,27 +1763,27 @@ exit 0
 Stored key 2 ("spare") in the key store.
   SHA256:[CAROL]
 --- stderr
-warning: unexpected reply to the request to add key "spare" (qq gave no usable answer to fs_security_add_key: `[DIR]/qq-between` answered with something other than the key in JSON: (nothing)); checked: it was done
+warning: unexpected reply to the request to add key "spare" (unexpected reply from cluster:8000 to the request to store key "spare": expected the key in JSON, got: (nothing)); checked: it was done
 ==== fs_security_add_key: truncated after
 exit 0
 --- stdout
 Stored key 2 ("spare") in the key store.
   SHA256:[CAROL]
 --- stderr
-warning: unexpected reply to the request to add key "spare" (qq gave no usable answer to fs_security_add_key: `[DIR]/qq-between` answered with something other than the key in JSON: {     "c); checked: it was done
+warning: unexpected reply to the request to add key "spare" (unexpected reply from cluster:8000 to the request to store key "spare": expected the key in JSON, got: {     "c); checked: it was done
 ==== fs_security_add_key: huge before
 exit 8
 --- stdout
 --- stderr
 error: unexpected reply to the request to add key "spare": not done so far, and may still be
-  caused by: the reply of cluster:8000 to fs_security_add_key is too large: the reply is larger than 256 KiB
+  caused by: the reply from cluster:8000 is too large: the reply is larger than 256 KiB
 hint: keep every key; `[DIR]/qq-between --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
 ==== fs_security_add_key: hang before
 exit 8
 --- stdout
 --- stderr
 error: no reply to the request to add key "spare": not done so far, and may still be
-  caused by: qq gave no usable answer to fs_security_add_key
+  caused by: qq failed to store key "spare"
   caused by: `[DIR]/qq-between` did not finish within 4 s and was killed
 hint: keep every key; `[DIR]/qq-between --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
 ==== fs_security_add_key: hang after
@@ -1768,7 +1792,7 @@ exit 0
 Stored key 2 ("spare") in the key store.
   SHA256:[CAROL]
 --- stderr
-warning: no reply to the request to add key "spare" (qq gave no usable answer to fs_security_add_key: `[DIR]/qq-between` did not finish within 4 s and was killed); checked: it was done
+warning: no reply to the request to add key "spare" (qq failed to store key "spare": `[DIR]/qq-between` did not finish within 4 s and was killed); checked: it was done
 
 "#]].raw());
 }
@@ -1788,15 +1812,15 @@ fn challenge_that_is_empty_or_not_utf8_is_not_signed() {
 exit 7
 --- stdout
 --- stderr
-error: qq gave no usable answer to fs_security_get_key_replace_challenge
-  caused by: `[DIR]/qq-between` answered with something other than a challenge in JSON: {"challenge": ""}
-hint: run `[DIR]/qq-between --host=cluster fs_security_get_key_replace_challenge --help` by hand; if qq itself works, run this again with -vv and report what it shows
+error: unexpected reply from cluster:8000 to the request to get the challenge to replace key "vault"
+  caused by: expected a challenge in JSON, got: {"challenge": ""}
+hint: check that `[DIR]/qq-between --host=cluster fs_security_get_key_replace_challenge --help` works; if it does, run this again with -vv and report the output
 exit 7
 --- stdout
 --- stderr
-error: qq gave no usable answer to fs_security_get_key_replace_challenge
-  caused by: `[DIR]/qq-between` answered with something other than a challenge in JSON: {"challenge": "�"}
-hint: run `[DIR]/qq-between --host=cluster fs_security_get_key_replace_challenge --help` by hand; if qq itself works, run this again with -vv and report what it shows
+error: unexpected reply from cluster:8000 to the request to get the challenge to replace key "vault"
+  caused by: expected a challenge in JSON, got: {"challenge": "�"}
+hint: check that `[DIR]/qq-between --host=cluster fs_security_get_key_replace_challenge --help` works; if it does, run this again with -vv and report the output
 
 "#]].raw());
     over(&REST, |lab| {
@@ -2014,35 +2038,38 @@ $ qkey keys
 exit 7
 --- stdout
 --- stderr
-error: the connection to 127.0.0.1:[PORT] was lost during fs_security_list_keys: it was closed before the whole answer was there
-hint: look whether the cluster is up and whether a proxy or firewall stands between
+error: lost the connection to 127.0.0.1:[PORT] during the request to list the lock keys: it was closed before the whole response had arrived
+hint: check whether the cluster is up, and whether a proxy or firewall cuts connections
 # cut {}
 $ qkey keys
 exit 7
 --- stdout
 --- stderr
-error: the connection to 127.0.0.1:[PORT] was lost during fs_security_list_keys: it was closed before the whole answer was there
-hint: look whether the cluster is up and whether a proxy or firewall stands between
+error: lost the connection to 127.0.0.1:[PORT] during the request to list the lock keys: it was closed before the whole response had arrived
+hint: check whether the cluster is up, and whether a proxy or firewall cuts connections
 # status {"status":503}
 $ qkey keys
 exit 7
 --- stdout
 --- stderr
-error: 127.0.0.1:[PORT] refused fs_security_list_keys: Error 503: http_service_unavailable_error: Simulated failure 503.
+error: 127.0.0.1:[PORT] failed to list the lock keys
+  caused by: Error 503: http_service_unavailable_error: Simulated failure 503.
 hint: the cluster, or a proxy in front of it, is not ready; try again later
 # status {"status":429}
 $ qkey keys
 exit 7
 --- stdout
 --- stderr
-error: 127.0.0.1:[PORT] refused fs_security_list_keys: Error 429: unknown_error: Simulated failure 429.
+error: 127.0.0.1:[PORT] refused to list the lock keys
+  caused by: Error 429: unknown_error: Simulated failure 429.
 hint: the cluster, or a proxy in front of it, is not ready; try again later
 # status {"status":429,"retry_after":1}
 $ qkey keys
 exit 7
 --- stdout
 --- stderr
-error: 127.0.0.1:[PORT] refused fs_security_list_keys: Error 429: unknown_error: Simulated failure 429.
+error: 127.0.0.1:[PORT] refused to list the lock keys
+  caused by: Error 429: unknown_error: Simulated failure 429.
 hint: the cluster, or a proxy in front of it, is not ready; try again later
 
 "##]].raw());
@@ -2287,8 +2314,8 @@ $ qkey keys
 exit 6
 --- stdout
 --- stderr
-error: bad.json holds no login of qq: it is not the JSON with a bearer_token that `qq login` writes
-hint: log in first: `qq --host=127.0.0.1 --port=[PORT] --credentials-store=bad.json login -u USER`, or give a token with QKEY_TOKEN or QKEY_TOKEN_FILE
+error: bad.json is not a credentials file of qq: it must be the JSON with a bearer_token that `qq login` writes
+hint: log in first: `qq --host=127.0.0.1 --port=[PORT] --credentials-store=bad.json login -u USER`, or provide a token in QKEY_TOKEN or QKEY_TOKEN_FILE
 ==== over qq 6.1.0.3, qq 7.10.2.1
 exit 6
 --- stdout
@@ -2330,25 +2357,29 @@ $ qkey add --name spare --key carol.pem
 exit 5
 --- stdout
 --- stderr
-error: 127.0.0.1:[PORT] refused fs_security_add_key: Error 409: fs_entry_exists_error: Somebody was faster.
+error: 127.0.0.1:[PORT] refused to store key "spare"
+  caused by: Error 409: fs_entry_exists_error: Somebody was faster.
 hint: nothing was changed; fix what the cluster reports, then run this again
 $ qkey replace --key-id=vault --old-key alice.pem --new-key bob.pem
 exit 6
 --- stdout
 --- stderr
-error: 127.0.0.1:[PORT] refused fs_security_replace_key: Error 403: http_forbidden_error: You may not.
-hint: log in as a user whose role has the privilege for it, or ask an administrator; the cluster now holds a signature made with alice.pem over its challenge
+error: 127.0.0.1:[PORT] denied permission to replace key 1
+  caused by: Error 403: http_forbidden_error: You may not.
+hint: log in as a user whose role includes PRIVILEGE_FS_KEY_MANAGEMENT_WRITE; role changes take effect at the next login; the cluster now holds a signature made with alice.pem over its challenge
 $ qkey lock --id=9 --lock-key=vault
 exit 5
 --- stdout
 --- stderr
-error: 127.0.0.1:[PORT] refused snapshot_lock_snapshot: Error 400: invalid_request_error: Outer. (inner_error: Inner.)
+error: 127.0.0.1:[PORT] refused to lock snapshot 9
+  caused by: Error 400: invalid_request_error: Outer. (inner_error: Inner.)
 hint: nothing was changed; fix what the cluster reports, then run this again
 $ qkey unlock --id=7 --key alice.pem
 exit 5
 --- stdout
 --- stderr
-error: 127.0.0.1:[PORT] refused snapshot_unlock_snapshot: Error 409: fs_entry_exists_error: Somebody was faster.
+error: 127.0.0.1:[PORT] refused to unlock snapshot 7
+  caused by: Error 409: fs_entry_exists_error: Somebody was faster.
 hint: nothing was changed; fix what the cluster reports, then run this again; the cluster now holds a signature made with alice.pem over its challenge
 
 "#]].raw());
@@ -2411,27 +2442,31 @@ $ qkey unlock --id=99 --key=alice.pem
 exit 5
 --- stdout
 --- stderr
-error: 127.0.0.1:[PORT] refused snapshot_get_status: Error 404: fs_no_such_entry_error: There is no snapshot 99.
-hint: `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] snapshot_list_statuses` shows what there is
+error: snapshot 99 does not exist on 127.0.0.1:[PORT]
+  caused by: Error 404: fs_no_such_entry_error: There is no snapshot 99.
+hint: `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] snapshot_list_statuses` shows what exists
 ==== over rest
 exit 5
 --- stdout
 --- stderr
-error: 127.0.0.1:[PORT] refused snapshot_get_status: Error 404: fs_no_such_entry_error: There is no snapshot 99.
-hint: `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys usage` shows which snapshots are locked
+error: snapshot 99 does not exist on 127.0.0.1:[PORT]
+  caused by: Error 404: fs_no_such_entry_error: There is no snapshot 99.
+hint: `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys usage` shows what exists
 $ qkey lock --id=99 --lock-key=vault
 ==== over qq 7.10.2.1
 exit 5
 --- stdout
 --- stderr
-error: 127.0.0.1:[PORT] refused snapshot_get_status: Error 404: fs_no_such_entry_error: There is no snapshot 99.
-hint: `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] snapshot_list_statuses` shows what there is
+error: snapshot 99 does not exist on 127.0.0.1:[PORT]
+  caused by: Error 404: fs_no_such_entry_error: There is no snapshot 99.
+hint: `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] snapshot_list_statuses` shows what exists
 ==== over rest
 exit 5
 --- stdout
 --- stderr
-error: 127.0.0.1:[PORT] refused snapshot_get_status: Error 404: fs_no_such_entry_error: There is no snapshot 99.
-hint: `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys usage` shows which snapshots are locked
+error: snapshot 99 does not exist on 127.0.0.1:[PORT]
+  caused by: Error 404: fs_no_such_entry_error: There is no snapshot 99.
+hint: `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys usage` shows what exists
 $ qkey replace -k5 --old-key=alice.pem --new-key=bob.pem
 exit 5
 --- stdout
@@ -2451,8 +2486,9 @@ exit 9
 Unlocked snapshot 7 ("7_snapshot"), which key 1 ("vault") locked.
 Unlocked 1, already unlocked 0, failed 1.
 --- stderr
-error: 127.0.0.1:[PORT] refused snapshot_get_status: Error 404: fs_no_such_entry_error: There is no snapshot 99.
-hint: `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] snapshot_list_statuses` shows what there is
+error: snapshot 99: snapshot 99 does not exist on 127.0.0.1:[PORT]
+  caused by: Error 404: fs_no_such_entry_error: There is no snapshot 99.
+hint: `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] snapshot_list_statuses` shows what exists
 error: 1 of 2 snapshots failed
 hint: see the errors above; rerunning is safe: what is already unlocked is left alone
 ==== over rest
@@ -2461,8 +2497,9 @@ exit 9
 Unlocked snapshot 7 ("7_snapshot"), which key 1 ("vault") locked.
 Unlocked 1, already unlocked 0, failed 1.
 --- stderr
-error: 127.0.0.1:[PORT] refused snapshot_get_status: Error 404: fs_no_such_entry_error: There is no snapshot 99.
-hint: `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys usage` shows which snapshots are locked
+error: snapshot 99: snapshot 99 does not exist on 127.0.0.1:[PORT]
+  caused by: Error 404: fs_no_such_entry_error: There is no snapshot 99.
+hint: `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys usage` shows what exists
 error: 1 of 2 snapshots failed
 hint: see the errors above; rerunning is safe: what is already unlocked is left alone
 
@@ -2536,17 +2573,17 @@ fn unreachable_cluster_is_named() {
         said,
         str![[r#"
 $ qkey replace --key-id=vault --old-key alice.pem --new-key bob.pem --port=1
-==== over qq 6.1.0.3, qq 7.10.2.1
-exit 7
---- stdout
---- stderr
-error: cannot reach 127.0.0.1:1: [Errno 111] Connection refused
-hint: check --host and --port (or the cluster's entry in the configuration file), and the network
 ==== over rest
 exit 7
 --- stdout
 --- stderr
 error: cannot reach 127.0.0.1:1: Connection refused (os error 111)
+hint: check --host and --port (or the cluster's entry in the configuration file), and the network
+==== over qq 6.1.0.3, qq 7.10.2.1
+exit 7
+--- stdout
+--- stderr
+error: cannot reach 127.0.0.1:1: [Errno 111] Connection refused
 hint: check --host and --port (or the cluster's entry in the configuration file), and the network
 
 "#]]
@@ -2576,8 +2613,8 @@ $ qkey keys
 exit 2
 --- stdout
 --- stderr
-error: no cluster is named
-hint: give --host HOST, set QKEY_HOST, or write the cluster into the configuration file (`qkey config init`)
+error: no cluster selected
+hint: give --host HOST, set QKEY_HOST, or add the cluster to the configuration file (`qkey config init`)
 
 "#]].raw());
 }
@@ -2677,7 +2714,7 @@ exit 130
 --- stderr
 warning: stopping; waiting up to 8 s for what was already sent (a second signal stops at once)
 error: no reply to the request to add key "spare": not done so far, and may still be
-  caused by: stopped by a signal during fs_security_add_key
+  caused by: interrupted during the request to store key "spare"
 hint: keep every key; `[DIR]/qq --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
 ==== over rest
 exit 130
@@ -2685,7 +2722,7 @@ exit 130
 --- stderr
 warning: stopping; waiting up to 8 s for what was already sent (a second signal stops at once)
 error: no reply to the request to add key "spare": not done so far, and may still be
-  caused by: stopped by a signal during fs_security_add_key
+  caused by: interrupted during the request to store key "spare"
 hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows whether it was done; rerunning is safe: qkey looks first
 $ qkey replace --key-id=vault --old-key alice.pem --new-key bob.pem
 ==== over qq 7.10.2.1
@@ -2694,7 +2731,7 @@ exit 143
 --- stderr
 warning: stopping; waiting up to 8 s for what was already sent (a second signal stops at once)
 error: no reply to the request to replace key 1 ("vault"): not done so far, and may still be
-  caused by: stopped by a signal during fs_security_replace_key
+  caused by: interrupted during the request to replace key 1
 hint: keep every key; `[DIR]/qq --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
 ==== over rest
 exit 143
@@ -2702,7 +2739,7 @@ exit 143
 --- stderr
 warning: stopping; waiting up to 8 s for what was already sent (a second signal stops at once)
 error: no reply to the request to replace key 1 ("vault"): not done so far, and may still be
-  caused by: stopped by a signal during fs_security_replace_key
+  caused by: interrupted during the request to replace key 1
 hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows whether it was done; rerunning is safe: qkey looks first
 $ qkey lock --id=9 --lock-key=vault
 ==== over qq 7.10.2.1
@@ -2711,7 +2748,7 @@ exit 130
 --- stderr
 warning: stopping; waiting up to 8 s for what was already sent (a second signal stops at once)
 error: no reply to the request to lock snapshot 9 ("9_snapshot"): not done so far, and may still be
-  caused by: stopped by a signal during snapshot_lock_snapshot
+  caused by: interrupted during the request to lock snapshot 9
 hint: keep every key; `[DIR]/qq --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] snapshot_get_status --id=9` shows whether it was done; rerunning is safe: qkey looks first
 ==== over rest
 exit 130
@@ -2719,7 +2756,7 @@ exit 130
 --- stderr
 warning: stopping; waiting up to 8 s for what was already sent (a second signal stops at once)
 error: no reply to the request to lock snapshot 9 ("9_snapshot"): not done so far, and may still be
-  caused by: stopped by a signal during snapshot_lock_snapshot
+  caused by: interrupted during the request to lock snapshot 9
 hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys usage` shows whether it was done; rerunning is safe: qkey looks first
 $ qkey unlock --id=7 --key alice.pem
 ==== over qq 7.10.2.1
@@ -2728,7 +2765,7 @@ exit 143
 --- stderr
 warning: stopping; waiting up to 8 s for what was already sent (a second signal stops at once)
 error: no reply to the request to unlock snapshot 7 ("7_snapshot"): not done so far, and may still be
-  caused by: stopped by a signal during snapshot_unlock_snapshot
+  caused by: interrupted during the request to unlock snapshot 7
 hint: keep every key; `[DIR]/qq --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] snapshot_get_status --id=7` shows whether it was done; rerunning is safe: qkey looks first
 ==== over rest
 exit 143
@@ -2736,7 +2773,7 @@ exit 143
 --- stderr
 warning: stopping; waiting up to 8 s for what was already sent (a second signal stops at once)
 error: no reply to the request to unlock snapshot 7 ("7_snapshot"): not done so far, and may still be
-  caused by: stopped by a signal during snapshot_unlock_snapshot
+  caused by: interrupted during the request to unlock snapshot 7
 hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys usage` shows whether it was done; rerunning is safe: qkey looks first
 
 "#]].raw());

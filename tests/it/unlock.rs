@@ -208,8 +208,9 @@ Unlocked 2, already unlocked 0, failed 2.
 --- stderr
 error: snapshot 3: alice.pem (SHA256:[ALICE…]) is not the key that the cluster holds as key 2 ("other")
 hint: nothing was sent; the cluster holds SHA256:[BOB…], and only its private half can sign here
-error: snapshot 99: cluster:8000 refused snapshot_get_status: Error 404: fs_no_such_entry_error: There is no snapshot 99.
-hint: `[QQ] --host=cluster snapshot_list_statuses` shows what there is
+error: snapshot 99: snapshot 99 does not exist on cluster:8000
+  caused by: Error 404: fs_no_such_entry_error: There is no snapshot 99.
+hint: `[QQ] --host=cluster snapshot_list_statuses` shows what exists
 error: 2 of 4 snapshots failed
 hint: see the errors above; rerunning is safe: what is already unlocked is left alone
 
@@ -230,7 +231,7 @@ exit 9
 {"action":"unlock","changed":false,"dry_run":false,"snapshot":{"id":1,"name":"1_before_upgrade","source_file_path":"/","timestamp":"2026-01-01T00:00:00Z","expiration":"","lock_key":null},"key":null}
 {"action":"unlock","changed":true,"dry_run":false,"snapshot":{"id":2,"name":"2_quarter_end","source_file_path":"/finance/","timestamp":"2026-01-01T00:00:00Z","expiration":"","lock_key":null},"key":{"id":"1","name":"lock-2026","comment":"","disabled":false,"public_key":"[ALICE]","fingerprint":"SHA256:[ALICE]"}}
 {"action":"unlock","changed":false,"dry_run":false,"snapshot":{"id":3},"error":{"kind":"mismatch","message":"alice.pem (SHA256:[ALICE…]) is not the key that the cluster holds as key 2 (\"other\")","causes":[],"hint":"nothing was sent; the cluster holds SHA256:[BOB…], and only its private half can sign here","exit_code":4}}
-{"action":"unlock","changed":false,"dry_run":false,"snapshot":{"id":99},"error":{"kind":"refused","message":"cluster:8000 refused snapshot_get_status: Error 404: fs_no_such_entry_error: There is no snapshot 99.","causes":[],"hint":"`[QQ] --host=cluster snapshot_list_statuses` shows what there is","exit_code":5}}
+{"action":"unlock","changed":false,"dry_run":false,"snapshot":{"id":99},"error":{"kind":"refused","message":"snapshot 99 does not exist on cluster:8000","causes":["Error 404: fs_no_such_entry_error: There is no snapshot 99."],"hint":"`[QQ] --host=cluster snapshot_list_statuses` shows what exists","exit_code":5}}
 {"summary":{"asked":4,"changed":1,"unchanged":1,"failed":2,"unknown":0,"not_tried":0}}
 --- stderr
 {"error":{"kind":"partial","message":"2 of 4 snapshots failed","causes":[],"hint":"see the errors above; rerunning is safe: what is already unlocked is left alone","exit_code":9}}
@@ -253,8 +254,9 @@ Unlocked 0, already unlocked 0, failed 2.
 --- stderr
 error: snapshot 3: alice.pem (SHA256:[ALICE…]) is not the key that the cluster holds as key 2 ("other")
 hint: nothing was sent; the cluster holds SHA256:[BOB…], and only its private half can sign here
-error: snapshot 99: cluster:8000 refused snapshot_get_status: Error 404: fs_no_such_entry_error: There is no snapshot 99.
-hint: `[QQ] --host=cluster snapshot_list_statuses` shows what there is
+error: snapshot 99: snapshot 99 does not exist on cluster:8000
+  caused by: Error 404: fs_no_such_entry_error: There is no snapshot 99.
+hint: `[QQ] --host=cluster snapshot_list_statuses` shows what exists
 error: 2 of 2 snapshots failed
 hint: see the errors above; rerunning is safe: what is already unlocked is left alone
 
@@ -269,7 +271,7 @@ hint: see the errors above; rerunning is safe: what is already unlocked is left 
     assert_data_eq!(filtered(&run), str![[r#"
 exit 5
 --- stdout
-{"action":"unlock","changed":false,"dry_run":false,"snapshot":{"id":99},"error":{"kind":"refused","message":"cluster:8000 refused snapshot_get_status: Error 404: fs_no_such_entry_error: There is no snapshot 99.","causes":[],"hint":"`[QQ] --host=cluster snapshot_list_statuses` shows what there is","exit_code":5}}
+{"action":"unlock","changed":false,"dry_run":false,"snapshot":{"id":99},"error":{"kind":"refused","message":"snapshot 99 does not exist on cluster:8000","causes":["Error 404: fs_no_such_entry_error: There is no snapshot 99."],"hint":"`[QQ] --host=cluster snapshot_list_statuses` shows what exists","exit_code":5}}
 {"action":"unlock","changed":false,"dry_run":false,"snapshot":{"id":3},"error":{"kind":"mismatch","message":"alice.pem (SHA256:[ALICE…]) is not the key that the cluster holds as key 2 (\"other\")","causes":[],"hint":"nothing was sent; the cluster holds SHA256:[BOB…], and only its private half can sign here","exit_code":4}}
 {"summary":{"asked":2,"changed":0,"unchanged":0,"failed":2,"unknown":0,"not_tried":0}}
 --- stderr
@@ -397,7 +399,7 @@ exit 2
 error: the following required arguments were not provided:
   <--id <N>|--ids-from <FILE>>
 
-Usage: qkey unlock --host <HOST> --qq <PATH> <--id <N>|--ids-from <FILE>>
+Usage: qkey unlock <--id <N>|--ids-from <FILE>>
 
 For more information, try '--help'.
 
@@ -584,7 +586,7 @@ exit 2
 --- stdout
 --- stderr
 error: cannot read the ids from /dev/zero
-  caused by: it is longer than 16777216 bytes
+  caused by: longer than 16777216 bytes
 ==== stdin twice
 exit 2
 --- stdout
@@ -629,7 +631,7 @@ exit 130
 --- stdout
 --- stderr
 error: cannot read the ids from stdin
-  caused by: stopped by a signal
+  caused by: interrupted by a signal
 
 "#]]
     );
@@ -725,8 +727,8 @@ fn configured_key_that_matches_signs() {
 exit 2
 --- stdout
 --- stderr
-error: no key is named: --key is missing
-hint: give --key SOURCE, or name your keys in the configuration file (`qkey config init`)
+error: no key given: --key is missing
+hint: give --key SOURCE, or add your keys to the configuration file (`qkey config init`)
 
 "#]]
         .raw()
@@ -791,8 +793,8 @@ fn stdin_key_is_read_once() {
 exit 2
 --- stdout
 --- stderr
-error: two keys, or a key and a passphrase, are to be read from stdin
-hint: stdin can be read once; put one of them into a file
+error: only one key or passphrase may be read from stdin
+hint: save the others to files
 
 "#]]
         .raw()
@@ -816,7 +818,8 @@ fn key_replaced_during_unlock_is_reported() {
 exit 5
 --- stdout
 --- stderr
-error: cluster:8000 refused snapshot_unlock_snapshot: Error 400: invalid_request_error: The signature does not match the challenge.
+error: cluster:8000 refused to unlock snapshot 2
+  caused by: Error 400: invalid_request_error: The signature does not match the challenge.
 hint: nothing was changed; fix what the cluster reports, then run this again; the cluster now holds a signature made with alice.pem over its challenge
 
 "#]].raw());
@@ -836,7 +839,7 @@ exit 8
 --- stdout
 --- stderr
 error: the request to unlock snapshot 2 ("2_quarter_end") was sent, and now it is locked with key 2
-  caused by: qq gave no usable answer to snapshot_unlock_snapshot
+  caused by: qq failed to unlock snapshot 2
   caused by: `[DIR]/qq-between` was killed by signal 9
 hint: somebody else may be making changes; `[DIR]/qq-between --host=cluster snapshot_get_status --id=2` shows what the cluster holds
 
@@ -874,13 +877,17 @@ exit 6
 --- stdout
 Unlocked 0, already unlocked 0, failed 4.
 --- stderr
-error: snapshot 1: cluster:8000 refused snapshot_get_status: Error 401: http_unauthorized_error: Need to log in first to establish credentials.
+error: snapshot 1: not logged in to cluster:8000
+  caused by: Error 401: http_unauthorized_error: Need to log in first to establish credentials.
 hint: log in first: `[QQ] --host=cluster login -u USER`
-error: snapshot 2: cluster:8000 refused snapshot_get_status: Error 401: http_unauthorized_error: Need to log in first to establish credentials.
+error: snapshot 2: not logged in to cluster:8000
+  caused by: Error 401: http_unauthorized_error: Need to log in first to establish credentials.
 hint: log in first: `[QQ] --host=cluster login -u USER`
-error: snapshot 3: cluster:8000 refused snapshot_get_status: Error 401: http_unauthorized_error: Need to log in first to establish credentials.
+error: snapshot 3: not logged in to cluster:8000
+  caused by: Error 401: http_unauthorized_error: Need to log in first to establish credentials.
 hint: log in first: `[QQ] --host=cluster login -u USER`
-error: snapshot 99: cluster:8000 refused snapshot_get_status: Error 401: http_unauthorized_error: Need to log in first to establish credentials.
+error: snapshot 99: not logged in to cluster:8000
+  caused by: Error 401: http_unauthorized_error: Need to log in first to establish credentials.
 hint: log in first: `[QQ] --host=cluster login -u USER`
 error: 4 of 4 snapshots failed
 hint: see the errors above; rerunning is safe: what is already unlocked is left alone
@@ -905,8 +912,9 @@ exit 9
 The cluster has snapshot 1 ("1_before_upgrade") unlocked already: nothing to do.
 Unlocked 0, already unlocked 1, failed 1.
 --- stderr
-error: snapshot 2: cluster:8000 refused fs_security_list_keys: Error 500: internal_error: It broke.
-hint: the cluster has a problem of its own; check its health, then run this again
+error: snapshot 2: cluster:8000 failed to list the lock keys
+  caused by: Error 500: internal_error: It broke.
+hint: the cluster reports an internal problem; check its health, then run this again
 error: 1 of 2 snapshots failed
 hint: see the errors above; rerunning is safe: what is already unlocked is left alone
 

@@ -776,19 +776,19 @@ exit 0
 --- stdout
 Configuration file: none
 
-SETTING            VALUE                       FROM
-cluster            -                           default
-host               cluster                     environment, QKEY_HOST
-port               8000                        default
-credentials-store  -                           default
-token              -                           default
-trust              system CAs                  default
+SETTING            VALUE                   FROM
+cluster            -                       default
+host               cluster                 environment, QKEY_HOST
+port               8000                    default
+credentials-store  -                       default
+token              -                       default
+trust              system CAs              default
 qq                 [QQ]  environment, QKEY_QQ
-via                qq                          default
-timeout            30                          default
-output             text                        default
-color              auto                        default
-no-input           false                       default
+via                qq                      default
+timeout            30                      default
+output             text                    default
+color              auto                    default
+no-input           false                   default
 
 No keys are configured.
 --- stderr
@@ -1258,8 +1258,9 @@ $ qkey unlock --id 4 --id 99 --jobs 1 --key alice.pem > /dev/full
 exit 9
 --- stdout
 --- stderr
-error: cluster:8000 refused snapshot_get_status: Error 404: fs_no_such_entry_error: There is no snapshot 99.
-hint: `[QQ] --host=cluster snapshot_list_statuses` shows what there is
+error: snapshot 99: snapshot 99 does not exist on cluster:8000
+  caused by: Error 404: fs_no_such_entry_error: There is no snapshot 99.
+hint: `[QQ] --host=cluster snapshot_list_statuses` shows what exists
 error: Unlocked 1, already unlocked 0, failed 1, but the result cannot be written to stdout
   caused by: No space left on device (os error 28)
 hint: rerunning is safe: it reports what is already done

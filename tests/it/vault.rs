@@ -545,8 +545,8 @@ hint: qkey expects Base64 of ASN.1 DER after vault:vN:; this looks like Base64 o
 exit 3
 --- stdout
 --- stderr
-error: the signature that hashivault://lock made does not verify
-hint: check that the key source signs SHA-256 with the key that it shows
+error: hashivault://lock returned a signature that does not verify
+hint: check that the key source signs with the key that it reports, over SHA-256
 
 "#]].raw());
 }
@@ -685,8 +685,8 @@ hint: write tool=vault or bao
 exit 2
 --- stdout
 --- stderr
-error: "hashivault://lock?namespace=…" is not a key source: it has no attribute "namespace"
-hint: hashivault takes mount, key-version, tool; a `?` that is part of a name is written hashivault:…%3F…
+error: "hashivault://lock?namespace=…" is not a key source: unknown attribute "namespace"
+hint: hashivault takes mount, key-version, tool; in a name, write `?` as %3F: hashivault:…%3F…
 
 "#]].raw()
     );

@@ -432,7 +432,7 @@ exit 3
 --- stderr
 error: cannot use the public key
   caused by: a private key instead of a public key
-hint: take its public half: `qkey pubkey alice.pem`
+hint: extract its public half: `qkey pubkey alice.pem`
 
 $ qkey verify --public-key p384.pub --signature s.der lock-2026
 exit 3
