@@ -23,7 +23,7 @@
 # the last run; otherwise it starts a new rotation. With --finish it never starts one, and only checks
 # that the cluster holds KEY-FILE: use that when you do not know whether the last run finished.
 #
-# Exit codes: those of qkey (0 done; 4 KEY-FILE is not the key that the cluster holds; 7 the cluster
+# Exit codes: those of qkey (0 done; 4 KEY-FILE does not match; 7 the cluster
 # cannot be reached; 8 it is unknown whether the key was replaced; docs/json.md lists them all), and
 # from this script: 1 the files cannot be arranged; 2 wrong arguments; 3 KEY-FILE does not exist.
 #

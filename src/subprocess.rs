@@ -116,7 +116,7 @@ pub enum Failure {
         expected: String,
         excerpt: String,
     },
-    #[error("stopped by a signal")]
+    #[error("interrupted")]
     Interrupted(Kind),
 }
 

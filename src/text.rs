@@ -259,6 +259,15 @@ fn ansi_c_quoted(bytes: &[u8]) -> String {
     quoted
 }
 
+/// The same text with a capital first letter, to begin a sentence.
+pub fn capitalized(text: &str) -> String {
+    let mut chars = text.chars();
+    match chars.next() {
+        Some(first) => first.to_uppercase().chain(chars).collect(),
+        None => String::new(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::{ffi::OsStr, os::unix::ffi::OsStrExt, process::Command};

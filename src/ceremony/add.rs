@@ -6,8 +6,8 @@ use super::{
     Outcome,
     challenge::Purpose,
     change::{Change, Comparison, Conflict},
-    driver::{Keys, View},
     proof::{Response, Role, Signatory},
+    view::{Keys, View},
 };
 use crate::{
     cluster::{self, Check, Cluster, KeyRef, NewKey, StoredKey},
@@ -28,6 +28,8 @@ pub struct State {
     /// The stored key with the name.
     pub stored: Option<Arc<StoredKey>>,
     keys: Keys,
+    /// The commands that enable the stored key and set its comment.
+    commands: Option<[String; 2]>,
 }
 
 impl<'a> Add<'a> {
@@ -70,9 +72,14 @@ impl Change for Add<'_> {
             Some(_) => view.keys_again()?,
         };
         let stored = keys.iter().find(|stored| stored.name == self.name);
+        let commands = stored.map(|stored| {
+            [Check::EnableKey(&stored.id), Check::CommentKey(&stored.id)]
+                .map(|what| view.cluster.check_command(what))
+        });
         Ok(State {
             stored: stored.cloned(),
             keys,
+            commands,
         })
     }
 
@@ -93,17 +100,17 @@ impl Change for Add<'_> {
             (Some(_), None) => Comparison::NeedsNewKey,
             (Some(stored), Some(new_key)) if stored.holds(new_key) => Comparison::Met,
             (Some(other), Some(_)) => {
-                let title = other.title();
                 let message = format!(
-                    "the name {} is taken: the cluster holds another public key as {title}",
-                    quoted(self.name)
+                    "{} is already used by key {}, with a different public key",
+                    quoted(self.name),
+                    other.id
                 );
                 let error = Error::new(Kind::Mismatch, message).hint(format!(
                     "choose another --name, or replace that key: `qkey replace --key-id {}`",
                     other.id
                 ));
                 Comparison::Conflict(Conflict {
-                    now: format!("{title} holds another public key"),
+                    now: format!("{} holds another public key", other.title()),
                     error: Some(error),
                 })
             }
@@ -130,14 +137,16 @@ impl Change for Add<'_> {
 
     fn warnings(&self, state: &State, new_key: Option<&PublicKey>) -> Vec<String> {
         let mut warnings = Vec::new();
-        match &state.stored {
-            Some(stored) => {
+        match state.stored.as_ref().zip(state.commands.as_ref()) {
+            Some((stored, [enable, comment])) => {
                 if stored.disabled {
-                    warnings.push("the key is disabled, and locks nothing until `qq fs_security_modify_key` enables it".to_owned());
+                    warnings.push(format!(
+                        "the key is disabled and cannot lock snapshots; enable it: `{enable}`"
+                    ));
                 }
                 if stored.comment != self.comment && !self.comment.is_empty() {
                     warnings.push(format!(
-                        "its comment is {} and stays so; `qq fs_security_modify_key` changes it",
+                        "the stored comment stays {}; change it: `{comment}`",
                         quoted(&stored.comment)
                     ));
                 }
@@ -147,7 +156,7 @@ impl Change for Add<'_> {
                     |stored: &&Arc<StoredKey>| new_key.is_some_and(|new_key| stored.holds(new_key));
                 if let Some(other) = state.keys.iter().find(holds_it) {
                     warnings.push(format!(
-                        "the key store holds the same public key as {}",
+                        "the same public key is also stored as {}",
                         other.title()
                     ));
                 }

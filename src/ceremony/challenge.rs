@@ -12,7 +12,6 @@ use std::{
 
 use sha2::{Digest, Sha256};
 
-use super::proof::Key;
 use crate::{
     cluster::{Cluster, KeyRef, StoredKey},
     error::{Error, Kind, Result, Subject},
@@ -125,12 +124,10 @@ impl Challenges {
 
 /// Adds to a refusal that the cluster has a signature over a text of its own choice: a signature that
 /// it refused here may be accepted elsewhere.
-pub fn mention_signature(refusal: Error, key: &Key) -> Error {
+pub fn mention_signature(refusal: Error, title: &str) -> Error {
     let hint = refusal.hint_text().unwrap_or_default();
-    let hint = format!(
-        "{hint}; the cluster now holds a signature made with {} over its challenge",
-        key.title
-    );
+    let hint =
+        format!("{hint}; the cluster now holds a signature made with {title} over its challenge");
     refusal.hint(hint)
 }
 

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use super::{
     challenge::Purpose,
-    driver::View,
     proof::{Response, Signatory},
+    view::View,
 };
 use crate::{
     cluster::{self, Check, Cluster, StoredKey},

@@ -1,6 +1,6 @@
 //! Runs a change: prepare, prove, commit, confirm.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use super::{
     challenge::{Challenges, mention_signature},
@@ -8,6 +8,7 @@ use super::{
     observer::{Event, Observer},
     proof::{self, Key, Prover, Request, Response, Role},
     submission::{Reply, Seen, Submission},
+    view::View,
 };
 use crate::{
     cluster::{Cluster, StoredKey},
@@ -52,49 +53,6 @@ impl Permit {
     /// Where no audit log is configured.
     pub fn free() -> Self {
         Self(())
-    }
-}
-
-/// The stored keys of a cluster.
-pub type Keys = Arc<[Arc<StoredKey>]>;
-
-/// A cluster, with what this run knows of it.
-pub struct View<'a> {
-    pub cluster: &'a dyn Cluster,
-    keys: Mutex<Option<Result<Keys>>>,
-}
-
-impl<'a> View<'a> {
-    pub fn new(cluster: &'a dyn Cluster) -> Self {
-        Self {
-            cluster,
-            keys: Mutex::default(),
-        }
-    }
-
-    /// The key list, read once per run; others wait meanwhile.
-    ///
-    /// # Errors
-    /// When it could not be read.
-    pub fn keys(&self) -> Result<Keys> {
-        let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
-        keys.get_or_insert_with(|| self.read_keys()).clone()
-    }
-
-    /// The key list, read again: after a refusal or a lost reply.
-    ///
-    /// # Errors
-    /// When it cannot be read.
-    pub fn keys_again(&self) -> Result<Keys> {
-        let read = self.read_keys()?;
-        let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
-        *keys = Some(Ok(read.clone()));
-        Ok(read)
-    }
-
-    fn read_keys(&self) -> Result<Keys> {
-        let keys = self.cluster.keys()?;
-        Ok(keys.into_iter().map(Arc::new).collect())
     }
 }
 
@@ -328,7 +286,7 @@ impl<C: Change> Driver<'_, C> {
         let (cluster, before) = (self.view.cluster, &proven.before);
         let submission = self.submission(before);
         let title = &submission.request;
-        let stopped = Error::new(Kind::Interrupted, "stopped by a signal");
+        let stopped = Error::new(Kind::Interrupted, "interrupted");
         let unknown = submission
             .unknown(Kind::Interrupted)
             .caused_by_error(&stopped);
@@ -374,7 +332,7 @@ impl<C: Change> Driver<'_, C> {
         refusal: Error,
     ) -> Result<Committed<C::State>> {
         let refusal = match &proven.key {
-            Some(key) => mention_signature(refusal, key),
+            Some(key) => mention_signature(refusal, &key.title),
             None => refusal,
         };
         if refusal.kind() == Kind::Auth {
@@ -584,7 +542,7 @@ fn always_stale(refusal: &Error, attempts: u32) -> Error {
         format!("the challenge changed before {submissions}"),
     )
     .caused_by_error(refusal)
-    .hint("something keeps changing it (a name, a comment, an expiration); run this again, or give more --attempts")
+    .hint("something keeps changing it (a name, a comment, an expiration); run this again, or raise --attempts")
 }
 
 /// The error after a refusal when the state could not be read: the refusal says more than whatever
@@ -592,14 +550,15 @@ fn always_stale(refusal: &Error, attempts: u32) -> Error {
 fn unexplained(refusal: Error, failure: &Error) -> Error {
     let kind = failure.kind();
     match kind.is_interruption() {
-        true => Error::new(kind, "stopped by a signal after the cluster had refused")
-            .caused_by_error(&refusal),
+        true => Error::new(kind, "interrupted after the cluster refused").caused_by_error(&refusal),
         false => refusal,
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
     use super::*;
     use crate::{
         ceremony::{
@@ -673,7 +632,10 @@ mod tests {
         let add = Add::new("lock", "").unwrap();
         let added = run(&add, &cluster, &keyring, &Silent, 2, false);
         let error = failed(added, Kind::Mismatch, 4);
-        assert_tells(&error, "the name \"lock\" is taken");
+        assert_tells(
+            &error,
+            "\"lock\" is already used by key 1, with a different public key",
+        );
         assert_tells(&error, "fs_entry_exists_error");
         assert!(!error.hint_text().unwrap().contains("nothing was sent"));
 
@@ -726,7 +688,7 @@ mod tests {
         let added = run(&add, &FakeCluster::new(world), &keyring, &Silent, 2, false).unwrap();
         assert_eq!(
             added.warnings,
-            ["the key store holds the same public key as key 1 (\"other\")"]
+            ["the same public key is also stored as key 1 (\"other\")"]
         );
 
         let cluster = FakeCluster::new(World::default()).fault(Call::Add, .., Fault::LostAfter(1));

@@ -126,10 +126,7 @@ impl<'a> Keyring<'a> {
         let wanted = stored.public_key().map_err(|error| {
             Error::new(
                 Kind::Mismatch,
-                format!(
-                    "{} is not a P-256 key that could be compared",
-                    stored.title()
-                ),
+                format!("{} is not a P-256 key", stored.title()),
             )
             .caused_by(&error)
         })?;
@@ -179,12 +176,9 @@ impl<'a> Keyring<'a> {
             })
             .collect();
         let message = match &shown[..] {
-            [one] => format!(
-                "{one} is not the key that the cluster holds as {}",
-                stored.title()
-            ),
+            [one] => format!("{one} does not match {}", stored.title()),
             several => format!(
-                "none of these is the key that the cluster holds as {}: {}",
+                "none of these keys matches {}: {}",
                 stored.title(),
                 several.join(", "),
             ),
@@ -194,7 +188,7 @@ impl<'a> Keyring<'a> {
             false => Kind::Mismatch,
         };
         Error::new(kind, message).hint(format!(
-            "nothing was sent; the cluster holds {wanted}, and only its private half can sign here"
+            "nothing was sent; you need the private key for {wanted}"
         ))
     }
 

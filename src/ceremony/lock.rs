@@ -5,9 +5,9 @@ use std::sync::Arc;
 use super::{
     challenge::Purpose,
     change::{Change, Comparison, Conflict},
-    driver::{Keys, View},
     find_key,
     proof::{Key, Prover, Response, Signatory},
+    view::{Keys, View},
 };
 use crate::{
     cluster::{self, Check, Cluster, KeyRef, Snapshot, StoredKey},
@@ -28,6 +28,8 @@ pub struct State {
     pub snapshot: Snapshot,
     pub key: Arc<StoredKey>,
     keys: Keys,
+    /// The command that enables the key.
+    enable: String,
 }
 
 /// The prover of a change that needs no proof.
@@ -57,10 +59,13 @@ impl Change for Lock {
         }
         let (keys, snapshot) = both(|| view.keys(), || view.cluster.snapshot(self.id));
         let (snapshot, keys) = (snapshot?, keys?);
+        let key = find_key(&keys, &self.key)?;
+        let enable = view.cluster.check_command(Check::EnableKey(&key.id));
         Ok(State {
             snapshot,
-            key: find_key(&keys, &self.key)?,
+            key,
             keys,
+            enable,
         })
     }
 
@@ -77,6 +82,7 @@ impl Change for Lock {
             snapshot,
             key,
             keys,
+            enable,
         } = now;
         let title = snapshot.title();
         match &snapshot.lock_key {
@@ -84,7 +90,7 @@ impl Change for Lock {
             Some(lock_key) => {
                 let holder = find_key(keys, &KeyRef::Id(lock_key.clone()))
                     .map_or_else(|_| format!("key {lock_key}"), |holder| holder.title());
-                let message = format!("{title} is locked with {holder} already");
+                let message = format!("{title} is already locked with {holder}");
                 let error =
                     Error::new(Kind::Mismatch, message).hint("to change its key, unlock it first");
                 Comparison::Conflict(Conflict {
@@ -94,11 +100,9 @@ impl Change for Lock {
             }
             None if key.disabled => {
                 let title = key.title();
-                let message = format!("{title} is disabled, and a disabled key locks nothing");
-                let error = Error::new(Kind::Refused, message).hint(format!(
-                    "choose another key, or enable it: `qq fs_security_modify_key --key={} --enable`",
-                    key.id
-                ));
+                let message = format!("{title} is disabled and cannot lock snapshots");
+                let error = Error::new(Kind::Refused, message)
+                    .hint(format!("choose another key, or enable it: `{enable}`"));
                 Comparison::Conflict(Conflict {
                     now: format!("{title} is disabled"),
                     error: Some(error),

@@ -20,6 +20,7 @@ pub mod proof;
 pub mod replace;
 mod submission;
 pub mod unlock;
+pub mod view;
 
 use std::borrow::Borrow;
 
@@ -43,17 +44,17 @@ pub fn find_key<K: Borrow<StoredKey> + Clone>(keys: &[K], reference: &KeyRef) ->
         return Ok(key.clone());
     }
     let wanted = match reference {
-        KeyRef::Id(id) => format!("id {id}"),
-        KeyRef::Name(name) => format!("name {}", quoted(name)),
+        KeyRef::Id(id) => format!("with id {id}"),
+        KeyRef::Name(name) => format!("named {}", quoted(name)),
     };
     let names = keys.iter().map(|key| key.borrow().name.as_str());
     let hint = match suggest::nearest(reference.as_str(), names) {
         Some(name) => format!(
-            "did you mean {}? `qkey keys list` shows what it holds",
+            "did you mean {}? `qkey keys list` shows them all",
             quoted(name)
         ),
-        None => "`qkey keys list` shows what it holds".to_owned(),
+        None => "`qkey keys list` shows them all".to_owned(),
     };
-    let message = format!("the key store holds no key with the {wanted}");
+    let message = format!("no lock key {wanted}");
     Err(Error::new(Kind::Refused, message).hint(hint))
 }

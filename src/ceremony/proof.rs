@@ -79,8 +79,7 @@ impl Key {
         if signature.verifies(signer.public_key(), challenge.as_bytes()) {
             return Ok(signature);
         }
-        let message =
-            format!("the signature that {title} made does not verify with its own public key");
+        let message = format!("the signature from {title} does not verify with its own public key");
         Err(Error::new(Kind::Key, message).hint(
             "nothing was sent; check that the key source signs SHA-256 with the key that it shows",
         ))

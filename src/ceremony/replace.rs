@@ -6,9 +6,9 @@ use super::{
     Outcome,
     challenge::Purpose,
     change::{Change, Comparison, Conflict},
-    driver::{Keys, View},
     find_key,
     proof::{Response, Role, Signatory},
+    view::{Keys, View},
 };
 use crate::{
     cluster::{self, Check, Cluster, KeyRef, Replacement, StoredKey},
@@ -107,7 +107,7 @@ impl Change for Replace {
             Some(new_key) if now.stored.holds(new_key) => Comparison::Met,
             Some(_) if is_same(&now.stored, &before.stored) => Comparison::Unmet,
             Some(_) => {
-                let message = format!("somebody else has replaced {title}");
+                let message = format!("{title} was replaced by someone else");
                 let error = Error::new(Kind::Mismatch, message)
                     .hint("`qkey keys list` shows what it holds now");
                 conflict(format!("{title} holds a third key"), Some(error))

@@ -76,7 +76,7 @@ impl Submission {
         look: impl Fn() -> Result<Seen<T>>,
     ) -> Result<Reply<T>> {
         if let Some(kind) = interrupt::announced() {
-            let message = format!("stopped by a signal before {} was sent", self.request);
+            let message = format!("interrupted before {} was sent", self.request);
             return Err(self
                 .error(kind, message)
                 .hint("nothing was sent; run this again"));
@@ -188,14 +188,14 @@ impl Submission {
     fn something_else(&self, sent: &str, what: &str) -> Error {
         let message = format!("{} {sent}, and now {what}", self.request);
         self.error(Kind::Unknown, message).hint(format!(
-            "somebody else may be making changes; `{}` shows what the cluster holds",
+            "someone else may be making changes; `{}` shows what the cluster holds",
             self.check
         ))
     }
 
     /// What is said of it if a signal ends the process before the result is printed.
     pub fn carried_out(&self) -> Error {
-        let done = format!("stopped by a signal after {} was carried out", self.request);
+        let done = format!("interrupted after {} completed", self.request);
         Error::new(Kind::Interrupted, done)
     }
 

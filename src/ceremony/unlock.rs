@@ -5,8 +5,8 @@ use std::sync::Arc;
 use super::{
     challenge::Purpose,
     change::{Change, Comparison, Conflict},
-    driver::View,
     proof::{Response, Role, Signatory},
+    view::View,
 };
 use crate::{
     cluster::{self, Check, Cluster, Snapshot, StoredKey},
@@ -32,7 +32,7 @@ impl Change for Unlock {
         let lock_key = state.lock_key.as_deref().unwrap_or_default();
         let Some(stored) = keys.iter().find(|key| key.id == lock_key) else {
             let message = format!(
-                "{} is locked with key {lock_key}, which the key store does not show",
+                "{} is locked with key {lock_key}, which is not in the key list",
                 state.title()
             );
             return Err(Error::new(Kind::Refused, message).naming(Subject::Snapshot(self.0)).hint(

@@ -55,12 +55,11 @@ impl Add {
                     stored.title()
                 )
             }
-            (Ending::AlreadySo, Some(stored)) => format!(
-                "The key store holds this as {} already: nothing to do.\n  {fingerprint}",
-                stored.title()
-            ),
+            (Ending::AlreadySo, Some(stored)) => {
+                format!("Already stored as {}.\n  {fingerprint}", stored.title())
+            }
             _ => format!(
-                "Would store key {}; its signature was checked and nothing was sent.\n  {fingerprint}",
+                "Dry run: key {} can be stored; signature verified, nothing sent.\n  {fingerprint}",
                 quoted(&self.name)
             ),
         };

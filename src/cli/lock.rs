@@ -12,6 +12,7 @@ use crate::{
     cluster::KeyRef,
     error::Result,
     report::ceremony as report,
+    text::capitalized,
 };
 
 /// Lock a snapshot with a stored key
@@ -50,11 +51,12 @@ impl Lock {
             Ending::Done => format!("Locked {snapshot_title} with {key_title}."),
             Ending::AlreadySo => {
                 format!(
-                    "The cluster has {snapshot_title} locked with {key_title} already: nothing to do."
+                    "{} is already locked with {key_title}.",
+                    capitalized(&snapshot_title)
                 )
             }
             Ending::DryRun => {
-                format!("Would lock {snapshot_title} with {key_title}; nothing was sent.")
+                format!("Dry run: {key_title} can lock {snapshot_title}; nothing sent.")
             }
         };
         let lock_key = match locked.ending {

@@ -12,6 +12,7 @@ use crate::{
     cluster::KeyRef,
     error::Result,
     report::ceremony as report,
+    text::capitalized,
 };
 
 /// Replace a stored key; both the old and the new private key sign
@@ -77,11 +78,12 @@ impl Replace {
             }
             Ending::AlreadySo => {
                 format!(
-                    "The cluster holds the new key as {title} already: nothing to do.\n  {new_fingerprint}"
+                    "{} already holds the new key.\n  {new_fingerprint}",
+                    capitalized(&title)
                 )
             }
             Ending::DryRun => format!(
-                "Would replace {title}; both signatures were checked and nothing was sent.\n  \
+                "Dry run: {title} can be replaced; both signatures verified, nothing sent.\n  \
                  is {old_fingerprint}\n  to {new_fingerprint}{}",
                 signed(challenge)
             ),

@@ -27,7 +27,7 @@ use crate::{
     report::ceremony as report,
     signer::source::Openable,
     terminal::Progress,
-    text::quoted,
+    text::{capitalized, quoted},
 };
 
 /// Unlock snapshots
@@ -111,11 +111,8 @@ impl Ids {
         let ids = self.from.as_deref().is_some_and(input::is_stdin);
         match ids && keys.iter().any(|key| key.source.reads_stdin()) {
             false => Ok(()),
-            true => Err(Error::new(
-                Kind::Usage,
-                "the ids, and a key or a passphrase, are to be read from stdin",
-            )
-            .hint("stdin can be read once; put one of them into a file")),
+            true => Err(Error::new(Kind::Usage, "only one option may read stdin")
+                .hint("put the ids, or the key or passphrase, into a file")),
         }
     }
 
@@ -128,7 +125,7 @@ impl Ids {
         if let Some(path) = &self.from {
             ids.extend(parse_ids(path, &read_input(path, "the ids")?)?);
             if ids.is_empty() {
-                let message = format!("{} holds no id of a snapshot", place(path));
+                let message = format!("no snapshot ids {}", within(path));
                 return Err(Error::new(Kind::Usage, message).hint(FORM));
             }
         }
@@ -138,7 +135,13 @@ impl Ids {
     }
 }
 
-const FORM: &str = "one id a line; blank lines and those that start with # are passed over";
+const FORM: &str = "one id per line; blank lines and # comments are ignored";
+
+/// The same with a preposition.
+fn within(path: &Path) -> String {
+    let preposition = if input::is_stdin(path) { "on" } else { "in" };
+    format!("{preposition} {}", place(path))
+}
 
 fn place(path: &Path) -> String {
     match input::is_stdin(path) {
@@ -162,7 +165,7 @@ fn parse_ids(path: &Path, contents: &[u8]) -> Result<Vec<u64>> {
             let id = str::from_utf8(line).ok().and_then(|text| text.parse().ok());
             id.ok_or_else(|| {
                 let (place, line) = (place(path), beginning(line));
-                let message = format!("{place}, line {number}: {line} is no id of a snapshot");
+                let message = format!("{place}, line {number}: {line} is not a snapshot id");
                 Error::new(Kind::Usage, message).hint(FORM)
             })
         })
@@ -336,7 +339,7 @@ impl<'a> Tally<'a> {
             (None, None) => self.print_error.map_or(Ok(()), Err),
             (Some(error), _) if asked == 1 => Err(error),
             (_, Some(kind)) => {
-                let message = format!("stopped by a signal after {well} of {asked} snapshots");
+                let message = format!("interrupted after {well} of {asked} snapshots");
                 Err(Error::new(kind, message).hint(rerun))
             }
             (Some(first), None) => {
@@ -367,12 +370,12 @@ fn text(unlocked: &Unlocked) -> String {
     let snapshot = unlocked.snapshot.title();
     let key = unlocked.key.as_ref().map(|key| key.title());
     match (unlocked.ending, key) {
-        (Ending::Done, Some(key)) => format!("Unlocked {snapshot}, which {key} locked."),
+        (Ending::Done, Some(key)) => format!("Unlocked {snapshot} with {key}."),
         (Ending::DryRun, Some(key)) => format!(
-            "Would unlock {snapshot}, which {key} locks; the signature was checked and nothing was sent.{}",
+            "Dry run: {key} can unlock {snapshot}; signature verified, nothing sent.{}",
             signed(unlocked.challenge.as_deref())
         ),
-        _ => format!("The cluster has {snapshot} unlocked already: nothing to do."),
+        _ => format!("{} is already unlocked.", capitalized(&snapshot)),
     }
 }
 

@@ -85,7 +85,7 @@ impl Ledger {
     /// What is known, for a run that ends before it can report.
     pub fn words(&self) -> Error {
         let stages = self.stages();
-        let mut message = "stopped by a signal".to_owned();
+        let mut message = "interrupted".to_owned();
         let mut sent = false;
         for (is_in, what) in [
             (&[Stage::Unlocked][..], "unlocked"),
@@ -157,10 +157,7 @@ mod tests {
         let cluster = FakeCluster::new(World::default());
         let ledger = Ledger::new(&[1, 2, 3, 5, 9, 12], &cluster);
         let words = ledger.words();
-        assert_eq!(
-            words.message(),
-            "stopped by a signal; nothing sent: 1-3, 5, 9, 12"
-        );
+        assert_eq!(words.message(), "interrupted; nothing sent: 1-3, 5, 9, 12");
         for (index, stage) in [
             (0, Stage::Accepted),
             (1, Stage::Accepted),
@@ -182,7 +179,7 @@ mod tests {
         assert!(words.is_whole());
         assert_eq!(
             words.message(),
-            "stopped by a signal; unlocked: 5; accepted by the cluster, not confirmed: 1-2; \
+            "interrupted; unlocked: 5; accepted by the cluster, not confirmed: 1-2; \
              sent, result unknown: 3; failed: 9; nothing sent: 12"
         );
         assert_tells(&words, "`check snapshots` shows what is locked");

@@ -15,9 +15,10 @@ use crate::{
     ceremony::{
         Ending, Keyring, Outcome, POLL_PAUSES,
         challenge::Challenges,
-        driver::{Accepted, Driver, Looked, Step, View},
+        driver::{Accepted, Driver, Looked, Step},
         observer::{Event, Observer, Silent},
         unlock::Unlock,
+        view::View,
     },
     cluster::{Cluster, Snapshot, StoredKey},
     error::{Error, Kind, Result, Subject},

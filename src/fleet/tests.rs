@@ -152,10 +152,7 @@ fn lock_key_missing_from_key_store_is_reported() {
     let key = FakeSource::new("a.pem");
     let cluster = FakeCluster::new(locked_with(&key).with_snapshot(7, Some("9")));
     let error = failed(run(&unlock(&[&key]), &cluster), Kind::Refused, 5);
-    assert_tells(
-        &error,
-        "is locked with key 9, which the key store does not show",
-    );
+    assert_tells(&error, "is locked with key 9, which is not in the key list");
     assert_eq!(cluster.submissions(), 0);
 }
 

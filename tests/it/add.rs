@@ -59,7 +59,7 @@ exit 0
 exit 4
 --- stdout
 --- stderr
-{"error":{"kind":"mismatch","message":"the name \"lock-2026\" is taken: the cluster holds another public key as key 1 (\"lock-2026\")","causes":[],"hint":"nothing was sent; choose another --name, or replace that key: `qkey replace --key-id 1`","exit_code":4}}
+{"error":{"kind":"mismatch","message":"\"lock-2026\" is already used by key 1, with a different public key","causes":[],"hint":"nothing was sent; choose another --name, or replace that key: `qkey replace --key-id 1`","exit_code":4}}
 
 "#]]
     );
@@ -91,7 +91,7 @@ fn name_taken_by_another_key_exits_4() {
 exit 4
 --- stdout
 --- stderr
-error: the name "lock-2026" is taken: the cluster holds another public key as key 1 ("lock-2026")
+error: "lock-2026" is already used by key 1, with a different public key
 hint: nothing was sent; choose another --name, or replace that key: `qkey replace --key-id 1`
 
 "#]]
@@ -114,7 +114,7 @@ exit 0
 Stored key 2 ("lock-2026") in the key store.
   SHA256:[ALICE]
 --- stderr
-warning: the key store holds the same public key as key 1 ("lock-2025")
+warning: the same public key is also stored as key 1 ("lock-2025")
 
 "#]]
     );
@@ -134,10 +134,10 @@ fn comment_is_stored_and_never_changed() {
         str![[r#"
 exit 0
 --- stdout
-The key store holds this as key 1 ("lock-2026") already: nothing to do.
+Already stored as key 1 ("lock-2026").
   SHA256:[ALICE]
 --- stderr
-warning: its comment is "-it's \"5\" % of\nall 🔑" and stays so; `qq fs_security_modify_key` changes it
+warning: the stored comment stays "-it's \"5\" % of\nall 🔑"
 
 "#]]
     );
@@ -147,7 +147,7 @@ warning: its comment is "-it's \"5\" % of\nall 🔑" and stays so; `qq fs_securi
         str![[r#"
 exit 0
 --- stdout
-The key store holds this as key 1 ("lock-2026") already: nothing to do.
+Already stored as key 1 ("lock-2026").
   SHA256:[ALICE]
 --- stderr
 
@@ -384,7 +384,7 @@ exit 8
 --- stderr
 error: the request to add key "lock-2026" was sent, and now key 1 ("lock-2026") holds another public key
   caused by: lost the connection to cluster:8000 during the request to store key "lock-2026": The read operation timed out
-hint: somebody else may be making changes; `[DIR]/qq-between --host=cluster fs_security_list_keys` shows what the cluster holds
+hint: someone else may be making changes; `[DIR]/qq-between --host=cluster fs_security_list_keys` shows what the cluster holds
 
 "#]]
     );
@@ -405,14 +405,14 @@ fn stored_but_disabled_key_warns() {
 ==== []
 exit 0
 --- stdout
-The key store holds this as key 1 ("lock-2026") already: nothing to do.
+Already stored as key 1 ("lock-2026").
   SHA256:[ALICE]
 --- stderr
 warning: the key is disabled, and locks nothing until `qq fs_security_modify_key` enables it
 ==== ["--dry-run"]
 exit 0
 --- stdout
-The key store holds this as key 1 ("lock-2026") already: nothing to do.
+Already stored as key 1 ("lock-2026").
   SHA256:[ALICE]
 --- stderr
 warning: the key is disabled, and locks nothing until `qq fs_security_modify_key` enables it

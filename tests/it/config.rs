@@ -1388,7 +1388,7 @@ warning: skipped broken (none.pem): key "broken": cannot read the key file [DIR]
 $ qkey unlock --id 1
 exit 0
 --- stdout
-Unlocked snapshot 1 ("1_before_upgrade"), which key 1 ("lock") locked.
+Unlocked snapshot 1 ("1_before_upgrade") with key 1 ("lock").
 --- stderr
 
 $ qkey replace -k lock --new-key a-bob
@@ -1461,21 +1461,21 @@ $ qkey unlock --id 1
 exit 4
 --- stdout
 --- stderr
-error: none of these is the key that the cluster holds as key 1 ("lock"): bob (~/bob.pem) (SHA256:Bigzvx05JkuL), carol (~/carol.pem) (SHA256:JSkAIR0avXSX), gone (gone.pem) (No such file or directory (os error 2))
-hint: nothing was sent; the cluster holds SHA256:qDNOdPfn/SvG, and only its private half can sign here
+error: none of these keys matches key 1 ("lock"): bob (~/bob.pem) (SHA256:Bigzvx05JkuL), carol (~/carol.pem) (SHA256:JSkAIR0avXSX), gone (gone.pem) (No such file or directory (os error 2))
+hint: nothing was sent; you need the private key for SHA256:qDNOdPfn/SvG
 
 $ qkey unlock --id 1 --output json
 exit 4
 --- stdout
 --- stderr
-{"error":{"kind":"mismatch","message":"none of these is the key that the cluster holds as key 1 (\"lock\"): bob (~/bob.pem) (SHA256:Bigzvx05JkuL), carol (~/carol.pem) (SHA256:JSkAIR0avXSX), gone (gone.pem) (No such file or directory (os error 2))","causes":[],"hint":"nothing was sent; the cluster holds SHA256:qDNOdPfn/SvG, and only its private half can sign here","exit_code":4}}
+{"error":{"kind":"mismatch","message":"none of these keys matches key 1 (\"lock\"): bob (~/bob.pem) (SHA256:Bigzvx05JkuL), carol (~/carol.pem) (SHA256:JSkAIR0avXSX), gone (gone.pem) (No such file or directory (os error 2))","causes":[],"hint":"nothing was sent; you need the private key for SHA256:qDNOdPfn/SvG","exit_code":4}}
 
 $ qkey unlock --id 1 --key bob
 exit 4
 --- stdout
 --- stderr
-error: bob (~/bob.pem) (SHA256:Bigzvx05JkuL) is not the key that the cluster holds as key 1 ("lock")
-hint: nothing was sent; the cluster holds SHA256:qDNOdPfn/SvG, and only its private half can sign here
+error: bob (~/bob.pem) (SHA256:Bigzvx05JkuL) does not match key 1 ("lock")
+hint: nothing was sent; you need the private key for SHA256:qDNOdPfn/SvG
 
 
 "#]].raw()

@@ -157,7 +157,7 @@ fn token_precedence() {
         assert!(logged_in(&named), "{variable} is not for --cluster");
         let warning = match variable.starts_with("QKEY_TOKEN") {
             true => format!(
-                "warning: {variable} is not used: the cluster is named by a flag, and may be another\n"
+                "warning: ignored {variable}: it may belong to a cluster other than the one named by a flag\n"
             ),
             false => String::new(),
         };

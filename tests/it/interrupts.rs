@@ -220,7 +220,7 @@ error: no reply to the request to unlock snapshot 2 ("2_quarter_end"): not done 
 hint: keep every key; `[QQ] --host=cluster snapshot_get_status --id=2` shows whether it was done; rerunning is safe: qkey looks first
 exit 0
 --- stdout
-Unlocked snapshot 2 ("2_quarter_end"), which key 1 ("lock-2026") locked.
+Unlocked snapshot 2 ("2_quarter_end") with key 1 ("lock-2026").
 --- stderr
 warning: stopping; waiting up to 8 s for what was already sent (a second signal stops at once)
 warning: no reply to the request to unlock snapshot 2 ("2_quarter_end") (interrupted during the request to unlock snapshot 2); checked: it was done
@@ -299,14 +299,14 @@ fn signal_during_refusal_check_keeps_its_exit_code() {
 exit 130
 --- stdout
 --- stderr
-error: stopped by a signal after the cluster had refused
+error: interrupted after the cluster refused
   caused by: cluster:8000 refused to replace key 1
   caused by: Error 400: invalid_request_error: The old key verification signature does not match the challenge.
 ==== unlock
 exit 130
 --- stdout
 --- stderr
-error: stopped by a signal after the cluster had refused
+error: interrupted after the cluster refused
   caused by: cluster:8000 refused to unlock snapshot 2
   caused by: Error 400: invalid_request_error: The signature does not match the challenge.
 
@@ -336,14 +336,14 @@ fn signal_among_several_snapshots_reports_each() {
     assert_data_eq!(filtered(&run), str![[r#"
 exit 130
 --- stdout
-Unlocked snapshot 1 ("1_before_upgrade"), which key 1 ("lock-2026") locked.
+Unlocked snapshot 1 ("1_before_upgrade") with key 1 ("lock-2026").
 Unlocked 1, already unlocked 0, failed 1.
 --- stderr
 warning: stopping; waiting up to 8 s for what was already sent (a second signal stops at once)
 error: no reply to the request to unlock snapshot 2 ("2_quarter_end"): not done so far, and may still be
   caused by: interrupted during the request to unlock snapshot 2
 hint: keep every key; `[DIR]/qq-between --host=cluster snapshot_get_status --id=2` shows whether it was done; rerunning is safe: qkey looks first
-error: stopped by a signal after 1 of 2 snapshots
+error: interrupted after 1 of 2 snapshots
 hint: see the errors above; rerunning is safe: what is already unlocked is left alone
 
 "#]].raw());
@@ -521,7 +521,7 @@ exit 130
 --- stderr
 warning: stopping; waiting up to 8 s for what was already sent (a second signal stops at once)
 error: the request to replace key 1 ("lock-2026") was sent, but the result could not be confirmed
-  caused by: stopped by a signal
+  caused by: interrupted
 hint: keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
 
 "#]].raw());
@@ -564,7 +564,7 @@ exit 143
 --- stdout
 --- stderr
 warning: stopping; waiting up to 8 s for what was already sent (a second signal stops at once)
-error: stopped by a signal; accepted by the cluster, not confirmed: 1-5; sent, result unknown: 6
+error: interrupted; accepted by the cluster, not confirmed: 1-5; sent, result unknown: 6
 hint: `[DIR]/qq-between --host=cluster snapshot_list_statuses --only-locked` shows what is locked; rerunning is safe: qkey looks first
 
 "#]].raw());
@@ -601,11 +601,11 @@ fn signal_reports_untried_snapshots_without_failures() {
         str![[r#"
 exit 130
 --- stdout
-Unlocked snapshot 1 ("1_before_upgrade"), which key 1 ("lock-2026") locked.
+Unlocked snapshot 1 ("1_before_upgrade") with key 1 ("lock-2026").
 Unlocked 1, already unlocked 0, failed 0, not tried 2.
 --- stderr
 warning: stopping; waiting up to 8 s for what was already sent (a second signal stops at once)
-error: stopped by a signal after 1 of 3 snapshots
+error: interrupted after 1 of 3 snapshots
 hint: rerunning is safe: what is already unlocked is left alone
 
 "#]]

@@ -205,26 +205,26 @@ fn a_key_that_is_not_stored_is_told_with_the_nearest_name() {
 exit 5
 --- stdout
 --- stderr
-error: the key store holds no key with the name "lock-2062"
-hint: did you mean "lock-2026"? `qkey keys list` shows what it holds
+error: no lock key named "lock-2062"
+hint: did you mean "lock-2026"? `qkey keys list` shows them all
 ==== nothing alike
 exit 5
 --- stdout
 --- stderr
-error: the key store holds no key with the name "nothing alike"
-hint: `qkey keys list` shows what it holds
+error: no lock key named "nothing alike"
+hint: `qkey keys list` shows them all
 ==== 9
 exit 5
 --- stdout
 --- stderr
-error: the key store holds no key with the id 9
-hint: `qkey keys list` shows what it holds
+error: no lock key with id 9
+hint: `qkey keys list` shows them all
 ==== 
 exit 5
 --- stdout
 --- stderr
-error: the key store holds no key with the name ""
-hint: `qkey keys list` shows what it holds
+error: no lock key named ""
+hint: `qkey keys list` shows them all
 
 "#]]
         .raw()
@@ -234,7 +234,7 @@ hint: `qkey keys list` shows what it holds
 exit 5
 --- stdout
 --- stderr
-{"error":{"kind":"refused","message":"the key store holds no key with the id 9","causes":[],"hint":"`qkey keys list` shows what it holds","exit_code":5}}
+{"error":{"kind":"refused","message":"no lock key with id 9","causes":[],"hint":"`qkey keys list` shows them all","exit_code":5}}
 
 "#]].raw());
 }

@@ -66,7 +66,7 @@ exit 0
 exit 4
 --- stdout
 --- stderr
-{"error":{"kind":"mismatch","message":"snapshot 2 (\"2_quarter_end\") is locked with key 1 (\"lock-2026\") already","causes":[],"hint":"nothing was sent; to change its key, unlock it first","exit_code":4}}
+{"error":{"kind":"mismatch","message":"snapshot 2 (\"2_quarter_end\") is already locked with key 1 (\"lock-2026\")","causes":[],"hint":"nothing was sent; to change its key, unlock it first","exit_code":4}}
 
 "#]]
     );
@@ -113,7 +113,7 @@ fn snapshot_locked_with_another_key_exits_4() {
 exit 4
 --- stdout
 --- stderr
-error: snapshot 2 ("2_quarter_end") is locked with key 2 ("other") already
+error: snapshot 2 ("2_quarter_end") is already locked with key 2 ("other")
 hint: nothing was sent; to change its key, unlock it first
 
 "#]]
@@ -132,7 +132,7 @@ fn snapshot_locked_with_unlisted_key_exits_4() {
 exit 4
 --- stdout
 --- stderr
-error: snapshot 2 ("2_quarter_end") is locked with key 77 already
+error: snapshot 2 ("2_quarter_end") is already locked with key 77
 hint: nothing was sent; to change its key, unlock it first
 
 "#]]
@@ -168,20 +168,20 @@ hint: `[QQ] --host=cluster snapshot_list_statuses` shows what exists
 exit 5
 --- stdout
 --- stderr
-error: the key store holds no key with the name "lock-2062"
-hint: did you mean "lock-2026"? `qkey keys list` shows what it holds
+error: no lock key named "lock-2062"
+hint: did you mean "lock-2026"? `qkey keys list` shows them all
 ==== 2 9
 exit 5
 --- stdout
 --- stderr
-error: the key store holds no key with the id 9
-hint: `qkey keys list` shows what it holds
+error: no lock key with id 9
+hint: `qkey keys list` shows them all
 ==== 2 
 exit 5
 --- stdout
 --- stderr
-error: the key store holds no key with the name ""
-hint: `qkey keys list` shows what it holds
+error: no lock key named ""
+hint: `qkey keys list` shows them all
 ==== 99 9
 exit 5
 --- stdout
@@ -257,7 +257,7 @@ exit 8
 error: the request to lock snapshot 2 ("2_quarter_end") was sent, and now it is locked with key 2
   caused by: qq failed to lock snapshot 2
   caused by: `[DIR]/qq-between` was killed by signal 9
-hint: somebody else may be making changes; `[DIR]/qq-between --host=cluster snapshot_get_status --id=2` shows what the cluster holds
+hint: someone else may be making changes; `[DIR]/qq-between --host=cluster snapshot_get_status --id=2` shows what the cluster holds
 
 "#]].raw());
 }

@@ -457,7 +457,7 @@ fn little_memory_ends_in_no_panic_abort_or_hang() {
             assert!(!run.stderr.contains("panicked"), "{line}: {run:?}");
             // Below what the program itself takes, the system does not start it.
             let not_started =
-                run.code == 127 || run.code == 126 || run.code == -1 && kibibytes < 20_000;
+                run.code == 127 || run.code == 126 || run.code == -1 && kibibytes < 24_000;
             assert!(
                 not_started || [0, 1, 3, 7].contains(&run.code),
                 "{line}: {run:?}"

@@ -401,7 +401,7 @@ fn a_key_that_a_tpm_has_wrapped_signs() {
         ),
         (
             "open.pem".to_owned(),
-            "openssl:open.pem?provider=tpm2,default as the key",
+            "with the key source openssl:open.pem?provider=tpm2,default",
         ),
     ] {
         let run = qkey.run(["sign", "--key", &source, "x"]);

@@ -446,7 +446,7 @@ Replaced key 1 ("lock-2026").
         str![[r#"
 exit 0
 --- stdout
-Unlocked snapshot 7 ("daily"), which key 1 ("lock-2026") locked.
+Unlocked snapshot 7 ("daily") with key 1 ("lock-2026").
 --- stderr
 
 "#]]
@@ -483,7 +483,7 @@ Stored key 1 ("lock-2026") in the key store.
         str![[r#"
 exit 0
 --- stdout
-The key store holds this as key 1 ("lock-2026") already: nothing to do.
+Already stored as key 1 ("lock-2026").
   SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
 --- stderr
 
@@ -1704,7 +1704,7 @@ fn nothing_is_sent_with_a_garbage_signature() {
 exit 3
 --- stdout
 --- stderr
-error: the signature that pkcs11:token=T;object=alice?pin-env=PIN made does not verify with its own public key
+error: the signature from pkcs11:token=T;object=alice?pin-env=PIN does not verify with its own public key
 hint: nothing was sent; check that the key source signs SHA-256 with the key that it shows
 
 "#]].raw()
@@ -1719,7 +1719,7 @@ fn a_module_that_crashes_ends_qkey_before_anything_is_sent() {
     let source = "pkcs11:token=T;object=alice?pin-env=PIN";
     let run = tokens.run(&["add", "--name", "n", "--key", source]);
     assert_eq!(run.code, 1, "{run:?}");
-    let said = "qkey was aborted, by a lack of memory or by a PKCS#11 module";
+    let said = "qkey aborted: out of memory, or a PKCS#11 module failed";
     assert!(run.stderr.contains(said), "{run:?}");
     assert_eq!(mock.count("fs_security_add_key"), 0);
 }

@@ -124,7 +124,7 @@ Replaced key 1 ("lock").
 $ qkey unlock --id 7 --key plugin:example:alice.pem
 exit 0
 --- stdout
-Unlocked snapshot 7 ("7_nightly"), which key 1 ("lock") locked.
+Unlocked snapshot 7 ("7_nightly") with key 1 ("lock").
 --- stderr
 
 $ qkey replace --key-id lock --old-key alice --new-key bob
@@ -138,7 +138,7 @@ Replaced key 1 ("lock").
 $ qkey unlock --id 8
 exit 0
 --- stdout
-Unlocked snapshot 8 ("8_nightly"), which key 1 ("lock") locked.
+Unlocked snapshot 8 ("8_nightly") with key 1 ("lock").
 --- stderr
 
 $ qkey replace --key-id lock --old-key plugin:example:bob.pem --new-key carol.pem
@@ -743,7 +743,7 @@ $ qkey add --name lock --key plugin:test:x
 exit 3
 --- stdout
 --- stderr
-error: the signature that plugin:test:x made does not verify with its own public key
+error: the signature from plugin:test:x does not verify with its own public key
 hint: nothing was sent; check that the key source signs SHA-256 with the key that it shows
 
 

@@ -83,7 +83,7 @@ exit 0
 exit 4
 --- stdout
 --- stderr
-{"error":{"kind":"mismatch","message":"alice.pem (SHA256:[ALICE…]) is not the key that the cluster holds as key 1 (\"lock-2026\")","causes":[],"hint":"nothing was sent; the cluster holds SHA256:[BOB…], and only its private half can sign here","exit_code":4}}
+{"error":{"kind":"mismatch","message":"alice.pem (SHA256:[ALICE…]) does not match key 1 (\"lock-2026\")","causes":[],"hint":"nothing was sent; you need the private key for SHA256:[BOB…]","exit_code":4}}
 
 "#]]
     );
@@ -139,8 +139,8 @@ fn wrong_old_key_exits_4_and_sends_nothing() {
 exit 4
 --- stdout
 --- stderr
-error: carol.pem (SHA256:[CAROL…]) is not the key that the cluster holds as key 1 ("lock-2026")
-hint: nothing was sent; the cluster holds SHA256:[ALICE…], and only its private half can sign here
+error: carol.pem (SHA256:[CAROL…]) does not match key 1 ("lock-2026")
+hint: nothing was sent; you need the private key for SHA256:[ALICE…]
 
 "#]]
     );
@@ -173,7 +173,7 @@ fn replacement_by_itself_changes_nothing() {
         str![[r#"
 exit 0
 --- stdout
-The cluster holds the new key as key 1 ("lock-2026") already: nothing to do.
+Key 1 ("lock-2026") already holds the new key.
   SHA256:[ALICE]
 --- stderr
 
@@ -202,38 +202,38 @@ fn unknown_key_suggests_nearest_name() {
 exit 5
 --- stdout
 --- stderr
-error: the key store holds no key with the name "lock-2062"
-hint: did you mean "lock-2026"? `qkey keys list` shows what it holds
+error: no lock key named "lock-2062"
+hint: did you mean "lock-2026"? `qkey keys list` shows them all
 ==== another
 exit 5
 --- stdout
 --- stderr
-error: the key store holds no key with the name "another"
-hint: `qkey keys list` shows what it holds
+error: no lock key named "another"
+hint: `qkey keys list` shows them all
 ==== 7
 exit 5
 --- stdout
 --- stderr
-error: the key store holds no key with the id 7
-hint: `qkey keys list` shows what it holds
+error: no lock key with id 7
+hint: `qkey keys list` shows them all
 ==== 
 exit 5
 --- stdout
 --- stderr
-error: the key store holds no key with the name ""
-hint: `qkey keys list` shows what it holds
+error: no lock key named ""
+hint: `qkey keys list` shows them all
 ==== 01
 exit 5
 --- stdout
 --- stderr
-error: the key store holds no key with the id 01
-hint: `qkey keys list` shows what it holds
+error: no lock key with id 01
+hint: `qkey keys list` shows them all
 ==== LOCK-2026
 exit 5
 --- stdout
 --- stderr
-error: the key store holds no key with the name "LOCK-2026"
-hint: `qkey keys list` shows what it holds
+error: no lock key named "LOCK-2026"
+hint: `qkey keys list` shows them all
 
 "#]]
         .raw()
@@ -326,7 +326,7 @@ exit 8
 --- stderr
 error: the request to replace key 1 ("lock-2026") was sent, and now key 1 ("lock-2026") holds a third key
   caused by: lost the connection to cluster:8000 during the request to replace key 1: The read operation timed out
-hint: somebody else may be making changes; `[DIR]/qq-between --host=cluster fs_security_list_keys` shows what the cluster holds
+hint: someone else may be making changes; `[DIR]/qq-between --host=cluster fs_security_list_keys` shows what the cluster holds
 
 "#]].raw());
 }
@@ -345,7 +345,7 @@ fn key_replaced_by_another_admin_is_not_retried() {
 exit 4
 --- stdout
 --- stderr
-error: somebody else has replaced key 1 ("lock-2026")
+error: key 1 ("lock-2026") was replaced by someone else
   caused by: cluster:8000 refused to replace key 1
   caused by: Error 400: invalid_request_error: The old key verification signature does not match the challenge.
 hint: `qkey keys list` shows what it holds now
@@ -429,8 +429,8 @@ fn configured_keys_without_match_are_listed() {
 exit 4
 --- stdout
 --- stderr
-error: none of these is the key that the cluster holds as key 1 ("lock-2026"): spare (../../carol.pem) (No such file or directory (os error 2)), vault (../../alice.pem) (SHA256:[ALICE…])
-hint: nothing was sent; the cluster holds SHA256:[BOB…], and only its private half can sign here
+error: none of these keys matches key 1 ("lock-2026"): spare (../../carol.pem) (No such file or directory (os error 2)), vault (../../alice.pem) (SHA256:[ALICE…])
+hint: nothing was sent; you need the private key for SHA256:[BOB…]
 
 "#]]
     );
@@ -494,7 +494,7 @@ fn stored_key_of_another_algorithm_is_reported() {
 exit 4
 --- stdout
 --- stderr
-error: key 1 ("lock-2026") is not a P-256 key that could be compared
+error: key 1 ("lock-2026") is not a P-256 key
   caused by: the public key is truncated or damaged
 
 "#]]

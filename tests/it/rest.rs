@@ -82,7 +82,7 @@ fn verbose_unlock_lists_calls_and_requests() {
         said(qkey.run(with(&UNLOCK, &["-v"]))),
         str![[r#"
 exit 0
-Unlocked snapshot 7 ("7_snapshot"), which key 1 ("lock-2026") locked.
+Unlocked snapshot 7 ("7_snapshot") with key 1 ("lock-2026").
 get the challenge to unlock snapshot 7
 list the lock keys
 read snapshot 7
@@ -98,7 +98,7 @@ unlock snapshot 7
         said(qkey.run(with(&UNLOCK, &["-vv"]))),
         str![[r#"
 exit 0
-Unlocked snapshot 7 ("7_snapshot"), which key 1 ("lock-2026") locked.
+Unlocked snapshot 7 ("7_snapshot") with key 1 ("lock-2026").
 GET /v1/file-system/security/keys/: 200 OK in [TIME] ms
 GET /v3/snapshots/7/unlock-challenge: 200 OK in [TIME] ms
 GET /v3/snapshots/status/7: 200 OK in [TIME] ms

@@ -312,7 +312,7 @@ hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credenti
 ==== a submission that is done
 exit 0
 --- stdout
-Unlocked snapshot 7 ("7_snapshot"), which key 1 ("lock-2026") locked.
+Unlocked snapshot 7 ("7_snapshot") with key 1 ("lock-2026").
 --- stderr
 warning: no reply to the request to unlock snapshot 7 ("7_snapshot") (no reply from 127.0.0.1:[PORT] within 4 s to the request to unlock snapshot 7); checked: it was done
 
@@ -793,7 +793,7 @@ fn connection_is_dropped_after_408() {
         str![[r#"
 exit 0
 --- stdout
-Unlocked snapshot 7 ("7_snapshot"), which key 1 ("lock-2026") locked.
+Unlocked snapshot 7 ("7_snapshot") with key 1 ("lock-2026").
 --- stderr
 
 "#]]

@@ -454,8 +454,8 @@ fn wrong_old_key_makes_no_new_key() {
 exit 4
 --- stdout
 --- stderr
-error: ./bob.pem (SHA256:Bigzvx05JkuL) is not the key that the cluster holds as key 1 ("vault")
-hint: nothing was sent; the cluster holds SHA256:qDNOdPfn/SvG, and only its private half can sign here
+error: ./bob.pem (SHA256:Bigzvx05JkuL) does not match key 1 ("vault")
+hint: nothing was sent; you need the private key for SHA256:qDNOdPfn/SvG
 
 "#]]
     );
@@ -479,8 +479,8 @@ exit 4
 --- stdout
 --- stderr
 rotate.sh: continuing with ./lock.pem.new
-error: ./lock.pem (SHA256:qDNOdPfn/SvG) is not the key that the cluster holds as key 1 ("vault")
-hint: nothing was sent; the cluster holds SHA256:JSkAIR0avXSX, and only its private half can sign here
+error: ./lock.pem (SHA256:qDNOdPfn/SvG) does not match key 1 ("vault")
+hint: nothing was sent; you need the private key for SHA256:JSkAIR0avXSX
 
 "#]]
     );

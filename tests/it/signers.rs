@@ -3,7 +3,7 @@
 use std::{fs, time::Instant};
 
 use crate::support::{
-    key_source::{assert_replaces_and_unlocks, assert_signs, interrupted},
+    key_source::{assert_replaces_and_unlocks, assert_signs_up_to, interrupted},
     mock::Mock,
     qkey::{Qkey, Run, side_by_side},
     rig::{KINDS, Rig},
@@ -40,7 +40,13 @@ fn error(run: &Run) -> String {
 fn signatures_verify_with_openssl() {
     over(&KINDS, |kind| {
         let rig = Rig::new(kind, "signs", Qkey::new());
-        assert_signs(&rig.qkey, &rig.ready());
+        // moto hashes a digest once more, so what is sent as one is tested in `aws`.
+        let limit = if kind.starts_with("aws") {
+            4096
+        } else {
+            usize::MAX
+        };
+        assert_signs_up_to(&rig.qkey, &rig.ready(), limit);
         String::new()
     });
 }

@@ -215,7 +215,7 @@ Replaced key 1 ("lock").
 $ qkey unlock --id 7 --key ssh-agent:alice
 exit 0
 --- stdout
-Unlocked snapshot 7 ("7_nightly"), which key 1 ("lock") locked.
+Unlocked snapshot 7 ("7_nightly") with key 1 ("lock").
 --- stderr
 
 $ qkey replace --key-id lock --old-key ssh-agent:alice --new-key ssh-agent:bob
@@ -230,8 +230,8 @@ $ qkey unlock --id 8 --key ssh-agent:alice
 exit 4
 --- stdout
 --- stderr
-error: ssh-agent:alice (SHA256:qDNOdPfn/SvG) is not the key that the cluster holds as key 1 ("lock")
-hint: nothing was sent; the cluster holds SHA256:Bigzvx05JkuL, and only its private half can sign here
+error: ssh-agent:alice (SHA256:qDNOdPfn/SvG) does not match key 1 ("lock")
+hint: nothing was sent; you need the private key for SHA256:Bigzvx05JkuL
 
 $ qkey replace --key-id lock --old-key ssh-agent:bob --new-key alice.pem
 exit 0
@@ -254,7 +254,7 @@ Replaced key 1 ("lock").
 $ qkey unlock --id 8
 exit 0
 --- stdout
-Unlocked snapshot 8 ("8_nightly"), which key 1 ("lock") locked.
+Unlocked snapshot 8 ("8_nightly") with key 1 ("lock").
 --- stderr
 
 $ qkey keys
@@ -881,10 +881,10 @@ fn one_connection_serves_the_list_and_all_signatures() {
         str![[r#"
 exit 0
 --- stdout
-Unlocked snapshot 1 ("1_before_upgrade"), which key 1 ("lock") locked.
-Unlocked snapshot 2 ("2_quarter_end"), which key 1 ("lock") locked.
-Unlocked snapshot 3 ("3_nightly_projects"), which key 1 ("lock") locked.
-Unlocked snapshot 4 ("4_nightly"), which key 1 ("lock") locked.
+Unlocked snapshot 1 ("1_before_upgrade") with key 1 ("lock").
+Unlocked snapshot 2 ("2_quarter_end") with key 1 ("lock").
+Unlocked snapshot 3 ("3_nightly_projects") with key 1 ("lock").
+Unlocked snapshot 4 ("4_nightly") with key 1 ("lock").
 Unlocked 4, already unlocked 0, failed 0.
 --- stderr
 
@@ -911,9 +911,9 @@ fn an_agent_that_closes_within_an_answer_is_not_asked_again() {
         str![[r#"
 exit 9
 --- stdout
-Unlocked snapshot 1 ("1_before_upgrade"), which key 1 ("lock") locked.
-Unlocked snapshot 3 ("3_nightly_projects"), which key 1 ("lock") locked.
-Unlocked snapshot 4 ("4_nightly"), which key 1 ("lock") locked.
+Unlocked snapshot 1 ("1_before_upgrade") with key 1 ("lock").
+Unlocked snapshot 3 ("3_nightly_projects") with key 1 ("lock").
+Unlocked snapshot 4 ("4_nightly") with key 1 ("lock").
 Unlocked 3, already unlocked 0, failed 1.
 --- stderr
 error: snapshot 2: cannot sign with ssh-agent:alice
@@ -1003,7 +1003,7 @@ fn a_signal_ends_the_wait_of_all_who_share_the_connection() {
     let run = qkey.taken(&output);
     assert_eq!(run.code, 130, "{run:?}");
     assert!(begun.elapsed() < Duration::from_secs(20), "{run:?}");
-    let told = "stopped by a signal, about to sign with ssh-agent:alice";
+    let told = "interrupted before it could sign with ssh-agent:alice";
     assert!(run.stderr.contains(told), "{run:?}");
 }
 

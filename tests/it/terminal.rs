@@ -455,7 +455,7 @@ fn nobody_is_asked_for_a_key_that_the_cluster_does_not_want() {
         str![[r#"
 exit 0
 --- stdout
-Unlocked snapshot 1 ("1_before_upgrade"), which key 1 ("lock") locked.
+Unlocked snapshot 1 ("1_before_upgrade") with key 1 ("lock").
 --- stderr
 --- terminal (typing is shown)
 

@@ -1398,7 +1398,7 @@ fn trust_flags_have_no_effect_through_qq() {
         let name = flag.split('=').next().unwrap();
         assert_eq!(run.code, 2, "{run:?}");
         let message = format!(
-            "error: {name} is of no effect through qq, which verifies no certificate\nhint: add --via rest, or leave it out\n"
+            "error: {name} has no effect with --via qq: qq does not verify certificates\nhint: add --via rest, or omit {name}\n"
         );
         assert_eq!(run.stderr, message);
     }

@@ -255,9 +255,13 @@ fn said_over(labs: &[Lab], index: usize) -> String {
 /// What may differ between the transports: the commands in hints, who gave no usable answer, and the words
 /// that are quoted of `qq`, of the connection or of such an answer.
 fn neutral(stderr: &str) -> String {
+    let own_words = ["`[QQ]` ", "qumulo.", "status ", "expected "];
+    let is_own = |line: &str| {
+        let cause = line.strip_prefix("  caused by: ");
+        cause.is_some_and(|cause| own_words.iter().any(|words| cause.starts_with(words)))
+    };
     let lines = stderr.lines().map(without_commands);
-    let own_words = "  caused by: `[QQ]` ";
-    let neutral = lines.filter(|line| !line.starts_with(own_words));
+    let neutral = lines.filter(|line| !is_own(line));
     let neutral = neutral.map(|line| unquoted(&line));
     neutral.collect::<Vec<_>>().join("\n")
 }
@@ -265,7 +269,7 @@ fn neutral(stderr: &str) -> String {
 /// Only what `qkey` itself has to say differs in hints: a token is no matter of `qq`'s, no command of
 /// `qkey` shows all snapshots, and where no `qq` is run, no `qq` can be tried by hand.
 const HINTS: [(&str, &str); 3] = [
-    (", or give a token with QKEY_TOKEN or QKEY_TOKEN_FILE", ""),
+    (", or provide a token in QKEY_TOKEN or QKEY_TOKEN_FILE", ""),
     ("shows which snapshots are locked", "shows what there is"),
     (
         "run `[COMMAND]` by hand; if qq itself works, run this again with -vv and report what it shows",
@@ -285,31 +289,37 @@ fn without_commands(line: &str) -> String {
         .fold(line, |line, (of_one, of_all)| line.replace(of_one, of_all))
 }
 
-/// The line with `[WORDS]` in place of what is quoted.
+/// The line with `[WORDS]` in place of the transport's own explanation, and without the source of the
+/// token, which only REST knows.
 fn unquoted(line: &str) -> String {
     let after = line.find("); checked: ");
     let after = &line[after.unwrap_or(line.len())..];
-    let word = |text: &str| {
-        let end = text.find([' ', ':', ')']).unwrap_or(text.len());
-        text[..end].to_owned()
+    let call = |rest: &str| {
+        let rest = rest.strip_suffix(after).unwrap_or(rest);
+        rest.split(": ").next().unwrap_or_default().to_owned()
     };
+    if let Some((before, _)) = line.split_once("not logged in to 127.0.0.1:[PORT] (") {
+        return format!("{before}not logged in to 127.0.0.1:[PORT]");
+    }
+    if let Some((before, rest)) = line.split_once("cannot reach ") {
+        return format!("{before}cannot reach {}: [WORDS]{after}", call(rest));
+    }
     let silent = [
-        "qq gave no usable answer to ",
-        "127.0.0.1:[PORT] did not answer ",
-        "127.0.0.1:[PORT] answered ",
+        "unexpected reply from ",
+        "no reply from ",
+        "lost the connection to ",
     ];
     for silent in silent {
-        if let Some((before, rest)) = line.split_once(silent) {
-            return format!("{before}no usable answer to {}{after}", word(rest));
+        if let Some((before, rest)) = line.split_once(silent)
+            && let Some((_, rest)) = rest.split_once(" the request to ")
+        {
+            return format!("{before}no usable reply to {}{after}", call(rest));
         }
     }
-    for introduction in ["cannot reach ", " was lost during "] {
-        if let Some((before, rest)) = line.split_once(introduction) {
-            let (named, _) = rest.split_once(": ").unwrap_or((rest, ""));
-            return format!("{before}{introduction}{named}: [WORDS]{after}");
-        }
+    match line.split_once("qq failed to ") {
+        Some((before, rest)) => format!("{before}no usable reply to {}{after}", call(rest)),
+        None => line.to_owned(),
     }
-    line.to_owned()
 }
 
 const ADD: [&str; 5] = ["add", "--name", "spare", "--key", "carol.pem"];
@@ -398,7 +408,9 @@ fn ceremonies_print_the_same_over_every_transport() {
         lab.run(&unlock);
         assert_eq!((submissions("unlock"), lab.lock_key(7)), (1, Value::Null));
     });
-    assert_data_eq!(said, str![[r#"
+    assert_data_eq!(
+        said,
+        str![[r#"
 $ qkey keys
 exit 0
 --- stdout
@@ -407,7 +419,7 @@ The key store is empty.
 $ qkey add --name=vault --comment=in the safe --key=alice.pem --dry-run
 exit 0
 --- stdout
-Would store key "vault"; its signature was checked and nothing was sent.
+Dry run: key "vault" can be stored; signature verified, nothing sent.
   SHA256:[ALICE]
 --- stderr
 $ qkey add --name=vault --comment=in the safe --key=alice.pem
@@ -419,7 +431,7 @@ Stored key 1 ("vault") in the key store.
 $ qkey add --name=vault --comment=in the safe --key=alice.pem
 exit 0
 --- stdout
-The key store holds this as key 1 ("vault") already: nothing to do.
+Already stored as key 1 ("vault").
   SHA256:[ALICE]
 --- stderr
 $ qkey keys list
@@ -442,7 +454,7 @@ configured key  -
 $ qkey lock --id=7 --lock-key=vault --dry-run
 exit 0
 --- stdout
-Would lock snapshot 7 ("7_snapshot") with key 1 ("vault"); nothing was sent.
+Dry run: key 1 ("vault") can lock snapshot 7 ("7_snapshot"); nothing sent.
 --- stderr
 $ qkey lock --id=7 --lock-key=vault
 exit 0
@@ -452,7 +464,7 @@ Locked snapshot 7 ("7_snapshot") with key 1 ("vault").
 $ qkey lock --id=7 --lock-key=vault
 exit 0
 --- stdout
-The cluster has snapshot 7 ("7_snapshot") locked with key 1 ("vault") already: nothing to do.
+Snapshot 7 ("7_snapshot") is already locked with key 1 ("vault").
 --- stderr
 $ qkey keys usage vault
 exit 0
@@ -465,7 +477,7 @@ key 1 ("vault") protects:
 $ qkey replace --key-id=vault --old-key alice.pem --new-key bob.pem --dry-run
 exit 0
 --- stdout
-Would replace key 1 ("vault"); both signatures were checked and nothing was sent.
+Dry run: key 1 ("vault") can be replaced; both signatures verified, nothing sent.
   is SHA256:[ALICE]
   to SHA256:[BOB]
   challenge: "Replace key 1 version 1, name \"vault\", comment \"in the safe\""
@@ -480,28 +492,30 @@ Replaced key 1 ("vault").
 $ qkey replace --key-id=vault --old-key alice.pem --new-key bob.pem
 exit 0
 --- stdout
-The cluster holds the new key as key 1 ("vault") already: nothing to do.
+Key 1 ("vault") already holds the new key.
   SHA256:[BOB]
 --- stderr
 $ qkey unlock --id=7 --key alice.pem
 exit 4
 --- stdout
 --- stderr
-error: alice.pem (SHA256:[ALICE…]) is not the key that the cluster holds as key 1 ("vault")
-hint: nothing was sent; the cluster holds SHA256:[BOB…], and only its private half can sign here
+error: alice.pem (SHA256:[ALICE…]) does not match key 1 ("vault")
+hint: nothing was sent; you need the private key for SHA256:[BOB…]
 $ qkey unlock --id=7 --key=bob.pem --dry-run
 exit 0
 --- stdout
-Would unlock snapshot 7 ("7_snapshot"), which key 1 ("vault") locks; the signature was checked and nothing was sent.
+Dry run: key 1 ("vault") can unlock snapshot 7 ("7_snapshot"); signature verified, nothing sent.
   challenge: "Unlock snapshot 7 locked with key 1, expiration \"\""
 --- stderr
 $ qkey unlock --id=7 --key=bob.pem
 exit 0
 --- stdout
-Unlocked snapshot 7 ("7_snapshot"), which key 1 ("vault") locked.
+Unlocked snapshot 7 ("7_snapshot") with key 1 ("vault").
 --- stderr
 
-"#]].raw());
+"#]]
+        .raw()
+    );
 }
 
 #[test]
@@ -761,7 +775,9 @@ fn paged_usage_is_shown_completely_or_not_at_all() {
         let run = lab.run(&["keys", "usage", "vault", "-q"]);
         assert!(run.stdout.is_empty(), "not a part of it: {run:?}");
     });
-    assert_data_eq!(said, str![[r#"
+    assert_data_eq!(
+        said,
+        str![[r#"
 $ qkey keys usage vault
 exit 0
 --- stdout
@@ -794,7 +810,9 @@ error: 127.0.0.1:[PORT] failed to list what key 1 protects
   caused by: Error 500: http_internal_server_error: Simulated failure 500.
 hint: the cluster reports an internal problem; check its health, then run this again
 
-"#]].raw());
+"#]]
+        .raw()
+    );
 }
 
 #[test]
@@ -871,7 +889,7 @@ hint: check --host and --port: a proxy or another service may respond there
 $ qkey unlock --id=7 --key alice.pem --dry-run
 exit 0
 --- stdout
-Would unlock snapshot 7, which key 1 ("vault") locks; the signature was checked and nothing was sent.
+Dry run: key 1 ("vault") can unlock snapshot 7; signature verified, nothing sent.
   challenge: "Unlock snapshot 7 locked with key 1, expiration \"\""
 --- stderr
 # list_keys without comment
@@ -954,7 +972,7 @@ exit 5
 error: the challenge changed before the submission
   caused by: 127.0.0.1:[PORT] refused to replace key 1
   caused by: Error 400: invalid_request_error: The old key verification signature does not match the challenge.
-hint: something keeps changing it (a name, a comment, an expiration); run this again, or give more --attempts
+hint: something keeps changing it (a name, a comment, an expiration); run this again, or raise --attempts
 $ qkey replace --key-id=vault --old-key alice.pem --new-key bob.pem --attempts=2
 exit 5
 --- stdout
@@ -962,7 +980,7 @@ exit 5
 error: the challenge changed before each of 2 submissions
   caused by: 127.0.0.1:[PORT] refused to replace key 1
   caused by: Error 400: invalid_request_error: The old key verification signature does not match the challenge.
-hint: something keeps changing it (a name, a comment, an expiration); run this again, or give more --attempts
+hint: something keeps changing it (a name, a comment, an expiration); run this again, or raise --attempts
 $ qkey replace --key-id=vault --old-key alice.pem --new-key bob.pem --attempts=3
 exit 5
 --- stdout
@@ -970,7 +988,7 @@ exit 5
 error: the challenge changed before each of 3 submissions
   caused by: 127.0.0.1:[PORT] refused to replace key 1
   caused by: Error 400: invalid_request_error: The old key verification signature does not match the challenge.
-hint: something keeps changing it (a name, a comment, an expiration); run this again, or give more --attempts
+hint: something keeps changing it (a name, a comment, an expiration); run this again, or raise --attempts
 $ qkey replace --key-id=vault --old-key alice.pem --new-key bob.pem
 exit 5
 --- stdout
@@ -978,7 +996,7 @@ exit 5
 error: the challenge changed before each of 2 submissions
   caused by: 127.0.0.1:[PORT] refused to replace key 1
   caused by: Error 400: invalid_request_error: The old key verification signature does not match the challenge.
-hint: something keeps changing it (a name, a comment, an expiration); run this again, or give more --attempts
+hint: something keeps changing it (a name, a comment, an expiration); run this again, or raise --attempts
 $ qkey unlock --id=7 --key alice.pem --attempts=1
 exit 5
 --- stdout
@@ -986,7 +1004,7 @@ exit 5
 error: the challenge changed before the submission
   caused by: 127.0.0.1:[PORT] refused to unlock snapshot 7
   caused by: Error 400: invalid_request_error: The signature does not match the challenge.
-hint: something keeps changing it (a name, a comment, an expiration); run this again, or give more --attempts
+hint: something keeps changing it (a name, a comment, an expiration); run this again, or raise --attempts
 $ qkey unlock --id=7 --key alice.pem --attempts=2
 exit 5
 --- stdout
@@ -994,7 +1012,7 @@ exit 5
 error: the challenge changed before each of 2 submissions
   caused by: 127.0.0.1:[PORT] refused to unlock snapshot 7
   caused by: Error 400: invalid_request_error: The signature does not match the challenge.
-hint: something keeps changing it (a name, a comment, an expiration); run this again, or give more --attempts
+hint: something keeps changing it (a name, a comment, an expiration); run this again, or raise --attempts
 $ qkey unlock --id=7 --key alice.pem --attempts=3
 exit 5
 --- stdout
@@ -1002,7 +1020,7 @@ exit 5
 error: the challenge changed before each of 3 submissions
   caused by: 127.0.0.1:[PORT] refused to unlock snapshot 7
   caused by: Error 400: invalid_request_error: The signature does not match the challenge.
-hint: something keeps changing it (a name, a comment, an expiration); run this again, or give more --attempts
+hint: something keeps changing it (a name, a comment, an expiration); run this again, or raise --attempts
 $ qkey unlock --id=7 --key alice.pem
 exit 5
 --- stdout
@@ -1010,7 +1028,7 @@ exit 5
 error: the challenge changed before each of 2 submissions
   caused by: 127.0.0.1:[PORT] refused to unlock snapshot 7
   caused by: Error 400: invalid_request_error: The signature does not match the challenge.
-hint: something keeps changing it (a name, a comment, an expiration); run this again, or give more --attempts
+hint: something keeps changing it (a name, a comment, an expiration); run this again, or raise --attempts
 
 "#]].raw());
 }
@@ -1333,8 +1351,8 @@ $ qkey unlock --id=7 --id=8 --id=9 --key alice.pem
 ==== over qq 7.10.2.1
 exit 8
 --- stdout
-Unlocked snapshot 7 ("7_snapshot"), which key 1 ("vault") locked.
-The cluster has snapshot 9 ("9_snapshot") unlocked already: nothing to do.
+Unlocked snapshot 7 ("7_snapshot") with key 1 ("vault").
+Snapshot 9 ("9_snapshot") is already unlocked.
 Unlocked 1, already unlocked 1, failed 0, result unknown 1.
 --- stderr
 error: the cluster accepted the request to unlock snapshot 8 ("8_snapshot"), but does not show it: not done so far, and may still be
@@ -1344,8 +1362,8 @@ hint: see the errors above; rerunning is safe: what is already unlocked is left 
 ==== over rest
 exit 8
 --- stdout
-Unlocked snapshot 7 ("7_snapshot"), which key 1 ("vault") locked.
-The cluster has snapshot 9 ("9_snapshot") unlocked already: nothing to do.
+Unlocked snapshot 7 ("7_snapshot") with key 1 ("vault").
+Snapshot 9 ("9_snapshot") is already unlocked.
 Unlocked 1, already unlocked 1, failed 0, result unknown 1.
 --- stderr
 error: the cluster accepted the request to unlock snapshot 8 ("8_snapshot"), but does not show it: not done so far, and may still be
@@ -1905,7 +1923,7 @@ hint: keep every key; `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[
 $ qkey unlock --id=7 --key alice.pem
 exit 0
 --- stdout
-The cluster has snapshot 7 ("7_snapshot") unlocked already: nothing to do.
+Snapshot 7 ("7_snapshot") is already unlocked.
 --- stderr
 
 "#]].raw());
@@ -1938,14 +1956,14 @@ exit 8
 --- stderr
 error: the request to lock snapshot 9 ("9_snapshot") was sent, and now it is locked with key 2
   caused by: the connection to 127.0.0.1:[PORT] was lost during snapshot_lock_snapshot: it was closed before the whole answer was there
-hint: somebody else may be making changes; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys usage` shows what the cluster holds
+hint: someone else may be making changes; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys usage` shows what the cluster holds
 ==== over qq 7.10.2.1
 exit 8
 --- stdout
 --- stderr
 error: the request to lock snapshot 9 ("9_snapshot") was sent, and now it is locked with key 2
   caused by: the connection to 127.0.0.1:[PORT] was lost during snapshot_lock_snapshot: Remote end closed connection without response
-hint: somebody else may be making changes; `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] snapshot_get_status --id=9` shows what the cluster holds
+hint: someone else may be making changes; `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] snapshot_get_status --id=9` shows what the cluster holds
 
 "#]].raw());
 }
@@ -2471,19 +2489,19 @@ $ qkey replace -k5 --old-key=alice.pem --new-key=bob.pem
 exit 5
 --- stdout
 --- stderr
-error: the key store holds no key with the id 5
-hint: `qkey keys list` shows what it holds
+error: no lock key with id 5
+hint: `qkey keys list` shows them all
 $ qkey replace -knone --old-key=alice.pem --new-key=bob.pem
 exit 5
 --- stdout
 --- stderr
-error: the key store holds no key with the name "none"
-hint: `qkey keys list` shows what it holds
+error: no lock key named "none"
+hint: `qkey keys list` shows them all
 $ qkey unlock --id=99 --id=7 --key=alice.pem
 ==== over qq 7.10.2.1
 exit 9
 --- stdout
-Unlocked snapshot 7 ("7_snapshot"), which key 1 ("vault") locked.
+Unlocked snapshot 7 ("7_snapshot") with key 1 ("vault").
 Unlocked 1, already unlocked 0, failed 1.
 --- stderr
 error: snapshot 99: snapshot 99 does not exist on 127.0.0.1:[PORT]
@@ -2494,7 +2512,7 @@ hint: see the errors above; rerunning is safe: what is already unlocked is left 
 ==== over rest
 exit 9
 --- stdout
-Unlocked snapshot 7 ("7_snapshot"), which key 1 ("vault") locked.
+Unlocked snapshot 7 ("7_snapshot") with key 1 ("vault").
 Unlocked 1, already unlocked 0, failed 1.
 --- stderr
 error: snapshot 99: snapshot 99 does not exist on 127.0.0.1:[PORT]
@@ -2522,18 +2540,18 @@ $ qkey add --name=vault --key=carol.pem
 exit 4
 --- stdout
 --- stderr
-error: the name "vault" is taken: the cluster holds another public key as key 1 ("vault")
+error: "vault" is already used by key 1, with a different public key
 hint: nothing was sent; choose another --name, or replace that key: `qkey replace --key-id 1`
 $ qkey lock --id=9 --lock-key=vault
 exit 5
 --- stdout
 --- stderr
-error: key 1 ("vault") is disabled, and a disabled key locks nothing
+error: key 1 ("vault") is disabled and cannot lock snapshots
 hint: nothing was sent; choose another key, or enable it: `qq fs_security_modify_key --key=1 --enable`
 $ qkey unlock --id=7 --key alice.pem
 exit 0
 --- stdout
-Unlocked snapshot 7 ("7_snapshot"), which key 1 ("vault") locked.
+Unlocked snapshot 7 ("7_snapshot") with key 1 ("vault").
 --- stderr
 
 "#]].raw());
@@ -2794,7 +2812,7 @@ fn interrupted_read_sends_nothing() {
         {
             let run = signalled(lab, args, operations, signal);
             assert_eq!(run.code, code, "{}: {run:?}", lab.transport);
-            let [error, hint] = ["error: stopped by a signal ", "hint: nothing was submitted"];
+            let [error, hint] = ["error: interrupted ", "hint: nothing was submitted"];
             let lines: Vec<&str> = run.stderr.lines().collect();
             assert!(lines[0].starts_with(error), "{}: {run:?}", lab.transport);
             assert!(lines[1].starts_with(hint), "{}: {run:?}", lab.transport);

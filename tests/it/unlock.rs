@@ -66,7 +66,7 @@ exit 0
 exit 4
 --- stdout
 --- stderr
-{"error":{"kind":"mismatch","message":"bob.pem (SHA256:[BOB…]) is not the key that the cluster holds as key 1 (\"lock-2026\")","causes":[],"hint":"nothing was sent; the cluster holds SHA256:[ALICE…], and only its private half can sign here","exit_code":4}}
+{"error":{"kind":"mismatch","message":"bob.pem (SHA256:[BOB…]) does not match key 1 (\"lock-2026\")","causes":[],"hint":"nothing was sent; you need the private key for SHA256:[ALICE…]","exit_code":4}}
 
 "#]]
     );
@@ -121,8 +121,8 @@ fn several_snapshots_share_one_key_list() {
         str![[r#"
 exit 0
 --- stdout
-Unlocked snapshot 1 ("1_before_upgrade"), which key 1 ("lock-2026") locked.
-Unlocked snapshot 2 ("2_quarter_end"), which key 1 ("lock-2026") locked.
+Unlocked snapshot 1 ("1_before_upgrade") with key 1 ("lock-2026").
+Unlocked snapshot 2 ("2_quarter_end") with key 1 ("lock-2026").
 Unlocked 2, already unlocked 0, failed 0.
 --- stderr
 
@@ -147,8 +147,8 @@ fn wrong_key_exits_4_and_sends_nothing() {
 exit 4
 --- stdout
 --- stderr
-error: carol.pem (SHA256:[CAROL…]) is not the key that the cluster holds as key 1 ("lock-2026")
-hint: nothing was sent; the cluster holds SHA256:[ALICE…], and only its private half can sign here
+error: carol.pem (SHA256:[CAROL…]) does not match key 1 ("lock-2026")
+hint: nothing was sent; you need the private key for SHA256:[ALICE…]
 
 "#]]
         .raw()
@@ -158,8 +158,8 @@ hint: nothing was sent; the cluster holds SHA256:[ALICE…], and only its privat
 exit 4
 --- stdout
 --- stderr
-error: none of these is the key that the cluster holds as key 1 ("lock-2026"): carol.pem (SHA256:[CAROL…]), bob.pem (SHA256:[BOB…])
-hint: nothing was sent; the cluster holds SHA256:[ALICE…], and only its private half can sign here
+error: none of these keys matches key 1 ("lock-2026"): carol.pem (SHA256:[CAROL…]), bob.pem (SHA256:[BOB…])
+hint: nothing was sent; you need the private key for SHA256:[ALICE…]
 
 "#]].raw());
     assert_eq!(mock.count("snapshot_unlock_snapshot"), 0);
@@ -182,9 +182,9 @@ fn each_snapshot_is_signed_with_its_lock_key() {
         str![[r#"
 exit 0
 --- stdout
-Unlocked snapshot 3 ("3_nightly_projects"), which key 2 ("other") locked.
-Unlocked snapshot 2 ("2_quarter_end"), which key 1 ("lock-2026") locked.
-Unlocked snapshot 1 ("1_before_upgrade"), which key 1 ("lock-2026") locked.
+Unlocked snapshot 3 ("3_nightly_projects") with key 2 ("other").
+Unlocked snapshot 2 ("2_quarter_end") with key 1 ("lock-2026").
+Unlocked snapshot 1 ("1_before_upgrade") with key 1 ("lock-2026").
 Unlocked 3, already unlocked 0, failed 0.
 --- stderr
 
@@ -202,12 +202,12 @@ fn partial_success_exits_9() {
         str![[r#"
 exit 9
 --- stdout
-Unlocked snapshot 1 ("1_before_upgrade"), which key 1 ("lock-2026") locked.
-Unlocked snapshot 2 ("2_quarter_end"), which key 1 ("lock-2026") locked.
+Unlocked snapshot 1 ("1_before_upgrade") with key 1 ("lock-2026").
+Unlocked snapshot 2 ("2_quarter_end") with key 1 ("lock-2026").
 Unlocked 2, already unlocked 0, failed 2.
 --- stderr
-error: snapshot 3: alice.pem (SHA256:[ALICE…]) is not the key that the cluster holds as key 2 ("other")
-hint: nothing was sent; the cluster holds SHA256:[BOB…], and only its private half can sign here
+error: snapshot 3: alice.pem (SHA256:[ALICE…]) does not match key 2 ("other")
+hint: nothing was sent; you need the private key for SHA256:[BOB…]
 error: snapshot 99: snapshot 99 does not exist on cluster:8000
   caused by: Error 404: fs_no_such_entry_error: There is no snapshot 99.
 hint: `[QQ] --host=cluster snapshot_list_statuses` shows what exists
@@ -230,7 +230,7 @@ exit 9
 --- stdout
 {"action":"unlock","changed":false,"dry_run":false,"snapshot":{"id":1,"name":"1_before_upgrade","source_file_path":"/","timestamp":"2026-01-01T00:00:00Z","expiration":"","lock_key":null},"key":null}
 {"action":"unlock","changed":true,"dry_run":false,"snapshot":{"id":2,"name":"2_quarter_end","source_file_path":"/finance/","timestamp":"2026-01-01T00:00:00Z","expiration":"","lock_key":null},"key":{"id":"1","name":"lock-2026","comment":"","disabled":false,"public_key":"[ALICE]","fingerprint":"SHA256:[ALICE]"}}
-{"action":"unlock","changed":false,"dry_run":false,"snapshot":{"id":3},"error":{"kind":"mismatch","message":"alice.pem (SHA256:[ALICE…]) is not the key that the cluster holds as key 2 (\"other\")","causes":[],"hint":"nothing was sent; the cluster holds SHA256:[BOB…], and only its private half can sign here","exit_code":4}}
+{"action":"unlock","changed":false,"dry_run":false,"snapshot":{"id":3},"error":{"kind":"mismatch","message":"alice.pem (SHA256:[ALICE…]) does not match key 2 (\"other\")","causes":[],"hint":"nothing was sent; you need the private key for SHA256:[BOB…]","exit_code":4}}
 {"action":"unlock","changed":false,"dry_run":false,"snapshot":{"id":99},"error":{"kind":"refused","message":"snapshot 99 does not exist on cluster:8000","causes":["Error 404: fs_no_such_entry_error: There is no snapshot 99."],"hint":"`[QQ] --host=cluster snapshot_list_statuses` shows what exists","exit_code":5}}
 {"summary":{"asked":4,"changed":1,"unchanged":1,"failed":2,"unknown":0,"not_tried":0}}
 --- stderr
@@ -247,20 +247,24 @@ fn all_failed_exits_with_the_first_code() {
     let mock = mock_with_three();
     let qkey = Qkey::with_mock(&mock);
     let run = qkey.run(["unlock", "--id=3", "--id=99", "--key=alice.pem"]);
-    assert_data_eq!(filtered(&run), str![[r#"
+    assert_data_eq!(
+        filtered(&run),
+        str![[r#"
 exit 4
 --- stdout
 Unlocked 0, already unlocked 0, failed 2.
 --- stderr
-error: snapshot 3: alice.pem (SHA256:[ALICE…]) is not the key that the cluster holds as key 2 ("other")
-hint: nothing was sent; the cluster holds SHA256:[BOB…], and only its private half can sign here
+error: snapshot 3: alice.pem (SHA256:[ALICE…]) does not match key 2 ("other")
+hint: nothing was sent; you need the private key for SHA256:[BOB…]
 error: snapshot 99: snapshot 99 does not exist on cluster:8000
   caused by: Error 404: fs_no_such_entry_error: There is no snapshot 99.
 hint: `[QQ] --host=cluster snapshot_list_statuses` shows what exists
 error: 2 of 2 snapshots failed
 hint: see the errors above; rerunning is safe: what is already unlocked is left alone
 
-"#]].raw());
+"#]]
+        .raw()
+    );
     let run = qkey.run([
         "unlock",
         "--id=99",
@@ -272,7 +276,7 @@ hint: see the errors above; rerunning is safe: what is already unlocked is left 
 exit 5
 --- stdout
 {"action":"unlock","changed":false,"dry_run":false,"snapshot":{"id":99},"error":{"kind":"refused","message":"snapshot 99 does not exist on cluster:8000","causes":["Error 404: fs_no_such_entry_error: There is no snapshot 99."],"hint":"`[QQ] --host=cluster snapshot_list_statuses` shows what exists","exit_code":5}}
-{"action":"unlock","changed":false,"dry_run":false,"snapshot":{"id":3},"error":{"kind":"mismatch","message":"alice.pem (SHA256:[ALICE…]) is not the key that the cluster holds as key 2 (\"other\")","causes":[],"hint":"nothing was sent; the cluster holds SHA256:[BOB…], and only its private half can sign here","exit_code":4}}
+{"action":"unlock","changed":false,"dry_run":false,"snapshot":{"id":3},"error":{"kind":"mismatch","message":"alice.pem (SHA256:[ALICE…]) does not match key 2 (\"other\")","causes":[],"hint":"nothing was sent; you need the private key for SHA256:[BOB…]","exit_code":4}}
 {"summary":{"asked":2,"changed":0,"unchanged":0,"failed":2,"unknown":0,"not_tried":0}}
 --- stderr
 {"error":{"kind":"refused","message":"2 of 2 snapshots failed","causes":[],"hint":"see the errors above; rerunning is safe: what is already unlocked is left alone","exit_code":5}}
@@ -296,11 +300,11 @@ fn dry_run_of_several_prints_a_summary() {
         str![[r#"
 exit 0
 --- stdout
-Would unlock snapshot 1 ("1_before_upgrade"), which key 1 ("lock-2026") locks; the signature was checked and nothing was sent.
+Dry run: key 1 ("lock-2026") can unlock snapshot 1 ("1_before_upgrade"); signature verified, nothing sent.
   challenge: "Unlock snapshot 1 locked with key 1, expiration \"\""
-Would unlock snapshot 2 ("2_quarter_end"), which key 1 ("lock-2026") locks; the signature was checked and nothing was sent.
+Dry run: key 1 ("lock-2026") can unlock snapshot 2 ("2_quarter_end"); signature verified, nothing sent.
   challenge: "Unlock snapshot 2 locked with key 1, expiration \"\""
-Would unlock snapshot 3 ("3_nightly_projects"), which key 2 ("other") locks; the signature was checked and nothing was sent.
+Dry run: key 2 ("other") can unlock snapshot 3 ("3_nightly_projects"); signature verified, nothing sent.
   challenge: "Unlock snapshot 3 locked with key 2, expiration \"2030-06-30T00:00:00Z\""
 Would unlock 3, already unlocked 0, failed 0.
 --- stderr
@@ -314,10 +318,10 @@ Would unlock 3, already unlocked 0, failed 0.
         str![[r#"
 exit 0
 --- stdout
-The cluster has snapshot 1 ("1_before_upgrade") unlocked already: nothing to do.
-Would unlock snapshot 2 ("2_quarter_end"), which key 1 ("lock-2026") locks; the signature was checked and nothing was sent.
+Snapshot 1 ("1_before_upgrade") is already unlocked.
+Dry run: key 1 ("lock-2026") can unlock snapshot 2 ("2_quarter_end"); signature verified, nothing sent.
   challenge: "Unlock snapshot 2 locked with key 1, expiration \"\""
-Would unlock snapshot 3 ("3_nightly_projects"), which key 2 ("other") locks; the signature was checked and nothing was sent.
+Dry run: key 2 ("other") can unlock snapshot 3 ("3_nightly_projects"); signature verified, nothing sent.
   challenge: "Unlock snapshot 3 locked with key 2, expiration \"2030-06-30T00:00:00Z\""
 Would unlock 2, already unlocked 1, failed 0.
 --- stderr
@@ -337,7 +341,7 @@ fn duplicate_ids_count_once() {
         str![[r#"
 exit 0
 --- stdout
-Unlocked snapshot 2 ("2_quarter_end"), which key 1 ("lock-2026") locked.
+Unlocked snapshot 2 ("2_quarter_end") with key 1 ("lock-2026").
 --- stderr
 
 "#]]
@@ -422,11 +426,11 @@ fn ids_from_file_and_stdin() {
         str![[r#"
 exit 0
 --- stdout
-Would unlock snapshot 3 ("3_nightly_projects"), which key 2 ("other") locks; the signature was checked and nothing was sent.
+Dry run: key 2 ("other") can unlock snapshot 3 ("3_nightly_projects"); signature verified, nothing sent.
   challenge: "Unlock snapshot 3 locked with key 2, expiration \"2030-06-30T00:00:00Z\""
-Would unlock snapshot 1 ("1_before_upgrade"), which key 1 ("lock-2026") locks; the signature was checked and nothing was sent.
+Dry run: key 1 ("lock-2026") can unlock snapshot 1 ("1_before_upgrade"); signature verified, nothing sent.
   challenge: "Unlock snapshot 1 locked with key 1, expiration \"\""
-Would unlock snapshot 2 ("2_quarter_end"), which key 1 ("lock-2026") locks; the signature was checked and nothing was sent.
+Dry run: key 1 ("lock-2026") can unlock snapshot 2 ("2_quarter_end"); signature verified, nothing sent.
   challenge: "Unlock snapshot 2 locked with key 1, expiration \"\""
 Would unlock 3, already unlocked 0, failed 0.
 --- stderr
@@ -439,9 +443,9 @@ Would unlock 3, already unlocked 0, failed 0.
         str![[r#"
 exit 0
 --- stdout
-Unlocked snapshot 2 ("2_quarter_end"), which key 1 ("lock-2026") locked.
-Unlocked snapshot 3 ("3_nightly_projects"), which key 2 ("other") locked.
-Unlocked snapshot 1 ("1_before_upgrade"), which key 1 ("lock-2026") locked.
+Unlocked snapshot 2 ("2_quarter_end") with key 1 ("lock-2026").
+Unlocked snapshot 3 ("3_nightly_projects") with key 2 ("other").
+Unlocked snapshot 1 ("1_before_upgrade") with key 1 ("lock-2026").
 Unlocked 3, already unlocked 0, failed 0.
 --- stderr
 
@@ -507,68 +511,68 @@ fn invalid_id_list_is_a_usage_error_before_qq_runs() {
 exit 2
 --- stdout
 --- stderr
-error: ids.txt holds no id of a snapshot
-hint: one id a line; blank lines and those that start with # are passed over
+error: no snapshot ids in ids.txt
+hint: one id per line; blank lines and # comments are ignored
 ==== only comments
 exit 2
 --- stdout
 --- stderr
-error: ids.txt holds no id of a snapshot
-hint: one id a line; blank lines and those that start with # are passed over
+error: no snapshot ids in ids.txt
+hint: one id per line; blank lines and # comments are ignored
 ==== a word
 exit 2
 --- stdout
 --- stderr
-error: ids.txt, line 4: "seven /"7/"" is no id of a snapshot
-hint: one id a line; blank lines and those that start with # are passed over
+error: ids.txt, line 4: "seven /"7/"" is not a snapshot id
+hint: one id per line; blank lines and # comments are ignored
 ==== two on a line
 exit 2
 --- stdout
 --- stderr
-error: ids.txt, line 1: "1 2" is no id of a snapshot
-hint: one id a line; blank lines and those that start with # are passed over
+error: ids.txt, line 1: "1 2" is not a snapshot id
+hint: one id per line; blank lines and # comments are ignored
 ==== a comment after an id
 exit 2
 --- stdout
 --- stderr
-error: ids.txt, line 1: "1 # the first" is no id of a snapshot
-hint: one id a line; blank lines and those that start with # are passed over
+error: ids.txt, line 1: "1 # the first" is not a snapshot id
+hint: one id per line; blank lines and # comments are ignored
 ==== negative
 exit 2
 --- stdout
 --- stderr
-error: ids.txt, line 1: "-1" is no id of a snapshot
-hint: one id a line; blank lines and those that start with # are passed over
+error: ids.txt, line 1: "-1" is not a snapshot id
+hint: one id per line; blank lines and # comments are ignored
 ==== UTF-16
 exit 2
 --- stdout
 --- stderr
-error: ids.txt, line 1: "��1/u{0}" is no id of a snapshot
-hint: one id a line; blank lines and those that start with # are passed over
+error: ids.txt, line 1: "��1/u{0}" is not a snapshot id
+hint: one id per line; blank lines and # comments are ignored
 ==== steers the terminal
 exit 2
 --- stdout
 --- stderr
-error: ids.txt, line 1: "/u{1b}[2J" is no id of a snapshot
-hint: one id a line; blank lines and those that start with # are passed over
+error: ids.txt, line 1: "/u{1b}[2J" is not a snapshot id
+hint: one id per line; blank lines and # comments are ignored
 ==== too large
 exit 2
 --- stdout
 --- stderr
-error: ids.txt, line 2: "999999999999999999999999999999999999999999999999999999999999…" is no id of a snapshot
-hint: one id a line; blank lines and those that start with # are passed over
+error: ids.txt, line 2: "999999999999999999999999999999999999999999999999999999999999…" is not a snapshot id
+hint: one id per line; blank lines and # comments are ignored
 ==== stdin
 exit 2
 --- stdout
 --- stderr
-error: stdin, line 2: "x" is no id of a snapshot
-hint: one id a line; blank lines and those that start with # are passed over
+error: stdin, line 2: "x" is not a snapshot id
+hint: one id per line; blank lines and # comments are ignored
 ==== stdin, empty
 exit 2
 --- stdout
 --- stderr
-error: stdin holds no id of a snapshot
-hint: one id a line; blank lines and those that start with # are passed over
+error: no snapshot ids on stdin
+hint: one id per line; blank lines and # comments are ignored
 ==== not there
 exit 2
 --- stdout
@@ -591,19 +595,19 @@ error: cannot read the ids from /dev/zero
 exit 2
 --- stdout
 --- stderr
-error: the ids, and a key or a passphrase, are to be read from stdin
-hint: stdin can be read once; put one of them into a file
+error: only one option may read stdin
+hint: put the ids, or the key or passphrase, into a file
 ==== stdin for a passphrase
 exit 2
 --- stdout
 --- stderr
-error: the ids, and a key or a passphrase, are to be read from stdin
-hint: stdin can be read once; put one of them into a file
+error: only one option may read stdin
+hint: put the ids, or the key or passphrase, into a file
 ==== in JSON
 exit 2
 --- stdout
 --- stderr
-{"error":{"kind":"usage","message":"stdin, line 2: /"x/" is no id of a snapshot","causes":[],"hint":"one id a line; blank lines and those that start with # are passed over","exit_code":2}}
+{"error":{"kind":"usage","message":"stdin, line 2: /"x/" is not a snapshot id","causes":[],"hint":"one id per line; blank lines and # comments are ignored","exit_code":2}}
 
 "#]]
     );
@@ -709,7 +713,7 @@ fn snapshot_locked_with_unlisted_key_exits_4() {
 exit 5
 --- stdout
 --- stderr
-error: snapshot 2 ("2_quarter_end") is locked with key 77, which the key store does not show
+error: snapshot 2 ("2_quarter_end") is locked with key 77, which is not in the key list
 hint: run this again if the key was stored just now; otherwise log in as a user who can list every key
 
 "#]]
@@ -746,14 +750,18 @@ hint: give --key SOURCE, or add your keys to the configuration file (`qkey confi
     let run = qkey.run(["unlock", "--id=2", "--dry-run"]);
     assert_eq!(run.code, 0, "{run:?}");
     let run = qkey.run(["unlock", "--id=2", "--key=spare"]);
-    assert_data_eq!(filtered(&run), str![[r#"
+    assert_data_eq!(
+        filtered(&run),
+        str![[r#"
 exit 4
 --- stdout
 --- stderr
-error: spare (../../carol.pem) (SHA256:[CAROL…]) is not the key that the cluster holds as key 1 ("lock-2026")
-hint: nothing was sent; the cluster holds SHA256:[ALICE…], and only its private half can sign here
+error: spare (../../carol.pem) (SHA256:[CAROL…]) does not match key 1 ("lock-2026")
+hint: nothing was sent; you need the private key for SHA256:[ALICE…]
 
-"#]].raw());
+"#]]
+        .raw()
+    );
     let run = qkey.run(["unlock", "--id=2", "--key=vault"]);
     assert_eq!(run.code, 0, "{run:?}");
     assert_eq!(mock.lock_key(2), None);
@@ -841,7 +849,7 @@ exit 8
 error: the request to unlock snapshot 2 ("2_quarter_end") was sent, and now it is locked with key 2
   caused by: qq failed to unlock snapshot 2
   caused by: `[DIR]/qq-between` was killed by signal 9
-hint: somebody else may be making changes; `[DIR]/qq-between --host=cluster snapshot_get_status --id=2` shows what the cluster holds
+hint: someone else may be making changes; `[DIR]/qq-between --host=cluster snapshot_get_status --id=2` shows what the cluster holds
 
 "#]].raw());
 }
@@ -856,7 +864,7 @@ fn reply_is_read_although_a_grandchild_holds_the_pipes() {
         str![[r#"
 exit 0
 --- stdout
-Unlocked snapshot 2 ("2_quarter_end"), which key 1 ("lock-2026") locked.
+Unlocked snapshot 2 ("2_quarter_end") with key 1 ("lock-2026").
 --- stderr
 
 "#]]
@@ -909,7 +917,7 @@ fn unreadable_key_store_fails_only_locked_snapshots() {
         str![[r#"
 exit 9
 --- stdout
-The cluster has snapshot 1 ("1_before_upgrade") unlocked already: nothing to do.
+Snapshot 1 ("1_before_upgrade") is already unlocked.
 Unlocked 0, already unlocked 1, failed 1.
 --- stderr
 error: snapshot 2: cluster:8000 failed to list the lock keys

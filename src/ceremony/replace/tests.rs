@@ -157,7 +157,7 @@ fn unknown_stored_key_is_refused() {
             ..replace(&old, &new)
         };
         let error = failed(replace.run(&cluster), Kind::Refused, 5);
-        assert_tells(&error, "the key store holds no key");
+        assert_tells(&error, "no lock key");
         assert_eq!(cluster.submissions(), 0);
     }
 }
