@@ -650,7 +650,7 @@ mod tests {
         };
         let locked = run(&lock, &cluster, &NoProof, &Silent, 2, false);
         let error = failed(locked, Kind::Mismatch, 4);
-        assert_tells(&error, "is locked with key 2");
+        assert_tells(&error, "is already locked with key 2");
         assert_tells(&error, "snapshot_locked_error");
     }
 

@@ -403,7 +403,7 @@ mod tests {
 
         let error = failed(opened(&[&a]).find(&stored(&wanted)), Kind::Mismatch, 4);
         let shown = a.public_key().short_fingerprint();
-        assert_tells(&error, &format!("a ({shown}) is not the key"));
+        assert_tells(&error, &format!("a ({shown}) does not match"));
 
         let error = failed(
             opened(&[&a, &gone, &b]).find(&stored(&wanted)),

@@ -213,7 +213,7 @@ mod tests {
         for (holder, title) in [("2", "key 2 (\"lock-2027\")"), ("9", "key 9")] {
             let cluster = FakeCluster::new(world().with_snapshot(7, Some(holder)));
             let error = failed(lock("1").run(&cluster), Kind::Mismatch, 4);
-            assert_tells(&error, &format!("is locked with {title} already"));
+            assert_tells(&error, &format!("is already locked with {title}"));
             assert_tells(&error, "nothing was sent");
             assert_eq!(cluster.submissions(), 0);
         }

@@ -395,7 +395,7 @@ fn object(unlocked: &Unlocked, dry_run: bool) -> report::Unlock<'_> {
         changed: unlocked.ending == Ending::Done,
         dry_run,
         snapshot: report::SnapshotStatus::new(&unlocked.snapshot, lock_key),
-        key: unlocked.key.as_deref().map(report::Key::from),
+        key: unlocked.key.as_deref().map(Into::into),
         challenge: unlocked.challenge.as_deref(),
     }
 }

@@ -3,39 +3,11 @@
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::Serialize;
 
-use super::ErrorFields;
+use super::{ErrorFields, key};
 use crate::{
     cluster::{Snapshot, StoredKey},
     public_key::PublicKey,
 };
-
-/// A stored key.
-#[derive(Serialize, JsonSchema)]
-pub struct Key<'a> {
-    /// Digits only.
-    id: &'a str,
-    name: &'a str,
-    comment: &'a str,
-    /// A disabled key locks nothing more, and still unlocks.
-    disabled: bool,
-    /// Base64 of the DER SubjectPublicKeyInfo, as the cluster shows it.
-    public_key: &'a str,
-    /// `SHA256:` and Base64 without padding; null if the key is not P-256.
-    fingerprint: Option<String>,
-}
-
-impl<'a> From<&'a StoredKey> for Key<'a> {
-    fn from(key: &'a StoredKey) -> Self {
-        Self {
-            id: &key.id,
-            name: &key.name,
-            comment: &key.comment,
-            disabled: key.disabled,
-            public_key: &key.public_key,
-            fingerprint: fingerprint(key),
-        }
-    }
-}
 
 fn fingerprint(key: &StoredKey) -> Option<String> {
     key.public_key().ok().map(|key| key.fingerprint())
@@ -93,7 +65,7 @@ impl From<&PublicKey> for PublicHalf {
 #[derive(Serialize, JsonSchema)]
 #[serde(untagged)]
 pub enum AddedKey<'a> {
-    Stored(Key<'a>),
+    Stored(key::StoredKey<'a>),
     New(NewKey<'a>),
 }
 
@@ -112,7 +84,7 @@ pub struct Add<'a> {
 pub struct Replace<'a> {
     pub changed: bool,
     pub dry_run: bool,
-    pub key: Key<'a>,
+    pub key: key::StoredKey<'a>,
     pub old_key: PublicHalf,
     pub new_key: PublicHalf,
     /// The text that both keys signed, in a dry run.
@@ -154,7 +126,7 @@ pub struct Lock<'a> {
     pub changed: bool,
     pub dry_run: bool,
     pub snapshot: SnapshotStatus<'a>,
-    pub key: Key<'a>,
+    pub key: key::StoredKey<'a>,
 }
 
 /// What `qkey unlock` prints for each snapshot.
@@ -165,7 +137,7 @@ pub struct Unlock<'a> {
     pub dry_run: bool,
     pub snapshot: SnapshotStatus<'a>,
     /// Null if the snapshot was not locked.
-    pub key: Option<Key<'a>>,
+    pub key: Option<key::StoredKey<'a>>,
     /// The text that was signed, in a dry run.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub challenge: Option<&'a str>,

@@ -137,7 +137,7 @@ exit 0
 Already stored as key 1 ("lock-2026").
   SHA256:[ALICE]
 --- stderr
-warning: the stored comment stays "-it's \"5\" % of\nall 🔑"
+warning: the stored comment stays "-it's \"5\" % of\nall 🔑"; change it: `[QQ] --host=cluster fs_security_modify_key --key=1 --comment=TEXT`
 
 "#]]
     );
@@ -408,20 +408,20 @@ exit 0
 Already stored as key 1 ("lock-2026").
   SHA256:[ALICE]
 --- stderr
-warning: the key is disabled, and locks nothing until `qq fs_security_modify_key` enables it
+warning: the key is disabled and cannot lock snapshots; enable it: `[QQ] --host=cluster fs_security_modify_key --key=1 --enable`
 ==== ["--dry-run"]
 exit 0
 --- stdout
 Already stored as key 1 ("lock-2026").
   SHA256:[ALICE]
 --- stderr
-warning: the key is disabled, and locks nothing until `qq fs_security_modify_key` enables it
+warning: the key is disabled and cannot lock snapshots; enable it: `[QQ] --host=cluster fs_security_modify_key --key=1 --enable`
 ==== ["--output=json"]
 exit 0
 --- stdout
 {"action":"add","changed":false,"dry_run":false,"key":{"id":"1","name":"lock-2026","comment":"","disabled":true,"public_key":"[ALICE]","fingerprint":"SHA256:[ALICE]"}}
 --- stderr
-{"log":{"level":"warning","message":"the key is disabled, and locks nothing until `qq fs_security_modify_key` enables it"}}
+{"log":{"level":"warning","message":"the key is disabled and cannot lock snapshots; enable it: `[QQ] --host=cluster fs_security_modify_key --key=1 --enable`"}}
 
 "#]].raw());
     assert_eq!(mock.count("fs_security_add_key"), 0);

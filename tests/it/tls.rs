@@ -1406,7 +1406,7 @@ fn trust_flags_have_no_effect_through_qq() {
 
     let qkey = qkey.env("QKEY_TLS_FINGERPRINT", OTHER);
     assert_data_eq!(qkey.run(["keys", "list"]).stderr, str![[r#"
-warning: QKEY_TLS_FINGERPRINT is of no effect through qq, which verifies no certificate; --via rest does
+warning: QKEY_TLS_FINGERPRINT has no effect with --via qq: qq does not verify certificates; use --via rest
 
 "#]].raw());
     let typed = qkey.run(["keys", "--via=qq"]);

@@ -1293,14 +1293,14 @@ exit 0
 Stored key 2 ("spare") in the key store.
   SHA256:[CAROL]
 --- stderr
-warning: unexpected reply to the request to add key "spare" (127.0.0.1:[PORT] answered fs_security_add_key with something other than its REST API does: not the key in JSON (it is about another one): {"id": "2", "name": "other", "comment": "", "disabled": false, "public_key": "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE4pvPqF…); checked: it was done
+warning: unexpected reply to the request to add key "spare" (unexpected reply from 127.0.0.1:[PORT] to the request to store key "spare": expected the key in JSON (it is about another object), got: {"id": "2", "name": "other", "comment": "", "disabled": false, "public_key": "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE4pvPqF…); checked: it was done
 ==== over qq 7.10.2.1
 exit 0
 --- stdout
 Stored key 2 ("spare") in the key store.
   SHA256:[CAROL]
 --- stderr
-warning: unexpected reply to the request to add key "spare" (qq gave no usable answer to fs_security_add_key: `[QQ]` answered with something other than the key in JSON (it is about another one): {     "comment": "",     "disabled": false,     "id": "2",     "name": "other",     "public_key": "MFkwEwYHKoZIzj0CAQYIK…); checked: it was done
+warning: unexpected reply to the request to add key "spare" (unexpected reply from 127.0.0.1:[PORT] to the request to store key "spare": expected the key in JSON (it is about another object), got: {     "comment": "",     "disabled": false,     "id": "2",     "name": "other",     "public_key": "MFkwEwYHKoZIzj0CAQYIK…); checked: it was done
 # another id
 $ qkey replace --key-id=vault --old-key alice.pem --new-key bob.pem
 ==== over rest
@@ -1310,7 +1310,7 @@ Replaced key 1 ("vault").
   was SHA256:[ALICE]
   now SHA256:[BOB]
 --- stderr
-warning: unexpected reply to the request to replace key 1 ("vault") (127.0.0.1:[PORT] answered fs_security_replace_key with something other than its REST API does: not the key in JSON (it is about another one): {"id": "2", "name": "vault", "comment": "", "disabled": false, "public_key": "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEOIU028…); checked: it was done
+warning: unexpected reply to the request to replace key 1 ("vault") (unexpected reply from 127.0.0.1:[PORT] to the request to replace key 1: expected the key in JSON (it is about another object), got: {"id": "2", "name": "vault", "comment": "", "disabled": false, "public_key": "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEOIU028…); checked: it was done
 ==== over qq 7.10.2.1
 exit 0
 --- stdout
@@ -1318,7 +1318,7 @@ Replaced key 1 ("vault").
   was SHA256:[ALICE]
   now SHA256:[BOB]
 --- stderr
-warning: unexpected reply to the request to replace key 1 ("vault") (qq gave no usable answer to fs_security_replace_key: `[QQ]` answered with something other than the key in JSON (it is about another one): {     "comment": "",     "disabled": false,     "id": "2",     "name": "vault",     "public_key": "MFkwEwYHKoZIzj0CAQYIK…); checked: it was done
+warning: unexpected reply to the request to replace key 1 ("vault") (unexpected reply from 127.0.0.1:[PORT] to the request to replace key 1: expected the key in JSON (it is about another object), got: {     "comment": "",     "disabled": false,     "id": "2",     "name": "vault",     "public_key": "MFkwEwYHKoZIzj0CAQYIK…); checked: it was done
 
 "##]].raw());
 }
@@ -1911,14 +1911,14 @@ exit 8
 --- stdout
 --- stderr
 error: the request to unlock snapshot 7 ("7_snapshot") was sent, but the result could not be confirmed
-  caused by: the connection to 127.0.0.1:[PORT] was lost during snapshot_unlock_snapshot: it was closed before the whole answer was there
+  caused by: lost the connection to 127.0.0.1:[PORT] during the request to unlock snapshot 7: it was closed before the whole response had arrived
 hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys usage` shows whether it was done; rerunning is safe: qkey looks first
 ==== over qq 7.10.2.1
 exit 8
 --- stdout
 --- stderr
 error: the request to unlock snapshot 7 ("7_snapshot") was sent, but the result could not be confirmed
-  caused by: the connection to 127.0.0.1:[PORT] was lost during snapshot_unlock_snapshot: Remote end closed connection without response
+  caused by: lost the connection to 127.0.0.1:[PORT] during the request to unlock snapshot 7: Remote end closed connection without response
 hint: keep every key; `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] snapshot_get_status --id=7` shows whether it was done; rerunning is safe: qkey looks first
 $ qkey unlock --id=7 --key alice.pem
 exit 0
@@ -1955,14 +1955,14 @@ exit 8
 --- stdout
 --- stderr
 error: the request to lock snapshot 9 ("9_snapshot") was sent, and now it is locked with key 2
-  caused by: the connection to 127.0.0.1:[PORT] was lost during snapshot_lock_snapshot: it was closed before the whole answer was there
+  caused by: lost the connection to 127.0.0.1:[PORT] during the request to lock snapshot 9: it was closed before the whole response had arrived
 hint: someone else may be making changes; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys usage` shows what the cluster holds
 ==== over qq 7.10.2.1
 exit 8
 --- stdout
 --- stderr
 error: the request to lock snapshot 9 ("9_snapshot") was sent, and now it is locked with key 2
-  caused by: the connection to 127.0.0.1:[PORT] was lost during snapshot_lock_snapshot: Remote end closed connection without response
+  caused by: lost the connection to 127.0.0.1:[PORT] during the request to lock snapshot 9: Remote end closed connection without response
 hint: someone else may be making changes; `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] snapshot_get_status --id=9` shows what the cluster holds
 
 "#]].raw());
@@ -2230,19 +2230,19 @@ fn timed_out_read_is_not_retried() {
         said,
         str![[r#"
 $ qkey keys --timeout=4
-==== over qq 7.10.2.1
-exit 7
---- stdout
---- stderr
-error: qq gave no usable answer to fs_security_list_keys
-  caused by: `[QQ]` did not finish within 4 s and was killed
-hint: look whether the cluster answers, or give it longer with --timeout SECONDS
 ==== over rest
 exit 7
 --- stdout
 --- stderr
-error: 127.0.0.1:[PORT] did not answer fs_security_list_keys within 4 s
-hint: look whether the cluster answers, or give it longer with --timeout SECONDS
+error: no reply from 127.0.0.1:[PORT] within 4 s to the request to list the lock keys
+hint: check whether the cluster responds, or give it more time with --timeout SECONDS
+==== over qq 7.10.2.1
+exit 7
+--- stdout
+--- stderr
+error: qq failed to list the lock keys
+  caused by: `[QQ]` did not finish within 4 s and was killed
+hint: check whether the cluster responds, or give it more time with --timeout SECONDS
 
 "#]]
         .raw()
@@ -2289,13 +2289,15 @@ $ qkey keys
 exit 6
 --- stdout
 --- stderr
-error: 127.0.0.1:[PORT] refused fs_security_list_keys: Error 401: http_unauthorized_error: Need to log in first to establish credentials.
-hint: log in first: `qq --host=127.0.0.1 --port=[PORT] --credentials-store=none.json login -u USER`, or give a token with QKEY_TOKEN or QKEY_TOKEN_FILE
+error: not logged in to 127.0.0.1:[PORT] (no credentials in none.json)
+  caused by: Error 401: http_unauthorized_error: Need to log in first to establish credentials.
+hint: log in first: `qq --host=127.0.0.1 --port=[PORT] --credentials-store=none.json login -u USER`, or provide a token in QKEY_TOKEN or QKEY_TOKEN_FILE
 ==== over qq 6.1.0.3, qq 7.10.2.1
 exit 6
 --- stdout
 --- stderr
-error: 127.0.0.1:[PORT] refused fs_security_list_keys: Error 401: http_unauthorized_error: Need to log in first to establish credentials.
+error: not logged in to 127.0.0.1:[PORT]
+  caused by: Error 401: http_unauthorized_error: Need to log in first to establish credentials.
 hint: log in first: `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=none.json login -u USER`
 
 "#]].raw());
@@ -2543,11 +2545,18 @@ exit 4
 error: "vault" is already used by key 1, with a different public key
 hint: nothing was sent; choose another --name, or replace that key: `qkey replace --key-id 1`
 $ qkey lock --id=9 --lock-key=vault
+==== over rest
 exit 5
 --- stdout
 --- stderr
 error: key 1 ("vault") is disabled and cannot lock snapshots
-hint: nothing was sent; choose another key, or enable it: `qq fs_security_modify_key --key=1 --enable`
+hint: nothing was sent; choose another key, or enable it: `qq --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] fs_security_modify_key --key=1 --enable`
+==== over qq 7.10.2.1
+exit 5
+--- stdout
+--- stderr
+error: key 1 ("vault") is disabled and cannot lock snapshots
+hint: nothing was sent; choose another key, or enable it: `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] fs_security_modify_key --key=1 --enable`
 $ qkey unlock --id=7 --key alice.pem
 exit 0
 --- stdout

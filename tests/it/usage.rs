@@ -1226,7 +1226,7 @@ $ qkey add --name new --key bob.pem > /dev/full
 exit 1
 --- stdout
 --- stderr
-error: The key store holds this as key 2 ("new") already: nothing to do, SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s, but the result cannot be written to stdout
+error: Already stored as key 2 ("new"), SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s, but the result cannot be written to stdout
   caused by: No space left on device (os error 28)
 hint: rerunning is safe: it reports what is already done
 
@@ -1234,7 +1234,7 @@ $ qkey unlock --id 1 --key alice.pem --dry-run > /dev/full
 exit 1
 --- stdout
 --- stderr
-error: Would unlock snapshot 1 ("1_before_upgrade"), which key 1 ("lock") locks; the signature was checked and nothing was sent, challenge: "Unlock snapshot 1 locked with key 1, expiration \"\"", but the result cannot be written to stdout
+error: Dry run: key 1 ("lock") can unlock snapshot 1 ("1_before_upgrade"); signature verified, nothing sent, challenge: "Unlock snapshot 1 locked with key 1, expiration \"\"", but the result cannot be written to stdout
   caused by: No space left on device (os error 28)
 hint: rerunning is safe: it reports what is already done
 
@@ -1242,7 +1242,7 @@ $ qkey unlock --id 1 --key alice.pem > /dev/full
 exit 1
 --- stdout
 --- stderr
-error: Unlocked snapshot 1 ("1_before_upgrade"), which key 1 ("lock") locked, but the result cannot be written to stdout
+error: Unlocked snapshot 1 ("1_before_upgrade") with key 1 ("lock"), but the result cannot be written to stdout
   caused by: No space left on device (os error 28)
 hint: rerunning is safe: it reports what is already done
 
