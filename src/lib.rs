@@ -14,6 +14,7 @@ pub mod encoding;
 pub mod error;
 pub mod fleet;
 pub mod folders;
+pub mod format;
 mod http;
 pub mod input;
 pub mod interrupt;

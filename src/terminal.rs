@@ -13,8 +13,8 @@ use log::{Level, LevelFilter, Log, Metadata, Record};
 
 use crate::{
     error::Error,
+    format::{Color, Format, error_json, message_of, note_json},
     memory,
-    output::{Color, Format, error_json, note_json},
     parallel::lock,
     redact::redact,
     text::{self, printable},
@@ -257,14 +257,6 @@ fn error_text(error: &Error) -> String {
         text.push_str(&format!("\n{HINT}hint:{HINT:#} {hint}"));
     }
     text
-}
-
-/// The message without mistyped secrets, and without the middle of a long excerpt.
-pub fn message_of(error: &Error) -> String {
-    match error.is_whole() {
-        true => error.message().to_owned(),
-        false => text::message(&redact(error.message())),
-    }
 }
 
 /// Indents continuation lines, so that a foreign text cannot imitate a line of ours.

@@ -1,4 +1,3 @@
 //! Changes of many snapshots in one run.
 
-mod ledger;
 pub mod run;

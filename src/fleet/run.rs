@@ -1,5 +1,7 @@
 //! The run that unlocks many snapshots: a few at a time, confirmed together at the end.
 
+mod ledger;
+
 use std::{
     collections::BTreeMap,
     sync::{
@@ -10,7 +12,7 @@ use std::{
     thread,
 };
 
-use super::ledger::{Ledger, Stage, Watch};
+use self::ledger::{Ledger, Stage, Watch};
 use crate::{
     ceremony::{
         Ending, Keyring, Outcome, POLL_PAUSES,

@@ -255,7 +255,13 @@ fn said_over(labs: &[Lab], index: usize) -> String {
 /// What may differ between the transports: the commands in hints, who gave no usable answer, and the words
 /// that are quoted of `qq`, of the connection or of such an answer.
 fn neutral(stderr: &str) -> String {
-    let own_words = ["`[QQ]` ", "qumulo.", "status ", "expected "];
+    let own_words = [
+        "`[QQ]` ",
+        "qumulo.",
+        "status ",
+        "expected ",
+        "it redirects ",
+    ];
     let is_own = |line: &str| {
         let cause = line.strip_prefix("  caused by: ");
         cause.is_some_and(|cause| own_words.iter().any(|words| cause.starts_with(words)))
@@ -272,8 +278,8 @@ const HINTS: [(&str, &str); 3] = [
     (", or provide a token in QKEY_TOKEN or QKEY_TOKEN_FILE", ""),
     ("shows which snapshots are locked", "shows what there is"),
     (
-        "run `[COMMAND]` by hand; if qq itself works, run this again with -vv and report what it shows",
-        "check --host and --port: a proxy or another service may answer there",
+        "check that `[COMMAND]` works; if it does, run this again with -vv and report the output",
+        "check --host and --port: a proxy or another service may respond there",
     ),
 ];
 
@@ -2256,9 +2262,9 @@ fn parallel_reads_behind_a_timed_out_read_report_it() {
         let for_ever = json!({ "seconds": 600, "times": 0 });
         lab.core.fault("list_keys", "slow", for_ever);
         let no_answer = match lab.transport {
-            Transport::Qq(_) => "error: qq gave no usable answer to ",
+            Transport::Qq(_) => "error: qq failed to ",
             // Whichever of those that share the connection comes first.
-            Transport::Rest => "error: 127.0.0.1:[PORT] did not answer ",
+            Transport::Rest => "error: no reply from 127.0.0.1:[PORT] ",
         };
         for args in [&LOCK[..], &UNLOCK, &LOCK, &UNLOCK] {
             let run = lab.run(&[args, &["--timeout=4"]].concat());

@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use super::run::Unlocked;
+use super::Unlocked;
 use crate::{
     ceremony::{
         Ending,
