@@ -2126,71 +2126,80 @@ $ qkey keys
 exit 7
 --- stdout
 --- stderr
-error: 127.0.0.1:[PORT] answered fs_security_list_keys with something other than its REST API does: status 502 Bad Gateway: <html>  <head><title>502 Bad Gateway</title></head>  <body>  <center><h1>502 Bad Gateway</h1></center>  </body>  </html>
-hint: check --host and --port: a proxy or another service may answer there
+error: unexpected reply from 127.0.0.1:[PORT] to the request to list the lock keys
+  caused by: status 502: <html>  <head><title>502 Bad Gateway</title></head>  <body>  <center><h1>502 Bad Gateway</h1></center>  </body>  </html>
+hint: check --host and --port: a proxy or another service may respond there
 ==== over qq 7.10.2.1
 exit 7
 --- stdout
 --- stderr
-error: 127.0.0.1:[PORT] answered fs_security_list_keys with something other than its REST API does: qumulo.lib.request.APIException: Error loading data: Expecting value: line 1 column 1 (char 0)
-hint: check --host and --port: a proxy or another service may answer there
+error: unexpected reply from 127.0.0.1:[PORT] to the request to list the lock keys
+  caused by: qumulo.lib.request.APIException: Error loading data: Expecting value: line 1 column 1 (char 0)
+hint: check --host and --port: a proxy or another service may respond there
 # not_json {}
 $ qkey keys
 ==== over rest
 exit 7
 --- stdout
 --- stderr
-error: 127.0.0.1:[PORT] answered fs_security_list_keys with something other than its REST API does: not a list of keys in JSON: This is not JSON.
-hint: check --host and --port: a proxy or another service may answer there
+error: unexpected reply from 127.0.0.1:[PORT] to the request to list the lock keys
+  caused by: expected a list of keys in JSON, got: This is not JSON.
+hint: check --host and --port: a proxy or another service may respond there
 ==== over qq 7.10.2.1
 exit 7
 --- stdout
 --- stderr
-error: 127.0.0.1:[PORT] answered fs_security_list_keys with something other than its REST API does: qumulo.lib.request.APIException: Error loading data: Expecting value: line 1 column 1 (char 0)
-hint: check --host and --port: a proxy or another service may answer there
+error: unexpected reply from 127.0.0.1:[PORT] to the request to list the lock keys
+  caused by: qumulo.lib.request.APIException: Error loading data: Expecting value: line 1 column 1 (char 0)
+hint: check --host and --port: a proxy or another service may respond there
 # truncated {}
 $ qkey keys
 ==== over rest
 exit 7
 --- stdout
 --- stderr
-error: 127.0.0.1:[PORT] answered fs_security_list_keys with something other than its REST API does: not a list of keys in JSON: {"entries": [{"id": "1", "name": "vault", "comment": "", "disabled": false, "public_key": "MFkwEwYHKoZIzj0CAQ
-hint: check --host and --port: a proxy or another service may answer there
+error: unexpected reply from 127.0.0.1:[PORT] to the request to list the lock keys
+  caused by: expected a list of keys in JSON, got: {"entries": [{"id": "1", "name": "vault", "comment": "", "disabled": false, "public_key": "MFkwEwYHKoZIzj0CAQ
+hint: check --host and --port: a proxy or another service may respond there
 ==== over qq 7.10.2.1
 exit 7
 --- stdout
 --- stderr
-error: 127.0.0.1:[PORT] answered fs_security_list_keys with something other than its REST API does: qumulo.lib.request.APIException: Error loading data: Unterminated string starting at: line 1 column 91 (char 90)
-hint: check --host and --port: a proxy or another service may answer there
+error: unexpected reply from 127.0.0.1:[PORT] to the request to list the lock keys
+  caused by: qumulo.lib.request.APIException: Error loading data: Unterminated string starting at: line 1 column 91 (char 90)
+hint: check --host and --port: a proxy or another service may respond there
 # empty {}
 $ qkey keys
 ==== over rest
 exit 7
 --- stdout
 --- stderr
-error: 127.0.0.1:[PORT] answered fs_security_list_keys with something other than its REST API does: not a list of keys in JSON: (nothing)
-hint: check --host and --port: a proxy or another service may answer there
+error: unexpected reply from 127.0.0.1:[PORT] to the request to list the lock keys
+  caused by: expected a list of keys in JSON, got: (nothing)
+hint: check --host and --port: a proxy or another service may respond there
 ==== over qq 7.10.2.1
 exit 7
 --- stdout
 --- stderr
-error: qq gave no usable answer to fs_security_list_keys
-  caused by: `[QQ]` answered with something other than a list of keys in JSON: (nothing)
-hint: run `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] fs_security_list_keys --help` by hand; if qq itself works, run this again with -vv and report what it shows
+error: unexpected reply from 127.0.0.1:[PORT] to the request to list the lock keys
+  caused by: expected a list of keys in JSON, got: (nothing)
+hint: check that `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] fs_security_list_keys --help` works; if it does, run this again with -vv and report the output
 # status {"status":500}
 $ qkey keys
 exit 5
 --- stdout
 --- stderr
-error: 127.0.0.1:[PORT] refused fs_security_list_keys: Error 500: http_internal_server_error: Simulated failure 500.
-hint: the cluster has a problem of its own; check its health, then run this again
+error: 127.0.0.1:[PORT] failed to list the lock keys
+  caused by: Error 500: http_internal_server_error: Simulated failure 500.
+hint: the cluster reports an internal problem; check its health, then run this again
 # status {"status":403}
 $ qkey keys
 exit 6
 --- stdout
 --- stderr
-error: 127.0.0.1:[PORT] refused fs_security_list_keys: Error 403: http_forbidden_error: Simulated failure 403.
-hint: log in as a user whose role has the privilege for it, or ask an administrator
+error: 127.0.0.1:[PORT] denied permission to list the lock keys
+  caused by: Error 403: http_forbidden_error: Simulated failure 403.
+hint: log in as a user whose role includes PRIVILEGE_FS_KEY_MANAGEMENT_READ; role changes take effect at the next login
 
 "##]].raw());
 }
