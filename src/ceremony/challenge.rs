@@ -125,9 +125,11 @@ impl Challenges {
 /// Adds to a refusal that the cluster has a signature over a text of its own choice: a signature that
 /// it refused here may be accepted elsewhere.
 pub fn mention_signature(refusal: Error, title: &str) -> Error {
-    let hint = refusal.hint_text().unwrap_or_default();
-    let hint =
-        format!("{hint}; the cluster now holds a signature made with {title} over its challenge");
+    let signed = format!("the cluster now holds a signature made with {title} over its challenge");
+    let hint = match refusal.hint_text() {
+        Some(hint) => format!("{hint}; {signed}"),
+        None => signed,
+    };
     refusal.hint(hint)
 }
 

@@ -338,6 +338,8 @@ impl<C: Change> Driver<'_, C> {
         if refusal.kind() == Kind::Auth {
             return Err(refusal);
         }
+        // The refusal may be due to a change of the key store.
+        self.view.forget_keys();
         let Looked {
             state: now,
             challenge,
@@ -372,6 +374,9 @@ impl<C: Change> Driver<'_, C> {
         }
         if stale >= self.attempts {
             return Err(always_stale(&refusal, self.attempts));
+        }
+        if let Err(error) = self.view.keys() {
+            return Err(unexplained(refusal, &error));
         }
         log::info!("the challenge went stale; signing the new one");
         let prepared = self.request(now, Some(Ok(challenge)), stale)?;

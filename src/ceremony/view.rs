@@ -45,6 +45,11 @@ impl<'a> View<'a> {
         Ok(read)
     }
 
+    /// Has the key list read again before its next use: after a refusal.
+    pub fn forget_keys(&self) {
+        *lock(&self.keys) = None;
+    }
+
     fn read_keys(&self) -> Result<Keys> {
         let keys = self.cluster.keys()?;
         Ok(keys.into_iter().map(Arc::new).collect())

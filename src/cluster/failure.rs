@@ -24,7 +24,7 @@ pub(crate) enum Failure {
     Unavailable(ApiError, Option<Duration>),
     /// Any other 5xx.
     Broken(ApiError),
-    /// Any other status.
+    /// Any other 4xx.
     Refused(ApiError),
     /// The reply is not one of the REST API's. The duration is the wait before a retry, if one may
     /// help.
@@ -105,8 +105,13 @@ impl Failure {
             404 => Self::NotFound(error),
             429 => Self::Throttled(error, retry_after),
             408 | 502..=504 => Self::Unavailable(error, retry_after),
+            400..500 => Self::Refused(error),
             500.. => Self::Broken(error),
-            _ => Self::Refused(error),
+            // The REST API reports no error with such a status.
+            _ => {
+                let excerpt = error.words;
+                Self::Unexpected(Unexpected::Status { status, excerpt }, None)
+            }
         }
     }
 

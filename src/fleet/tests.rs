@@ -263,6 +263,21 @@ fn snapshot_relocked_meanwhile_is_unlocked_with_the_other_key() {
 }
 
 #[test]
+fn lock_key_replaced_meanwhile_is_read_again_after_refusal() {
+    let [key, other] = ["a.pem", "b.pem"].map(FakeSource::new);
+    let replaced = Fault::Meanwhile(|world| {
+        world.key("1").public_key = world.key("2").public_key.clone();
+        world.snapshot(7).expiration.push('!');
+    });
+    let world = locked_with(&key).with_key("lock-2027", other.public_key());
+    let cluster = FakeCluster::new(world).fault(Call::Unlock(7), ..=1, replaced);
+    let unlocked = run(&unlock(&[&key, &other]), &cluster).unwrap();
+    assert_eq!(unlocked.ending, Ending::Done);
+    assert_eq!((key.signed().len(), other.signed().len()), (1, 1));
+    assert_eq!(cluster.count(&Call::Keys), 2);
+}
+
+#[test]
 fn stale_challenge_is_retried_up_to_attempts() {
     for attempts in 1..=3 {
         let key = FakeSource::new("a.pem");
