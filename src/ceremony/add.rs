@@ -106,7 +106,7 @@ impl Change for Add<'_> {
                     other.id
                 );
                 let error = Error::new(Kind::Mismatch, message).hint(format!(
-                    "choose another --name, or replace that key: `qkey replace --key-id {}`",
+                    "choose another --name, or replace that key: `qkey replace --key-id {} --new-key SOURCE`",
                     other.id
                 ));
                 Comparison::Conflict(Conflict {

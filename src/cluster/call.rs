@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::KeyRef;
-use crate::text::quoted;
+use crate::{error::Subject, text::quoted};
 
 /// One call, with what it is about. As text it is what messages say: "unlock snapshot 7".
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +50,16 @@ impl Call<'_> {
             }
             Self::Snapshot(_) | Self::UnlockedSnapshots => "PRIVILEGE_SNAPSHOT_READ",
             Self::UnlockChallenge(_) | Self::Unlock(_) | Self::Lock(_) => "PRIVILEGE_SNAPSHOT_LOCK",
+        }
+    }
+
+    /// What the call is about, where several of its kind are made in a run.
+    pub fn subject(self) -> Option<Subject> {
+        match self {
+            Self::Snapshot(id) | Self::UnlockChallenge(id) | Self::Unlock(id) | Self::Lock(id) => {
+                Some(Subject::Snapshot(id))
+            }
+            _ => None,
         }
     }
 }

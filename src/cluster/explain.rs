@@ -66,17 +66,17 @@ impl Site {
 
     fn explain(&self, call: Call<'_>, failure: &Failure) -> UserError {
         let address = &self.address;
-        let refused = |kind| UserError::new(kind, format!("{address} refused to {call}"));
-        let failed = |kind| UserError::new(kind, format!("{address} failed to {call}"));
+        let refused = |kind| about(call, kind, format!("{address} refused to {call}"));
+        let failed = |kind| about(call, kind, format!("{address} failed to {call}"));
         let unexpected = |kind| {
             let message = format!("unexpected reply from {address} to the request to {call}");
-            UserError::new(kind, message)
+            about(call, kind, message)
         };
         match failure {
             Failure::Unauthorized(api) => self.not_logged_in().caused_by(api),
             Failure::Forbidden(api) => {
                 let message = format!("{address} denied permission to {call}");
-                UserError::new(Kind::Auth, message).caused_by(api).hint(format!(
+                about(call, Kind::Auth, message).caused_by(api).hint(format!(
                     "log in as a user whose role includes {}; role changes take effect at the next login",
                     call.privilege()
                 ))
@@ -114,13 +114,15 @@ impl Site {
                 let message = format!("qq cannot read its credentials for {address}: {words}");
                 UserError::new(Kind::Auth, message).hint(&self.log_in)
             }
-            Failure::QqError(words) => {
-                UserError::new(Kind::Unreachable, format!("qq failed to {call}: {words}"))
-                    .maybe_hint(self.by_hand(call))
-            }
+            Failure::QqError(words) => about(
+                call,
+                Kind::Unreachable,
+                format!("qq failed to {call}: {words}"),
+            )
+            .maybe_hint(self.by_hand(call)),
             Failure::QqCrash(words) => {
                 let message = format!("qq crashed during the request to {call}: {words}");
-                UserError::new(Kind::Unreachable, message).maybe_hint(self.by_hand(call))
+                about(call, Kind::Unreachable, message).maybe_hint(self.by_hand(call))
             }
             Failure::QqWithoutHost => SetupError::NoCluster.into(),
             Failure::QqCommand => {
@@ -151,20 +153,23 @@ impl Site {
     fn not_found(&self, call: Call<'_>, refused: UserError) -> UserError {
         let missing = |what: String, list: &str| {
             let message = format!("{what} does not exist on {}", self.address);
-            refused
-                .clone()
-                .with_message(message)
-                .hint(format!("`{list}` shows what exists"))
+            refused.clone().with_message(message).hint(list.to_owned())
+        };
+        let keys = format!("`{}` shows what exists", self.list_keys);
+        let snapshots = match self.transport {
+            Transport::Qq(_) => format!("`{}` shows what exists", self.list_snapshots),
+            // qkey lists only those that a key protects.
+            Transport::Rest { .. } => {
+                format!("`{}` shows which snapshots are locked", self.list_snapshots)
+            }
         };
         match call {
-            Call::Snapshot(id) => missing(format!("snapshot {id}"), &self.list_snapshots),
-            Call::KeyUsage(id) => missing(format!("key {id}"), &self.list_keys),
-            Call::ReplacementChallenge(key) => missing(key.title(), &self.list_keys),
-            Call::UnlockChallenge(_) | Call::Unlock(_) | Call::Lock(_) => {
-                refused.hint(format!("`{}` shows what exists", self.list_snapshots))
-            }
+            Call::Snapshot(id) => missing(format!("snapshot {id}"), &snapshots),
+            Call::KeyUsage(id) => missing(format!("key {id}"), &keys),
+            Call::ReplacementChallenge(key) => missing(key.title(), &keys),
+            Call::UnlockChallenge(_) | Call::Unlock(_) | Call::Lock(_) => refused.hint(snapshots),
             Call::Keys | Call::AddKey(_) | Call::ReplaceKey(_) | Call::UnlockedSnapshots => {
-                refused.hint(format!("`{}` shows what exists", self.list_keys))
+                refused.hint(keys)
             }
         }
     }
@@ -178,20 +183,19 @@ impl Site {
         let address = &self.address;
         let stopped = |kind: &Kind, when: &str| {
             let message = format!("interrupted {when} the request to {call}");
-            UserError::new(*kind, message)
-                .hint("nothing was submitted by this step; run this again")
+            about(call, *kind, message).hint("nothing was submitted by this step; run this again")
         };
         let late = |within: &Duration| {
             let message = format!(
                 "no reply from {address} within {} s to the request to {call}",
                 within.as_secs()
             );
-            UserError::new(Kind::Unreachable, message).hint(WAIT_LONGER)
+            about(call, Kind::Unreachable, message).hint(WAIT_LONGER)
         };
         let lost = |why: &str| {
             let message =
                 format!("lost the connection to {address} during the request to {call}: {why}");
-            UserError::new(Kind::Unreachable, message).hint(
+            about(call, Kind::Unreachable, message).hint(
                 "check whether the cluster is up, and whether a proxy or firewall cuts connections",
             )
         };
@@ -230,14 +234,15 @@ impl Site {
             StoppedDuring(kind) => stopped(kind, "during"),
             Lost(cause) => lost(&cause.to_string()),
             Truncated => lost("it was closed before the whole response had arrived"),
-            TooLong => UserError::new(
+            TooLong => about(
+                call,
                 Kind::Unreachable,
                 format!("the reply from {address} to the request to {call} is too large"),
             )
             .hint(WRONG_SERVICE),
             NotHttp(cause) => {
                 let message = format!("unexpected reply from {address} to the request to {call}");
-                UserError::new(Kind::Unreachable, message)
+                about(call, Kind::Unreachable, message)
                     .caused_by(&**cause)
                     .hint(WRONG_SERVICE)
             }
@@ -305,11 +310,11 @@ impl Site {
     /// `qq` itself did not say what was wrong.
     fn qq_failed(&self, call: Call<'_>, failure: &subprocess::Failure) -> UserError {
         use subprocess::Failure::{CouldNotRun, Killed, NotExecutable, NotFound, TimedOut};
-        let error = UserError::new(Kind::Unreachable, format!("qq failed to {call}"));
+        let error = about(call, Kind::Unreachable, format!("qq failed to {call}"));
         match failure {
             CouldNotRun { source, .. } if is_exhaustion(source) => {
                 let message = format!("cannot start qq to {call}: out of memory or threads");
-                UserError::new(Kind::Internal, message).caused_by(source).hint(
+                about(call, Kind::Internal, message).caused_by(source).hint(
                     "nothing was sent; raise the limit (see `ulimit -a`) or free memory, then run this again",
                 )
             }
@@ -330,6 +335,11 @@ impl Site {
             Transport::Rest { .. } => None,
         }
     }
+}
+
+/// An error whose message names the call.
+fn about(call: Call<'_>, kind: Kind, message: String) -> UserError {
+    UserError::new(kind, message).naming(call.subject())
 }
 
 fn by_hand(qq: &str, call: Call<'_>) -> String {

@@ -59,7 +59,7 @@ exit 0
 exit 4
 --- stdout
 --- stderr
-{"error":{"kind":"mismatch","message":"\"lock-2026\" is already used by key 1, with a different public key","causes":[],"hint":"nothing was sent; choose another --name, or replace that key: `qkey replace --key-id 1`","exit_code":4}}
+{"error":{"kind":"mismatch","message":"\"lock-2026\" is already used by key 1, with a different public key","causes":[],"hint":"nothing was sent; choose another --name, or replace that key: `qkey replace --key-id 1 --new-key SOURCE`","exit_code":4}}
 
 "#]]
     );
@@ -92,7 +92,7 @@ exit 4
 --- stdout
 --- stderr
 error: "lock-2026" is already used by key 1, with a different public key
-hint: nothing was sent; choose another --name, or replace that key: `qkey replace --key-id 1`
+hint: nothing was sent; choose another --name, or replace that key: `qkey replace --key-id 1 --new-key SOURCE`
 
 "#]]
     );

@@ -203,7 +203,7 @@ exit 5
 --- stderr
 error: snapshot 9 does not exist on 127.0.0.1:[PORT]
   caused by: Error 404: fs_no_such_entry_error: There is no snapshot 9.
-hint: `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys usage` shows what exists
+hint: `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys usage` shows which snapshots are locked
 
 "#]].raw());
     let pinned = qkey.run([
@@ -430,7 +430,7 @@ exit 5
 --- stderr
 error: snapshot 9 does not exist on [::1]:[PORT]
   caused by: Error 404: fs_no_such_entry_error: There is no snapshot 9.
-hint: `qkey --via=rest --host=::1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys usage` shows what exists
+hint: `qkey --via=rest --host=::1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys usage` shows which snapshots are locked
 
 "#]].raw());
 }

@@ -672,19 +672,19 @@ exit 6
 --- stdout
 Unlocked 0, already unlocked 0, failed 5, not tried 15.
 --- stderr
-error: snapshot 100: 127.0.0.1:[PORT] denied permission to read snapshot 100
+error: 127.0.0.1:[PORT] denied permission to read snapshot 100
   caused by: Error 403: http_forbidden_error: Simulated failure 403.
 hint: log in as a user whose role includes PRIVILEGE_SNAPSHOT_READ; role changes take effect at the next login
-error: snapshot 101: 127.0.0.1:[PORT] denied permission to read snapshot 101
+error: 127.0.0.1:[PORT] denied permission to read snapshot 101
   caused by: Error 403: http_forbidden_error: Simulated failure 403.
 hint: log in as a user whose role includes PRIVILEGE_SNAPSHOT_READ; role changes take effect at the next login
-error: snapshot 102: 127.0.0.1:[PORT] denied permission to read snapshot 102
+error: 127.0.0.1:[PORT] denied permission to read snapshot 102
   caused by: Error 403: http_forbidden_error: Simulated failure 403.
 hint: log in as a user whose role includes PRIVILEGE_SNAPSHOT_READ; role changes take effect at the next login
-error: snapshot 103: 127.0.0.1:[PORT] denied permission to read snapshot 103
+error: 127.0.0.1:[PORT] denied permission to read snapshot 103
   caused by: Error 403: http_forbidden_error: Simulated failure 403.
 hint: log in as a user whose role includes PRIVILEGE_SNAPSHOT_READ; role changes take effect at the next login
-error: snapshot 104: 127.0.0.1:[PORT] denied permission to read snapshot 104
+error: 127.0.0.1:[PORT] denied permission to read snapshot 104
   caused by: Error 403: http_forbidden_error: Simulated failure 403.
 hint: log in as a user whose role includes PRIVILEGE_SNAPSHOT_READ; role changes take effect at the next login
 error: 5 of 20 snapshots failed; 15 were not tried, because the cluster is out of reach or refuses this user

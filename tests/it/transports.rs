@@ -276,7 +276,7 @@ fn neutral(stderr: &str) -> String {
 /// `qkey` shows all snapshots, and where no `qq` is run, no `qq` can be tried by hand.
 const HINTS: [(&str, &str); 3] = [
     (", or provide a token in QKEY_TOKEN or QKEY_TOKEN_FILE", ""),
-    ("shows which snapshots are locked", "shows what there is"),
+    ("shows which snapshots are locked", "shows what exists"),
     (
         "check that `[COMMAND]` works; if it does, run this again with -vv and report the output",
         "check --host and --port: a proxy or another service may respond there",
@@ -2486,7 +2486,7 @@ exit 5
 --- stderr
 error: snapshot 99 does not exist on 127.0.0.1:[PORT]
   caused by: Error 404: fs_no_such_entry_error: There is no snapshot 99.
-hint: `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys usage` shows what exists
+hint: `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys usage` shows which snapshots are locked
 $ qkey lock --id=99 --lock-key=vault
 ==== over qq 7.10.2.1
 exit 5
@@ -2501,7 +2501,7 @@ exit 5
 --- stderr
 error: snapshot 99 does not exist on 127.0.0.1:[PORT]
   caused by: Error 404: fs_no_such_entry_error: There is no snapshot 99.
-hint: `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys usage` shows what exists
+hint: `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys usage` shows which snapshots are locked
 $ qkey replace -k5 --old-key=alice.pem --new-key=bob.pem
 exit 5
 --- stdout
@@ -2521,7 +2521,7 @@ exit 9
 Unlocked snapshot 7 ("7_snapshot") with key 1 ("vault").
 Unlocked 1, already unlocked 0, failed 1.
 --- stderr
-error: snapshot 99: snapshot 99 does not exist on 127.0.0.1:[PORT]
+error: snapshot 99 does not exist on 127.0.0.1:[PORT]
   caused by: Error 404: fs_no_such_entry_error: There is no snapshot 99.
 hint: `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] snapshot_list_statuses` shows what exists
 error: 1 of 2 snapshots failed
@@ -2532,9 +2532,9 @@ exit 9
 Unlocked snapshot 7 ("7_snapshot") with key 1 ("vault").
 Unlocked 1, already unlocked 0, failed 1.
 --- stderr
-error: snapshot 99: snapshot 99 does not exist on 127.0.0.1:[PORT]
+error: snapshot 99 does not exist on 127.0.0.1:[PORT]
   caused by: Error 404: fs_no_such_entry_error: There is no snapshot 99.
-hint: `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys usage` shows what exists
+hint: `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys usage` shows which snapshots are locked
 error: 1 of 2 snapshots failed
 hint: see the errors above; rerunning is safe: what is already unlocked is left alone
 
@@ -2558,7 +2558,7 @@ exit 4
 --- stdout
 --- stderr
 error: "vault" is already used by key 1, with a different public key
-hint: nothing was sent; choose another --name, or replace that key: `qkey replace --key-id 1`
+hint: nothing was sent; choose another --name, or replace that key: `qkey replace --key-id 1 --new-key SOURCE`
 $ qkey lock --id=9 --lock-key=vault
 ==== over rest
 exit 5

@@ -208,7 +208,7 @@ Unlocked 2, already unlocked 0, failed 2.
 --- stderr
 error: snapshot 3: alice.pem (SHA256:[ALICE…]) does not match key 2 ("other")
 hint: nothing was sent; you need the private key for SHA256:[BOB…]
-error: snapshot 99: snapshot 99 does not exist on cluster:8000
+error: snapshot 99 does not exist on cluster:8000
   caused by: Error 404: fs_no_such_entry_error: There is no snapshot 99.
 hint: `[QQ] --host=cluster snapshot_list_statuses` shows what exists
 error: 2 of 4 snapshots failed
@@ -256,7 +256,7 @@ Unlocked 0, already unlocked 0, failed 2.
 --- stderr
 error: snapshot 3: alice.pem (SHA256:[ALICE…]) does not match key 2 ("other")
 hint: nothing was sent; you need the private key for SHA256:[BOB…]
-error: snapshot 99: snapshot 99 does not exist on cluster:8000
+error: snapshot 99 does not exist on cluster:8000
   caused by: Error 404: fs_no_such_entry_error: There is no snapshot 99.
 hint: `[QQ] --host=cluster snapshot_list_statuses` shows what exists
 error: 2 of 2 snapshots failed

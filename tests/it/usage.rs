@@ -1258,7 +1258,7 @@ $ qkey unlock --id 4 --id 99 --jobs 1 --key alice.pem > /dev/full
 exit 9
 --- stdout
 --- stderr
-error: snapshot 99: snapshot 99 does not exist on cluster:8000
+error: snapshot 99 does not exist on cluster:8000
   caused by: Error 404: fs_no_such_entry_error: There is no snapshot 99.
 hint: `[QQ] --host=cluster snapshot_list_statuses` shows what exists
 error: Unlocked 1, already unlocked 0, failed 1, but the result cannot be written to stdout
