@@ -7,6 +7,7 @@ mod generate;
 mod help;
 mod keys;
 mod lock;
+mod proof;
 mod pubkey;
 mod replace;
 mod session;
@@ -18,6 +19,7 @@ mod verify;
 use std::{
     backtrace::{Backtrace, BacktraceStatus},
     env,
+    io::Write,
     panic::{self, AssertUnwindSafe},
 };
 
@@ -77,6 +79,10 @@ pub fn main() -> u8 {
     }));
     let matches = match help::command().try_get_matches() {
         Ok(matches) => matches,
+        // clap prints the overview only if no option is set, by a variable either.
+        Err(error) if error.kind() == ErrorKind::MissingSubcommand && !wants_json() => {
+            return show_overview();
+        }
         Err(error) => return report_usage(error),
     };
     if let Some(page) = help::nested(&matches) {
@@ -99,6 +105,17 @@ pub fn main() -> u8 {
         ))
     });
     exit_code(result, &output)
+}
+
+/// Prints what `qkey` alone does; returns the exit code.
+fn show_overview() -> u8 {
+    // If stderr is closed, there is nowhere to report it.
+    let _ = write!(
+        anstream::stderr(),
+        "{}",
+        help::command().render_help().ansi()
+    );
+    Kind::Usage.exit_code()
 }
 
 /// Prints a page of help; returns the exit code.

@@ -4,8 +4,8 @@ use clap::Args;
 
 use super::{
     keys::fingerprint_of,
+    proof::{Attempts, signed},
     session::{Session, as_key_sources, check_stdin, warn},
-    unlock::signed,
 };
 use crate::{
     ceremony::{self, Ending, Keyring, observer::Silent},
@@ -38,14 +38,6 @@ pub struct Replace {
     /// Do everything except submit
     #[arg(long)]
     dry_run: bool,
-}
-
-/// How often a stale challenge is signed again.
-#[derive(Args)]
-pub struct Attempts {
-    /// Maximum number of submissions if the challenge goes stale
-    #[arg(id = "attempts", long = "attempts", value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..))]
-    pub number: u32,
 }
 
 impl Replace {

@@ -11,7 +11,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::{
-    replace::Attempts,
+    proof::{Attempts, signed},
     session::{Session, as_key_sources, warn},
     sign::read_input,
 };
@@ -377,13 +377,6 @@ fn text(unlocked: &Unlocked) -> String {
         ),
         _ => format!("{} is already unlocked.", capitalized(&snapshot)),
     }
-}
-
-/// What a dry run has signed, on a line of its own.
-pub fn signed(challenge: Option<&str>) -> String {
-    challenge.map_or_else(String::new, |text| {
-        format!("\n  challenge: {}", quoted(text))
-    })
 }
 
 fn object(unlocked: &Unlocked, dry_run: bool) -> report::Unlock<'_> {

@@ -622,9 +622,11 @@ fn version_is_that_of_package() {
 #[test]
 fn missing_command_prints_overview_and_exits_2() {
     let qkey = Qkey::new().env("COLUMNS", "100");
-    let run = shell::run(&qkey, "qkey");
-    assert_eq!((run.code, &*run.stdout), (2, ""));
-    assert_eq!(run.stderr, prints(&qkey, "qkey -h"));
+    for line in ["qkey", "QKEY_HOST=cluster qkey", "qkey --host cluster"] {
+        let run = shell::run(&qkey, line);
+        assert_eq!((run.code, &*run.stdout), (2, ""), "{line}");
+        assert_eq!(run.stderr, prints(&qkey, "qkey -h"), "{line}");
+    }
     assert_data_eq!(
         transcript(&qkey, ["qkey --output json", "qkey unlock --output json"]),
         str![[r#"
