@@ -217,3 +217,26 @@ pub enum SetupError {
         log_in: String,
     },
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_4xx_of_the_api_is_a_refusal() {
+        for (status, certainty) in [
+            (302, Certainty::Unexpected),
+            (400, Certainty::Refused),
+            (401, Certainty::Refused),
+            (404, Certainty::Refused),
+            (408, Certainty::Unexpected),
+            (429, Certainty::Refused),
+            (500, Certainty::Failed),
+            (502, Certainty::Unexpected),
+            (504, Certainty::Unexpected),
+        ] {
+            let failure = Failure::api(status, "class: words".to_owned(), None);
+            assert_eq!(failure.certainty(), certainty, "{status}");
+        }
+    }
+}
