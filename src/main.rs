@@ -2,11 +2,11 @@
 
 use std::process::ExitCode;
 
-use qkey::memory::Allocator;
+use qkey::Allocator;
 
 #[global_allocator]
 static ALLOCATOR: Allocator = Allocator;
 
 fn main() -> ExitCode {
-    qkey::cli::main().into()
+    qkey::main().into()
 }

@@ -114,7 +114,7 @@ MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEgKmJRFWtWTEHhBTiC5rI1rbBJlXJqTNGHl4O+YRUke1d
 #[test]
 fn the_error_of_an_unknown_scheme_lists_every_form_of_a_key_source() {
     let run = Qkey::new().run(["pubkey", "gpg:alice"]);
-    for kind in qkey::signer::registry::KINDS {
+    for kind in qkey::KINDS {
         assert!(
             run.stderr.contains(kind.form),
             "{}: {}",

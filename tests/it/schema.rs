@@ -11,7 +11,7 @@ use crate::support::{
 
 #[test]
 fn schema_in_docs_is_up_to_date() {
-    let schema = serde_json::to_string_pretty(&qkey::report::schema()).unwrap() + "\n";
+    let schema = serde_json::to_string_pretty(&qkey::schema()).unwrap() + "\n";
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/output.schema.json");
     assert_data_eq!(schema, Data::read_from(path.as_ref(), None).raw());
 }
@@ -22,7 +22,7 @@ fn real_output_matches_schema() {
     mock.add_key("lock", "", ALICE_PUBLIC);
     mock.set_snapshot_field(1, "lock_key", "1");
     let qkey = Qkey::with_mock(&mock);
-    let schema = qkey::report::schema();
+    let schema = qkey::schema();
     for line in [
         "qkey keys list",
         "qkey keys show 1",

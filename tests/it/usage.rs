@@ -649,9 +649,8 @@ exit 2
 
 #[test]
 fn misspelled_command_or_flag_suggests_nearest() {
-    // No test may find a qq of whoever runs it.
-    let mock = Mock::new();
-    let qkey = Qkey::with_mock(&mock);
+    // The table of settings shows the path of qq, so that must not depend on the checkout.
+    let qkey = Qkey::new().env("QKEY_QQ", "/opt/none/qq");
     assert_data_eq!(
         transcript(
             &qkey,
@@ -778,19 +777,19 @@ exit 0
 --- stdout
 Configuration file: none
 
-SETTING            VALUE                   FROM
-cluster            -                       default
-host               cluster                 environment, QKEY_HOST
-port               8000                    default
-credentials-store  -                       default
-token              -                       default
-trust              system CAs              default
+SETTING            VALUE         FROM
+cluster            -             default
+host               -             default
+port               8000          default
+credentials-store  -             default
+token              -             default
+trust              system CAs    default
 qq                 [QQ]  environment, QKEY_QQ
-via                qq                      default
-timeout            30                      default
-output             text                    default
-color              auto                    default
-no-input           false                   default
+via                qq            default
+timeout            30            default
+output             text          default
+color              auto          default
+no-input           false         default
 
 No keys are configured.
 --- stderr
