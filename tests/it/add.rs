@@ -22,10 +22,7 @@ fn json_for_dry_run_change_no_change_and_failure() {
         qkey,
         with(&["--dry-run", "--comment", "in the safe"]),
         str![[r#"
-exit 0
---- stdout
 {"action":"add","changed":false,"dry_run":true,"key":{"name":"lock-2026","comment":"in the safe","public_key":"[ALICE]","fingerprint":"SHA256:[ALICE]"}}
---- stderr
 
 "#]]
     );
@@ -33,10 +30,7 @@ exit 0
         qkey,
         with(&comment),
         str![[r#"
-exit 0
---- stdout
 {"action":"add","changed":true,"dry_run":false,"key":{"id":"1","name":"lock-2026","comment":"in the safe","disabled":false,"public_key":"[ALICE]","fingerprint":"SHA256:[ALICE]"}}
---- stderr
 
 "#]]
     );
@@ -44,10 +38,7 @@ exit 0
         qkey,
         with(&comment),
         str![[r#"
-exit 0
---- stdout
 {"action":"add","changed":false,"dry_run":false,"key":{"id":"1","name":"lock-2026","comment":"in the safe","disabled":false,"public_key":"[ALICE]","fingerprint":"SHA256:[ALICE]"}}
---- stderr
 
 "#]]
     );
@@ -56,9 +47,7 @@ exit 0
         qkey,
         other,
         str![[r#"
-exit 4
---- stdout
---- stderr
+--- exit 4
 {"error":{"kind":"mismatch","message":"\"lock-2026\" is already used by key 1, with a different public key","causes":[],"hint":"nothing was sent; choose another --name, or replace that key: `qkey replace --key-id 1 --new-key SOURCE`","exit_code":4}}
 
 "#]]
@@ -88,9 +77,7 @@ fn name_taken_by_another_key_exits_4() {
         qkey,
         ADD,
         str![[r#"
-exit 4
---- stdout
---- stderr
+--- exit 4
 error: "lock-2026" is already used by key 1, with a different public key
 hint: nothing was sent; choose another --name, or replace that key: `qkey replace --key-id 1 --new-key SOURCE`
 
@@ -109,11 +96,9 @@ fn same_key_under_second_name_warns() {
         qkey,
         ADD,
         str![[r#"
-exit 0
---- stdout
 Stored key 2 ("lock-2026") in the key store.
   SHA256:[ALICE]
---- stderr
+--- exit 0
 warning: the same public key is also stored as key 1 ("lock-2025")
 
 "#]]
@@ -132,11 +117,9 @@ fn comment_is_stored_and_never_changed() {
         qkey,
         with(&["--comment", "another"]),
         str![[r#"
-exit 0
---- stdout
 Already stored as key 1 ("lock-2026").
   SHA256:[ALICE]
---- stderr
+--- exit 0
 warning: the stored comment stays "-it's \"5\" % of\nall 🔑"; change it: `[QQ] --host=cluster fs_security_modify_key --key=1 --comment=TEXT`
 
 "#]]
@@ -145,11 +128,8 @@ warning: the stored comment stays "-it's \"5\" % of\nall 🔑"; change it: `[QQ]
         qkey,
         with(&["--comment", ""]),
         str![[r#"
-exit 0
---- stdout
 Already stored as key 1 ("lock-2026").
   SHA256:[ALICE]
---- stderr
 
 "#]]
     );
@@ -168,21 +148,15 @@ fn invalid_name_is_a_usage_error_before_qq_runs() {
         said.concat(),
         str![[r#"
 ==== ""
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: the name "" is empty
 hint: give the key a name such as lock-2026
 ==== "2026"
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: the name "2026" consists of digits only, and would be taken for an id
 hint: give the key a name such as lock-2026
 ==== "007"
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: the name "007" consists of digits only, and would be taken for an id
 hint: give the key a name such as lock-2026
 
@@ -272,11 +246,8 @@ fn reads_key_from_stdin() {
     assert_data_eq!(
         filtered(&qkey.run_with_stdin(add, ALICE.as_bytes())),
         str![[r#"
-exit 0
---- stdout
 Stored key 1 ("lock-2026") in the key store.
   SHA256:[ALICE]
---- stderr
 
 "#]]
         .raw()
@@ -286,9 +257,7 @@ Stored key 1 ("lock-2026") in the key store.
         qkey,
         add,
         str![[r#"
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot use the key file -
   caused by: the file is empty
 hint: create an ECDSA P-256 key: `qkey generate key.pem`
@@ -310,22 +279,16 @@ fn unreadable_key_exits_3_and_sends_nothing() {
         said.concat(),
         str![[r#"
 ==== missing.pem
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot read the key file missing.pem
   caused by: No such file or directory (os error 2)
 hint: check the path
 ==== .
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: . is a directory
 hint: specify a key file in this directory
 ==== empty.pem
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot use the key file empty.pem
   caused by: the file is empty
 hint: create an ECDSA P-256 key: `qkey generate key.pem`
@@ -348,9 +311,7 @@ fn missing_arguments_are_named() {
         qkey,
         ["add"],
         str![[r#"
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: the following required arguments were not provided:
   --name <NAME>
   --key <SOURCE>
@@ -379,9 +340,7 @@ fn name_taken_during_submission_exits_8() {
         qkey,
         ADD,
         str![[r#"
-exit 8
---- stdout
---- stderr
+--- exit 8
 error: the request to add key "lock-2026" was sent, and now key 1 ("lock-2026") holds another public key
   caused by: lost the connection to cluster:8000 during the request to store key "lock-2026": The read operation timed out
 hint: someone else may be making changes; `[DIR]/qq-between --host=cluster fs_security_list_keys` shows what the cluster holds
@@ -403,24 +362,18 @@ fn stored_but_disabled_key_warns() {
     });
     assert_data_eq!(said.concat(), str![[r#"
 ==== []
-exit 0
---- stdout
 Already stored as key 1 ("lock-2026").
   SHA256:[ALICE]
---- stderr
+--- exit 0
 warning: the key is disabled and cannot lock snapshots; enable it: `[QQ] --host=cluster fs_security_modify_key --key=1 --enable`
 ==== ["--dry-run"]
-exit 0
---- stdout
 Already stored as key 1 ("lock-2026").
   SHA256:[ALICE]
---- stderr
+--- exit 0
 warning: the key is disabled and cannot lock snapshots; enable it: `[QQ] --host=cluster fs_security_modify_key --key=1 --enable`
 ==== ["--output=json"]
-exit 0
---- stdout
 {"action":"add","changed":false,"dry_run":false,"key":{"id":"1","name":"lock-2026","comment":"","disabled":true,"public_key":"[ALICE]","fingerprint":"SHA256:[ALICE]"}}
---- stderr
+--- exit 0
 {"log":{"level":"warning","message":"the key is disabled and cannot lock snapshots; enable it: `[QQ] --host=cluster fs_security_modify_key --key=1 --enable`"}}
 
 "#]].raw());

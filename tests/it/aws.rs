@@ -252,86 +252,62 @@ fn failures_show_the_output_of_aws_and_a_hint() {
         side_by_side(&FAILURES, |case| failure(&Lab::new("aws-1"), case)),
         str![[r#"
 ==== not found
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot open awskms:///alias/dave?endpoint-url=[URL]
   caused by: `aws` exited with 255: An error occurred (NotFoundException) when calling the GetPublicKey operation: Key 'arn:aws:kms:eu-west-1:111122223333:key/alias/dave' does not exist
 hint: check the key id (an alias begins with alias/), the region and the account: `aws kms list-aliases` lists the aliases
 ==== disabled
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot open awskms:///alias/bob?endpoint-url=[URL]
   caused by: `aws` exited with 255: An error occurred (DisabledException) when calling the GetPublicKey operation: key/1 is disabled.
 hint: enable the key: `aws kms enable-key --key-id=alias/bob --endpoint-url=[URL]`
 ==== awaits its deletion
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot open awskms:///alias/bob?endpoint-url=[URL]
   caused by: `aws` exited with 255: An error occurred (KMSInvalidStateException) when calling the GetPublicKey operation: key/1 is pending deletion.
 hint: check the key's state: `aws kms describe-key --key-id=alias/bob --endpoint-url=[URL]`; to restore a key that is pending deletion, run `aws kms cancel-key-deletion`, then `aws kms enable-key`
 ==== no permission
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot open awskms:///alias/bob?endpoint-url=[URL]
   caused by: `aws` exited with 255: An error occurred (AccessDeniedException) when calling the GetPublicKey operation: User: arn:aws:iam::111122223333:user/u is not authorized to perform: kms:GetPublicKey
 hint: the key policy or an IAM policy must allow it; `aws sts get-caller-identity` shows who you are
 ==== expired
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot open awskms:///alias/bob?endpoint-url=[URL]
   caused by: `aws` exited with 255: An error occurred (ExpiredTokenException) when calling the GetPublicKey operation: The security token included in the request is expired
 hint: log in again: `aws sso login`, `aws configure`, or new values for AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN
 ==== wrong credentials
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot open awskms:///alias/bob?endpoint-url=[URL]
   caused by: `aws` exited with 255: An error occurred (UnrecognizedClientException) when calling the GetPublicKey operation: The security token included in the request is invalid.
 hint: log in again: `aws sso login`, `aws configure`, or new values for AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN
 ==== symmetric
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot open awskms:///alias/bob?endpoint-url=[URL]
   caused by: `aws` exited with 255: An error occurred (UnsupportedOperationException) when calling the GetPublicKey operation:
 hint: use an asymmetric key with the usage SIGN_VERIFY: `qkey generate awskms:///alias/NAME` creates one
 ==== wrong id
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot open awskms:///alias/bob?endpoint-url=[URL]
   caused by: `aws` exited with 255: An error occurred (ValidationException) when calling the GetPublicKey operation: Invalid keyId
 hint: check the key id: a UUID, alias/NAME or an ARN must follow awskms:///
 ==== not JSON
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot use awskms:///alias/bob?endpoint-url=[URL]
   caused by: `aws` answered with something other than JSON with a PublicKey: (nothing)
 hint: the endpoint may not be AWS KMS: check the proxy and the attribute endpoint-url
 ==== no public key
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot use awskms:///alias/bob?endpoint-url=[URL]
   caused by: `aws` answered with something other than JSON with a PublicKey: (nothing)
 hint: the endpoint may not be AWS KMS: check the proxy and the attribute endpoint-url
 ==== may not sign
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot sign with awskms:///alias/bob?endpoint-url=[URL]
   caused by: `aws` exited with 255: An error occurred (AccessDeniedException) when calling the Sign operation: not kms:Sign
 hint: the key policy or an IAM policy must allow it; `aws sts get-caller-identity` shows who you are
 ==== other usage
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot sign with awskms:///alias/bob?endpoint-url=[URL]
   caused by: `aws` exited with 255: An error occurred (InvalidKeyUsageException) when calling the Sign operation: key/1 key usage is ENCRYPT_DECRYPT
 hint: use an asymmetric key with the usage SIGN_VERIFY: `qkey generate awskms:///alias/NAME` creates one
@@ -349,23 +325,17 @@ fn failures_of_aws_version_2_have_the_same_hints() {
         )),
         str![[r#"
 ==== not found
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot open awskms:///alias/dave?endpoint-url=[URL]
   caused by: `aws` exited with 254: An error occurred (NotFoundException) when calling the GetPublicKey operation: Key 'arn:aws:kms:eu-west-1:111122223333:key/alias/dave' does not exist
 hint: check the key id (an alias begins with alias/), the region and the account: `aws kms list-aliases` lists the aliases
 ==== expired
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot open awskms:///alias/bob?endpoint-url=[URL]
   caused by: `aws` exited with 254: An error occurred (ExpiredTokenException) when calling the GetPublicKey operation: The security token included in the request is expired
 hint: log in again: `aws sso login`, `aws configure`, or new values for AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN
 ==== may not sign
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot sign with awskms:///alias/bob?endpoint-url=[URL]
   caused by: `aws` exited with 254: An error occurred (AccessDeniedException) when calling the Sign operation: not kms:Sign
 hint: the key policy or an IAM policy must allow it; `aws sts get-caller-identity` shows who you are
@@ -417,37 +387,27 @@ fn missing_credentials_region_profile_and_endpoint_are_named() {
     );
     assert_data_eq!(told, str![[r#"
 ==== credentials
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot open awskms:///alias/bob?endpoint-url=[URL]
   caused by: `aws` exited with 255: Unable to locate credentials. You can configure credentials by running "aws configure".
 hint: log in with `aws configure` or `aws sso login`, or choose a profile with AWS_PROFILE or the attribute profile
 ==== region
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot open awskms:///alias/bob
   caused by: `aws` exited with 255: You must specify a region. You can also configure your region by running "aws configure".
 hint: add ?region=REGION to the key source, or set AWS_DEFAULT_REGION
 ==== profile
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot open awskms:///alias/bob?endpoint-url=[URL]&profile=lock
   caused by: `aws` exited with 255: The config profile (lock) could not be found
 hint: `aws configure list-profiles` lists the profiles
 ==== endpoint
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot open awskms:///alias/bob?endpoint-url=[NOBODY]
   caused by: `aws` exited with 255: Could not connect to the endpoint URL: "[NOBODY]/"
 hint: check the network, the proxy and the region; the attribute endpoint-url sets another endpoint
 ==== aws
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot open awskms:///alias/bob
   caused by: `aws` was not found
 hint: install the AWS CLI: version 2 from AWS, your system's package awscli, or `pip install awscli`
@@ -518,52 +478,37 @@ fn keys_other_than_p256_signing_keys_are_rejected() {
     ];
     assert_data_eq!(side_by_side(&names, |name| lab.pubkey(name)), str![[r#"
 ==== rsa
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot use awskms:///rsa?endpoint-url=[URL]
   caused by: its KeySpec is RSA_2048, but must be ECC_NIST_P256
 hint: create a key that fits: `qkey generate awskms:///alias/NAME`
 ==== rsa-of-few-words
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot use awskms:///rsa-of-few-words?endpoint-url=[URL]
   caused by: the public key is RSA, not ECDSA P-256
 hint: create a key that fits: `qkey generate awskms:///alias/NAME`
 ==== p384-of-few-words
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot use awskms:///p384-of-few-words?endpoint-url=[URL]
   caused by: the public key is on the curve P-384 (secp384r1), not P-256
 hint: create a key that fits: `qkey generate awskms:///alias/NAME`
 ==== agreement
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot use awskms:///agreement?endpoint-url=[URL]
   caused by: its KeyUsage is KEY_AGREEMENT, but must be SIGN_VERIFY
 hint: create a key that fits: `qkey generate awskms:///alias/NAME`
 ==== other-hash
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot use awskms:///other-hash?endpoint-url=[URL]
   caused by: its algorithm is ECDSA_SHA_384, but must be ECDSA_SHA_256
 hint: create a key that fits: `qkey generate awskms:///alias/NAME`
 ==== not-base64
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot use awskms:///not-base64?endpoint-url=[URL]
   caused by: the public key is not valid Base64
 hint: the endpoint may not be AWS KMS: check the proxy and the attribute endpoint-url
 ==== few-words
-exit 0
---- stdout
 MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEOIU028PmcXIypVonr+7grS94GTjKdWfDqV86wpdV8UG43vb97CJQ+d+E2roTm9c7MKsPowcCbPlapLeWT05TtA==
---- stderr
 
 "#]].raw());
 }
@@ -603,51 +548,37 @@ fn malformed_signatures_are_shown() {
     );
     assert_data_eq!(told, str![[r#"
 ==== not JSON
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot use awskms:///alias/bob?endpoint-url=[URL]
   caused by: `aws` answered with something other than JSON with a Signature: (nothing)
 hint: the endpoint may not be AWS KMS: check the proxy and the attribute endpoint-url
 ==== no signature
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot use awskms:///alias/bob?endpoint-url=[URL]
   caused by: `aws` answered with something other than JSON with a Signature: (nothing)
 hint: the endpoint may not be AWS KMS: check the proxy and the attribute endpoint-url
 ==== empty
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot use awskms:///alias/bob?endpoint-url=[URL]
   caused by: `aws` answered with something other than a signature: (nothing)
 hint: qkey expects Base64 of ASN.1 DER
 ==== garbage
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot use awskms:///alias/bob?endpoint-url=[URL]
   caused by: `aws` answered with something other than a signature: garbage!
 hint: qkey expects Base64 of ASN.1 DER
 ==== P1363
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot use awskms:///alias/bob?endpoint-url=[URL]
   caused by: `aws` answered with something other than a signature: 02f5t+XSx40tsAZyqE8UlUAYVt1VGhT7+xIs7kwuMtW9HqFmB1rNnezCD4pduH++eS7eTD/kGU1to/LKP4l1Lg==
 hint: qkey expects Base64 of ASN.1 DER; this looks like Base64 of r and s, 32 bytes each (IEEE P1363)
 ==== hexadecimal
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot use awskms:///alias/bob?endpoint-url=[URL]
   caused by: `aws` answered with something other than a signature: 3046022100d367f9b7e5d2c78d2db00672a84f1495401856dd551a14fbfb122cee4c2e32d5022100bd1ea166075acd9decc20f8a5db87fbe792ede4c…
 hint: qkey expects Base64 of ASN.1 DER; this looks like hexadecimal of ASN.1 DER
 ==== by another key
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: awskms:///alias/bob?endpoint-url=[URL] returned a signature that does not verify
 hint: check that the key source signs with the key that it reports, over SHA-256
 
@@ -671,9 +602,7 @@ fn aws_retries_throttled_calls() {
         version,
     };
     assert_data_eq!(lab.pubkey("alias/bob"), str![[r#"
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot open awskms:///alias/bob?endpoint-url=[URL]
   caused by: `aws` exited with 255: An error occurred (ThrottlingException) when calling the GetPublicKey operation (reached max retries: 1): Rate exceeded
 hint: try again later; AWS_MAX_ATTEMPTS sets how often aws retries
@@ -722,12 +651,9 @@ fn generate_never_takes_over_an_alias() {
     assert_data_eq!(
         generate(&lab, &lab.source("alias/new")),
         str![[r#"
-exit 0
---- stdout
 Generated private key awskms:///alias/new?endpoint-url=[URL]
   SHA256:JSkAIR0avXSXaOU9Y5LHbqSNYBdGNuIp6RwKJix49NQ
 Store its public half with `qkey add --name NAME --key 'awskms:///alias/new?endpoint-url=[URL]'`.
---- stderr
 
 "#]]
         .raw()
@@ -814,57 +740,41 @@ Store its public half with `qkey add --name NAME --key 'awskms:///alias/new?endp
     });
     assert_data_eq!(told, str![[r#"
 ==== taken
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: awskms:///alias/bob?endpoint-url=[URL] already exists
 hint: use that key, or choose another name
 ==== taken meanwhile
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: created key 0ca0100c-0000-4000-8000-000000000003, but not its alias awskms:///alias/new?endpoint-url=[URL]
   caused by: cannot name awskms:///alias/new?endpoint-url=[URL]
   caused by: `aws` exited with 255: An error occurred (AlreadyExistsException) when calling the CreateAlias operation: alias/new already exists
 hint: create the alias: `aws kms create-alias --alias-name=alias/new --target-key-id=0ca0100c-0000-4000-8000-000000000003 --endpoint-url=[URL]`; or delete the key: `aws kms schedule-key-deletion --key-id=0ca0100c-0000-4000-8000-000000000003 --endpoint-url=[URL]`
 ==== no permission
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot create awskms:///alias/new?endpoint-url=[URL]
   caused by: `aws` exited with 255: An error occurred (AccessDeniedException) when calling the CreateKey operation: not kms:CreateKey
 hint: the key policy or an IAM policy must allow it; `aws sts get-caller-identity` shows who you are
 ==== throttled
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot create awskms:///alias/new?endpoint-url=[URL]
   caused by: `aws` exited with 255: An error occurred (ThrottlingException) when calling the CreateKey operation (reached max retries: 0): Rate exceeded
 hint: try again later; AWS_MAX_ATTEMPTS sets how often aws retries
 ==== no answer
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot create awskms:///alias/new?endpoint-url=[URL]
   caused by: `aws` did not finish within 20 s and was killed
 hint: the key may have been created anyway: look for the description "Made by qkey as alias/new" in `aws kms list-keys`
 ==== odd answer
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot use awskms:///alias/new?endpoint-url=[URL]
   caused by: `aws` answered with something other than JSON with KeyMetadata.KeyId: (nothing)
 hint: the key may have been created anyway: look for the description "Made by qkey as alias/new" in `aws kms list-keys`
 ==== not an alias
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: cannot create "awskms:///0ca0100c-0000-4000-8000-000000000003?endpoint-url=[URL]": a new key needs an alias of yours
 hint: write awskms:///alias/NAME; aliases that begin with aws/ belong to AWS
 ==== an alias of AWS\'s
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: cannot create "awskms:///alias/aws/ebs?endpoint-url=[URL]": a new key needs an alias of yours
 hint: write awskms:///alias/NAME; aliases that begin with aws/ belong to AWS
 
@@ -886,39 +796,27 @@ fn malformed_uris_fail_before_aws_runs() {
         side_by_side(&cases, |case| qkey.run(["pubkey", case]).transcript()),
         str![[r#"
 ==== awskms:alias/bob
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: "awskms:alias/bob" is not a key source: awskms: must be followed by three slashes (for an endpoint, use the attribute endpoint-url)
 hint: write awskms:///KEY-ID, awskms:///alias/NAME or awskms:///ARN
 ==== awskms://localhost:4566/alias/bob
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: "awskms://localhost:4566/alias/bob" is not a key source: awskms: must be followed by three slashes (for an endpoint, use the attribute endpoint-url)
 hint: write awskms:///KEY-ID, awskms:///alias/NAME or awskms:///ARN
 ==== awskms:///bob smith
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: "awskms:///bob smith" is not a key source: it is not a key id or an alias
 hint: write awskms:///KEY-ID, awskms:///alias/NAME or awskms:///ARN
 ==== awskms:///arn:aws:s3:::bucket
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: "awskms:///arn:aws:s3:::bucket" is not a key source: it is not the ARN of a KMS key
 hint: write awskms:///KEY-ID, awskms:///alias/NAME or awskms:///ARN
 ==== awskms:///arn:aws:kms:eu-west-1:111122223333:key/1?region=eu-west-2
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: "awskms:///arn:aws:kms:eu-west-1:111122223333:key/1?region=eu-west-2" is not a key source: the attribute region differs from the region in the ARN
 hint: write awskms:///KEY-ID, awskms:///alias/NAME or awskms:///ARN
 ==== awskms:///alias/bob?regoin=eu-west-1
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: "awskms:///alias/bob?regoin=…" is not a key source: unknown attribute "regoin"
 hint: did you mean "region"? awskms takes region, profile, endpoint-url; in a name, write `?` as %3F: awskms:…%3F…
 

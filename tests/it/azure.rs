@@ -207,43 +207,33 @@ fn failures_show_the_output_of_az_and_a_hint() {
     let told = side_by_side(&cases, |case| failure(&vault, case));
     assert_data_eq!(told, str![[r#"
 ==== throttled
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot open azurekms://failures/throttled
   caused by: `az` exited with 1: ERROR: (Throttled) Too many requests were received.
     Code: Throttled
     Message: Too many requests were received.
 hint: try again later
 ==== no such host
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot open azurekms://none.vault.invalid/bob
   caused by: `az` exited with 1: ERROR: HTTPSConnection(host='none.vault.invalid', port=443): Failed to resolve 'none.vault.invalid' [ERRNO]
 hint: check the vault's name, the network and the proxy: `az keyvault list` lists the vaults
 ==== not found
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot open azurekms://failures/nope
   caused by: `az` exited with 3: ERROR: (KeyNotFound) A key with (name/id) nope/ was not found in this key vault.
     Code: KeyNotFound
     Message: A key with (name/id) nope/ was not found in this key vault.
 hint: check the vault, key and version: `az keyvault key list` lists the keys of a vault
 ==== no version
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot open azurekms://failures/bob/00000000000000000000000000000009
   caused by: `az` exited with 3: ERROR: (KeyNotFound) A key with (name/id) bob/00000000000000000000000000000009 was not found in this key vault.
     Code: KeyNotFound
     Message: A key with (name/id) bob/00000000000000000000000000000009 was not found in this key vault.
 hint: check the vault, key and version: `az keyvault key list` lists the keys of a vault
 ==== no permission
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot open azurekms://failures/no-permission
   caused by: `az` exited with 1: ERROR: (Forbidden) Caller is not authorized to perform action on resource.
     Code: Forbidden
@@ -253,9 +243,7 @@ error: cannot open azurekms://failures/no-permission
     }
 hint: you need the role `Key Vault Crypto User` on the key or its vault (to create keys: `Key Vault Crypto Officer`): `az role assignment create`; `az account show` shows who you are
 ==== no access policy
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot open azurekms://failures/no-access-policy
   caused by: `az` exited with 1: ERROR: (Forbidden) The user does not have keys get permission on key vault.
     Code: Forbidden
@@ -265,18 +253,14 @@ error: cannot open azurekms://failures/no-access-policy
     }
 hint: the vault's access policy must allow get and sign (to create keys: create): `az keyvault set-policy`; `az account show` shows who you are
 ==== may not sign
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot sign with azurekms://failures/may-not-sign
   caused by: `az` exited with 1: ERROR: (Forbidden) Operation sign is not allowed.
     Code: Forbidden
     Message: Operation sign is not allowed.
 hint: you need the role `Key Vault Crypto User` on the key or its vault (to create keys: `Key Vault Crypto Officer`): `az role assignment create`; `az account show` shows who you are
 ==== disabled meanwhile
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot sign with azurekms://failures/disabled-meanwhile
   caused by: `az` exited with 1: ERROR: (Forbidden) Operation sign is not allowed on a disabled key.
     Code: Forbidden
@@ -286,9 +270,7 @@ error: cannot sign with azurekms://failures/disabled-meanwhile
     }
 hint: enable the key: `az keyvault key set-attributes --vault-name=failures --name=disabled-meanwhile --enabled true`
 ==== firewall
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot open azurekms://failures/firewall
   caused by: `az` exited with 1: ERROR: (Forbidden) Client address is not authorized and caller is not a trusted service.
     Code: Forbidden
@@ -298,81 +280,59 @@ error: cannot open azurekms://failures/firewall
     }
 hint: the vault's firewall blocks this address: `az keyvault network-rule add`, or use another network
 ==== unauthorized
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot open azurekms://failures/unauthorized
   caused by: `az` exited with 1: ERROR: (Unauthorized) AKV10032: Invalid issuer.
     Code: Unauthorized
     Message: AKV10032: Invalid issuer.
 hint: log in: `az login`, or `az login --service-principal` in scripts; `az account show` shows who you are
 ==== disabled
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot use azurekms://failures/disabled
   caused by: it is disabled
 hint: enable it: `az keyvault key set-attributes --vault-name=failures --name=disabled --enabled true`
 ==== for encryption
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot use azurekms://failures/for-encryption
   caused by: its permitted operations are wrapKey, unwrapKey, but must include sign
 hint: permit it: `az keyvault key set-attributes --vault-name=failures --name=for-encryption --ops sign verify`
 ==== for nothing
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot use azurekms://failures/for-nothing
   caused by: its permitted operations are none, but must include sign
 hint: permit it: `az keyvault key set-attributes --vault-name=failures --name=for-nothing --ops sign verify`
 ==== no point
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot use azurekms://failures/no-point
   caused by: the public key is truncated or damaged
 hint: the server may not be Azure Key Vault: check the vault's name and the proxy
 ==== odd kid
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot use azurekms://failures/odd-kid
   caused by: `az` answered with something other than the URL of a key version: https://elsewhere/keys/bob/1?x
 hint: the server may not be Azure Key Vault: check the vault's name and the proxy
 ==== RSA
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot use azurekms://failures/RSA
   caused by: its type is RSA, but must be EC or EC-HSM
 hint: create a key that fits: `qkey generate azurekms://VAULT/NAME`
 ==== P-384
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot use azurekms://failures/P-384
   caused by: its curve is P-384, but must be P-256
 hint: create a key that fits: `qkey generate azurekms://VAULT/NAME`
 ==== P-256K
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot use azurekms://failures/P-256K
   caused by: its curve is P-256K, but must be P-256
 hint: create a key that fits: `qkey generate azurekms://VAULT/NAME`
 ==== not logged in
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot open azurekms://failures/bob
   caused by: `az` exited with 1: ERROR: Please run 'az login' to setup account.
 hint: log in: `az login`, or `az login --service-principal` in scripts; `az account show` shows who you are
 ==== refused by the proxy
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot open azurekms://none.vault.invalid/bob
   caused by: `az` exited with 1: ERROR: ('Unable to connect to proxy', OSError('Tunnel connection failed: 502 Bad Gateway'))
 hint: check the vault's name, the network and the proxy: `az keyvault list` lists the vaults
@@ -413,42 +373,29 @@ fn signatures_are_p1363_in_either_base64_alphabet() {
     });
     assert_data_eq!(told, str![[r#"
 ==== Base64url
-exit 0
---- stdout
 MEYCIQDUlO4pk18TYpPnPtaMal5p0qjhUDbJlej9njOlS+X8kgIhALoi9FRqutQeUcwI20igDhEBq4zTx3uTGb/hHU3vUrIZ
---- stderr
 ==== empty
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot use azurekms://signatures/empty
   caused by: `az` answered with something other than a signature: (nothing)
 hint: qkey expects Base64 of r and s, 32 bytes each
 ==== garbage
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot use azurekms://signatures/garbage
   caused by: `az` answered with something other than a signature: Z2FyYmFnZQ==
 hint: qkey expects Base64 of r and s, 32 bytes each
 ==== cut short
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot use azurekms://signatures/cut-short
   caused by: `az` answered with something other than a signature: 1JTuKZNfE2KT5z7WjGpeadKo4VA2yZXo/Z4zpUvl/JK6IvRUarrUHlHMCNtIoA4RAauM08d7kxm/4R1N71Ky
 hint: qkey expects Base64 of r and s, 32 bytes each
 ==== DER
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot use azurekms://signatures/DER
   caused by: `az` answered with something other than a signature: MEYCIQDUlO4pk18TYpPnPtaMal5p0qjhUDbJlej9njOlS+X8kgIhALoi9FRqutQeUcwI20igDhEBq4zTx3uTGb/hHU3vUrIZ
 hint: qkey expects Base64 of r and s, 32 bytes each; this looks like Base64 of ASN.1 DER
 ==== by another key
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: azurekms://signatures/by-another-key returned a signature that does not verify
 hint: check that the key source signs with the key that it reports, over SHA-256
 
@@ -503,23 +450,17 @@ exit 0
 keyvault key show --output=json --vault-name=v --name=k
 keyvault key sign --output=json --vault-name=v --name=k --version=1 --algorithm=ES256 --digest=LXEWQrcmsEQBYnyp+6wy9chTD7GQPMTbAiWHF5IaSIE=
 ==== no JSON
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot use azurekms://v/k
   caused by: `az` answered with something other than JSON with a signature: [31moops
 hint: the server may not be Azure Key Vault: check the vault's name and the proxy
 ==== no signature
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot use azurekms://v/k
   caused by: `az` answered with something other than JSON with a signature: null
 hint: the server may not be Azure Key Vault: check the vault's name and the proxy
 ==== unknown command
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot sign with azurekms://v/k
   caused by: `az` exited with 2: ERROR: 'sign' is misspelled or not recognized by the system.
 hint: update the Azure CLI: `az upgrade`
@@ -579,21 +520,15 @@ fn generate_never_adds_a_version() {
     });
     assert_data_eq!(told, str![[r#"
 ==== taken
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: azurekms://new/bob already exists
 hint: use that key, or choose another name
 ==== a version
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: cannot create "azurekms://new/x/00000000000000000000000000000001": it names a version
 hint: leave the version out: Azure chooses it
 ==== may not make
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot create azurekms://new/may-not-make
   caused by: `az` exited with 1: ERROR: (Forbidden) Caller is not authorized to perform action on resource.
     Code: Forbidden
@@ -603,9 +538,7 @@ error: cannot create azurekms://new/may-not-make
     }
 hint: you need the role `Key Vault Crypto User` on the key or its vault (to create keys: `Key Vault Crypto Officer`): `az role assignment create`; `az account show` shows who you are
 ==== deleted
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot create azurekms://new/deleted
   caused by: `az` exited with 1: ERROR: (Conflict) Key deleted is currently in a deleted but recoverable state.
     Code: Conflict
@@ -615,18 +548,14 @@ error: cannot create azurekms://new/deleted
     }
 hint: choose another name, or recover the deleted key: `az keyvault key recover --vault-name=new --name=deleted`
 ==== no answer
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot create azurekms://new/no-answer
   caused by: `az` did not finish within 12 s and was killed
 hint: the key may have been created anyway: check with `qkey pubkey azurekms://new/no-answer`
 ==== in hardware
 "azurekms://new/in-hardware/00000000000000000000000000000001"
 ==== a protection there is not
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: "azurekms://new/a-protection-there-is-not?protection=tpm" is not a key source: unknown protection "tpm"
 hint: write software or hsm
 
@@ -647,33 +576,23 @@ fn malformed_uris_fail_before_az_runs() {
         side_by_side(&cases, |case| qkey.run(["pubkey", case]).transcript()),
         str![[r#"
 ==== azurekms:v/k
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: "azurekms:v/k" is not a key source: azurekms: must be followed by two slashes
 hint: write azurekms://VAULT/KEY or azurekms://VAULT/KEY/VERSION, where VAULT is a name, or a host such as NAME.vault.azure.net or NAME.managedhsm.azure.net
 ==== azurekms://v
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: "azurekms://v" is not a key source: it must name a vault and a key
 hint: write azurekms://VAULT/KEY or azurekms://VAULT/KEY/VERSION, where VAULT is a name, or a host such as NAME.vault.azure.net or NAME.managedhsm.azure.net
 ==== azurekms://v.vault.azure.net/keys/k/1
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: "azurekms://v.vault.azure.net/keys/k/1" is not a key source: it must name a vault and a key
 hint: write azurekms://VAULT/KEY or azurekms://VAULT/KEY/VERSION, where VAULT is a name, or a host such as NAME.vault.azure.net or NAME.managedhsm.azure.net
 ==== azurekms://v:443/k
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: "azurekms://v:443/k" is not a key source: it contains an invalid vault, key or version
 hint: write azurekms://VAULT/KEY or azurekms://VAULT/KEY/VERSION, where VAULT is a name, or a host such as NAME.vault.azure.net or NAME.managedhsm.azure.net
 ==== azurekms://v/k?version=1
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: "azurekms://v/k?version=…" is not a key source: unknown attribute "version"
 hint: azurekms takes protection; in a name, write `?` as %3F: azurekms:…%3F…
 

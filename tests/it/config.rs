@@ -59,8 +59,6 @@ fn nothing_is_configured_at_first() {
         transcript(&Qkey::new(), ["qkey config show", "qkey config show --output json"]),
         str![[r#"
 $ qkey config show
-exit 0
---- stdout
 Configuration file: none
 
 SETTING            VALUE       FROM
@@ -78,13 +76,9 @@ color              auto        default
 no-input           false       default
 
 No keys are configured.
---- stderr
 
 $ qkey config show --output json
-exit 0
---- stdout
 {"file":null,"settings":{"cluster":{"value":null,"origin":"default"},"host":{"value":null,"origin":"default"},"port":{"value":8000,"origin":"default"},"credentials-store":{"value":null,"origin":"default"},"token":{"value":null,"origin":"default"},"trust":{"value":"system CAs","origin":"default"},"qq":{"value":"qq","origin":"default"},"via":{"value":"qq","origin":"default"},"timeout":{"value":30,"origin":"default"},"output":{"value":"json","origin":"flag, --output"},"color":{"value":"auto","origin":"default"},"no-input":{"value":false,"origin":"default"}},"keys":{}}
---- stderr
 
 
 "#]].raw()
@@ -99,8 +93,6 @@ fn the_file_sets_everything() {
         narrow(&transcript(&qkey, ["qkey config show", "qkey config show --output json"])),
         str![[r#"
 $ qkey config show
-exit 0
---- stdout
 Configuration file: [DIR]/.config/qkey/config.toml
 
 SETTING  VALUE  FROM
@@ -120,13 +112,9 @@ no-input  true  file, defaults.no-input
 KEY  SOURCE
 alice  ~/alice.pem
 vault-2026  keys/vault.pem?passphrase-env=VAULT
---- stderr
 
 $ qkey config show --output json
-exit 0
---- stdout
 {"file":"[DIR]/.config/qkey/config.toml","settings":{"cluster":{"value":"prod","origin":"file, default-cluster"},"host":{"value":"prod.example.com","origin":"file, clusters.prod.host"},"port":{"value":8001,"origin":"file, clusters.prod.port"},"credentials-store":{"value":"[DIR]/credentials/prod","origin":"file, clusters.prod.credentials-store"},"token":{"value":null,"origin":"default"},"trust":{"value":"system CAs","origin":"default"},"qq":{"value":"[DIR]/bin/qq","origin":"file, clusters.prod.qq"},"via":{"value":"qq","origin":"file, clusters.prod.via"},"timeout":{"value":11,"origin":"file, clusters.prod.timeout"},"output":{"value":"json","origin":"flag, --output"},"color":{"value":"never","origin":"file, defaults.color"},"no-input":{"value":true,"origin":"file, defaults.no-input"}},"keys":{"alice":{"source":"~/alice.pem"},"vault-2026":{"source":"keys/vault.pem?passphrase-env=VAULT"}}}
---- stderr
 
 
 "#]].raw()
@@ -147,8 +135,6 @@ fn a_cluster_that_says_less_falls_back_to_the_defaults() {
         ),
         str![[r#"
 $ qkey config show --cluster lab
-exit 0
---- stdout
 Configuration file: [DIR]/.config/qkey/config.toml
 
 SETTING            VALUE            FROM
@@ -168,11 +154,8 @@ no-input           true             file, defaults.no-input
 KEY         SOURCE
 alice       ~/alice.pem
 vault-2026  keys/vault.pem?passphrase-env=VAULT
---- stderr
 
 $ QKEY_CLUSTER=lab qkey config show
-exit 0
---- stdout
 Configuration file: [DIR]/.config/qkey/config.toml
 
 SETTING            VALUE            FROM
@@ -192,7 +175,6 @@ no-input           true             file, defaults.no-input
 KEY         SOURCE
 alice       ~/alice.pem
 vault-2026  keys/vault.pem?passphrase-env=VAULT
---- stderr
 
 
 "#]]
@@ -319,54 +301,39 @@ fn another_host_is_another_cluster() {
         )),
         str![[r#"
 $ qkey config show --host other.example.com | sed -n '3,7p'
-exit 0
---- stdout
 SETTING  VALUE  FROM
 cluster  -  default
 host  other.example.com  flag, --host
 port  8000  default
 credentials-store  -  default
---- stderr
 
 $ QKEY_HOST=other.example.com qkey config show | sed -n '3,7p'
-exit 0
---- stdout
 SETTING  VALUE  FROM
 cluster  -  default
 host  other.example.com  environment, QKEY_HOST
 port  8000  default
 credentials-store  -  default
---- stderr
 
 $ qkey config show --host other.example.com --cluster prod | sed -n '3,7p'
-exit 0
---- stdout
 SETTING  VALUE  FROM
 cluster  prod  flag, --cluster
 host  other.example.com  flag, --host
 port  8001  file, clusters.prod.port
 credentials-store  [DIR]/credentials/prod  file, clusters.prod.credentials-store
---- stderr
 
 $ QKEY_HOST=other.example.com qkey config show --cluster prod | sed -n '3,7p'
-exit 0
---- stdout
 SETTING  VALUE  FROM
 cluster  prod  flag, --cluster
 host  prod.example.com  file, clusters.prod.host
 port  8001  file, clusters.prod.port
 credentials-store  [DIR]/credentials/prod  file, clusters.prod.credentials-store
---- stderr
 
 $ QKEY_CLUSTER=prod qkey config show --host other.example.com | sed -n '3,7p'
-exit 0
---- stdout
 SETTING  VALUE  FROM
 cluster  -  default
 host  other.example.com  flag, --host
 port  8000  default
 credentials-store  -  default
---- stderr
 
 
 "#]]
@@ -642,38 +609,25 @@ fn a_file_that_is_not_text_or_not_a_file_is_an_error() {
         ),
         str![[r#"
 $ qkey config show --config latin-1.toml
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: cannot read the configuration file latin-1.toml
   caused by: invalid utf-8 sequence of 1 bytes from index 5
 hint: it must be a readable UTF-8 file
 
 $ qkey config show --config .
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: cannot read the configuration file .
   caused by: Is a directory (os error 21)
 hint: it must be a readable UTF-8 file
 
 $ qkey config show --config bom.toml | grep timeout
-exit 0
---- stdout
 timeout            5           file, defaults.timeout
---- stderr
 
 $ qkey config show --config crlf.toml | grep timeout
-exit 0
---- stdout
 timeout            5           file, defaults.timeout
---- stderr
 
 $ qkey config show --config /dev/null | head -1
-exit 0
---- stdout
 Configuration file: /dev/null
---- stderr
 
 
 "#]]
@@ -696,31 +650,23 @@ fn a_file_that_was_named_must_be_there() {
         ),
         str![[r#"
 $ qkey config show --config missing.toml
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: cannot read the configuration file missing.toml
   caused by: No such file or directory (os error 2)
 hint: `qkey config init` creates one
 
 $ QKEY_CONFIG=missing.toml qkey config show
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: cannot read the configuration file missing.toml
   caused by: No such file or directory (os error 2)
 hint: `qkey config init` creates one
 
 $ qkey config show --config missing.toml --output json
-exit 2
---- stdout
---- stderr
+--- exit 2
 {"error":{"kind":"usage","message":"cannot read the configuration file missing.toml","causes":["No such file or directory (os error 2)"],"hint":"`qkey config init` creates one","exit_code":2}}
 
 $ qkey pubkey alice.pem --config missing.toml
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: cannot read the configuration file missing.toml
   caused by: No such file or directory (os error 2)
 hint: `qkey config init` creates one
@@ -788,9 +734,7 @@ fn an_unknown_cluster_is_an_error_that_names_the_nearest() {
         transcript(&qkey, ["qkey config show --cluster prod"]),
         str![[r#"
 $ qkey config show --cluster prod
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: no cluster "prod" in the configuration file
 hint: it has no clusters; `qkey config init --file -` shows how to add them
 
@@ -811,29 +755,21 @@ hint: it has no clusters; `qkey config init --file -` shows how to add them
         ),
         str![[r#"
 $ qkey config show --cluster prdo
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: no cluster "prdo" in the configuration file
 hint: did you mean "prod"?
 
 $ qkey config show --cluster nothing-like-it
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: no cluster "nothing-like-it" in the configuration file
 hint: it has these clusters: lab, prod
 
 $ QKEY_CLUSTER=PROD qkey config show --output json
-exit 2
---- stdout
---- stderr
+--- exit 2
 {"error":{"kind":"usage","message":"no cluster \"PROD\" in the configuration file","causes":[],"hint":"it has these clusters: lab, prod","exit_code":2}}
 
 $ qkey config show --cluster ''
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: no cluster "" in the configuration file
 hint: it has these clusters: lab, prod
 
@@ -864,94 +800,68 @@ fn values_that_make_no_sense_are_refused() {
         ),
         str![[r#"
 $ qkey config show --port 65536
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: invalid value '65536' for '--port <PORT>': 65536 is not in 0..=65535
 
 For more information, try '--help'.
 
 $ qkey config show --port 0 | grep port
-exit 0
---- stdout
 port               0           flag, --port
---- stderr
 
 $ qkey config show --timeout 0
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: invalid value '0' for '--timeout <SECONDS>': 0 is not in 1..18446744073709551615
 
 For more information, try '--help'.
 
 $ qkey config show --host ''
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: the host is empty
 hint: give a host name or an address, or omit it on a cluster node
 
 $ QKEY_HOST= qkey config show
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: the host is empty
 hint: give a host name or an address, or omit it on a cluster node
 
 $ QKEY_PORT= qkey config show
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: invalid value '' for '--port <PORT>': cannot parse integer from empty string
 
 For more information, try '--help'.
 
 $ QKEY_TIMEOUT=soon qkey config show
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: invalid value 'soon' for '--timeout <SECONDS>': invalid digit found in string
 
 For more information, try '--help'.
 
 $ qkey config show --timeout 18446744073709551615 | grep timeout
-exit 0
---- stdout
 timeout            4294967295  flag, --timeout
---- stderr
 
 $ qkey config show --via soap
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: invalid value 'soap' for '--via <TRANSPORT>'
   [possible values: qq, rest]
 
 For more information, try '--help'.
 
 $ qkey config show --color sometimes
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: invalid value 'sometimes' for '--color <WHEN>'
   [possible values: auto, always, never]
 
 For more information, try '--help'.
 
 $ qkey config show --output yaml
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: invalid value 'yaml' for '--output <FORMAT>'
   [possible values: text, json]
 
 For more information, try '--help'.
 
 $ QKEY_OUTPUT=yaml qkey config show
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: invalid value 'yaml' for '--output <FORMAT>'
   [possible values: text, json]
 
@@ -986,85 +896,54 @@ fn a_configuration_file_is_begun_and_never_overwritten() {
         ),
         str![[r#"
 $ umask 000; qkey config init
-exit 0
---- stdout
 Wrote [DIR]/.config/qkey/config.toml, a template with everything commented out; edit it next.
---- stderr
 
 $ stat -c '%a %n' .config/qkey .config/qkey/config.toml
-exit 0
---- stdout
 700 .config/qkey
 600 .config/qkey/config.toml
---- stderr
 
 $ qkey config init
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: cannot write the configuration file [DIR]/.config/qkey/config.toml
   caused by: File exists (os error 17)
 hint: qkey never overwrites it; `qkey config init --file -` prints the template
 
 $ qkey config init --output json
-exit 2
---- stdout
---- stderr
+--- exit 2
 {"error":{"kind":"usage","message":"cannot write the configuration file [DIR]/.config/qkey/config.toml","causes":["File exists (os error 17)"],"hint":"qkey never overwrites it; `qkey config init --file -` prints the template","exit_code":2}}
 
 $ qkey config init --file sub/folder/other.toml --output json
-exit 0
---- stdout
 {"action":"config init","file":"sub/folder/other.toml"}
---- stderr
 
 $ qkey config init --file sub/folder/other.toml
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: cannot write the configuration file sub/folder/other.toml
   caused by: File exists (os error 17)
 hint: qkey never overwrites it; `qkey config init --file -` prints the template
 
 $ qkey config init --config third.toml
-exit 0
---- stdout
 Wrote third.toml, a template with everything commented out; edit it next.
---- stderr
 
 $ QKEY_CONFIG=fourth.toml qkey config init
-exit 0
---- stdout
 Wrote fourth.toml, a template with everything commented out; edit it next.
---- stderr
 
 $ qkey config init --file alice.pem/config.toml
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: cannot write the configuration file alice.pem/config.toml
   caused by: File exists (os error 17)
 hint: qkey never overwrites it; `qkey config init --file -` prints the template
 
 $ ln -s nowhere dangling; qkey config init --file dangling
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: cannot write the configuration file dangling
   caused by: File exists (os error 17)
 hint: qkey never overwrites it; `qkey config init --file -` prints the template
 
 $ qkey config show | head -1
-exit 0
---- stdout
 Configuration file: [DIR]/.config/qkey/config.toml
---- stderr
 
 $ env -u HOME XDG_CONFIG_HOME=$PWD/xdg qkey config init
-exit 0
---- stdout
 Wrote [DIR]/xdg/qkey/config.toml, a template with everything commented out; edit it next.
---- stderr
 
 
 "#]].raw()
@@ -1153,40 +1032,24 @@ fn a_broken_file_stops_everything_but_a_new_one() {
         ),
         str![[r#"
 $ qkey pubkey alice.pem
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: [DIR]/.config/qkey/config.toml:1: key with no value, expected `=`
 hint: `qkey config init --file -` lists every key
 
 $ qkey pubkey alice.pem --output json
-exit 2
---- stdout
---- stderr
+--- exit 2
 {"error":{"kind":"usage","message":"[DIR]/.config/qkey/config.toml:1: key with no value, expected `=`","causes":[],"hint":"`qkey config init --file -` lists every key","exit_code":2}}
 
 $ qkey config init --file new.toml
-exit 0
---- stdout
 Wrote new.toml, a template with everything commented out; edit it next.
---- stderr
 
 $ qkey config init --file - | head -1
-exit 0
---- stdout
 # Configuration of qkey. A flag overrides an environment variable (QKEY_HOST, …), which overrides
---- stderr
 
 $ qkey pubkey alice.pem --config new.toml --format base64
-exit 0
---- stdout
 MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEgKmJRFWtWTEHhBTiC5rI1rbBJlXJqTNGHl4O+YRUke1drezNEidIVqu/UMnMs+81HL8VwIyyeeCwHkLLEK2aaQ==
---- stderr
 
 $ qkey --version >/dev/null
-exit 0
---- stdout
---- stderr
 
 
 "#]].raw()
@@ -1305,26 +1168,19 @@ fn an_error_names_a_configured_key_and_its_source() {
         ),
         str![[r#"
 $ qkey pubkey vault
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: key "vault": cannot read the key file [DIR]/.config/qkey/missing.pem
   caused by: No such file or directory (os error 2)
 hint: check the path
 
 $ qkey sign --key vault x
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: key "vault": cannot read the key file [DIR]/.config/qkey/missing.pem
   caused by: No such file or directory (os error 2)
 hint: check the path
 
 $ qkey generate vault --output json | grep -o '"source":[^,]*'
-exit 0
---- stdout
 "source":"vault"
---- stderr
 
 
 "#]]
@@ -1364,17 +1220,13 @@ fn without_a_key_on_the_command_line_the_configured_one_that_matches_is_taken() 
         ),
         str![[r#"
 $ qkey keys list
-exit 0
---- stdout
 ID  NAME   STATE    FINGERPRINT          CONFIGURED KEY  COMMENT
 1   lock   enabled  SHA256:qDNOdPfn/SvG  z-alice         of Alice
 2   spare  enabled  SHA256:JSkAIR0avXSX  -
---- stderr
+--- exit 0
 warning: skipped broken (none.pem): key "broken": cannot read the key file [DIR]/.config/qkey/none.pem: No such file or directory (os error 2)
 
 $ qkey keys show lock
-exit 0
---- stdout
 id              1
 name            lock
 comment         of Alice
@@ -1382,30 +1234,22 @@ state           enabled
 fingerprint     SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
 public key      MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEgKmJRFWtWTEHhBTiC5rI1rbBJlXJqTNGHl4O+YRUke1drezNEidIVqu/UMnMs+81HL8VwIyyeeCwHkLLEK2aaQ==
 configured key  z-alice
---- stderr
+--- exit 0
 warning: skipped broken (none.pem): key "broken": cannot read the key file [DIR]/.config/qkey/none.pem: No such file or directory (os error 2)
 
 $ qkey unlock --id 1
-exit 0
---- stdout
 Unlocked snapshot 1 ("1_before_upgrade") with key 1 ("lock").
---- stderr
 
 $ qkey replace -k lock --new-key a-bob
-exit 0
---- stdout
 Replaced key 1 ("lock").
   was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
   now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
---- stderr
 
 $ qkey keys list
-exit 0
---- stdout
 ID  NAME   STATE    FINGERPRINT          CONFIGURED KEY  COMMENT
 1   lock   enabled  SHA256:Bigzvx05JkuL  a-bob           of Alice
 2   spare  enabled  SHA256:JSkAIR0avXSX  -
---- stderr
+--- exit 0
 warning: skipped broken (none.pem): key "broken": cannot read the key file [DIR]/.config/qkey/none.pem: No such file or directory (os error 2)
 
 
@@ -1425,23 +1269,17 @@ fn without_a_key_anywhere_one_is_asked_for() {
         transcript(&qkey, ["qkey unlock --id 1", "qkey replace -k lock --new-key bob.pem", "qkey unlock --id 1 --output json"]),
         str![[r#"
 $ qkey unlock --id 1
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: no key given: --key is missing
 hint: give --key SOURCE, or add your keys to the configuration file (`qkey config init`)
 
 $ qkey replace -k lock --new-key bob.pem
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: no key given: --old-key is missing
 hint: give --old-key SOURCE, or add your keys to the configuration file (`qkey config init`)
 
 $ qkey unlock --id 1 --output json
-exit 2
---- stdout
---- stderr
+--- exit 2
 {"error":{"kind":"usage","message":"no key given: --key is missing","causes":[],"hint":"give --key SOURCE, or add your keys to the configuration file (`qkey config init`)","exit_code":2}}
 
 
@@ -1458,22 +1296,16 @@ fn configured_keys_that_do_not_match_are_listed() {
         transcript(&qkey, ["qkey unlock --id 1", "qkey unlock --id 1 --output json", "qkey unlock --id 1 --key bob"]),
         str![[r#"
 $ qkey unlock --id 1
-exit 4
---- stdout
---- stderr
+--- exit 4
 error: none of these keys matches key 1 ("lock"): bob (~/bob.pem) (SHA256:Bigzvx05JkuL), carol (~/carol.pem) (SHA256:JSkAIR0avXSX), gone (gone.pem) (No such file or directory (os error 2))
 hint: nothing was sent; you need the private key for SHA256:qDNOdPfn/SvG
 
 $ qkey unlock --id 1 --output json
-exit 4
---- stdout
---- stderr
+--- exit 4
 {"error":{"kind":"mismatch","message":"none of these keys matches key 1 (\"lock\"): bob (~/bob.pem) (SHA256:Bigzvx05JkuL), carol (~/carol.pem) (SHA256:JSkAIR0avXSX), gone (gone.pem) (No such file or directory (os error 2))","causes":[],"hint":"nothing was sent; you need the private key for SHA256:qDNOdPfn/SvG","exit_code":4}}
 
 $ qkey unlock --id 1 --key bob
-exit 4
---- stdout
---- stderr
+--- exit 4
 error: bob (~/bob.pem) (SHA256:Bigzvx05JkuL) does not match key 1 ("lock")
 hint: nothing was sent; you need the private key for SHA256:qDNOdPfn/SvG
 
@@ -1520,30 +1352,21 @@ fn output_and_color_of_the_file_are_kept_to() {
         ),
         str![[r#"
 $ qkey pubkey none.pem
-exit 3
---- stdout
---- stderr
+--- exit 3
 {"error":{"kind":"key","message":"cannot read the key file none.pem","causes":["No such file or directory (os error 2)"],"hint":"check the path","exit_code":3}}
 
 $ qkey pubkey none.pem --output text 2>&1 | tr '\033' '^'
-exit 0
---- stdout
 ^[1m^[31merror:^[0m cannot read the key file none.pem
   caused by: No such file or directory (os error 2)
 ^[1m^[36mhint:^[0m check the path
---- stderr
 
 $ echo x | qkey sign --key alice.pem
-exit 0
---- stdout
 {"public_key":"MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEgKmJRFWtWTEHhBTiC5rI1rbBJlXJqTNGHl4O+YRUke1drezNEidIVqu/UMnMs+81HL8VwIyyeeCwHkLLEK2aaQ==","fingerprint":"SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4","signature":"MEUCIA2xK28FEiFK09GQV6qFgwnUn2rM8EcNh0T+7i0ko5/zAiEA37jZjoRe9TFufSUxigTHRFNeqEQeOia/sODuinqWCQs=","signature_hex":"304502200db12b6f0512214ad3d19057aa858309d49f6accf0470d8744feee2d24a39ff3022100dfb8d98e845ef5316e7d25318a04c744535ea8441e3a26bfb0e0ee8a7a96090b"}
---- stderr
+--- exit 0
 {"log":{"level":"warning","message":"the trailing newline was signed too; the cluster will reject this (use `jq -j`)"}}
 
 $ qkey config show --cluster none
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: no cluster "none" in the configuration file
 hint: it has no clusters; `qkey config init --file -` shows how to add them
 
@@ -1605,54 +1428,39 @@ qkey keys --host other.example.com
         )),
         str![[r#"
 $ qkey config show --cluster prod | sed -n '3,7p'
-exit 0
---- stdout
 SETTING  VALUE  FROM
 cluster  prod  flag, --cluster
 host  prod.example.com  file, clusters.prod.host
 port  9000  file, clusters.prod.port
 credentials-store  [DIR]/creds  file, clusters.prod.credentials-store
---- stderr
 
 $ qkey config show --cluster bare | sed -n '3,7p'
-exit 0
---- stdout
 SETTING  VALUE  FROM
 cluster  bare  flag, --cluster
 host  bare.example.com  file, clusters.bare.host
 port  8000  default
 credentials-store  -  default
---- stderr
 
 $ QKEY_CLUSTER=prod qkey config show | sed -n '3,7p'
-exit 0
---- stdout
 SETTING  VALUE  FROM
 cluster  prod  environment, QKEY_CLUSTER
 host  cluster  environment, QKEY_HOST
 port  [PORT]  environment, QKEY_PORT
 credentials-store  [CREDENTIALS]  environment, QKEY_CREDENTIALS_STORE
---- stderr
 
 $ QKEY_CLUSTER=prod qkey config show --host other.example.com | sed -n '3,7p'
-exit 0
---- stdout
 SETTING  VALUE  FROM
 cluster  -  default
 host  other.example.com  flag, --host
 port  [PORT]  environment, QKEY_PORT
 credentials-store  [CREDENTIALS]  environment, QKEY_CREDENTIALS_STORE
---- stderr
 
 $ QKEY_CLUSTER=prod qkey config show --cluster bare | sed -n '3,7p'
-exit 0
---- stdout
 SETTING  VALUE  FROM
 cluster  bare  flag, --cluster
 host  bare.example.com  file, clusters.bare.host
 port  8000  default
 credentials-store  -  default
---- stderr
 
 
 "#]]
@@ -1677,23 +1485,16 @@ fn a_file_that_is_larger_than_any_configuration_is_an_error() {
         ),
         str![[r#"
 $ qkey config show --config full.toml | head -1
-exit 0
---- stdout
 Configuration file: full.toml
---- stderr
 
 $ qkey config show --config over.toml
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: cannot read the configuration file over.toml
   caused by: longer than 1048576 bytes
 hint: it must be a readable UTF-8 file
 
 $ qkey config show --config /dev/zero
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: cannot read the configuration file /dev/zero
   caused by: longer than 1048576 bytes
 hint: it must be a readable UTF-8 file
@@ -1719,26 +1520,18 @@ fn a_configuration_file_that_does_not_fit_is_not_begun() {
         ),
         str![[r#"
 $ trap '' XFSZ; ulimit -f 0; qkey config init --file new.toml
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: cannot write the configuration file new.toml
   caused by: File too large (os error 27)
 hint: choose another path with --file PATH
 
 $ ls -A
-exit 0
---- stdout
 alice.pem
 bob.pem
 carol.pem
---- stderr
 
 $ qkey config init --file new.toml
-exit 0
---- stdout
 Wrote new.toml, a template with everything commented out; edit it next.
---- stderr
 
 
 "#]]

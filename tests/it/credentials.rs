@@ -92,9 +92,7 @@ fn missing_credentials_say_how_to_log_in() {
     let core = Core::start();
     let qkey = without_credentials(&core);
     assert_data_eq!(qkey.run(["keys"]).transcript(), str![[r#"
-exit 6
---- stdout
---- stderr
+--- exit 6
 error: not logged in to 127.0.0.1:[PORT] (no credentials in [DIR]/.config/qumulo/credentials/127.0.0.1_[PORT] or [DIR]/.qfsd_cred)
   caused by: Error 401: http_unauthorized_error: Need to log in first to establish credentials.
 hint: log in first: `qq --host=127.0.0.1 --port=[PORT] login -u USER`, or provide a token in QKEY_TOKEN or QKEY_TOKEN_FILE
@@ -103,9 +101,7 @@ hint: log in first: `qq --host=127.0.0.1 --port=[PORT] login -u USER`, or provid
     // A credentials file that is named and not there is the same.
     let named = ["keys", "--credentials-store", "nowhere.json"];
     assert_data_eq!(qkey.run(named).transcript(), str![[r#"
-exit 6
---- stdout
---- stderr
+--- exit 6
 error: not logged in to 127.0.0.1:[PORT] (no credentials in nowhere.json)
   caused by: Error 401: http_unauthorized_error: Need to log in first to establish credentials.
 hint: log in first: `qq --host=127.0.0.1 --port=[PORT] --credentials-store=nowhere.json login -u USER`, or provide a token in QKEY_TOKEN or QKEY_TOKEN_FILE
@@ -404,9 +400,7 @@ fn unreadable_credentials_are_an_error() {
     }
     let run = qkey.taken(&command.output().expect("qkey runs"));
     assert_data_eq!(run.transcript(), str![[r#"
-exit 6
---- stdout
---- stderr
+--- exit 6
 error: cannot read the credentials in store.json
   caused by: Permission denied (os error 13)
 hint: log in first: `qq --host=127.0.0.1 --port=[PORT] --credentials-store=store.json login -u USER`, or provide a token in QKEY_TOKEN or QKEY_TOKEN_FILE
@@ -471,16 +465,12 @@ fn credentials_fifo_without_writer_times_out() {
     });
     assert_data_eq!(said, str![[r#"
 ==== QKEY_TOKEN_FILE
-exit 6
---- stdout
---- stderr
+--- exit 6
 error: cannot read the credentials in fifo
   caused by: no end of input within 1 s
 hint: log in first: `qq --host=127.0.0.1 --port=[PORT] login -u USER`, or provide a token in QKEY_TOKEN or QKEY_TOKEN_FILE
 ==== QKEY_CREDENTIALS_STORE
-exit 6
---- stdout
---- stderr
+--- exit 6
 error: cannot read the credentials in [CREDENTIALS]
   caused by: no end of input within 1 s
 hint: log in first: `qq --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] login -u USER`, or provide a token in QKEY_TOKEN or QKEY_TOKEN_FILE
@@ -501,9 +491,7 @@ fn interrupt_while_reading_token_exits() {
     assert_data_eq!(
         run.transcript(),
         str![[r#"
-exit 130
---- stdout
---- stderr
+--- exit 130
 error: cannot read the credentials in fifo
   caused by: interrupted by a signal
 

@@ -83,12 +83,9 @@ fn generate_requests_a_p256_signing_key_of_the_protection_level() {
         &format!("{}?protection-level=hsm", whole("new")),
     ]);
     assert_data_eq!(transcript(&made), str![[r#"
-exit 0
---- stdout
 Generated private key gcpkms://[RING]/cryptoKeys/new/cryptoKeyVersions/1
   SHA256:JSkAIR0avXSXaOU9Y5LHbqSNYBdGNuIp6RwKJix49NQ
 Store its public half with `qkey add --name NAME --key gcpkms://[RING]/cryptoKeys/new/cryptoKeyVersions/1`.
---- stderr
 
 "#]].raw());
     let calls = lab.kms.take_calls();
@@ -161,37 +158,27 @@ fn version_is_optional_if_exactly_one_is_enabled() {
     });
     assert_data_eq!(told, str![[r#"
 ==== two
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot use gcpkms://[RING]/cryptoKeys/bob
   caused by: without a version in the key source, exactly one must be enabled; found: 1 ENABLED, 2 DESTROYED, 3 ENABLED
 hint: add /cryptoKeyVersions/NUMBER to the key source
 ==== none
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot use gcpkms://[RING]/cryptoKeys/bob
   caused by: without a version in the key source, exactly one must be enabled; found: 1 DISABLED
 hint: enable a version, or create another key: `qkey generate gcpkms://…`
 ==== other algorithm
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot use gcpkms://[RING]/cryptoKeys/bob
   caused by: its algorithm is EC_SIGN_P384_SHA384, but must be EC_SIGN_P256_SHA256
 hint: create a key that fits: `qkey generate gcpkms://…/cryptoKeys/NAME`
 ==== no key
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot open gcpkms://[RING]/cryptoKeys/dave
   caused by: `gcloud` exited with 1: ERROR: (gcloud.kms.keys.versions.list) NOT_FOUND: CryptoKey [RING]/cryptoKeys/dave not found. This command is authenticated with an access token from [DIR]/token specified by the [auth/access_token_file] property.
 hint: check the project, location, key ring, key and version: `gcloud kms keys versions list` lists the versions of a key
 ==== no permission
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot open gcpkms://[RING]/cryptoKeys/bob
   caused by: `gcloud` exited with 1: ERROR: (gcloud.kms.keys.versions.list) PERMISSION_DENIED: Permission 'cloudkms.cryptoKeyVersions.list' denied on resource. This command is authenticated with an access token from [DIR]/token specified by the [auth/access_token_file] property.
 hint: name the version in the key source, or get the role roles/cloudkms.viewer as well; `gcloud auth list` shows who you are
@@ -280,65 +267,47 @@ fn failures_show_the_output_of_gcloud_and_a_hint() {
     ];
     assert_data_eq!(side_by_side(&cases, failure), str![[r#"
 ==== not found
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot open gcpkms://[RING]/cryptoKeys/dave/cryptoKeyVersions/1
   caused by: `gcloud` exited with 1: ERROR: (gcloud.kms.keys.versions.get-public-key) NOT_FOUND: CryptoKeyVersion [RING]/cryptoKeys/dave/cryptoKeyVersions/1 not found. This command is authenticated with an access token from [DIR]/token specified by the [auth/access_token_file] property.
 hint: check the project, location, key ring, key and version: `gcloud kms keys versions list` lists the versions of a key
 ==== disabled
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot open gcpkms://[RING]/cryptoKeys/bob/cryptoKeyVersions/1
   caused by: `gcloud` exited with 1: ERROR: (gcloud.kms.keys.versions.get-public-key) FAILED_PRECONDITION: [RING]/cryptoKeys/bob/cryptoKeyVersions/1 is not enabled, current state is: DISABLED.
 hint: check the version's state: `gcloud kms keys versions describe [RING]/cryptoKeys/bob/cryptoKeyVersions/1`; to enable a disabled version, run `gcloud kms keys versions enable [RING]/cryptoKeys/bob/cryptoKeyVersions/1`
 ==== no permission
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot open gcpkms://[RING]/cryptoKeys/bob/cryptoKeyVersions/1
   caused by: `gcloud` exited with 1: ERROR: (gcloud.kms.keys.versions.get-public-key) PERMISSION_DENIED: Permission 'cloudkms.cryptoKeyVersions.viewPublicKey' denied on resource. This command is authenticated with an access token from [DIR]/token specified by the [auth/access_token_file] property.
 hint: you need the role roles/cloudkms.signerVerifier on the key: `gcloud kms keys add-iam-policy-binding` grants it; `gcloud auth list` shows who you are
 ==== expired
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot open gcpkms://[RING]/cryptoKeys/bob/cryptoKeyVersions/1
   caused by: `gcloud` exited with 1: ERROR: (gcloud.kms.keys.versions.get-public-key) UNAUTHENTICATED: Request had invalid authentication credentials. This command is authenticated with an access token from [DIR]/token specified by the [auth/access_token_file] property.
 hint: log in: `gcloud auth login`, or choose an account with `gcloud config set account`, CLOUDSDK_CORE_ACCOUNT or the attribute configuration; gcloud ignores GOOGLE_APPLICATION_CREDENTIALS
 ==== not for signing
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot open gcpkms://[RING]/cryptoKeys/bob/cryptoKeyVersions/1
   caused by: `gcloud` exited with 1: ERROR: (gcloud.kms.keys.versions.get-public-key) INVALID_ARGUMENT: The purpose of the CryptoKey is ENCRYPT_DECRYPT.
 hint: use a key with the purpose asymmetric-signing and the algorithm ec-sign-p256-sha256: `qkey generate gcpkms://…/cryptoKeys/NAME` creates one
 ==== no PEM
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot use gcpkms://[RING]/cryptoKeys/bob/cryptoKeyVersions/1
   caused by: `gcloud` answered with something other than a public key in PEM: [31moops
 hint: try again; if it persists, the server may not be Cloud KMS: check the proxy
 ==== half a PEM
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot use gcpkms://[RING]/cryptoKeys/bob/cryptoKeyVersions/1
   caused by: the PUBLIC KEY block has no matching END line
 hint: try again; if it persists, the server may not be Cloud KMS: check the proxy
 ==== RSA
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot use gcpkms://[RING]/cryptoKeys/bob/cryptoKeyVersions/1
   caused by: the public key is RSA, not ECDSA P-256
 hint: create a key that fits: `qkey generate gcpkms://…/cryptoKeys/NAME`
 ==== no account
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot open gcpkms://[RING]/cryptoKeys/bob/cryptoKeyVersions/1
   caused by: `gcloud` exited with 1: ERROR: (gcloud.kms.keys.versions.get-public-key) You do not currently have an active account selected.
     Please run:
@@ -354,23 +323,17 @@ error: cannot open gcpkms://[RING]/cryptoKeys/bob/cryptoKeyVersions/1
     to select an already authenticated account to use.
 hint: log in: `gcloud auth login`, or choose an account with `gcloud config set account`, CLOUDSDK_CORE_ACCOUNT or the attribute configuration; gcloud ignores GOOGLE_APPLICATION_CREDENTIALS
 ==== no gcloud
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot open gcpkms://[RING]/cryptoKeys/bob/cryptoKeyVersions/1
   caused by: `gcloud` was not found
 hint: install the Google Cloud CLI: the package google-cloud-cli from Google's repository, or see https://cloud.google.com/sdk/docs/install
 ==== nobody there
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot open gcpkms://[RING]/cryptoKeys/bob/cryptoKeyVersions/1
   caused by: `gcloud` did not finish within 4 s and was killed
 hint: check the network and the proxy; gcloud retries for half a minute, so it may need a higher --timeout SECONDS
 ==== may not sign
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot sign with gcpkms://[RING]/cryptoKeys/bob/cryptoKeyVersions/1
   caused by: `gcloud` exited with 1: ERROR: (gcloud.kms.asymmetric-sign) PERMISSION_DENIED: useToSign denied on resource. This command is authenticated with an access token from [DIR]/token specified by the [auth/access_token_file] property.
 hint: you need the role roles/cloudkms.signerVerifier on the key: `gcloud kms keys add-iam-policy-binding` grants it; `gcloud auth list` shows who you are
@@ -417,66 +380,48 @@ fn damaged_and_malformed_signatures_are_errors() {
     });
     assert_data_eq!(told, str![[r#"
 ==== wrong CRC
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot sign with gcpkms://[RING]/cryptoKeys/bob/cryptoKeyVersions/1
   caused by: `gcloud` exited with 1: ERROR: (gcloud.kms.asymmetric-sign) The response received from the server was corrupted in-transit. Please try again. This should happen rarely. If the error persists, contact cloudkms-feedback@google.com. To learn more about how Cloud KMS verifies in-transit integrity, visit https://cloud.google.com/kms/docs/data-integrity-guidelines.
 hint: data was damaged in transit: check the proxy, and try again
 ==== no CRC
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot sign with gcpkms://[RING]/cryptoKeys/bob/cryptoKeyVersions/1
   caused by: `gcloud` exited with 1: ERROR: (gcloud.kms.asymmetric-sign) The response received from the server was corrupted in-transit. Please try again. This should happen rarely. If the error persists, contact cloudkms-feedback@google.com. To learn more about how Cloud KMS verifies in-transit integrity, visit https://cloud.google.com/kms/docs/data-integrity-guidelines.
 hint: data was damaged in transit: check the proxy, and try again
 ==== digest not verified
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot sign with gcpkms://[RING]/cryptoKeys/bob/cryptoKeyVersions/1
   caused by: `gcloud` exited with 1: ERROR: (gcloud.kms.asymmetric-sign) The request sent to the server was corrupted in-transit. Please try again. This should happen rarely. If the error persists, contact cloudkms-feedback@google.com. To learn more about how Cloud KMS verifies in-transit integrity, visit https://cloud.google.com/kms/docs/data-integrity-guidelines.
 hint: data was damaged in transit: check the proxy, and try again
 ==== other version
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot sign with gcpkms://[RING]/cryptoKeys/bob/cryptoKeyVersions/1
   caused by: `gcloud` exited with 1: ERROR: (gcloud.kms.asymmetric-sign) Found a mismatch between user-requested crypto resource ([RING]/cryptoKeys/bob/cryptoKeyVersions/1)and server-reported resource used for the cryptographic operation (projects/p/other).
     Please try again. This should happen rarely. If the error persists, contact cloudkms-feedback@google.com. To learn more about how Cloud KMS verifies in-transit integrity, visit https://cloud.google.com/kms/docs/data-integrity-guidelines.
 hint: data was damaged in transit: check the proxy, and try again
 ==== empty
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot use gcpkms://[RING]/cryptoKeys/bob/cryptoKeyVersions/1
   caused by: `gcloud` answered with something other than a signature: (nothing)
 hint: qkey expects ASN.1 DER
 ==== garbage
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot use gcpkms://[RING]/cryptoKeys/bob/cryptoKeyVersions/1
   caused by: `gcloud` answered with something other than a signature: garbage
 hint: qkey expects ASN.1 DER
 ==== P1363
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot use gcpkms://[RING]/cryptoKeys/bob/cryptoKeyVersions/1
   caused by: `gcloud` answered with something other than a signature: d367f9b7e5d2c78d2db00672a84f1495401856dd551a14fbfb122cee4c2e32d5bd1ea166075acd9decc20f8a5db87fbe792ede4c3fe4194d6da3f2ca…
 hint: qkey expects ASN.1 DER; this looks like r and s, 32 bytes each (IEEE P1363)
 ==== Base64
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot use gcpkms://[RING]/cryptoKeys/bob/cryptoKeyVersions/1
   caused by: `gcloud` answered with something other than a signature: MEYCIQDTZ/m35dLHjS2wBnKoTxSVQBhW3VUaFPv7EizuTC4y1QIhAL0eoWYHWs2d7MIPil24f755Lt5MP+QZTW2j8so/iXUu
 hint: qkey expects ASN.1 DER; this looks like Base64 of ASN.1 DER
 ==== by another key
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: gcpkms://[RING]/cryptoKeys/bob/cryptoKeyVersions/1 returned a signature that does not verify
 hint: check that the key source signs with the key that it reports, over SHA-256
 
@@ -520,37 +465,26 @@ fn generate_polls_a_pending_version_and_never_adds_one() {
     });
     assert_data_eq!(told, str![[r#"
 ==== pending
-exit 0
---- stdout
 Generated private key gcpkms://[RING]/cryptoKeys/new/cryptoKeyVersions/1
   SHA256:JSkAIR0avXSXaOU9Y5LHbqSNYBdGNuIp6RwKJix49NQ
 Store its public half with `qkey add --name NAME --key gcpkms://[RING]/cryptoKeys/new/cryptoKeyVersions/1`.
---- stderr
 ==== pending for ever
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: created gcpkms://[RING]/cryptoKeys/new, but cannot use it yet
   caused by: cannot open gcpkms://[RING]/cryptoKeys/new
   caused by: `gcloud` exited with 1: ERROR: (gcloud.kms.keys.versions.get-public-key) FAILED_PRECONDITION: [RING]/cryptoKeys/new/cryptoKeyVersions/1 is not enabled, current state is: PENDING_GENERATION.
 hint: try again later: `qkey pubkey gcpkms://[RING]/cryptoKeys/new/cryptoKeyVersions/1`
 ==== taken
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot create gcpkms://[RING]/cryptoKeys/bob
   caused by: `gcloud` exited with 1: ERROR: (gcloud.kms.keys.create) ALREADY_EXISTS: CryptoKey [RING]/cryptoKeys/bob already exists.
 hint: use that key, or choose another name
 ==== a version
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: cannot create "gcpkms://[RING]/cryptoKeys/new/cryptoKeyVersions/1": it names a version
 hint: leave /cryptoKeyVersions/… out: a new key starts with version 1
 ==== no permission
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot create gcpkms://[RING]/cryptoKeys/new
   caused by: `gcloud` exited with 1: ERROR: (gcloud.kms.keys.create) PERMISSION_DENIED: Permission 'cloudkms.cryptoKeys.create' denied on resource. This command is authenticated with an access token from [DIR]/token specified by the [auth/access_token_file] property.
 hint: you need the role roles/cloudkms.admin on the key ring: `gcloud kms keyrings add-iam-policy-binding` grants it; `gcloud auth list` shows who you are
@@ -601,33 +535,23 @@ fn malformed_uris_fail_before_gcloud_runs() {
         side_by_side(&cases, |case| qkey.run(["pubkey", case]).transcript()),
         str![[r#"
 ==== gcpkms:projects/p
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: "gcpkms:projects/p" is not a key source: gcpkms: must be followed by two slashes
 hint: write gcpkms://projects/P/locations/L/keyRings/R/cryptoKeys/K/cryptoKeyVersions/V; the version is optional if exactly one is enabled
 ==== gcpkms://projects/p/locations/l/keyRings/r/cryptoKeys/k/versions/1
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: "gcpkms://projects/p/locations/l/keyRings/r/cryptoKeys/k/versions/1" is not a key source: it does not name a key
 hint: write gcpkms://projects/P/locations/L/keyRings/R/cryptoKeys/K/cryptoKeyVersions/V; the version is optional if exactly one is enabled
 ==== gcpkms://projects/p/locations/l/keyRings/r/cryptoKeys/k/cryptoKeyVersions/one
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: "gcpkms://projects/p/locations/l/keyRings/r/cryptoKeys/k/cryptoKeyVersions/one" is not a key source: it contains an invalid name or version
 hint: write gcpkms://projects/P/locations/L/keyRings/R/cryptoKeys/K/cryptoKeyVersions/V; the version is optional if exactly one is enabled
 ==== gcpkms://projects/p/locations/l/keyRings/r/cryptoKeys/k?protection-level=external
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: "gcpkms://projects/p/locations/l/keyRings/r/cryptoKeys/k?protection-level=external" is not a key source: unknown protection level "external"
 hint: write software or hsm
 ==== gcpkms://projects/p/locations/l/keyRings/r/cryptoKeys/k?account=x
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: "gcpkms://projects/p/locations/l/keyRings/r/cryptoKeys/k?account=…" is not a key source: unknown attribute "account"
 hint: gcpkms takes configuration, impersonate-service-account, protection-level; in a name, write `?` as %3F: gcpkms:…%3F…
 

@@ -61,26 +61,17 @@ fn a_new_key_is_announced_with_its_fingerprint_and_the_next_step() {
         )),
         str![[r#"
 $ qkey generate new.pem
-exit 0
---- stdout
 Generated private key new.pem
   SHA256:[FINGERPRINT]
 Store its public half with `qkey add --name NAME --key new.pem`.
---- stderr
 
 $ qkey generate 'my key.pem' --output json
-exit 0
---- stdout
 {"action":"generate","source":"my key.pem","public_key":"[PUBLIC KEY]","fingerprint":"SHA256:[FINGERPRINT]"}
---- stderr
 
 $ qkey generate file:third%3F.pem -q
-exit 0
---- stdout
 Generated private key file:third%3F.pem
   SHA256:[FINGERPRINT]
 Store its public half with `qkey add --name NAME --key file:third%3F.pem`.
---- stderr
 
 
 "#]].raw()
@@ -217,19 +208,13 @@ fn a_traditional_key_names_its_curve_and_an_encrypted_one_its_scheme() {
         ),
         str![[r#"
 $ openssl asn1parse -in sec1.pem | grep -o 'prime256v1'
-exit 0
---- stdout
 prime256v1
---- stderr
 
 $ openssl asn1parse -in locked.pem | grep -oE ':(PBES2|PBKDF2|hmac.*|aes.*)'
-exit 0
---- stdout
 :PBES2
 :PBKDF2
 :hmacWithSHA256
 :aes-256-cbc
---- stderr
 
 
 "#]]
@@ -252,28 +237,16 @@ fn a_key_file_is_its_owners_alone_under_any_umask() {
         ),
         str![[r#"
 $ umask 000; qkey generate -q open.pem >/dev/null; stat -c %a open.pem
-exit 0
---- stdout
 600
---- stderr
 
 $ umask 022; qkey generate -q usual.pem >/dev/null; stat -c %a usual.pem
-exit 0
---- stdout
 600
---- stderr
 
 $ umask 0777; qkey generate -q shut.pem >/dev/null; stat -c %a shut.pem
-exit 0
---- stdout
 600
---- stderr
 
 $ umask 000; qkey generate 'locked.pem?passphrase-env=PASSPHRASE' >/dev/null; stat -c %a locked.pem
-exit 0
---- stdout
 600
---- stderr
 
 
 "#]]
@@ -303,55 +276,41 @@ fn nothing_that_is_there_is_overwritten() {
         ),
         str![[r#"
 $ qkey generate alice.pem
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot write a new key to alice.pem
   caused by: File exists (os error 17)
 hint: qkey never overwrites files: choose another path, or inspect the existing key with `qkey pubkey alice.pem`
 
 $ qkey generate alice.pem --output json
-exit 3
---- stdout
---- stderr
+--- exit 3
 {"error":{"kind":"key","message":"cannot write a new key to alice.pem","causes":["File exists (os error 17)"],"hint":"qkey never overwrites files: choose another path, or inspect the existing key with `qkey pubkey alice.pem`","exit_code":3}}
 
 $ qkey generate 'alice.pem?passphrase-env=PASSPHRASE' --format openssh
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot write a new key to alice.pem
   caused by: File exists (os error 17)
 hint: qkey never overwrites files: choose another path, or inspect the existing key with `qkey pubkey alice.pem`
 
 $ qkey generate dangling
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot write a new key to dangling
   caused by: File exists (os error 17)
 hint: qkey never overwrites files: choose another path, or inspect the existing key with `qkey pubkey dangling`
 
 $ qkey generate link
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot write a new key to link
   caused by: File exists (os error 17)
 hint: qkey never overwrites files: choose another path, or inspect the existing key with `qkey pubkey link`
 
 $ qkey generate folder
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot write a new key to folder
   caused by: File exists (os error 17)
 hint: qkey never overwrites files: choose another path, or inspect the existing key with `qkey pubkey folder`
 
 $ qkey generate folder/
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot write a new key to folder/
   caused by: File exists (os error 17)
 hint: qkey never overwrites files: choose another path, or inspect the existing key with `qkey pubkey folder/`
@@ -380,39 +339,29 @@ fn a_place_that_takes_no_file_is_an_error_and_left_alone() {
         )),
         str![[r#"
 $ qkey generate missing/new.pem
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot write a new key to missing/new.pem
   caused by: No such file or directory (os error 2)
 hint: create the directory first
 
 $ qkey generate alice.pem/new.pem
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot write a new key to alice.pem/new.pem
   caused by: Not a directory (os error 20)
 hint: choose a directory that you can write to
 
 $ qkey generate -
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: cannot write a new key to `-` (stdin)
 hint: specify a path that does not exist yet
 
 $ qkey generate ''
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: "" is not a key source: empty
 hint: a key source is one of: [TABLE] written ./PATH
 
 $ qkey generate file:
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: "file:" is not a key source: nothing before the attributes
 hint: a key source is one of: [TABLE] written ./PATH
 
@@ -443,9 +392,7 @@ fn a_key_that_does_not_fit_leaves_nothing_behind() {
         )),
         str![[r#"
 $ trap '' XFSZ; ulimit -f 0; qkey generate new.pem
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot write a new key to new.pem
   caused by: File too large (os error 27)
 hint: choose a directory that you can write to
@@ -473,42 +420,32 @@ fn a_passphrase_that_is_not_to_be_had_makes_no_key() {
         ),
         str![[r#"
 $ qkey generate 'new.pem?passphrase-env=NOT_SET'
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot get the passphrase of new.pem
   caused by: the environment variable NOT_SET is not set
 hint: for unattended use, append ?passphrase-file=PATH (or passphrase-env=VAR, passphrase-fd=N, passphrase-command=COMMAND) to the key source
 
 $ qkey generate --encrypt new.pem
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot encrypt the new key new.pem
   caused by: a new passphrase for new.pem is needed, and there is no terminal to prompt on
 hint: for unattended use, append ?passphrase-file=PATH to the key source
 
 $ qkey generate --encrypt new.pem --no-input
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot encrypt the new key new.pem
   caused by: a new passphrase for new.pem is needed, but --no-input forbids prompting
 hint: for unattended use, append ?passphrase-file=PATH to the key source
 
 $ qkey generate 'new.pem?passphrase-env=EMPTY' --format sec1
-exit 3
---- stdout
---- stderr
+--- exit 3
 warning: SEC1 files use a weak key derivation; omit --format for stronger encryption
 error: cannot use the key file new.pem
   caused by: a SEC1 private key cannot be encrypted with an empty passphrase
 hint: use a passphrase, or leave the key unencrypted
 
 $ qkey generate 'new.pem?passphrase-env=EMPTY' --format openssh
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot use the key file new.pem
   caused by: an OpenSSH private key cannot be encrypted with an empty passphrase
 hint: use a passphrase, or leave the key unencrypted
@@ -597,9 +534,7 @@ fn a_result_that_cannot_be_written_says_where_the_key_is() {
         text.replace(fingerprint, "[FINGERPRINT]"),
         str![[r#"
 $ qkey generate new.pem > /dev/full
-exit 1
---- stdout
---- stderr
+--- exit 1
 error: Generated private key new.pem, [FINGERPRINT], but the result cannot be written to stdout
   caused by: No space left on device (os error 28)
 hint: the key is complete; `qkey pubkey new.pem` prints its public half
@@ -733,60 +668,42 @@ fn a_signal_during_a_slow_fsync_leaves_nothing_or_names_the_key() {
         redacted(&said),
         str![[r#"
 ==== "Signal::INT" in fsync 1, which returns
-exit 130
---- stdout
---- stderr
+--- exit 130
 error: interrupted; no key was written to new.pem
 hint: run the command again
 --- files []
 ==== "Signal::INT" in fsync 1, which hangs
-exit 130
---- stdout
---- stderr
+--- exit 130
 error: interrupted; no key was written to new.pem
 hint: run the command again
 --- files []
 ==== "Signal::INT" in fsync 2, which returns
-exit 0
---- stdout
 Generated private key new.pem
   SHA256:[FINGERPRINT]
 Store its public half with `qkey add --name NAME --key new.pem`.
---- stderr
 --- files ["new.pem"]
 ==== "Signal::INT" in fsync 2, which hangs
-exit 130
---- stdout
---- stderr
+--- exit 130
 error: new.pem contains the new key SHA256:[FINGERPRINT], but may not be on disk yet
 hint: run `sync`, then check the key with `qkey pubkey new.pem`
 --- files ["new.pem"]
 ==== "Signal::TERM" in fsync 1, which returns
-exit 143
---- stdout
---- stderr
+--- exit 143
 error: interrupted; no key was written to new.pem
 hint: run the command again
 --- files []
 ==== "Signal::TERM" in fsync 1, which hangs
-exit 143
---- stdout
---- stderr
+--- exit 143
 error: interrupted; no key was written to new.pem
 hint: run the command again
 --- files []
 ==== "Signal::TERM" in fsync 2, which returns
-exit 0
---- stdout
 Generated private key new.pem
   SHA256:[FINGERPRINT]
 Store its public half with `qkey add --name NAME --key new.pem`.
---- stderr
 --- files ["new.pem"]
 ==== "Signal::TERM" in fsync 2, which hangs
-exit 143
---- stdout
---- stderr
+--- exit 143
 error: new.pem contains the new key SHA256:[FINGERPRINT], but may not be on disk yet
 hint: run `sync`, then check the key with `qkey pubkey new.pem`
 --- files ["new.pem"]

@@ -93,58 +93,38 @@ fn signal_during_first_reads_sends_nothing() {
         said,
         str![[r#"
 ==== add
-exit 130
---- stdout
---- stderr
+--- exit 130
 error: interrupted during the request to list the lock keys
 hint: nothing was submitted by this step; run this again
-exit 143
---- stdout
---- stderr
+--- exit 143
 error: interrupted during the request to list the lock keys
 hint: nothing was submitted by this step; run this again
 ==== replace
-exit 130
---- stdout
---- stderr
+--- exit 130
 error: interrupted during the request to list the lock keys
 hint: nothing was submitted by this step; run this again
-exit 143
---- stdout
---- stderr
+--- exit 143
 error: interrupted during the request to list the lock keys
 hint: nothing was submitted by this step; run this again
 ==== unlock
-exit 130
---- stdout
---- stderr
+--- exit 130
 error: interrupted during the request to read snapshot 2
 hint: nothing was submitted by this step; run this again
-exit 143
---- stdout
---- stderr
+--- exit 143
 error: interrupted during the request to read snapshot 2
 hint: nothing was submitted by this step; run this again
 ==== lock
-exit 130
---- stdout
---- stderr
+--- exit 130
 error: interrupted during the request to read snapshot 3
 hint: nothing was submitted by this step; run this again
-exit 143
---- stdout
---- stderr
+--- exit 143
 error: interrupted during the request to read snapshot 3
 hint: nothing was submitted by this step; run this again
 ==== keys
-exit 130
---- stdout
---- stderr
+--- exit 130
 error: interrupted during the request to list the lock keys
 hint: nothing was submitted by this step; run this again
-exit 143
---- stdout
---- stderr
+--- exit 143
 error: interrupted during the request to list the lock keys
 hint: nothing was submitted by this step; run this again
 
@@ -180,62 +160,46 @@ fn signal_during_submission_says_how_to_check() {
     });
     assert_data_eq!(said, str![[r#"
 ==== add
-exit 130
---- stdout
---- stderr
+--- exit 130
 warning: stopping; waiting up to 8 s for what was already sent (a second signal stops at once)
 error: no reply to the request to add key "new": not done so far, and may still be
   caused by: interrupted during the request to store key "new"
 hint: keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
-exit 0
---- stdout
 Stored key 2 ("new") in the key store.
   SHA256:[CAROL]
---- stderr
+--- exit 0
 warning: stopping; waiting up to 8 s for what was already sent (a second signal stops at once)
 warning: no reply to the request to add key "new" (interrupted during the request to store key "new"); checked: it was done
 ==== replace
-exit 130
---- stdout
---- stderr
+--- exit 130
 warning: stopping; waiting up to 8 s for what was already sent (a second signal stops at once)
 error: no reply to the request to replace key 1 ("lock-2026"): not done so far, and may still be
   caused by: interrupted during the request to replace key 1
 hint: keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
-exit 0
---- stdout
 Replaced key 1 ("lock-2026").
   was SHA256:[ALICE]
   now SHA256:[BOB]
---- stderr
+--- exit 0
 warning: stopping; waiting up to 8 s for what was already sent (a second signal stops at once)
 warning: no reply to the request to replace key 1 ("lock-2026") (interrupted during the request to replace key 1); checked: it was done
 ==== unlock
-exit 130
---- stdout
---- stderr
+--- exit 130
 warning: stopping; waiting up to 8 s for what was already sent (a second signal stops at once)
 error: no reply to the request to unlock snapshot 2 ("2_quarter_end"): not done so far, and may still be
   caused by: interrupted during the request to unlock snapshot 2
 hint: keep every key; `[QQ] --host=cluster snapshot_get_status --id=2` shows whether it was done; rerunning is safe: qkey looks first
-exit 0
---- stdout
 Unlocked snapshot 2 ("2_quarter_end") with key 1 ("lock-2026").
---- stderr
+--- exit 0
 warning: stopping; waiting up to 8 s for what was already sent (a second signal stops at once)
 warning: no reply to the request to unlock snapshot 2 ("2_quarter_end") (interrupted during the request to unlock snapshot 2); checked: it was done
 ==== lock
-exit 130
---- stdout
---- stderr
+--- exit 130
 warning: stopping; waiting up to 8 s for what was already sent (a second signal stops at once)
 error: no reply to the request to lock snapshot 3 ("3_nightly_projects"): not done so far, and may still be
   caused by: interrupted during the request to lock snapshot 3
 hint: keep every key; `[QQ] --host=cluster snapshot_get_status --id=3` shows whether it was done; rerunning is safe: qkey looks first
-exit 0
---- stdout
 Locked snapshot 3 ("3_nightly_projects") with key 1 ("lock-2026").
---- stderr
+--- exit 0
 warning: stopping; waiting up to 8 s for what was already sent (a second signal stops at once)
 warning: no reply to the request to lock snapshot 3 ("3_nightly_projects") (interrupted during the request to lock snapshot 3); checked: it was done
 
@@ -249,10 +213,8 @@ fn sigterm_during_submission_exits_143_terminated() {
     let args = [&REPLACE[..], &["--output=json"]].concat();
     let run = interrupted(&mock, &args, Signal::TERM);
     assert_data_eq!(filtered(&run), str![[r#"
-exit 0
---- stdout
 {"action":"replace","changed":true,"dry_run":false,"key":{"id":"1","name":"lock-2026","comment":"","disabled":false,"public_key":"[BOB]","fingerprint":"SHA256:[BOB]"},"old_key":{"public_key":"[ALICE]","fingerprint":"SHA256:[ALICE]"},"new_key":{"public_key":"[BOB]","fingerprint":"SHA256:[BOB]"}}
---- stderr
+--- exit 0
 {"log":{"level":"warning","message":"no reply to the request to replace key 1 (\"lock-2026\") (interrupted during the request to replace key 1); checked: it was done"}}
 
 "#]].raw());
@@ -267,9 +229,7 @@ fn signal_during_lookup_says_how_to_check() {
     mock.fault("fs_security_list_keys", "hang");
     let run = interrupted(&mock, &REPLACE, Signal::INT);
     assert_data_eq!(filtered(&run), str![[r#"
-exit 130
---- stdout
---- stderr
+--- exit 130
 warning: stopping; waiting up to 8 s for what was already sent (a second signal stops at once)
 error: the request to replace key 1 ("lock-2026") was sent, but the result could not be confirmed
   caused by: lost the connection to cluster:8000 during the request to replace key 1: Remote end closed connection without response
@@ -296,16 +256,12 @@ fn signal_during_refusal_check_keeps_its_exit_code() {
     });
     assert_data_eq!(said, str![[r#"
 ==== replace
-exit 130
---- stdout
---- stderr
+--- exit 130
 error: interrupted after the cluster refused
   caused by: cluster:8000 refused to replace key 1
   caused by: Error 400: invalid_request_error: The old key verification signature does not match the challenge.
 ==== unlock
-exit 130
---- stdout
---- stderr
+--- exit 130
 error: interrupted after the cluster refused
   caused by: cluster:8000 refused to unlock snapshot 2
   caused by: Error 400: invalid_request_error: The signature does not match the challenge.
@@ -334,11 +290,9 @@ fn signal_among_several_snapshots_reports_each() {
     let run = end(&qkey, child);
     expect_no_sleepers(&mock);
     assert_data_eq!(filtered(&run), str![[r#"
-exit 130
---- stdout
 Unlocked snapshot 1 ("1_before_upgrade") with key 1 ("lock-2026").
 Unlocked 1, already unlocked 0, failed 1.
---- stderr
+--- exit 130
 warning: stopping; waiting up to 8 s for what was already sent (a second signal stops at once)
 error: no reply to the request to unlock snapshot 2 ("2_quarter_end"): not done so far, and may still be
   caused by: interrupted during the request to unlock snapshot 2
@@ -384,9 +338,7 @@ fn qq_that_ignores_sigterm_is_killed() {
     assert_data_eq!(
         filtered(&run),
         str![[r#"
-exit 143
---- stdout
---- stderr
+--- exit 143
 error: interrupted during the request to list the lock keys
 hint: nothing was submitted by this step; run this again
 
@@ -516,9 +468,7 @@ fn second_signal_during_submission_says_how_to_check() {
     let run = end_with_two(&qkey, child, Signal::INT, Signal::INT);
     expect_no_sleepers(&mock);
     assert_data_eq!(filtered(&run), str![[r#"
-exit 130
---- stdout
---- stderr
+--- exit 130
 warning: stopping; waiting up to 8 s for what was already sent (a second signal stops at once)
 error: the request to replace key 1 ("lock-2026") was sent, but the result could not be confirmed
   caused by: interrupted
@@ -560,9 +510,7 @@ fn second_signal_reports_every_snapshot() {
     let run = end_with_two(&qkey, child, Signal::INT, Signal::TERM);
     expect_no_sleepers(&mock);
     assert_data_eq!(filtered(&run), str![[r#"
-exit 143
---- stdout
---- stderr
+--- exit 143
 warning: stopping; waiting up to 8 s for what was already sent (a second signal stops at once)
 error: interrupted; accepted by the cluster, not confirmed: 1-5; sent, result unknown: 6
 hint: `[DIR]/qq-between --host=cluster snapshot_list_statuses --only-locked` shows what is locked; rerunning is safe: qkey looks first
@@ -599,11 +547,9 @@ fn signal_reports_untried_snapshots_without_failures() {
     assert_data_eq!(
         filtered(&qkey.taken(&output)),
         str![[r#"
-exit 130
---- stdout
 Unlocked snapshot 1 ("1_before_upgrade") with key 1 ("lock-2026").
 Unlocked 1, already unlocked 0, failed 0, not tried 2.
---- stderr
+--- exit 130
 warning: stopping; waiting up to 8 s for what was already sent (a second signal stops at once)
 error: interrupted after 1 of 3 snapshots
 hint: rerunning is safe: what is already unlocked is left alone
@@ -688,9 +634,7 @@ fn sighup_during_submission_exits_143() {
     mock.fault("snapshot_unlock_snapshot", "hang");
     let run = interrupted(&mock, &UNLOCK, Signal::HUP);
     assert_data_eq!(filtered(&run), str![[r#"
-exit 143
---- stdout
---- stderr
+--- exit 143
 warning: stopping; waiting up to 8 s for what was already sent (a second signal stops at once)
 error: no reply to the request to unlock snapshot 2 ("2_quarter_end"): not done so far, and may still be
   caused by: interrupted during the request to unlock snapshot 2
@@ -763,15 +707,11 @@ fn interrupt_while_reading_config_fifo_exits_130() {
         said,
         str![[r#"
 ==== INT
-exit 130
---- stdout
---- stderr
+--- exit 130
 error: cannot read the configuration file key.fifo
   caused by: interrupted by a signal
 ==== TERM
-exit 143
---- stdout
---- stderr
+--- exit 143
 error: cannot read the configuration file key.fifo
   caused by: interrupted by a signal
 

@@ -38,73 +38,51 @@ fn a_scheme_that_is_unknown_is_never_taken_for_a_file_name() {
         )),
         str![[r#"
 $ qkey pubkey gpg:alice
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: "gpg:alice" is not a key source: unknown scheme "gpg"
 hint: a key source is one of: [TABLE] written ./PATH
 
 $ qkey pubkey gpg:alice --output json
-exit 2
---- stdout
---- stderr
+--- exit 2
 {"error":{"kind":"usage","message":"\"gpg:alice\" is not a key source: unknown scheme \"gpg\"","causes":[],"hint":"a key source is one of: [TABLE] written ./PATH","exit_code":2}}
 
 $ qkey sign --key 's3://bucket/alice.pem' x
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: "s3://bucket/alice.pem" is not a key source: unknown scheme "s3"
 hint: a key source is one of: [TABLE] written ./PATH
 
 $ qkey generate 'tpm:handle'
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: "tpm:handle" is not a key source: unknown scheme "tpm"
 hint: a key source is one of: [TABLE] written ./PATH
 
 $ qkey verify --key 'FILE:alice.pem' --signature AA x
-exit 4
---- stdout
---- stderr
+--- exit 4
 error: not an ECDSA P-256 signature
   caused by: not an ASN.1 DER ECDSA signature
 hint: give Base64 or hexadecimal, or a file with either, with DER, or with 64 raw bytes
 
 $ qkey pubkey 'https://example.com/key.pem'
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: "https://example.com/key.pem" is not a key source: unknown scheme "https"
 hint: a key source is one of: [TABLE] written ./PATH
 
 $ qkey pubkey C:/keys/alice.pem
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: "C:/keys/alice.pem" is not a key source: unknown scheme "C"
 hint: a key source is one of: [TABLE] written ./PATH
 
 $ qkey pubkey :alice.pem
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot read the key file :alice.pem
   caused by: No such file or directory (os error 2)
 hint: check the path
 
 $ qkey pubkey ./gpg:alice --format base64
-exit 0
---- stdout
 MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEgKmJRFWtWTEHhBTiC5rI1rbBJlXJqTNGHl4O+YRUke1drezNEidIVqu/UMnMs+81HL8VwIyyeeCwHkLLEK2aaQ==
---- stderr
 
 $ qkey pubkey file:gpg:alice --format base64
-exit 0
---- stdout
 MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEgKmJRFWtWTEHhBTiC5rI1rbBJlXJqTNGHl4O+YRUke1drezNEidIVqu/UMnMs+81HL8VwIyyeeCwHkLLEK2aaQ==
---- stderr
 
 
 "#]].raw()
@@ -189,54 +167,38 @@ fn a_uri_that_does_not_decode_is_an_error() {
         )),
         str![[r#"
 $ qkey pubkey 'file:100%.pem'
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: "file:100%.pem" is not a key source: a `%` without two hex digits after it (write `%25`)
 
 $ qkey pubkey 'file:a%zz.pem'
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: "file:a%zz.pem" is not a key source: a `%` without two hex digits after it (write `%25`)
 
 $ qkey pubkey 'file:a%'
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: "file:a%" is not a key source: a `%` without two hex digits after it (write `%25`)
 
 $ qkey pubkey 'file:%FF.pem'
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: "file:%FF.pem" is not a key source: not UTF-8 after decoding
 
 $ qkey pubkey 'file:?passphrase-env=X'
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: "file:?passphrase-env=X" is not a key source: nothing before the attributes
 hint: a key source is one of: [TABLE] written ./PATH
 
 $ qkey pubkey '?passphrase-env=X'
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: "?passphrase-env=X" is not a key source: nothing before the attributes
 hint: a key source is one of: [TABLE] written ./PATH
 
 $ qkey pubkey 'what?.pem'
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: "what?…" is not a key source: an attribute without a value
 hint: file takes passphrase-env, passphrase-file, passphrase-fd, passphrase-command; in a name, write `?` as %3F: file:…%3F…
 
 $ qkey pubkey 'alice.pem?format=pem'
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: "alice.pem?format=…" is not a key source: unknown attribute "format"
 hint: file takes passphrase-env, passphrase-file, passphrase-fd, passphrase-command; in a name, write `?` as %3F: file:…%3F…
 
@@ -271,31 +233,23 @@ fn stdin_gives_one_key() {
         ),
         str![[r#"
 $ qkey replace -k 1 --old-key - --new-key - < alice.pem
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: only one key or passphrase may be read from stdin
 hint: save the others to files
 
 $ qkey unlock --id 1 --key - --key file:- < alice.pem
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: only one key or passphrase may be read from stdin
 hint: save the others to files
 
 $ qkey pubkey - < /dev/null
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot use the key file -
   caused by: the file is empty
 hint: create an ECDSA P-256 key: `qkey generate key.pem`
 
 $ qkey pubkey - <&-
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot use the key file -
   caused by: the file is empty
 hint: create an ECDSA P-256 key: `qkey generate key.pem`
@@ -353,67 +307,49 @@ fn a_file_that_is_no_key_file_ends_soon() {
         ),
         str![[r#"
 $ qkey pubkey /dev/zero
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: /dev/zero is not a key file: larger than 1 MiB
 hint: specify the file with the private key
 
 $ qkey pubkey /dev/null
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot use the key file /dev/null
   caused by: the file is empty
 hint: create an ECDSA P-256 key: `qkey generate key.pem`
 
 $ qkey pubkey large
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: large is not a key file: larger than 1 MiB
 hint: specify the file with the private key
 
 $ qkey pubkey binary
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot use the key file binary
   caused by: neither PEM, DER, Base64 of DER, nor an OpenSSH key
 hint: use an ECDSA P-256 key file from openssl, ssh-keygen, or `qkey generate key.pem`
 
 $ qkey pubkey socket
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot read the key file socket
   caused by: No such device or address (os error 6)
 
 $ qkey pubkey .
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: . is a directory
 hint: specify a key file in this directory
 
 $ qkey pubkey alice.pem/
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot read the key file alice.pem/
   caused by: Not a directory (os error 20)
 
 $ qkey pubkey alice.pem/x
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot read the key file alice.pem/x
   caused by: Not a directory (os error 20)
 
 $ ln -s loop loop; qkey pubkey loop
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot read the key file loop
   caused by: Too many levels of symbolic links (os error 40)
 
@@ -498,24 +434,17 @@ fn a_key_file_that_others_can_read_is_warned_of_and_used() {
         ),
         str![[r#"
 $ qkey pubkey 'my key.pem' --format base64
-exit 0
---- stdout
 MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEgKmJRFWtWTEHhBTiC5rI1rbBJlXJqTNGHl4O+YRUke1drezNEidIVqu/UMnMs+81HL8VwIyyeeCwHkLLEK2aaQ==
---- stderr
+--- exit 0
 warning: my key.pem can be read or written by others (mode 0644); fix with: chmod 600 'my key.pem'
 
 $ qkey pubkey 'my key.pem' --format base64 --output json
-exit 0
---- stdout
 {"public_key":"MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEgKmJRFWtWTEHhBTiC5rI1rbBJlXJqTNGHl4O+YRUke1drezNEidIVqu/UMnMs+81HL8VwIyyeeCwHkLLEK2aaQ==","fingerprint":"SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4","pem":"-----BEGIN PUBLIC KEY-----\nMFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEgKmJRFWtWTEHhBTiC5rI1rbBJlXJ\nqTNGHl4O+YRUke1drezNEidIVqu/UMnMs+81HL8VwIyyeeCwHkLLEK2aaQ==\n-----END PUBLIC KEY-----\n","openssh":"ecdsa-sha2-nistp256 AAAAE2VjZHNhLXNoYTItbmlzdHAyNTYAAAAIbmlzdHAyNTYAAABBBICpiURVrVkxB4QU4guayNa2wSZVyakzRh5eDvmEVJHtXa3szRInSFarv1DJzLPvNRy/FcCMsnngsB5CyxCtmmk="}
---- stderr
+--- exit 0
 {"log":{"level":"warning","message":"my key.pem can be read or written by others (mode 0644); fix with: chmod 600 'my key.pem'"}}
 
 $ qkey pubkey 'my key.pem' --format base64 -q
-exit 0
---- stdout
 MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEgKmJRFWtWTEHhBTiC5rI1rbBJlXJqTNGHl4O+YRUke1drezNEidIVqu/UMnMs+81HL8VwIyyeeCwHkLLEK2aaQ==
---- stderr
 
 
 "#]].raw()
@@ -574,12 +503,9 @@ fn a_key_on_stdin_takes_part_in_a_replacement() {
     assert_data_eq!(
         run.transcript(),
         str![[r#"
-exit 0
---- stdout
 Replaced key 1 ("lock").
   was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
   now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
---- stderr
 
 "#]]
         .raw()

@@ -41,13 +41,11 @@ fn a_list_shows_which_configured_key_is_which() {
     assert_data_eq!(
         qkey.run(["keys"]).transcript(),
         str![[r#"
-exit 0
---- stdout
 ID  NAME          STATE     FINGERPRINT          CONFIGURED KEY  COMMENT
 1   lock-2026     enabled   SHA256:qDNOdPfn/SvG  vault           in the safe
 2   Schlüssel 🔑  disabled  SHA256:Bigzvx05JkuL  -
 3   odd           enabled   (not a P-256 key)    -               steers\u{1b}[31m\nthe terminal
---- stderr
+--- exit 0
 warning: skipped gone (../../gone.pem): key "gone": cannot read the key file [DIR]/.config/qkey/../../gone.pem: No such file or directory (os error 2)
 
 "#]]
@@ -62,10 +60,8 @@ fn a_list_in_json_is_one_object() {
     let mock = mock();
     let run = configured(&mock).run(["keys", "list", "--output=json"]);
     assert_data_eq!(run.transcript(), str![[r#"
-exit 0
---- stdout
 {"keys":[{"id":"1","name":"lock-2026","comment":"in the safe","disabled":false,"public_key":"MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEgKmJRFWtWTEHhBTiC5rI1rbBJlXJqTNGHl4O+YRUke1drezNEidIVqu/UMnMs+81HL8VwIyyeeCwHkLLEK2aaQ==","fingerprint":"SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4","configured_key":"vault"},{"id":"2","name":"Schlüssel 🔑","comment":"","disabled":true,"public_key":"MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEOIU028PmcXIypVonr+7grS94GTjKdWfDqV86wpdV8UG43vb97CJQ+d+E2roTm9c7MKsPowcCbPlapLeWT05TtA==","fingerprint":"SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s","configured_key":null},{"id":"3","name":"odd","comment":"steers\u001b[31m\nthe terminal","disabled":false,"public_key":"bm90IGEga2V5","fingerprint":null,"configured_key":null}]}
---- stderr
+--- exit 0
 {"log":{"level":"warning","message":"skipped gone (../../gone.pem): key \"gone\": cannot read the key file [DIR]/.config/qkey/../../gone.pem: No such file or directory (os error 2)"}}
 
 "#]].raw());
@@ -78,10 +74,7 @@ fn an_empty_key_store_is_said_to_be_empty() {
     assert_data_eq!(
         qkey.run(["keys"]).transcript(),
         str![[r#"
-exit 0
---- stdout
 The key store is empty.
---- stderr
 
 "#]]
         .raw()
@@ -89,10 +82,7 @@ The key store is empty.
     assert_data_eq!(
         qkey.run(["keys", "usage"]).transcript(),
         str![[r#"
-exit 0
---- stdout
 The key store is empty.
---- stderr
 
 "#]]
         .raw()
@@ -101,10 +91,7 @@ The key store is empty.
     assert_data_eq!(
         run.transcript(),
         str![[r#"
-exit 0
---- stdout
 {"keys":[]}
---- stderr
 
 "#]]
         .raw()
@@ -116,8 +103,6 @@ fn one_key_is_shown_by_id_or_name() {
     let mock = mock();
     let qkey = configured(&mock);
     assert_data_eq!(qkey.run(["keys", "show", "1"]).transcript(), str![[r#"
-exit 0
---- stdout
 id              1
 name            lock-2026
 comment         in the safe
@@ -125,7 +110,7 @@ state           enabled
 fingerprint     SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
 public key      MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEgKmJRFWtWTEHhBTiC5rI1rbBJlXJqTNGHl4O+YRUke1drezNEidIVqu/UMnMs+81HL8VwIyyeeCwHkLLEK2aaQ==
 configured key  vault
---- stderr
+--- exit 0
 warning: skipped gone (../../gone.pem): key "gone": cannot read the key file [DIR]/.config/qkey/../../gone.pem: No such file or directory (os error 2)
 
 "#]].raw());
@@ -133,8 +118,6 @@ warning: skipped gone (../../gone.pem): key "gone": cannot read the key file [DI
     assert_eq!(by_name.stdout, qkey.run(["keys", "show", "-k1"]).stdout);
     let run = qkey.run(["keys", "show", "Schlüssel 🔑"]);
     assert_data_eq!(run.transcript(), str![[r#"
-exit 0
---- stdout
 id              2
 name            Schlüssel 🔑
 comment
@@ -142,7 +125,7 @@ state           disabled
 fingerprint     SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
 public key      MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEOIU028PmcXIypVonr+7grS94GTjKdWfDqV86wpdV8UG43vb97CJQ+d+E2roTm9c7MKsPowcCbPlapLeWT05TtA==
 configured key  -
---- stderr
+--- exit 0
 warning: skipped gone (../../gone.pem): key "gone": cannot read the key file [DIR]/.config/qkey/../../gone.pem: No such file or directory (os error 2)
 
 "#]].raw());
@@ -156,8 +139,6 @@ fn nothing_that_the_cluster_holds_steers_the_terminal() {
     assert_data_eq!(
         qkey.run(["keys", "show", "odd"]).transcript(),
         str![[r#"
-exit 0
---- stdout
 id              3
 name            odd
 comment         steers\u{1b}[31m\nthe terminal
@@ -165,7 +146,6 @@ state           enabled
 fingerprint     (not a P-256 key)
 public key      bm90IGEga2V5
 configured key  -
---- stderr
 
 "#]]
         .raw()
@@ -179,10 +159,8 @@ fn one_key_is_shown_in_json() {
     let mock = mock();
     let run = configured(&mock).run(["keys", "show", "1", "--output=json"]);
     assert_data_eq!(run.transcript(), str![[r#"
-exit 0
---- stdout
 {"key":{"id":"1","name":"lock-2026","comment":"in the safe","disabled":false,"public_key":"MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEgKmJRFWtWTEHhBTiC5rI1rbBJlXJqTNGHl4O+YRUke1drezNEidIVqu/UMnMs+81HL8VwIyyeeCwHkLLEK2aaQ==","fingerprint":"SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4","configured_key":"vault"}}
---- stderr
+--- exit 0
 {"log":{"level":"warning","message":"skipped gone (../../gone.pem): key \"gone\": cannot read the key file [DIR]/.config/qkey/../../gone.pem: No such file or directory (os error 2)"}}
 
 "#]].raw());
@@ -202,27 +180,19 @@ fn a_key_that_is_not_stored_is_told_with_the_nearest_name() {
         said.concat(),
         str![[r#"
 ==== lock-2062
-exit 5
---- stdout
---- stderr
+--- exit 5
 error: no lock key named "lock-2062"
 hint: did you mean "lock-2026"? `qkey keys list` shows them all
 ==== nothing alike
-exit 5
---- stdout
---- stderr
+--- exit 5
 error: no lock key named "nothing alike"
 hint: `qkey keys list` shows them all
 ==== 9
-exit 5
---- stdout
---- stderr
+--- exit 5
 error: no lock key with id 9
 hint: `qkey keys list` shows them all
 ==== 
-exit 5
---- stdout
---- stderr
+--- exit 5
 error: no lock key named ""
 hint: `qkey keys list` shows them all
 
@@ -231,9 +201,7 @@ hint: `qkey keys list` shows them all
     );
     let run = qkey.run(["keys", "show", "9", "--output=json"]);
     assert_data_eq!(run.transcript(), str![[r#"
-exit 5
---- stdout
---- stderr
+--- exit 5
 {"error":{"kind":"refused","message":"no lock key with id 9","causes":[],"hint":"`qkey keys list` shows them all","exit_code":5}}
 
 "#]].raw());
@@ -246,9 +214,7 @@ fn show_needs_a_key_and_takes_one() {
     assert_data_eq!(
         qkey.run(["keys", "show"]).transcript(),
         str![[r#"
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: specify a key id or name
 hint: `qkey keys list` shows them
 
@@ -259,9 +225,7 @@ hint: `qkey keys list` shows them
     assert_data_eq!(
         run.transcript(),
         str![[r#"
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: the argument '[ID-OR-NAME]' cannot be used with '--key-id <ID-OR-NAME>'
 
 Usage: qkey keys show [OPTIONS] <ID-OR-NAME>
@@ -281,14 +245,11 @@ fn usage_shows_what_a_key_protects() {
     assert_data_eq!(
         qkey.run(["keys", "usage"]).transcript(),
         str![[r#"
-exit 0
---- stdout
 key 1 ("lock-2026") protects:
   snapshot 1
   snapshot 3
 key 2 ("Schlüssel 🔑") protects nothing.
 key 3 ("odd") protects nothing.
---- stderr
 
 "#]]
         .raw()
@@ -298,10 +259,7 @@ key 3 ("odd") protects nothing.
     assert_data_eq!(
         qkey.run(["keys", "usage", "lock-2026", "--output=json"]).transcript(),
         str![[r#"
-exit 0
---- stdout
 {"keys":[{"id":"1","name":"lock-2026","comment":"in the safe","disabled":false,"public_key":"MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEgKmJRFWtWTEHhBTiC5rI1rbBJlXJqTNGHl4O+YRUke1drezNEidIVqu/UMnMs+81HL8VwIyyeeCwHkLLEK2aaQ==","fingerprint":"SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4","usages":[{"type":"snapshot","id":"1"},{"type":"snapshot","id":"3"}]}]}
---- stderr
 
 "#]].raw()
     );
@@ -320,12 +278,10 @@ fn a_configured_key_that_is_stored_twice_is_shown_twice() {
     assert_data_eq!(
         run.transcript(),
         str![[r#"
-exit 0
---- stdout
 ID  NAME  STATE    FINGERPRINT          CONFIGURED KEY  COMMENT
 1   a     enabled  SHA256:JSkAIR0avXSX  spare
 2   b     enabled  SHA256:JSkAIR0avXSX  spare
---- stderr
+--- exit 0
 warning: skipped gone (../../gone.pem): key "gone": cannot read the key file [DIR]/.config/qkey/../../gone.pem: No such file or directory (os error 2)
 
 "#]]
@@ -344,9 +300,7 @@ fn a_failure_of_the_cluster_is_told() {
     assert_data_eq!(
         run.transcript(),
         str![[r#"
-exit 5
---- stdout
---- stderr
+--- exit 5
 error: key 1 does not exist on cluster:8000
   caused by: Error 404: fs_no_such_entry_error: There is no key 1.
 hint: `[QQ] --host=cluster fs_security_list_keys` shows what exists
@@ -383,13 +337,11 @@ fn a_configured_key_that_could_not_be_compared_is_warned_of() {
         "#,
     );
     assert_data_eq!(qkey.run(["keys", "list"]).transcript(), str![[r#"
-exit 0
---- stdout
 ID  NAME          STATE     FINGERPRINT          CONFIGURED KEY  COMMENT
 1   lock-2026     enabled   SHA256:qDNOdPfn/SvG  locked-open     in the safe
 2   Schlüssel 🔑  disabled  SHA256:Bigzvx05JkuL  bob
 3   odd           enabled   (not a P-256 key)    -               steers\u{1b}[31m\nthe terminal
---- stderr
+--- exit 0
 warning: skipped gone (../../gone.pem): key "gone": cannot read the key file [DIR]/.config/qkey/../../gone.pem: No such file or directory (os error 2)
 warning: skipped locked (../../locked.pem): it would need a passphrase or a PIN
 warning: skipped locked-wrong (../../locked.pem?passphrase-env=WRONG): key "locked-wrong": cannot use the key file [DIR]/.config/qkey/../../locked.pem: wrong passphrase

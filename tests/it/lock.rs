@@ -29,10 +29,7 @@ fn json_for_dry_run_change_no_change_and_failure() {
         qkey,
         with(&["--dry-run"]),
         str![[r#"
-exit 0
---- stdout
 {"action":"lock","changed":false,"dry_run":true,"snapshot":{"id":2,"name":"2_quarter_end","source_file_path":"/finance/","timestamp":"2026-01-01T00:00:00Z","expiration":"","lock_key":null},"key":{"id":"1","name":"lock-2026","comment":"","disabled":false,"public_key":"[ALICE]","fingerprint":"SHA256:[ALICE]"}}
---- stderr
 
 "#]]
     );
@@ -40,10 +37,7 @@ exit 0
         qkey,
         LOCK,
         str![[r#"
-exit 0
---- stdout
 {"action":"lock","changed":true,"dry_run":false,"snapshot":{"id":2,"name":"2_quarter_end","source_file_path":"/finance/","timestamp":"2026-01-01T00:00:00Z","expiration":"","lock_key":"1"},"key":{"id":"1","name":"lock-2026","comment":"","disabled":false,"public_key":"[ALICE]","fingerprint":"SHA256:[ALICE]"}}
---- stderr
 
 "#]]
     );
@@ -51,10 +45,7 @@ exit 0
         qkey,
         LOCK,
         str![[r#"
-exit 0
---- stdout
 {"action":"lock","changed":false,"dry_run":false,"snapshot":{"id":2,"name":"2_quarter_end","source_file_path":"/finance/","timestamp":"2026-01-01T00:00:00Z","expiration":"","lock_key":"1"},"key":{"id":"1","name":"lock-2026","comment":"","disabled":false,"public_key":"[ALICE]","fingerprint":"SHA256:[ALICE]"}}
---- stderr
 
 "#]]
     );
@@ -63,9 +54,7 @@ exit 0
         qkey,
         other,
         str![[r#"
-exit 4
---- stdout
---- stderr
+--- exit 4
 {"error":{"kind":"mismatch","message":"snapshot 2 (\"2_quarter_end\") is already locked with key 1 (\"lock-2026\")","causes":[],"hint":"nothing was sent; to change its key, unlock it first","exit_code":4}}
 
 "#]]
@@ -110,9 +99,7 @@ fn snapshot_locked_with_another_key_exits_4() {
         Qkey::with_mock(&mock),
         LOCK,
         str![[r#"
-exit 4
---- stdout
---- stderr
+--- exit 4
 error: snapshot 2 ("2_quarter_end") is already locked with key 2 ("other")
 hint: nothing was sent; to change its key, unlock it first
 
@@ -129,9 +116,7 @@ fn snapshot_locked_with_unlisted_key_exits_4() {
         Qkey::with_mock(&mock),
         LOCK,
         str![[r#"
-exit 4
---- stdout
---- stderr
+--- exit 4
 error: snapshot 2 ("2_quarter_end") is already locked with key 77
 hint: nothing was sent; to change its key, unlock it first
 
@@ -158,34 +143,24 @@ fn unknown_snapshot_or_key_exits_5() {
         said.concat(),
         str![[r#"
 ==== 99 1
-exit 5
---- stdout
---- stderr
+--- exit 5
 error: snapshot 99 does not exist on cluster:8000
   caused by: Error 404: fs_no_such_entry_error: There is no snapshot 99.
 hint: `[QQ] --host=cluster snapshot_list_statuses` shows what exists
 ==== 2 lock-2062
-exit 5
---- stdout
---- stderr
+--- exit 5
 error: no lock key named "lock-2062"
 hint: did you mean "lock-2026"? `qkey keys list` shows them all
 ==== 2 9
-exit 5
---- stdout
---- stderr
+--- exit 5
 error: no lock key with id 9
 hint: `qkey keys list` shows them all
 ==== 2 
-exit 5
---- stdout
---- stderr
+--- exit 5
 error: no lock key named ""
 hint: `qkey keys list` shows them all
 ==== 99 9
-exit 5
---- stdout
---- stderr
+--- exit 5
 error: snapshot 99 does not exist on cluster:8000
   caused by: Error 404: fs_no_such_entry_error: There is no snapshot 99.
 hint: `[QQ] --host=cluster snapshot_list_statuses` shows what exists
@@ -208,30 +183,22 @@ fn invalid_snapshot_id_is_a_usage_error() {
         said.concat(),
         str![[r#"
 ==== --id=two
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: invalid value 'two' for '--id <N>': invalid digit found in string
 
 For more information, try '--help'.
 ==== --id=-1
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: invalid value '-1' for '--id <N>': invalid digit found in string
 
 For more information, try '--help'.
 ==== --id=
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: invalid value '' for '--id <N>': cannot parse integer from empty string
 
 For more information, try '--help'.
 ==== --id=18446744073709551616
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: invalid value '18446744073709551616' for '--id <N>': number too large to fit in target type
 
 For more information, try '--help'.
@@ -251,9 +218,7 @@ fn snapshot_locked_by_another_admin_exits_8() {
     esac"#;
     let run = Qkey::with_mock(&mock).between(&mock, hook).run(LOCK);
     assert_data_eq!(filtered(&run), str![[r#"
-exit 8
---- stdout
---- stderr
+--- exit 8
 error: the request to lock snapshot 2 ("2_quarter_end") was sent, and now it is locked with key 2
   caused by: qq failed to lock snapshot 2
   caused by: `[DIR]/qq-between` was killed by signal 9

@@ -396,43 +396,31 @@ fn out_of_memory_is_an_error_and_during_a_submission_an_unknown_outcome() {
     }
     assert_data_eq!(text, str![[r#"
 $ qkey keys
-exit 1
---- stdout
---- stderr
+--- exit 1
 error: out of memory
 hint: nothing was being submitted; raise the limit (see `ulimit -a`) or free memory, then rerun: it skips what is already done
 
 $ qkey keys --output=json
-exit 1
---- stdout
---- stderr
+--- exit 1
 {"error":{"kind":"internal","message":"out of memory","causes":[],"hint":"nothing was being submitted; raise the limit (see `ulimit -a`) or free memory, then rerun: it skips what is already done","exit_code":1}}
 
 $ qkey unlock --id=7 --key=alice.pem
-exit 8
---- stdout
---- stderr
+--- exit 8
 error: the request to unlock snapshot 7 ("daily") was sent, but the result could not be confirmed
   caused by: out of memory or threads
 hint: keep every key; `[DIR]/qq --host=cluster snapshot_get_status --id=7` shows whether it was done; rerunning is safe: qkey looks first
 
 $ qkey unlock --id=7 --key=alice.pem --output=json
-exit 8
---- stdout
---- stderr
+--- exit 8
 {"error":{"kind":"unknown","message":"the request to unlock snapshot 7 (\"daily\") was sent, but the result could not be confirmed","causes":["out of memory or threads"],"hint":"keep every key; `[DIR]/qq --host=cluster snapshot_get_status --id=7` shows whether it was done; rerunning is safe: qkey looks first","exit_code":8}}
 
 $ qkey keys
-exit 1
---- stdout
---- stderr
+--- exit 1
 error: qkey aborted: out of memory, or a PKCS#11 module failed
 hint: nothing was being submitted; raise the limit (see `ulimit -a`) or free memory, then rerun: it skips what is already done
 
 $ qkey unlock --id=7 --key=alice.pem
-exit 8
---- stdout
---- stderr
+--- exit 8
 error: the request to unlock snapshot 7 ("daily") was sent, but the result could not be confirmed
   caused by: out of memory or threads
 hint: keep every key; `[DIR]/qq --host=cluster snapshot_get_status --id=7` shows whether it was done; rerunning is safe: qkey looks first

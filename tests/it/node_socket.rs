@@ -224,9 +224,7 @@ fn every_command_refuses_another_host_before_qq_runs() {
     assert_data_eq!(
         node.run(&["keys", "--host", OTHER]).transcript(),
         str![[r#"
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: qq cannot be trusted to reach 203.0.113.9:8000 from this machine
   caused by: this is a cluster node: /run/qfsd/rest.sock exists, and qq 7.5.3 and later sends every request there, whatever host and port it is given
 hint: add --via rest, with --ca-file PEM or --tls-fingerprint sha256:HEX to verify the cluster; for this node's own cluster, omit host and port
@@ -237,9 +235,7 @@ hint: add --via rest, with --ca-file PEM or --tls-fingerprint sha256:HEX to veri
         node.run(&["keys", "--host", OTHER, "--output=json"])
             .transcript(),
         str![[r#"
-exit 2
---- stdout
---- stderr
+--- exit 2
 {"error":{"kind":"usage","message":"qq cannot be trusted to reach 203.0.113.9:8000 from this machine","causes":["this is a cluster node: /run/qfsd/rest.sock exists, and qq 7.5.3 and later sends every request there, whatever host and port it is given"],"hint":"add --via rest, with --ca-file PEM or --tls-fingerprint sha256:HEX to verify the cluster; for this node's own cluster, omit host and port","exit_code":2}}
 
 "#]]
@@ -390,9 +386,7 @@ fn forwarded_local_port_is_refused() {
         node.run(&["keys", "--host=localhost", "--port=9000"])
             .transcript(),
         str![[r#"
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: qq cannot be trusted to reach localhost:9000 from this machine
   caused by: this is a cluster node: /run/qfsd/rest.sock exists, and qq 7.5.3 and later sends every request there, whatever host and port it is given
 hint: add --via rest, with --ca-file PEM or --tls-fingerprint sha256:HEX to verify the cluster; for this node's own cluster, omit host and port

@@ -121,9 +121,7 @@ fn a_person_is_asked_by_qkey_and_never_by_openssl() {
     assert_data_eq!(
         transcript(&run),
         str![[r#"
-exit 3
---- stdout
---- stderr
+--- exit 3
 warning: wrong passphrase for pkcs8.pem (attempt 1 of 3)
 warning: wrong passphrase for pkcs8.pem (attempt 2 of 3)
 error: cannot open openssl:pkcs8.pem
@@ -218,136 +216,98 @@ fn failures_show_the_output_of_openssl_and_a_hint() {
     ];
     assert_data_eq!(side_by_side(&cases, failure), str![[r#"
 ==== no passphrase
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: openssl:pkcs8.pem is encrypted, and there is no terminal to prompt on
 hint: for unattended use, append ?passphrase-file=PATH (or passphrase-env=VAR, passphrase-fd=N, passphrase-command=COMMAND) to the key source
 ==== no input
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: openssl:sec1.pem is encrypted, but --no-input forbids prompting
 hint: for unattended use, append ?passphrase-file=PATH (or passphrase-env=VAR, passphrase-fd=N, passphrase-command=COMMAND) to the key source
 ==== wrong passphrase
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot open openssl:pkcs8.pem?passphrase-file=wrong
   caused by: `openssl` exited with 1: Could not read key from pkcs8.pem
 hint: to check the passphrase by hand, run `openssl pkey -noout -in pkcs8.pem`
 ==== wrong passphrase of a SEC1 key
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot open openssl:sec1.pem?passphrase-file=wrong
   caused by: `openssl` exited with 1: Could not read key from sec1.pem
 hint: to check the passphrase by hand, run `openssl pkey -noout -in sec1.pem`
 ==== wrong passphrase with a right padding
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot open openssl:[REPO]/fixtures/keys/pkcs8-pbe-sha1-2des.pem?passphrase-file=wrong
   caused by: `openssl` exited with 1: Could not read key from [REPO]/fixtures/keys/pkcs8-pbe-sha1-2des.pem
 hint: to check the passphrase by hand, run `openssl pkey -noout -in [REPO]/fixtures/keys/pkcs8-pbe-sha1-2des.pem`
 ==== long passphrase
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot open openssl:pkcs8.pem?passphrase-file=long
   caused by: openssl accepts at most 1023 bytes of passphrase
 hint: encrypt the key with a shorter passphrase
 ==== no variable
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot get the passphrase of openssl:pkcs8.pem?passphrase-env=NONE
   caused by: the environment variable NONE is not set
 hint: for unattended use, append ?passphrase-file=PATH (or passphrase-env=VAR, passphrase-fd=N, passphrase-command=COMMAND) to the key source
 ==== legacy encryption
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot open openssl:[REPO]/fixtures/keys/pkcs8-pbe-sha1-rc2-40.pem?passphrase-file=test
   caused by: `openssl` exited with 1: Could not read key from [REPO]/fixtures/keys/pkcs8-pbe-sha1-rc2-40.pem
 hint: the key's encryption needs another provider: for an obsolete one, add ?provider=legacy,default to the key source
 ==== no provider
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot open openssl:alice.pem?provider=none,default
   caused by: `openssl` exited with 1: pkey: unable to load provider none
     Hint: use -provider-path option or OPENSSL_MODULES environment variable.
 hint: install the provider, or set OPENSSL_MODULES to its directory; `openssl list -providers` lists the active ones
 ==== only another provider
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot open openssl:alice.pem?provider=legacy
   caused by: `openssl` exited with 1: Could not open file or uri for loading key from alice.pem
 hint: this kind of key needs a provider: add ?provider=NAME,default to the key source (the provider default reads files)
 ==== unknown URI
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot open openssl:handle:0x81000001
   caused by: `openssl` exited with 1: Could not open file or uri for loading key from handle:0x81000001
 hint: this kind of key needs a provider: add ?provider=NAME,default to the key source (the provider default reads files)
 ==== no engine
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot open openssl:alice.pem?engine=none
   caused by: `openssl` exited with 1: Invalid engine "none"
     No engine specified for loading key
     Could not read key from <stdin>
 hint: install the engine, or set OPENSSL_ENGINES to its directory; if this OpenSSL does not support engines, use a provider
 ==== no file
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot open openssl:none.pem
   caused by: `openssl` exited with 1: Could not open file or uri for loading key from none.pem
 hint: check the path
 ==== a public key
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot open openssl:public.pem
   caused by: `openssl` exited with 1: Could not read key from public.pem
 hint: openssl cannot read a key there: try `openssl pkey -noout -in public.pem`
 ==== no key
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot open openssl:passphrase
   caused by: `openssl` exited with 1: Could not read key from passphrase
 hint: openssl cannot read a key there: try `openssl pkey -noout -in passphrase`
 ==== RSA
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot use openssl:rsa.pem
   caused by: the public key is RSA, not ECDSA P-256
 hint: name an ECDSA P-256 key in the key source
 ==== P-384
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot use openssl:p384.pem
   caused by: the public key is on the curve P-384 (secp384r1), not P-256
 hint: name an ECDSA P-256 key in the key source
 ==== no openssl
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot open openssl:alice.pem
   caused by: `openssl` was not found
 hint: install OpenSSL: your system's package openssl
 ==== generate
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: qkey cannot create a key in "openssl:new.pem"
 hint: create the key with its own tool, or create a key file: `qkey generate PATH`
 
@@ -423,9 +383,7 @@ fn token_pin_is_prompted_for_once() {
     assert_data_eq!(
         transcript(&run),
         str![[r#"
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot open openssl:pkcs11:object=x?provider=pkcs11
   caused by: `openssl` exited with 1: Could not read key
 hint: the passphrase or PIN was tried only once; check it before you run this again, because a token or TPM locks after a few wrong ones
@@ -511,37 +469,27 @@ fn malformed_replies_are_shown() {
     });
     assert_data_eq!(told, str![[r#"
 ==== no public key
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot use openssl:alice.pem
   caused by: `openssl` answered with something other than a public key in PEM: oops
 hint: the program `openssl` on PATH may not be OpenSSL
 ==== empty
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot use openssl:alice.pem
   caused by: `openssl` answered with something other than a signature: (nothing)
 hint: qkey expects ASN.1 DER
 ==== garbage
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot use openssl:alice.pem
   caused by: `openssl` answered with something other than a signature: garbage
 hint: qkey expects ASN.1 DER
 ==== P1363
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot use openssl:alice.pem
   caused by: `openssl` answered with something other than a signature: d367f9b7e5d2c78d2db00672a84f1495401856dd551a14fbfb122cee4c2e32d5bd1ea166075acd9decc20f8a5db87fbe792ede4c3fe4194d6da3f2ca…
 hint: qkey expects ASN.1 DER; this looks like r and s, 32 bytes each (IEEE P1363)
 ==== by another key
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: openssl:alice.pem returned a signature that does not verify
 hint: check that the key source signs with the key that it reports, over SHA-256
 
@@ -566,45 +514,31 @@ fn malformed_uris_fail_before_openssl_runs() {
         })),
         str![[r#"
 ==== openssl:
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: "openssl:" is not a key source: nothing before the attributes
 hint: a key source is one of: [TABLE] written ./PATH
 ==== openssl:-
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: "openssl:-" is not a key source: openssl cannot read the key from stdin
 hint: name a file or a URI
 ==== openssl:pkcs11:object=o%3Fpin-value=1234?provider=pkcs11
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: "openssl:pkcs11:object=o%3Fpin-value=…" is not a key source: openssl would take the PIN as an argument, which every user can read
 hint: remove pin-value from the URI, and add the attribute passphrase-file=PATH
 ==== openssl:alice.pem?provider=
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: "openssl:alice.pem?provider=" is not a key source: it contains an empty provider name
 hint: separate providers with one comma, as in ?provider=legacy,default
 ==== openssl:alice.pem?provider=legacy,,default
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: "openssl:alice.pem?provider=legacy,,default" is not a key source: it contains an empty provider name
 hint: separate providers with one comma, as in ?provider=legacy,default
 ==== openssl:alice.pem?providers=legacy
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: "openssl:alice.pem?providers=…" is not a key source: unknown attribute "providers"
 hint: did you mean "provider"? openssl takes provider, engine, passphrase-env, passphrase-file, passphrase-fd, passphrase-command; in a name, write `?` as %3F: openssl:…%3F…
 ==== openssl:alice.pem?passphrase=x
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: "openssl:alice.pem?passphrase=…" is not a key source: unknown attribute "passphrase"
 hint: did you mean "passphrase-fd"? openssl takes provider, engine, passphrase-env, passphrase-file, passphrase-fd, passphrase-command; in a name, write `?` as %3F: openssl:…%3F…
 

@@ -56,47 +56,34 @@ fn an_environment_variable_gives_it() {
         ),
         str![[r#"
 $ qkey pubkey 'locked.pem?passphrase-env=RIGHT' --format base64
-exit 0
---- stdout
 MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEgKmJRFWtWTEHhBTiC5rI1rbBJlXJqTNGHl4O+YRUke1drezNEidIVqu/UMnMs+81HL8VwIyyeeCwHkLLEK2aaQ==
---- stderr
 
 $ qkey pubkey 'locked.pem?passphrase-env=WRONG'
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot use the key file locked.pem
   caused by: wrong passphrase
 hint: to test a passphrase: `openssl pkey -in locked.pem -noout`, or for OpenSSH's format `ssh-keygen -y -f locked.pem`
 
 $ qkey pubkey 'locked.pem?passphrase-env=SEVERAL'
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot get the passphrase of locked.pem
   caused by: the passphrase of locked.pem in the environment variable SEVERAL has more than one line
 hint: for unattended use, append ?passphrase-file=PATH (or passphrase-env=VAR, passphrase-fd=N, passphrase-command=COMMAND) to the key source
 
 $ qkey pubkey 'locked.pem?passphrase-env=EMPTY'
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot use the key file locked.pem
   caused by: wrong passphrase
 hint: to test a passphrase: `openssl pkey -in locked.pem -noout`, or for OpenSSH's format `ssh-keygen -y -f locked.pem`
 
 $ qkey pubkey 'locked.pem?passphrase-env=NOT_SET'
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot get the passphrase of locked.pem
   caused by: the environment variable NOT_SET is not set
 hint: for unattended use, append ?passphrase-file=PATH (or passphrase-env=VAR, passphrase-fd=N, passphrase-command=COMMAND) to the key source
 
 $ qkey pubkey 'locked.pem?passphrase-env=NOT_SET' --output json
-exit 3
---- stdout
---- stderr
+--- exit 3
 {"error":{"kind":"key","message":"cannot get the passphrase of locked.pem","causes":["the environment variable NOT_SET is not set"],"hint":"for unattended use, append ?passphrase-file=PATH (or passphrase-env=VAR, passphrase-fd=N, passphrase-command=COMMAND) to the key source","exit_code":3}}
 
 
@@ -178,75 +165,57 @@ fn a_file_gives_its_one_line() {
         ),
         str![[r#"
 $ qkey pubkey 'locked.pem?passphrase-file=two'
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot get the passphrase of locked.pem
   caused by: the passphrase of locked.pem in two has more than one line
 hint: for unattended use, append ?passphrase-file=PATH (or passphrase-env=VAR, passphrase-fd=N, passphrase-command=COMMAND) to the key source
 
 $ qkey pubkey 'locked.pem?passphrase-file=nul'
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot get the passphrase of locked.pem
   caused by: the passphrase of locked.pem in nul contains a NUL byte
 hint: it was not tried; convert it to UTF-8 without NUL bytes
 
 $ qkey pubkey 'locked.pem?passphrase-file=half'
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot get the passphrase of locked.pem
   caused by: the passphrase of locked.pem in half begins with the byte-order mark of UTF-16, but is not valid UTF-16
 hint: it was not tried; convert it to UTF-8 without NUL bytes
 
 $ qkey pubkey 'locked.pem?passphrase-file=wrong'
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot use the key file locked.pem
   caused by: wrong passphrase
 hint: to test a passphrase: `openssl pkey -in locked.pem -noout`, or for OpenSSH's format `ssh-keygen -y -f locked.pem`
 
 $ qkey pubkey 'locked.pem?passphrase-file=blank'
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot use the key file locked.pem
   caused by: wrong passphrase
 hint: to test a passphrase: `openssl pkey -in locked.pem -noout`, or for OpenSSH's format `ssh-keygen -y -f locked.pem`
 
 $ qkey pubkey 'locked.pem?passphrase-file=long'
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot get the passphrase of locked.pem
   caused by: the passphrase of locked.pem in long is longer than any passphrase
 hint: for unattended use, append ?passphrase-file=PATH (or passphrase-env=VAR, passphrase-fd=N, passphrase-command=COMMAND) to the key source
 
 $ qkey pubkey 'locked.pem?passphrase-file=missing'
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot get the passphrase of locked.pem
   caused by: cannot read the passphrase of locked.pem in missing
   caused by: No such file or directory (os error 2)
 hint: for unattended use, append ?passphrase-file=PATH (or passphrase-env=VAR, passphrase-fd=N, passphrase-command=COMMAND) to the key source
 
 $ qkey pubkey 'locked.pem?passphrase-file=folder'
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot get the passphrase of locked.pem
   caused by: cannot read the passphrase of locked.pem in folder
   caused by: Is a directory (os error 21)
 hint: for unattended use, append ?passphrase-file=PATH (or passphrase-env=VAR, passphrase-fd=N, passphrase-command=COMMAND) to the key source
 
 $ qkey pubkey 'locked.pem?passphrase-file=/dev/null'
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot use the key file locked.pem
   caused by: wrong passphrase
 hint: to test a passphrase: `openssl pkey -in locked.pem -noout`, or for OpenSSH's format `ssh-keygen -y -f locked.pem`
@@ -271,17 +240,12 @@ fn a_file_that_others_can_read_is_warned_of_and_taken() {
         ),
         str![[r#"
 $ qkey pubkey 'locked.pem?passphrase-file=pass%20word' --format base64
-exit 0
---- stdout
 MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEgKmJRFWtWTEHhBTiC5rI1rbBJlXJqTNGHl4O+YRUke1drezNEidIVqu/UMnMs+81HL8VwIyyeeCwHkLLEK2aaQ==
---- stderr
+--- exit 0
 warning: pass word can be read or written by others (mode 0640); fix with: chmod 600 'pass word'
 
 $ qkey pubkey 'locked.pem?passphrase-file=pass%20word' --format base64 -q
-exit 0
---- stdout
 MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEgKmJRFWtWTEHhBTiC5rI1rbBJlXJqTNGHl4O+YRUke1drezNEidIVqu/UMnMs+81HL8VwIyyeeCwHkLLEK2aaQ==
---- stderr
 
 
 "#]].raw()
@@ -311,70 +275,50 @@ fn a_file_descriptor_gives_it() {
         ),
         str![[r#"
 $ qkey pubkey 'locked.pem?passphrase-fd=3' --format base64 3< pass
-exit 0
---- stdout
 MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEgKmJRFWtWTEHhBTiC5rI1rbBJlXJqTNGHl4O+YRUke1drezNEidIVqu/UMnMs+81HL8VwIyyeeCwHkLLEK2aaQ==
---- stderr
 
 $ cat pass | qkey pubkey 'locked.pem?passphrase-fd=0' --format base64
-exit 0
---- stdout
 MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEgKmJRFWtWTEHhBTiC5rI1rbBJlXJqTNGHl4O+YRUke1drezNEidIVqu/UMnMs+81HL8VwIyyeeCwHkLLEK2aaQ==
---- stderr
 
 $ qkey pubkey 'locked.pem?passphrase-fd=3' 3< wrong
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot use the key file locked.pem
   caused by: wrong passphrase
 hint: to test a passphrase: `openssl pkey -in locked.pem -noout`, or for OpenSSH's format `ssh-keygen -y -f locked.pem`
 
 $ qkey pubkey 'locked.pem?passphrase-fd=3' 3< two
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot get the passphrase of locked.pem
   caused by: the passphrase of locked.pem from file descriptor 3 has more than one line
 hint: for unattended use, append ?passphrase-file=PATH (or passphrase-env=VAR, passphrase-fd=N, passphrase-command=COMMAND) to the key source
 
 $ qkey pubkey 'locked.pem?passphrase-fd=3' 3< /dev/null
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot use the key file locked.pem
   caused by: wrong passphrase
 hint: to test a passphrase: `openssl pkey -in locked.pem -noout`, or for OpenSSH's format `ssh-keygen -y -f locked.pem`
 
 $ qkey pubkey 'locked.pem?passphrase-fd=9' 9<&-
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot get the passphrase of locked.pem
   caused by: cannot read the passphrase of locked.pem from file descriptor 9
   caused by: Bad file descriptor (os error 9)
 hint: for unattended use, append ?passphrase-file=PATH (or passphrase-env=VAR, passphrase-fd=N, passphrase-command=COMMAND) to the key source
 
 $ qkey pubkey 'locked.pem?passphrase-fd=3' 3> /dev/null
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot get the passphrase of locked.pem
   caused by: cannot read the passphrase of locked.pem from file descriptor 3
   caused by: Bad file descriptor (os error 9)
 hint: for unattended use, append ?passphrase-file=PATH (or passphrase-env=VAR, passphrase-fd=N, passphrase-command=COMMAND) to the key source
 
 $ qkey pubkey 'locked.pem?passphrase-fd=three'
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: "locked.pem?passphrase-fd=three" is not a key source: passphrase-fd is not a file descriptor
 hint: use a number, as in passphrase-fd=3
 
 $ qkey pubkey 'locked.pem?passphrase-fd=-1'
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: "locked.pem?passphrase-fd=-1" is not a key source: passphrase-fd is not a file descriptor
 hint: use a number, as in passphrase-fd=3
 
@@ -429,63 +373,45 @@ fn a_command_prints_it() {
         ),
         str![[r#"
 $ qkey pubkey 'locked.pem?passphrase-command=cat%20pass' --format base64
-exit 0
---- stdout
 MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEgKmJRFWtWTEHhBTiC5rI1rbBJlXJqTNGHl4O+YRUke1drezNEidIVqu/UMnMs+81HL8VwIyyeeCwHkLLEK2aaQ==
---- stderr
 
 $ qkey pubkey 'locked.pem?passphrase-command=echo%20hello%20%3E%262; cat pass' --format base64
-exit 0
---- stdout
 MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEgKmJRFWtWTEHhBTiC5rI1rbBJlXJqTNGHl4O+YRUke1drezNEidIVqu/UMnMs+81HL8VwIyyeeCwHkLLEK2aaQ==
---- stderr
 
 $ qkey pubkey 'locked.pem?passphrase-command=echo open barley'
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot use the key file locked.pem
   caused by: wrong passphrase
 hint: to test a passphrase: `openssl pkey -in locked.pem -noout`, or for OpenSSH's format `ssh-keygen -y -f locked.pem`
 
 $ qkey pubkey 'locked.pem?passphrase-command=true'
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot use the key file locked.pem
   caused by: wrong passphrase
 hint: to test a passphrase: `openssl pkey -in locked.pem -noout`, or for OpenSSH's format `ssh-keygen -y -f locked.pem`
 
 $ qkey pubkey 'locked.pem?passphrase-command=cat pass pass'
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot get the passphrase of locked.pem
   caused by: the passphrase of locked.pem from the command has more than one line
 hint: for unattended use, append ?passphrase-file=PATH (or passphrase-env=VAR, passphrase-fd=N, passphrase-command=COMMAND) to the key source
 
 $ qkey pubkey 'locked.pem?passphrase-command=exit 3'
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot get the passphrase of locked.pem
   caused by: the command for the passphrase of locked.pem failed
   caused by: `/bin/sh` exited with 3
 hint: for unattended use, append ?passphrase-file=PATH (or passphrase-env=VAR, passphrase-fd=N, passphrase-command=COMMAND) to the key source
 
 $ qkey pubkey 'locked.pem?passphrase-command=echo the vault is sealed >%262; exit 3'
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot get the passphrase of locked.pem
   caused by: the command for the passphrase of locked.pem failed
   caused by: `/bin/sh` exited with 3: the vault is sealed
 hint: for unattended use, append ?passphrase-file=PATH (or passphrase-env=VAR, passphrase-fd=N, passphrase-command=COMMAND) to the key source
 
 $ qkey pubkey 'locked.pem?passphrase-command=kill -9 $$'
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot get the passphrase of locked.pem
   caused by: the command for the passphrase of locked.pem failed
   caused by: `/bin/sh` was killed by signal 9
@@ -537,9 +463,7 @@ fn a_command_that_hangs_is_ended() {
         ),
         str![[r#"
 $ qkey pubkey 'locked.pem?passphrase-command=sleep 300' --timeout 1
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot get the passphrase of locked.pem
   caused by: the command for the passphrase of locked.pem failed
   caused by: `/bin/sh` did not finish within 1 s and was killed
@@ -585,49 +509,35 @@ fn it_is_given_in_one_way_and_by_an_attribute_that_is_known() {
         ),
         str![[r#"
 $ qkey pubkey 'locked.pem?passphrase-env=A&passphrase-file=b'
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: "locked.pem?passphrase-env=A&passphrase-file=b" is not a key source: more than one source for the passphrase
 
 $ qkey pubkey 'locked.pem?passphrase-env=A&passphrase-env=B'
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: "locked.pem?passphrase-env=A&passphrase-env=B" is not a key source: attribute "passphrase-env" is given twice
 
 $ qkey pubkey 'locked.pem?passphrase-flie=b'
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: "locked.pem?passphrase-flie=…" is not a key source: unknown attribute "passphrase-flie"
 hint: did you mean "passphrase-file"? file takes passphrase-env, passphrase-file, passphrase-fd, passphrase-command; in a name, write `?` as %3F: file:…%3F…
 
 $ qkey pubkey 'locked.pem?passphrase=secret'
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: "locked.pem?passphrase=…" is not a key source: unknown attribute "passphrase"
 hint: did you mean "passphrase-fd"? file takes passphrase-env, passphrase-file, passphrase-fd, passphrase-command; in a name, write `?` as %3F: file:…%3F…
 
 $ qkey pubkey 'locked.pem?pin-env=A'
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: "locked.pem?pin-env=…" is not a key source: unknown attribute "pin-env"
 hint: file takes passphrase-env, passphrase-file, passphrase-fd, passphrase-command; in a name, write `?` as %3F: file:…%3F…
 
 $ qkey pubkey 'locked.pem?passphrase-env'
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: "locked.pem?…" is not a key source: an attribute without a value
 hint: file takes passphrase-env, passphrase-file, passphrase-fd, passphrase-command; in a name, write `?` as %3F: file:…%3F…
 
 $ qkey pubkey 'locked.pem?passphrase-file=%zz'
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: "locked.pem?passphrase-file=%zz" is not a key source: attribute "passphrase-file": a `%` without two hex digits after it (write `%25`)
 
 
@@ -651,37 +561,27 @@ fn nobody_is_asked_without_a_terminal_or_when_asking_is_off() {
         ),
         str![[r#"
 $ qkey pubkey locked.pem
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: locked.pem is encrypted, and there is no terminal to prompt on
 hint: for unattended use, append ?passphrase-file=PATH (or passphrase-env=VAR, passphrase-fd=N, passphrase-command=COMMAND) to the key source
 
 $ qkey pubkey locked.pem --no-input
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: locked.pem is encrypted, but --no-input forbids prompting
 hint: for unattended use, append ?passphrase-file=PATH (or passphrase-env=VAR, passphrase-fd=N, passphrase-command=COMMAND) to the key source
 
 $ QKEY_NO_INPUT=1 qkey pubkey locked.pem
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: locked.pem is encrypted, but --no-input forbids prompting
 hint: for unattended use, append ?passphrase-file=PATH (or passphrase-env=VAR, passphrase-fd=N, passphrase-command=COMMAND) to the key source
 
 $ QKEY_NO_INPUT=0 qkey pubkey locked.pem
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: locked.pem is encrypted, and there is no terminal to prompt on
 hint: for unattended use, append ?passphrase-file=PATH (or passphrase-env=VAR, passphrase-fd=N, passphrase-command=COMMAND) to the key source
 
 $ QKEY_NO_INPUT=false qkey pubkey locked.pem --output json
-exit 3
---- stdout
---- stderr
+--- exit 3
 {"error":{"kind":"key","message":"locked.pem is encrypted, and there is no terminal to prompt on","causes":[],"hint":"for unattended use, append ?passphrase-file=PATH (or passphrase-env=VAR, passphrase-fd=N, passphrase-command=COMMAND) to the key source","exit_code":3}}
 
 
@@ -724,12 +624,9 @@ fn two_keys_are_opened_with_two_passphrases() {
         ),
         str![[r#"
 $ qkey replace -k lock --old-key 'old.pem?passphrase-file=old.pass' --new-key 'new.pem?passphrase-env=NEW'
-exit 0
---- stdout
 Replaced key 1 ("lock").
   was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
   now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
---- stderr
 
 
 "#]].raw()
@@ -774,32 +671,24 @@ fn a_wrong_passphrase_of_either_key_sends_nothing() {
         ),
         str![[r#"
 $ qkey replace -k lock --old-key 'old.pem?passphrase-env=NEW' --new-key 'new.pem?passphrase-env=NEW'
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot use the key file old.pem
   caused by: wrong passphrase
 hint: to test a passphrase: `openssl pkey -in old.pem -noout`, or for OpenSSH's format `ssh-keygen -y -f old.pem`
 
 $ qkey replace -k lock --old-key 'old.pem?passphrase-env=OLD' --new-key 'new.pem?passphrase-env=OLD'
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot use the key file new.pem
   caused by: wrong passphrase
 hint: to test a passphrase: `openssl pkey -in new.pem -noout`, or for OpenSSH's format `ssh-keygen -y -f new.pem`
 
 $ qkey replace -k lock --old-key old.pem --new-key 'new.pem?passphrase-env=NEW'
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: old.pem is encrypted, and there is no terminal to prompt on
 hint: for unattended use, append ?passphrase-file=PATH (or passphrase-env=VAR, passphrase-fd=N, passphrase-command=COMMAND) to the key source
 
 $ qkey replace -k lock --old-key 'old.pem?passphrase-env=OLD' --new-key new.pem --no-input
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: new.pem is encrypted, but --no-input forbids prompting
 hint: for unattended use, append ?passphrase-file=PATH (or passphrase-env=VAR, passphrase-fd=N, passphrase-command=COMMAND) to the key source
 
@@ -875,17 +764,13 @@ fn a_passphrase_command_is_run_without_showing_its_text() {
         )),
         str![[r#"
 $ qkey -vv pubkey c --format base64
-exit 0
---- stdout
 MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEgKmJRFWtWTEHhBTiC5rI1rbBJlXJqTNGHl4O+YRUke1drezNEidIVqu/UMnMs+81HL8VwIyyeeCwHkLLEK2aaQ==
---- stderr
+--- exit 0
 running /bin/sh …
 /bin/sh took [TIME]
 
 $ qkey -vv pubkey 'locked.pem?passphrase-command=echo%20open%20barley'
-exit 3
---- stdout
---- stderr
+--- exit 3
 running /bin/sh …
 /bin/sh took [TIME]
 error: cannot use the key file locked.pem
@@ -893,23 +778,16 @@ error: cannot use the key file locked.pem
 hint: to test a passphrase: `openssl pkey -in locked.pem -noout`, or for OpenSSH's format `ssh-keygen -y -f locked.pem`
 
 $ qkey pubkey 'locked.pem?passphrase-command=echo open barley; exit 5' --output json
-exit 3
---- stdout
---- stderr
+--- exit 3
 {"error":{"kind":"key","message":"cannot get the passphrase of locked.pem","causes":["the command for the passphrase of locked.pem failed","`/bin/sh` exited with 5"],"hint":"for unattended use, append ?passphrase-file=PATH (or passphrase-env=VAR, passphrase-fd=N, passphrase-command=COMMAND) to the key source","exit_code":3}}
 
 $ qkey pubkey 'locked.pem?passphrase-command=echo a && echo b=open&x=open'
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: "locked.pem?passphrase-command=…&…&…" is not a key source: unknown attribute after a hidden one
 hint: in a value, write `&` as %26
 
 $ qkey config show | grep '^c '
-exit 0
---- stdout
 c    ../../locked.pem?passphrase-command=…
---- stderr
 
 
 "#]]
@@ -1100,23 +978,16 @@ fn a_file_that_nobody_writes_is_waited_for_no_longer_than_the_timeout() {
         ),
         str![[r#"
 $ mkfifo pass.fifo
-exit 0
---- stdout
---- stderr
 
 $ exec timeout 30 qkey pubkey 'locked.pem?passphrase-file=pass.fifo' --timeout 1
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot get the passphrase of locked.pem
   caused by: cannot read the passphrase of locked.pem in pass.fifo
   caused by: no end of input within 1 s
 hint: for unattended use, append ?passphrase-file=PATH (or passphrase-env=VAR, passphrase-fd=N, passphrase-command=COMMAND) to the key source
 
 $ sleep 300 >pass.fifo & timeout 30 qkey pubkey 'locked.pem?passphrase-file=pass.fifo' --timeout 1; code=$?; kill $!; exit $code
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot get the passphrase of locked.pem
   caused by: cannot read the passphrase of locked.pem in pass.fifo
   caused by: no end of input within 1 s
@@ -1145,51 +1016,37 @@ fn stdin_is_not_both_the_passphrase_and_something_else() {
         ),
         str![[r#"
 $ printf x | qkey sign --key 'locked.pem?passphrase-fd=0'
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: only one of the key and the challenge may be read from stdin
 hint: give the challenge as an argument or with --challenge-file
 
 $ printf x | qkey sign --key 'locked.pem?passphrase-fd=0' -
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: only one of the key and the challenge may be read from stdin
 hint: give the challenge as an argument or with --challenge-file
 
 $ printf x | qkey sign --key 'locked.pem?passphrase-fd=0' --challenge-file -
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: only one of the key and the challenge may be read from stdin
 hint: give the challenge as an argument or with --challenge-file
 
 $ printf x | qkey sign --key 'locked.pem?passphrase-file=/dev/stdin'
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: only one of the key and the challenge may be read from stdin
 hint: give the challenge as an argument or with --challenge-file
 
 $ cat locked.pem | qkey sign --key='-?passphrase-fd=0' lock-2026
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: "-?passphrase-fd=0" is not a key source: only one of the key and its passphrase may read stdin
 hint: put one of them in a file
 
 $ cat locked.pem | qkey pubkey -- '-?passphrase-fd=0'
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: "-?passphrase-fd=0" is not a key source: only one of the key and its passphrase may read stdin
 hint: put one of them in a file
 
 $ cat locked.pem | qkey pubkey -- '-?passphrase-file=/dev/stdin'
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: "-?passphrase-file=/dev/stdin" is not a key source: only one of the key and its passphrase may read stdin
 hint: put one of them in a file
 

@@ -351,9 +351,7 @@ fn a_public_key_needs_no_pin_and_a_signature_does() {
     assert_data_eq!(
         tokens.sign("pkcs11:token=T;object=alice").transcript(),
         str![[r#"
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: pkcs11:token=T;object=alice needs a PIN, and there is no terminal to prompt on
 hint: for unattended use, append ?pin-file=PATH (or pin-env=VAR, pin-fd=N, pin-command=COMMAND) to the key source
 
@@ -364,9 +362,7 @@ hint: for unattended use, append ?pin-file=PATH (or pin-env=VAR, pin-fd=N, pin-c
             .run(&["--no-input", "sign", "--key", "pkcs11:object=alice", "x"])
             .transcript(),
         str![[r#"
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: pkcs11:object=alice needs a PIN, but --no-input forbids prompting
 hint: for unattended use, append ?pin-file=PATH (or pin-env=VAR, pin-fd=N, pin-command=COMMAND) to the key source
 
@@ -426,12 +422,9 @@ fn a_file_key_is_replaced_by_one_on_a_token_that_then_unlocks() {
     assert_data_eq!(
         replaced.transcript(),
         str![[r#"
-exit 0
---- stdout
 Replaced key 1 ("lock-2026").
   was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
   now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
---- stderr
 
 "#]]
         .raw()
@@ -444,10 +437,7 @@ Replaced key 1 ("lock-2026").
     assert_data_eq!(
         tokens.run(&["unlock", "--id", "7"]).transcript(),
         str![[r#"
-exit 0
---- stdout
 Unlocked snapshot 7 ("daily") with key 1 ("lock-2026").
---- stderr
 
 "#]]
         .raw()
@@ -469,11 +459,8 @@ fn a_key_on_a_token_is_added_once() {
     assert_data_eq!(
         tokens.run(&add).transcript(),
         str![[r#"
-exit 0
---- stdout
 Stored key 1 ("lock-2026") in the key store.
   SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
---- stderr
 
 "#]]
         .raw()
@@ -481,11 +468,8 @@ Stored key 1 ("lock-2026") in the key store.
     assert_data_eq!(
         tokens.run(&add).transcript(),
         str![[r#"
-exit 0
---- stdout
 Already stored as key 1 ("lock-2026").
   SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
---- stderr
 
 "#]]
         .raw()
@@ -540,62 +524,46 @@ fn the_attributes_of_the_uri_choose_the_key() {
     );
     assert_data_eq!(said, str![[r#"
 ==== pkcs11:object=alice
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot open pkcs11:object=alice
   caused by: 2 tokens have a matching key: "T" (SoftHSM project, SoftHSM v2, serial=[SERIAL]); "U V" (SoftHSM project, SoftHSM v2, serial=[SERIAL])
 hint: add token= or serial= from this list to the URI
 ==== pkcs11:token=T
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot open pkcs11:token=T
   caused by: 2 keys on the token "T" match: "alice" id=%01 (public EC P-256); "bob" id=%02 (public EC P-256)
 hint: add id= from this list to the URI
 ==== pkcs11:token=X;object=alice
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot open pkcs11:token=X;object=alice
   caused by: no token matches
   caused by: found: "T" (SoftHSM project, SoftHSM v2, serial=[SERIAL]); "U V" (SoftHSM project, SoftHSM v2, serial=[SERIAL])
 hint: correct token= or serial=; to use another module, add ?module-path=PATH
 ==== pkcs11:library-version=77.1
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot open pkcs11:library-version=77.1
   caused by: no token matches
   caused by: found: "T" (SoftHSM project, SoftHSM v2, serial=[SERIAL]); "U V" (SoftHSM project, SoftHSM v2, serial=[SERIAL])
 hint: correct token= or serial=; to use another module, add ?module-path=PATH
 ==== pkcs11:slot-id=77
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot open pkcs11:slot-id=77
   caused by: no token matches
   caused by: found: "T" (SoftHSM project, SoftHSM v2, serial=[SERIAL]); "U V" (SoftHSM project, SoftHSM v2, serial=[SERIAL])
 hint: correct token= or serial=; to use another module, add ?module-path=PATH
 ==== pkcs11:object=carol?pin-env=PIN
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot open pkcs11:object=carol?pin-env=PIN
   caused by: 2 tokens match: "T" (SoftHSM project, SoftHSM v2, serial=[SERIAL]); "U V" (SoftHSM project, SoftHSM v2, serial=[SERIAL])
 hint: add token= or serial= to name one; no PIN is tried on a token that may be the wrong one
 ==== pkcs11:token=T;object=carol?pin-env=PIN
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot open pkcs11:token=T;object=carol?pin-env=PIN
   caused by: the token "T" has no matching private key
   caused by: it has: "alice" id=%01 (private EC); "alice" id=%01 (public EC P-256); "bob" id=%02 (private EC); "bob" id=%02 (public EC P-256)
 hint: correct object= and id=, or create the key: `qkey generate 'pkcs11:token=T;object=NEW'`
 ==== pkcs11:token=T;object=alice;id=%02?pin-env=PIN
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot open pkcs11:token=T;object=alice;id=%02?pin-env=PIN
   caused by: the token "T" has no matching private key
   caused by: it has: "alice" id=%01 (private EC); "alice" id=%01 (public EC P-256); "bob" id=%02 (private EC); "bob" id=%02 (public EC P-256)
@@ -627,74 +595,50 @@ fn what_is_no_pkcs11_uri_is_said() {
     );
     assert_data_eq!(said, str![[r#"
 ==== pkcs11:alice
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: "pkcs11:alice" is not a key source: "alice" is not an attribute like token=NAME
 hint: the syntax is pkcs11:token=T;object=O?module-path=M&pin-file=P
 ==== pkcs11:label=alice
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: "pkcs11:label=alice" is not a key source: unknown attribute "label" before `?`; known: token, manufacturer, serial, model, object, id, type, slot-id, slot-description, slot-manufacturer, library-description, library-manufacturer, library-version
 hint: the syntax is pkcs11:token=T;object=O?module-path=M&pin-file=P
 ==== pkcs11:token=T;token=U
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: "pkcs11:token=T;token=U" is not a key source: attribute "token" is given twice
 hint: the syntax is pkcs11:token=T;object=O?module-path=M&pin-file=P
 ==== pkcs11:token=%zz
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: "pkcs11:token=%zz" is not a key source: attribute "token": a `%` without two hex digits after it (write `%25`)
 hint: the syntax is pkcs11:token=T;object=O?module-path=M&pin-file=P
 ==== pkcs11:token=%ff
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: "pkcs11:token=%ff" is not a key source: attribute "token" does not decode to UTF-8
 hint: the syntax is pkcs11:token=T;object=O?module-path=M&pin-file=P
 ==== pkcs11:type=cert;object=alice
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: "pkcs11:type=cert;object=alice" is not a key source: type=cert is not a private key
 hint: the syntax is pkcs11:token=T;object=O?module-path=M&pin-file=P
 ==== pkcs11:slot-id=one
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: "pkcs11:slot-id=one" is not a key source: slot-id "one" is not a number
 hint: the syntax is pkcs11:token=T;object=O?module-path=M&pin-file=P
 ==== pkcs11:token=T;pin-value=1234
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: "pkcs11:token=T;pin-value=…" is not a key source: pin-value belongs after `?`
 hint: the syntax is pkcs11:token=T;object=O?module-path=M&pin-file=P
 ==== pkcs11:object=alice?pin-valu=1234
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: "pkcs11:object=alice?pin-valu=…" is not a key source: unknown attribute "pin-valu"
 hint: did you mean "pin-value"? pkcs11 takes module-path, module-name, pin-source, pin-value, pin-env, pin-file, pin-fd, pin-command; in a name, write `?` as %3F: pkcs11:…%3F…
 ==== pkcs11:object=alice?pin-value=1234&pin-env=PIN
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: "pkcs11:object=alice?pin-value=…&pin-env=PIN" has more than one source for the PIN
 hint: keep only one of the pin attributes
 ==== pkcs11:object=alice?pin-file=a&pin-fd=3
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: "pkcs11:object=alice?pin-file=a&pin-fd=3" is not a key source: more than one source for the pin
 ==== pkcs11:object=alice?pin-fd=x
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: "pkcs11:object=alice?pin-fd=x" is not a key source: pin-fd is not a file descriptor
 hint: use a number, as in pin-fd=3
 
@@ -812,30 +756,22 @@ fn what_is_no_module_is_said() {
         );
     assert_data_eq!(said, str![[r#"
 ==== pkcs11:object=alice?module-path=[DIR]/nowhere.so
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot open pkcs11:object=alice?module-path=[DIR]/nowhere.so
   caused by: no module [DIR]/nowhere.so
 hint: install the token's module (Debian: softhsm2, opensc-pkcs11, libtpm2-pkcs11-1, ykcs11), or set its path with ?module-path=PATH or PKCS11_MODULE
 ==== pkcs11:object=alice?module-path=[DIR]/text.so
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot open pkcs11:object=alice?module-path=[DIR]/text.so
   caused by: [DIR]/text.so is not a PKCS#11 module: [DIR]/text.so: file too short
 hint: use the library that came with the token, as in ?module-path=[SOFTHSM]
 ==== pkcs11:object=alice?module-path=[DIR]/
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot open pkcs11:object=alice?module-path=[DIR]/
   caused by: [DIR] is not a PKCS#11 module: [DIR]: cannot read file data: Is a directory
 hint: use the library that came with the token, as in ?module-path=[SOFTHSM]
 ==== pkcs11:object=alice?module-path=libm.so.6
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot open pkcs11:object=alice?module-path=libm.so.6
   caused by: [LIB]/libm.so.6 is not a PKCS#11 module: it has no C_GetFunctionList
 hint: use the library that came with the token, as in ?module-path=[SOFTHSM]
@@ -896,46 +832,34 @@ fn a_pin_comes_from_wherever_it_is_said_to_be() {
     );
     assert_data_eq!(said, str![[r#"
 ==== pkcs11:token=T;object=alice?pin-env=NOWHERE
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot get the PIN of pkcs11:token=T;object=alice?pin-env=NOWHERE
   caused by: the environment variable NOWHERE is not set
 hint: for unattended use, append ?pin-file=PATH (or pin-env=VAR, pin-fd=N, pin-command=COMMAND) to the key source
 ==== pkcs11:token=T;object=alice?pin-file=nowhere
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot get the PIN of pkcs11:token=T;object=alice?pin-file=nowhere
   caused by: cannot read the PIN of the token "T", for pkcs11:token=T;object=alice?pin-file=nowhere in nowhere
   caused by: No such file or directory (os error 2)
 hint: for unattended use, append ?pin-file=PATH (or pin-env=VAR, pin-fd=N, pin-command=COMMAND) to the key source
 ==== pkcs11:token=T;object=alice?pin-file=utf-16-without-bom
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot get the PIN of pkcs11:token=T;object=alice?pin-file=utf-16-without-bom
   caused by: the PIN of the token "T", for pkcs11:token=T;object=alice?pin-file=utf-16-without-bom in utf-16-without-bom contains a NUL byte
 hint: it was not tried; convert it to UTF-8 without NUL bytes
 ==== pkcs11:token=T;object=alice?pin-source=|false
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot get the PIN of pkcs11:token=T;object=alice?pin-source=…
   caused by: the command for the PIN of the token "T", for pkcs11:token=T;object=alice?pin-source=… failed
   caused by: `/bin/sh` exited with 1
 hint: for unattended use, append ?pin-file=PATH (or pin-env=VAR, pin-fd=N, pin-command=COMMAND) to the key source
 ==== pkcs11:token=T;object=alice?pin-value=
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot open pkcs11:token=T;object=alice?pin-value=…
   caused by: the token "T" requires a PIN of 4 to 255 bytes; this one has 0
 hint: it was not tried; check where the PIN comes from
 ==== pkcs11:token=T;object=alice?pin-value=123
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot open pkcs11:token=T;object=alice?pin-value=…
   caused by: the token "T" requires a PIN of 4 to 255 bytes; this one has 3
 hint: it was not tried; check where the PIN comes from
@@ -987,9 +911,7 @@ fn a_wrong_pin_is_tried_exactly_once() {
             .sign("pkcs11:token=T;object=alice?pin-value=4321")
             .transcript(),
         str![[r#"
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot open pkcs11:token=T;object=alice?pin-value=…
   caused by: the token "T" refused the PIN
   caused by: C_Login failed with CKR_PIN_INCORRECT
@@ -1044,9 +966,7 @@ fn a_pin_that_the_token_never_asks_for_is_an_error() {
         said,
         str![[r#"
 ==== pkcs11:token=T;object=alice?pin-env=PIN
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot open pkcs11:token=T;object=alice?pin-env=PIN
   caused by: the token "T" signs without a login, so the PIN in the key source has no effect
 hint: remove the pin-… attribute, or set a PIN with the token's own tool
@@ -1150,29 +1070,21 @@ fn no_pin_is_tried_on_a_token_that_the_uri_does_not_name() {
         .transcript();
     assert_data_eq!(said, str![[r#"
 ==== pkcs11:object=alice?pin-value=4321
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot open pkcs11:object=alice?pin-value=…
   caused by: the PIN was not tried: the URI does not name a token: "T" (SoftHSM project, SoftHSM v2, serial=[SERIAL])
 hint: add token= or serial= from this list to the URI, or remove the pin attributes to be prompted
 ==== pkcs11:object=hidden?pin-value=4321
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot open pkcs11:object=hidden?pin-value=…
   caused by: the PIN was not tried: the URI does not name a token: "T" (SoftHSM project, SoftHSM v2, serial=[SERIAL])
 hint: add token= or serial= from this list to the URI, or remove the pin attributes to be prompted
 ==== pkcs11:manufacturer=SoftHSM%20project;id=%01?pin-command=echo%204321
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot open pkcs11:manufacturer=SoftHSM%20project;id=%01?pin-command=…
   caused by: the PIN was not tried: the URI does not name a token: "T" (SoftHSM project, SoftHSM v2, serial=[SERIAL])
 hint: add token= or serial= from this list to the URI, or remove the pin attributes to be prompted
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot open pkcs11:object=new?pin-value=…
   caused by: the PIN was not tried: the URI does not name a token: "T" (SoftHSM project, SoftHSM v2, serial=[SERIAL])
 hint: add token= or serial= from this list to the URI, or remove the pin attributes to be prompted
@@ -1193,9 +1105,7 @@ hint: add token= or serial= from this list to the URI, or remove the pin attribu
     tokens.initialize("T");
     let run = tokens.sign("pkcs11:token=T;object=alice?pin-value=4321");
     assert_data_eq!(run.transcript(), str![[r#"
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot open pkcs11:token=T;object=alice?pin-value=…
   caused by: 2 tokens match: "T" (SoftHSM project, SoftHSM v2, serial=[SERIAL]); "T" (SoftHSM project, SoftHSM v2, serial=[SERIAL])
 hint: add token= or serial= to name one; no PIN is tried on a token that may be the wrong one
@@ -1322,22 +1232,16 @@ fn a_key_that_shows_only_after_a_login_is_asked_for() {
     );
     assert_data_eq!(said, str![[r#"
 ==== pkcs11:token=T;object=alice
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: pkcs11:token=T;object=alice needs a PIN, and there is no terminal to prompt on
 hint: for unattended use, append ?pin-file=PATH (or pin-env=VAR, pin-fd=N, pin-command=COMMAND) to the key source
 ==== pkcs11:token=T;object=alice?pin-env=PIN
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot use pkcs11:token=T;object=alice?pin-env=PIN
   caused by: the token "T" has no public key for "alice" id=%01 (private EC)
 hint: store its public half with the same id, as in `pkcs11-tool --module [SOFTHSM] --token-label T --login --write-object PUBLIC.der --type pubkey --id 01 --label alice`
 ==== pkcs11:token=T;object=alice?pin-value=4321
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot open pkcs11:token=T;object=alice?pin-value=…
   caused by: the token "T" refused the PIN
   caused by: C_Login failed with CKR_PIN_INCORRECT
@@ -1350,9 +1254,7 @@ hint: it was tried once; check the PIN before running this again: a token locks 
             .pubkey("pkcs11:object=alice?pin-value=4321")
             .transcript(),
         str![[r#"
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot open pkcs11:object=alice?pin-value=…
   caused by: 2 tokens match: "T" (SoftHSM project, SoftHSM v2, serial=[SERIAL]); "U" (SoftHSM project, SoftHSM v2, serial=[SERIAL])
 hint: add token= or serial= to name one; no PIN is tried on a token that may be the wrong one
@@ -1383,9 +1285,7 @@ fn the_commands_in_hints_work() {
     let generate = ["generate", "pkcs11:token=it's%20new;object=new?pin-env=PIN"];
     let run = tokens.run(&generate);
     assert_data_eq!(run.transcript(), str![[r#"
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot open pkcs11:token=it's%20new;object=new?pin-env=PIN
   caused by: the token "it's new" has no user PIN
 hint: set one with the token's own tool, as in `pkcs11-tool --module [SOFTHSM] --token-label 'it'\''s new' --login --login-type so --init-pin`
@@ -1401,9 +1301,7 @@ fn what_a_token_says_of_itself_does_not_steer_the_terminal() {
     assert_data_eq!(
         tokens.pubkey("pkcs11:token=X;object=alice").transcript(),
         str![[r#"
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot open pkcs11:token=X;object=alice
   caused by: no token matches
   caused by: found: "T" (\u{1b}[2JHSM project, \u{1b}[2JHSM v2, serial=\u{1b}[2J)
@@ -1456,42 +1354,30 @@ fn what_a_token_says_of_its_pin_is_heeded() {
     );
     assert_data_eq!(said, str![[r#"
 ==== final-try
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot open pkcs11:token=T;object=alice?pin-env=PIN
   caused by: the token "T" allows one more PIN attempt before it locks
 hint: remove the pin attributes to be prompted, or log in once with the token's own tool
 ==== locked
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot open pkcs11:token=T;object=alice?pin-env=PIN
   caused by: the token "T" is locked after too many wrong PINs
 hint: unblock it with the SO PIN or PUK, using the token's own tool
 ==== no-pin
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot open pkcs11:token=T;object=alice?pin-env=PIN
   caused by: the token "T" has no user PIN
 hint: set one with the token's own tool, as in `pkcs11-tool --module [SHIM] --token-label T --login --login-type so --init-pin`
 ==== count-low
-exit 0
---- stdout
---- stderr
+--- exit 0
 warning: the token "T" has seen a wrong PIN recently; a few wrong PINs lock it
 ==== pin-locked
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot open pkcs11:token=T;object=alice?pin-env=PIN
   caused by: C_Login failed with CKR_PIN_LOCKED
 hint: unblock the token's PIN with its SO PIN or PUK, using the token's own tool
 ==== pin-expired
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot open pkcs11:token=T;object=alice?pin-env=PIN
   caused by: C_Login failed with CKR_PIN_EXPIRED
 hint: set a new PIN with the token's own tool
@@ -1547,9 +1433,7 @@ warning: enter the PIN of the token "T" on the reader's keypad
             .run(&["--no-input", "sign", "--key", "pkcs11:object=alice", "x"])
             .transcript(),
         str![[r#"
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: pkcs11:object=alice needs a PIN, but --no-input forbids prompting
 hint: for unattended use, append ?pin-file=PATH (or pin-env=VAR, pin-fd=N, pin-command=COMMAND) to the key source
 
@@ -1604,37 +1488,27 @@ fn a_key_that_cannot_serve_is_refused() {
         said,
         str![[r#"
 ==== pkcs11:object=p384
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot use pkcs11:object=p384
   caused by: the public key is on the curve P-384 (secp384r1), not P-256
 hint: create a P-256 key: `qkey generate 'pkcs11:token=T;object=NEW'`
 ==== pkcs11:object=bitcoin
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot use pkcs11:object=bitcoin
   caused by: the public key is on the curve secp256k1, not P-256
 hint: create a P-256 key: `qkey generate 'pkcs11:token=T;object=NEW'`
 ==== pkcs11:object=rsa
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot use pkcs11:object=rsa
   caused by: the public key is RSA, not ECDSA P-256
 hint: create a P-256 key: `qkey generate 'pkcs11:token=T;object=NEW'`
 ==== no-sign
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot use pkcs11:token=T;object=alice?pin-env=PIN
   caused by: "alice" id=%01 (private EC) cannot sign: its CKA_SIGN is false
 hint: use a key that was created for signing
 ==== pkcs11:token=T;object=half?pin-env=PIN
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot use pkcs11:token=T;object=half?pin-env=PIN
   caused by: the token "T" has only the public key
 hint: the private key must be on the token with the same label and id
@@ -1655,31 +1529,23 @@ fn a_module_that_does_not_sign_is_told_from_one_that_signs_something_else() {
         said,
         str![[r#"
 ==== sign-der
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot use pkcs11:token=T;object=alice?pin-env=PIN
   caused by: C_Sign returned ASN.1 DER
   caused by: 8 bytes instead of 64 (r and s)
 hint: CKM_ECDSA must return r and s, 32 bytes each: try a newer module
 ==== sign-garbage
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: pkcs11:token=T;object=alice?pin-env=PIN returned a signature that does not verify
 hint: check that the key source signs with the key that it reports, over SHA-256
 ==== sign-empty
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot use pkcs11:token=T;object=alice?pin-env=PIN
   caused by: C_Sign returned (nothing)
   caused by: 0 bytes instead of 64 (r and s)
 hint: CKM_ECDSA must return r and s, 32 bytes each: try a newer module
 ==== device-removed
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot sign with pkcs11:token=T;object=alice?pin-env=PIN
   caused by: C_Sign failed with CKR_DEVICE_REMOVED
 hint: insert the token and run this again
@@ -1701,9 +1567,7 @@ fn nothing_is_sent_with_a_garbage_signature() {
             .run(&["add", "--name", "n", "--key", source])
             .transcript(),
         str![[r#"
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: the signature from pkcs11:token=T;object=alice?pin-env=PIN does not verify with its own public key
 hint: nothing was sent; check that the key source signs SHA-256 with the key that it shows
 
@@ -1735,23 +1599,17 @@ fn a_module_that_hangs_is_given_up() {
         said,
         str![[r#"
 ==== hang-initialize
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot open pkcs11:token=T;object=alice?pin-env=PIN
   caused by: the module did not respond within 1 s
 hint: check the token and the service behind its module, or allow more time with --timeout SECONDS
 ==== hang-login
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot open pkcs11:token=T;object=alice?pin-env=PIN
   caused by: the module did not respond within 1 s
 hint: check the token and the service behind its module, or allow more time with --timeout SECONDS
 ==== hang-sign
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot sign with pkcs11:token=T;object=alice?pin-env=PIN
   caused by: the module did not respond within 1 s
 hint: check the token and the service behind its module, or allow more time with --timeout SECONDS
@@ -1803,19 +1661,13 @@ fn a_signal_ends_a_module_that_hangs() {
         said,
         str![[r#"
 ==== hang-initialize
-exit 130
---- stdout
---- stderr
+--- exit 130
 error: cannot open pkcs11:token=T;object=alice?pin-env=PIN: interrupted
 ==== hang-login
-exit 130
---- stdout
---- stderr
+--- exit 130
 error: cannot open pkcs11:token=T;object=alice?pin-env=PIN: interrupted
 ==== hang-sign
-exit 130
---- stdout
---- stderr
+--- exit 130
 error: cannot sign with pkcs11:token=T;object=alice?pin-env=PIN: interrupted
 
 "#]]
@@ -1834,15 +1686,11 @@ fn without_a_token_the_error_says_how_to_get_one() {
         .transcript();
     assert_data_eq!(said, str![[r#"
 ==== pkcs11:token=T;object=alice
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot open pkcs11:token=T;object=alice
   caused by: no token found
 hint: insert the token, or initialize one, as in `softhsm2-util --init-token --free --label TOKEN`; to use another module, add ?module-path=PATH
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot open pkcs11:token=T;object=new?pin-env=PIN
   caused by: no token found
 hint: insert the token, or initialize one, as in `softhsm2-util --init-token --free --label TOKEN`; to use another module, add ?module-path=PATH
@@ -1917,62 +1765,43 @@ fn a_key_is_made_on_a_token_and_never_over_another() {
     said += &generate("pkcs11:object=new?pin-env=PIN").transcript();
     assert_data_eq!(said, str![[r#"
 ==== pkcs11:token=T;object=named;id=%0a%0B?pin-env=PIN
-exit 0
---- stdout
 Generated private key pkcs11:token=T;object=named;id=%0A%0B?pin-env=PIN
   SHA256:[…]
 Store its public half with `qkey add --name NAME --key 'pkcs11:token=T;object=named;id=%0A%0B?pin-env=PIN'`.
---- stderr
 ==== pkcs11:token=T;object=named;id=%0a%0B?pin-env=PIN
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot create a key in pkcs11:token=T;object=named;id=%0a%0B?pin-env=PIN
   caused by: the token "T" already has "named" id=%0A%0B (private EC); "named" id=%0A%0B (public EC P-256)
 hint: qkey never replaces a key: choose another object= or id=
 ==== pkcs11:token=T;object=other;id=%0a%0b?pin-env=PIN
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot create a key in pkcs11:token=T;object=other;id=%0a%0b?pin-env=PIN
   caused by: the token "T" already has "named" id=%0A%0B (private EC); "named" id=%0A%0B (public EC P-256)
 hint: qkey never replaces a key: choose another object= or id=
 ==== pkcs11:token=T;id=%0c?pin-env=PIN
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: "pkcs11:token=T;id=%0c?pin-env=PIN" has no name for the new key
 hint: add object=NAME to the URI
 ==== pkcs11:token=U;object=new?pin-env=PIN
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot open pkcs11:token=U;object=new?pin-env=PIN
   caused by: no token matches
   caused by: found: "T" (SoftHSM project, SoftHSM v2, serial=[SERIAL])
 hint: correct token= or serial=; to use another module, add ?module-path=PATH
 ==== pkcs11:token=T;object=new
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: pkcs11:token=T;object=new needs a PIN, and there is no terminal to prompt on
 hint: for unattended use, append ?pin-file=PATH (or pin-env=VAR, pin-fd=N, pin-command=COMMAND) to the key source
 ==== pkcs11:token=T;object=new?pin-value=4321
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot open pkcs11:token=T;object=new?pin-value=…
   caused by: the token "T" refused the PIN
   caused by: C_Login failed with CKR_PIN_INCORRECT
 hint: it was tried once; check the PIN before running this again: a token locks after a few wrong PINs
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: --format and --encrypt apply only to key files, not to pkcs11
 hint: omit them
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot open pkcs11:object=new?pin-env=PIN
   caused by: 2 tokens match: "T" (SoftHSM project, SoftHSM v2, serial=[SERIAL]); "U" (SoftHSM project, SoftHSM v2, serial=[SERIAL])
 hint: add token= or serial= to name one; no PIN is tried on a token that may be the wrong one
@@ -1998,9 +1827,7 @@ fn no_key_is_made_on_a_write_protected_token() {
             .run(&["generate", "pkcs11:token=T;object=new?pin-env=PIN"])
             .transcript(),
         str![[r#"
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot open pkcs11:token=T;object=new?pin-env=PIN
   caused by: the token "T" is write-protected
 hint: choose another token
@@ -2103,9 +1930,7 @@ fn a_key_in_a_tpm_is_made_added_and_unlocks() {
         qkey.run(["generate", "pkcs11:token=T;object=lock?pin-env=PIN"])
             .transcript(),
         str![[r#"
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot create a key in pkcs11:token=T;object=lock?pin-env=PIN
   caused by: the token "T" already has "lock" id=%01 (private EC P-256); "lock" id=%01 (public EC P-256)
 hint: qkey never replaces a key: choose another object= or id=

@@ -107,54 +107,33 @@ fn a_key_behind_a_plugin_takes_the_place_of_a_key_file_and_unlocks() {
         ),
         str![[r#"
 $ qkey add --name lock --key carol.pem
-exit 0
---- stdout
 Stored key 1 ("lock") in the key store.
   SHA256:JSkAIR0avXSXaOU9Y5LHbqSNYBdGNuIp6RwKJix49NQ
---- stderr
 
 $ qkey replace --key-id lock --old-key carol.pem --new-key plugin:example:alice.pem
-exit 0
---- stdout
 Replaced key 1 ("lock").
   was SHA256:JSkAIR0avXSXaOU9Y5LHbqSNYBdGNuIp6RwKJix49NQ
   now SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
---- stderr
 
 $ qkey unlock --id 7 --key plugin:example:alice.pem
-exit 0
---- stdout
 Unlocked snapshot 7 ("7_nightly") with key 1 ("lock").
---- stderr
 
 $ qkey replace --key-id lock --old-key alice --new-key bob
-exit 0
---- stdout
 Replaced key 1 ("lock").
   was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
   now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
---- stderr
 
 $ qkey unlock --id 8
-exit 0
---- stdout
 Unlocked snapshot 8 ("8_nightly") with key 1 ("lock").
---- stderr
 
 $ qkey replace --key-id lock --old-key plugin:example:bob.pem --new-key carol.pem
-exit 0
---- stdout
 Replaced key 1 ("lock").
   was SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
   now SHA256:JSkAIR0avXSXaOU9Y5LHbqSNYBdGNuIp6RwKJix49NQ
---- stderr
 
 $ qkey add --name other --key plugin:example:bob.pem
-exit 0
---- stdout
 Stored key 2 ("other") in the key store.
   SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
---- stderr
 
 
 "#]]
@@ -185,43 +164,32 @@ fn the_example_tells_what_is_wrong_with_a_key() {
         ),
         str![[r#"
 $ qkey pubkey plugin:example:missing.pem
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot open plugin:example:missing.pem
   caused by: qkey-signer-example replied not-found: missing.pem: No such file or directory
 hint: check what follows plugin:NAME: in the key source
 
 $ qkey pubkey plugin:example:encrypted.pem
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot open plugin:example:encrypted.pem
   caused by: qkey-signer-example replied unsupported: encrypted.pem is encrypted
 hint: use the file directly: file:encrypted.pem
 
 $ qkey pubkey plugin:example:p384.pem
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot use plugin:example:p384.pem
   caused by: the public key is on the curve P-384 (secp384r1), not P-256
 hint: name an ECDSA P-256 key in the key source
 
 $ qkey pubkey plugin:example:rsa.pem
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot use plugin:example:rsa.pem
   caused by: the public key is RSA, not ECDSA P-256
 hint: name an ECDSA P-256 key in the key source
 
 $ echo '{"qkey":"9","versions":[2,3]}
 {"method":"new"}' | qkey-signer-example
-exit 0
---- stdout
 {"error": {"kind": "unsupported", "message": "this plugin supports only version 1 of the protocol"}, "version": 1}
---- stderr
 
 
 "#]].raw()
@@ -255,44 +223,31 @@ fn malformed_sources_and_missing_plugins_are_errors() {
         ),
         str![[r#"
 $ qkey pubkey plugin:test
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: "plugin:test" is not a key source: it must name a plugin and a key
 hint: write it as plugin:NAME:REFERENCE
 
 $ qkey pubkey plugin:../bin/test:x
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: "plugin:../bin/test:x" is not a key source: a plugin's name has only lower-case letters, digits and hyphens
 hint: write it as plugin:NAME:REFERENCE
 
 $ qkey pubkey 'plugin:test:x?slot=1'
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: "plugin:test:x?slot=…" is not a key source: unknown attribute "slot"
 hint: plugin takes no attributes; in a name, write `?` as %3F: plugin:…%3F…
 
 $ qkey generate plugin:test:x 2>&1 | head -1
-exit 0
---- stdout
 error: qkey cannot create a key in "plugin:test:x"
---- stderr
 
 $ qkey pubkey plugin:missing:x
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot open plugin:missing:x
   caused by: `qkey-signer-missing` was not found
 hint: put an executable qkey-signer-missing in a directory on PATH; docs/plugins.md describes how to write one
 
 $ qkey pubkey plugin:plain:x
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot open plugin:plain:x
   caused by: `qkey-signer-plain` was not found
 hint: put an executable qkey-signer-plain in a directory on PATH; docs/plugins.md describes how to write one
@@ -369,67 +324,49 @@ fn plugin_errors_are_shown() {
         said,
         str![[r#"
 ==== not-found
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot sign with plugin:test:x
   caused by: qkey-signer-test replied not-found: It is so.
 hint: check what follows plugin:NAME: in the key source
 ==== denied
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot sign with plugin:test:x
   caused by: qkey-signer-test replied denied: It is so.
 hint: log in to the service that holds the key, or get the permission
 ==== unsupported
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot sign with plugin:test:x
   caused by: qkey-signer-test replied unsupported: It is so.
 hint: use an ECDSA P-256 key, or a newer version of the plugin
 ==== failed
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot sign with plugin:test:x
   caused by: qkey-signer-test replied failed: It is so.
 hint: see the plugin's documentation
 ==== a hint
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot sign with plugin:test:x
   caused by: qkey-signer-test replied denied: It is so.
 hint: run `card login`
 ==== a kind of later
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot sign with plugin:test:x
   caused by: qkey-signer-test replied failed: It is so.
 hint: see the plugin's documentation
 ==== more on stderr
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot sign with plugin:test:x
   caused by: qkey-signer-test replied failed: It is so.
   caused by: stderr: one
     two
 hint: see the plugin's documentation
 ==== an exit code as well
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot sign with plugin:test:x
   caused by: qkey-signer-test replied denied: It is so.
 hint: log in to the service that holds the key, or get the permission
 ==== in another version
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot sign with plugin:test:x
   caused by: qkey-signer-test replied denied: It is so.
 hint: log in to the service that holds the key, or get the permission
@@ -442,9 +379,7 @@ hint: log in to the service that holds the key, or get the permission
         transcript(&qkey, ["qkey pubkey plugin:test:x --output json"]),
         str![[r#"
 $ qkey pubkey plugin:test:x --output json
-exit 3
---- stdout
---- stderr
+--- exit 3
 {"error":{"kind":"key","message":"cannot open plugin:test:x","causes":["qkey-signer-test replied not-found: It is so."],"hint":"check what follows plugin:NAME: in the key source","exit_code":3}}
 
 
@@ -487,138 +422,98 @@ fn protocol_violations_show_the_reply() {
     });
     assert_data_eq!(said, str![[r#"
 ==== nothing
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot use plugin:test:x
   caused by: `[DIR]/bin/qkey-signer-test` answered with something other than one line of JSON: (nothing)
 hint: the plugin does not follow the protocol in docs/plugins.md: tell its author
 ==== nothing but an empty line
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot use plugin:test:x
   caused by: `[DIR]/bin/qkey-signer-test` answered with something other than one line of JSON: (nothing)
 hint: the plugin does not follow the protocol in docs/plugins.md: tell its author
 ==== garbage
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot use plugin:test:x
   caused by: `[DIR]/bin/qkey-signer-test` answered with something other than one line of JSON: Welcome to the card!
 hint: the plugin does not follow the protocol in docs/plugins.md: tell its author
 ==== two lines
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot use plugin:test:x
   caused by: `[DIR]/bin/qkey-signer-test` answered with something other than one line of JSON: {"version":1,"signature":"MEUCIQDvRbRJfkXZQ0UqNn5jcqAMoNA2UFV+dEv9i8Vl8XFiZQIgT+4UqgLCDe5entD1bZd5YSo+b4UNZhJ/XVj+oxIHJd…
 hint: the plugin does not follow the protocol in docs/plugins.md: tell its author
 ==== not an object
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot use plugin:test:x
   caused by: `[DIR]/bin/qkey-signer-test` answered with something other than one line of JSON: 1
 hint: the plugin does not follow the protocol in docs/plugins.md: tell its author
 ==== an error without words
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot use plugin:test:x
   caused by: `[DIR]/bin/qkey-signer-test` answered with something other than one line of JSON: {"version":1,"error":{"kind":"failed"}}
 hint: the plugin does not follow the protocol in docs/plugins.md: tell its author
 ==== no version
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot use plugin:test:x
   caused by: `[DIR]/bin/qkey-signer-test` answered with something other than a reply with a version: {"signature":"MEUCIQDvRbRJfkXZQ0UqNn5jcqAMoNA2UFV+dEv9i8Vl8XFiZQIgT+4UqgLCDe5entD1bZd5YSo+b4UNZhJ/XVj+oxIHJdY="}
 hint: the plugin does not follow the protocol in docs/plugins.md: tell its author
 ==== another version
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot sign with plugin:test:x
   caused by: qkey-signer-test replied in version 2 of the plugin protocol; this qkey speaks 1
 hint: update the plugin or qkey, whichever is older
 ==== no signature
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot use plugin:test:x
   caused by: `[DIR]/bin/qkey-signer-test` answered with something other than a reply with a signature: {"version":1}
 hint: the plugin does not follow the protocol in docs/plugins.md: tell its author
 ==== a public key in its place
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot use plugin:test:x
   caused by: `[DIR]/bin/qkey-signer-test` answered with something other than a reply with a signature: {"version":1,"public_key":"MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEgKmJRFWtWTEHhBTiC5rI1rbBJlXJqTNGHl4O+YRUke1drezNEidIVqu/U…
 hint: the plugin does not follow the protocol in docs/plugins.md: tell its author
 ==== an exit code
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot sign with plugin:test:x
   caused by: `[DIR]/bin/qkey-signer-test` exited with 3: out of order
 ==== an exit code alone
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot sign with plugin:test:x
   caused by: `[DIR]/bin/qkey-signer-test` exited with 1
 ==== killed
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot sign with plugin:test:x
   caused by: `[DIR]/bin/qkey-signer-test` was killed by signal 9
 ==== endless
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot sign with plugin:test:x
   caused by: `[DIR]/bin/qkey-signer-test` wrote more than 1 MiB and was killed
 ==== hangs
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot sign with plugin:test:x
   caused by: `[DIR]/bin/qkey-signer-test` did not finish within 5 s and was killed: touch the card
 hint: check the plugin and the network, or raise --timeout SECONDS
 ==== not Base64
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot use plugin:test:x
   caused by: `[DIR]/bin/qkey-signer-test` answered with something other than a signature: ?
 hint: qkey expects Base64 of ASN.1 DER
 ==== Base64 of nothing known
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot use plugin:test:x
   caused by: `[DIR]/bin/qkey-signer-test` answered with something other than a signature: bm8=
 hint: qkey expects Base64 of ASN.1 DER
 ==== hexadecimal
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot use plugin:test:x
   caused by: `[DIR]/bin/qkey-signer-test` answered with something other than a signature: 3045022100ef45b4497e45d943452a367e6372a00ca0d03650557e744bfd8bc565f171626502204fee14aa02c20dee5e9ed0f56d9779612a3e6f850d…
 hint: qkey expects Base64 of ASN.1 DER; this looks like hexadecimal of ASN.1 DER
 ==== P1363
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot use plugin:test:x
   caused by: `[DIR]/bin/qkey-signer-test` answered with something other than a signature: 70W0SX5F2UNFKjZ+Y3KgDKDQNlBVfnRL/YvFZfFxYmVP7hSqAsIN7l6e0PVtl3lhKj5vhQ1mEn9dWP6jEgcl1g==
 hint: qkey expects Base64 of ASN.1 DER; this looks like Base64 of r and s, 32 bytes each (IEEE P1363)
 ==== another key\'s
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: plugin:test:x returned a signature that does not verify
 hint: check that the key source signs with the key that it reports, over SHA-256
 
@@ -653,40 +548,26 @@ fn a_public_key_comes_in_any_form_and_must_be_p256() {
         .collect();
     assert_data_eq!(said, str![[r#"
 ==== PEM
-exit 0
---- stdout
 MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEgKmJRFWtWTEHhBTiC5rI1rbBJlXJqTNGHl4O+YRUke1drezNEidIVqu/UMnMs+81HL8VwIyyeeCwHkLLEK2aaQ==
---- stderr
 ==== Base64 of DER
-exit 0
---- stdout
 MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEgKmJRFWtWTEHhBTiC5rI1rbBJlXJqTNGHl4O+YRUke1drezNEidIVqu/UMnMs+81HL8VwIyyeeCwHkLLEK2aaQ==
---- stderr
 ==== P-384
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot use plugin:test:x
   caused by: the public key is on the curve P-384 (secp384r1), not P-256
 hint: name an ECDSA P-256 key in the key source
 ==== a private key
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot use plugin:test:x
   caused by: a private key instead of a public key
 hint: the plugin does not follow the protocol in docs/plugins.md: tell its author
 ==== rubbish
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot use plugin:test:x
   caused by: neither PEM, DER, Base64 of DER, nor an OpenSSH public key
 hint: the plugin does not follow the protocol in docs/plugins.md: tell its author
 ==== nothing
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot use plugin:test:x
   caused by: `[DIR]/bin/qkey-signer-test` answered with something other than a reply with a public_key: {"version":1,"public_key":""}
 hint: the plugin does not follow the protocol in docs/plugins.md: tell its author
@@ -740,9 +621,7 @@ fn nothing_is_sent_when_a_plugin_signs_with_another_key() {
         transcript(&qkey, ["qkey add --name lock --key plugin:test:x"]),
         str![[r#"
 $ qkey add --name lock --key plugin:test:x
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: the signature from plugin:test:x does not verify with its own public key
 hint: nothing was sent; check that the key source signs SHA-256 with the key that it shows
 
@@ -768,9 +647,7 @@ fn a_plugin_cannot_read_from_the_terminal() {
     assert_data_eq!(
         qkey.taken(&ended.output).transcript(),
         str![[r#"
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot sign with plugin:test:x
   caused by: `[DIR]/bin/qkey-signer-test` exited with 2: PIN?
     [DIR]/bin/qkey-signer-test: 8: cannot open /dev/tty: No such device or address
@@ -796,9 +673,7 @@ fn interrupt_kills_a_hanging_plugin_and_its_children() {
     assert_data_eq!(
         qkey.taken(&output).transcript(),
         str![[r#"
-exit 130
---- stdout
---- stderr
+--- exit 130
 error: interrupted while trying to sign with plugin:test:x
 
 "#]]

@@ -110,14 +110,10 @@ fn refusing_proxy_is_named_without_password() {
         said(Serves::Nobody, "me:hunter2"),
     ];
     assert_data_eq!(said.concat(), str![[r#"
-exit 7
---- stdout
---- stderr
+--- exit 7
 error: cannot reach 127.0.0.1:[PORT]: through the proxy 127.0.0.1:[PROXY]: it responded with 407 Proxy Authentication Required
 hint: set the proxy's user and password in HTTPS_PROXY: http://USER:PASSWORD@HOST:PORT
-exit 7
---- stdout
---- stderr
+--- exit 7
 error: cannot reach 127.0.0.1:[PORT]: through the proxy 127.0.0.1:[PROXY]: it responded with 403 Forbidden
 hint: check the proxy that HTTPS_PROXY names, or list the cluster's host in no_proxy; then check --host and --port
 
@@ -136,9 +132,7 @@ fn unreachable_proxy_is_named() {
     assert_data_eq!(
         transcript(port, &run),
         str![[r#"
-exit 7
---- stdout
---- stderr
+--- exit 7
 error: cannot reach 127.0.0.1:[PORT]: through the proxy 127.0.0.1:[PROXY]: Connection refused (os error 111)
 hint: check the proxy that https_proxy names, or list the cluster's host in no_proxy; then check --host and --port
 
@@ -162,9 +156,7 @@ fn cluster_unreachable_from_proxy() {
     assert_data_eq!(
         transcript(proxy.port(), &run),
         str![[r#"
-exit 7
---- stdout
---- stderr
+--- exit 7
 error: cannot reach 127.0.0.1:[PORT]: through the proxy 127.0.0.1:[PROXY]: it responded with 502 Bad Gateway
 hint: check the proxy that https_proxy names, or list the cluster's host in no_proxy; then check --host and --port
 
@@ -271,9 +263,7 @@ fn dripping_proxy_times_out() {
     assert_data_eq!(
         transcript(port, &run),
         str![[r#"
-exit 7
---- stdout
---- stderr
+--- exit 7
 error: cannot reach 127.0.0.1:[PORT]: through the proxy 127.0.0.1:[PROXY]: no connection within 2 s
 hint: check whether the cluster responds, or give it more time with --timeout SECONDS
 

@@ -26,52 +26,31 @@ fn every_form_is_printed() {
         ),
         str![[r#"
 $ qkey pubkey alice.pem
-exit 0
---- stdout
 -----BEGIN PUBLIC KEY-----
 MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEgKmJRFWtWTEHhBTiC5rI1rbBJlXJ
 qTNGHl4O+YRUke1drezNEidIVqu/UMnMs+81HL8VwIyyeeCwHkLLEK2aaQ==
 -----END PUBLIC KEY-----
---- stderr
 
 $ qkey pubkey alice.pem --format pem
-exit 0
---- stdout
 -----BEGIN PUBLIC KEY-----
 MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEgKmJRFWtWTEHhBTiC5rI1rbBJlXJ
 qTNGHl4O+YRUke1drezNEidIVqu/UMnMs+81HL8VwIyyeeCwHkLLEK2aaQ==
 -----END PUBLIC KEY-----
---- stderr
 
 $ qkey pubkey alice.pem --format base64
-exit 0
---- stdout
 MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEgKmJRFWtWTEHhBTiC5rI1rbBJlXJqTNGHl4O+YRUke1drezNEidIVqu/UMnMs+81HL8VwIyyeeCwHkLLEK2aaQ==
---- stderr
 
 $ qkey pubkey alice.pem --format openssh
-exit 0
---- stdout
 ecdsa-sha2-nistp256 AAAAE2VjZHNhLXNoYTItbmlzdHAyNTYAAAAIbmlzdHAyNTYAAABBBICpiURVrVkxB4QU4guayNa2wSZVyakzRh5eDvmEVJHtXa3szRInSFarv1DJzLPvNRy/FcCMsnngsB5CyxCtmmk=
---- stderr
 
 $ qkey pubkey alice.pem --format der | od -An -tx1 -v | tr -d ' \n'; echo
-exit 0
---- stdout
 3059301306072a8648ce3d020106082a8648ce3d0301070342000480a9894455ad5931078414e20b9ac8d6b6c12655c9a933461e5e0ef9845491ed5dadeccd12274856abbf50c9ccb3ef351cbf15c08cb279e0b01e42cb10ad9a69
---- stderr
 
 $ qkey pubkey alice.pem --output json
-exit 0
---- stdout
 {"public_key":"MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEgKmJRFWtWTEHhBTiC5rI1rbBJlXJqTNGHl4O+YRUke1drezNEidIVqu/UMnMs+81HL8VwIyyeeCwHkLLEK2aaQ==","fingerprint":"SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4","pem":"-----BEGIN PUBLIC KEY-----\nMFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEgKmJRFWtWTEHhBTiC5rI1rbBJlXJ\nqTNGHl4O+YRUke1drezNEidIVqu/UMnMs+81HL8VwIyyeeCwHkLLEK2aaQ==\n-----END PUBLIC KEY-----\n","openssh":"ecdsa-sha2-nistp256 AAAAE2VjZHNhLXNoYTItbmlzdHAyNTYAAAAIbmlzdHAyNTYAAABBBICpiURVrVkxB4QU4guayNa2wSZVyakzRh5eDvmEVJHtXa3szRInSFarv1DJzLPvNRy/FcCMsnngsB5CyxCtmmk="}
---- stderr
 
 $ qkey pubkey alice.pem --output json --format der
-exit 0
---- stdout
 {"public_key":"MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEgKmJRFWtWTEHhBTiC5rI1rbBJlXJqTNGHl4O+YRUke1drezNEidIVqu/UMnMs+81HL8VwIyyeeCwHkLLEK2aaQ==","fingerprint":"SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4","pem":"-----BEGIN PUBLIC KEY-----\nMFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEgKmJRFWtWTEHhBTiC5rI1rbBJlXJ\nqTNGHl4O+YRUke1drezNEidIVqu/UMnMs+81HL8VwIyyeeCwHkLLEK2aaQ==\n-----END PUBLIC KEY-----\n","openssh":"ecdsa-sha2-nistp256 AAAAE2VjZHNhLXNoYTItbmlzdHAyNTYAAAAIbmlzdHAyNTYAAABBBICpiURVrVkxB4QU4guayNa2wSZVyakzRh5eDvmEVJHtXa3szRInSFarv1DJzLPvNRy/FcCMsnngsB5CyxCtmmk="}
---- stderr
 
 
 "#]].raw()
@@ -146,62 +125,46 @@ fn what_is_no_p256_private_key_is_named() {
         ),
         str![[r#"
 $ qkey pubkey missing.pem
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot read the key file missing.pem
   caused by: No such file or directory (os error 2)
 hint: check the path
 
 $ qkey pubkey missing.pem --output json
-exit 3
---- stdout
---- stderr
+--- exit 3
 {"error":{"kind":"key","message":"cannot read the key file missing.pem","causes":["No such file or directory (os error 2)"],"hint":"check the path","exit_code":3}}
 
 $ qkey pubkey folder
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: folder is a directory
 hint: specify a key file in this directory
 
 $ qkey pubkey empty.pem
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot use the key file empty.pem
   caused by: the file is empty
 hint: create an ECDSA P-256 key: `qkey generate key.pem`
 
 $ qkey pubkey public.pem
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot use the key file public.pem
   caused by: no private key in the file, only a public key
 hint: the private key is in another file, often with the same name without .pub
 
 $ qkey pubkey rsa.pem
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot use the key file rsa.pem
   caused by: the private key is RSA, not ECDSA P-256
 hint: create an ECDSA P-256 key: `qkey generate key.pem`
 
 $ qkey pubkey p384.pem
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot use the key file p384.pem
   caused by: the private key is on the curve P-384 (secp384r1), not P-256
 hint: create an ECDSA P-256 key: `qkey generate key.pem`
 
 $ qkey pubkey
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: the following required arguments were not provided:
   <SOURCE>
 
@@ -210,9 +173,7 @@ Usage: qkey pubkey <SOURCE>
 For more information, try '--help'.
 
 $ qkey pubkey alice.pem --format jwk
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: invalid value 'jwk' for '--format <FORMAT>'
   [possible values: pem, der, base64, openssh]
 

@@ -109,152 +109,108 @@ fn qq_failures_are_distinguished() {
     });
     assert_data_eq!(said, str![[r#"
 ==== traceback
-exit 7
---- stdout
---- stderr
+--- exit 7
 error: unexpected reply from cluster:8000 to the request to list the lock keys
   caused by: qumulo.lib.request.APIException: Error loading data: Expecting value: line 1 column 1 (char 0)
 hint: check --host and --port: a proxy or another service may respond there
 ==== garbage
-exit 7
---- stdout
---- stderr
+--- exit 7
 error: unexpected reply from cluster:8000 to the request to list the lock keys
   caused by: expected a list of keys in JSON, got: <html> This is not what you are looking for.
 hint: check that `[QQ] --host=cluster fs_security_list_keys --help` works; if it does, run this again with -vv and report the output
 ==== empty
-exit 7
---- stdout
---- stderr
+--- exit 7
 error: unexpected reply from cluster:8000 to the request to list the lock keys
   caused by: expected a list of keys in JSON, got: (nothing)
 hint: check that `[QQ] --host=cluster fs_security_list_keys --help` works; if it does, run this again with -vv and report the output
 ==== truncated
-exit 7
---- stdout
---- stderr
+--- exit 7
 error: unexpected reply from cluster:8000 to the request to list the lock keys
   caused by: expected a list of keys in JSON, got: {     "entries": [         {             "comment": "",             "disabled": false,             "id": "1",           …
 hint: check that `[QQ] --host=cluster fs_security_list_keys --help` works; if it does, run this again with -vv and report the output
 ==== huge
-exit 7
---- stdout
---- stderr
+--- exit 7
 error: the reply from cluster:8000 is too large: the key list is larger than 8 MiB
 hint: a cluster sends far less; check --host and --port: a proxy or another service may respond there
 ==== hang
-exit 7
---- stdout
---- stderr
+--- exit 7
 error: qq failed to list the lock keys
   caused by: `[QQ]` did not finish within 4 s and was killed
 hint: check whether the cluster responds, or give it more time with --timeout SECONDS
 ==== hang-with-grandchild-and-stay
-exit 7
---- stdout
---- stderr
+--- exit 7
 error: qq failed to list the lock keys
   caused by: `[QQ]` did not finish within 4 s and was killed
 hint: check whether the cluster responds, or give it more time with --timeout SECONDS
 ==== kill-9
-exit 7
---- stdout
---- stderr
+--- exit 7
 error: qq failed to list the lock keys
   caused by: `[QQ]` was killed by signal 9
 hint: find out what killed it (out of memory? a limit? an administrator?), then run this again
 ==== exit 3 out of luck
-exit 7
---- stdout
---- stderr
+--- exit 7
 error: qq failed to list the lock keys
   caused by: `[QQ]` exited with 3: out of luck
 hint: check that `[QQ] --host=cluster fs_security_list_keys --help` works; if it does, run this again with -vv and report the output
 ==== exit 127 python3: not found
-exit 7
---- stdout
---- stderr
+--- exit 7
 error: qq failed to list the lock keys
   caused by: `[QQ]` exited with 127: python3: not found
 hint: check that `[QQ] --host=cluster fs_security_list_keys --help` works; if it does, run this again with -vv and report the output
 ==== unauthenticated
-exit 6
---- stdout
---- stderr
+--- exit 6
 error: not logged in to cluster:8000
   caused by: Error 401: http_unauthorized_error: Need to log in first to establish credentials.
 hint: log in first: `[QQ] --host=cluster login -u USER`
 ==== status 403 privilege_error You are not allowed to.
-exit 6
---- stdout
---- stderr
+--- exit 6
 error: cluster:8000 denied permission to list the lock keys
   caused by: Error 403: privilege_error: You are not allowed to.
 hint: log in as a user whose role includes PRIVILEGE_FS_KEY_MANAGEMENT_READ; role changes take effect at the next login
 ==== status 404 fs_no_such_entry_error There is no such thing.
-exit 5
---- stdout
---- stderr
+--- exit 5
 error: cluster:8000 refused to list the lock keys
   caused by: Error 404: fs_no_such_entry_error: There is no such thing.
 hint: `[QQ] --host=cluster fs_security_list_keys` shows what exists
 ==== status 409 fs_entry_exists_error It exists.
-exit 5
---- stdout
---- stderr
+--- exit 5
 error: cluster:8000 refused to list the lock keys
   caused by: Error 409: fs_entry_exists_error: It exists.
 hint: nothing was changed; fix what the cluster reports, then run this again
 ==== status 500 internal_error It broke.
-exit 5
---- stdout
---- stderr
+--- exit 5
 error: cluster:8000 failed to list the lock keys
   caused by: Error 500: internal_error: It broke.
 hint: the cluster reports an internal problem; check its health, then run this again
 ==== status 502 proxy_error Bad gateway.
-exit 7
---- stdout
---- stderr
+--- exit 7
 error: cluster:8000 failed to list the lock keys
   caused by: Error 502: proxy_error: Bad gateway.
 hint: the cluster, or a proxy in front of it, is not ready; try again later
 ==== status 503 busy_error Try again later.
-exit 7
---- stdout
---- stderr
+--- exit 7
 error: cluster:8000 failed to list the lock keys
   caused by: Error 503: busy_error: Try again later.
 hint: the cluster, or a proxy in front of it, is not ready; try again later
 ==== status 504 proxy_error Gateway time-out.
-exit 7
---- stdout
---- stderr
+--- exit 7
 error: cluster:8000 failed to list the lock keys
   caused by: Error 504: proxy_error: Gateway time-out.
 hint: the cluster, or a proxy in front of it, is not ready; try again later
 ==== drop-before
-exit 7
---- stdout
---- stderr
+--- exit 7
 error: lost the connection to cluster:8000 during the request to list the lock keys: Remote end closed connection without response
 hint: check whether the cluster is up, and whether a proxy or firewall cuts connections
 ==== timeout-before
-exit 7
---- stdout
---- stderr
+--- exit 7
 error: lost the connection to cluster:8000 during the request to list the lock keys: The read operation timed out
 hint: check whether the cluster is up, and whether a proxy or firewall cuts connections
 ==== refused-connection
-exit 7
---- stdout
---- stderr
+--- exit 7
 error: cannot reach cluster:8000: [Errno 111] Connection refused
 hint: check --host and --port (or the cluster's entry in the configuration file), and the network
 ==== exit 1 Command error: Expecting value: line 1 column 1 (char 0)
-exit 6
---- stdout
---- stderr
+--- exit 6
 error: qq cannot read its credentials for cluster:8000: Expecting value: line 1 column 1 (char 0)
 hint: log in first: `[QQ] --host=cluster login -u USER`
 
@@ -279,29 +235,19 @@ fn qq_failures_have_kinds_in_json() {
     });
     assert_data_eq!(said, str![[r#"
 ==== traceback
-exit 7
---- stdout
---- stderr
+--- exit 7
 {"error":{"kind":"unreachable","message":"unexpected reply from cluster:8000 to the request to list the lock keys","causes":["qumulo.lib.request.APIException: Error loading data: Expecting value: line 1 column 1 (char 0)"],"hint":"check --host and --port: a proxy or another service may respond there","exit_code":7}}
 ==== hang
-exit 7
---- stdout
---- stderr
+--- exit 7
 {"error":{"kind":"unreachable","message":"qq failed to list the lock keys","causes":["`[QQ]` did not finish within 4 s and was killed"],"hint":"check whether the cluster responds, or give it more time with --timeout SECONDS","exit_code":7}}
 ==== unauthenticated
-exit 6
---- stdout
---- stderr
+--- exit 6
 {"error":{"kind":"auth","message":"not logged in to cluster:8000","causes":["Error 401: http_unauthorized_error: Need to log in first to establish credentials."],"hint":"log in first: `[QQ] --host=cluster login -u USER`","exit_code":6}}
 ==== status 409 x_error y
-exit 5
---- stdout
---- stderr
+--- exit 5
 {"error":{"kind":"refused","message":"cluster:8000 refused to list the lock keys","causes":["Error 409: x_error: y"],"hint":"nothing was changed; fix what the cluster reports, then run this again","exit_code":5}}
 ==== kill-9
-exit 7
---- stdout
---- stderr
+--- exit 7
 {"error":{"kind":"unreachable","message":"qq failed to list the lock keys","causes":["`[QQ]` was killed by signal 9"],"hint":"find out what killed it (out of memory? a limit? an administrator?), then run this again","exit_code":7}}
 
 "#]].raw());
@@ -383,9 +329,7 @@ fn complaint_is_found_among_warnings() {
     assert_data_eq!(
         run.transcript(),
         str![[r#"
-exit 5
---- stdout
---- stderr
+--- exit 5
 error: cluster:8000 refused to list the lock keys
   caused by: Error 404: fs_no_such_entry_error: Not there.
 hint: `[DIR]/qq-between --host=cluster fs_security_list_keys` shows what exists
@@ -403,11 +347,8 @@ fn grandchild_holding_pipes_does_not_block() {
     assert_data_eq!(
         run.transcript(),
         str![[r#"
-exit 0
---- stdout
 ID  NAME       STATE    FINGERPRINT          CONFIGURED KEY  COMMENT
 1   lock-2026  enabled  SHA256:qDNOdPfn/SvG  -
---- stderr
 
 "#]]
         .raw()
@@ -477,68 +418,50 @@ fn unrunnable_qq_is_distinguished() {
     });
     assert_data_eq!(said.concat(), str![[r#"
 ==== ./missing
-exit 7
---- stdout
---- stderr
+--- exit 7
 error: cannot run qq
   caused by: `./missing` was not found
 hint: install it with `pip install qumulo-api`, give its path with --qq PATH or QKEY_QQ, or use --via rest, which does not need it
 ==== missing
-exit 7
---- stdout
---- stderr
+--- exit 7
 error: cannot run qq
   caused by: `missing` was not found
 hint: install it with `pip install qumulo-api`, give its path with --qq PATH or QKEY_QQ, or use --via rest, which does not need it
 ==== ./folder
-exit 7
---- stdout
---- stderr
+--- exit 7
 error: cannot run qq
   caused by: `./folder` could not be run
   caused by: is a directory
 hint: give the path of the qq program itself with --qq PATH or QKEY_QQ
 ==== ./plain
-exit 7
---- stdout
---- stderr
+--- exit 7
 error: cannot run qq
   caused by: `./plain` is not executable
 hint: give the path of the qq program itself with --qq PATH or QKEY_QQ
 ==== ./headless
-exit 7
---- stdout
---- stderr
+--- exit 7
 error: qq failed to list the lock keys
   caused by: `[DIR]/headless` could not be run
   caused by: Exec format error (os error 8)
 hint: give the path of qq with --qq PATH or QKEY_QQ
 ==== ./orphan
-exit 7
---- stdout
---- stderr
+--- exit 7
 error: qq failed to list the lock keys
   caused by: `[DIR]/orphan` could not be run
   caused by: the interpreter that its first line names was not found
 hint: give the path of qq with --qq PATH or QKEY_QQ
 ==== ./exits-127
-exit 7
---- stdout
---- stderr
+--- exit 7
 error: qq failed to list the lock keys
   caused by: `[DIR]/exits-127` exited with 127
 hint: check that `./exits-127 --host=cluster fs_security_list_keys --help` works; if it does, run this again with -vv and report the output
 ==== ./dangling
-exit 7
---- stdout
---- stderr
+--- exit 7
 error: cannot run qq
   caused by: `./dangling` was not found
 hint: install it with `pip install qumulo-api`, give its path with --qq PATH or QKEY_QQ, or use --via rest, which does not need it
 ==== 
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: a value is required for '--qq <PATH>' but none was supplied
 
 For more information, try '--help'.
@@ -553,9 +476,7 @@ fn unrunnable_qq_fails_before_keys_are_opened() {
     assert_data_eq!(
         run.transcript(),
         str![[r#"
-exit 7
---- stdout
---- stderr
+--- exit 7
 error: cannot run qq
   caused by: `./missing` was not found
 hint: install it with `pip install qumulo-api`, give its path with --qq PATH or QKEY_QQ, or use --via rest, which does not need it
@@ -607,24 +528,16 @@ fn missing_host_is_reported() {
         .env("QQ_MOCK_STATE", mock.state().to_str().expect("UTF-8"));
     let said = CEREMONIES.map(|ceremony| qkey.run(ceremony).transcript());
     assert_data_eq!(said.concat(), str![[r#"
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: no cluster selected
 hint: give --host HOST, set QKEY_HOST, or add the cluster to the configuration file (`qkey config init`)
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: no cluster selected
 hint: give --host HOST, set QKEY_HOST, or add the cluster to the configuration file (`qkey config init`)
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: no cluster selected
 hint: give --host HOST, set QKEY_HOST, or add the cluster to the configuration file (`qkey config init`)
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: no cluster selected
 hint: give --host HOST, set QKEY_HOST, or add the cluster to the configuration file (`qkey config init`)
 
@@ -632,9 +545,7 @@ hint: give --host HOST, set QKEY_HOST, or add the cluster to the configuration f
     assert_data_eq!(
         qkey.run(["keys", "--host="]).transcript(),
         str![[r#"
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: the host is empty
 hint: give a host name or an address, or omit it on a cluster node
 
@@ -658,44 +569,32 @@ fn timeout_is_in_seconds() {
     });
     assert_data_eq!(said.concat(), str![[r#"
 ==== 0
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: invalid value '0' for '--timeout <SECONDS>': 0 is not in 1..18446744073709551615
 
 For more information, try '--help'.
 ==== -1
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: invalid value '-1' for '--timeout <SECONDS>': invalid digit found in string
 
 For more information, try '--help'.
 ==== 
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: invalid value '' for '--timeout <SECONDS>': cannot parse integer from empty string
 
 For more information, try '--help'.
 ==== soon
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: invalid value 'soon' for '--timeout <SECONDS>': invalid digit found in string
 
 For more information, try '--help'.
 ==== 1.5
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: invalid value '1.5' for '--timeout <SECONDS>': invalid digit found in string
 
 For more information, try '--help'.
 ==== 99999999999999999999
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: invalid value '99999999999999999999' for '--timeout <SECONDS>': number too large to fit in target type
 
 For more information, try '--help'.
@@ -706,9 +605,7 @@ For more information, try '--help'.
     assert_data_eq!(
         from_environment.run(["keys"]).transcript(),
         str![[r#"
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: invalid value 'soon' for '--timeout <SECONDS>': invalid digit found in string
 
 For more information, try '--help'.
@@ -763,12 +660,9 @@ fn dialect_is_detected_once_per_process() {
     assert_data_eq!(
         run.transcript(),
         str![[r#"
-exit 0
---- stdout
 key 1 ("lock-2026") protects:
   snapshot 2
 key 2 ("other") protects nothing.
---- stderr
 
 "#]]
         .raw()
@@ -799,29 +693,21 @@ fn old_qq_errors_on_stdout_are_classified() {
     });
     assert_data_eq!(said, str![[r#"
 ==== unauthenticated
-exit 6
---- stdout
---- stderr
+--- exit 6
 error: not logged in to cluster:8000
   caused by: Error 401: http_unauthorized_error: Need to log in first to establish credentials.
 hint: log in first: `[QQ] --host=cluster login -u USER`
 ==== status 404 fs_no_such_entry_error There is no such thing.
-exit 5
---- stdout
---- stderr
+--- exit 5
 error: cluster:8000 refused to list the lock keys
   caused by: Error 404: fs_no_such_entry_error: There is no such thing.
 hint: `[QQ] --host=cluster fs_security_list_keys` shows what exists
 ==== refused-connection
-exit 7
---- stdout
---- stderr
+--- exit 7
 error: cannot reach cluster:8000: [Errno 111] Connection refused
 hint: check --host and --port (or the cluster's entry in the configuration file), and the network
 ==== drop-before
-exit 7
---- stdout
---- stderr
+--- exit 7
 error: lost the connection to cluster:8000 during the request to list the lock keys: Remote end closed connection without response
 hint: check whether the cluster is up, and whether a proxy or firewall cuts connections
 
@@ -861,9 +747,7 @@ fn qq_without_lock_keys_is_reported() {
     assert_data_eq!(
         run.transcript(),
         str![[r#"
-exit 7
---- stdout
---- stderr
+--- exit 7
 error: this qq has no command fs_security_list_keys
 hint: qq 6.1.0 or later is required: `pip install --upgrade qumulo-api`, or select another with --qq PATH
 
@@ -881,9 +765,7 @@ hint: qq 6.1.0 or later is required: `pip install --upgrade qumulo-api`, or sele
     assert_data_eq!(
         run.transcript(),
         str![[r#"
-exit 7
---- stdout
---- stderr
+--- exit 7
 error: this qq rejects the arguments of fs_security_list_keys: unrecognized arguments: --json
 hint: select another qq with --qq PATH; versions 6.1.0 to 7.10 are known to work
 
@@ -1048,15 +930,11 @@ fn failing_wrapper_does_not_resubmit() {
     });
     assert_data_eq!(said, str![[r#"
 ==== done
-exit 0
---- stdout
 Locked snapshot 3 ("3_nightly_projects") with key 1 ("lock-2026").
---- stderr
+--- exit 0
 warning: no reply to the request to lock snapshot 3 ("3_nightly_projects") (qq failed to lock snapshot 3: `[DIR]/qq-between` exited with 3: usage: wrapper [-h] wrapper: error: cannot write to the audit log); checked: it was done
 ==== not done
-exit 8
---- stdout
---- stderr
+--- exit 8
 error: no reply to the request to lock snapshot 3 ("3_nightly_projects"): not done so far, and may still be
   caused by: qq failed to lock snapshot 3
   caused by: `[DIR]/qq-between` exited with 3: usage: wrapper [-h]
@@ -1103,41 +981,29 @@ fn foreign_text_is_escaped_and_indented() {
     });
     assert_data_eq!(said, str![[r#"
 ==== cluster
-exit 5
---- stdout
---- stderr
+--- exit 5
 ESC[1mESC[31merror:ESC[0m cluster:8000 refused to list the lock keys
   caused by: Error 400: odd_error: one\u{1b}]0;x\u{7}two \u{1b}[2Jthree
 ESC[1mESC[36mhint:ESC[0m nothing was changed; fix what the cluster reports, then run this again
-exit 5
---- stdout
---- stderr
+--- exit 5
 {"error":{"kind":"refused","message":"cluster:8000 refused to list the lock keys","causes":["Error 400: odd_error: one\u001b]0;x\u0007two \u001b[2Jthree"],"hint":"nothing was changed; fix what the cluster reports, then run this again","exit_code":5}}
 ==== two lines
-exit 5
---- stdout
---- stderr
+--- exit 5
 ESC[1mESC[31merror:ESC[0m cluster:8000 refused to list the lock keys
   caused by: Error 400: odd_error: one
     error: forged
     hint: \u{1b}[2Jforged
 ESC[1mESC[36mhint:ESC[0m nothing was changed; fix what the cluster reports, then run this again
-exit 5
---- stdout
---- stderr
+--- exit 5
 {"error":{"kind":"refused","message":"cluster:8000 refused to list the lock keys","causes":["Error 400: odd_error: one\nerror: forged\r\nhint: \u001b[2Jforged"],"hint":"nothing was changed; fix what the cluster reports, then run this again","exit_code":5}}
 ==== qq
-exit 7
---- stdout
---- stderr
+--- exit 7
 ESC[1mESC[31merror:ESC[0m qq failed to list the lock keys
   caused by: `[DIR]/qq-between` exited with 3: one\u{1b}]0;x\u{7}two
     error: forged
     hint: \u{1b}[2Jforged
 ESC[1mESC[36mhint:ESC[0m check that `[DIR]/qq-between --host=cluster fs_security_list_keys --help` works; if it does, run this again with -vv and report the output
-exit 7
---- stdout
---- stderr
+--- exit 7
 {"error":{"kind":"unreachable","message":"qq failed to list the lock keys","causes":["`[DIR]/qq-between` exited with 3: one\u001b]0;x\u0007two\nerror: forged\r\nhint: \u001b[2Jforged"],"hint":"check that `[DIR]/qq-between --host=cluster fs_security_list_keys --help` works; if it does, run this again with -vv and report the output","exit_code":7}}
 
 "#]].raw());

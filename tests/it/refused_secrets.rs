@@ -382,9 +382,7 @@ fn a_tpm_that_has_locked_itself_is_named() {
     assert_eq!(tpm.qkey.run(["sign", "--key", &wrong, "x"]).code, 3);
     let run = tpm.qkey.run(["sign", "--key", &source, "x"]);
     assert_data_eq!(transcript(&run), str![[r#"
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot sign with openssl:locked.pem?provider=tpm2,default&passphrase-env=RIGHT
     [error:-1:2337 tpm:warn(2.0): authorizations for objects subject to DA protection are not allowed at this time because the TPM is in DA lockout mode
 hint: the TPM locked itself after too many wrong passphrases: wait until the lockout ends, or reset it with its lockout password, as in `tpm2_dictionarylockout --clear-lockout`
@@ -435,57 +433,43 @@ fn a_passphrase_that_nothing_asks_for_is_an_error() {
     let told: String = cases.iter().map(|source| run(source)).collect();
     assert_data_eq!(told, str![[r#"
 ==== alice.pem?passphrase-file=pass
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot open alice.pem
   caused by: the key is not encrypted, so passphrase-file has no effect
 hint: remove passphrase-file from the key source, or encrypt the key first: `openssl pkcs8 -topk8 -in alice.pem -out NEW`, or for OpenSSH's format `ssh-keygen -p -f alice.pem`
 0 tries
 ==== file:alice.pem?passphrase-env=RIGHT
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot open alice.pem
   caused by: the key is not encrypted, so passphrase-env has no effect
 hint: remove passphrase-env from the key source, or encrypt the key first: `openssl pkcs8 -topk8 -in alice.pem -out NEW`, or for OpenSSH's format `ssh-keygen -p -f alice.pem`
 0 tries
 ==== openssl:alice.pem?passphrase-file=pass
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot open openssl:alice.pem?passphrase-file=pass
   caused by: openssl opens it without a passphrase, so passphrase-file has no effect
 hint: remove passphrase-file, or encrypt the key first: `openssl pkcs8 -topk8 -in alice.pem -out NEW`
 0 tries
 ==== openssl:alice.pem?provider=default&passphrase-file=pass
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot open openssl:alice.pem?provider=default&passphrase-file=pass
   caused by: openssl opens it without a passphrase, so passphrase-file has no effect
 hint: remove passphrase-file, or encrypt the key first: `openssl pkcs8 -topk8 -in alice.pem -out NEW`
 0 tries
 ==== openssl:open.pem?provider=tpm2,default&passphrase-file=pass
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot open openssl:open.pem?provider=tpm2,default&passphrase-file=pass
   caused by: openssl opens it without a passphrase, so passphrase-file has no effect
 hint: remove passphrase-file from the key source
 0 tries
 ==== openssl:handle:0x81000005?provider=tpm2,default&passphrase-file=pass
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot open openssl:handle:0x81000005?provider=tpm2,default&passphrase-file=pass
   caused by: openssl opens it without a passphrase, so passphrase-file has no effect
 hint: with this source, openssl asks for the passphrase: 'openssl:handle:0x81000005%3Fpass?provider=tpm2,default&passphrase-file=pass'; if the key has none, remove passphrase-file
 0 tries
 ==== openssl:handle:0x81000005?provider=tpm2,default
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot sign with openssl:handle:0x81000005?provider=tpm2,default
     [error:-1:2446 tpm:session(1):the authorization HMAC check failed and DA counter incremented
 hint: the key has a passphrase, but openssl did not ask for it; with this source it does: 'openssl:handle:0x81000005%3Fpass?provider=tpm2,default&passphrase-file=PATH'

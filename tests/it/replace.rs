@@ -41,10 +41,7 @@ fn json_for_dry_run_change_no_change_and_failure() {
         qkey,
         with(&["--dry-run"]),
         str![[r#"
-exit 0
---- stdout
 {"action":"replace","changed":false,"dry_run":true,"key":{"id":"1","name":"lock-2026","comment":"in the safe","disabled":false,"public_key":"[ALICE]","fingerprint":"SHA256:[ALICE]"},"old_key":{"public_key":"[ALICE]","fingerprint":"SHA256:[ALICE]"},"new_key":{"public_key":"[BOB]","fingerprint":"SHA256:[BOB]"},"challenge":"Replace key 1 version 1, name \"lock-2026\", comment \"in the safe\""}
---- stderr
 
 "#]]
     );
@@ -52,10 +49,7 @@ exit 0
         qkey,
         REPLACE,
         str![[r#"
-exit 0
---- stdout
 {"action":"replace","changed":true,"dry_run":false,"key":{"id":"1","name":"lock-2026","comment":"in the safe","disabled":false,"public_key":"[BOB]","fingerprint":"SHA256:[BOB]"},"old_key":{"public_key":"[ALICE]","fingerprint":"SHA256:[ALICE]"},"new_key":{"public_key":"[BOB]","fingerprint":"SHA256:[BOB]"}}
---- stderr
 
 "#]]
     );
@@ -63,10 +57,7 @@ exit 0
         qkey,
         REPLACE,
         str![[r#"
-exit 0
---- stdout
 {"action":"replace","changed":false,"dry_run":false,"key":{"id":"1","name":"lock-2026","comment":"in the safe","disabled":false,"public_key":"[BOB]","fingerprint":"SHA256:[BOB]"},"old_key":{"public_key":"[BOB]","fingerprint":"SHA256:[BOB]"},"new_key":{"public_key":"[BOB]","fingerprint":"SHA256:[BOB]"}}
---- stderr
 
 "#]]
     );
@@ -80,9 +71,7 @@ exit 0
         qkey,
         wrong,
         str![[r#"
-exit 4
---- stdout
---- stderr
+--- exit 4
 {"error":{"kind":"mismatch","message":"alice.pem (SHA256:[ALICE…]) does not match key 1 (\"lock-2026\")","causes":[],"hint":"nothing was sent; you need the private key for SHA256:[BOB…]","exit_code":4}}
 
 "#]]
@@ -136,9 +125,7 @@ fn wrong_old_key_exits_4_and_sends_nothing() {
         qkey,
         ["replace", "-k1", "--old-key=carol.pem", "--new-key=bob.pem"],
         str![[r#"
-exit 4
---- stdout
---- stderr
+--- exit 4
 error: carol.pem (SHA256:[CAROL…]) does not match key 1 ("lock-2026")
 hint: nothing was sent; you need the private key for SHA256:[ALICE…]
 
@@ -171,11 +158,8 @@ fn replacement_by_itself_changes_nothing() {
             "--new-key=alice.pem",
         ],
         str![[r#"
-exit 0
---- stdout
 Key 1 ("lock-2026") already holds the new key.
   SHA256:[ALICE]
---- stderr
 
 "#]]
     );
@@ -199,39 +183,27 @@ fn unknown_key_suggests_nearest_name() {
         said.concat(),
         str![[r#"
 ==== lock-2062
-exit 5
---- stdout
---- stderr
+--- exit 5
 error: no lock key named "lock-2062"
 hint: did you mean "lock-2026"? `qkey keys list` shows them all
 ==== another
-exit 5
---- stdout
---- stderr
+--- exit 5
 error: no lock key named "another"
 hint: `qkey keys list` shows them all
 ==== 7
-exit 5
---- stdout
---- stderr
+--- exit 5
 error: no lock key with id 7
 hint: `qkey keys list` shows them all
 ==== 
-exit 5
---- stdout
---- stderr
+--- exit 5
 error: no lock key named ""
 hint: `qkey keys list` shows them all
 ==== 01
-exit 5
---- stdout
---- stderr
+--- exit 5
 error: no lock key with id 01
 hint: `qkey keys list` shows them all
 ==== LOCK-2026
-exit 5
---- stdout
---- stderr
+--- exit 5
 error: no lock key named "LOCK-2026"
 hint: `qkey keys list` shows them all
 
@@ -321,9 +293,7 @@ fn third_key_after_lost_reply_exits_8() {
     );
     let run = Qkey::with_mock(&mock).between(&mock, &hook).run(REPLACE);
     assert_data_eq!(filtered(&run), str![[r#"
-exit 8
---- stdout
---- stderr
+--- exit 8
 error: the request to replace key 1 ("lock-2026") was sent, and now key 1 ("lock-2026") holds a third key
   caused by: lost the connection to cluster:8000 during the request to replace key 1: The read operation timed out
 hint: someone else may be making changes; `[DIR]/qq-between --host=cluster fs_security_list_keys` shows what the cluster holds
@@ -342,9 +312,7 @@ fn key_replaced_by_another_admin_is_not_retried() {
     );
     let run = Qkey::with_mock(&mock).between(&mock, &hook).run(REPLACE);
     assert_data_eq!(filtered(&run), str![[r#"
-exit 4
---- stdout
---- stderr
+--- exit 4
 error: key 1 ("lock-2026") was replaced by someone else
   caused by: cluster:8000 refused to replace key 1
   caused by: Error 400: invalid_request_error: The old key verification signature does not match the challenge.
@@ -373,9 +341,7 @@ fn stdin_key_is_read_once() {
     assert_data_eq!(
         filtered(&run),
         str![[r#"
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: only one key or passphrase may be read from stdin
 hint: save the others to files
 
@@ -402,12 +368,9 @@ fn configured_key_that_matches_signs() {
         qkey,
         replace,
         str![[r#"
-exit 0
---- stdout
 Replaced key 1 ("lock-2026").
   was SHA256:[ALICE]
   now SHA256:[BOB]
---- stderr
 
 "#]]
     );
@@ -426,9 +389,7 @@ fn configured_keys_without_match_are_listed() {
         qkey,
         replace,
         str![[r#"
-exit 4
---- stdout
---- stderr
+--- exit 4
 error: none of these keys matches key 1 ("lock-2026"): spare (../../carol.pem) (No such file or directory (os error 2)), vault (../../alice.pem) (SHA256:[ALICE…])
 hint: nothing was sent; you need the private key for SHA256:[BOB…]
 
@@ -444,9 +405,7 @@ fn missing_old_key_hints_at_configuration() {
         Qkey::with_mock(&mock),
         ["replace", "-k1", "--new-key=bob.pem"],
         str![[r#"
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: no key given: --old-key is missing
 hint: give --old-key SOURCE, or add your keys to the configuration file (`qkey config init`)
 
@@ -471,12 +430,10 @@ fn new_key_stored_under_another_id_warns() {
         Qkey::with_mock(&mock),
         REPLACE,
         str![[r#"
-exit 0
---- stdout
 Replaced key 1 ("lock-2026").
   was SHA256:[ALICE]
   now SHA256:[BOB]
---- stderr
+--- exit 0
 warning: the new key is also stored as key 2 ("other")
 
 "#]]
@@ -491,9 +448,7 @@ fn stored_key_of_another_algorithm_is_reported() {
         Qkey::with_mock(&mock),
         REPLACE,
         str![[r#"
-exit 4
---- stdout
---- stderr
+--- exit 4
 error: key 1 ("lock-2026") is not a P-256 key
   caused by: the public key is truncated or damaged
 

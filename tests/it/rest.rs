@@ -183,9 +183,7 @@ fn transport_precedence() {
 fn missing_host_is_usage_error() {
     let run = Qkey::new().run(["keys", "--via=rest"]);
     assert_data_eq!(run.transcript(), str![[r#"
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: no cluster selected
 hint: give --host HOST, set QKEY_HOST, or add the cluster to the configuration file (`qkey config init`)
 
@@ -198,9 +196,7 @@ fn hints_name_the_same_cluster() {
     let qkey = Qkey::with_rest(&core);
     let missing = qkey.run(["unlock", "--id=9", "--key=alice.pem"]);
     assert_data_eq!(missing.transcript(), str![[r#"
-exit 5
---- stdout
---- stderr
+--- exit 5
 error: snapshot 9 does not exist on 127.0.0.1:[PORT]
   caused by: Error 404: fs_no_such_entry_error: There is no snapshot 9.
 hint: `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys usage` shows which snapshots are locked
@@ -425,9 +421,7 @@ fn ipv6_works_with_and_without_brackets() {
     expect_done(&qkey.run(with(&UNLOCK, &["--host=::1"])));
     let run = qkey.run(["unlock", "--id=9", "--key=alice.pem", "--host=::1"]);
     assert_data_eq!(run.transcript(), str![[r#"
-exit 5
---- stdout
---- stderr
+--- exit 5
 error: snapshot 9 does not exist on [::1]:[PORT]
   caused by: Error 404: fs_no_such_entry_error: There is no snapshot 9.
 hint: `qkey --via=rest --host=::1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys usage` shows which snapshots are locked
@@ -480,9 +474,7 @@ fn invalid_host_is_refused_before_connecting() {
     assert_data_eq!(
         qkey.run(["keys", "--host="]).transcript(),
         str![[r#"
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: the host is empty
 hint: give a host name or an address, or omit it on a cluster node
 
@@ -503,27 +495,19 @@ fn invalid_port_is_usage_error() {
     assert_data_eq!(
         said,
         str![[r#"
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: invalid value '65536' for '--port <PORT>': 65536 is not in 0..=65535
 
 For more information, try '--help'.
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: invalid value '-1' for '--port <PORT>': -1 is not in 0..=65535
 
 For more information, try '--help'.
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: invalid value 'x' for '--port <PORT>': invalid digit found in string
 
 For more information, try '--help'.
-exit 7
---- stdout
---- stderr
+--- exit 7
 error: cannot reach 127.0.0.1:0: Connection refused (os error 111)
 hint: check --host and --port (or the cluster's entry in the configuration file), and the network
 
@@ -587,9 +571,7 @@ fn connecting_times_out() {
     assert_data_eq!(
         run.transcript(),
         str![[r#"
-exit 7
---- stdout
---- stderr
+--- exit 7
 error: cannot reach 127.0.0.1:[PORT]: no connection within 1 s
 hint: check whether the cluster responds, or give it more time with --timeout SECONDS
 
@@ -607,9 +589,7 @@ fn interrupt_while_connecting_exits() {
     assert_data_eq!(
         interrupt(&qkey, child).transcript(),
         str![[r#"
-exit 130
---- stdout
---- stderr
+--- exit 130
 error: interrupted before the request to read snapshot 7
 hint: nothing was submitted by this step; run this again
 
@@ -657,21 +637,15 @@ fn interrupt_during_hanging_read_exits() {
         said,
         str![[r#"
 ==== a slow answer
-exit 130
---- stdout
---- stderr
+--- exit 130
 error: interrupted during the request to list the lock keys
 hint: nothing was submitted by this step; run this again
 ==== a dripping answer
-exit 130
---- stdout
---- stderr
+--- exit 130
 error: interrupted during the request to list the lock keys
 hint: nothing was submitted by this step; run this again
 ==== a pause before the next try
-exit 130
---- stdout
---- stderr
+--- exit 130
 error: interrupted before the request to list the lock keys
 hint: nothing was submitted by this step; run this again
 
@@ -701,33 +675,25 @@ fn interrupt_during_hanging_submission_reports_unconfirmed() {
     });
     assert_data_eq!(said, str![[r#"
 ==== unlock
-exit 130
---- stdout
---- stderr
+--- exit 130
 warning: stopping; waiting up to 8 s for what was already sent (a second signal stops at once)
 error: no reply to the request to unlock snapshot 7 ("7_snapshot"): not done so far, and may still be
   caused by: interrupted during the request to unlock snapshot 7
 hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys usage` shows whether it was done; rerunning is safe: qkey looks first
 ==== lock
-exit 130
---- stdout
---- stderr
+--- exit 130
 warning: stopping; waiting up to 8 s for what was already sent (a second signal stops at once)
 error: no reply to the request to lock snapshot 8 ("8_snapshot"): not done so far, and may still be
   caused by: interrupted during the request to lock snapshot 8
 hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys usage` shows whether it was done; rerunning is safe: qkey looks first
 ==== replace_key
-exit 130
---- stdout
---- stderr
+--- exit 130
 warning: stopping; waiting up to 8 s for what was already sent (a second signal stops at once)
 error: no reply to the request to replace key 1 ("lock-2026"): not done so far, and may still be
   caused by: interrupted during the request to replace key 1
 hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows whether it was done; rerunning is safe: qkey looks first
 ==== add_key
-exit 130
---- stdout
---- stderr
+--- exit 130
 warning: stopping; waiting up to 8 s for what was already sent (a second signal stops at once)
 error: no reply to the request to add key "new": not done so far, and may still be
   caused by: interrupted during the request to store key "new"

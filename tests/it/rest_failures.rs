@@ -111,29 +111,21 @@ fn retries_are_logged_and_limited() {
     });
     assert_data_eq!(said, str![[r#"
 ==== 503
-exit 7
---- stdout
---- stderr
+--- exit 7
 error: 127.0.0.1:[PORT] failed to list the lock keys
   caused by: Error 503: http_service_unavailable_error: Simulated failure 503.
 hint: the cluster, or a proxy in front of it, is not ready; try again later
 ==== 429
-exit 7
---- stdout
---- stderr
+--- exit 7
 error: 127.0.0.1:[PORT] refused to list the lock keys
   caused by: Error 429: unknown_error: Simulated failure 429.
 hint: the cluster, or a proxy in front of it, is not ready; try again later
 ==== drop_before
-exit 7
---- stdout
---- stderr
+--- exit 7
 error: lost the connection to 127.0.0.1:[PORT] during the request to list the lock keys: it was closed before the whole response had arrived
 hint: check whether the cluster is up, and whether a proxy or firewall cuts connections
 ==== empty
-exit 7
---- stdout
---- stderr
+--- exit 7
 error: unexpected reply from 127.0.0.1:[PORT] to the request to list the lock keys
   caused by: status 503: (nothing)
 hint: check --host and --port: a proxy or another service may respond there
@@ -218,39 +210,29 @@ fn submissions_are_never_retried() {
     assert_data_eq!(said, str![[r#"
 ==== unlock
 -- status {"status":503,"retry_after":0}
-exit 8
---- stdout
---- stderr
+--- exit 8
 error: unexpected reply to the request to unlock snapshot 7 ("7_snapshot"): not done so far, and may still be
   caused by: 127.0.0.1:[PORT] failed to unlock snapshot 7
   caused by: Error 503: http_service_unavailable_error: Simulated failure 503.
 hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys usage` shows whether it was done; rerunning is safe: qkey looks first
 -- status {"status":429,"retry_after":0}
-exit 7
---- stdout
---- stderr
+--- exit 7
 error: 127.0.0.1:[PORT] refused to unlock snapshot 7
   caused by: Error 429: unknown_error: Simulated failure 429.
 hint: the cluster, or a proxy in front of it, is not ready; try again later; the cluster now holds a signature made with alice.pem over its challenge
 -- drop_before {}
-exit 8
---- stdout
---- stderr
+--- exit 8
 error: no reply to the request to unlock snapshot 7 ("7_snapshot"): not done so far, and may still be
   caused by: lost the connection to 127.0.0.1:[PORT] during the request to unlock snapshot 7: it was closed before the whole response had arrived
 hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys usage` shows whether it was done; rerunning is safe: qkey looks first
 -- empty {"status":503}
-exit 8
---- stdout
---- stderr
+--- exit 8
 error: unexpected reply to the request to unlock snapshot 7 ("7_snapshot"): not done so far, and may still be
   caused by: unexpected reply from 127.0.0.1:[PORT] to the request to unlock snapshot 7
   caused by: status 503: (nothing)
 hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys usage` shows whether it was done; rerunning is safe: qkey looks first
 -- empty {"status":504}
-exit 8
---- stdout
---- stderr
+--- exit 8
 error: unexpected reply to the request to unlock snapshot 7 ("7_snapshot"): not done so far, and may still be
   caused by: unexpected reply from 127.0.0.1:[PORT] to the request to unlock snapshot 7
   caused by: status 504: (nothing)
@@ -291,29 +273,21 @@ fn slow_replies_time_out() {
     });
     assert_data_eq!(said, str![[r#"
 ==== a read
-exit 7
---- stdout
---- stderr
+--- exit 7
 error: no reply from 127.0.0.1:[PORT] within 1 s to the request to list the lock keys
 hint: check whether the cluster responds, or give it more time with --timeout SECONDS
 ==== a body
-exit 7
---- stdout
---- stderr
+--- exit 7
 error: no reply from 127.0.0.1:[PORT] within 1 s to the request to list the lock keys
 hint: check whether the cluster responds, or give it more time with --timeout SECONDS
 ==== a submission
-exit 8
---- stdout
---- stderr
+--- exit 8
 error: no reply to the request to unlock snapshot 7 ("7_snapshot"): not done so far, and may still be
   caused by: no reply from 127.0.0.1:[PORT] within 4 s to the request to unlock snapshot 7
 hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys usage` shows whether it was done; rerunning is safe: qkey looks first
 ==== a submission that is done
-exit 0
---- stdout
 Unlocked snapshot 7 ("7_snapshot") with key 1 ("lock-2026").
---- stderr
+--- exit 0
 warning: no reply to the request to unlock snapshot 7 ("7_snapshot") (no reply from 127.0.0.1:[PORT] within 4 s to the request to unlock snapshot 7); checked: it was done
 
 "#]].raw());
@@ -342,9 +316,7 @@ fn reply_over_8_mib_is_refused() {
         unsafe { command.pre_exec(limit) };
         let run = qkey.taken(&command.output().expect("qkey runs"));
         assert_data_eq!(run.transcript(), str![[r#"
-exit 7
---- stdout
---- stderr
+--- exit 7
 error: the reply from 127.0.0.1:[PORT] is too large: the key list is larger than 8 MiB
 hint: a cluster sends far less; check --host and --port: a proxy or another service may respond there
 
@@ -388,96 +360,70 @@ fn missing_fields_are_named() {
     });
     assert_data_eq!(said, str![[r#"
 ==== list_keys id
-exit 7
---- stdout
---- stderr
+--- exit 7
 error: unexpected reply from 127.0.0.1:[PORT] to the request to list the lock keys
   caused by: expected a list of keys in JSON (missing field `id` at line 1 column 210), got: {"entries": [{"name": "lock-2026", "comment": "", "disabled": false, "public_key": "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE…
 hint: check --host and --port: a proxy or another service may respond there
 ==== list_keys name
-exit 7
---- stdout
---- stderr
+--- exit 7
 error: unexpected reply from 127.0.0.1:[PORT] to the request to list the lock keys
   caused by: expected a list of keys in JSON (missing field `name` at line 1 column 200), got: {"entries": [{"id": "1", "comment": "", "disabled": false, "public_key": "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEgKmJRFWtWT…
 hint: check --host and --port: a proxy or another service may respond there
 ==== list_keys public_key
-exit 7
---- stdout
---- stderr
+--- exit 7
 error: unexpected reply from 127.0.0.1:[PORT] to the request to list the lock keys
   caused by: expected a list of keys in JSON (missing field `public_key` at line 1 column 79), got: {"entries": [{"id": "1", "name": "lock-2026", "comment": "", "disabled": false}]}
 hint: check --host and --port: a proxy or another service may respond there
 ==== list_keys entries
-exit 7
---- stdout
---- stderr
+--- exit 7
 error: unexpected reply from 127.0.0.1:[PORT] to the request to list the lock keys
   caused by: expected a list of keys in JSON (missing field `entries` at line 1 column 2), got: {}
 hint: check --host and --port: a proxy or another service may respond there
 ==== unlock_challenge challenge
-exit 7
---- stdout
---- stderr
+--- exit 7
 error: unexpected reply from 127.0.0.1:[PORT] to the request to get the challenge to unlock snapshot 7
   caused by: expected a challenge in JSON (missing field `challenge` at line 1 column 2), got: {}
 hint: check --host and --port: a proxy or another service may respond there
 ==== get_status lock_key
-exit 7
---- stdout
---- stderr
+--- exit 7
 error: unexpected reply from 127.0.0.1:[PORT] to the request to read snapshot 7
   caused by: expected the snapshot's status in JSON (missing field `lock_key` at line 1 column 208), got: {"id": 7, "name": "7_snapshot", "timestamp": "2026-01-01T00:00:00Z", "expiration": "", "policy_id": null, "policy_name":…
 hint: check --host and --port: a proxy or another service may respond there
 ==== get_status id
-exit 7
---- stdout
---- stderr
+--- exit 7
 error: unexpected reply from 127.0.0.1:[PORT] to the request to read snapshot 7
   caused by: expected the snapshot's status in JSON (missing field `id` at line 1 column 216), got: {"name": "7_snapshot", "timestamp": "2026-01-01T00:00:00Z", "expiration": "", "policy_id": null, "policy_name": null, "s…
 hint: check --host and --port: a proxy or another service may respond there
 ==== key_usage usages
-exit 7
---- stdout
---- stderr
+--- exit 7
 error: unexpected reply from 127.0.0.1:[PORT] to the request to list what key 1 protects
   caused by: expected a list of usages in JSON (missing field `usages` at line 1 column 24), got: {"paging": {"next": ""}}
 hint: check --host and --port: a proxy or another service may respond there
 ==== key_usage type
-exit 7
---- stdout
---- stderr
+--- exit 7
 error: unexpected reply from 127.0.0.1:[PORT] to the request to list what key 1 protects
   caused by: expected a list of usages in JSON (missing field `type` at line 1 column 23), got: {"usages": [{"id": "7"}], "paging": {"next": ""}}
 hint: check --host and --port: a proxy or another service may respond there
 ==== key_usage id
-exit 7
---- stdout
---- stderr
+--- exit 7
 error: unexpected reply from 127.0.0.1:[PORT] to the request to list what key 1 protects
   caused by: expected a list of usages in JSON (missing field `id` at line 1 column 32), got: {"usages": [{"type": "snapshot"}], "paging": {"next": ""}}
 hint: check --host and --port: a proxy or another service may respond there
 ==== replace_challenge challenge
-exit 7
---- stdout
---- stderr
+--- exit 7
 error: unexpected reply from 127.0.0.1:[PORT] to the request to get the challenge to replace key 1
   caused by: expected a challenge in JSON (missing field `challenge` at line 1 column 2), got: {}
 hint: check --host and --port: a proxy or another service may respond there
 ==== add_key id
-exit 0
---- stdout
 Stored key 2 ("new") in the key store.
   SHA256:JSkAIR0avXSXaOU9Y5LHbqSNYBdGNuIp6RwKJix49NQ
---- stderr
+--- exit 0
 warning: unexpected reply to the request to add key "new" (unexpected reply from 127.0.0.1:[PORT] to the request to store key "new": expected the key in JSON (missing field `id` at line 1 column 191), got: {"name": "new", "comment": "", "disabled": false, "public_key": "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE4pvPqFpgnVaiL1Uq90I…); checked: it was done
 ==== replace_key public_key
-exit 0
---- stdout
 Replaced key 1 ("lock-2026").
   was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
   now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
---- stderr
+--- exit 0
 warning: unexpected reply to the request to replace key 1 ("lock-2026") (unexpected reply from 127.0.0.1:[PORT] to the request to replace key 1: expected the key in JSON (missing field `public_key` at line 1 column 66), got: {"id": "1", "name": "lock-2026", "comment": "", "disabled": false}); checked: it was done
 
 "#]].raw());
@@ -499,37 +445,27 @@ fn foreign_replies_are_quoted() {
     });
     assert_data_eq!(said, str![[r#"
 ==== not_json
-exit 7
---- stdout
---- stderr
+--- exit 7
 error: unexpected reply from 127.0.0.1:[PORT] to the request to list the lock keys
   caused by: expected a list of keys in JSON, got: This is not JSON.
 hint: check --host and --port: a proxy or another service may respond there
 ==== truncated
-exit 7
---- stdout
---- stderr
+--- exit 7
 error: unexpected reply from 127.0.0.1:[PORT] to the request to list the lock keys
   caused by: expected a list of keys in JSON, got: {"entries": [{"id": "1", "name": "lock-2026", "comment": "", "disabled": false, "public_key": "MFkwEwYHKoZIzj0C
 hint: check --host and --port: a proxy or another service may respond there
 ==== empty
-exit 7
---- stdout
---- stderr
+--- exit 7
 error: unexpected reply from 127.0.0.1:[PORT] to the request to list the lock keys
   caused by: expected a list of keys in JSON, got: (nothing)
 hint: check --host and --port: a proxy or another service may respond there
 ==== html_502
-exit 7
---- stdout
---- stderr
+--- exit 7
 error: unexpected reply from 127.0.0.1:[PORT] to the request to list the lock keys
   caused by: status 502: <html>  <head><title>502 Bad Gateway</title></head>  <body>  <center><h1>502 Bad Gateway</h1></center>  </body>  </html>
 hint: check --host and --port: a proxy or another service may respond there
 ==== redirect
-exit 7
---- stdout
---- stderr
+--- exit 7
 error: unexpected reply from 127.0.0.1:[PORT] to the request to list the lock keys
   caused by: it redirects to https://elsewhere.invalid/keys, which qkey does not follow
 hint: check --host and --port: a proxy or another service may respond there
@@ -569,23 +505,17 @@ fn pages_elsewhere_and_endless_lists_are_refused() {
     });
     assert_data_eq!(said, str![[r#"
 ==== elsewhere
-exit 7
---- stdout
---- stderr
+--- exit 7
 error: unexpected reply from 127.0.0.1:[PORT] to the request to list the lock keys
   caused by: its next page is on another host: https://elsewhere.invalid:8000/v1/file-system/security/keys/?after=1&limit=1
 hint: check --host and --port: a proxy or another service may respond there
 ==== loop
-exit 7
---- stdout
---- stderr
+--- exit 7
 error: unexpected reply from 127.0.0.1:[PORT] to the request to list the lock keys
   caused by: its list never ends
 hint: check --host and --port: a proxy or another service may respond there
 ==== cycle
-exit 7
---- stdout
---- stderr
+--- exit 7
 error: unexpected reply from 127.0.0.1:[PORT] to the request to list the lock keys
   caused by: its list never ends
 hint: check --host and --port: a proxy or another service may respond there
@@ -612,37 +542,27 @@ fn wrong_json_types_are_named() {
     });
     assert_data_eq!(said, str![[r#"
 ==== challenge
-exit 7
---- stdout
---- stderr
+--- exit 7
 error: unexpected reply from 127.0.0.1:[PORT] to the request to get the challenge to unlock snapshot 7
   caused by: expected a challenge in JSON (invalid type: integer `5`, expected a string at line 1 column 15), got: {"challenge": 5}
 hint: check --host and --port: a proxy or another service may respond there
 ==== expiration
-exit 7
---- stdout
---- stderr
+--- exit 7
 error: unexpected reply from 127.0.0.1:[PORT] to the request to read snapshot 7
   caused by: expected the snapshot's status in JSON (invalid type: integer `5`, expected a string at line 1 column 84), got: {"id": 7, "name": "7_snapshot", "timestamp": "2026-01-01T00:00:00Z", "expiration": 5, "policy_id": null, "policy_name": …
 hint: check --host and --port: a proxy or another service may respond there
 ==== name
-exit 7
---- stdout
---- stderr
+--- exit 7
 error: unexpected reply from 127.0.0.1:[PORT] to the request to read snapshot 7
   caused by: expected the snapshot's status in JSON (invalid type: sequence, expected a string at line 1 column 18), got: {"id": 7, "name": ["seven"], "timestamp": "2026-01-01T00:00:00Z", "expiration": "", "policy_id": null, "policy_name": nu…
 hint: check --host and --port: a proxy or another service may respond there
 ==== comment
-exit 7
---- stdout
---- stderr
+--- exit 7
 error: unexpected reply from 127.0.0.1:[PORT] to the request to list the lock keys
   caused by: expected a list of keys in JSON (invalid type: null, expected a string at line 1 column 61), got: {"entries": [{"id": "1", "name": "lock-2026", "comment": null, "disabled": false, "public_key": "MFkwEwYHKoZIzj0CAQYIKoZ…
 hint: check --host and --port: a proxy or another service may respond there
 ==== disabled
-exit 7
---- stdout
---- stderr
+--- exit 7
 error: unexpected reply from 127.0.0.1:[PORT] to the request to list the lock keys
   caused by: expected a list of keys in JSON (invalid type: string "no", expected a boolean at line 1 column 77), got: {"entries": [{"id": "1", "name": "lock-2026", "comment": "", "disabled": "no", "public_key": "MFkwEwYHKoZIzj0CAQYIKoZIzj…
 hint: check --host and --port: a proxy or another service may respond there
@@ -668,10 +588,8 @@ fn repeated_refusals_end_a_batch() {
     let unlock = ["unlock", "--ids-from=-", "--key=alice.pem", "--jobs=1"];
     let run = Qkey::with_rest(&core).run_with_stdin(unlock, ids.as_bytes());
     assert_data_eq!(run.transcript(), str![[r#"
-exit 6
---- stdout
 Unlocked 0, already unlocked 0, failed 5, not tried 15.
---- stderr
+--- exit 6
 error: 127.0.0.1:[PORT] denied permission to read snapshot 100
   caused by: Error 403: http_forbidden_error: Simulated failure 403.
 hint: log in as a user whose role includes PRIVILEGE_SNAPSHOT_READ; role changes take effect at the next login
@@ -791,10 +709,7 @@ fn connection_is_dropped_after_408() {
     assert_data_eq!(
         run.transcript(),
         str![[r#"
-exit 0
---- stdout
 Unlocked snapshot 7 ("7_snapshot") with key 1 ("lock-2026").
---- stderr
 
 "#]]
         .raw()

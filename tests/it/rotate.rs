@@ -186,12 +186,10 @@ fn a_key_is_rotated() {
     assert_data_eq!(
         run.transcript().replace(&new, "[NEW]"),
         str![[r#"
-exit 0
---- stdout
 Replaced key 1 ("vault").
   was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
   now [NEW]
---- stderr
+--- exit 0
 rotate.sh: done: the cluster holds ./lock.pem; the old key is ./lock.pem.old-qDNOdPfn_SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
 
 "#]]
@@ -421,9 +419,7 @@ fn unreadable_cluster_stops_and_resumes() {
     assert_data_eq!(
         run.transcript(),
         str![[r#"
-exit 8
---- stdout
---- stderr
+--- exit 8
 error: the request to replace key 1 ("vault") was sent, but the result could not be confirmed
   caused by: lost the connection to cluster:8000 during the request to replace key 1: Remote end closed connection without response
 hint: keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
@@ -451,9 +447,7 @@ fn wrong_old_key_makes_no_new_key() {
     assert_data_eq!(
         run.transcript(),
         str![[r#"
-exit 4
---- stdout
---- stderr
+--- exit 4
 error: ./bob.pem (SHA256:Bigzvx05JkuL) does not match key 1 ("vault")
 hint: nothing was sent; you need the private key for SHA256:qDNOdPfn/SvG
 
@@ -475,9 +469,7 @@ fn key_replaced_by_another_admin_is_kept() {
     assert_data_eq!(
         run.transcript(),
         str![[r#"
-exit 4
---- stdout
---- stderr
+--- exit 4
 rotate.sh: continuing with ./lock.pem.new
 error: ./lock.pem (SHA256:qDNOdPfn/SvG) does not match key 1 ("vault")
 hint: nothing was sent; you need the private key for SHA256:JSkAIR0avXSX
@@ -495,9 +487,7 @@ fn finish_starts_nothing() {
     assert_data_eq!(
         keys.run(&["--finish", "vault", "lock.pem"]).transcript(),
         str![[r#"
-exit 0
---- stdout
---- stderr
+--- exit 0
 rotate.sh: nothing to finish: the cluster holds ./lock.pem
 
 "#]]
@@ -517,9 +507,7 @@ fn concurrent_rotations_do_not_mix() {
     assert_data_eq!(
         second.transcript(),
         str![[r#"
-exit 1
---- stdout
---- stderr
+--- exit 1
 rotate.sh: another rotation is running in ./
 
 "#]]

@@ -108,52 +108,28 @@ fn every_form_is_printed() {
         ),
         str![[r#"
 $ qkey sign --key alice.pem lock-2026
-exit 0
---- stdout
 MEUCIQDvRbRJfkXZQ0UqNn5jcqAMoNA2UFV+dEv9i8Vl8XFiZQIgT+4UqgLCDe5entD1bZd5YSo+b4UNZhJ/XVj+oxIHJdY=
---- stderr
 
 $ qkey sign --key alice.pem lock-2026 --format base64
-exit 0
---- stdout
 MEUCIQDvRbRJfkXZQ0UqNn5jcqAMoNA2UFV+dEv9i8Vl8XFiZQIgT+4UqgLCDe5entD1bZd5YSo+b4UNZhJ/XVj+oxIHJdY=
---- stderr
 
 $ qkey sign --key alice.pem lock-2026 --encoding hex
-exit 0
---- stdout
 3045022100ef45b4497e45d943452a367e6372a00ca0d03650557e744bfd8bc565f171626502204fee14aa02c20dee5e9ed0f56d9779612a3e6f850d66127f5d58fea3120725d6
---- stderr
 
 $ qkey sign --key alice.pem lock-2026 --format der | od -An -tx1 -v | tr -d ' \n'; echo
-exit 0
---- stdout
 3045022100ef45b4497e45d943452a367e6372a00ca0d03650557e744bfd8bc565f171626502204fee14aa02c20dee5e9ed0f56d9779612a3e6f850d66127f5d58fea3120725d6
---- stderr
 
 $ qkey sign --key alice.pem lock-2026 --format p1363 | od -An -tx1 -v | tr -d ' \n'; echo
-exit 0
---- stdout
 ef45b4497e45d943452a367e6372a00ca0d03650557e744bfd8bc565f17162654fee14aa02c20dee5e9ed0f56d9779612a3e6f850d66127f5d58fea3120725d6
---- stderr
 
 $ qkey sign --key alice.pem lock-2026 --output json
-exit 0
---- stdout
 {"public_key":"MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEgKmJRFWtWTEHhBTiC5rI1rbBJlXJqTNGHl4O+YRUke1drezNEidIVqu/UMnMs+81HL8VwIyyeeCwHkLLEK2aaQ==","fingerprint":"SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4","signature":"MEUCIQDvRbRJfkXZQ0UqNn5jcqAMoNA2UFV+dEv9i8Vl8XFiZQIgT+4UqgLCDe5entD1bZd5YSo+b4UNZhJ/XVj+oxIHJdY=","signature_hex":"3045022100ef45b4497e45d943452a367e6372a00ca0d03650557e744bfd8bc565f171626502204fee14aa02c20dee5e9ed0f56d9779612a3e6f850d66127f5d58fea3120725d6"}
---- stderr
 
 $ qkey sign --key alice.pem lock-2026 --output json --format p1363
-exit 0
---- stdout
 {"public_key":"MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEgKmJRFWtWTEHhBTiC5rI1rbBJlXJqTNGHl4O+YRUke1drezNEidIVqu/UMnMs+81HL8VwIyyeeCwHkLLEK2aaQ==","fingerprint":"SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4","signature":"MEUCIQDvRbRJfkXZQ0UqNn5jcqAMoNA2UFV+dEv9i8Vl8XFiZQIgT+4UqgLCDe5entD1bZd5YSo+b4UNZhJ/XVj+oxIHJdY=","signature_hex":"3045022100ef45b4497e45d943452a367e6372a00ca0d03650557e744bfd8bc565f171626502204fee14aa02c20dee5e9ed0f56d9779612a3e6f850d66127f5d58fea3120725d6"}
---- stderr
 
 $ qkey sign --key alice.pem ''
-exit 0
---- stdout
 MEUCIQC9GIk8BGXIX3jwOr568EXaBE6/C/tlrjApYIpDroYyiAIgFQqYl+QqF2QnDU2OJdCrGtlOQkKsMY7VBwCXjS0B7EA=
---- stderr
 
 
 "#]].raw()
@@ -214,30 +190,20 @@ fn a_newline_at_the_end_is_signed_and_warned_of() {
         ),
         str![[r#"
 $ echo lock-2026 | qkey sign --key alice.pem
-exit 0
---- stdout
 MEQCIF2iB9BzGUGXUNzeNUf5EE9cyNx8fb95bzryRG66c/TzAiASUyZ/BGRvFCjVEhJb/I4F/CypoV4io3ZeeB213ZvUzw==
---- stderr
+--- exit 0
 warning: the trailing newline was signed too; the cluster will reject this (use `jq -j`)
 
 $ echo lock-2026 | qkey sign --key alice.pem --output json
-exit 0
---- stdout
 {"public_key":"MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEgKmJRFWtWTEHhBTiC5rI1rbBJlXJqTNGHl4O+YRUke1drezNEidIVqu/UMnMs+81HL8VwIyyeeCwHkLLEK2aaQ==","fingerprint":"SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4","signature":"MEQCIF2iB9BzGUGXUNzeNUf5EE9cyNx8fb95bzryRG66c/TzAiASUyZ/BGRvFCjVEhJb/I4F/CypoV4io3ZeeB213ZvUzw==","signature_hex":"304402205da207d07319419750dcde3547f9104f5cc8dc7c7dbf796f3af2446eba73f4f302201253267f04646f1428d512125bfc8e05fc2ca9a15e22a3765e781db5dd9bd4cf"}
---- stderr
+--- exit 0
 {"log":{"level":"warning","message":"the trailing newline was signed too; the cluster will reject this (use `jq -j`)"}}
 
 $ echo lock-2026 | qkey sign --key alice.pem -q
-exit 0
---- stdout
 MEQCIF2iB9BzGUGXUNzeNUf5EE9cyNx8fb95bzryRG66c/TzAiASUyZ/BGRvFCjVEhJb/I4F/CypoV4io3ZeeB213ZvUzw==
---- stderr
 
 $ printf lock-2026 | qkey sign --key alice.pem
-exit 0
---- stdout
 MEUCIQDvRbRJfkXZQ0UqNn5jcqAMoNA2UFV+dEv9i8Vl8XFiZQIgT+4UqgLCDe5entD1bZd5YSo+b4UNZhJ/XVj+oxIHJdY=
---- stderr
 
 
 "#]].raw()
@@ -266,36 +232,26 @@ fn what_cannot_be_read_or_is_asked_for_twice_is_an_error() {
         ),
         str![[r#"
 $ qkey sign --key alice.pem --file missing
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: cannot read the challenge from missing
   caused by: No such file or directory (os error 2)
 
 $ qkey sign --key alice.pem --file folder
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: cannot read the challenge from folder
   caused by: Is a directory (os error 21)
 
 $ qkey sign --key alice.pem --file missing --output json
-exit 2
---- stdout
---- stderr
+--- exit 2
 {"error":{"kind":"usage","message":"cannot read the challenge from missing","causes":["No such file or directory (os error 2)"],"hint":null,"exit_code":2}}
 
 $ qkey sign --key alice.pem --file /dev/zero
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: cannot read the challenge from /dev/zero
   caused by: longer than 16777216 bytes
 
 $ qkey sign --key alice.pem lock-2026 --file alice.pem
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: the argument '[CHALLENGE]' cannot be used with '--challenge-file <PATH>'
 
 Usage: qkey sign --key <SOURCE> <CHALLENGE>
@@ -303,9 +259,7 @@ Usage: qkey sign --key <SOURCE> <CHALLENGE>
 For more information, try '--help'.
 
 $ qkey sign lock-2026
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: the following required arguments were not provided:
   --key <SOURCE>
 
@@ -314,31 +268,23 @@ Usage: qkey sign --key <SOURCE> <CHALLENGE>
 For more information, try '--help'.
 
 $ qkey sign --key missing.pem lock-2026
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot read the key file missing.pem
   caused by: No such file or directory (os error 2)
 hint: check the path
 
 $ qkey sign --key - < alice.pem
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: only one of the key and the challenge may be read from stdin
 hint: give the challenge as an argument or with --challenge-file
 
 $ qkey sign --key - - < alice.pem
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: only one of the key and the challenge may be read from stdin
 hint: give the challenge as an argument or with --challenge-file
 
 $ qkey sign --key alice.pem lock-2026 --format raw
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: invalid value 'raw' for '--format <FORMAT>'
   [possible values: base64, der, hex, p1363]
 

@@ -163,9 +163,7 @@ fn every_challenge_is_signed_to_the_byte_and_openssl_verifies_it() {
         transcript(&qkey, ["qkey sign --key ssh-agent:alice --file challenge"]),
         str![[r#"
 $ qkey sign --key ssh-agent:alice --file challenge
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot sign with ssh-agent:alice
   caused by: the challenge has 250001 bytes; an agent signs at most 250000
 hint: sign it with a key file, which has no limit
@@ -198,48 +196,31 @@ fn a_key_in_the_agent_takes_the_place_of_a_key_file_and_unlocks() {
         ),
         str![[r#"
 $ qkey add --name lock --key carol.pem
-exit 0
---- stdout
 Stored key 1 ("lock") in the key store.
   SHA256:JSkAIR0avXSXaOU9Y5LHbqSNYBdGNuIp6RwKJix49NQ
---- stderr
 
 $ qkey replace --key-id lock --old-key carol.pem --new-key ssh-agent:alice
-exit 0
---- stdout
 Replaced key 1 ("lock").
   was SHA256:JSkAIR0avXSXaOU9Y5LHbqSNYBdGNuIp6RwKJix49NQ
   now SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
---- stderr
 
 $ qkey unlock --id 7 --key ssh-agent:alice
-exit 0
---- stdout
 Unlocked snapshot 7 ("7_nightly") with key 1 ("lock").
---- stderr
 
 $ qkey replace --key-id lock --old-key ssh-agent:alice --new-key ssh-agent:bob
-exit 0
---- stdout
 Replaced key 1 ("lock").
   was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
   now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
---- stderr
 
 $ qkey unlock --id 8 --key ssh-agent:alice
-exit 4
---- stdout
---- stderr
+--- exit 4
 error: ssh-agent:alice (SHA256:qDNOdPfn/SvG) does not match key 1 ("lock")
 hint: nothing was sent; you need the private key for SHA256:Bigzvx05JkuL
 
 $ qkey replace --key-id lock --old-key ssh-agent:bob --new-key alice.pem
-exit 0
---- stdout
 Replaced key 1 ("lock").
   was SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
   now SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
---- stderr
 
 
 "#]]
@@ -252,17 +233,12 @@ Replaced key 1 ("lock").
         transcript(&qkey, ["qkey unlock --id 8", "qkey keys"]),
         str![[r#"
 $ qkey unlock --id 8
-exit 0
---- stdout
 Unlocked snapshot 8 ("8_nightly") with key 1 ("lock").
---- stderr
 
 $ qkey keys
-exit 0
---- stdout
 ID  NAME  STATE    FINGERPRINT          CONFIGURED KEY  COMMENT
 1   lock  enabled  SHA256:qDNOdPfn/SvG  alice
---- stderr
+--- exit 0
 warning: skipped gone (ssh-agent:gone): key "gone": cannot open ssh-agent:gone: no key in the agent has the comment "gone"; it has: ecdsa-sha2-nistp256 SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4 "alice" ecdsa-sha2-nistp256 SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s "bob"
 
 
@@ -278,9 +254,7 @@ fn a_key_of_no_use_or_not_there_is_told_from_the_others() {
         transcript(&qkey, lines),
         str![[r#"
 $ qkey pubkey ssh-agent:alice
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot open ssh-agent:alice
   caused by: the agent has no keys
 hint: add the key with `ssh-add KEY`; if the agent is locked, unlock it with `ssh-add -X`
@@ -325,23 +299,15 @@ hint: add the key with `ssh-add KEY`; if the agent is locked, unlock it with `ss
     );
     assert_data_eq!(without_fingerprints(&qkey, &said), str![[r#"
 $ qkey pubkey ssh-agent:alice
-exit 0
---- stdout
 -----BEGIN PUBLIC KEY-----
 MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEgKmJRFWtWTEHhBTiC5rI1rbBJlXJ
 qTNGHl4O+YRUke1drezNEidIVqu/UMnMs+81HL8VwIyyeeCwHkLLEK2aaQ==
 -----END PUBLIC KEY-----
---- stderr
 
 $ qkey pubkey 'ssh-agent:a certified key' >certified.pem
-exit 0
---- stdout
---- stderr
 
 $ qkey pubkey ssh-agent:nobody
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot open ssh-agent:nobody
   caused by: no key in the agent has the comment "nobody"; it has:
     ssh-ed25519 SHA256:[AS SSH-ADD SHOWS IT] "ed25519"
@@ -356,9 +322,7 @@ error: cannot open ssh-agent:nobody
 hint: add the key with `ssh-add KEY`, or use one of those listed
 
 $ qkey pubkey ssh-agent:SHA256:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot open ssh-agent:SHA256:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA
   caused by: no key in the agent has the fingerprint SHA256:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA; it has:
     ssh-ed25519 SHA256:[AS SSH-ADD SHOWS IT] "ed25519"
@@ -373,9 +337,7 @@ error: cannot open ssh-agent:SHA256:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA
 hint: add the key with `ssh-add KEY`, or use one of those listed
 
 $ qkey pubkey ssh-agent:twice
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot open ssh-agent:twice
   caused by: several keys in the agent have the comment "twice":
     ecdsa-sha2-nistp256 SHA256:[AS SSH-ADD SHOWS IT] "twice"
@@ -383,45 +345,35 @@ error: cannot open ssh-agent:twice
 hint: name the key by its fingerprint: ssh-agent:SHA256:…
 
 $ qkey pubkey ssh-agent:ed25519
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot open ssh-agent:ed25519
   caused by: cannot use ssh-ed25519 SHA256:[AS SSH-ADD SHOWS IT] "ed25519"
   caused by: the public key is Ed25519, not ECDSA P-256
 hint: use an ECDSA P-256 key (ecdsa-sha2-nistp256): create one with `ssh-keygen -t ecdsa -b 256 -f KEY` and add it with `ssh-add KEY`
 
 $ qkey pubkey ssh-agent:rsa
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot open ssh-agent:rsa
   caused by: cannot use ssh-rsa SHA256:[AS SSH-ADD SHOWS IT] "rsa"
   caused by: the public key is RSA, not ECDSA P-256
 hint: use an ECDSA P-256 key (ecdsa-sha2-nistp256): create one with `ssh-keygen -t ecdsa -b 256 -f KEY` and add it with `ssh-add KEY`
 
 $ qkey pubkey ssh-agent:p384
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot open ssh-agent:p384
   caused by: cannot use ecdsa-sha2-nistp384 SHA256:[AS SSH-ADD SHOWS IT] "p384"
   caused by: the public key is on the curve P-384 (secp384r1), not P-256
 hint: use an ECDSA P-256 key (ecdsa-sha2-nistp256): create one with `ssh-keygen -t ecdsa -b 256 -f KEY` and add it with `ssh-add KEY`
 
 $ qkey pubkey 'ssh-agent:qkey test key'
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot open ssh-agent:qkey test key
   caused by: cannot use sk-ecdsa-sha2-nistp256@openssh.com SHA256:[AS SSH-ADD SHOWS IT] "qkey test key"
   caused by: the public key is on a FIDO security key (sk-ecdsa-sha2-nistp256@openssh.com), which signs more than the challenge
 hint: use an ECDSA P-256 key (ecdsa-sha2-nistp256): create one with `ssh-keygen -t ecdsa -b 256 -f KEY` and add it with `ssh-add KEY`
 
 $ qkey pubkey ssh-agent:twice --output json
-exit 3
---- stdout
---- stderr
+--- exit 3
 {"error":{"kind":"key","message":"cannot open ssh-agent:twice","causes":["several keys in the agent have the comment \"twice\":\necdsa-sha2-nistp256 SHA256:[AS SSH-ADD SHOWS IT] \"twice\"\necdsa-sha2-nistp256 SHA256:[AS SSH-ADD SHOWS IT] \"twice\""],"hint":"name the key by its fingerprint: ssh-agent:SHA256:…","exit_code":3}}
 
 
@@ -455,30 +407,20 @@ fn a_source_that_names_no_key_is_a_usage_error() {
         ),
         str![[r#"
 $ qkey pubkey ssh-agent: 2>&1 | head -1
-exit 0
---- stdout
 error: "ssh-agent:" is not a key source: nothing before the attributes
---- stderr
 
 $ qkey pubkey ssh-agent:SHA256:qDNOdPfn
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: "SHA256:qDNOdPfn" is not a key fingerprint (SHA256: and 43 Base64 digits)
 hint: `ssh-add -l` shows the fingerprints of the keys in the agent
 
 $ qkey pubkey 'ssh-agent:alice?confirm=no'
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: "ssh-agent:alice?confirm=…" is not a key source: unknown attribute "confirm"
 hint: ssh-agent takes no attributes; in a name, write `?` as %3F: ssh-agent:…%3F…
 
 $ qkey generate ssh-agent:alice 2>&1 | head -1
-exit 0
---- stdout
 error: qkey cannot create a key in "ssh-agent:alice"
---- stderr
 
 
 "#]]
@@ -508,52 +450,40 @@ fn an_agent_that_is_not_there_is_an_error_at_once() {
         ),
         str![[r#"
 $ unset SSH_AUTH_SOCK; qkey pubkey ssh-agent:alice
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot open ssh-agent:alice
   caused by: SSH_AUTH_SOCK is not set
 hint: start an agent (`eval "$(ssh-agent)"`), add the key (`ssh-add KEY`), and run this in the same shell; with sudo, use `sudo --preserve-env=SSH_AUTH_SOCK`
 
 $ SSH_AUTH_SOCK= qkey pubkey ssh-agent:alice
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot open ssh-agent:alice
   caused by: SSH_AUTH_SOCK is not set
 hint: start an agent (`eval "$(ssh-agent)"`), add the key (`ssh-add KEY`), and run this in the same shell; with sudo, use `sudo --preserve-env=SSH_AUTH_SOCK`
 
 $ qkey pubkey ssh-agent:alice
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot open ssh-agent:alice
   caused by: cannot connect to [DIR]/agent.sock
   caused by: No such file or directory (os error 2)
 hint: the agent may have exited or belong to another user: check with `ssh-add -l`, or start a new one with `eval "$(ssh-agent)"`
 
 $ SSH_AUTH_SOCK=stale.sock qkey pubkey ssh-agent:alice
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot open ssh-agent:alice
   caused by: cannot connect to stale.sock
   caused by: Connection refused (os error 111)
 hint: the agent may have exited or belong to another user: check with `ssh-add -l`, or start a new one with `eval "$(ssh-agent)"`
 
 $ SSH_AUTH_SOCK=alice.pem qkey pubkey ssh-agent:alice
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot open ssh-agent:alice
   caused by: cannot connect to alice.pem
   caused by: Connection refused (os error 111)
 hint: the agent may have exited or belong to another user: check with `ssh-add -l`, or start a new one with `eval "$(ssh-agent)"`
 
 $ SSH_AUTH_SOCK=/xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx qkey pubkey ssh-agent:alice
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot open ssh-agent:alice
   caused by: cannot connect to /xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx
   caused by: File name too long (os error 36)
@@ -575,9 +505,7 @@ fn an_agent_that_is_locked_shows_no_keys() {
         transcript(&qkey, ["qkey sign --key ssh-agent:alice lock-2026"]),
         str![[r#"
 $ qkey sign --key ssh-agent:alice lock-2026
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot open ssh-agent:alice
   caused by: the agent has no keys
 hint: add the key with `ssh-add KEY`; if the agent is locked, unlock it with `ssh-add -X`
@@ -606,18 +534,13 @@ fn a_key_that_wants_a_confirmation_signs_only_with_it() {
         ),
         str![[r#"
 $ qkey pubkey ssh-agent:alice.pem
-exit 0
---- stdout
 -----BEGIN PUBLIC KEY-----
 MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEgKmJRFWtWTEHhBTiC5rI1rbBJlXJ
 qTNGHl4O+YRUke1drezNEidIVqu/UMnMs+81HL8VwIyyeeCwHkLLEK2aaQ==
 -----END PUBLIC KEY-----
---- stderr
 
 $ qkey sign --key ssh-agent:alice.pem lock-2026
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot sign with ssh-agent:alice.pem
   caused by: the agent refused
 hint: possible causes: the confirmation was declined (`ssh-add -c`), the agent is locked (unlock it with `ssh-add -X`), the key was removed, or the key is restricted to certain hosts (`ssh-add -h`)
@@ -664,9 +587,7 @@ fn an_agent_that_hangs_is_left_at_the_deadline() {
         transcript(&qkey, [&format!("{line} --timeout 1")[..]]),
         str![[r#"
 $ qkey sign --key ssh-agent:alice lock-2026 --timeout 1
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot open ssh-agent:alice
   caused by: the agent did not respond within 1 s
 hint: the agent may be waiting for confirmation or a touch; allow more time with --timeout SECONDS, or restart it
@@ -695,9 +616,7 @@ fn an_agent_whose_queue_is_full_is_left_at_the_deadline() {
         transcript(&qkey, ["qkey pubkey ssh-agent:alice --timeout 1"]),
         str![[r#"
 $ qkey pubkey ssh-agent:alice --timeout 1
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot open ssh-agent:alice
   caused by: the agent did not respond within 1 s
 hint: the agent may be waiting for confirmation or a touch; allow more time with --timeout SECONDS, or restart it
@@ -728,9 +647,7 @@ fn a_signal_ends_the_wait_for_an_agent_at_once() {
     assert_data_eq!(
         qkey.taken(&output).transcript(),
         str![[r#"
-exit 130
---- stdout
---- stderr
+--- exit 130
 error: interrupted before it could sign with ssh-agent:alice
 
 "#]]
@@ -879,14 +796,11 @@ fn one_connection_serves_the_list_and_all_signatures() {
     assert_data_eq!(
         run.transcript(),
         str![[r#"
-exit 0
---- stdout
 Unlocked snapshot 1 ("1_before_upgrade") with key 1 ("lock").
 Unlocked snapshot 2 ("2_quarter_end") with key 1 ("lock").
 Unlocked snapshot 3 ("3_nightly_projects") with key 1 ("lock").
 Unlocked snapshot 4 ("4_nightly") with key 1 ("lock").
 Unlocked 4, already unlocked 0, failed 0.
---- stderr
 
 "#]]
     );
@@ -909,13 +823,11 @@ fn an_agent_that_closes_within_an_answer_is_not_asked_again() {
     assert_data_eq!(
         run.transcript(),
         str![[r#"
-exit 9
---- stdout
 Unlocked snapshot 1 ("1_before_upgrade") with key 1 ("lock").
 Unlocked snapshot 3 ("3_nightly_projects") with key 1 ("lock").
 Unlocked snapshot 4 ("4_nightly") with key 1 ("lock").
 Unlocked 3, already unlocked 0, failed 1.
---- stderr
+--- exit 9
 error: snapshot 2: cannot sign with ssh-agent:alice
   caused by: the agent closed the connection before its reply was complete
 hint: check that `ssh-add -l` works with this agent
@@ -939,10 +851,8 @@ fn each_signature_of_an_agent_that_hangs_has_its_own_deadline_and_connection() {
     assert_data_eq!(
         run(&qkey, line).transcript(),
         str![[r#"
-exit 3
---- stdout
 Unlocked 0, already unlocked 0, failed 2.
---- stderr
+--- exit 3
 error: snapshot 1: cannot sign with ssh-agent:alice
   caused by: the agent did not respond within 4 s
 hint: the agent may be waiting for confirmation or a touch; allow more time with --timeout SECONDS, or restart it
@@ -1094,81 +1004,59 @@ fn an_agent_that_gives_no_list_is_named() {
         .collect();
     assert_data_eq!(said, str![[r#"
 ==== refuses
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot open ssh-agent:alice
   caused by: the agent refused
 hint: possible causes: the confirmation was declined (`ssh-add -c`), the agent is locked (unlock it with `ssh-add -X`), the key was removed, or the key is restricted to certain hosts (`ssh-add -h`)
 ==== closes at once
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot open ssh-agent:alice
   caused by: the agent closed the connection before its reply was complete
 hint: check that `ssh-add -l` works with this agent
 ==== closes in the length
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot open ssh-agent:alice
   caused by: the agent closed the connection before its reply was complete
 hint: check that `ssh-add -l` works with this agent
 ==== closes in the answer
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot open ssh-agent:alice
   caused by: the agent closed the connection before its reply was complete
 hint: check that `ssh-add -l` works with this agent
 ==== announces 4 GiB
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot open ssh-agent:alice
   caused by: the agent announced a reply of 4294967295 bytes; the limit is 262144
 hint: check that `ssh-add -l` works with this agent
 ==== answers nothing
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot open ssh-agent:alice
   caused by: unexpected reply from the agent instead of a list of keys: (nothing)
 hint: check that `ssh-add -l` works with this agent
 ==== answers something else
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot open ssh-agent:alice
   caused by: unexpected reply from the agent instead of a list of keys: 06616c6c2069732077656c6c2c20616e64207468697320676f6573206f6e2061…
 hint: check that `ssh-add -l` works with this agent
 ==== lists more than it shows
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot open ssh-agent:alice
   caused by: unexpected reply from the agent instead of a list of keys: 0c000000090000000101
 hint: check that `ssh-add -l` works with this agent
 ==== lists a point off the curve
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot open ssh-agent:alice
   caused by: cannot use ecdsa-sha2-nistp256 SHA256:NCzRFw+1wAetEks6h9rOgNewp0VNN3NCvCTp5icD6J0 "alice"
   caused by: the point of the public key is not on P-256
 hint: use an ECDSA P-256 key (ecdsa-sha2-nistp256): create one with `ssh-keygen -t ecdsa -b 256 -f KEY` and add it with `ssh-add KEY`
 ==== lists a key of unknown type
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot open ssh-agent:alice
   caused by: cannot use a key of unknown type SHA256:lqKW0iTyhcZ77pPDD4owkVfw2qNdxbh+QQt4YwoJz8c "alice"
   caused by: the OpenSSH public key is truncated or damaged
 hint: use an ECDSA P-256 key (ecdsa-sha2-nistp256): create one with `ssh-keygen -t ecdsa -b 256 -f KEY` and add it with `ssh-add KEY`
 ==== hangs in the answer
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot open ssh-agent:alice
   caused by: the agent did not respond within 1 s
 hint: the agent may be waiting for confirmation or a touch; allow more time with --timeout SECONDS, or restart it
@@ -1227,81 +1115,53 @@ fn numbers_that_others_write_in_their_own_way_are_read_and_no_others() {
         .collect();
     assert_data_eq!(said, str![[r#"
 ==== as the RFC has it
-exit 0
---- stdout
 MEUCIQDvRbRJfkXZQ0UqNn5jcqAMoNA2UFV+dEv9i8Vl8XFiZQIgT+4UqgLCDe5entD1bZd5YSo+b4UNZhJ/XVj+oxIHJdY=
---- stderr
 ==== no zero before a high bit
-exit 0
---- stdout
 MEUCIQDvRbRJfkXZQ0UqNn5jcqAMoNA2UFV+dEv9i8Vl8XFiZQIgT+4UqgLCDe5entD1bZd5YSo+b4UNZhJ/XVj+oxIHJdY=
---- stderr
 ==== 33 bytes each
-exit 0
---- stdout
 MEUCIQDvRbRJfkXZQ0UqNn5jcqAMoNA2UFV+dEv9i8Vl8XFiZQIgT+4UqgLCDe5entD1bZd5YSo+b4UNZhJ/XVj+oxIHJdY=
---- stderr
 ==== many zeros
-exit 0
---- stdout
 MEUCIQDvRbRJfkXZQ0UqNn5jcqAMoNA2UFV+dEv9i8Vl8XFiZQIgT+4UqgLCDe5entD1bZd5YSo+b4UNZhJ/XVj+oxIHJdY=
---- stderr
 ==== r and s swapped
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: ssh-agent:alice returned a signature that does not verify
 hint: check that the key source signs with the key that it reports, over SHA-256
 ==== r is zero
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot sign with ssh-agent:alice
   caused by: unexpected reply from the agent instead of a signature: 0000001365636473612d736861322d6e69737470323536000000280000000000…
   caused by: r or s is out of range for P-256
 hint: check that `ssh-add -l` works with this agent
 ==== r is too long
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot sign with ssh-agent:alice
   caused by: unexpected reply from the agent instead of a signature: 0000001365636473612d736861322d6e697374703235360000004900000021ef…
   caused by: r or s is out of range for P-256
 hint: check that `ssh-add -l` works with this agent
 ==== another type
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot sign with ssh-agent:alice
   caused by: unexpected reply from the agent instead of a signature: 0000000c7273612d736861322d3235360000004800000020ef45b4497e45d943…
   caused by: an SSH signature of the type rsa-sha2-256, not ecdsa-sha2-nistp256
 hint: check that `ssh-add -l` works with this agent
 ==== DER
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot sign with ssh-agent:alice
   caused by: unexpected reply from the agent instead of a signature: 3006020101020101
   caused by: not an SSH signature
 hint: check that `ssh-add -l` works with this agent
 ==== something left over
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot sign with ssh-agent:alice
   caused by: unexpected reply from the agent instead of a signature: 0e000000630000001365636473612d736861322d6e6973747032353600000048…
 hint: check that `ssh-add -l` works with this agent
 ==== no signature
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot sign with ssh-agent:alice
   caused by: unexpected reply from the agent instead of a signature: 0e
 hint: check that `ssh-add -l` works with this agent
 ==== another answer
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot sign with ssh-agent:alice
   caused by: unexpected reply from the agent instead of a signature: 06
 hint: check that `ssh-add -l` works with this agent

@@ -63,10 +63,7 @@ fn the_prompt_names_the_key_and_shows_nothing_of_what_is_typed() {
     assert_data_eq!(
         transcript(&qkey, &session.end()),
         str![[r#"
-exit 0
---- stdout
 MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEgKmJRFWtWTEHhBTiC5rI1rbBJlXJqTNGHl4O+YRUke1drezNEidIVqu/UMnMs+81HL8VwIyyeeCwHkLLEK2aaQ==
---- stderr
 --- terminal (typing is shown)
 Enter the passphrase of locked.pem: 
 
@@ -82,9 +79,6 @@ fn a_person_at_a_terminal_sees_prompt_and_result_and_no_passphrase() {
     assert_data_eq!(
         transcript(&qkey, &session.end()),
         str![[r#"
-exit 0
---- stdout
---- stderr
 --- terminal (typing is shown)
 Enter the passphrase of locked.pem: 
 MEUCIQDvRbRJfkXZQ0UqNn5jcqAMoNA2UFV+dEv9i8Vl8XFiZQIgT+4UqgLCDe5entD1bZd5YSo+b4UNZhJ/XVj+oxIHJdY=
@@ -120,10 +114,8 @@ fn a_mistyped_passphrase_may_be_typed_again() {
     assert_data_eq!(
         transcript(&qkey, &session.end()),
         str![[r#"
-exit 0
---- stdout
 MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEgKmJRFWtWTEHhBTiC5rI1rbBJlXJqTNGHl4O+YRUke1drezNEidIVqu/UMnMs+81HL8VwIyyeeCwHkLLEK2aaQ==
---- stderr
+--- exit 0
 warning: wrong passphrase for locked.pem (attempt 1 of 3)
 warning: wrong passphrase for locked.pem (attempt 2 of 3)
 --- terminal (typing is shown)
@@ -145,9 +137,7 @@ fn the_third_wrong_passphrase_is_the_last() {
     assert_data_eq!(
         transcript(&qkey, &session.end()),
         str![[r#"
-exit 3
---- stdout
---- stderr
+--- exit 3
 warning: wrong passphrase for locked.pem (attempt 1 of 3)
 warning: wrong passphrase for locked.pem (attempt 2 of 3)
 error: cannot use the key file locked.pem
@@ -171,9 +161,7 @@ fn ctrl_c_at_the_prompt_ends_it_and_restores_the_terminal() {
     assert_data_eq!(
         transcript(&qkey, &session.end()),
         str![[r#"
-exit 130
---- stdout
---- stderr
+--- exit 130
 error: interrupted while waiting for the passphrase of locked.pem
 --- terminal (typing is shown)
 Enter the passphrase of locked.pem: 
@@ -193,9 +181,7 @@ fn sigterm_at_the_prompt_ends_it_and_restores_the_terminal() {
     assert_data_eq!(
         transcript(&qkey, &session.end()),
         str![[r#"
-exit 143
---- stdout
---- stderr
+--- exit 143
 {"error":{"kind":"terminated","message":"interrupted while waiting for the passphrase of locked.pem","causes":[],"hint":null,"exit_code":143}}
 --- terminal (typing is shown)
 Enter the passphrase of locked.pem: 
@@ -213,9 +199,7 @@ fn ctrl_d_at_the_prompt_is_no_passphrase() {
     assert_data_eq!(
         transcript(&qkey, &session.end()),
         str![[r#"
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: no passphrase entered for locked.pem
 hint: for unattended use, append ?passphrase-file=PATH (or passphrase-env=VAR, passphrase-fd=N, passphrase-command=COMMAND) to the key source
 --- terminal (typing is shown)
@@ -259,17 +243,13 @@ fn what_comes_after_an_unanswered_prompt_begins_a_line() {
     }
     assert_data_eq!(text, str![[r#"
 Ctrl-C
-exit 130
---- stdout
---- stderr
+--- exit 130
 --- terminal (typing is shown)
 Enter the passphrase of locked.pem: 
 error: interrupted while waiting for the passphrase of locked.pem
 
 Ctrl-D
-exit 3
---- stdout
---- stderr
+--- exit 3
 --- terminal (typing is shown)
 Enter the passphrase of locked.pem: 
 error: no passphrase entered for locked.pem
@@ -286,9 +266,7 @@ fn with_no_input_nobody_is_asked_at_a_terminal_either() {
     assert_data_eq!(
         transcript(&qkey, &session.end()),
         str![[r#"
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: locked.pem is encrypted, but --no-input forbids prompting
 hint: for unattended use, append ?passphrase-file=PATH (or passphrase-env=VAR, passphrase-fd=N, passphrase-command=COMMAND) to the key source
 --- terminal (typing is shown)
@@ -335,9 +313,7 @@ fn no_key_is_made_when_the_two_differ() {
     assert_data_eq!(
         transcript(&qkey, &session.end()),
         str![[r#"
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: Passphrases do not match.
 hint: run the command again
 --- terminal (typing is shown)
@@ -387,12 +363,9 @@ fn a_replacement_asks_for_the_old_key_and_then_for_the_new_one() {
     assert_data_eq!(
         transcript(&qkey, &session.end()),
         str![[r#"
-exit 0
---- stdout
 Replaced key 1 ("lock").
   was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
   now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
---- stderr
 --- terminal (typing is shown)
 Enter the passphrase of old.pem: 
 Enter the passphrase of new.pem: 
@@ -427,9 +400,7 @@ fn an_interrupted_prompt_sends_nothing() {
     assert_data_eq!(
         transcript(&qkey, &session.end()),
         str![[r#"
-exit 130
---- stdout
---- stderr
+--- exit 130
 error: interrupted while waiting for the passphrase of old.pem
 --- terminal (typing is shown)
 Enter the passphrase of old.pem: 
@@ -453,10 +424,7 @@ fn nobody_is_asked_for_a_key_that_the_cluster_does_not_want() {
     assert_data_eq!(
         transcript(&qkey, &start(&qkey, &["unlock", "--id", "1"]).end()),
         str![[r#"
-exit 0
---- stdout
 Unlocked snapshot 1 ("1_before_upgrade") with key 1 ("lock").
---- stderr
 --- terminal (typing is shown)
 
 "#]]
@@ -480,40 +448,28 @@ fn binary_output_is_not_sent_to_a_terminal() {
     }
     assert_data_eq!(text, str![[r#"
 $ qkey pubkey alice.pem --format der
-exit 2
---- stdout
---- stderr
+--- exit 2
 --- terminal (typing is shown)
 error: refusing to write binary output to the terminal
 hint: redirect it with `> FILE`, or choose another --format
 
 $ qkey sign --key alice.pem x --format der
-exit 2
---- stdout
---- stderr
+--- exit 2
 --- terminal (typing is shown)
 error: refusing to write binary output to the terminal
 hint: redirect it with `> FILE`, or choose another --format
 
 $ qkey sign --key alice.pem x --format p1363
-exit 2
---- stdout
---- stderr
+--- exit 2
 --- terminal (typing is shown)
 error: refusing to write binary output to the terminal
 hint: redirect it with `> FILE`, or choose another --format
 
 $ qkey sign --key alice.pem x --format hex
-exit 0
---- stdout
---- stderr
 --- terminal (typing is shown)
 304402206a20d318204d225a6ebe18559eb629f596119787fb4624eaf3ea36107d95afa902202f3c39f37380ee5965c5c5059fc008369a49d74a08136df032d05244b65e75cc
 
 $ qkey pubkey alice.pem --format der --output json
-exit 0
---- stdout
---- stderr
 --- terminal (typing is shown)
 {"public_key":"MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEgKmJRFWtWTEHhBTiC5rI1rbBJlXJqTNGHl4O+YRUke1drezNEidIVqu/UMnMs+81HL8VwIyyeeCwHkLLEK2aaQ==","fingerprint":"SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4","pem":"-----BEGIN PUBLIC KEY-----\nMFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEgKmJRFWtWTEHhBTiC5rI1rbBJlXJ\nqTNGHl4O+YRUke1drezNEidIVqu/UMnMs+81HL8VwIyyeeCwHkLLEK2aaQ==\n-----END PUBLIC KEY-----\n","openssh":"ecdsa-sha2-nistp256 AAAAE2VjZHNhLXNoYTItbmlzdHAyNTYAAAAIbmlzdHAyNTYAAABBBICpiURVrVkxB4QU4guayNa2wSZVyakzRh5eDvmEVJHtXa3szRInSFarv1DJzLPvNRy/FcCMsnngsB5CyxCtmmk="}
 
@@ -651,20 +607,14 @@ fn neither_ctrl_backslash_nor_ctrl_z_leaves_a_terminal_that_hides_what_is_typed(
     }
     assert_data_eq!(text, str![[r#"
 Ctrl-\
-exit 0
---- stdout
 MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEgKmJRFWtWTEHhBTiC5rI1rbBJlXJqTNGHl4O+YRUke1drezNEidIVqu/UMnMs+81HL8VwIyyeeCwHkLLEK2aaQ==
 ended with 0
---- stderr
 --- terminal (typing is shown)
 Enter the passphrase of locked.pem: 
 
 Ctrl-Z
-exit 0
---- stdout
 MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEgKmJRFWtWTEHhBTiC5rI1rbBJlXJqTNGHl4O+YRUke1drezNEidIVqu/UMnMs+81HL8VwIyyeeCwHkLLEK2aaQ==
 ended with 0
---- stderr
 --- terminal (typing is shown)
 Enter the passphrase of locked.pem: 
 

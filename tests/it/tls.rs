@@ -94,9 +94,7 @@ fn certificate_of_an_unknown_ca_is_refused() {
     let run = qkey.run(["keys"]);
     expect_none(&core, &run);
     assert_data_eq!(transcript(&core, &run), str![[r#"
-exit 7
---- stdout
---- stderr
+--- exit 7
 error: the certificate of 127.0.0.1:[PORT] is not trusted
   caused by: it was issued by "simulated-ca", which this system does not trust, and the server sent no intermediate certificates
 hint: its fingerprint is sha256:[CORE]; if the cluster's administrator confirms it, pin the certificate with --tls-fingerprint=sha256:[CORE], or trust the CA that signed it with --ca-file PEM
@@ -105,9 +103,7 @@ hint: its fingerprint is sha256:[CORE]; if the cluster's administrator confirms 
     let run = qkey.run(["keys", "--output=json"]);
     expect_none(&core, &run);
     assert_data_eq!(transcript(&core, &run), str![[r#"
-exit 7
---- stdout
---- stderr
+--- exit 7
 {"error":{"kind":"unreachable","message":"the certificate of 127.0.0.1:[PORT] is not trusted","causes":["it was issued by \"simulated-ca\", which this system does not trust, and the server sent no intermediate certificates"],"hint":"its fingerprint is sha256:[CORE]; if the cluster's administrator confirms it, pin the certificate with --tls-fingerprint=sha256:[CORE], or trust the CA that signed it with --ca-file PEM","exit_code":7}}
 
 "#]].raw());
@@ -157,9 +153,7 @@ fn system_without_trusted_cas() {
         .env("SSL_CERT_DIR", "nowhere");
     let run = qkey.run(["keys"]);
     assert_data_eq!(transcript(&core, &run), str![[r#"
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: this system does not trust any certificate authorities
   caused by: opening directory: No such file or directory (os error 2) at 'nowhere'
   caused by: No such file or directory (os error 2)
@@ -275,10 +269,7 @@ fn certificates_with_ca_file() {
         };
         said += &format!("==== {kind}: exit {}, curl {curl}\n", run.code);
         said += &run
-            .transcript()
-            .split_once("--- stderr\n")
-            .expect("a transcript")
-            .1
+            .stderr
             .replace(&shown.fingerprint, "sha256:[SHOWN]")
             .replace(&shown.ca_fingerprint, "sha256:[CA]")
             .replace(path(core.ca_file()), "[CA]");
@@ -621,9 +612,7 @@ fn only_the_pinned_certificate_is_trusted() {
     let run = qkey.run(["keys", "--tls-fingerprint", OTHER]);
     expect_none(&core, &run);
     assert_data_eq!(transcript(&core, &run), str![[r#"
-exit 7
---- stdout
---- stderr
+--- exit 7
 error: the certificate of 127.0.0.1:[PORT] is not trusted
   caused by: it is not the pinned certificate, sha256:00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff
 hint: its fingerprint is sha256:[CORE]; if the cluster has a new certificate, pin that one; otherwise, find out what responds there
@@ -660,21 +649,15 @@ fn invalid_fingerprint_is_reported_at_its_source() {
     qkey.configure("[clusters.lab]\nhost = \"lab\"\ntls-fingerprint = \"0011\"\n");
     said += &qkey.run(["keys"]).transcript();
     assert_data_eq!(said, str![[r#"
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: invalid value 'sha256:0011' for '--tls-fingerprint <sha256:HEX>': a fingerprint is sha256: and 64 hexadecimal digits
 
 For more information, try '--help'.
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: invalid value 'md5:00' for '--tls-fingerprint <sha256:HEX>': a fingerprint is sha256: and 64 hexadecimal digits
 
 For more information, try '--help'.
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: [DIR]/.config/qkey/config.toml:3: a fingerprint is sha256: and 64 hexadecimal digits
 hint: `qkey config init --file -` lists every key
 
@@ -823,29 +806,19 @@ fn trust_settings_conflict_at_the_same_level() {
     assert_data_eq!(
         said,
         str![[r#"
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: --ca-file and --insecure cannot be used together
 hint: use only one of them
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: --tls-fingerprint and --insecure cannot be used together
 hint: use only one of them
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: --ca-file and --tls-fingerprint cannot be used together
 hint: use only one of them
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: QKEY_CA_FILE and QKEY_INSECURE cannot be used together
 hint: use only one of them
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: clusters.lab.ca-file and clusters.lab.tls-fingerprint cannot be used together
 hint: use only one of them
 
@@ -905,9 +878,7 @@ fn tls_1_2_and_1_3_are_supported() {
     assert_data_eq!(
         run.transcript(),
         str![[r#"
-exit 7
---- stdout
---- stderr
+--- exit 7
 error: cannot reach 127.0.0.1:[PORT]: the server supports neither TLS 1.2 nor TLS 1.3
 hint: enable TLS 1.2 or TLS 1.3 on the server, or check --host and --port
 
@@ -1020,20 +991,14 @@ fn server_without_http_1_1() {
     assert_data_eq!(
         said.concat(),
         str![[r#"
-exit 7
---- stdout
---- stderr
+--- exit 7
 error: cannot reach 127.0.0.1:[PORT]: the server does not speak HTTP/1.1
 hint: check --host and --port: the REST API of a cluster speaks HTTP/1.1
-exit 7
---- stdout
---- stderr
+--- exit 7
 error: unexpected reply from 127.0.0.1:[PORT] to the request to list the lock keys
   caused by: it is HTTP/2, not HTTP/1.1
 hint: check --host and --port: a proxy or another service may respond there
-exit 7
---- stdout
---- stderr
+--- exit 7
 error: unexpected reply from 127.0.0.1:[PORT] to the request to list the lock keys
   caused by: it is HTTP/2, not HTTP/1.1
 hint: check --host and --port: a proxy or another service may respond there
@@ -1298,9 +1263,7 @@ fn plain_http_server_gets_no_request() {
     assert_data_eq!(
         run.transcript(),
         str![[r#"
-exit 7
---- stdout
---- stderr
+--- exit 7
 error: cannot reach 127.0.0.1:[PORT]: the server does not speak TLS
 hint: check --host and --port: --via rest needs the cluster's HTTPS port (8000 by default)
 
@@ -1323,9 +1286,7 @@ fn silent_server_times_out() {
         assert_data_eq!(
             run.transcript(),
             str![[r#"
-exit 7
---- stdout
---- stderr
+--- exit 7
 error: cannot reach 127.0.0.1:[PORT]: no connection within 1 s
 hint: check whether the cluster responds, or give it more time with --timeout SECONDS
 
@@ -1347,9 +1308,7 @@ fn immediate_close_is_retried_twice() {
     assert_data_eq!(
         run.transcript(),
         str![[r#"
-exit 7
---- stdout
---- stderr
+--- exit 7
 error: cannot reach 127.0.0.1:[PORT]: the connection was closed before a request was sent
 hint: check --host and --port (or the cluster's entry in the configuration file), and the network
 
@@ -1371,9 +1330,7 @@ fn refused_connection_and_unknown_host() {
     assert_data_eq!(
         qkey.run(["keys"]).transcript(),
         str![[r#"
-exit 7
---- stdout
---- stderr
+--- exit 7
 error: cannot reach 127.0.0.1:[PORT]: Connection refused (os error 111)
 hint: check --host and --port (or the cluster's entry in the configuration file), and the network
 

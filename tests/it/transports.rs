@@ -418,37 +418,20 @@ fn ceremonies_print_the_same_over_every_transport() {
         said,
         str![[r#"
 $ qkey keys
-exit 0
---- stdout
 The key store is empty.
---- stderr
 $ qkey add --name=vault --comment=in the safe --key=alice.pem --dry-run
-exit 0
---- stdout
 Dry run: key "vault" can be stored; signature verified, nothing sent.
   SHA256:[ALICE]
---- stderr
 $ qkey add --name=vault --comment=in the safe --key=alice.pem
-exit 0
---- stdout
 Stored key 1 ("vault") in the key store.
   SHA256:[ALICE]
---- stderr
 $ qkey add --name=vault --comment=in the safe --key=alice.pem
-exit 0
---- stdout
 Already stored as key 1 ("vault").
   SHA256:[ALICE]
---- stderr
 $ qkey keys list
-exit 0
---- stdout
 ID  NAME   STATE    FINGERPRINT          CONFIGURED KEY  COMMENT
 1   vault  enabled  SHA256:[ALICE…]  -               in the safe
---- stderr
 $ qkey keys show vault
-exit 0
---- stdout
 id              1
 name            vault
 comment         in the safe
@@ -456,68 +439,38 @@ state           enabled
 fingerprint     SHA256:[ALICE]
 public key      [ALICE]
 configured key  -
---- stderr
 $ qkey lock --id=7 --lock-key=vault --dry-run
-exit 0
---- stdout
 Dry run: key 1 ("vault") can lock snapshot 7 ("7_snapshot"); nothing sent.
---- stderr
 $ qkey lock --id=7 --lock-key=vault
-exit 0
---- stdout
 Locked snapshot 7 ("7_snapshot") with key 1 ("vault").
---- stderr
 $ qkey lock --id=7 --lock-key=vault
-exit 0
---- stdout
 Snapshot 7 ("7_snapshot") is already locked with key 1 ("vault").
---- stderr
 $ qkey keys usage vault
-exit 0
---- stdout
 key 1 ("vault") protects:
   snapshot 7
   snapshot 8
   snapshot 9
---- stderr
 $ qkey replace --key-id=vault --old-key alice.pem --new-key bob.pem --dry-run
-exit 0
---- stdout
 Dry run: key 1 ("vault") can be replaced; both signatures verified, nothing sent.
   is SHA256:[ALICE]
   to SHA256:[BOB]
   challenge: "Replace key 1 version 1, name \"vault\", comment \"in the safe\""
---- stderr
 $ qkey replace --key-id=vault --old-key alice.pem --new-key bob.pem
-exit 0
---- stdout
 Replaced key 1 ("vault").
   was SHA256:[ALICE]
   now SHA256:[BOB]
---- stderr
 $ qkey replace --key-id=vault --old-key alice.pem --new-key bob.pem
-exit 0
---- stdout
 Key 1 ("vault") already holds the new key.
   SHA256:[BOB]
---- stderr
 $ qkey unlock --id=7 --key alice.pem
-exit 4
---- stdout
---- stderr
+--- exit 4
 error: alice.pem (SHA256:[ALICE…]) does not match key 1 ("vault")
 hint: nothing was sent; you need the private key for SHA256:[BOB…]
 $ qkey unlock --id=7 --key=bob.pem --dry-run
-exit 0
---- stdout
 Dry run: key 1 ("vault") can unlock snapshot 7 ("7_snapshot"); signature verified, nothing sent.
   challenge: "Unlock snapshot 7 locked with key 1, expiration \"\""
---- stderr
 $ qkey unlock --id=7 --key=bob.pem
-exit 0
---- stdout
 Unlocked snapshot 7 ("7_snapshot") with key 1 ("vault").
---- stderr
 
 "#]]
         .raw()
@@ -785,8 +738,6 @@ fn paged_usage_is_shown_completely_or_not_at_all() {
         said,
         str![[r#"
 $ qkey keys usage vault
-exit 0
---- stdout
 key 1 ("vault") protects:
   snapshot 7
   snapshot 8
@@ -795,10 +746,7 @@ key 1 ("vault") protects:
   snapshot 13
   snapshot 14
   snapshot 15
---- stderr
 $ qkey keys usage vault
-exit 0
---- stdout
 key 1 ("vault") protects:
   snapshot 7
   snapshot 8
@@ -807,11 +755,8 @@ key 1 ("vault") protects:
   snapshot 13
   snapshot 14
   snapshot 15
---- stderr
 $ qkey keys usage vault -q
-exit 5
---- stdout
---- stderr
+--- exit 5
 error: 127.0.0.1:[PORT] failed to list what key 1 protects
   caused by: Error 500: http_internal_server_error: Simulated failure 500.
 hint: the cluster reports an internal problem; check its health, then run this again
@@ -853,55 +798,40 @@ fn reply_without_required_field_is_unusable() {
     assert_data_eq!(said, str![[r##"
 # list_keys without public_key
 $ qkey keys
-exit 7
---- stdout
---- stderr
+--- exit 7
 error: unexpected reply from 127.0.0.1:[PORT] to the request to list the lock keys
   caused by: expected a list of keys in JSON (missing field `public_key` at line 1 column 75), got: {"entries": [{"id": "1", "name": "vault", "comment": "", "disabled": false}]}
 hint: check --host and --port: a proxy or another service may respond there
 # list_keys without id
 $ qkey replace --key-id=vault --old-key alice.pem --new-key bob.pem
-exit 7
---- stdout
---- stderr
+--- exit 7
 error: unexpected reply from 127.0.0.1:[PORT] to the request to list the lock keys
   caused by: expected a list of keys in JSON (missing field `id` at line 1 column 206), got: {"entries": [{"name": "vault", "comment": "", "disabled": false, "public_key": "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEgKmJ…
 hint: check --host and --port: a proxy or another service may respond there
 # replace_challenge without challenge
 $ qkey replace --key-id=vault --old-key alice.pem --new-key bob.pem
-exit 7
---- stdout
---- stderr
+--- exit 7
 error: unexpected reply from 127.0.0.1:[PORT] to the request to get the challenge to replace key 1
   caused by: expected a challenge in JSON (missing field `challenge` at line 1 column 2), got: {}
 hint: check --host and --port: a proxy or another service may respond there
 # get_status without lock_key
 $ qkey unlock --id=7 --key alice.pem
-exit 7
---- stdout
---- stderr
+--- exit 7
 error: unexpected reply from 127.0.0.1:[PORT] to the request to read snapshot 7
   caused by: expected the snapshot's status in JSON (missing field `lock_key` at line 1 column 208), got: {"id": 7, "name": "7_snapshot", "timestamp": "2026-01-01T00:00:00Z", "expiration": "", "policy_id": null, "policy_name":…
 hint: check --host and --port: a proxy or another service may respond there
 # unlock_challenge without challenge
 $ qkey unlock --id=7 --key alice.pem
-exit 7
---- stdout
---- stderr
+--- exit 7
 error: unexpected reply from 127.0.0.1:[PORT] to the request to get the challenge to unlock snapshot 7
   caused by: expected a challenge in JSON (missing field `challenge` at line 1 column 2), got: {}
 hint: check --host and --port: a proxy or another service may respond there
 # get_status without name
 $ qkey unlock --id=7 --key alice.pem --dry-run
-exit 0
---- stdout
 Dry run: key 1 ("vault") can unlock snapshot 7; signature verified, nothing sent.
   challenge: "Unlock snapshot 7 locked with key 1, expiration \"\""
---- stderr
 # list_keys without comment
 $ qkey keys show vault
-exit 0
---- stdout
 id              1
 name            vault
 comment
@@ -909,23 +839,18 @@ state           enabled
 fingerprint     SHA256:[ALICE]
 public key      [ALICE]
 configured key  -
---- stderr
 # add_key without id
 $ qkey add --name spare --key carol.pem
-exit 0
---- stdout
 Stored key 2 ("spare") in the key store.
   SHA256:[CAROL]
---- stderr
+--- exit 0
 warning: unexpected reply to the request to add key "spare" (unexpected reply from 127.0.0.1:[PORT] to the request to store key "spare": expected the key in JSON (missing field `id` at line 1 column 193), got: {"name": "spare", "comment": "", "disabled": false, "public_key": "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE4pvPqFpgnVaiL1Uq9…); checked: it was done
 # replace_key without public_key
 $ qkey replace --key-id=vault --old-key alice.pem --new-key bob.pem
-exit 0
---- stdout
 Replaced key 1 ("vault").
   was SHA256:[ALICE]
   now SHA256:[BOB]
---- stderr
+--- exit 0
 warning: unexpected reply to the request to replace key 1 ("vault") (unexpected reply from 127.0.0.1:[PORT] to the request to replace key 1: expected the key in JSON (missing field `public_key` at line 1 column 62), got: {"id": "1", "name": "vault", "comment": "", "disabled": false}); checked: it was done
 
 "##]].raw());
@@ -972,65 +897,49 @@ fn always_stale_challenge_stops_after_attempts() {
     });
     assert_data_eq!(said, str![[r#"
 $ qkey replace --key-id=vault --old-key alice.pem --new-key bob.pem --attempts=1
-exit 5
---- stdout
---- stderr
+--- exit 5
 error: the challenge changed before the submission
   caused by: 127.0.0.1:[PORT] refused to replace key 1
   caused by: Error 400: invalid_request_error: The old key verification signature does not match the challenge.
 hint: something keeps changing it (a name, a comment, an expiration); run this again, or raise --attempts
 $ qkey replace --key-id=vault --old-key alice.pem --new-key bob.pem --attempts=2
-exit 5
---- stdout
---- stderr
+--- exit 5
 error: the challenge changed before each of 2 submissions
   caused by: 127.0.0.1:[PORT] refused to replace key 1
   caused by: Error 400: invalid_request_error: The old key verification signature does not match the challenge.
 hint: something keeps changing it (a name, a comment, an expiration); run this again, or raise --attempts
 $ qkey replace --key-id=vault --old-key alice.pem --new-key bob.pem --attempts=3
-exit 5
---- stdout
---- stderr
+--- exit 5
 error: the challenge changed before each of 3 submissions
   caused by: 127.0.0.1:[PORT] refused to replace key 1
   caused by: Error 400: invalid_request_error: The old key verification signature does not match the challenge.
 hint: something keeps changing it (a name, a comment, an expiration); run this again, or raise --attempts
 $ qkey replace --key-id=vault --old-key alice.pem --new-key bob.pem
-exit 5
---- stdout
---- stderr
+--- exit 5
 error: the challenge changed before each of 2 submissions
   caused by: 127.0.0.1:[PORT] refused to replace key 1
   caused by: Error 400: invalid_request_error: The old key verification signature does not match the challenge.
 hint: something keeps changing it (a name, a comment, an expiration); run this again, or raise --attempts
 $ qkey unlock --id=7 --key alice.pem --attempts=1
-exit 5
---- stdout
---- stderr
+--- exit 5
 error: the challenge changed before the submission
   caused by: 127.0.0.1:[PORT] refused to unlock snapshot 7
   caused by: Error 400: invalid_request_error: The signature does not match the challenge.
 hint: something keeps changing it (a name, a comment, an expiration); run this again, or raise --attempts
 $ qkey unlock --id=7 --key alice.pem --attempts=2
-exit 5
---- stdout
---- stderr
+--- exit 5
 error: the challenge changed before each of 2 submissions
   caused by: 127.0.0.1:[PORT] refused to unlock snapshot 7
   caused by: Error 400: invalid_request_error: The signature does not match the challenge.
 hint: something keeps changing it (a name, a comment, an expiration); run this again, or raise --attempts
 $ qkey unlock --id=7 --key alice.pem --attempts=3
-exit 5
---- stdout
---- stderr
+--- exit 5
 error: the challenge changed before each of 3 submissions
   caused by: 127.0.0.1:[PORT] refused to unlock snapshot 7
   caused by: Error 400: invalid_request_error: The signature does not match the challenge.
 hint: something keeps changing it (a name, a comment, an expiration); run this again, or raise --attempts
 $ qkey unlock --id=7 --key alice.pem
-exit 5
---- stdout
---- stderr
+--- exit 5
 error: the challenge changed before each of 2 submissions
   caused by: 127.0.0.1:[PORT] refused to unlock snapshot 7
   caused by: Error 400: invalid_request_error: The signature does not match the challenge.
@@ -1224,48 +1133,36 @@ fn reply_about_another_object_never_counts_as_success() {
     assert_data_eq!(said, str![[r##"
 # another snapshot's status
 $ qkey unlock --id=7 --key alice.pem
-exit 7
---- stdout
---- stderr
+--- exit 7
 error: unexpected reply from 127.0.0.1:[PORT] to the request to read snapshot 7
   caused by: expected the snapshot's status in JSON (it is about another object), got: {"id": 8, "name": "7_snapshot", "timestamp": "2026-01-01T00:00:00Z", "expiration": "", "policy_id": null, "policy_name":…
 hint: check --host and --port: a proxy or another service may respond there
 # another snapshot's status
 $ qkey lock --id=9 --lock-key=vault
-exit 7
---- stdout
---- stderr
+--- exit 7
 error: unexpected reply from 127.0.0.1:[PORT] to the request to read snapshot 9
   caused by: expected the snapshot's status in JSON (it is about another object), got: {"id": 8, "name": "9_snapshot", "timestamp": "2026-01-01T00:00:00Z", "expiration": "", "policy_id": null, "policy_name":…
 hint: check --host and --port: a proxy or another service may respond there
 # an empty 200
 $ qkey unlock --id=7 --key alice.pem
-exit 8
---- stdout
---- stderr
+--- exit 8
 error: the cluster accepted the request to unlock snapshot 7 ("7_snapshot"), but does not show it: not done so far, and may still be
 hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys usage` shows whether it was done; rerunning is safe: qkey looks first
 # an empty 200
 $ qkey lock --id=9 --lock-key=vault
-exit 8
---- stdout
---- stderr
+--- exit 8
 error: the cluster accepted the request to lock snapshot 9 ("9_snapshot"), but does not show it: not done so far, and may still be
 hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys usage` shows whether it was done; rerunning is safe: qkey looks first
 # another key
 $ qkey replace --key-id=vault --old-key alice.pem --new-key bob.pem
-exit 8
---- stdout
---- stderr
+--- exit 8
 error: unexpected reply to the request to replace key 1 ("vault"): not done so far, and may still be
   caused by: unexpected reply from 127.0.0.1:[PORT] to the request to replace key 1
   caused by: expected the key in JSON (it is about another object), got: {"id": "9", "name": "vault", "comment": "", "disabled": false, "public_key": "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEOIU028…
 hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows whether it was done; rerunning is safe: qkey looks first
 # another key
 $ qkey add --name spare --key carol.pem
-exit 8
---- stdout
---- stderr
+--- exit 8
 error: the cluster accepted the request to add key "spare", but does not show it: not done so far, and may still be
 hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows whether it was done; rerunning is safe: qkey looks first
 
@@ -1294,36 +1191,28 @@ fn reply_about_another_key_is_looked_up() {
 # another name
 $ qkey add --name spare --key carol.pem
 ==== over rest
-exit 0
---- stdout
 Stored key 2 ("spare") in the key store.
   SHA256:[CAROL]
---- stderr
+--- exit 0
 warning: unexpected reply to the request to add key "spare" (unexpected reply from 127.0.0.1:[PORT] to the request to store key "spare": expected the key in JSON (it is about another object), got: {"id": "2", "name": "other", "comment": "", "disabled": false, "public_key": "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE4pvPqF…); checked: it was done
 ==== over qq 7.10.2.1
-exit 0
---- stdout
 Stored key 2 ("spare") in the key store.
   SHA256:[CAROL]
---- stderr
+--- exit 0
 warning: unexpected reply to the request to add key "spare" (unexpected reply from 127.0.0.1:[PORT] to the request to store key "spare": expected the key in JSON (it is about another object), got: {     "comment": "",     "disabled": false,     "id": "2",     "name": "other",     "public_key": "MFkwEwYHKoZIzj0CAQYIK…); checked: it was done
 # another id
 $ qkey replace --key-id=vault --old-key alice.pem --new-key bob.pem
 ==== over rest
-exit 0
---- stdout
 Replaced key 1 ("vault").
   was SHA256:[ALICE]
   now SHA256:[BOB]
---- stderr
+--- exit 0
 warning: unexpected reply to the request to replace key 1 ("vault") (unexpected reply from 127.0.0.1:[PORT] to the request to replace key 1: expected the key in JSON (it is about another object), got: {"id": "2", "name": "vault", "comment": "", "disabled": false, "public_key": "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEOIU028…); checked: it was done
 ==== over qq 7.10.2.1
-exit 0
---- stdout
 Replaced key 1 ("vault").
   was SHA256:[ALICE]
   now SHA256:[BOB]
---- stderr
+--- exit 0
 warning: unexpected reply to the request to replace key 1 ("vault") (unexpected reply from 127.0.0.1:[PORT] to the request to replace key 1: expected the key in JSON (it is about another object), got: {     "comment": "",     "disabled": false,     "id": "2",     "name": "vault",     "public_key": "MFkwEwYHKoZIzj0CAQYIK…); checked: it was done
 
 "##]].raw());
@@ -1355,23 +1244,19 @@ fn accepted_but_ignored_unlocks_are_reported_as_unknown() {
     assert_data_eq!(said, str![[r#"
 $ qkey unlock --id=7 --id=8 --id=9 --key alice.pem
 ==== over qq 7.10.2.1
-exit 8
---- stdout
 Unlocked snapshot 7 ("7_snapshot") with key 1 ("vault").
 Snapshot 9 ("9_snapshot") is already unlocked.
 Unlocked 1, already unlocked 1, failed 0, result unknown 1.
---- stderr
+--- exit 8
 error: the cluster accepted the request to unlock snapshot 8 ("8_snapshot"), but does not show it: not done so far, and may still be
 hint: keep every key; `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] snapshot_get_status --id=8` shows whether it was done; rerunning is safe: qkey looks first
 error: the result for 1 of 3 snapshots is unknown
 hint: see the errors above; rerunning is safe: what is already unlocked is left alone
 ==== over rest
-exit 8
---- stdout
 Unlocked snapshot 7 ("7_snapshot") with key 1 ("vault").
 Snapshot 9 ("9_snapshot") is already unlocked.
 Unlocked 1, already unlocked 1, failed 0, result unknown 1.
---- stderr
+--- exit 8
 error: the cluster accepted the request to unlock snapshot 8 ("8_snapshot"), but does not show it: not done so far, and may still be
 hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys usage` shows whether it was done; rerunning is safe: qkey looks first
 error: the result for 1 of 3 snapshots is unknown
@@ -1406,195 +1291,151 @@ fn lost_replacement_messages_over_rest() {
     assert_data_eq!(said, str![[r##"
 # drop_after {}
 $ qkey replace -k old-0 --old-key=alice.pem --new-key=bob.pem
-exit 0
---- stdout
 Replaced key 2 ("old-0").
   was SHA256:[ALICE]
   now SHA256:[BOB]
---- stderr
+--- exit 0
 warning: no reply to the request to replace key 2 ("old-0") (lost the connection to 127.0.0.1:[PORT] during the request to replace key 2: it was closed before the whole response had arrived); checked: it was done
 # drop_before {}
 $ qkey replace -k old-1 --old-key=alice.pem --new-key=bob.pem
-exit 8
---- stdout
---- stderr
+--- exit 8
 error: no reply to the request to replace key 3 ("old-1"): not done so far, and may still be
   caused by: lost the connection to 127.0.0.1:[PORT] during the request to replace key 3: it was closed before the whole response had arrived
 hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows whether it was done; rerunning is safe: qkey looks first
 # drop_before {"late":true}
 $ qkey replace -k old-2 --old-key=alice.pem --new-key=bob.pem
-exit 8
---- stdout
---- stderr
+--- exit 8
 error: no reply to the request to replace key 4 ("old-2"): not done so far, and may still be
   caused by: lost the connection to 127.0.0.1:[PORT] during the request to replace key 4: it was closed before the whole response had arrived
 hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows whether it was done; rerunning is safe: qkey looks first
 # cut_after {}
 $ qkey replace -k old-3 --old-key=alice.pem --new-key=bob.pem
-exit 0
---- stdout
 Replaced key 5 ("old-3").
   was SHA256:[ALICE]
   now SHA256:[BOB]
---- stderr
+--- exit 0
 warning: no reply to the request to replace key 5 ("old-3") (lost the connection to 127.0.0.1:[PORT] during the request to replace key 5: it was closed before the whole response had arrived); checked: it was done
 # not_json_after {}
 $ qkey replace -k old-4 --old-key=alice.pem --new-key=bob.pem
-exit 0
---- stdout
 Replaced key 6 ("old-4").
   was SHA256:[ALICE]
   now SHA256:[BOB]
---- stderr
+--- exit 0
 warning: unexpected reply to the request to replace key 6 ("old-4") (unexpected reply from 127.0.0.1:[PORT] to the request to replace key 6: expected the key in JSON, got: This is not JSON.); checked: it was done
 # truncated_after {}
 $ qkey replace -k old-5 --old-key=alice.pem --new-key=bob.pem
-exit 0
---- stdout
 Replaced key 7 ("old-5").
   was SHA256:[ALICE]
   now SHA256:[BOB]
---- stderr
+--- exit 0
 warning: unexpected reply to the request to replace key 7 ("old-5") (unexpected reply from 127.0.0.1:[PORT] to the request to replace key 7: expected the key in JSON, got: {"id": "7", "name": "old-5", "comment": "", "disabled": false, "public_key": "MFkwEwYHKoZIzj0CAQYIKoZI); checked: it was done
 # empty_after {}
 $ qkey replace -k old-0 --old-key=alice.pem --new-key=bob.pem
-exit 0
---- stdout
 Replaced key 2 ("old-0").
   was SHA256:[ALICE]
   now SHA256:[BOB]
---- stderr
+--- exit 0
 warning: unexpected reply to the request to replace key 2 ("old-0") (unexpected reply from 127.0.0.1:[PORT] to the request to replace key 2: expected the key in JSON, got: (nothing)); checked: it was done
 # empty {}
 $ qkey replace -k old-1 --old-key=alice.pem --new-key=bob.pem
-exit 8
---- stdout
---- stderr
+--- exit 8
 error: unexpected reply to the request to replace key 3 ("old-1"): not done so far, and may still be
   caused by: unexpected reply from 127.0.0.1:[PORT] to the request to replace key 3
   caused by: expected the key in JSON, got: (nothing)
 hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows whether it was done; rerunning is safe: qkey looks first
 # empty {"status":500,"late":true}
 $ qkey replace -k old-2 --old-key=alice.pem --new-key=bob.pem
-exit 8
---- stdout
---- stderr
+--- exit 8
 error: unexpected reply to the request to replace key 4 ("old-2"): not done so far, and may still be
   caused by: unexpected reply from 127.0.0.1:[PORT] to the request to replace key 4
   caused by: status 500: (nothing)
 hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows whether it was done; rerunning is safe: qkey looks first
 # empty {"status":404,"late":true}
 $ qkey replace -k old-3 --old-key=alice.pem --new-key=bob.pem
-exit 8
---- stdout
---- stderr
+--- exit 8
 error: unexpected reply to the request to replace key 5 ("old-3"): not done so far, and may still be
   caused by: unexpected reply from 127.0.0.1:[PORT] to the request to replace key 5
   caused by: status 404: (nothing)
 hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows whether it was done; rerunning is safe: qkey looks first
 # redirect {"location":"/v1","late":true}
 $ qkey replace -k old-4 --old-key=alice.pem --new-key=bob.pem
-exit 8
---- stdout
---- stderr
+--- exit 8
 error: unexpected reply to the request to replace key 6 ("old-4"): not done so far, and may still be
   caused by: unexpected reply from 127.0.0.1:[PORT] to the request to replace key 6
   caused by: it redirects to /v1, which qkey does not follow
 hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows whether it was done; rerunning is safe: qkey looks first
 # html_502 {}
 $ qkey replace -k old-5 --old-key=alice.pem --new-key=bob.pem
-exit 8
---- stdout
---- stderr
+--- exit 8
 error: unexpected reply to the request to replace key 7 ("old-5"): not done so far, and may still be
   caused by: unexpected reply from 127.0.0.1:[PORT] to the request to replace key 7
   caused by: status 502: <html>  <head><title>502 Bad Gateway</title></head>  <body>  <center><h1>502 Bad Gateway</h1></center>  </body>  </html>
 hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows whether it was done; rerunning is safe: qkey looks first
 # html_502 {"late":true}
 $ qkey replace -k old-0 --old-key=alice.pem --new-key=bob.pem
-exit 8
---- stdout
---- stderr
+--- exit 8
 error: unexpected reply to the request to replace key 2 ("old-0"): not done so far, and may still be
   caused by: unexpected reply from 127.0.0.1:[PORT] to the request to replace key 2
   caused by: status 502: <html>  <head><title>502 Bad Gateway</title></head>  <body>  <center><h1>502 Bad Gateway</h1></center>  </body>  </html>
 hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows whether it was done; rerunning is safe: qkey looks first
 # cut {"late":true}
 $ qkey replace -k old-1 --old-key=alice.pem --new-key=bob.pem
-exit 8
---- stdout
---- stderr
+--- exit 8
 error: no reply to the request to replace key 3 ("old-1"): not done so far, and may still be
   caused by: lost the connection to 127.0.0.1:[PORT] during the request to replace key 3: it was closed before the whole response had arrived
 hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows whether it was done; rerunning is safe: qkey looks first
 # html_502_after {}
 $ qkey replace -k old-2 --old-key=alice.pem --new-key=bob.pem
-exit 0
---- stdout
 Replaced key 4 ("old-2").
   was SHA256:[ALICE]
   now SHA256:[BOB]
---- stderr
+--- exit 0
 warning: unexpected reply to the request to replace key 4 ("old-2") (unexpected reply from 127.0.0.1:[PORT] to the request to replace key 4: status 502: <html>  <head><title>502 Bad Gateway</title></head>  <body>  <center><h1>502 Bad Gateway</h1></center>  </body>  </html>); checked: it was done
 # status_after {"status":500}
 $ qkey replace -k old-3 --old-key=alice.pem --new-key=bob.pem
-exit 0
---- stdout
 Replaced key 5 ("old-3").
   was SHA256:[ALICE]
   now SHA256:[BOB]
---- stderr
+--- exit 0
 warning: the cluster failed to process the request to replace key 5 ("old-3") (127.0.0.1:[PORT] failed to replace key 5: Error 500: http_internal_server_error: Simulated failure 500.); checked: it was done
 # status_after {"status":503}
 $ qkey replace -k old-4 --old-key=alice.pem --new-key=bob.pem
-exit 0
---- stdout
 Replaced key 6 ("old-4").
   was SHA256:[ALICE]
   now SHA256:[BOB]
---- stderr
+--- exit 0
 warning: unexpected reply to the request to replace key 6 ("old-4") (127.0.0.1:[PORT] failed to replace key 6: Error 503: http_service_unavailable_error: Simulated failure 503.); checked: it was done
 # status {"status":500}
 $ qkey replace -k old-5 --old-key=alice.pem --new-key=bob.pem
-exit 5
---- stdout
---- stderr
+--- exit 5
 error: the cluster failed to process the request to replace key 7 ("old-5"); checked: it was not done
   caused by: 127.0.0.1:[PORT] failed to replace key 7
   caused by: Error 500: http_internal_server_error: Simulated failure 500.
 hint: check the cluster's health, then run this again; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows what it holds
 # status {"status":503}
 $ qkey replace -k old-0 --old-key=alice.pem --new-key=bob.pem
-exit 8
---- stdout
---- stderr
+--- exit 8
 error: unexpected reply to the request to replace key 2 ("old-0"): not done so far, and may still be
   caused by: 127.0.0.1:[PORT] failed to replace key 2
   caused by: Error 503: http_service_unavailable_error: Simulated failure 503.
 hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows whether it was done; rerunning is safe: qkey looks first
 # status {"status":408,"late":true}
 $ qkey replace -k old-1 --old-key=alice.pem --new-key=bob.pem
-exit 8
---- stdout
---- stderr
+--- exit 8
 error: unexpected reply to the request to replace key 3 ("old-1"): not done so far, and may still be
   caused by: 127.0.0.1:[PORT] failed to replace key 3
   caused by: Error 408: unknown_error: Simulated failure 408.
 hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows whether it was done; rerunning is safe: qkey looks first
 # slow_after {"seconds":600}
 $ qkey replace -k old-2 --old-key=alice.pem --new-key=bob.pem --timeout=8
-exit 0
---- stdout
 Replaced key 4 ("old-2").
   was SHA256:[ALICE]
   now SHA256:[BOB]
---- stderr
+--- exit 0
 warning: no reply to the request to replace key 4 ("old-2") (no reply from 127.0.0.1:[PORT] within 8 s to the request to replace key 4); checked: it was done
 # slow {"seconds":600}
 $ qkey replace -k old-3 --old-key=alice.pem --new-key=bob.pem --timeout=8
-exit 8
---- stdout
---- stderr
+--- exit 8
 error: no reply to the request to replace key 5 ("old-3"): not done so far, and may still be
   caused by: no reply from 127.0.0.1:[PORT] within 8 s to the request to replace key 5
 hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows whether it was done; rerunning is safe: qkey looks first
@@ -1736,86 +1577,64 @@ fn qq_that_misbehaves_during_a_submission_is_looked_up() {
         .expect("the next one");
     assert_data_eq!(said, str![[r#"
 ==== fs_security_add_key: killed before
-exit 8
---- stdout
---- stderr
+--- exit 8
 error: no reply to the request to add key "spare": not done so far, and may still be
   caused by: qq failed to store key "spare"
   caused by: `[DIR]/qq-between` was killed by signal 9
 hint: keep every key; `[DIR]/qq-between --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
 ==== fs_security_add_key: killed after
-exit 0
---- stdout
 Stored key 2 ("spare") in the key store.
   SHA256:[CAROL]
---- stderr
+--- exit 0
 warning: no reply to the request to add key "spare" (qq failed to store key "spare": `[DIR]/qq-between` was killed by signal 9); checked: it was done
 ==== fs_security_add_key: exit 3 before
-exit 8
---- stdout
---- stderr
+--- exit 8
 error: no reply to the request to add key "spare": not done so far, and may still be
   caused by: qq failed to store key "spare"
   caused by: `[DIR]/qq-between` exited with 3: something odd
 hint: keep every key; `[DIR]/qq-between --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
 ==== fs_security_add_key: garbage before
-exit 8
---- stdout
---- stderr
+--- exit 8
 error: unexpected reply to the request to add key "spare": not done so far, and may still be
   caused by: unexpected reply from cluster:8000 to the request to store key "spare"
   caused by: expected the key in JSON, got: <html>
 hint: keep every key; `[DIR]/qq-between --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
 ==== fs_security_add_key: garbage after
-exit 0
---- stdout
 Stored key 2 ("spare") in the key store.
   SHA256:[CAROL]
---- stderr
+--- exit 0
 warning: unexpected reply to the request to add key "spare" (unexpected reply from cluster:8000 to the request to store key "spare": expected the key in JSON, got: <html>); checked: it was done
 ==== fs_security_add_key: empty before
-exit 8
---- stdout
---- stderr
+--- exit 8
 error: unexpected reply to the request to add key "spare": not done so far, and may still be
   caused by: unexpected reply from cluster:8000 to the request to store key "spare"
   caused by: expected the key in JSON, got: (nothing)
 hint: keep every key; `[DIR]/qq-between --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
 ==== fs_security_add_key: empty after
-exit 0
---- stdout
 Stored key 2 ("spare") in the key store.
   SHA256:[CAROL]
---- stderr
+--- exit 0
 warning: unexpected reply to the request to add key "spare" (unexpected reply from cluster:8000 to the request to store key "spare": expected the key in JSON, got: (nothing)); checked: it was done
 ==== fs_security_add_key: truncated after
-exit 0
---- stdout
 Stored key 2 ("spare") in the key store.
   SHA256:[CAROL]
---- stderr
+--- exit 0
 warning: unexpected reply to the request to add key "spare" (unexpected reply from cluster:8000 to the request to store key "spare": expected the key in JSON, got: {     "c); checked: it was done
 ==== fs_security_add_key: huge before
-exit 8
---- stdout
---- stderr
+--- exit 8
 error: unexpected reply to the request to add key "spare": not done so far, and may still be
   caused by: the reply from cluster:8000 is too large: the reply is larger than 256 KiB
 hint: keep every key; `[DIR]/qq-between --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
 ==== fs_security_add_key: hang before
-exit 8
---- stdout
---- stderr
+--- exit 8
 error: no reply to the request to add key "spare": not done so far, and may still be
   caused by: qq failed to store key "spare"
   caused by: `[DIR]/qq-between` did not finish within 4 s and was killed
 hint: keep every key; `[DIR]/qq-between --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
 ==== fs_security_add_key: hang after
-exit 0
---- stdout
 Stored key 2 ("spare") in the key store.
   SHA256:[CAROL]
---- stderr
+--- exit 0
 warning: no reply to the request to add key "spare" (qq failed to store key "spare": `[DIR]/qq-between` did not finish within 4 s and was killed); checked: it was done
 
 "#]].raw());
@@ -1833,15 +1652,11 @@ fn challenge_that_is_empty_or_not_utf8_is_not_signed() {
         filtered(&run)
     });
     assert_data_eq!(said.concat(), str![[r#"
-exit 7
---- stdout
---- stderr
+--- exit 7
 error: unexpected reply from cluster:8000 to the request to get the challenge to replace key "vault"
   caused by: expected a challenge in JSON, got: {"challenge": ""}
 hint: check that `[DIR]/qq-between --host=cluster fs_security_get_key_replace_challenge --help` works; if it does, run this again with -vv and report the output
-exit 7
---- stdout
---- stderr
+--- exit 7
 error: unexpected reply from cluster:8000 to the request to get the challenge to replace key "vault"
   caused by: expected a challenge in JSON, got: {"challenge": "�"}
 hint: check that `[DIR]/qq-between --host=cluster fs_security_get_key_replace_challenge --help` works; if it does, run this again with -vv and report the output
@@ -1913,24 +1728,17 @@ fn lost_unlock_with_failing_lookup_is_unknown() {
     assert_data_eq!(said, str![[r#"
 $ qkey unlock --id=7 --key alice.pem
 ==== over rest
-exit 8
---- stdout
---- stderr
+--- exit 8
 error: the request to unlock snapshot 7 ("7_snapshot") was sent, but the result could not be confirmed
   caused by: lost the connection to 127.0.0.1:[PORT] during the request to unlock snapshot 7: it was closed before the whole response had arrived
 hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys usage` shows whether it was done; rerunning is safe: qkey looks first
 ==== over qq 7.10.2.1
-exit 8
---- stdout
---- stderr
+--- exit 8
 error: the request to unlock snapshot 7 ("7_snapshot") was sent, but the result could not be confirmed
   caused by: lost the connection to 127.0.0.1:[PORT] during the request to unlock snapshot 7: Remote end closed connection without response
 hint: keep every key; `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] snapshot_get_status --id=7` shows whether it was done; rerunning is safe: qkey looks first
 $ qkey unlock --id=7 --key alice.pem
-exit 0
---- stdout
 Snapshot 7 ("7_snapshot") is already unlocked.
---- stderr
 
 "#]].raw());
 }
@@ -1957,16 +1765,12 @@ fn lost_lock_of_snapshot_locked_by_another_admin_is_unknown() {
     assert_data_eq!(said, str![[r#"
 $ qkey lock --id=9 --lock-key=vault
 ==== over rest
-exit 8
---- stdout
---- stderr
+--- exit 8
 error: the request to lock snapshot 9 ("9_snapshot") was sent, and now it is locked with key 2
   caused by: lost the connection to 127.0.0.1:[PORT] during the request to lock snapshot 9: it was closed before the whole response had arrived
 hint: someone else may be making changes; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys usage` shows what the cluster holds
 ==== over qq 7.10.2.1
-exit 8
---- stdout
---- stderr
+--- exit 8
 error: the request to lock snapshot 9 ("9_snapshot") was sent, and now it is locked with key 2
   caused by: lost the connection to 127.0.0.1:[PORT] during the request to lock snapshot 9: Remote end closed connection without response
 hint: someone else may be making changes; `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] snapshot_get_status --id=9` shows what the cluster holds
@@ -2059,39 +1863,29 @@ fn persistent_transient_failure_stops_after_three_reads() {
     assert_data_eq!(said, str![[r##"
 # drop_before {}
 $ qkey keys
-exit 7
---- stdout
---- stderr
+--- exit 7
 error: lost the connection to 127.0.0.1:[PORT] during the request to list the lock keys: it was closed before the whole response had arrived
 hint: check whether the cluster is up, and whether a proxy or firewall cuts connections
 # cut {}
 $ qkey keys
-exit 7
---- stdout
---- stderr
+--- exit 7
 error: lost the connection to 127.0.0.1:[PORT] during the request to list the lock keys: it was closed before the whole response had arrived
 hint: check whether the cluster is up, and whether a proxy or firewall cuts connections
 # status {"status":503}
 $ qkey keys
-exit 7
---- stdout
---- stderr
+--- exit 7
 error: 127.0.0.1:[PORT] failed to list the lock keys
   caused by: Error 503: http_service_unavailable_error: Simulated failure 503.
 hint: the cluster, or a proxy in front of it, is not ready; try again later
 # status {"status":429}
 $ qkey keys
-exit 7
---- stdout
---- stderr
+--- exit 7
 error: 127.0.0.1:[PORT] refused to list the lock keys
   caused by: Error 429: unknown_error: Simulated failure 429.
 hint: the cluster, or a proxy in front of it, is not ready; try again later
 # status {"status":429,"retry_after":1}
 $ qkey keys
-exit 7
---- stdout
---- stderr
+--- exit 7
 error: 127.0.0.1:[PORT] refused to list the lock keys
   caused by: Error 429: unknown_error: Simulated failure 429.
 hint: the cluster, or a proxy in front of it, is not ready; try again later
@@ -2123,80 +1917,60 @@ fn permanent_read_failure_is_not_retried() {
 # html_502 {}
 $ qkey keys
 ==== over rest
-exit 7
---- stdout
---- stderr
+--- exit 7
 error: unexpected reply from 127.0.0.1:[PORT] to the request to list the lock keys
   caused by: status 502: <html>  <head><title>502 Bad Gateway</title></head>  <body>  <center><h1>502 Bad Gateway</h1></center>  </body>  </html>
 hint: check --host and --port: a proxy or another service may respond there
 ==== over qq 7.10.2.1
-exit 7
---- stdout
---- stderr
+--- exit 7
 error: unexpected reply from 127.0.0.1:[PORT] to the request to list the lock keys
   caused by: qumulo.lib.request.APIException: Error loading data: Expecting value: line 1 column 1 (char 0)
 hint: check --host and --port: a proxy or another service may respond there
 # not_json {}
 $ qkey keys
 ==== over rest
-exit 7
---- stdout
---- stderr
+--- exit 7
 error: unexpected reply from 127.0.0.1:[PORT] to the request to list the lock keys
   caused by: expected a list of keys in JSON, got: This is not JSON.
 hint: check --host and --port: a proxy or another service may respond there
 ==== over qq 7.10.2.1
-exit 7
---- stdout
---- stderr
+--- exit 7
 error: unexpected reply from 127.0.0.1:[PORT] to the request to list the lock keys
   caused by: qumulo.lib.request.APIException: Error loading data: Expecting value: line 1 column 1 (char 0)
 hint: check --host and --port: a proxy or another service may respond there
 # truncated {}
 $ qkey keys
 ==== over rest
-exit 7
---- stdout
---- stderr
+--- exit 7
 error: unexpected reply from 127.0.0.1:[PORT] to the request to list the lock keys
   caused by: expected a list of keys in JSON, got: {"entries": [{"id": "1", "name": "vault", "comment": "", "disabled": false, "public_key": "MFkwEwYHKoZIzj0CAQ
 hint: check --host and --port: a proxy or another service may respond there
 ==== over qq 7.10.2.1
-exit 7
---- stdout
---- stderr
+--- exit 7
 error: unexpected reply from 127.0.0.1:[PORT] to the request to list the lock keys
   caused by: qumulo.lib.request.APIException: Error loading data: Unterminated string starting at: line 1 column 91 (char 90)
 hint: check --host and --port: a proxy or another service may respond there
 # empty {}
 $ qkey keys
 ==== over rest
-exit 7
---- stdout
---- stderr
+--- exit 7
 error: unexpected reply from 127.0.0.1:[PORT] to the request to list the lock keys
   caused by: expected a list of keys in JSON, got: (nothing)
 hint: check --host and --port: a proxy or another service may respond there
 ==== over qq 7.10.2.1
-exit 7
---- stdout
---- stderr
+--- exit 7
 error: unexpected reply from 127.0.0.1:[PORT] to the request to list the lock keys
   caused by: expected a list of keys in JSON, got: (nothing)
 hint: check that `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] fs_security_list_keys --help` works; if it does, run this again with -vv and report the output
 # status {"status":500}
 $ qkey keys
-exit 5
---- stdout
---- stderr
+--- exit 5
 error: 127.0.0.1:[PORT] failed to list the lock keys
   caused by: Error 500: http_internal_server_error: Simulated failure 500.
 hint: the cluster reports an internal problem; check its health, then run this again
 # status {"status":403}
 $ qkey keys
-exit 6
---- stdout
---- stderr
+--- exit 6
 error: 127.0.0.1:[PORT] denied permission to list the lock keys
   caused by: Error 403: http_forbidden_error: Simulated failure 403.
 hint: log in as a user whose role includes PRIVILEGE_FS_KEY_MANAGEMENT_READ; role changes take effect at the next login
@@ -2246,15 +2020,11 @@ fn timed_out_read_is_not_retried() {
         str![[r#"
 $ qkey keys --timeout=4
 ==== over rest
-exit 7
---- stdout
---- stderr
+--- exit 7
 error: no reply from 127.0.0.1:[PORT] within 4 s to the request to list the lock keys
 hint: check whether the cluster responds, or give it more time with --timeout SECONDS
 ==== over qq 7.10.2.1
-exit 7
---- stdout
---- stderr
+--- exit 7
 error: qq failed to list the lock keys
   caused by: `[QQ]` did not finish within 4 s and was killed
 hint: check whether the cluster responds, or give it more time with --timeout SECONDS
@@ -2301,16 +2071,12 @@ fn missing_credentials_hint_at_login() {
     assert_data_eq!(said, str![[r#"
 $ qkey keys
 ==== over rest
-exit 6
---- stdout
---- stderr
+--- exit 6
 error: not logged in to 127.0.0.1:[PORT] (no credentials in none.json)
   caused by: Error 401: http_unauthorized_error: Need to log in first to establish credentials.
 hint: log in first: `qq --host=127.0.0.1 --port=[PORT] --credentials-store=none.json login -u USER`, or provide a token in QKEY_TOKEN or QKEY_TOKEN_FILE
 ==== over qq 6.1.0.3, qq 7.10.2.1
-exit 6
---- stdout
---- stderr
+--- exit 6
 error: not logged in to 127.0.0.1:[PORT]
   caused by: Error 401: http_unauthorized_error: Need to log in first to establish credentials.
 hint: log in first: `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=none.json login -u USER`
@@ -2346,15 +2112,11 @@ fn corrupt_credentials_are_reported_before_any_request() {
     assert_data_eq!(said, str![[r#"
 $ qkey keys
 ==== over rest
-exit 6
---- stdout
---- stderr
+--- exit 6
 error: bad.json is not a credentials file of qq: it must be the JSON with a bearer_token that `qq login` writes
 hint: log in first: `qq --host=127.0.0.1 --port=[PORT] --credentials-store=bad.json login -u USER`, or provide a token in QKEY_TOKEN or QKEY_TOKEN_FILE
 ==== over qq 6.1.0.3, qq 7.10.2.1
-exit 6
---- stdout
---- stderr
+--- exit 6
 error: qq cannot read its credentials for 127.0.0.1:[PORT]: Expecting value: line 1 column 1 (char 0)
 hint: log in first: `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=bad.json login -u USER`
 
@@ -2389,30 +2151,22 @@ fn refused_submission_quotes_the_cluster() {
     });
     assert_data_eq!(said, str![[r#"
 $ qkey add --name spare --key carol.pem
-exit 5
---- stdout
---- stderr
+--- exit 5
 error: 127.0.0.1:[PORT] refused to store key "spare"
   caused by: Error 409: fs_entry_exists_error: Somebody was faster.
 hint: nothing was changed; fix what the cluster reports, then run this again
 $ qkey replace --key-id=vault --old-key alice.pem --new-key bob.pem
-exit 6
---- stdout
---- stderr
+--- exit 6
 error: 127.0.0.1:[PORT] denied permission to replace key 1
   caused by: Error 403: http_forbidden_error: You may not.
 hint: log in as a user whose role includes PRIVILEGE_FS_KEY_MANAGEMENT_WRITE; role changes take effect at the next login; the cluster now holds a signature made with alice.pem over its challenge
 $ qkey lock --id=9 --lock-key=vault
-exit 5
---- stdout
---- stderr
+--- exit 5
 error: 127.0.0.1:[PORT] refused to lock snapshot 9
   caused by: Error 400: invalid_request_error: Outer. (inner_error: Inner.)
 hint: nothing was changed; fix what the cluster reports, then run this again
 $ qkey unlock --id=7 --key alice.pem
-exit 5
---- stdout
---- stderr
+--- exit 5
 error: 127.0.0.1:[PORT] refused to unlock snapshot 7
   caused by: Error 409: fs_entry_exists_error: Somebody was faster.
 hint: nothing was changed; fix what the cluster reports, then run this again; the cluster now holds a signature made with alice.pem over its challenge
@@ -2474,64 +2228,48 @@ fn missing_snapshots_and_keys_exit_5() {
     assert_data_eq!(said, str![[r#"
 $ qkey unlock --id=99 --key=alice.pem
 ==== over qq 7.10.2.1
-exit 5
---- stdout
---- stderr
+--- exit 5
 error: snapshot 99 does not exist on 127.0.0.1:[PORT]
   caused by: Error 404: fs_no_such_entry_error: There is no snapshot 99.
 hint: `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] snapshot_list_statuses` shows what exists
 ==== over rest
-exit 5
---- stdout
---- stderr
+--- exit 5
 error: snapshot 99 does not exist on 127.0.0.1:[PORT]
   caused by: Error 404: fs_no_such_entry_error: There is no snapshot 99.
 hint: `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys usage` shows which snapshots are locked
 $ qkey lock --id=99 --lock-key=vault
 ==== over qq 7.10.2.1
-exit 5
---- stdout
---- stderr
+--- exit 5
 error: snapshot 99 does not exist on 127.0.0.1:[PORT]
   caused by: Error 404: fs_no_such_entry_error: There is no snapshot 99.
 hint: `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] snapshot_list_statuses` shows what exists
 ==== over rest
-exit 5
---- stdout
---- stderr
+--- exit 5
 error: snapshot 99 does not exist on 127.0.0.1:[PORT]
   caused by: Error 404: fs_no_such_entry_error: There is no snapshot 99.
 hint: `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys usage` shows which snapshots are locked
 $ qkey replace -k5 --old-key=alice.pem --new-key=bob.pem
-exit 5
---- stdout
---- stderr
+--- exit 5
 error: no lock key with id 5
 hint: `qkey keys list` shows them all
 $ qkey replace -knone --old-key=alice.pem --new-key=bob.pem
-exit 5
---- stdout
---- stderr
+--- exit 5
 error: no lock key named "none"
 hint: `qkey keys list` shows them all
 $ qkey unlock --id=99 --id=7 --key=alice.pem
 ==== over qq 7.10.2.1
-exit 9
---- stdout
 Unlocked snapshot 7 ("7_snapshot") with key 1 ("vault").
 Unlocked 1, already unlocked 0, failed 1.
---- stderr
+--- exit 9
 error: snapshot 99 does not exist on 127.0.0.1:[PORT]
   caused by: Error 404: fs_no_such_entry_error: There is no snapshot 99.
 hint: `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] snapshot_list_statuses` shows what exists
 error: 1 of 2 snapshots failed
 hint: see the errors above; rerunning is safe: what is already unlocked is left alone
 ==== over rest
-exit 9
---- stdout
 Unlocked snapshot 7 ("7_snapshot") with key 1 ("vault").
 Unlocked 1, already unlocked 0, failed 1.
---- stderr
+--- exit 9
 error: snapshot 99 does not exist on 127.0.0.1:[PORT]
   caused by: Error 404: fs_no_such_entry_error: There is no snapshot 99.
 hint: `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys usage` shows which snapshots are locked
@@ -2554,29 +2292,20 @@ fn taken_name_and_disabled_key_are_found_before_submission() {
     });
     assert_data_eq!(said, str![[r#"
 $ qkey add --name=vault --key=carol.pem
-exit 4
---- stdout
---- stderr
+--- exit 4
 error: "vault" is already used by key 1, with a different public key
 hint: nothing was sent; choose another --name, or replace that key: `qkey replace --key-id 1 --new-key SOURCE`
 $ qkey lock --id=9 --lock-key=vault
 ==== over rest
-exit 5
---- stdout
---- stderr
+--- exit 5
 error: key 1 ("vault") is disabled and cannot lock snapshots
 hint: nothing was sent; choose another key, or enable it: `qq --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] fs_security_modify_key --key=1 --enable`
 ==== over qq 7.10.2.1
-exit 5
---- stdout
---- stderr
+--- exit 5
 error: key 1 ("vault") is disabled and cannot lock snapshots
 hint: nothing was sent; choose another key, or enable it: `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] fs_security_modify_key --key=1 --enable`
 $ qkey unlock --id=7 --key alice.pem
-exit 0
---- stdout
 Unlocked snapshot 7 ("7_snapshot") with key 1 ("vault").
---- stderr
 
 "#]].raw());
 }
@@ -2616,15 +2345,11 @@ fn unreachable_cluster_is_named() {
         str![[r#"
 $ qkey replace --key-id=vault --old-key alice.pem --new-key bob.pem --port=1
 ==== over rest
-exit 7
---- stdout
---- stderr
+--- exit 7
 error: cannot reach 127.0.0.1:1: Connection refused (os error 111)
 hint: check --host and --port (or the cluster's entry in the configuration file), and the network
 ==== over qq 6.1.0.3, qq 7.10.2.1
-exit 7
---- stdout
---- stderr
+--- exit 7
 error: cannot reach 127.0.0.1:1: [Errno 111] Connection refused
 hint: check --host and --port (or the cluster's entry in the configuration file), and the network
 
@@ -2652,9 +2377,7 @@ fn missing_host_is_a_usage_error() {
     });
     assert_data_eq!(said, str![[r#"
 $ qkey keys
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: no cluster selected
 hint: give --host HOST, set QKEY_HOST, or add the cluster to the configuration file (`qkey config init`)
 
@@ -2751,68 +2474,52 @@ fn interrupted_submission_is_unknown_and_leaves_no_qq() {
     assert_data_eq!(said, str![[r#"
 $ qkey add --name spare --key carol.pem
 ==== over qq 7.10.2.1
-exit 130
---- stdout
---- stderr
+--- exit 130
 warning: stopping; waiting up to 8 s for what was already sent (a second signal stops at once)
 error: no reply to the request to add key "spare": not done so far, and may still be
   caused by: interrupted during the request to store key "spare"
 hint: keep every key; `[DIR]/qq --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
 ==== over rest
-exit 130
---- stdout
---- stderr
+--- exit 130
 warning: stopping; waiting up to 8 s for what was already sent (a second signal stops at once)
 error: no reply to the request to add key "spare": not done so far, and may still be
   caused by: interrupted during the request to store key "spare"
 hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows whether it was done; rerunning is safe: qkey looks first
 $ qkey replace --key-id=vault --old-key alice.pem --new-key bob.pem
 ==== over qq 7.10.2.1
-exit 143
---- stdout
---- stderr
+--- exit 143
 warning: stopping; waiting up to 8 s for what was already sent (a second signal stops at once)
 error: no reply to the request to replace key 1 ("vault"): not done so far, and may still be
   caused by: interrupted during the request to replace key 1
 hint: keep every key; `[DIR]/qq --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
 ==== over rest
-exit 143
---- stdout
---- stderr
+--- exit 143
 warning: stopping; waiting up to 8 s for what was already sent (a second signal stops at once)
 error: no reply to the request to replace key 1 ("vault"): not done so far, and may still be
   caused by: interrupted during the request to replace key 1
 hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows whether it was done; rerunning is safe: qkey looks first
 $ qkey lock --id=9 --lock-key=vault
 ==== over qq 7.10.2.1
-exit 130
---- stdout
---- stderr
+--- exit 130
 warning: stopping; waiting up to 8 s for what was already sent (a second signal stops at once)
 error: no reply to the request to lock snapshot 9 ("9_snapshot"): not done so far, and may still be
   caused by: interrupted during the request to lock snapshot 9
 hint: keep every key; `[DIR]/qq --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] snapshot_get_status --id=9` shows whether it was done; rerunning is safe: qkey looks first
 ==== over rest
-exit 130
---- stdout
---- stderr
+--- exit 130
 warning: stopping; waiting up to 8 s for what was already sent (a second signal stops at once)
 error: no reply to the request to lock snapshot 9 ("9_snapshot"): not done so far, and may still be
   caused by: interrupted during the request to lock snapshot 9
 hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys usage` shows whether it was done; rerunning is safe: qkey looks first
 $ qkey unlock --id=7 --key alice.pem
 ==== over qq 7.10.2.1
-exit 143
---- stdout
---- stderr
+--- exit 143
 warning: stopping; waiting up to 8 s for what was already sent (a second signal stops at once)
 error: no reply to the request to unlock snapshot 7 ("7_snapshot"): not done so far, and may still be
   caused by: interrupted during the request to unlock snapshot 7
 hint: keep every key; `[DIR]/qq --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] snapshot_get_status --id=7` shows whether it was done; rerunning is safe: qkey looks first
 ==== over rest
-exit 143
---- stdout
---- stderr
+--- exit 143
 warning: stopping; waiting up to 8 s for what was already sent (a second signal stops at once)
 error: no reply to the request to unlock snapshot 7 ("7_snapshot"): not done so far, and may still be
   caused by: interrupted during the request to unlock snapshot 7

