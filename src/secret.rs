@@ -7,7 +7,7 @@ use std::{
     io::{self, Read, Write},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::PathBuf,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::Mutex,
     time::Duration,
 };
 
@@ -20,7 +20,9 @@ use zeroize::Zeroizing;
 
 use crate::{
     error::Kind,
-    input, interrupt, private_file,
+    input, interrupt,
+    parallel::lock,
+    private_file,
     redact::redact,
     subprocess::{self, Command, Failure},
     terminal::Terminal,
@@ -152,7 +154,7 @@ impl Asker {
         match source {
             SecretSource::Env(name) => subprocess::withhold(name),
             SecretSource::Fd(number) => {
-                let mut descriptors = self.lock_descriptors();
+                let mut descriptors = lock(&self.descriptors);
                 // A closed descriptor is an error only when it is needed.
                 if let (Entry::Vacant(entry), Ok(fd)) =
                     (descriptors.entry(*number), take_over(*number))
@@ -181,12 +183,6 @@ impl Asker {
         }
     }
 
-    fn lock_descriptors(&self) -> MutexGuard<'_, BTreeMap<u32, Descriptor>> {
-        self.descriptors
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Reads a secret from `source`. `what` names it in errors, as in "the passphrase of a.pem".
     ///
     /// # Errors
@@ -203,14 +199,12 @@ impl Asker {
                     private_file::warn_if_readable_by_others(path, &metadata);
                 }
                 let file = path.clone();
-                self.read_line(
-                    move || File::open(file),
-                    format!("{what} in {}", path.display()),
-                )
+                let what = format!("{what} in {}", path.display());
+                self.read_line(move || File::open(file), what)
             }
             SecretSource::Fd(number) => {
                 let what = format!("{what} from file descriptor {number}");
-                let mut descriptors = self.lock_descriptors();
+                let mut descriptors = lock(&self.descriptors);
                 let fd = match descriptors.get(number) {
                     Some(Descriptor::Read(secret)) => return Ok(secret.clone()),
                     Some(Descriptor::Open(fd)) => fd.try_clone(),
@@ -222,17 +216,16 @@ impl Asker {
             }
             SecretSource::Command(command) => {
                 let output = Command::new("/bin/sh", self.timeout)
-                    .arg("-c")
-                    .arg(command)
+                    .args(["-c", command.as_str()])
                     .secret_stdout()
-                    .run()
-                    .map_err(|failure| match failure {
-                        Failure::Interrupted(kind) => Error::Interrupted(kind),
-                        source => Error::Command {
-                            what: what.to_owned(),
-                            source,
-                        },
-                    })?;
+                    .run();
+                let output = output.map_err(|failure| match failure {
+                    Failure::Interrupted(kind) => Error::Interrupted(kind),
+                    source => {
+                        let what = what.to_owned();
+                        Error::Command { what, source }
+                    }
+                })?;
                 let stdout = Zeroizing::new(output.stdout);
                 one_line(stdout, format!("{what} from the command"))
             }
@@ -246,17 +239,13 @@ impl Asker {
     pub fn ask(&self, what: &str) -> Result<Secret, Error> {
         self.may_ask(what)?;
         let what = what.to_owned();
-        let _one_at_a_time = self.terminal.lock().unwrap_or_else(PoisonError::into_inner);
+        let _one_at_a_time = lock(&self.terminal);
         if let Some(kind) = interrupt::received() {
             return Err(Error::Interrupted(kind));
         }
-        let mut terminal = match OpenOptions::new().read(true).write(true).open("/dev/tty") {
-            Ok(terminal) => terminal,
-            Err(_) => return Err(Error::NoTerminal { what }),
-        };
-        let unreadable = |source: io::Error| Error::Unreadable {
-            what: "the terminal".to_owned(),
-            source,
+        let terminal = OpenOptions::new().read(true).write(true).open("/dev/tty");
+        let Ok(mut terminal) = terminal else {
+            return Err(Error::NoTerminal { what });
         };
         let _hidden = self.stderr.as_ref().map(Terminal::hide_progress);
         let _quiet = Quiet::new(&terminal).map_err(unreadable)?;
@@ -316,24 +305,20 @@ fn one_line(bytes: Zeroizing<Vec<u8>>, what: String) -> Result<Secret, Error> {
     if bytes.len() > LIMIT {
         return Err(Error::TooLong { what });
     }
-    let mut bytes = match &bytes[..] {
-        [0xff, 0xfe, text @ ..] => match utf8(text, u16::from_le_bytes) {
-            Some(text) => text,
-            None => return Err(Error::NotUtf16 { what }),
-        },
-        [0xfe, 0xff, text @ ..] => match utf8(text, u16::from_be_bytes) {
-            Some(text) => text,
-            None => return Err(Error::NotUtf16 { what }),
-        },
-        [0xef, 0xbb, 0xbf, text @ ..] => Zeroizing::new(text.to_vec()),
-        _ => bytes,
+    let decoded = match &bytes[..] {
+        [0xff, 0xfe, text @ ..] => utf8(text, u16::from_le_bytes),
+        [0xfe, 0xff, text @ ..] => utf8(text, u16::from_be_bytes),
+        [0xef, 0xbb, 0xbf, text @ ..] => Some(Zeroizing::new(text.to_vec())),
+        _ => Some(bytes),
     };
-    if bytes.last() == Some(&b'\n') {
-        bytes.pop();
-    }
-    // A shell's $(…) leaves it.
-    if bytes.last() == Some(&b'\r') {
-        bytes.pop();
+    let Some(mut bytes) = decoded else {
+        return Err(Error::NotUtf16 { what });
+    };
+    // A shell's $(…) leaves the carriage return.
+    for ending in [b'\n', b'\r'] {
+        if bytes.last() == Some(&ending) {
+            bytes.pop();
+        }
     }
     if bytes.contains(&0) {
         return Err(Error::Nul { what });
@@ -355,12 +340,14 @@ fn utf8(utf16: &[u8], unit: fn([u8; 2]) -> u16) -> Option<Zeroizing<Vec<u8>>> {
     rest.is_empty().then_some(text)
 }
 
+/// The error of the terminal itself.
+fn unreadable(source: io::Error) -> Error {
+    let what = "the terminal".to_owned();
+    Error::Unreadable { what, source }
+}
+
 /// Waits for a line or a signal.
 fn read_typed_line(terminal: &mut File, what: String) -> Result<Secret, Error> {
-    let unreadable = |source: io::Error| Error::Unreadable {
-        what: "the terminal".to_owned(),
-        source,
-    };
     let mut line = Zeroizing::new(Vec::with_capacity(LIMIT));
     loop {
         if let Some(kind) = interrupt::received() {
@@ -411,7 +398,7 @@ impl Quiet {
         // Both would leave the echo off; 0 is _POSIX_VDISABLE.
         silent.special_codes[SpecialCodeIndex::VSUSP] = 0;
         silent.special_codes[SpecialCodeIndex::VQUIT] = 0;
-        // Shows that the line was read.
+        // Echoes the newline, so that the user sees that the line was read.
         silent
             .local_modes
             .insert(LocalModes::ECHONL | LocalModes::ICANON | LocalModes::ISIG);
@@ -426,7 +413,7 @@ impl Quiet {
 
 impl Drop for Quiet {
     fn drop(&mut self) {
-        // Nothing to do for a terminal that is gone.
+        // A terminal that is gone needs no restoring.
         let _ = tcsetattr(&self.terminal, OptionalActions::Flush, &self.before);
         interrupt::on_end(None);
     }

@@ -1,22 +1,18 @@
 //! The only place that starts a program.
 //!
-//! A child gets its own process group, a deadline, and a cap on its output. Its exit status counts
-//! before a broken stdin pipe. Each kind of failure is a variant with the end of the child's output.
+//! A child gets its own process group, a deadline, and a cap on its output. Its exit status takes
+//! precedence over a broken stdin pipe. Each kind of failure is a variant with the end of the child's output.
 
 use std::{
     borrow::Cow,
     collections::BTreeSet,
     ffi::{OsStr, OsString},
     fmt,
-    io::{self, PipeReader, Read, Write},
+    io::{self, PipeReader, Read as _, Write},
     os::unix::process::{CommandExt, ExitStatusExt},
     path::{Path, PathBuf},
     process::{self, ExitStatus},
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
-        mpsc,
-    },
+    sync::{Arc, Mutex, mpsc},
     thread,
     time::{Duration, Instant},
 };
@@ -27,6 +23,7 @@ use zeroize::{Zeroize, Zeroizing};
 use crate::{
     error::Kind,
     interrupt,
+    parallel::lock,
     redact::HIDDEN,
     text::{quote, quote_path, size},
 };
@@ -87,7 +84,7 @@ pub enum Failure {
     NotExecutable { program: String },
     #[error("`{program}` could not be run")]
     CouldNotRun { program: String, source: io::Error },
-    /// It ran, or may still run.
+    /// It ran, or may still be running.
     #[error("`{program}` was started, but its exit status cannot be read")]
     NoStatus { program: String, source: io::Error },
     #[error("`{program}` did not finish within {} s and was killed{}", .after.as_secs(), Words(.words))]
@@ -133,17 +130,9 @@ impl Failure {
 
 static WITHHELD: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
 
-fn withheld() -> MutexGuard<'static, BTreeSet<String>> {
-    locked(&WITHHELD)
-}
-
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 /// Removes a variable that holds a secret from the environment of every program started from now on.
 pub fn withhold(variable: &str) {
-    withheld().insert(variable.to_owned());
+    lock(&WITHHELD).insert(variable.to_owned());
 }
 
 /// Finds a program: a path as it is, a bare name on PATH.
@@ -153,16 +142,16 @@ pub fn withhold(variable: &str) {
 pub fn find(program: &OsStr) -> Result<PathBuf, Failure> {
     which::which(program).map_err(|_| {
         let path = Path::new(program);
-        let name = quote_path(path);
-        if name.contains('/') && path.is_dir() {
-            Failure::CouldNotRun {
-                program: name,
-                source: io::ErrorKind::IsADirectory.into(),
+        let program = quote_path(path);
+        if !program.contains('/') || !path.exists() {
+            return Failure::NotFound { program };
+        }
+        match path.is_dir() {
+            true => {
+                let source = io::ErrorKind::IsADirectory.into();
+                Failure::CouldNotRun { program, source }
             }
-        } else if name.contains('/') && path.exists() {
-            Failure::NotExecutable { program: name }
-        } else {
-            Failure::NotFound { program: name }
+            false => Failure::NotExecutable { program },
         }
     })
 }
@@ -260,21 +249,18 @@ impl Command {
     }
 
     fn run_to_end(&self, deadline: Instant) -> Result<Output, Failure> {
-        let could_not_run = |source: io::Error| match source.kind() {
-            io::ErrorKind::NotFound if self.program.exists() => Failure::CouldNotRun {
-                program: self.name(),
-                source: io::Error::other("the interpreter that its first line names was not found"),
-            },
-            io::ErrorKind::NotFound => Failure::NotFound {
-                program: self.name(),
-            },
-            io::ErrorKind::PermissionDenied => Failure::NotExecutable {
-                program: self.name(),
-            },
-            _ => Failure::CouldNotRun {
-                program: self.name(),
-                source,
-            },
+        let could_not_run = |source: io::Error| {
+            let program = self.name();
+            match source.kind() {
+                io::ErrorKind::NotFound if self.program.exists() => {
+                    let why = "the interpreter that its first line names was not found";
+                    let source = io::Error::other(why);
+                    Failure::CouldNotRun { program, source }
+                }
+                io::ErrorKind::NotFound => Failure::NotFound { program },
+                io::ErrorKind::PermissionDenied => Failure::NotExecutable { program },
+                _ => Failure::CouldNotRun { program, source },
+            }
         };
         let (stdout, stdout_writer) = io::pipe().map_err(could_not_run)?;
         let (stderr, stderr_writer) = io::pipe().map_err(could_not_run)?;
@@ -286,38 +272,41 @@ impl Command {
                 true => in_own_group,
                 false => in_own_session,
             });
-        for name in withheld().iter() {
+        for name in lock(&WITHHELD).iter() {
             expression = expression.env_remove(name);
         }
         for (name, value) in &self.env {
             expression = expression.env(name, value);
         }
-        expression = match (&self.secret_line, &self.stdin) {
-            (Some(line), _) => expression.stdin_file(filled_pipe(line).map_err(could_not_run)?),
-            (None, Some(bytes)) => expression.stdin_file(fed_pipe(bytes).map_err(could_not_run)?),
-            (None, None) => expression.stdin_null(),
+        let input = match (&self.secret_line, &self.stdin) {
+            (Some(line), _) => Some(filled_pipe(line)),
+            (None, Some(bytes)) => Some(fed_pipe(bytes)),
+            (None, None) => None,
+        };
+        expression = match input.transpose().map_err(could_not_run)? {
+            Some(pipe) => expression.stdin_file(pipe),
+            None => expression.stdin_null(),
         };
         let group = Arc::new(Mutex::new(None::<interrupt::Group>));
         let kill = {
             let group = group.clone();
             move || {
-                if let Some(group) = &*locked(&group) {
+                if let Some(group) = &*lock(&group) {
                     group.kill();
                 }
             }
         };
         // Before the program starts: if there is no thread, it must not run at all.
-        let excess = Excess::Stop(Box::new(kill.clone()));
-        let stdout = Drain::start(stdout, self.stdout_limit, excess).map_err(could_not_run)?;
-        let stderr = Drain::start(stderr, STDERR_LIMIT, Excess::DropOldest);
-        let stderr = stderr.map_err(could_not_run)?;
+        let stop: Stop = Box::new(kill.clone());
+        let stdout = Drain::start(stdout, self.stdout_limit, Some(stop)).map_err(could_not_run)?;
+        let stderr = Drain::start(stderr, STDERR_LIMIT, None).map_err(could_not_run)?;
         let handle = expression.start().map_err(could_not_run)?;
         // Our own write ends would keep the pipes open.
         drop(expression);
         let leader = handle.pids().first().copied();
         let leader = leader.and_then(|pid| Pid::from_raw(pid.cast_signed()));
-        *locked(&group) = leader.map(interrupt::Group::register);
-        if stdout.has_overflowed() {
+        *lock(&group) = leader.map(interrupt::Group::register);
+        if lock(&stdout.read).overflowed {
             kill();
         }
 
@@ -333,14 +322,14 @@ impl Command {
             let _ = handle.wait_timeout(REAP_GRACE);
         }
         let grace = Instant::now() + DRAIN_GRACE;
-        let (stdout, too_much) = stdout.finish(grace);
-        let (stderr, _) = stderr.finish(grace);
-        if too_much {
+        let (stdout, stderr) = (stdout.finish(grace), stderr.finish(grace));
+        if stdout.overflowed {
             return Err(Failure::TooMuchOutput {
                 program: self.name(),
                 limit: self.stdout_limit,
             });
         }
+        let (stdout, stderr) = (stdout.bytes, stderr.bytes);
         self.outcome(status, Output { stdout, stderr })
     }
 
@@ -349,25 +338,26 @@ impl Command {
         if self.secret_stdout && !status.is_some_and(|status| status.success()) {
             output.stdout.zeroize();
         }
-        match status {
-            None => Err(Failure::TimedOut {
+        let words = || excerpt_end(&output.stderr);
+        let Some(status) = status else {
+            return Err(Failure::TimedOut {
                 program,
                 after: self.timeout,
-                words: excerpt_end(&output.stderr),
+                words: words(),
+            });
+        };
+        match status.code() {
+            Some(0) => Ok(output),
+            Some(code) => Err(Failure::Exited {
+                program,
+                code,
+                output,
             }),
-            Some(status) => match (status.code(), status.signal()) {
-                (Some(0), _) => Ok(output),
-                (Some(code), _) => Err(Failure::Exited {
-                    program,
-                    code,
-                    output,
-                }),
-                (None, signal) => Err(Failure::Killed {
-                    program,
-                    signal: signal.unwrap_or_default(),
-                    words: excerpt_end(&output.stderr),
-                }),
-            },
+            None => Err(Failure::Killed {
+                program,
+                signal: status.signal().unwrap_or_default(),
+                words: words(),
+            }),
         }
     }
 }
@@ -459,31 +449,30 @@ impl fmt::Display for Words<'_> {
 
 /// Reads a pipe to its end on its own thread.
 struct Drain {
-    bytes: Arc<Mutex<Vec<u8>>>,
-    overflowed: Arc<AtomicBool>,
+    read: Arc<Mutex<Read>>,
     done: mpsc::Receiver<()>,
 }
 
-/// What to do beyond the limit.
-enum Excess {
-    /// Keep the beginning, and call this once.
-    Stop(Box<dyn Fn() + Send>),
-    /// Keep the end, where a program says why it failed.
-    DropOldest,
+/// What was read, and whether there was more than the limit.
+#[derive(Default)]
+struct Read {
+    bytes: Vec<u8>,
+    overflowed: bool,
 }
 
+type Stop = Box<dyn Fn() + Send>;
+
 impl Drain {
-    /// Keeps `limit` bytes, but reads to the end.
+    /// Reads to the end, but keeps only `limit` bytes: the first ones if there is a `stop`, which is
+    /// called once there are more; otherwise the last ones, where a program says why it failed.
     ///
     /// # Errors
     /// When no thread can be started.
-    fn start(mut pipe: PipeReader, limit: usize, excess: Excess) -> io::Result<Self> {
-        let bytes = Arc::new(Mutex::new(Vec::new()));
-        let overflowed = Arc::new(AtomicBool::new(false));
+    fn start(mut pipe: PipeReader, limit: usize, stop: Option<Stop>) -> io::Result<Self> {
+        let read = Arc::new(Mutex::new(Read::default()));
         let (sender, done) = mpsc::channel();
         let drain = Self {
-            bytes: bytes.clone(),
-            overflowed: overflowed.clone(),
+            read: read.clone(),
             done,
         };
         thread::Builder::new().spawn(move || {
@@ -495,19 +484,18 @@ impl Drain {
                     Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                     Err(_) => break,
                 };
-                let mut bytes = locked(&bytes);
-                bytes.extend_from_slice(&chunk[..n]);
-                let Some(too_many) = bytes.len().checked_sub(limit).filter(|&n| n > 0) else {
-                    continue;
-                };
-                match &excess {
-                    Excess::DropOldest => drop(bytes.drain(..too_many)),
-                    Excess::Stop(stop) => {
-                        bytes.truncate(limit);
-                        if !overflowed.swap(true, Ordering::Relaxed) {
+                let mut read = lock(&read);
+                read.bytes.extend_from_slice(&chunk[..n]);
+                let excess = read.bytes.len().saturating_sub(limit);
+                match &stop {
+                    Some(stop) if excess > 0 => {
+                        read.bytes.truncate(limit);
+                        if !std::mem::replace(&mut read.overflowed, true) {
                             stop();
                         }
                     }
+                    Some(_) => {}
+                    None => drop(read.bytes.drain(..excess)),
                 }
             }
             // Nobody receives this after the grace period.
@@ -516,17 +504,10 @@ impl Drain {
         Ok(drain)
     }
 
-    fn has_overflowed(&self) -> bool {
-        self.overflowed.load(Ordering::Relaxed)
-    }
-
-    /// What was read by the end of the pipe, or by `grace` if something holds it open, and whether it
-    /// exceeded the limit.
-    fn finish(self, grace: Instant) -> (Vec<u8>, bool) {
-        let _ = self
-            .done
-            .recv_timeout(grace.saturating_duration_since(Instant::now()));
-        let bytes = std::mem::take(&mut *locked(&self.bytes));
-        (bytes, self.has_overflowed())
+    /// What was read by the end of the pipe, or by `grace` if something holds it open.
+    fn finish(self, grace: Instant) -> Read {
+        let left = grace.saturating_duration_since(Instant::now());
+        let _ = self.done.recv_timeout(left);
+        std::mem::take(&mut *lock(&self.read))
     }
 }
