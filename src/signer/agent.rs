@@ -1,7 +1,7 @@
 //! Keys in an ssh-agent, reached over the socket that `SSH_AUTH_SOCK` names (draft-miller-ssh-agent,
 //! with the encodings of RFC 4251 and RFC 5656).
 //!
-//! The agent gets the challenge itself: keys of the type `ecdsa-sha2-nistp256` hash it with SHA-256.
+//! The agent receives the challenge itself: `ecdsa-sha2-nistp256` keys hash it with SHA-256.
 
 mod connection;
 
@@ -9,34 +9,28 @@ use std::{env, sync::Arc, time::Duration};
 
 use base64::{Engine, prelude::BASE64_STANDARD_NO_PAD};
 
-use self::connection::{Connection, ConnectionError};
+use self::connection::Connection;
 use super::{
-    Caution, Context, Opened, Signer,
-    source::{Body, Source, SourceKind, no_path},
+    Caution, Context, Opened,
+    source::{Source, SourceKind},
 };
 use crate::{
     encoding::{
         ssh_public,
         ssh_wire::{Reader, Writer},
     },
-    error::{self, Kind as ErrorKind, Reason},
-    public_key::{self, PublicKey},
-    signature::{self, Signature},
+    error::{Error, Kind as ErrorKind, Reason, Result},
+    public_key::PublicKey,
+    signature::Signature,
 };
 
-pub static KIND: SourceKind = SourceKind {
-    scheme: "ssh-agent",
-    form: "ssh-agent:SHA256:FINGERPRINT or ssh-agent:COMMENT",
-    body: Body::Text,
-    attributes: &[],
-    confidential: &[],
-    path_in: no_path,
-    secret: None,
+pub static KIND: SourceKind = SourceKind::new(
+    "ssh-agent",
+    "ssh-agent:SHA256:FINGERPRINT or ssh-agent:COMMENT",
     open,
-    generate: None,
-};
+);
 
-/// An agent's longest message, 256 KiB, less room for a key and the framing.
+/// The longest message that an agent accepts, 256 KiB, minus room for a key and the framing.
 const MAX_CHALLENGE: usize = 250_000;
 
 /// Message numbers (draft-miller-ssh-agent, section 5.1).
@@ -48,162 +42,82 @@ mod message {
     pub(super) const SIGN_RESPONSE: u8 = 14;
 }
 
-/// Why an agent's key cannot be used.
-#[derive(Debug, thiserror::Error)]
-enum Error {
-    #[error("SSH_AUTH_SOCK is not set")]
-    NoAgent,
-    #[error(transparent)]
-    Exchange(#[from] ConnectionError),
-    #[error("the agent refused")]
-    Refused,
-    #[error("unexpected reply from the agent instead of {expected}: {excerpt}")]
-    Unexpected {
-        expected: &'static str,
-        excerpt: String,
-    },
-    #[error("unexpected reply from the agent instead of a signature: {excerpt}")]
-    NotASignature {
-        excerpt: String,
-        source: signature::Error,
-    },
-    #[error("the agent has no keys")]
-    Empty,
-    #[error("no key in the agent has the {wanted}; it has:\n{held}")]
-    NotFound { wanted: String, held: String },
-    #[error("several keys in the agent have the {wanted}:\n{found}")]
-    Several { wanted: String, found: String },
-    #[error("cannot use {key}")]
-    Unusable {
-        key: String,
-        source: public_key::Error,
-    },
-    #[error("the challenge has {0} bytes; an agent signs at most {MAX_CHALLENGE}")]
-    TooLong(usize),
+/// The next step after a reply that no agent should send.
+const CHECK: &str = "check that `ssh-add -l` works with this agent";
+
+fn failed(why: impl Into<String>, hint: &str) -> Error {
+    Error::new(ErrorKind::Key, why).hint(hint)
 }
 
-impl Error {
-    /// The next step for the user.
-    fn hint(&self) -> &'static str {
-        match self {
-            Self::NoAgent => {
-                "start an agent (`eval \"$(ssh-agent)\"`), add the key (`ssh-add KEY`), and run this \
-                 in the same shell; with sudo, use `sudo --preserve-env=SSH_AUTH_SOCK`"
-            }
-            Self::Exchange(ConnectionError::Unreachable { .. }) => {
-                "the agent may have exited or belong to another user: check with `ssh-add -l`, or \
-                 start a new one with `eval \"$(ssh-agent)\"`"
-            }
-            Self::Exchange(ConnectionError::TimedOut(_)) => {
-                "the agent may be waiting for confirmation or a touch; allow more time with \
-                 --timeout SECONDS, or restart it"
-            }
-            Self::Exchange(_) | Self::Unexpected { .. } | Self::NotASignature { .. } => {
-                "check that `ssh-add -l` works with this agent"
-            }
-            Self::Refused => {
-                "possible causes: the confirmation was declined (`ssh-add -c`), the agent is locked \
-                 (unlock it with `ssh-add -X`), the key was removed, or the key is restricted to \
-                 certain hosts (`ssh-add -h`)"
-            }
-            Self::Empty => {
-                "add the key with `ssh-add KEY`; if the agent is locked, unlock it with `ssh-add -X`"
-            }
-            Self::NotFound { .. } => "add the key with `ssh-add KEY`, or use one of those listed",
-            Self::Several { .. } => "name the key by its fingerprint: ssh-agent:SHA256:…",
-            Self::Unusable { .. } => {
-                "use an ECDSA P-256 key (ecdsa-sha2-nistp256): create one with `ssh-keygen -t ecdsa \
-                 -b 256 -f KEY` and add it with `ssh-add KEY`"
-            }
-            Self::TooLong(_) => "sign it with a key file, which has no limit",
+/// The error for the user: what could not be done with the key source `title`.
+fn cannot(doing: &str, title: &str, error: Error) -> Error {
+    match error.kind().is_interruption() {
+        true => {
+            let message = format!("interrupted before it could {doing} {title}");
+            Error::new(error.kind(), message)
         }
-    }
-
-    /// The error for the user; `doing` is what was being done with the key source `title`.
-    fn into_error(self, doing: &str, title: &str) -> error::Error {
-        if let Self::Exchange(ConnectionError::Interrupted(kind)) = self {
-            return error::Error::new(kind, format!("interrupted before it could {doing} {title}"));
-        }
-        let reason = match self {
-            Self::Refused => Some(Reason::NeedsPerson),
-            _ => None,
-        };
-        error::Error::new(ErrorKind::Key, format!("cannot {doing} {title}"))
-            .because(reason)
-            .caused_by(&self)
-            .hint(self.hint())
+        false => error.context(format!("cannot {doing} {title}")),
     }
 }
 
-fn open(source: &Source, context: &Arc<Context>) -> error::Result<Opened> {
+fn open(source: &Source, context: &Arc<Context>) -> Result<Opened> {
     let wanted = Wanted::parse(source.body())?;
-    let title = source.text();
-    open_key(title, &wanted, context.timeout)
-        .map(|signer| Opened::Signer(Box::new(signer)))
-        .map_err(|error| error.into_error("open", title))
+    let title = source.text().to_owned();
+    let (agent, identity, public_key) =
+        find(&wanted, context.timeout).map_err(|error| cannot("open", &title, error))?;
+    let sign = move |challenge: &[u8]| {
+        let signature = agent.sign(&identity.blob, challenge);
+        signature.map_err(|error| cannot("sign with", &title, error))
+    };
+    Ok(Opened::Signer(super::signer(
+        public_key,
+        Caution::EveryUse,
+        sign,
+    )))
 }
 
-fn open_key(title: &str, wanted: &Wanted, timeout: Duration) -> Result<AgentSigner, Error> {
+fn find(wanted: &Wanted, timeout: Duration) -> Result<(Agent, Identity, PublicKey)> {
     let agent = Agent::from_environment(timeout)?;
     let identity = wanted.choose(agent.identities()?)?;
-    let public_key = PublicKey::from_ssh(&identity.blob).map_err(|source| Error::Unusable {
-        key: identity.title(),
-        source,
+    let public_key = PublicKey::from_ssh(&identity.blob).map_err(|error| {
+        let hint = "use an ECDSA P-256 key (ecdsa-sha2-nistp256): create one with `ssh-keygen -t \
+                    ecdsa -b 256 -f KEY` and add it with `ssh-add KEY`";
+        failed(format!("cannot use {}", identity.title()), hint).caused_by(&error)
     })?;
-    Ok(AgentSigner {
-        title: title.to_owned(),
-        agent,
-        blob: identity.blob,
-        public_key,
-    })
-}
-
-struct AgentSigner {
-    title: String,
-    agent: Agent,
-    /// The public key as the agent sent it, which identifies the key in requests.
-    blob: Vec<u8>,
-    public_key: PublicKey,
-}
-
-impl Signer for AgentSigner {
-    fn public_key(&self) -> &PublicKey {
-        &self.public_key
-    }
-
-    fn sign(&self, challenge: &[u8]) -> error::Result<Signature> {
-        self.agent
-            .sign(&self.blob, challenge)
-            .map_err(|error| error.into_error("sign with", &self.title))
-    }
-
-    fn caution(&self) -> Caution {
-        Caution::EveryUse
-    }
+    Ok((agent, identity, public_key))
 }
 
 struct Agent(Connection);
 
 impl Agent {
-    fn from_environment(timeout: Duration) -> Result<Self, Error> {
+    fn from_environment(timeout: Duration) -> Result<Self> {
         let socket = env::var_os("SSH_AUTH_SOCK").filter(|path| !path.is_empty());
-        let socket = socket.ok_or(Error::NoAgent)?;
+        let socket = socket.ok_or_else(|| {
+            let hint = "start an agent (`eval \"$(ssh-agent)\"`), add the key (`ssh-add KEY`), and \
+                        run this in the same shell; with sudo, use `sudo \
+                        --preserve-env=SSH_AUTH_SOCK`";
+            failed("SSH_AUTH_SOCK is not set", hint)
+        })?;
         Ok(Self(Connection::new(socket.into(), timeout)))
     }
 
     /// The keys that the agent lists.
-    fn identities(&self) -> Result<Vec<Identity>, Error> {
+    fn identities(&self) -> Result<Vec<Identity>> {
         let reply = self.0.exchange(&[message::REQUEST_IDENTITIES])?;
         let contents = contents(&reply, message::IDENTITIES_ANSWER, LIST)?;
         parse_identities(contents).ok_or_else(|| unexpected(&reply, LIST))
     }
 
-    fn sign(&self, blob: &[u8], challenge: &[u8]) -> Result<Signature, Error> {
-        if challenge.len() > MAX_CHALLENGE {
-            return Err(Error::TooLong(challenge.len()));
+    /// Signs with the key that `blob` identifies: the public key as the agent sent it.
+    fn sign(&self, blob: &[u8], challenge: &[u8]) -> Result<Signature> {
+        let length = challenge.len();
+        if length > MAX_CHALLENGE {
+            let why =
+                format!("the challenge has {length} bytes; an agent signs at most {MAX_CHALLENGE}");
+            return Err(failed(why, "sign it with a key file, which has no limit"));
         }
         let no_flags = 0;
-        let request = Writer::with_capacity(challenge.len() + blob.len() + 16)
+        let request = Writer::with_capacity(length + blob.len() + 16)
             .bytes(&[message::SIGN_REQUEST])
             .string(blob)
             .string(challenge)
@@ -211,12 +125,8 @@ impl Agent {
         let reply = self.0.exchange(&request.finish())?;
         let mut contents = Reader(contents(&reply, message::SIGN_RESPONSE, SIGNATURE)?);
         match contents.string() {
-            Some(signature) if contents.0.is_empty() => {
-                Signature::from_ssh(signature).map_err(|source| Error::NotASignature {
-                    excerpt: excerpt(signature),
-                    source,
-                })
-            }
+            Some(signature) if contents.0.is_empty() => Signature::from_ssh(signature)
+                .map_err(|error| unexpected(signature, SIGNATURE).caused_by(&error)),
             _ => Err(unexpected(&reply, SIGNATURE)),
         }
     }
@@ -226,19 +136,23 @@ const LIST: &str = "a list of keys";
 const SIGNATURE: &str = "a signature";
 
 /// The contents of a reply of the expected type.
-fn contents<'a>(reply: &'a [u8], number: u8, expected: &'static str) -> Result<&'a [u8], Error> {
+fn contents<'a>(reply: &'a [u8], number: u8, expected: &str) -> Result<&'a [u8]> {
     match reply {
         [first, contents @ ..] if *first == number => Ok(contents),
-        [message::FAILURE, ..] => Err(Error::Refused),
+        [message::FAILURE, ..] => {
+            let hint = "possible causes: the confirmation was declined (`ssh-add -c`), the agent is \
+                        locked (unlock it with `ssh-add -X`), the key was removed, or the key is \
+                        restricted to certain hosts (`ssh-add -h`)";
+            Err(failed("the agent refused", hint).because(Reason::NeedsPerson))
+        }
         _ => Err(unexpected(reply, expected)),
     }
 }
 
-fn unexpected(reply: &[u8], expected: &'static str) -> Error {
-    Error::Unexpected {
-        expected,
-        excerpt: excerpt(reply),
-    }
+fn unexpected(reply: &[u8], expected: &str) -> Error {
+    let excerpt = excerpt(reply);
+    let why = format!("unexpected reply from the agent instead of {expected}: {excerpt}");
+    failed(why, CHECK)
 }
 
 /// The start of a reply, in hexadecimal.
@@ -285,12 +199,8 @@ impl Identity {
     }
 
     fn title(&self) -> String {
-        format!(
-            "{} {} {:?}",
-            self.key_type(),
-            self.fingerprint(),
-            self.comment
-        )
+        let (key_type, comment) = (self.key_type(), &self.comment);
+        format!("{key_type} {} {comment:?}", self.fingerprint())
     }
 }
 
@@ -309,23 +219,24 @@ enum Wanted {
 }
 
 impl Wanted {
-    fn parse(body: &str) -> error::Result<Self> {
+    fn parse(body: &str) -> Result<Self> {
         let Some(digits) = body.strip_prefix("SHA256:") else {
             return Ok(Self::Comment(body.to_owned()));
         };
         let digits = digits.strip_suffix('=').unwrap_or(digits);
         match BASE64_STANDARD_NO_PAD.decode(digits) {
             Ok(hash) if hash.len() == 32 => Ok(Self::Fingerprint(format!("SHA256:{digits}"))),
-            _ => Err(error::Error::new(
-                ErrorKind::Usage,
-                format!("{body:?} is not a key fingerprint (SHA256: and 43 Base64 digits)"),
-            )
-            .hint("`ssh-add -l` shows the fingerprints of the keys in the agent")),
+            _ => {
+                let message =
+                    format!("{body:?} is not a key fingerprint (SHA256: and 43 Base64 digits)");
+                Err(Error::new(ErrorKind::Usage, message)
+                    .hint("`ssh-add -l` shows the fingerprints of the keys in the agent"))
+            }
         }
     }
 
     /// The one matching key among `identities`.
-    fn choose(&self, identities: Vec<Identity>) -> Result<Identity, Error> {
+    fn choose(&self, identities: Vec<Identity>) -> Result<Identity> {
         let held = titles(&identities);
         let mut found: Vec<Identity> = identities
             .into_iter()
@@ -335,15 +246,23 @@ impl Wanted {
         if !found.iter().all(is_certificate) {
             found.retain(|identity| !is_certificate(identity));
         }
-        let wanted = self.to_string();
         match found.len() {
             1 => Ok(found.remove(0)),
-            0 if held.is_empty() => Err(Error::Empty),
-            0 => Err(Error::NotFound { wanted, held }),
-            _ => Err(Error::Several {
-                wanted,
-                found: titles(&found),
-            }),
+            0 if held.is_empty() => Err(failed(
+                "the agent has no keys",
+                "add the key with `ssh-add KEY`; if the agent is locked, unlock it with `ssh-add -X`",
+            )),
+            0 => Err(failed(
+                format!("no key in the agent has the {self}; it has:\n{held}"),
+                "add the key with `ssh-add KEY`, or use one of those listed",
+            )),
+            _ => Err(failed(
+                format!(
+                    "several keys in the agent have the {self}:\n{}",
+                    titles(&found)
+                ),
+                "name the key by its fingerprint: ssh-agent:SHA256:…",
+            )),
         }
     }
 
@@ -380,7 +299,7 @@ mod tests {
         }
     }
 
-    fn choose(body: &str, identities: &[Identity]) -> Result<Identity, String> {
+    fn choose(body: &str, identities: &[Identity]) -> std::result::Result<Identity, String> {
         let wanted = Wanted::parse(body).unwrap();
         let chosen = wanted.choose(identities.to_vec());
         chosen.map_err(|error| error.to_string())

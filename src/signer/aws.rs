@@ -10,27 +10,18 @@ use sha2::{Digest, Sha256};
 
 use super::{
     Context, Opened,
-    source::{Body, Generate, Generated, Source, SourceKind, no_path},
-    tool::{self, Table, Tool, Vendor, row},
+    source::{Generate, Generated, Source, SourceKind},
+    tool::{self, Table, Tool, Vendor, cannot_create, table},
 };
-use crate::{
-    error::{Error, Kind as ErrorKind, Reason, Result},
-    public_key::PublicKey,
-    signature::Signature,
-    subprocess::Command,
-};
+use crate::{error::Result, public_key::PublicKey, signature::Signature, subprocess::Command};
 
 pub static KIND: SourceKind = SourceKind {
-    scheme: "awskms",
-    form: "awskms:///KEY-ID, awskms:///alias/NAME or awskms:///ARN",
-    body: Body::Text,
     attributes: &[REGION, PROFILE, ENDPOINT],
-    confidential: &[],
-    path_in: no_path,
-    secret: None,
-    open,
     generate: Some(generate),
+    ..SourceKind::new("awskms", FORM, open)
 };
+
+const FORM: &str = "awskms:///KEY-ID, awskms:///alias/NAME or awskms:///ARN";
 
 const REGION: &str = "region";
 const PROFILE: &str = "profile";
@@ -57,143 +48,71 @@ static AWS: Vendor = Vendor {
 const LOG_IN: &str = "log in again: `aws sso login`, `aws configure`, or new values for \
                       AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN";
 
-/// A message, which some versions begin with the program's name.
+/// Matches the start of a message; some versions print the program's name first.
 macro_rules! says {
-    ($pattern:literal, $reason:expr, $hint:expr $(,)?) => {
-        row(concat!(r"^(aws: \[ERROR\]: )?", $pattern), $reason, $hint)
+    ($($pattern:literal),+) => {
+        concat!(r"^(aws: \[ERROR\]: )?", $($pattern),+)
     };
 }
 
-/// An error code of the service, and how its message begins.
+/// Matches an error code of the service and the start of its message.
 macro_rules! code {
-    ($code:literal, $reason:expr, $hint:expr $(,)?) => {
-        code!($code, "", $reason, $hint)
-    };
-    ($code:literal, $message:literal, $reason:expr, $hint:expr $(,)?) => {
-        row(
-            concat!(
-                r"^(aws: \[ERROR\]: )?An error occurred \(",
-                $code,
-                r"\) when calling the \w+ operation( \(.*?\))?",
-                $message
-            ),
-            $reason,
-            $hint,
+    ($code:literal $(, $message:literal)?) => {
+        says!(
+            r"An error occurred \(",
+            $code,
+            r"\) when calling the \w+ operation( \(.*?\))?" $(, $message)?
         )
     };
 }
 
-const TABLE: Table = &[
-    code!(
-        "NotFoundException",
-        Some(Reason::NotFound),
+const TABLE: Table = table! {
+    code!("NotFoundException") => NotFound,
         "check the key id (an alias begins with alias/), the region and the account: `aws kms \
-         list-aliases` lists the aliases",
-    ),
-    code!(
-        "DisabledException",
-        Some(Reason::Disabled),
-        "enable the key: `aws kms enable-key {key}`",
-    ),
-    code!(
-        "KMSInvalidStateException",
-        Some(Reason::Disabled),
+         list-aliases` lists the aliases";
+    code!("DisabledException") => Disabled, "enable the key: `aws kms enable-key {key}`";
+    code!("KMSInvalidStateException") => Disabled,
         "check the key's state: `aws kms describe-key {key}`; to restore a key that is pending \
-         deletion, run `aws kms cancel-key-deletion`, then `aws kms enable-key`",
-    ),
-    code!(
-        "AccessDeniedException",
-        Some(Reason::Denied),
-        "the key policy or an IAM policy must allow it; `aws sts get-caller-identity` shows who you \
-         are",
-    ),
-    code!(
-        "InvalidSignatureException",
-        ": Signature (expired|not yet current):",
-        Some(Reason::ClockSkew),
-        "set this machine's clock: AWS accepts requests within five minutes of its own time",
-    ),
-    code!(
-        "(ExpiredToken(Exception)?|UnrecognizedClientException|InvalidClientTokenId|\
-         InvalidSignatureException)",
-        Some(Reason::LoggedOut),
-        LOG_IN,
-    ),
-    code!(
-        "(InvalidKeyUsage|UnsupportedOperation)Exception",
-        Some(Reason::Unsupported),
+         deletion, run `aws kms cancel-key-deletion`, then `aws kms enable-key`";
+    code!("AccessDeniedException") => Denied,
+        "the key policy or an IAM policy must allow it; `aws sts get-caller-identity` shows who \
+         you are";
+    code!("InvalidSignatureException", ": Signature (expired|not yet current):") => ClockSkew,
+        "set this machine's clock: AWS accepts requests within five minutes of its own time";
+    code!("(ExpiredToken(Exception)?|UnrecognizedClientException|InvalidClientTokenId|\
+           InvalidSignatureException)") => LoggedOut,
+        LOG_IN;
+    code!("(InvalidKeyUsage|UnsupportedOperation)Exception") => Unsupported,
         "use an asymmetric key with the usage SIGN_VERIFY: `qkey generate awskms:///alias/NAME` \
-         creates one",
-    ),
-    code!(
-        "ValidationException",
-        None,
-        "check the key id: a UUID, alias/NAME or an ARN must follow awskms:///",
-    ),
-    code!(
-        "ThrottlingException",
-        Some(Reason::Throttled),
-        "try again later; AWS_MAX_ATTEMPTS sets how often aws retries",
-    ),
-    code!(
-        "LimitExceededException",
-        None,
-        "ask AWS for a higher quota, or use an existing key",
-    ),
-    says!(
-        "Unable to locate credentials",
-        Some(Reason::LoggedOut),
-        "log in with `aws configure` or `aws sso login`, or choose a profile with AWS_PROFILE or the \
-         attribute profile",
-    ),
-    says!(
-        r"The config profile \(",
-        None,
-        "`aws configure list-profiles` lists the profiles",
-    ),
-    says!(
-        "(You must specify a region|Invalid endpoint: https://kms\\.\\.)",
-        None,
-        "add ?region=REGION to the key source, or set AWS_DEFAULT_REGION",
-    ),
-    says!(
-        "(Error loading SSO Token|Error when retrieving token from sso|The SSO session)",
-        Some(Reason::LoggedOut),
-        LOG_IN,
-    ),
-    says!(
-        "Error when retrieving credentials from custom-process",
-        None,
-        "run the credential_process of your profile by hand: it must print credentials",
-    ),
-    says!(
-        r"\[Errno 2\] No such file or directory",
-        None,
-        "check that the file exists; AWS_WEB_IDENTITY_TOKEN_FILE may name one that does not",
-    ),
-    says!(
-        "(Could not connect to the endpoint|(Connect|Read) timeout on endpoint) URL",
-        Some(Reason::Unreachable),
+         creates one";
+    code!("ValidationException") => _,
+        "check the key id: a UUID, alias/NAME or an ARN must follow awskms:///";
+    code!("ThrottlingException") => Throttled,
+        "try again later; AWS_MAX_ATTEMPTS sets how often aws retries";
+    code!("LimitExceededException") => _, "ask AWS for a higher quota, or use an existing key";
+    says!("Unable to locate credentials") => LoggedOut,
+        "log in with `aws configure` or `aws sso login`, or choose a profile with AWS_PROFILE or \
+         the attribute profile";
+    says!(r"The config profile \(") => _, "`aws configure list-profiles` lists the profiles";
+    says!("(You must specify a region|Invalid endpoint: https://kms\\.\\.)") => _,
+        "add ?region=REGION to the key source, or set AWS_DEFAULT_REGION";
+    says!("(Error loading SSO Token|Error when retrieving token from sso|The SSO session)") => LoggedOut,
+        LOG_IN;
+    says!("Error when retrieving credentials from custom-process") => _,
+        "run the credential_process of your profile by hand: it must print credentials";
+    says!(r"\[Errno 2\] No such file or directory") => _,
+        "check that the file exists; AWS_WEB_IDENTITY_TOKEN_FILE may name one that does not";
+    says!("(Could not connect to the endpoint|(Connect|Read) timeout on endpoint) URL") => Unreachable,
         "check the network, the proxy and the region; the attribute endpoint-url sets another \
-         endpoint",
-    ),
-    says!(
-        "Failed to connect to proxy URL",
-        Some(Reason::Unreachable),
-        "check HTTPS_PROXY and HTTP_PROXY; NO_PROXY lists the hosts to reach without a proxy",
-    ),
-    says!(
-        "Enter MFA code",
-        Some(Reason::NeedsPerson),
+         endpoint";
+    says!("Failed to connect to proxy URL") => Unreachable,
+        "check HTTPS_PROXY and HTTP_PROXY; NO_PROXY lists the hosts to reach without a proxy";
+    says!("Enter MFA code") => NeedsPerson,
         "aws cannot ask for the MFA code here: get session credentials first with `aws sts \
-         get-session-token --serial-number ARN --token-code CODE`, and run qkey with them",
-    ),
-    says!(
-        "SSL validation failed",
-        Some(Reason::Unreachable),
-        "if a proxy uses its own certificate authority, name its file with AWS_CA_BUNDLE",
-    ),
-];
+         get-session-token --serial-number ARN --token-code CODE`, and run qkey with them";
+    says!("SSL validation failed") => Unreachable,
+        "if a proxy uses its own certificate authority, name its file with AWS_CA_BUNDLE";
+};
 
 /// `aws`, and the key that it uses.
 struct Aws {
@@ -215,37 +134,18 @@ struct KeyReply {
     signing_algorithms: Option<Vec<String>>,
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct SignReply {
-    /// Base64 of ASN.1 DER.
-    signature: String,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct CreateReply {
-    key_metadata: KeyMetadata,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct KeyMetadata {
-    key_id: String,
-}
-
 impl Aws {
     fn find(source: &Source, context: &Context) -> Result<Self> {
         let (key_id, region) = key_id(source)?;
-        let attribute = |name| source.attribute(name).map(str::to_owned);
-        let options: Vec<String> = [
-            (REGION, region),
-            (PROFILE, attribute(PROFILE)),
-            (ENDPOINT, attribute(ENDPOINT)),
-        ]
-        .into_iter()
-        .filter_map(|(name, value)| Some(format!("--{name}={}", value?)))
-        .collect();
+        let attributes = [
+            (REGION, region.as_deref()),
+            (PROFILE, source.attribute(PROFILE)),
+            (ENDPOINT, source.attribute(ENDPOINT)),
+        ];
+        let options: Vec<String> = attributes
+            .into_iter()
+            .filter_map(|(name, value)| Some(format!("--{name}={}", value?)))
+            .collect();
         let tool = Tool::find(&AWS, &["aws"], INSTALL, source, context)?;
         Ok(Self {
             tool: tool.naming_key(flags(&[("key-id", &key_id)], &options)),
@@ -268,7 +168,7 @@ impl Aws {
             .arg(format!("--key-id={}", self.key_id))
     }
 
-    /// Reads the public key, and pins the key itself: its alias may be moved to another key.
+    /// Reads the public key and pins the key: an alias may be moved to another key.
     fn public_key(&mut self) -> Result<PublicKey> {
         let command = self.key_command("get-public-key");
         let tool = &self.tool;
@@ -304,11 +204,12 @@ impl Aws {
             .arg(format!("--message-type={message_type}"))
             .arg(format!("--signing-algorithm={ALGORITHM}"));
         let expected = "JSON with a Signature";
-        let reply: SignReply = self.tool.call("sign with", &command, expected)?;
-        Signature::from_base64(&reply.signature).map_err(|_| {
-            let signature = reply.signature.as_bytes();
-            self.tool.not_a_signature("Base64 of ASN.1 DER", signature)
-        })
+        let reply = self
+            .tool
+            .call_for("sign with", &command, "/Signature", expected)?;
+        let encoding = "Base64 of ASN.1 DER";
+        self.tool
+            .signature(reply.as_str(), Signature::from_base64, encoding)
     }
 
     /// Creates a key without an alias; returns its id.
@@ -321,11 +222,11 @@ impl Aws {
             .arg(format!("--description={description}"))
             // After a lost reply, aws would create another key.
             .env("AWS_MAX_ATTEMPTS", "1");
-        let lost = || format!("look for the description {description:?} in `aws kms list-keys`");
-        let reply: CreateReply = self.tool.create(&command, lost, |output| {
-            self.tool.json(output, "JSON with KeyMetadata.KeyId")
-        })?;
-        Ok(reply.key_metadata.key_id)
+        let lost = format!("look for the description {description:?} in `aws kms list-keys`");
+        self.tool.create(&command, &lost, |output| {
+            let expected = "JSON with KeyMetadata.KeyId";
+            self.tool.member(output, "/KeyMetadata/KeyId", expected)
+        })
     }
 
     fn create_alias(&self, target: &str) -> Result<()> {
@@ -338,17 +239,16 @@ impl Aws {
             let alias = tool::typed(flags(&names, &self.options));
             let key = tool::typed(flags(&[("key-id", target)], &self.options));
             let title = self.tool.title();
-            error
-                .context(format!("created key {target}, but not its alias {title}"))
-                .hint(format!(
-                    "create the alias: `aws kms create-alias {alias}`; or delete the key: `aws kms \
-                     schedule-key-deletion {key}`"
-                ))
+            let message = format!("created key {target}, but not its alias {title}");
+            error.context(message).hint(format!(
+                "create the alias: `aws kms create-alias {alias}`; or delete the key: `aws kms \
+                 schedule-key-deletion {key}`"
+            ))
         })
     }
 }
 
-/// These flags of one command, and those of every command.
+/// A command's own flags, followed by those that every command takes.
 fn flags(own: &[(&str, &str)], options: &[String]) -> Vec<String> {
     let own = own.iter().map(|(name, value)| format!("--{name}={value}"));
     own.chain(options.iter().cloned()).collect()
@@ -364,19 +264,18 @@ fn open(source: &Source, context: &Arc<Context>) -> Result<Opened> {
 
 fn generate(source: &Source, context: &Arc<Context>, _: &Generate) -> Result<Generated> {
     let mut aws = Aws::find(source, context)?;
-    match aws.key_id.strip_prefix("alias/") {
-        Some(name) if !name.starts_with("aws/") => {}
-        _ => {
-            let title = source.text();
-            let message = format!("cannot create {title:?}: a new key needs an alias of yours");
-            return Err(Error::new(ErrorKind::Usage, message)
-                .hint("write awskms:///alias/NAME; aliases that begin with aws/ belong to AWS"));
-        }
+    let name = aws.key_id.strip_prefix("alias/");
+    if name.is_none_or(|name| name.starts_with("aws/")) {
+        return Err(cannot_create(
+            source,
+            "a new key needs an alias of yours",
+            "write awskms:///alias/NAME; aliases that begin with aws/ belong to AWS",
+        ));
     }
     aws.tool.refuse_existing(&aws.key_command("describe-key"))?;
     let id = aws.create_key()?;
     aws.create_alias(&id)?;
-    // A new alias takes a while to become known everywhere.
+    // A new alias takes a while to propagate.
     aws.key_id = id;
     let public_key = aws.public_key().map_err(|error| aws.tool.created(error))?;
     Ok(Generated {
@@ -385,21 +284,20 @@ fn generate(source: &Source, context: &Arc<Context>, _: &Generate) -> Result<Gen
     })
 }
 
-/// The key's id, and the region that its ARN or an attribute names.
+/// The key's id, and the region from its ARN or from the attribute.
 fn key_id(source: &Source) -> Result<(String, Option<String>)> {
-    let invalid = |why: &str| source.invalid(why).hint(format!("write {}", KIND.form));
+    let invalid = |why: &str| source.invalid(why).hint(format!("write {FORM}"));
     let id = source.body().strip_prefix("///").ok_or_else(|| {
         invalid("awskms: must be followed by three slashes (for an endpoint, use the attribute endpoint-url)")
     })?;
     let attribute = source.attribute(REGION);
     let Some(arn) = id.strip_prefix("arn:") else {
-        let name = id.strip_prefix("alias/");
         let allowed = |c: char| c.is_ascii_alphanumeric() || "-_".contains(c);
-        let fits = match name {
-            Some(name) => !name.is_empty() && name.chars().all(|c| allowed(c) || c == '/'),
-            None => !id.is_empty() && id.chars().all(allowed),
+        let (name, slash) = match id.strip_prefix("alias/") {
+            Some(name) => (name, '/'),
+            None => (id, '-'),
         };
-        return match fits {
+        return match !name.is_empty() && name.chars().all(|c| allowed(c) || c == slash) {
             true => Ok((id.to_owned(), attribute.map(str::to_owned))),
             false => Err(invalid("it is not a key id or an alias")),
         };
@@ -408,25 +306,24 @@ fn key_id(source: &Source) -> Result<(String, Option<String>)> {
     let [_, "kms", region, _, resource] = parts[..] else {
         return Err(invalid("it is not the ARN of a KMS key"));
     };
-    if !resource.starts_with("key/") && !resource.starts_with("alias/") {
+    if !["key/", "alias/"]
+        .iter()
+        .any(|kind| resource.starts_with(kind))
+    {
         return Err(invalid("its ARN does not name a key or an alias"));
     }
-    match attribute {
-        Some(other) if other != region => Err(invalid(
+    if attribute.is_some_and(|other| other != region) {
+        return Err(invalid(
             "the attribute region differs from the region in the ARN",
-        )),
-        _ => Ok((id.to_owned(), Some(region.to_owned()))),
+        ));
     }
+    Ok((id.to_owned(), Some(region.to_owned())))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::signer::tool::tests::assert_classifies;
-
-    fn parse(text: &str) -> Result<(String, Option<String>)> {
-        key_id(&crate::signer::registry::parse(text).expect("the grammar of key sources"))
-    }
+    use crate::signer::tool::tests::{assert_classifies, assert_malformed, source};
 
     #[test]
     fn parse_key_id_alias_and_arn() {
@@ -446,34 +343,33 @@ mod tests {
                 Some("eu-west-1"),
             ),
         ] {
-            let parsed = parse(&format!("awskms:///{text}")).expect(text);
+            let parsed = key_id(&source(&format!("awskms:///{text}"))).expect(text);
             assert_eq!((parsed.0.as_str(), parsed.1.as_deref()), (id, region));
         }
     }
 
     #[test]
     fn malformed_sources_are_usage_errors() {
-        for (text, why) in [
-            ("awskms:alias/a", "three slashes"),
-            ("awskms://alias/a", "three slashes"),
-            ("awskms://localhost:4566/alias/a", "endpoint-url"),
-            ("awskms:///", "not a key id or an alias"),
-            ("awskms:///alias/", "not a key id or an alias"),
-            ("awskms:///alias/a%20b", "not a key id or an alias"),
-            ("awskms:///key/a", "not a key id or an alias"),
-            ("awskms:///--debug%3Dx", "not a key id or an alias"),
-            ("awskms:///arn:aws:s3:::bucket", "not the ARN of a KMS key"),
-            (
-                "awskms:///arn:aws:kms:eu-west-1",
-                "not the ARN of a KMS key",
-            ),
-            ("awskms:///arn:aws:kms:r:1:grant/x", "does not name a key"),
-            ("awskms:///arn:aws:kms:r:1:key/x?region=q", "differs"),
-        ] {
-            let error = parse(text).expect_err(text);
-            assert_eq!(error.kind(), ErrorKind::Usage);
-            assert!(error.message().contains(why), "{text}: {error}");
-        }
+        assert_malformed(
+            key_id,
+            &[
+                ("awskms:alias/a", "three slashes"),
+                ("awskms://alias/a", "three slashes"),
+                ("awskms://localhost:4566/alias/a", "endpoint-url"),
+                ("awskms:///", "not a key id or an alias"),
+                ("awskms:///alias/", "not a key id or an alias"),
+                ("awskms:///alias/a%20b", "not a key id or an alias"),
+                ("awskms:///key/a", "not a key id or an alias"),
+                ("awskms:///--debug%3Dx", "not a key id or an alias"),
+                ("awskms:///arn:aws:s3:::bucket", "not the ARN of a KMS key"),
+                (
+                    "awskms:///arn:aws:kms:eu-west-1",
+                    "not the ARN of a KMS key",
+                ),
+                ("awskms:///arn:aws:kms:r:1:grant/x", "does not name a key"),
+                ("awskms:///arn:aws:kms:r:1:key/x?region=q", "differs"),
+            ],
+        );
     }
 
     #[test]

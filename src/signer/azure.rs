@@ -11,8 +11,8 @@ use sha2::{Digest, Sha256};
 
 use super::{
     Context, Opened,
-    source::{Body, Generate, Generated, Source, SourceKind, no_path},
-    tool::{self, Table, Tool, Vendor, row},
+    source::{Generate, Generated, Source, SourceKind},
+    tool::{self, Table, Tool, Vendor, cannot_create, table},
 };
 use crate::{
     error::{Reason, Result},
@@ -22,15 +22,13 @@ use crate::{
 };
 
 pub static KIND: SourceKind = SourceKind {
-    scheme: "azurekms",
-    form: "azurekms://VAULT/KEY or azurekms://VAULT/KEY/VERSION",
-    body: Body::Text,
     attributes: &[PROTECTION],
-    confidential: &[],
-    path_in: no_path,
-    secret: None,
-    open,
     generate: Some(generate),
+    ..SourceKind::new(
+        "azurekms",
+        "azurekms://VAULT/KEY or azurekms://VAULT/KEY/VERSION",
+        open,
+    )
 };
 
 const PROTECTION: &str = "protection";
@@ -56,72 +54,34 @@ const ROLE: &str = "you need the role `Key Vault Crypto User` on the key or its 
 const REACH: &str = "check the vault's name, the network and the proxy: `az keyvault list` lists the \
                      vaults";
 
-const TABLE: Table = &[
-    row(
-        r"^ERROR: \(KeyNotFound\)",
-        Some(Reason::NotFound),
-        "check the vault, key and version: `az keyvault key list` lists the keys of a vault",
-    ),
-    row(
-        r#"^\s*"code": "KeyDisabled""#,
-        Some(Reason::Disabled),
-        "enable the key: `az keyvault key set-attributes {key} --enabled true`",
-    ),
-    row(
-        r#"^\s*"code": "Key(NotYetValid|Expired)""#,
-        Some(Reason::Disabled),
-        "check when the key is valid: `az keyvault key show {key}`",
-    ),
-    row(
-        r#"^\s*"code": "ForbiddenByPolicy""#,
-        Some(Reason::Denied),
+const TABLE: Table = table! {
+    r"^ERROR: \(KeyNotFound\)" => NotFound,
+        "check the vault, key and version: `az keyvault key list` lists the keys of a vault";
+    r#"^\s*"code": "KeyDisabled""# => Disabled,
+        "enable the key: `az keyvault key set-attributes {key} --enabled true`";
+    r#"^\s*"code": "Key(NotYetValid|Expired)""# => Disabled,
+        "check when the key is valid: `az keyvault key show {key}`";
+    r#"^\s*"code": "ForbiddenByPolicy""# => Denied,
         "the vault's access policy must allow get and sign (to create keys: create): `az keyvault \
-         set-policy`; `az account show` shows who you are",
-    ),
-    row(
-        r#"^\s*"code": "ForbiddenByFirewall""#,
-        Some(Reason::Denied),
+         set-policy`; `az account show` shows who you are";
+    r#"^\s*"code": "ForbiddenByFirewall""# => Denied,
         "the vault's firewall blocks this address: `az keyvault network-rule add`, or use another \
-         network",
-    ),
-    row(
-        r#"^\s*"code": "ForbiddenByConnection""#,
-        Some(Reason::Denied),
-        "the vault accepts private connections only: use a network that has one",
-    ),
-    row(r"^ERROR: \(Forbidden\)", Some(Reason::Denied), ROLE),
-    row(
-        r#"^\s*"code": "ObjectIsDeletedButRecoverable""#,
-        Some(Reason::Disabled),
-        "choose another name, or recover the deleted key: `az keyvault key recover {key}`",
-    ),
-    row(
-        r"^ERROR: (\(Unauthorized\)|Please run 'az login'|AADSTS\d+)",
-        Some(Reason::LoggedOut),
-        LOG_IN,
-    ),
-    row(
-        r"^ERROR: \(Throttled\)",
-        Some(Reason::Throttled),
-        "try again later",
-    ),
-    row(
-        "^ERROR: (.* misspelled or not recognized|unrecognized arguments:)",
-        Some(Reason::Unsupported),
-        "update the Azure CLI: `az upgrade`",
-    ),
-    row(
-        "^ERROR: .*CERTIFICATE_VERIFY_FAILED",
-        Some(Reason::Unreachable),
-        "if a proxy uses its own certificate authority, name its file with REQUESTS_CA_BUNDLE",
-    ),
-    row(
-        "^ERROR: .*(Failed to resolve|Unable to connect|Failed to establish a new connection|timed \
-         out)",
-        Some(Reason::Unreachable),
-        REACH,
-    ),
-];
+         network";
+    r#"^\s*"code": "ForbiddenByConnection""# => Denied,
+        "the vault accepts private connections only: use a network that has one";
+    r"^ERROR: \(Forbidden\)" => Denied, ROLE;
+    r#"^\s*"code": "ObjectIsDeletedButRecoverable""# => Disabled,
+        "choose another name, or recover the deleted key: `az keyvault key recover {key}`";
+    r"^ERROR: (\(Unauthorized\)|Please run 'az login'|AADSTS\d+)" => LoggedOut, LOG_IN;
+    r"^ERROR: \(Throttled\)" => Throttled, "try again later";
+    "^ERROR: (.* misspelled or not recognized|unrecognized arguments:)" => Unsupported,
+        "update the Azure CLI: `az upgrade`";
+    "^ERROR: .*CERTIFICATE_VERIFY_FAILED" => Unreachable,
+        "if a proxy uses its own certificate authority, name its file with REQUESTS_CA_BUNDLE";
+    "^ERROR: .*(Failed to resolve|Unable to connect|Failed to establish a new connection|timed \
+     out)" => Unreachable,
+        REACH;
+};
 
 /// `az`, and the key that it uses.
 struct Azure {
@@ -163,12 +123,6 @@ struct Attributes {
     enabled: Option<bool>,
 }
 
-#[derive(Deserialize)]
-struct SignReply {
-    /// Base64 or Base64url of r and s.
-    signature: String,
-}
-
 impl Azure {
     fn find(source: &Source, context: &Context, key: Key) -> Result<Self> {
         let flags = key.flags(key.version.as_deref());
@@ -202,11 +156,8 @@ impl Azure {
         let KeyReply { key, attributes } = reply;
         let tool = &self.tool;
         tool.expect("type", Some(&key.kty), &["EC", "EC-HSM"])?;
-        tool.expect(
-            "curve",
-            Some(key.crv.as_deref().unwrap_or("unknown")),
-            &["P-256"],
-        )?;
+        let curve = key.crv.as_deref().unwrap_or("unknown");
+        tool.expect("curve", Some(curve), &["P-256"])?;
         if attributes.as_ref().and_then(|it| it.enabled) == Some(false) {
             let hint = format!("enable it: {}", self.change("--enabled true"));
             let error = tool.unfit("it is disabled".to_owned());
@@ -215,13 +166,11 @@ impl Azure {
         if let Some(operations) = &key.key_ops
             && !operations.iter().any(|operation| operation == "sign")
         {
-            let why = match operations.is_empty() {
-                true => "its permitted operations are none, but must include sign".to_owned(),
-                false => format!(
-                    "its permitted operations are {}, but must include sign",
-                    operations.join(", ")
-                ),
+            let operations = match operations.is_empty() {
+                true => "none".to_owned(),
+                false => operations.join(", "),
             };
+            let why = format!("its permitted operations are {operations}, but must include sign");
             let hint = format!("permit it: {}", self.change("--ops sign verify"));
             return Err(tool.unfit(why).hint(hint));
         }
@@ -247,12 +196,12 @@ impl Azure {
             .arg("--algorithm=ES256")
             .arg(format!("--digest={digest}"));
         let expected = "JSON with a signature";
-        let reply: SignReply = self.tool.call("sign with", &command, expected)?;
-        Signature::from_p1363_base64(&reply.signature).map_err(|_| {
-            let expected = "Base64 of r and s, 32 bytes each";
-            let signature = reply.signature.as_bytes();
-            self.tool.not_a_signature(expected, signature)
-        })
+        let reply = self
+            .tool
+            .call_for("sign with", &command, "/signature", expected)?;
+        let encoding = "Base64 of r and s, 32 bytes each";
+        self.tool
+            .signature(reply.as_str(), Signature::from_p1363_base64, encoding)
     }
 }
 
@@ -269,10 +218,8 @@ fn open(source: &Source, context: &Arc<Context>) -> Result<Opened> {
 fn generate(source: &Source, context: &Arc<Context>, _: &Generate) -> Result<Generated> {
     let key = Key::of(source)?;
     if key.version.is_some() {
-        return Err(Tool::names_version(
-            source,
-            "leave the version out: Azure chooses it",
-        ));
+        let hint = "leave the version out: Azure chooses it";
+        return Err(cannot_create(source, tool::NAMES_VERSION, hint));
     }
     let azure = Azure::find(source, context, key)?;
     let tool = &azure.tool;
@@ -283,7 +230,7 @@ fn generate(source: &Source, context: &Arc<Context>, _: &Generate) -> Result<Gen
         .command("create", None)
         .args(["--kty=EC", "--curve=P-256", "--ops", "sign", "verify"])
         .args(protection.map(|protection| format!("--protection={protection}")));
-    let made = tool.create(&command, || tool.look(), |output| tool.json(output, KEY))?;
+    let made = tool.create(&command, &tool.look(), |output| tool.json(output, KEY))?;
     let (version, public_key) = azure.checked(&made).map_err(|error| tool.created(error))?;
     let Key { vault, name, .. } = &azure.key;
     Ok(Generated {
@@ -334,18 +281,19 @@ impl Key {
         })
     }
 
-    /// The flags that name the key, or one version of it. To a vault's bare name, az
-    /// appends the domain of its configured cloud.
+    /// The flags that name the key or one version of it. `az` appends the domain of its configured
+    /// cloud to a bare vault name.
     fn flags(&self, version: Option<&str>) -> Vec<String> {
         let Self { vault, name, .. } = self;
-        let mut flags = match (vault.contains('.'), version) {
-            (true, None) => return vec![format!("--id=https://{vault}/keys/{name}")],
-            (true, Some(version)) => {
-                return vec![format!("--id=https://{vault}/keys/{name}/{version}")];
-            }
-            (false, _) => vec![format!("--vault-name={vault}"), format!("--name={name}")],
-        };
-        flags.extend(version.map(|version| format!("--version={version}")));
+        let version = version.unwrap_or_default();
+        if vault.contains('.') {
+            let url = format!("--id=https://{vault}/keys/{name}/{version}");
+            return vec![url.trim_end_matches('/').to_owned()];
+        }
+        let mut flags = vec![format!("--vault-name={vault}"), format!("--name={name}")];
+        if !version.is_empty() {
+            flags.push(format!("--version={version}"));
+        }
         flags
     }
 }
@@ -353,11 +301,7 @@ impl Key {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{error::Kind as ErrorKind, signer::tool::tests::assert_classifies};
-
-    fn parse(text: &str) -> Result<Key> {
-        Key::of(&crate::signer::registry::parse(text).expect("the grammar of key sources"))
-    }
+    use crate::signer::tool::tests::{assert_classifies, assert_malformed, source};
 
     #[test]
     fn parse_vault_key_and_version() {
@@ -380,35 +324,34 @@ mod tests {
                 "--id=https://v.vault.usgovcloudapi.net/keys/k",
             ),
         ] {
-            let key = parse(text).expect(text);
+            let key = Key::of(&source(text)).expect(text);
             assert_eq!(key.flags(key.version.as_deref()).join(" "), flags);
         }
     }
 
     #[test]
     fn malformed_sources_are_usage_errors() {
-        for (text, why) in [
-            ("azurekms:v/k", "two slashes"),
-            ("azurekms://v", "a vault and a key"),
-            ("azurekms://v/k/1/2", "a vault and a key"),
-            ("azurekms://v.vault.azure.net/keys/k/1", "a vault and a key"),
-            ("azurekms:///v/k", "invalid vault"),
-            ("azurekms://v/", "invalid vault"),
-            ("azurekms://v/k/", "invalid vault"),
-            ("azurekms://v..net/k", "invalid vault"),
-            ("azurekms://v:443/k", "invalid vault"),
-            ("azurekms://u@v.net/k", "invalid vault"),
-            ("azurekms://v/a%20b", "invalid vault"),
-            ("azurekms://v/k/1-2", "invalid vault"),
-            (
-                "azurekms://v/k?protection=tpm",
-                "unknown protection \"tpm\"",
-            ),
-        ] {
-            let error = parse(text).expect_err(text);
-            assert_eq!(error.kind(), ErrorKind::Usage);
-            assert!(error.message().contains(why), "{text}: {error}");
-        }
+        assert_malformed(
+            Key::of,
+            &[
+                ("azurekms:v/k", "two slashes"),
+                ("azurekms://v", "a vault and a key"),
+                ("azurekms://v/k/1/2", "a vault and a key"),
+                ("azurekms://v.vault.azure.net/keys/k/1", "a vault and a key"),
+                ("azurekms:///v/k", "invalid vault"),
+                ("azurekms://v/", "invalid vault"),
+                ("azurekms://v/k/", "invalid vault"),
+                ("azurekms://v..net/k", "invalid vault"),
+                ("azurekms://v:443/k", "invalid vault"),
+                ("azurekms://u@v.net/k", "invalid vault"),
+                ("azurekms://v/a%20b", "invalid vault"),
+                ("azurekms://v/k/1-2", "invalid vault"),
+                (
+                    "azurekms://v/k?protection=tpm",
+                    "unknown protection \"tpm\"",
+                ),
+            ],
+        );
     }
 
     #[test]

@@ -14,11 +14,11 @@ use serde::Deserialize;
 
 use super::{
     Context, Opened,
-    source::{Body, Generate, Generated, Source, SourceKind, no_path},
-    tool::{self, Table, Tool, Vendor, row},
+    source::{Generate, Generated, Source, SourceKind},
+    tool::{self, Table, Tool, Vendor, cannot_create, table},
 };
 use crate::{
-    error::{Reason, Result},
+    error::Result,
     public_key::PublicKey,
     signature::Signature,
     subprocess::{Command, Failure},
@@ -26,18 +26,21 @@ use crate::{
 };
 
 pub static KIND: SourceKind = SourceKind {
-    scheme: "gcpkms",
-    form: FORM,
-    body: Body::Text,
     attributes: &[CONFIGURATION, IMPERSONATE, PROTECTION],
-    confidential: &[],
-    path_in: no_path,
-    secret: None,
-    open,
     generate: Some(generate),
+    ..SourceKind::new("gcpkms", FORM, open)
 };
 
 const FORM: &str = "gcpkms://projects/P/locations/L/keyRings/R/cryptoKeys/K/cryptoKeyVersions/V";
+
+/// The segments before each name in a full resource name.
+const KINDS: [&str; 5] = [
+    "projects",
+    "locations",
+    "keyRings",
+    "cryptoKeys",
+    "cryptoKeyVersions",
+];
 
 const CONFIGURATION: &str = "configuration";
 const IMPERSONATE: &str = "impersonate-service-account";
@@ -61,96 +64,49 @@ static GCLOUD: Vendor = Vendor {
 const REACH: &str = "check the network and the proxy; gcloud retries for half a minute, so it may need \
                      a higher --timeout SECONDS";
 
-/// A status of the service, and how its message goes on.
+/// Matches a status of the service and the start of its message.
 macro_rules! status {
-    ($status:literal, $reason:expr, $hint:expr $(,)?) => {
-        row(
-            concat!(r"^ERROR: \(gcloud\.[\w.-]+\) ", $status),
-            $reason,
-            $hint,
-        )
+    ($status:literal) => {
+        concat!(r"^ERROR: \(gcloud\.[\w.-]+\) ", $status)
     };
 }
 
 /// What `gcloud` says of a version that is still being generated.
-const PENDING: &str = r"^ERROR: \(gcloud\.[\w.-]+\) FAILED_PRECONDITION: .*PENDING_GENERATION";
+const PENDING: &str = status!("FAILED_PRECONDITION: .*PENDING_GENERATION");
 
-const TABLE: Table = &[
-    row(
-        r"^\s*(- )?reason: SERVICE_DISABLED$",
-        Some(Reason::Disabled),
-        "enable Cloud KMS in the project: `gcloud services enable cloudkms.googleapis.com`",
-    ),
-    status!(
-        r"PERMISSION_DENIED: .*cloudkms\.cryptoKeys\.create",
-        Some(Reason::Denied),
+const TABLE: Table = table! {
+    r"^\s*(- )?reason: SERVICE_DISABLED$" => Disabled,
+        "enable Cloud KMS in the project: `gcloud services enable cloudkms.googleapis.com`";
+    status!(r"PERMISSION_DENIED: .*cloudkms\.cryptoKeys\.create") => Denied,
         "you need the role roles/cloudkms.admin on the key ring: `gcloud kms keyrings \
-         add-iam-policy-binding` grants it; `gcloud auth list` shows who you are",
-    ),
-    status!(
-        r"PERMISSION_DENIED: .*cloudkms\.cryptoKeyVersions\.list",
-        Some(Reason::Denied),
-        "name the version in the key source, or get the role roles/cloudkms.viewer as well; `gcloud \
-         auth list` shows who you are",
-    ),
-    status!(
-        "PERMISSION_DENIED: ",
-        Some(Reason::Denied),
+         add-iam-policy-binding` grants it; `gcloud auth list` shows who you are";
+    status!(r"PERMISSION_DENIED: .*cloudkms\.cryptoKeyVersions\.list") => Denied,
+        "name the version in the key source, or get the role roles/cloudkms.viewer as well; \
+         `gcloud auth list` shows who you are";
+    status!("PERMISSION_DENIED: ") => Denied,
         "you need the role roles/cloudkms.signerVerifier on the key: `gcloud kms keys \
-         add-iam-policy-binding` grants it; `gcloud auth list` shows who you are",
-    ),
-    status!(
-        "(UNAUTHENTICATED: |You do not currently have an active account|Reauthentication |There was a \
-         problem (refreshing|reauthenticating) )",
-        Some(Reason::LoggedOut),
+         add-iam-policy-binding` grants it; `gcloud auth list` shows who you are";
+    status!("(UNAUTHENTICATED: |You do not currently have an active account|Reauthentication |There was a \
+             problem (refreshing|reauthenticating) )") => LoggedOut,
         "log in: `gcloud auth login`, or choose an account with `gcloud config set account`, \
          CLOUDSDK_CORE_ACCOUNT or the attribute configuration; gcloud ignores \
-         GOOGLE_APPLICATION_CREDENTIALS",
-    ),
-    status!(
-        "NOT_FOUND: ",
-        Some(Reason::NotFound),
+         GOOGLE_APPLICATION_CREDENTIALS";
+    status!("NOT_FOUND: ") => NotFound,
         "check the project, location, key ring, key and version: `gcloud kms keys versions list` \
-         lists the versions of a key",
-    ),
-    status!(
-        "ALREADY_EXISTS: ",
-        None,
-        "use that key, or choose another name",
-    ),
-    row(
-        PENDING,
-        Some(Reason::Disabled),
-        "the version is still being generated: try again in a few seconds",
-    ),
-    status!(
-        "FAILED_PRECONDITION: ",
-        Some(Reason::Disabled),
-        "check the version's state: `gcloud kms keys versions describe {key}`; to enable a disabled \
-         version, run `gcloud kms keys versions enable {key}`",
-    ),
-    status!(
-        "INVALID_ARGUMENT: ",
-        Some(Reason::Unsupported),
-        "use a key with the purpose asymmetric-signing and the algorithm ec-sign-p256-sha256: `qkey \
-         generate gcpkms://…/cryptoKeys/NAME` creates one",
-    ),
-    status!(
-        "RESOURCE_EXHAUSTED: ",
-        Some(Reason::Throttled),
-        "try again later",
-    ),
-    status!(
-        "(.* corrupted in-transit|Found a mismatch between )",
-        None,
-        "data was damaged in transit: check the proxy, and try again",
-    ),
-    row(
-        r"^ERROR: gcloud crashed \(",
-        Some(Reason::Unreachable),
-        REACH,
-    ),
-];
+         lists the versions of a key";
+    status!("ALREADY_EXISTS: ") => _, "use that key, or choose another name";
+    PENDING => Disabled, "the version is still being generated: try again in a few seconds";
+    status!("FAILED_PRECONDITION: ") => Disabled,
+        "check the version's state: `gcloud kms keys versions describe {key}`; to enable a \
+         disabled version, run `gcloud kms keys versions enable {key}`";
+    status!("INVALID_ARGUMENT: ") => Unsupported,
+        "use a key with the purpose asymmetric-signing and the algorithm ec-sign-p256-sha256: \
+         `qkey generate gcpkms://…/cryptoKeys/NAME` creates one";
+    status!("RESOURCE_EXHAUSTED: ") => Throttled, "try again later";
+    status!("(.* corrupted in-transit|Found a mismatch between )") => _,
+        "data was damaged in transit: check the proxy, and try again";
+    r"^ERROR: gcloud crashed \(" => Unreachable, REACH;
+};
 
 /// `gcloud`, and the flags that select its identity.
 struct Gcloud {
@@ -175,7 +131,7 @@ struct Version {
 }
 
 impl Gcloud {
-    /// `name` is the key, or a version of it, that hints name.
+    /// `name` is the key, or the version of it, that hints mention.
     fn find(source: &Source, context: &Context, name: &str) -> Result<Self> {
         let options: Vec<String> = [CONFIGURATION, IMPERSONATE]
             .into_iter()
@@ -269,30 +225,26 @@ impl Gcloud {
             ])
             .stdin(challenge);
         let signature = self.tool.run("sign with", &command)?.stdout;
-        Signature::from_der(&signature)
-            .map_err(|_| self.tool.not_a_signature("ASN.1 DER", &signature))
+        self.tool
+            .signature(signature.as_slice(), Signature::from_der, "ASN.1 DER")
     }
 }
 
 fn is_pending(failure: &Failure) -> bool {
-    GCLOUD
-        .classify(failure)
-        .is_some_and(|row| row.pattern == PENDING)
+    let row = GCLOUD.classify(failure);
+    row.is_some_and(|row| row.pattern == PENDING)
 }
 
 /// Versions with their states, as in "1 DISABLED, 2 ENABLED".
 fn list(versions: &[Version]) -> String {
-    if versions.is_empty() {
-        return "no versions".to_owned();
+    let shown = versions.iter().map(|version| {
+        let number = version.name.rsplit('/').next().unwrap_or_default();
+        format!("{number} {}", version.state)
+    });
+    match versions.is_empty() {
+        true => "no versions".to_owned(),
+        false => shown.collect::<Vec<_>>().join(", "),
     }
-    let shown: Vec<String> = versions
-        .iter()
-        .map(|version| {
-            let number = version.name.rsplit('/').next().unwrap_or_default();
-            format!("{number} {}", version.state)
-        })
-        .collect();
-    shown.join(", ")
 }
 
 fn open(source: &Source, context: &Arc<Context>) -> Result<Opened> {
@@ -311,14 +263,12 @@ fn open(source: &Source, context: &Arc<Context>) -> Result<Opened> {
 fn generate(source: &Source, context: &Arc<Context>, _: &Generate) -> Result<Generated> {
     let name = Name::of(source)?;
     if name.version.is_some() {
-        return Err(Tool::names_version(
-            source,
-            "leave /cryptoKeyVersions/… out: a new key starts with version 1",
-        ));
+        let hint = "leave /cryptoKeyVersions/… out: a new key starts with version 1";
+        return Err(cannot_create(source, tool::NAMES_VERSION, hint));
     }
     let level = source.attribute(PROTECTION).unwrap_or("software");
     let gcloud = Gcloud::find(source, context, &name.key)?;
-    // It fails for an existing key by itself.
+    // This fails by itself if the key exists.
     let command = gcloud
         .command(&["keys", "create", &name.key])
         .args([
@@ -327,12 +277,13 @@ fn generate(source: &Source, context: &Arc<Context>, _: &Generate) -> Result<Gen
         ])
         .arg(format!("--protection-level={level}"));
     let tool = &gcloud.tool;
-    tool.create(&command, || tool.look(), |_| Ok(()))?;
+    tool.create(&command, &tool.look(), |_| Ok(()))?;
     let first = Name {
         version: Some("1".to_owned()),
         ..name
     };
-    let uri = first.uri(source);
+    // The protection level matters only for a new key.
+    let uri = source.rewritten(&format!("gcpkms://{first}"), PROTECTION);
     let public_key = gcloud
         .public_key(&first.to_string(), Instant::now() + context.timeout)
         .map_err(|error| {
@@ -349,75 +300,38 @@ impl Name {
     /// # Errors
     /// Of kind `usage` when the source does not name a key.
     fn of(source: &Source) -> Result<Self> {
-        let invalid = |why: &str, hint: String| source.invalid(why).hint(hint);
-        let form = || format!("write {FORM}; the version is optional if exactly one is enabled");
+        let form = format!("write {FORM}; the version is optional if exactly one is enabled");
+        let invalid = |why: &str| source.invalid(why).hint(&form);
         if let Some(level) = source.attribute(PROTECTION)
             && !["software", "hsm"].contains(&level)
         {
             let why = format!("unknown protection level {level:?}");
-            return Err(invalid(&why, "write software or hsm".to_owned()));
+            return Err(source.invalid(why).hint("write software or hsm"));
         }
         let path = source
             .body()
             .strip_prefix("//")
-            .ok_or_else(|| invalid("gcpkms: must be followed by two slashes", form()))?;
+            .ok_or_else(|| invalid("gcpkms: must be followed by two slashes"))?;
         let parts: Vec<&str> = path.split('/').collect();
-        let (key, version) = match parts[..] {
-            [
-                "projects",
-                p,
-                "locations",
-                l,
-                "keyRings",
-                r,
-                "cryptoKeys",
-                k,
-            ] => ([p, l, r, k], None),
-            [
-                "projects",
-                p,
-                "locations",
-                l,
-                "keyRings",
-                r,
-                "cryptoKeys",
-                k,
-                "cryptoKeyVersions",
-                v,
-            ] => ([p, l, r, k], Some(v)),
-            _ => return Err(invalid("it does not name a key", form())),
-        };
+        let (kinds, names): (Vec<&str>, Vec<&str>) = parts
+            .chunks(2)
+            .map(|pair| (pair[0], pair[pair.len() - 1]))
+            .unzip();
+        let has_version = parts.len() == 10;
+        if !(parts.len() == 8 || has_version) || kinds != KINDS[..kinds.len()] {
+            return Err(invalid("it does not name a key"));
+        }
         // A domain-scoped project is written example.com:NAME.
         let allowed = |c: char| c.is_ascii_alphanumeric() || "-_.:".contains(c);
-        let is_name = |part: &str| !part.is_empty() && part.chars().all(allowed);
-        let is_number = |part: &str| !part.is_empty() && part.chars().all(|c| c.is_ascii_digit());
-        if !key.into_iter().all(is_name) || !version.is_none_or(is_number) {
-            return Err(invalid("it contains an invalid name or version", form()));
+        let is_name = |part: &&str| !part.is_empty() && part.chars().all(allowed);
+        let is_number = |part: &&str| part.chars().all(|c| c.is_ascii_digit());
+        if !names.iter().all(is_name) || !names.iter().skip(4).all(is_number) {
+            return Err(invalid("it contains an invalid name or version"));
         }
-        let [project, location, ring, key] = key;
         Ok(Self {
-            key: format!(
-                "projects/{project}/locations/{location}/keyRings/{ring}/cryptoKeys/{key}"
-            ),
-            version: version.map(str::to_owned),
+            key: parts[..8].join("/"),
+            version: has_version.then(|| parts[9].to_owned()),
         })
-    }
-
-    /// The source that names it, with the attributes of `source` except the protection level, which
-    /// only matters for a new key.
-    fn uri(&self, source: &Source) -> String {
-        let query = source.text().split_once('?').map_or("", |(_, query)| query);
-        let kept: Vec<&str> = query
-            .split('&')
-            .filter(|attribute| {
-                let name = attribute.split('=').next();
-                !attribute.is_empty() && name != Some(PROTECTION)
-            })
-            .collect();
-        match kept.is_empty() {
-            true => format!("gcpkms://{self}"),
-            false => format!("gcpkms://{self}?{}", kept.join("&")),
-        }
     }
 }
 
@@ -435,13 +349,9 @@ impl std::fmt::Display for Name {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{error::Kind as ErrorKind, signer::tool::tests::assert_classifies};
+    use crate::signer::tool::tests::{assert_classifies, assert_malformed, source};
 
     const KEY: &str = "projects/p/locations/europe-west1/keyRings/r/cryptoKeys/k_1";
-
-    fn parse(text: &str) -> Result<Name> {
-        Name::of(&crate::signer::registry::parse(text).expect("the grammar of key sources"))
-    }
 
     #[test]
     fn parse_full_name_with_and_without_version() {
@@ -458,14 +368,14 @@ mod tests {
                 None,
             ),
         ] {
-            let name = parse(&text).expect(&text);
+            let name = Name::of(&source(&text)).expect(&text);
             assert_eq!((name.key.as_str(), name.version.as_deref()), (key, version));
         }
     }
 
     #[test]
     fn malformed_sources_are_usage_errors() {
-        for (text, why) in [
+        let sources = [
             (format!("gcpkms:{KEY}"), "two slashes"),
             (format!("gcpkms:///{KEY}"), "does not name a key"),
             (format!("gcpkms://{KEY}/"), "does not name a key"),
@@ -480,11 +390,12 @@ mod tests {
                 format!("gcpkms://{KEY}?protection-level=external"),
                 "unknown protection level \"external\"",
             ),
-        ] {
-            let error = parse(&text).expect_err(&text);
-            assert_eq!(error.kind(), ErrorKind::Usage);
-            assert!(error.message().contains(why), "{text}: {error}");
-        }
+        ];
+        let sources: Vec<(&str, &str)> = sources
+            .iter()
+            .map(|(text, why)| (text.as_str(), *why))
+            .collect();
+        assert_malformed(Name::of, &sources);
     }
 
     #[test]
@@ -497,10 +408,9 @@ mod tests {
                 "?configuration=a%26b&impersonate-service-account=x%40y",
             ),
         ] {
-            let source = crate::signer::registry::parse(&format!("gcpkms://{KEY}{query}"))
-                .expect("a source");
-            let name = Name::of(&source).expect("a name");
-            assert_eq!(name.uri(&source), format!("gcpkms://{KEY}{kept}"));
+            let source = source(&format!("gcpkms://{KEY}{query}"));
+            let uri = source.rewritten("gcpkms://x", PROTECTION);
+            assert_eq!(uri, format!("gcpkms://x{kept}"));
         }
     }
 

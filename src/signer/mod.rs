@@ -16,18 +16,19 @@ mod tool;
 mod uri;
 mod vault;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 pub use refusals::Refusals;
+use source::Source;
 
 use crate::{
-    error::{Error, Kind, Result},
+    error::{Error, Kind, Reason, Result},
     public_key::PublicKey,
-    secret::{self, Asker},
+    secret::{self, Asker, Secret},
     signature::Signature,
 };
 
-/// An opened key source: it has a public key, and signs.
+/// An opened key source: it has a public key and makes signatures.
 pub trait Signer: Send + Sync {
     /// The public half of the key.
     fn public_key(&self) -> &PublicKey;
@@ -46,8 +47,41 @@ pub trait Signer: Send + Sync {
     }
 }
 
-/// What a failed signature may cost. In every case, a refusal ends the use of the key, and attempts
-/// run one at a time until the first signature succeeds.
+/// A signer whose signatures `sign` makes.
+fn signer(
+    public_key: PublicKey,
+    caution: Caution,
+    sign: impl Fn(&[u8]) -> Result<Signature> + Send + Sync + 'static,
+) -> Box<dyn Signer> {
+    Box::new(SignerOf {
+        public_key,
+        caution,
+        sign,
+    })
+}
+
+struct SignerOf<S> {
+    public_key: PublicKey,
+    caution: Caution,
+    sign: S,
+}
+
+impl<S: Fn(&[u8]) -> Result<Signature> + Send + Sync> Signer for SignerOf<S> {
+    fn public_key(&self) -> &PublicKey {
+        &self.public_key
+    }
+
+    fn sign(&self, challenge: &[u8]) -> Result<Signature> {
+        (self.sign)(challenge)
+    }
+
+    fn caution(&self) -> Caution {
+        self.caution
+    }
+}
+
+/// What a failed signature may cost. In every case, a refusal rules out the key for the rest of the
+/// run, and attempts run one at a time until the first signature succeeds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Caution {
     /// The first use decides: qkey does not handle the login or secret.
@@ -59,7 +93,7 @@ pub enum Caution {
     EveryUse,
 }
 
-/// Where a private key lives, not opened yet.
+/// The place of a private key, not opened yet.
 pub trait KeySource: Sync {
     /// How messages name it.
     fn title(&self) -> String;
@@ -74,7 +108,8 @@ pub trait KeySource: Sync {
 /// A key source that was opened.
 pub enum Opened {
     Signer(Box<dyn Signer>),
-    /// Showing its key needs a prompt or costs a PIN attempt, so it waits until the key is needed.
+    /// Reading its public key needs a prompt or costs a PIN attempt, so that waits until the key is
+    /// needed.
     Locked(Unlock),
 }
 
@@ -94,13 +129,18 @@ impl Opened {
     }
 }
 
-/// What every kind of key source is given.
+/// What every kind of key source needs to open a key.
 pub struct Context {
     pub asker: Asker,
     /// For each call to a signer.
     pub timeout: Duration,
     pub refusals: Refusals,
 }
+
+/// A cause that is not a library's error.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Note(String);
 
 /// The error for an attribute with a secret that is never needed. Ignoring it would leave the user
 /// believing that the key is protected.
@@ -109,46 +149,67 @@ fn never_asked(title: &str, why: &str, attribute: &str) -> Error {
         .context(format!("cannot open {title}"))
 }
 
+/// Opens an encrypted key: now if the source supplies its passphrase, otherwise once it is needed,
+/// with at most `tries` prompts. Messages about the passphrase name the key `title`.
+fn open_encrypted(
+    source: &Source,
+    context: &Arc<Context>,
+    title: String,
+    tries: usize,
+    open: impl Fn(Secret) -> Result<Box<dyn Signer>> + Send + 'static,
+) -> Result<Opened> {
+    let name = source.body().to_owned();
+    let what = format!("the passphrase of {name}");
+    let failed = move |error: secret::Error| secret_error(&title, "passphrase", &error);
+    if let Some(secret) = source.secret()? {
+        let passphrase = context.asker.read(&secret, &what).map_err(failed)?;
+        return open(passphrase).map(Opened::Signer);
+    }
+    let context = context.clone();
+    Ok(Opened::Locked(Box::new(move || {
+        let mut attempt = 1;
+        loop {
+            match open(context.asker.ask(&what).map_err(&failed)?) {
+                Err(error) if attempt < tries && error.reason() == Some(Reason::WrongSecret) => {
+                    log::warn!("wrong passphrase for {name} (attempt {attempt} of {tries})");
+                    attempt += 1;
+                }
+                result => return result,
+            }
+        }
+    })))
+}
+
 /// The error for a missing secret, with the ways to supply one.
 fn secret_error(title: &str, attribute: &str, error: &secret::Error) -> Error {
+    use secret::Error::{Differ, Interrupted, NoInput, NoTerminal, NotUtf16, NothingTyped, Nul};
+    let (secret, needed) = match attribute {
+        "passphrase" => ("passphrase", "is encrypted"),
+        _ => ("PIN", "needs a PIN"),
+    };
     let attributes = format!(
         "for unattended use, append ?{attribute}-file=PATH (or {attribute}-env=VAR, \
          {attribute}-fd=N, {attribute}-command=COMMAND) to the key source"
     );
-    let (secret, needed) = match attribute {
-        "passphrase" => ("passphrase", format!("{title} is encrypted")),
-        _ => ("PIN", format!("{title} needs a PIN")),
-    };
-    if let secret::Error::Interrupted(kind) = error {
-        return Error::new(
-            *kind,
-            format!("interrupted while waiting for the {secret} of {title}"),
-        );
+    let failed = |message: String| Error::new(Kind::Key, message);
+    let unread = || failed(format!("cannot get the {secret} of {title}")).caused_by(error);
+    match error {
+        Interrupted(kind) => {
+            let message = format!("interrupted while waiting for the {secret} of {title}");
+            return Error::new(*kind, message);
+        }
+        Differ => return failed(error.to_string()).hint("run the command again"),
+        Nul { .. } | NotUtf16 { .. } => {
+            return unread().hint("it was not tried; convert it to UTF-8 without NUL bytes");
+        }
+        NoInput { .. } => failed(format!(
+            "{title} {needed}, but --no-input forbids prompting"
+        )),
+        NoTerminal { .. } => failed(format!(
+            "{title} {needed}, and there is no terminal to prompt on"
+        )),
+        NothingTyped { .. } => failed(format!("no {secret} entered for {title}")),
+        _ => unread(),
     }
-    let (message, hint) = match error {
-        secret::Error::NoInput { .. } => (
-            format!("{needed}, but --no-input forbids prompting"),
-            attributes,
-        ),
-        secret::Error::NoTerminal { .. } => (
-            format!("{needed}, and there is no terminal to prompt on"),
-            attributes,
-        ),
-        secret::Error::NothingTyped { .. } => {
-            (format!("no {secret} entered for {title}"), attributes)
-        }
-        secret::Error::Differ => (error.to_string(), "run the command again".to_owned()),
-        other => {
-            let hint = match other {
-                secret::Error::Nul { .. } | secret::Error::NotUtf16 { .. } => {
-                    "it was not tried; convert it to UTF-8 without NUL bytes".to_owned()
-                }
-                _ => attributes,
-            };
-            return Error::new(Kind::Key, format!("cannot get the {secret} of {title}"))
-                .caused_by(other)
-                .hint(hint);
-        }
-    };
-    Error::new(Kind::Key, message).hint(hint)
+    .hint(attributes)
 }

@@ -7,22 +7,21 @@
 use std::{
     fs::File,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
 };
 
 use super::{
-    Caution, Context, Opened, Signer, never_asked,
-    refusals::Gate,
-    secret_error,
-    source::{Body, Source, SourceKind, no_path},
-    tool::{self, Table, Tool, Vendor, row},
+    Caution, Context, Opened, Signer, never_asked, open_encrypted,
+    refusals::{Gate, holder_of},
+    source::{Body, Source, SourceKind},
+    tool::{self, Table, Tool, Vendor, table},
     uri::split_scheme,
 };
 use crate::{
     encoding::{Foreign, PublicPart},
     error::{Error, Kind as ErrorKind, Reason, Result},
     input, keyfile,
-    public_key::PublicKey,
+    parallel::lock,
     secret::Secret,
     signature::Signature,
     subprocess::{Command, Failure, Output},
@@ -30,18 +29,12 @@ use crate::{
 };
 
 pub static KIND: SourceKind = SourceKind {
-    scheme: "openssl",
-    form: "openssl:PATH",
     body: Body::Path(names_file),
     attributes: &[PROVIDER, ENGINE],
-    confidential: &[],
-    path_in: no_path,
-    secret: Some(FAMILY),
-    open,
-    generate: None,
+    secret: Some("passphrase"),
+    ..SourceKind::new("openssl", "openssl:PATH", open)
 };
 
-const FAMILY: &str = "passphrase";
 const PROVIDER: &str = "provider";
 const ENGINE: &str = "engine";
 
@@ -74,93 +67,50 @@ static OPENSSL: Vendor = Vendor {
 
 /// An entry of OpenSSL's error queue. Drivers of tokens and TPMs add entries of their own.
 macro_rules! queued {
-    ($pattern:literal, $reason:expr, $hint:expr $(,)?) => {
-        row(concat!(r"^([0-9A-F]+:)?error:.*", $pattern), $reason, $hint)
+    ($pattern:literal) => {
+        concat!(r"^([0-9A-F]+:)?error:.*", $pattern)
     };
 }
 
-/// What is unclassified may be a refused passphrase: see [`OpenSsl::may_be_refusal`].
-const TABLE: Table = &[
-    row(
-        r"^\w+: unable to load provider ",
-        Some(Reason::Unsupported),
+/// What is unclassified may be a refused passphrase: see [`may_be_refusal`].
+const TABLE: Table = table! {
+    r"^\w+: unable to load provider " => Unsupported,
         "install the provider, or set OPENSSL_MODULES to its directory; `openssl list -providers` \
-         lists the active ones",
-    ),
-    row(
-        "^[Ii]nvalid engine ",
-        Some(Reason::Unsupported),
+         lists the active ones";
+    "^[Ii]nvalid engine " => Unsupported,
         "install the engine, or set OPENSSL_ENGINES to its directory; if this OpenSSL does not \
-         support engines, use a provider",
-    ),
-    queued!(
-        "DA lockout mode",
-        Some(Reason::Denied),
+         support engines, use a provider";
+    queued!("DA lockout mode") => Denied,
         "the TPM locked itself after too many wrong passphrases: wait until the lockout ends, or \
-         reset it with its lockout password, as in `tpm2_dictionarylockout --clear-lockout`",
-    ),
-    // Only the first one counts as a wrong try.
-    queued!(
-        "(the authorization HMAC check failed|authorization failure without DA implications|PIN (is \
-         )?incorrect)",
-        Some(Reason::WrongSecret),
-        TRIED_ONCE,
-    ),
-    queued!(
-        "PIN (is )?locked",
-        Some(Reason::Denied),
-        "unlock the token with its SO PIN or PUK, using the vendor's tool",
-    ),
-    row(
-        "^The private key was not found at: ",
-        Some(Reason::NotFound),
-        "the token does not have this key: check what follows openssl: in the key source",
-    ),
-    queued!(
-        "tpm2:.*cannot load key",
-        Some(Reason::NotFound),
-        "this TPM does not have the key or cannot load it: check the handle, and that this TPM made \
-         the key",
-    ),
-    queued!(
-        "missing private key",
-        Some(Reason::Unsupported),
-        "name the provider that holds the key first: ?provider=NAME,default",
-    ),
-    queued!(
-        "inner_evp_generic_fetch:unsupported:",
-        Some(Reason::Unsupported),
+         reset it with its lockout password, as in `tpm2_dictionarylockout --clear-lockout`";
+    // Only the first of these counts as a wrong attempt.
+    queued!("(the authorization HMAC check failed|authorization failure without DA implications|PIN (is \
+             )?incorrect)") => WrongSecret,
+        TRIED_ONCE;
+    queued!("PIN (is )?locked") => Denied,
+        "unlock the token with its SO PIN or PUK, using the vendor's tool";
+    "^The private key was not found at: " => NotFound,
+        "the token does not have this key: check what follows openssl: in the key source";
+    queued!("tpm2:.*cannot load key") => NotFound,
+        "this TPM does not have the key or cannot load it: check the handle, and that this TPM \
+         made the key";
+    queued!("missing private key") => Unsupported,
+        "name the provider that holds the key first: ?provider=NAME,default";
+    queued!("inner_evp_generic_fetch:unsupported:") => Unsupported,
         "the key's encryption needs another provider: for an obsolete one, add \
-         ?provider=legacy,default to the key source",
-    ),
-    queued!(
-        "No store loader found",
-        Some(Reason::Unsupported),
+         ?provider=legacy,default to the key source";
+    queued!("No store loader found") => Unsupported,
         "this kind of key needs a provider: add ?provider=NAME,default to the key source (the \
-         provider default reads files)",
-    ),
-    queued!(
-        "system library:[^:]*:No such file or directory:",
-        Some(Reason::NotFound),
-        "check the path",
-    ),
-    queued!(
-        "system library:[^:]*:Permission denied:",
-        Some(Reason::Denied),
-        "run qkey as the user who owns the key file",
-    ),
-    // A prompt of its own or of a driver, though nobody can answer it.
-    row(
-        "^(Enter (pass phrase|PIN)|([0-9A-F]+:)?error:[0-9A-F]+:UI routines:)",
-        Some(Reason::NeedsPerson),
-        "give the passphrase or PIN with an attribute, such as passphrase-file=PATH",
-    ),
-    row(
-        "^[Cc]ould not read ",
-        None,
-        "openssl cannot read a private key there: try `openssl pkey -noout -in {key}`",
-    ),
-];
+         provider default reads files)";
+    queued!("system library:[^:]*:No such file or directory:") => NotFound, "check the path";
+    queued!("system library:[^:]*:Permission denied:") => Denied,
+        "run qkey as the user who owns the key file";
+    // A prompt by openssl or a driver, which nobody can answer here.
+    "^(Enter (pass phrase|PIN)|([0-9A-F]+:)?error:[0-9A-F]+:UI routines:)" => NeedsPerson,
+        "give the passphrase or PIN with an attribute, such as passphrase-file=PATH";
+    "^[Cc]ould not read " => _,
+        "openssl cannot read a private key there: try `openssl pkey -noout -in {key}`";
+};
 
 /// `openssl`, and the key that it uses.
 #[derive(Clone)]
@@ -195,70 +145,36 @@ impl Holder {
             .collect();
         let path = Path::new(source.body());
         // Without the attribute, OpenSSL's configuration selects the provider.
-        match (&devices[..], split_scheme(source.body())) {
-            ([], Some(("handle", _))) => Self::Device(TPM.to_owned()),
-            ([], Some((scheme, _))) => Self::Device(scheme.to_owned()),
-            ([], None) => match device_in(path) {
-                Some(device) => Self::Device(device),
-                None => Self::File(path.canonicalize().unwrap_or_else(|_| path.to_owned())),
-            },
-            (devices, _) => Self::Device(devices.join(",")),
-        }
+        let device = match split_scheme(source.body()) {
+            _ if !devices.is_empty() => Some(devices.join(",")),
+            Some(("handle", _)) => Some(TPM.to_owned()),
+            Some((scheme, _)) => Some(scheme.to_owned()),
+            None => device_in(path),
+        };
+        device.map_or_else(|| Self::File(path.to_owned()), Self::Device)
     }
 
     fn name(&self) -> String {
         match self {
-            Self::File(path) => format!("file:{}", path.display()),
+            Self::File(path) => holder_of(path),
             Self::Device(name) => format!("openssl:{name}"),
         }
     }
 
-    /// How many times to ask for the passphrase: once where a few wrong PINs lock a token.
+    /// How many times to ask for the passphrase: only once where a few wrong PINs lock a token.
     fn tries(&self) -> usize {
         match self {
             Self::File(_) => TRIES,
             Self::Device(_) => 1,
         }
     }
-}
-
-struct OpenSslSigner {
-    openssl: OpenSsl,
-    passphrase: Option<Secret>,
-    public_key: PublicKey,
-}
-
-impl Signer for OpenSslSigner {
-    fn public_key(&self) -> &PublicKey {
-        &self.public_key
-    }
-
-    fn sign(&self, challenge: &[u8]) -> Result<Signature> {
-        let openssl = &self.openssl;
-        let tool = &openssl.tool;
-        let file = tool.private_file(challenge)?;
-        let passphrase = self.passphrase.as_ref();
-        let command = openssl
-            .command("dgst", "-sign", "-keyform", passphrase)
-            .arg("-sha256")
-            .arg(file.path());
-        let gate = openssl.gate(passphrase);
-        let output = gate.attempt(tool.title(), Caution::FirstUse, || {
-            openssl.run(&command).map_err(|failure| match passphrase {
-                Some(_) => openssl.failed_with_passphrase("sign with", &failure),
-                None => openssl.failed_without_passphrase("sign with", &failure),
-            })
-        })?;
-        Signature::from_der(&output.stdout)
-            .map_err(|_| tool.not_a_signature("ASN.1 DER", &output.stdout))
-    }
 
     fn caution(&self) -> Caution {
-        match self.openssl.holder {
-            // It was decrypted, so the passphrase is right.
-            Holder::File(_) => Caution::FirstUse,
+        match self {
+            // The key was decrypted, so the passphrase is right.
+            Self::File(_) => Caution::FirstUse,
             // OpenSSL's configuration may contain a PIN.
-            Holder::Device(_) => Caution::Secret,
+            Self::Device(_) => Caution::Secret,
         }
     }
 }
@@ -266,40 +182,36 @@ impl Signer for OpenSslSigner {
 impl OpenSsl {
     fn find(source: &Source, context: &Arc<Context>) -> Result<Self> {
         let key = source.body();
+        let invalid = |why: &str, hint: &str| Err(source.invalid(why).hint(hint));
         if key == "-" {
-            return Err(source
-                .invalid("openssl cannot read the key from stdin")
-                .hint("name a file or a URI"));
+            let why = "openssl cannot read the key from stdin";
+            return invalid(why, "name a file or a URI");
         }
         if key.to_ascii_lowercase().contains("pin-value") {
-            return Err(source
-                .invalid("openssl would take the PIN as an argument, which every user can read")
-                .hint(
-                    "remove pin-value from the URI, and add the attribute passphrase-file=PATH",
-                ));
+            return invalid(
+                "openssl would take the PIN as an argument, which every user can read",
+                "remove pin-value from the URI, and add the attribute passphrase-file=PATH",
+            );
         }
-        let providers: Vec<&str> = source
-            .attribute(PROVIDER)
-            .map_or_else(Vec::new, |list| list.split(',').collect());
+        let providers = source.attribute(PROVIDER).map(|list| list.split(','));
+        let providers: Vec<&str> = providers.into_iter().flatten().collect();
         if providers.contains(&"") {
-            return Err(source
-                .invalid("it contains an empty provider name")
-                .hint("separate providers with one comma, as in ?provider=legacy,default"));
-        }
-        let mut options: Vec<String> = providers
-            .iter()
-            .flat_map(|name| ["-provider".to_owned(), (*name).to_owned()])
-            .collect();
-        if let Some(first) = providers.first() {
-            // Another provider would work without the private key, which it cannot reach.
-            options.extend(["-propquery".to_owned(), format!("?provider={first}")]);
+            return invalid(
+                "it contains an empty provider name",
+                "separate providers with one comma, as in ?provider=legacy,default",
+            );
         }
         let engine = source.attribute(ENGINE);
-        options.extend(
-            engine
-                .into_iter()
-                .flat_map(|name| ["-engine".into(), name.into()]),
-        );
+        let mut options: Vec<String> = Vec::new();
+        let mut add = |flag: &str, value: &str| options.extend([flag.into(), value.into()]);
+        providers.iter().for_each(|name| add("-provider", name));
+        if let Some(first) = providers.first() {
+            // Other providers would try to sign without the private key, which they cannot reach.
+            add("-propquery", &format!("?provider={first}"));
+        }
+        if let Some(name) = engine {
+            add("-engine", name);
+        }
         Ok(Self {
             tool: Tool::find(&OPENSSL, &["openssl"], INSTALL, source, context)?.naming_key([key]),
             key: key.to_owned(),
@@ -318,15 +230,13 @@ impl OpenSsl {
         form_flag: &str,
         passphrase: Option<&Secret>,
     ) -> Command {
+        let form = self.uses_engine.then_some([form_flag, "ENGINE"]);
         let run = self
             .tool
             .command()
             .args([command, key_flag, &self.key])
-            .args(&self.options);
-        let run = match self.uses_engine {
-            true => run.args([form_flag, "ENGINE"]),
-            false => run,
-        };
+            .args(&self.options)
+            .args(form.into_iter().flatten());
         match passphrase {
             Some(passphrase) => run
                 .args(["-passin", "stdin"])
@@ -340,56 +250,41 @@ impl OpenSsl {
         self.run(&command.arg("-pubout"))
     }
 
-    /// Runs a command. Commands that use a TPM take turns: without a resource manager, a TPM has no
-    /// room for several at a time.
+    /// Runs a command. Commands that use a TPM take turns: without a resource manager, a TPM has room
+    /// for only one at a time.
     fn run(&self, command: &Command) -> std::result::Result<Output, Failure> {
         static TURN: Mutex<()> = Mutex::new(());
         let uses_tpm = matches!(&self.holder, Holder::Device(name) if name == TPM);
-        let _turn = uses_tpm.then(|| TURN.lock().unwrap_or_else(PoisonError::into_inner));
+        let _turn = uses_tpm.then(|| lock(&TURN));
         command.run()
     }
 
-    /// The error of a command that was given a passphrase.
-    fn failed_with_passphrase(&self, doing: &str, failure: &Failure) -> Error {
+    /// The error of a command, which may have been given a passphrase.
+    fn failed(&self, doing: &str, passphrase: Option<&Secret>, failure: &Failure) -> Error {
         let error = self.tool.failed(doing, failure);
-        if !self.may_be_refusal(failure, &error) {
-            return error;
-        }
-        let hint = match self.holder {
-            Holder::File(_) => format!("to check the passphrase by hand, run `{}`", self.by_hand()),
-            Holder::Device(_) => TRIED_ONCE.to_owned(),
-        };
-        error.because(Reason::WrongSecret).hint(hint)
-    }
-
-    /// Whether the passphrase may have been wrong. Neither openssl nor the driver of a token always
-    /// says so: an unclassified failure may be a refusal as well.
-    fn may_be_refusal(&self, failure: &Failure, error: &Error) -> bool {
-        match error.reason() {
-            Some(Reason::WrongSecret | Reason::NeedsPerson) => true,
-            Some(_) => false,
-            None => matches!(failure, Failure::Exited { .. } | Failure::Killed { .. }),
-        }
-    }
-
-    /// The error of a command without a passphrase, which a TPM counts as a wrong one.
-    fn failed_without_passphrase(&self, doing: &str, failure: &Failure) -> Error {
-        let error = self.tool.failed(doing, failure);
-        if error.reason() != Some(Reason::WrongSecret) {
-            return error;
-        }
-        let hint = match self.with_pass() {
-            Some(source) => {
-                let attributes = if source.contains('?') { '&' } else { '?' };
-                let source = quote(&format!("{source}{attributes}passphrase-file=PATH"));
-                format!(
-                    "the key has a passphrase, but openssl did not ask for it; with this source it \
-                     does: {source}"
-                )
+        match passphrase {
+            Some(_) if may_be_refusal(failure, &error) => {
+                let hint = match self.holder {
+                    Holder::File(_) => {
+                        format!("to check the passphrase by hand, run `{}`", self.by_hand())
+                    }
+                    Holder::Device(_) => TRIED_ONCE.to_owned(),
+                };
+                error.because(Reason::WrongSecret).hint(hint)
             }
-            None => "the key has a passphrase, but openssl did not ask for it".to_owned(),
-        };
-        error.hint(hint)
+            // A TPM treats a missing passphrase as a wrong one.
+            None if error.reason() == Some(Reason::WrongSecret) => {
+                let mut hint =
+                    "the key has a passphrase, but openssl did not ask for it".to_owned();
+                if let Some(source) = self.with_pass() {
+                    let attributes = if source.contains('?') { '&' } else { '?' };
+                    let source = quote(&format!("{source}{attributes}passphrase-file=PATH"));
+                    hint += &format!("; with this source it does: {source}");
+                }
+                error.hint(hint)
+            }
+            _ => error,
+        }
     }
 
     /// A command that opens the key and asks for its passphrase on the terminal.
@@ -402,21 +297,29 @@ impl OpenSsl {
         )
     }
 
-    /// Keeps a passphrase from the holder that refused it in this run.
+    /// Never offers a passphrase again to a holder that refused it in this run.
     fn gate(&self, passphrase: Option<&Secret>) -> Arc<Gate> {
         let refusals = &self.context.refusals;
         refusals.of_secret(&self.holder.name(), passphrase)
     }
 
     /// Opens the key with a passphrase, which a TPM only checks when it signs.
-    fn open_with(&self, passphrase: &Secret) -> Result<Output> {
-        self.gate(Some(passphrase)).open(self.tool.title(), || {
-            self.read(Some(passphrase))
-                .map_err(|failure| self.failed_with_passphrase("open", &failure))
-        })
+    fn open_with(self, passphrase: Secret) -> Result<Box<dyn Signer>> {
+        if passphrase.as_bytes().len() > PASSPHRASE_LIMIT {
+            let why = format!("openssl accepts at most {PASSPHRASE_LIMIT} bytes of passphrase");
+            return Err(Error::new(ErrorKind::Key, why)
+                .context(format!("cannot open {}", self.tool.title()))
+                .hint("encrypt the key with a shorter passphrase"));
+        }
+        let given = Some(&passphrase);
+        let output = self.gate(given).open(self.tool.title(), || {
+            self.read(given)
+                .map_err(|failure| self.failed("open", given, &failure))
+        })?;
+        self.signer(&output, Some(passphrase))
     }
 
-    /// The error of an attribute with a passphrase that openssl does not ask for.
+    /// The error for a passphrase attribute when openssl does not ask for a passphrase.
     fn never_asked(&self, attribute: &str) -> Error {
         let hint = match (self.with_pass(), &self.holder) {
             (Some(source), _) => format!(
@@ -424,23 +327,19 @@ impl OpenSsl {
                  remove {attribute}",
                 quote(&source)
             ),
-            (None, Holder::File(_)) => format!(
+            (None, Holder::File(path)) => format!(
                 "remove {attribute}, or encrypt the key first: `openssl pkcs8 -topk8 -in {} -out \
                  NEW`",
-                quote_path(Path::new(&self.key))
+                quote_path(path)
             ),
             (None, Holder::Device(_)) => format!("remove {attribute} from the key source"),
         };
-        never_asked(
-            self.tool.title(),
-            "openssl opens it without a passphrase",
-            attribute,
-        )
-        .hint(hint)
+        let why = "openssl opens it without a passphrase";
+        never_asked(self.tool.title(), why, attribute).hint(hint)
     }
 
-    /// The key source in the form that asks for a passphrase: tpm2-openssl does for a handle that
-    /// `?pass` follows.
+    /// The key source in the form that makes openssl ask for a passphrase: with tpm2-openssl, a handle
+    /// followed by `?pass`.
     fn with_pass(&self) -> Option<String> {
         let (scheme, handle) = split_scheme(&self.key)?;
         let may_follow = scheme == "handle" && !handle.contains('?');
@@ -453,47 +352,36 @@ impl OpenSsl {
     /// The signer for the public key that [`Self::read`] returned.
     fn signer(self, output: &Output, passphrase: Option<Secret>) -> Result<Box<dyn Signer>> {
         let public_key = self.tool.public_key_pem(output)?;
-        Ok(Box::new(OpenSslSigner {
-            openssl: self,
-            passphrase,
-            public_key,
+        let caution = self.holder.caution();
+        Ok(super::signer(public_key, caution, move |challenge| {
+            self.sign(challenge, passphrase.as_ref())
         }))
     }
 
-    /// # Errors
-    /// When `openssl` would truncate it.
-    fn check(&self, passphrase: Secret) -> Result<Secret> {
-        match passphrase.as_bytes().len() {
-            0..=PASSPHRASE_LIMIT => Ok(passphrase),
-            _ => {
-                let why = format!("openssl accepts at most {PASSPHRASE_LIMIT} bytes of passphrase");
-                Err(Error::new(ErrorKind::Key, why)
-                    .context(format!("cannot open {}", self.tool.title()))
-                    .hint("encrypt the key with a shorter passphrase"))
-            }
-        }
+    fn sign(&self, challenge: &[u8], passphrase: Option<&Secret>) -> Result<Signature> {
+        let file = self.tool.private_file(challenge)?;
+        let command = self
+            .command("dgst", "-sign", "-keyform", passphrase)
+            .arg("-sha256")
+            .arg(file.path());
+        let gate = self.gate(passphrase);
+        let output = gate.attempt(self.tool.title(), Caution::FirstUse, || {
+            self.run(&command)
+                .map_err(|failure| self.failed("sign with", passphrase, &failure))
+        })?;
+        let signature = output.stdout.as_slice();
+        self.tool
+            .signature(signature, Signature::from_der, "ASN.1 DER")
     }
+}
 
-    fn ask_and_open(self) -> Result<Box<dyn Signer>> {
-        let what = format!("the passphrase of {}", self.key);
-        let (mut attempt, tries) = (1, self.holder.tries());
-        loop {
-            let passphrase = self
-                .context
-                .asker
-                .ask(&what)
-                .map_err(|error| secret_error(self.tool.title(), FAMILY, &error))?;
-            let passphrase = self.check(passphrase)?;
-            match self.open_with(&passphrase) {
-                Ok(output) => return self.signer(&output, Some(passphrase)),
-                Err(error) if attempt < tries && error.reason() == Some(Reason::WrongSecret) => {
-                    let key = &self.key;
-                    log::warn!("wrong passphrase for {key} (attempt {attempt} of {tries})");
-                    attempt += 1;
-                }
-                Err(error) => return Err(error),
-            }
-        }
+/// Whether the passphrase may have been wrong. Neither openssl nor a token's driver always says so, so
+/// an unclassified failure may be a refusal, too.
+fn may_be_refusal(failure: &Failure, error: &Error) -> bool {
+    match error.reason() {
+        Some(Reason::WrongSecret | Reason::NeedsPerson) => true,
+        Some(_) => false,
+        None => matches!(failure, Failure::Exited { .. } | Failure::Killed { .. }),
     }
 }
 
@@ -501,10 +389,10 @@ impl OpenSsl {
 /// block, such as `PKCS#11 PROVIDER URI`.
 fn device_in(path: &Path) -> Option<String> {
     let file = path.to_owned();
-    let contents = match path.is_file() {
-        true => input::read_to_end(|| File::open(file), KEY_LIMIT, None).ok()?,
-        false => return None,
-    };
+    if !path.is_file() {
+        return None;
+    }
+    let contents = input::read_to_end(|| File::open(file), KEY_LIMIT, None).ok()?;
     match keyfile::parse(&contents) {
         Err(keyfile::Error::Foreign(Foreign::Tpm)) => Some(TPM.to_owned()),
         Err(keyfile::Error::NoPrivateKey(parts)) => parts.into_iter().find_map(|part| match part {
@@ -522,41 +410,26 @@ pub fn names_file(source: &Source) -> bool {
 
 fn open(source: &Source, context: &Arc<Context>) -> Result<Opened> {
     let openssl = OpenSsl::find(source, context)?;
-    let failure = match openssl.read(None) {
-        Ok(output) => {
-            return match source.secret_attribute() {
-                // Ignoring it would leave the user believing that it protects the key.
-                Some(attribute) => Err(openssl.never_asked(attribute)),
-                None => openssl.signer(&output, None).map(Opened::Signer),
-            };
-        }
-        Err(failure) => failure,
+    let failure = match (openssl.read(None), source.secret_attribute()) {
+        // Ignoring it would leave the user believing that it protects the key.
+        (Ok(_), Some(attribute)) => return Err(openssl.never_asked(attribute)),
+        (Ok(output), None) => return openssl.signer(&output, None).map(Opened::Signer),
+        (Err(failure), _) => failure,
     };
     let error = openssl.tool.failed("open", &failure);
     if error.reason() != Some(Reason::NeedsPerson) {
         return Err(error);
     }
-    let Some(secret_source) = source.secret()? else {
-        return Ok(Opened::Locked(Box::new(move || openssl.ask_and_open())));
-    };
-    let passphrase = context
-        .asker
-        .read(
-            &secret_source,
-            &format!("the passphrase of {}", openssl.key),
-        )
-        .map_err(|error| secret_error(openssl.tool.title(), FAMILY, &error))?;
-    let passphrase = openssl.check(passphrase)?;
-    let output = openssl.open_with(&passphrase)?;
-    openssl
-        .signer(&output, Some(passphrase))
-        .map(Opened::Signer)
+    let (title, tries) = (openssl.tool.title().to_owned(), openssl.holder.tries());
+    open_encrypted(source, context, title, tries, move |passphrase| {
+        openssl.clone().open_with(passphrase)
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::signer::tool::tests::assert_classifies;
+    use crate::signer::tool::tests::{assert_classifies, source};
 
     #[test]
     fn only_paths_are_based_on_a_directory() {
@@ -567,8 +440,7 @@ mod tests {
             ("openssl:pkcs11:object=x?provider=pkcs11", false),
             ("openssl:slot_0-id_01?engine=pkcs11", false),
         ] {
-            let source = crate::signer::registry::parse(text).expect(text);
-            assert_eq!(names_file(&source), names, "{text}");
+            assert_eq!(names_file(&source(text)), names, "{text}");
         }
     }
 
@@ -614,8 +486,7 @@ mod tests {
                 "openssl:pkcs11",
             ),
         ] {
-            let source = crate::signer::registry::parse(&text).expect(&text);
-            assert_eq!(Holder::of(&source).name(), name, "{text}");
+            assert_eq!(Holder::of(&source(&text)).name(), name, "{text}");
         }
     }
 

@@ -13,13 +13,14 @@ mod uri;
 
 use std::sync::Arc;
 
+use cryptoki::session::UserType;
+
 use self::{
     generate::generate,
     module::Access,
-    request::Request,
+    request::{Pin, Request},
     search::{Found, Sight, Survey},
     sign::TokenSigner,
-    token::Pin,
 };
 use super::{
     Context, Opened, Signer,
@@ -28,16 +29,16 @@ use super::{
 use crate::error::Result;
 
 pub static KIND: SourceKind = SourceKind {
-    scheme: "pkcs11",
-    form: "pkcs11:token=T;object=O?module-path=M&pin-file=P",
     body: Body::Encoded,
     attributes: &["module-path", "module-name", "pin-source", "pin-value"],
     confidential: &["pin-value"],
     path_in,
     secret: Some(FAMILY),
-    open,
     generate: Some(generate),
+    ..SourceKind::new("pkcs11", FORM, open)
 };
+
+const FORM: &str = "pkcs11:token=T;object=O?module-path=M&pin-file=P";
 
 const FAMILY: &str = "pin";
 
@@ -45,7 +46,7 @@ const FAMILY: &str = "pin";
 fn path_in<'v>(name: &str, value: &'v str) -> Option<&'v str> {
     match name {
         "pin-source" if !value.starts_with('|') => Some(value.trim_start_matches("file:")),
-        // Without a folder it is looked for in the usual ones.
+        // A bare file name is looked up in the usual folders.
         "module-path" if value.contains('/') => Some(value),
         _ => None,
     }
@@ -75,11 +76,11 @@ fn open(source: &Source, context: &Arc<Context>) -> Result<Opened> {
         _ => return Err(request.several(&survey)),
     }
     if survey.closed.iter().any(|(token, _)| token.needs_login()) {
-        // The others have shown all that they have.
+        // The others have already shown all their keys.
         survey.closed.retain(|(token, _)| token.needs_login());
     }
     match &survey.closed[..] {
-        // Wherever its PIN comes from: a wrong one costs a try, and may not be needed at all.
+        // Wherever the PIN comes from: a wrong one costs an attempt, and the key may not be needed.
         [(token, _)] if token.needs_login() => Ok(Opened::Locked(Box::new(move || {
             open_closed(request, survey)
         }))),
@@ -92,7 +93,7 @@ fn open_closed(request: Request, survey: Survey<Found>) -> Result<Box<dyn Signer
     let Some((token, session)) = survey.closed.first() else {
         return Err(request.nothing(&survey));
     };
-    token.log_in(session, &request.login())?;
+    token.log_in(session, &request, UserType::User)?;
     match request.key_in_sight(token, session, Sight::Whole)? {
         None => Err(request.nothing(&survey)),
         Some(found) => {

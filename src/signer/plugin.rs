@@ -8,29 +8,21 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::{
-    Context, Opened,
-    source::{Body, Source, SourceKind, no_path},
-    tool::{self, Tool, Vendor},
+    Context, Note, Opened,
+    source::{Source, SourceKind},
+    tool::{self, Table, Tool, Vendor, classify, table},
 };
 use crate::{
-    error::{Error, Kind as ErrorKind, Reason, Result},
+    error::{Error, Result},
     public_key::PublicKey,
     signature::Signature,
     subprocess::{Failure, Output, excerpt_end},
     text,
 };
 
-pub static KIND: SourceKind = SourceKind {
-    scheme: "plugin",
-    form: "plugin:NAME:REFERENCE",
-    body: Body::Text,
-    attributes: &[],
-    confidential: &[],
-    path_in: no_path,
-    secret: None,
-    open,
-    generate: None,
-};
+pub static KIND: SourceKind = SourceKind::new("plugin", FORM, open);
+
+const FORM: &str = "plugin:NAME:REFERENCE";
 
 static PLUGIN: Vendor = Vendor {
     // A plugin names the reason itself.
@@ -66,82 +58,23 @@ struct Reply {
     error: Option<Refusal>,
 }
 
-/// Why a plugin did not do what it was asked to.
+/// Why a plugin did not do what it was asked.
 #[derive(Debug, Deserialize)]
 struct Refusal {
-    kind: RefusalKind,
+    kind: String,
     message: String,
     hint: Option<String>,
 }
 
-#[derive(Clone, Copy, Debug, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-enum RefusalKind {
-    NotFound,
-    Denied,
-    WrongSecret,
-    Unsupported,
-    #[serde(other)]
-    Failed,
-}
-
-impl RefusalKind {
-    fn name(self) -> &'static str {
-        match self {
-            Self::NotFound => "not-found",
-            Self::Denied => "denied",
-            Self::WrongSecret => "wrong-secret",
-            Self::Unsupported => "unsupported",
-            Self::Failed => "failed",
-        }
-    }
-
-    fn reason(self) -> Option<Reason> {
-        match self {
-            Self::NotFound => Some(Reason::NotFound),
-            Self::Denied => Some(Reason::Denied),
-            Self::WrongSecret => Some(Reason::WrongSecret),
-            Self::Unsupported => Some(Reason::Unsupported),
-            Self::Failed => None,
-        }
-    }
-
-    /// The next step, where the plugin does not name one.
-    fn hint(self) -> &'static str {
-        match self {
-            Self::NotFound => "check what follows plugin:NAME: in the key source",
-            Self::Denied => "log in to the service that holds the key, or get the permission",
-            Self::WrongSecret => {
-                "check the PIN or passphrase that the plugin uses: a few wrong ones may lock the key"
-            }
-            Self::Unsupported => "use an ECDSA P-256 key, or a newer version of the plugin",
-            Self::Failed => "see the plugin's documentation",
-        }
-    }
-}
-
-/// A refusal in the plugin's words; its stderr may say more.
-#[derive(Debug, thiserror::Error)]
-#[error("{program} replied {}: {}", .refusal.kind.name(), .refusal.message)]
-struct Refused {
-    program: String,
-    refusal: Refusal,
-    #[source]
-    stderr: Option<Stderr>,
-}
-
-#[derive(Debug, thiserror::Error)]
-#[error("stderr: {0}")]
-struct Stderr(String);
-
-#[derive(Debug, thiserror::Error)]
-#[error(
-    "{program} replied in version {version} of the plugin protocol; this qkey speaks {VERSION}"
-)]
-struct OtherVersion {
-    program: String,
-    version: u64,
-}
+/// The kinds of refusals, and the next step if the plugin does not name one.
+const REFUSALS: Table = table! {
+    r"\Anot-found\z" => NotFound, "check what follows plugin:NAME: in the key source";
+    r"\Adenied\z" => Denied, "log in to the service that holds the key, or get the permission";
+    r"\Awrong-secret\z" => WrongSecret,
+        "check the PIN or passphrase that the plugin uses: a few wrong ones may lock the key";
+    r"\Aunsupported\z" => Unsupported,
+        "use an ECDSA P-256 key, or a newer version of the plugin";
+};
 
 fn open(source: &Source, context: &Arc<Context>) -> Result<Opened> {
     let (name, reference) = parse(source)?;
@@ -166,7 +99,7 @@ fn open(source: &Source, context: &Arc<Context>) -> Result<Opened> {
 fn parse(source: &Source) -> Result<(&str, &str)> {
     let invalid = |why: &str| {
         let error = source.invalid(why);
-        error.hint(format!("write it as {}", KIND.form))
+        error.hint(format!("write it as {FORM}"))
     };
     let (name, reference) = source
         .body()
@@ -206,10 +139,9 @@ impl Plugin {
         let Some(signature) = reply.signature else {
             return Err(self.tool.unexpected("a reply with a signature", &stdout));
         };
-        Signature::from_base64(&signature).map_err(|_| {
-            let signature = signature.as_bytes();
-            self.tool.not_a_signature("Base64 of ASN.1 DER", signature)
-        })
+        let encoding = "Base64 of ASN.1 DER";
+        self.tool
+            .signature(signature.as_str(), Signature::from_base64, encoding)
     }
 
     fn request(&self, method: &'static str, challenge: Option<String>) -> Request<'_> {
@@ -230,68 +162,61 @@ impl Plugin {
             .stdin(format!("{hello}\n{}\n", json!(request)));
         let output = match command.run() {
             Ok(output) => output,
-            // It may reply with an error and exit with one, too.
+            // A plugin may both reply with an error and exit with one.
             Err(Failure::Exited { ref output, .. }) if is_refusal(output) => output.clone(),
             Err(failure) => return Err(self.tool.failed(doing, &failure)),
         };
         if !output.stderr.is_empty() {
-            log::debug!(
-                "{} on stderr: {}",
-                self.program,
-                excerpt_end(&output.stderr)
-            );
+            let stderr = excerpt_end(&output.stderr);
+            log::debug!("{} on stderr: {stderr}", self.program);
         }
         let reply = parse_reply(&output.stdout)
             .ok_or_else(|| self.tool.unexpected("one line of JSON", &output.stdout))?;
         if let Some(refusal) = reply.error {
-            return Err(self.refused(doing, refusal, &output.stderr));
+            return Err(self.refused(doing, &refusal, &output.stderr));
         }
         match reply.version {
             Some(VERSION) => Ok((reply, output.stdout)),
-            Some(other) => Err(self.other_version(doing, other)),
-            None => Err(self
-                .tool
-                .unexpected("a reply with a version", &output.stdout)),
+            Some(other) => {
+                let why = format!(
+                    "{} replied in version {other} of the plugin protocol; this qkey speaks {VERSION}",
+                    self.program
+                );
+                let error = self.tool.cannot(doing).caused_by(&Note(why));
+                Err(error.hint("update the plugin or qkey, whichever is older"))
+            }
+            None => {
+                let expected = "a reply with a version";
+                Err(self.tool.unexpected(expected, &output.stdout))
+            }
         }
     }
 
-    fn refused(&self, doing: &str, refusal: Refusal, stderr: &[u8]) -> Error {
-        let kind = refusal.kind;
-        let hint = match &refusal.hint {
-            Some(hint) => text::excerpt(hint),
-            None => kind.hint().to_owned(),
+    /// A refusal in the plugin's words; its stderr may say more.
+    fn refused(&self, doing: &str, refusal: &Refusal, stderr: &[u8]) -> Error {
+        let Refusal {
+            kind,
+            message,
+            hint,
+        } = refusal;
+        let (name, reason, next) = match classify(REFUSALS, kind) {
+            Some(row) => (kind.as_str(), row.reason, row.hint),
+            None => ("failed", None, "see the plugin's documentation"),
         };
-        let said = Some(excerpt_end(stderr)).filter(|said| !said.is_empty());
-        let cause = Refused {
-            program: self.program.clone(),
-            refusal,
-            stderr: said.map(Stderr),
-        };
-        self.cannot(doing)
-            .because(kind.reason())
-            .caused_by(&cause)
-            .hint(hint)
-    }
-
-    fn other_version(&self, doing: &str, version: u64) -> Error {
-        let cause = OtherVersion {
-            program: self.program.clone(),
-            version,
-        };
-        self.cannot(doing)
-            .caused_by(&cause)
-            .hint("update the plugin or qkey, whichever is older")
-    }
-
-    fn cannot(&self, doing: &str) -> Error {
-        Error::new(
-            ErrorKind::Key,
-            format!("cannot {doing} {}", self.tool.title()),
-        )
+        let said = format!("{} replied {name}: {message}", self.program);
+        let mut error = self.tool.cannot(doing).caused_by(&Note(said));
+        let stderr = excerpt_end(stderr);
+        if !stderr.is_empty() {
+            error = error.caused_by(&Note(format!("stderr: {stderr}")));
+        }
+        let hint = hint.as_deref().map(text::excerpt);
+        error
+            .because(reason)
+            .hint(hint.unwrap_or_else(|| next.to_owned()))
     }
 }
 
-/// Parses stdout, which must be one line; the newline at its end may be missing.
+/// Parses stdout, which must be one line, with or without a newline.
 fn parse_reply(stdout: &[u8]) -> Option<Reply> {
     let line = stdout.strip_suffix(b"\n").unwrap_or(stdout);
     match line.contains(&b'\n') {
@@ -307,10 +232,10 @@ fn is_refusal(output: &Output) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::signer::tool::tests::source;
 
     fn parsed(text: &str) -> std::result::Result<(String, String), String> {
-        let source = crate::signer::registry::parse(text).expect("the grammar of all sources");
-        parse(&source)
+        parse(&source(text))
             .map(|(name, reference)| (name.to_owned(), reference.to_owned()))
             .map_err(|error| error.to_string())
     }

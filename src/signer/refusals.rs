@@ -5,7 +5,8 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    path::Path,
+    sync::{Arc, Mutex},
 };
 
 use sha2::{Digest, Sha256};
@@ -13,9 +14,8 @@ use sha2::{Digest, Sha256};
 use super::{Caution, Signer};
 use crate::{
     error::{Error, Kind, Reason, Result},
-    public_key::PublicKey,
+    parallel::lock,
     secret::Secret,
-    signature::Signature,
 };
 
 /// The gates of everything opened or tried in this run.
@@ -34,6 +34,12 @@ enum Scope {
         holder: String,
         digest: Option<[u8; 32]>,
     },
+}
+
+/// What checks the passphrase of a key file.
+pub fn holder_of(file: &Path) -> String {
+    let file = file.canonicalize().unwrap_or_else(|_| file.to_owned());
+    format!("file:{}", file.display())
 }
 
 impl Refusals {
@@ -64,6 +70,7 @@ enum State {
     #[default]
     Untried,
     Proven,
+    /// For the key source `title`.
     Refused {
         title: String,
         error: Error,
@@ -110,8 +117,9 @@ impl Gate {
 impl State {
     fn note(&mut self, title: &str, error: &Error, caution: Caution) {
         let is_refusal = error.reason().is_some_and(Reason::rules_out_key);
-        let may_be_refusal =
-            matches!(self, State::Untried) && caution == Caution::Secret && !is_stopped(error);
+        let may_be_refusal = matches!(self, State::Untried)
+            && caution == Caution::Secret
+            && !error.kind().is_interruption();
         if is_refusal || may_be_refusal {
             *self = State::Refused {
                 title: title.to_owned(),
@@ -121,59 +129,39 @@ impl State {
     }
 
     /// # Errors
-    /// The refusal, or for another key, which key it was refused for first.
+    /// The refusal; for another key, one that names the key that was refused first.
     fn expect_not_refused(&self, title: &str) -> Result<()> {
         match self {
             State::Untried | State::Proven => Ok(()),
             State::Refused {
                 title: first,
                 error,
-            } => Err(refused_before(title, first, error)),
+            } if first == title => Err(error.clone()),
+            State::Refused {
+                title: first,
+                error,
+            } => {
+                let why = format!("the same secret was already refused for {first} in this run");
+                Err(refused_before(title, why, error))
+            }
         }
     }
 }
 
-/// The error for `title` after a refusal for `first`: the same error for the same key source,
-/// otherwise one that names `first`.
-pub fn refused_before(title: &str, first: &str, error: &Error) -> Error {
-    if first == title {
-        return error.clone();
-    }
-    let why = format!("the same secret was already refused for {first} in this run");
+/// The error for `title` after another key met `error`; `why` says what they share.
+pub fn refused_before(title: &str, why: String, error: &Error) -> Error {
     Error::new(Kind::Key, why)
         .context(format!("cannot use {title}"))
         .because(error.reason())
         .maybe_hint(error.hint_text().map(str::to_owned))
 }
 
-fn is_stopped(error: &Error) -> bool {
-    error.kind().is_interruption()
-}
-
-/// A signer behind the gate of its key source.
-pub struct Guarded {
-    pub title: String,
-    pub gate: Arc<Gate>,
-    pub signer: Box<dyn Signer>,
-}
-
-impl Signer for Guarded {
-    fn public_key(&self) -> &PublicKey {
-        self.signer.public_key()
-    }
-
-    fn sign(&self, challenge: &[u8]) -> Result<Signature> {
-        self.gate
-            .attempt(&self.title, self.caution(), || self.signer.sign(challenge))
-    }
-
-    fn caution(&self) -> Caution {
-        self.signer.caution()
-    }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+/// A signer behind the gate of its key source `title`.
+pub fn guarded(title: String, gate: Arc<Gate>, signer: Box<dyn Signer>) -> Box<dyn Signer> {
+    let (public_key, caution) = (signer.public_key().clone(), signer.caution());
+    super::signer(public_key, caution, move |challenge| {
+        gate.attempt(&title, caution, || signer.sign(challenge))
+    })
 }
 
 #[cfg(test)]

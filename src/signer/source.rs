@@ -8,8 +8,8 @@ use std::{
 };
 
 use super::{
-    Context, KeySource, Opened, Signer,
-    refusals::Guarded,
+    Context, KeySource, Opened,
+    refusals::guarded,
     uri::{Parts, percent_decode},
 };
 use crate::{
@@ -53,11 +53,6 @@ pub enum Body {
     Encoded,
 }
 
-/// [`SourceKind::path_in`] for a kind without paths in its attributes.
-pub fn no_path<'v>(_: &str, _: &'v str) -> Option<&'v str> {
-    None
-}
-
 /// The kinds that a source may be of. A plain path is of the first kind.
 pub type Kinds = &'static [&'static SourceKind];
 
@@ -89,7 +84,7 @@ pub struct Generated {
 /// A parsed key source.
 #[derive(Clone)]
 pub struct Source {
-    /// As written, without what may be secret.
+    /// As written, without anything that may be secret.
     text: String,
     kind: &'static SourceKind,
     raw: String,
@@ -104,75 +99,64 @@ impl Source {
     /// Of kind `usage`: an unknown scheme or attribute, or bad percent-encoding.
     pub fn parse(text: &str, kinds: Kinds) -> Result<Self> {
         let shown = redacted(text, kinds);
-        let invalid = |why: String| {
-            Error::new(
-                ErrorKind::Usage,
-                format!("{} is not a key source: {}", quoted(&shown), redact(&why)),
-            )
-        };
+        let invalid = |why: &str, hint: String| invalid(&shown, why).hint(hint);
         if text.is_empty() {
-            return Err(invalid("empty".to_owned()).hint(table(kinds)));
+            return Err(invalid("empty", table(kinds)));
         }
         let parts = Parts::of(text);
         let Some(kind) = kind_of(&parts, kinds) else {
             let scheme = parts.scheme.unwrap_or_default();
             let nearest = did_you_mean(scheme, kinds.iter().map(|kind| kind.scheme));
-            return Err(invalid(format!("unknown scheme {}", quoted(scheme)))
-                .hint(format!("{nearest}{}", table(kinds))));
+            let why = format!("unknown scheme {}", quoted(scheme));
+            return Err(invalid(&why, format!("{nearest}{}", table(kinds))));
         };
         if parts.body.is_empty() {
-            return Err(invalid("nothing before the attributes".to_owned()).hint(table(kinds)));
-        }
-        let body = match (parts.scheme, &kind.body) {
-            // A plain path is not decoded.
-            (None, _) | (_, Body::Encoded) => parts.body.to_owned(),
-            (Some(_), Body::Path(_) | Body::Text) => {
-                percent_decode(parts.body).map_err(|why| invalid(why.to_string()))?
-            }
-        };
-        let mut attributes: Vec<(String, String)> = Vec::new();
-        let hides = |attributes: &[(String, String)]| {
-            let mut attributes = attributes.iter();
-            attributes.any(|(name, value)| !kind.shows(name, value))
-        };
-        for attribute in parts.attributes() {
-            let Some((name, value)) = attribute.split_once('=') else {
-                return Err(invalid("an attribute without a value".to_owned()).hint(kind.help("")));
-            };
-            if !kind.takes(name) && hides(&attributes) {
-                // It may be the rest of a secret.
-                return Err(invalid("unknown attribute after a hidden one".to_owned())
-                    .hint("in a value, write `&` as %26"));
-            }
-            if !kind.takes(name) {
-                return Err(
-                    invalid(format!("unknown attribute {}", quoted(name))).hint(kind.help(name))
-                );
-            }
-            if attributes.iter().any(|(other, _)| other == name) {
-                return Err(invalid(format!("attribute {name:?} is given twice")));
-            }
-            let value = percent_decode(value)
-                .map_err(|why| invalid(format!("attribute {name:?}: {why}")))?;
-            attributes.push((name.to_owned(), value));
+            return Err(invalid("nothing before the attributes", table(kinds)));
         }
         let mut source = Self {
             text: shown.clone(),
             kind,
             raw: parts.body.to_owned(),
-            body,
-            attributes,
+            body: parts.body.to_owned(),
+            attributes: Vec::new(),
         };
+        // A plain path is not decoded.
+        if parts.scheme.is_some() && !matches!(kind.body, Body::Encoded) {
+            source.body = percent_decode(parts.body).map_err(|why| source.invalid(why))?;
+        }
+        for attribute in parts.attributes() {
+            let Some((name, value)) = attribute.split_once('=') else {
+                return Err(invalid("an attribute without a value", kind.help("")));
+            };
+            if !kind.takes(name) {
+                let mut before = source.attributes.iter();
+                return Err(match before.all(|(name, value)| kind.shows(name, value)) {
+                    true => {
+                        let why = format!("unknown attribute {}", quoted(name));
+                        invalid(&why, kind.help(name))
+                    }
+                    // It may be the rest of a secret.
+                    false => source
+                        .invalid("unknown attribute after a hidden one")
+                        .hint("in a value, write `&` as %26"),
+                });
+            }
+            if source.attribute(name).is_some() {
+                return Err(source.invalid(format!("attribute {name:?} is given twice")));
+            }
+            let value = percent_decode(value)
+                .map_err(|why| source.invalid(format!("attribute {name:?}: {why}")))?;
+            source.attributes.push((name.to_owned(), value));
+        }
         source.replace_paths(|path| {
             let mut path = PathBuf::from(path);
             expand_home(&mut path);
             path
         })?;
         if source.secret()?.is_some_and(|secret| secret.reads_stdin()) && source.body_is_stdin() {
-            return Err(invalid(
-                "only one of the key and its passphrase may read stdin".to_owned(),
-            )
-            .hint("put one of them in a file"));
+            return Err(source
+                .invalid("only one of the key and its passphrase may read stdin")
+                .hint("put one of them in a file"));
         }
         Ok(source)
     }
@@ -189,14 +173,11 @@ impl Source {
     fn replace_paths(&mut self, replaced: impl Fn(&str) -> PathBuf) -> Result<()> {
         let text = self.text.clone();
         let replaced = |path: &str| {
-            replaced(path)
-                .into_os_string()
-                .into_string()
-                .map_err(|path| {
-                    let message = format!("{} of {} is not UTF-8", path.display(), quoted(&text));
-                    Error::new(ErrorKind::Usage, message)
-                        .hint("use a directory whose name is UTF-8")
-                })
+            let path = replaced(path).into_os_string().into_string();
+            path.map_err(|path| {
+                let message = format!("{} of {} is not UTF-8", path.display(), quoted(&text));
+                Error::new(ErrorKind::Usage, message).hint("use a directory whose name is UTF-8")
+            })
         };
         if let Body::Path(names_file) = &self.kind.body
             && names_file(self)
@@ -217,9 +198,7 @@ impl Source {
 
     /// The error for a source that its kind does not accept.
     pub fn invalid(&self, why: impl fmt::Display) -> Error {
-        let why = redact(&why.to_string());
-        let message = format!("{} is not a key source: {why}", quoted(&self.text));
-        Error::new(ErrorKind::Usage, message)
+        invalid(&self.text, &why.to_string())
     }
 
     /// What identifies the source. A PIN in it does not count: after one is refused, no other is
@@ -233,23 +212,27 @@ impl Source {
             .collect()
     }
 
-    /// The source as it was written, without what may be secret.
+    /// The source as written, without anything that may be secret.
     pub fn text(&self) -> &str {
         &self.text
     }
 
-    /// A source for the same key that works as printed: without what [`Source::text`] hides, which is
-    /// then prompted for.
+    /// A source for the same key that works as printed: it omits what [`Source::text`] hides, so that
+    /// qkey prompts for it.
     pub fn reusable(&self) -> String {
-        let (body, query) = match self.text.split_once('?') {
-            Some((body, query)) => (body, query),
-            None => return self.text.clone(),
-        };
-        let attributes = query.split('&');
-        let shown: Vec<&str> = attributes.filter(|text| !text.ends_with(HIDDEN)).collect();
-        match shown.is_empty() {
-            true => body.to_owned(),
-            false => format!("{body}?{}", shown.join("&")),
+        let start = self.text.split('?').next().unwrap_or_default();
+        self.rewritten(start, "")
+    }
+
+    /// The same, but with `start` before the attributes and without the attribute `omitted`.
+    pub fn rewritten(&self, start: &str, omitted: &str) -> String {
+        let kept: Vec<&str> = Parts::of(&self.text)
+            .attributes()
+            .filter(|text| !text.ends_with(HIDDEN) && text.split('=').next() != Some(omitted))
+            .collect();
+        match kept.is_empty() {
+            true => start.to_owned(),
+            false => format!("{start}?{}", kept.join("&")),
         }
     }
 
@@ -265,10 +248,8 @@ impl Source {
 
     /// An attribute's value, percent-decoded.
     pub fn attribute(&self, name: &str) -> Option<&str> {
-        self.attributes
-            .iter()
-            .find(|(known, _)| known == name)
-            .map(|(_, value)| value.as_str())
+        let (_, value) = self.attributes.iter().find(|(known, _)| known == name)?;
+        Some(value)
     }
 
     /// Whether the key itself is on stdin.
@@ -322,7 +303,6 @@ impl Source {
     /// # Errors
     /// When a key already exists, or this kind cannot create one.
     pub fn generate(&self, context: &Arc<Context>, how: &Generate) -> Result<Generated> {
-        let scheme = self.kind.scheme;
         let Some(generate) = self.kind.generate else {
             let message = format!("qkey cannot create a key in {}", quoted(&self.text));
             return Err(Error::new(ErrorKind::Usage, message).hint(
@@ -331,6 +311,7 @@ impl Source {
         };
         let makes_file = matches!(self.kind.body, Body::Path(_));
         if !makes_file && (how.format.is_some() || how.encrypt) {
+            let scheme = self.kind.scheme;
             let message =
                 format!("--format and --encrypt apply only to key files, not to {scheme}");
             return Err(Error::new(ErrorKind::Usage, message).hint("omit them"));
@@ -366,28 +347,39 @@ impl KeySource for Openable {
                 None => error,
             })?;
         let title = source.text.clone();
-        let guarded = {
-            let gate = gate.clone();
-            let title = title.clone();
-            move |signer| -> Box<dyn Signer> {
-                Box::new(Guarded {
-                    title,
-                    gate,
-                    signer,
-                })
-            }
-        };
         Ok(match opened {
-            Opened::Signer(signer) => Opened::Signer(guarded(signer)),
-            Opened::Locked(unlock) => {
-                Opened::Locked(Box::new(move || gate.open(&title, unlock).map(guarded)))
-            }
+            Opened::Signer(signer) => Opened::Signer(guarded(title, gate, signer)),
+            Opened::Locked(unlock) => Opened::Locked(Box::new(move || {
+                let signer = gate.open(&title, unlock)?;
+                Ok(guarded(title, gate, signer))
+            })),
         })
     }
 }
 
+/// The error for `text`, which is not a key source.
+fn invalid(text: &str, why: &str) -> Error {
+    let message = format!("{} is not a key source: {}", quoted(text), redact(why));
+    Error::new(ErrorKind::Usage, message)
+}
+
 impl SourceKind {
-    fn attribute_names(&self) -> Vec<String> {
+    /// A kind without attributes that cannot create keys.
+    pub const fn new(scheme: &'static str, form: &'static str, open: Open) -> Self {
+        Self {
+            scheme,
+            form,
+            body: Body::Text,
+            attributes: &[],
+            confidential: &[],
+            path_in: |_, _| None,
+            secret: None,
+            open,
+            generate: None,
+        }
+    }
+
+    pub fn attribute_names(&self) -> Vec<String> {
         let plain = self.attributes.iter().map(ToString::to_string);
         let secret = self
             .secret
@@ -417,14 +409,12 @@ impl SourceKind {
     fn help(&self, wrong: &str) -> String {
         let names = self.attribute_names();
         let nearest = did_you_mean(wrong, names.iter().map(String::as_str));
-        let takes = match names.is_empty() {
+        let names = match names.is_empty() {
             true => "no attributes".to_owned(),
             false => names.join(", "),
         };
-        format!(
-            "{nearest}{scheme} takes {takes}; in a name, write `?` as %3F: {scheme}:…%3F…",
-            scheme = self.scheme,
-        )
+        let scheme = self.scheme;
+        format!("{nearest}{scheme} takes {names}; in a name, write `?` as %3F: {scheme}:…%3F…")
     }
 }
 
@@ -462,7 +452,7 @@ fn did_you_mean<'a>(wrong: &str, known: impl IntoIterator<Item = &'a str>) -> St
         .unwrap_or_default()
 }
 
-/// A source as a user writes it, valid or not, without what may be secret: an attribute's value is
+/// A source as a user writes it, valid or not, without anything that may be secret: an attribute's value is
 /// shown only if its kind says that it is not a secret.
 pub fn redacted(text: &str, kinds: Kinds) -> String {
     let parts = Parts::of(text);
@@ -484,7 +474,7 @@ pub fn redacted(text: &str, kinds: Kinds) -> String {
         format!("?{}", all.join("&"))
     });
     let body = match kind.map(|kind| &kind.body) {
-        // Users put a PIN here by mistake.
+        // Users sometimes put a PIN here by mistake.
         Some(Body::Encoded) => {
             let attributes = parts.body.split_inclusive([';', '&']);
             attributes.map(without_pin).collect()

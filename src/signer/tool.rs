@@ -8,8 +8,9 @@ use std::{env, ffi::OsStr, io::Write, path::PathBuf, time::Duration};
 
 use regex::RegexSetBuilder;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
-use super::{Context, Opened, Signer, source::Source};
+use super::{Caution, Context, Opened, source::Source};
 use crate::{
     error::{Error, Kind, Reason, Result},
     private_file::TemporaryFile,
@@ -32,14 +33,19 @@ pub struct Row {
 /// The known error messages of one program. The first match decides.
 pub type Table = &'static [Row];
 
-/// A row of a [`Table`].
-pub const fn row(pattern: &'static str, reason: Option<Reason>, hint: &'static str) -> Row {
-    Row {
-        pattern,
-        reason,
-        hint,
-    }
+/// A [`Table`] of rows `PATTERN => REASON, HINT;`, where the reason `_` means unclassified.
+macro_rules! table {
+    (@ _) => { None };
+    (@ $reason:ident) => { Some($crate::error::Reason::$reason) };
+    ($($pattern:expr => $reason:tt, $hint:expr;)*) => {
+        &[$($crate::signer::tool::Row {
+            pattern: $pattern,
+            reason: $crate::signer::tool::table!(@ $reason),
+            hint: $hint,
+        }),*]
+    };
 }
+pub(super) use table;
 
 /// What is known about a program, whichever key it is used for.
 pub struct Vendor {
@@ -74,20 +80,19 @@ impl Tool {
         source: &Source,
         context: &Context,
     ) -> Result<Self> {
-        let title = source.text();
-        let found = programs
+        let title = source.text().to_owned();
+        let mut found = programs
             .iter()
-            .find_map(|program| subprocess::find(OsStr::new(program)).ok());
-        let Some(program) = found else {
-            let missing = Failure::NotFound {
-                program: programs.join("` or `"),
-            };
+            .filter_map(|program| subprocess::find(OsStr::new(program)).ok());
+        let Some(program) = found.next() else {
+            let program = programs.join("` or `");
             let error = Error::new(Kind::Key, format!("cannot open {title}"));
-            return Err(error.caused_by(&missing).hint(install));
+            let error = error.caused_by(&Failure::NotFound { program });
+            return Err(error.hint(install));
         };
         Ok(Self {
             vendor,
-            title: title.to_owned(),
+            title,
             program,
             timeout: context.timeout,
             key: String::new(),
@@ -120,6 +125,32 @@ impl Tool {
             .map_err(|failure| self.failed(doing, &failure))
     }
 
+    /// Runs a command whose reply in JSON has the text `member` (RFC 6901).
+    ///
+    /// # Errors
+    /// As [`Self::call`].
+    pub fn call_for(
+        &self,
+        doing: &str,
+        command: &Command,
+        member: &str,
+        expected: &'static str,
+    ) -> Result<String> {
+        let output = self.run(doing, command)?;
+        self.member(&output, member, expected)
+    }
+
+    /// The text `member` of a reply in JSON.
+    ///
+    /// # Errors
+    /// When the reply is not `expected`.
+    pub fn member(&self, output: &Output, member: &str, expected: &'static str) -> Result<String> {
+        let reply: Value = self.json(output, expected)?;
+        let text = reply.pointer(member).and_then(Value::as_str);
+        let text = text.ok_or_else(|| self.unexpected(expected, &output.stdout))?;
+        Ok(text.to_owned())
+    }
+
     /// Runs a command that replies in JSON.
     ///
     /// # Errors
@@ -145,10 +176,15 @@ impl Tool {
             (None, Failure::TimedOut { .. }) => Some(self.vendor.timed_out),
             (None, _) => None,
         };
-        Error::new(Kind::Key, format!("cannot {doing} {}", self.title))
+        self.cannot(doing)
             .because(known.and_then(|row| row.reason))
             .caused_by(failure)
             .maybe_hint(hint.map(|hint| self.filled_in(hint)))
+    }
+
+    /// The error of a key source that cannot be used; `doing` is as in [`Self::run`].
+    pub fn cannot(&self, doing: &str) -> Error {
+        Error::new(Kind::Key, format!("cannot {doing} {}", self.title))
     }
 
     fn filled_in(&self, hint: &str) -> String {
@@ -194,9 +230,7 @@ impl Tool {
                 public_key::Error::NotP256(_) => self.vendor.unfit,
                 _ => self.vendor.stranger,
             };
-            Error::new(Kind::Key, format!("cannot use {}", self.title))
-                .caused_by(&error)
-                .hint(hint)
+            self.cannot("use").caused_by(&error).hint(hint)
         })
     }
 
@@ -228,26 +262,35 @@ impl Tool {
             expected: expected.to_owned(),
             excerpt: subprocess::excerpt(reply),
         };
-        Error::new(Kind::Key, format!("cannot use {}", self.title))
-            .caused_by(&failure)
-            .hint(self.vendor.stranger)
+        let error = self.cannot("use").caused_by(&failure);
+        error.hint(self.vendor.stranger)
     }
 
-    /// The error of a signature that is not in the encoding `expected`; the hint names the encoding
-    /// that it seems to be in.
-    pub fn not_a_signature(&self, expected: &'static str, reply: &[u8]) -> Error {
-        let shown = match str::from_utf8(reply) {
-            Ok(text) => text.to_owned(),
-            Err(_) => base16ct::lower::encode_string(reply),
-        };
-        let hint = match signature::describe(reply) {
-            Some(found) => format!("qkey expects {expected}; this looks like {found}"),
-            None => format!("qkey expects {expected}"),
-        };
-        self.unexpected("a signature", shown.as_bytes()).hint(hint)
+    /// Parses a signature in the encoding `expected`.
+    ///
+    /// # Errors
+    /// When it is something else; the hint names the encoding that it seems to be in.
+    pub fn signature<T: AsRef<[u8]> + ?Sized>(
+        &self,
+        reply: &T,
+        parse: fn(&T) -> std::result::Result<Signature, signature::Error>,
+        expected: &str,
+    ) -> Result<Signature> {
+        parse(reply).map_err(|_| {
+            let reply = reply.as_ref();
+            let shown = match str::from_utf8(reply) {
+                Ok(text) => text.to_owned(),
+                Err(_) => base16ct::lower::encode_string(reply),
+            };
+            let seems = signature::describe(reply)
+                .map(|found| format!("; this looks like {found}"))
+                .unwrap_or_default();
+            self.unexpected("a signature", shown.as_bytes())
+                .hint(format!("qkey expects {expected}{seems}"))
+        })
     }
 
-    /// A file for a program that reads from one what it signs.
+    /// A file for a program that reads what it signs from a file.
     ///
     /// # Errors
     /// When it cannot be written.
@@ -259,22 +302,15 @@ impl Tool {
         };
         write().map_err(|error: std::io::Error| {
             let hint = "{tool} reads the challenge from a file: set TMPDIR to a writable directory";
-            Error::new(Kind::Key, format!("cannot sign with {}", self.title))
-                .caused_by(&error)
-                .hint(self.filled_in(hint))
+            let error = self.cannot("sign with").caused_by(&error);
+            error.hint(self.filled_in(hint))
         })
     }
 }
 
 /// Creating a key.
 impl Tool {
-    /// The usage error of a source that names a version of a key that does not exist yet.
-    pub fn names_version(source: &Source, hint: &str) -> Error {
-        let message = format!("cannot create {:?}: it names a version", source.text());
-        Error::new(Kind::Usage, message).hint(hint)
-    }
-
-    /// Creates a key at a place where `probe` finds none.
+    /// Makes sure that there is no key yet: `probe` must not find one.
     ///
     /// # Errors
     /// When `probe` finds a key there, or fails for any reason but its absence.
@@ -300,23 +336,18 @@ impl Tool {
     pub fn create<T>(
         &self,
         command: &Command,
-        lost: impl FnOnce() -> String,
+        lost: &str,
         read: impl FnOnce(&Output) -> Result<T>,
     ) -> Result<T> {
-        let (error, may_exist) = match command.run() {
+        let error = match command.run() {
             Ok(output) => match read(&output) {
                 Ok(reply) => return Ok(reply),
-                Err(error) => (error, true),
+                Err(error) => error,
             },
-            Err(failure) => {
-                let has_answered = matches!(failure, Failure::Exited { .. });
-                (self.failed(CREATE, &failure), !has_answered)
-            }
+            Err(failure @ Failure::Exited { .. }) => return Err(self.failed(CREATE, &failure)),
+            Err(failure) => self.failed(CREATE, &failure),
         };
-        Err(match may_exist {
-            true => error.hint(format!("the key may have been created anyway: {}", lost())),
-            false => error,
-        })
+        Err(error.hint(format!("the key may have been created anyway: {lost}")))
     }
 
     /// The command that shows whether the key of this source exists, for hints.
@@ -340,7 +371,8 @@ impl Vendor {
     }
 }
 
-fn classify(table: Table, words: &str) -> Option<&'static Row> {
+/// The row of a table for a program's output.
+pub fn classify(table: Table, words: &str) -> Option<&'static Row> {
     let patterns = RegexSetBuilder::new(table.iter().map(|row| row.pattern))
         .multi_line(true)
         .build()
@@ -360,27 +392,35 @@ pub fn opened(
     public_key: PublicKey,
     sign: impl Fn(&[u8]) -> Result<Signature> + Send + Sync + 'static,
 ) -> Opened {
-    Opened::Signer(Box::new(ToolSigner { public_key, sign }))
+    Opened::Signer(super::signer(public_key, Caution::FirstUse, sign))
 }
 
-struct ToolSigner<S> {
-    public_key: PublicKey,
-    sign: S,
-}
+/// Why a source cannot name a new key.
+pub const NAMES_VERSION: &str = "it names a version";
 
-impl<S: Fn(&[u8]) -> Result<Signature> + Send + Sync> Signer for ToolSigner<S> {
-    fn public_key(&self) -> &PublicKey {
-        &self.public_key
-    }
-
-    fn sign(&self, challenge: &[u8]) -> Result<Signature> {
-        (self.sign)(challenge)
-    }
+/// The usage error of a source that cannot name a new key.
+pub fn cannot_create(source: &Source, why: &str, hint: &str) -> Error {
+    let message = format!("cannot create {:?}: {why}", source.text());
+    Error::new(Kind::Usage, message).hint(hint)
 }
 
 #[cfg(test)]
 pub mod tests {
     use super::*;
+
+    pub fn source(text: &str) -> Source {
+        crate::signer::registry::parse(text).expect("the grammar of key sources")
+    }
+
+    /// Checks that each source is a usage error, and what its message contains.
+    #[track_caller]
+    pub fn assert_malformed<N>(parse: fn(&Source) -> Result<N>, sources: &[(&str, &str)]) {
+        for (text, why) in sources {
+            let error = parse(&source(text)).err().expect(text);
+            assert_eq!(error.kind(), Kind::Usage);
+            assert!(error.message().contains(why), "{text}: {error}");
+        }
+    }
 
     /// Checks a table against real output of its program: the samples of each row, in order.
     #[track_caller]
@@ -397,10 +437,10 @@ pub mod tests {
 
     #[test]
     fn patterns_match_at_line_starts_in_table_order() {
-        const TABLE: Table = &[
-            row("^first", Some(Reason::NotFound), ""),
-            row("^(first|second)", None, ""),
-        ];
+        const TABLE: Table = table! {
+            "^first" => NotFound, "";
+            "^(first|second)" => _, "";
+        };
         for (words, reason) in [
             ("noise\nfirst", Some(Some(Reason::NotFound))),
             ("second\nfirst", Some(Some(Reason::NotFound))),

@@ -2,7 +2,7 @@
 //! by `&` and percent-encoded (RFC 3986).
 
 /// Splits a URI into its scheme (RFC 3986, section 3.1) and the rest after the `:`.
-/// Returns nothing for a plain path.
+/// `None` for a plain path.
 pub(crate) fn split_scheme(text: &str) -> Option<(&str, &str)> {
     let (scheme, rest) = text.split_once(':')?;
     let mut chars = scheme.chars();
@@ -39,21 +39,13 @@ pub(crate) fn percent_decode(text: &str) -> Result<String, NotEncoded> {
 /// # Errors
 /// [`NotEncoded::NoEscape`].
 pub(crate) fn percent_decode_bytes(text: &str) -> Result<Vec<u8>, NotEncoded> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((&byte, tail)) = rest.split_first() {
-        if byte != b'%' {
-            bytes.push(byte);
-            rest = tail;
-            continue;
-        }
-        let escape = tail.get(..2).unwrap_or_default();
-        let decoded = base16ct::mixed::decode_vec(escape)
-            .ok()
-            .filter(|decoded| decoded.len() == 1)
-            .ok_or(NotEncoded::NoEscape)?;
+    let mut parts = text.as_bytes().split(|&byte| byte == b'%');
+    let mut bytes = parts.next().unwrap_or_default().to_vec();
+    for part in parts {
+        let (escape, rest) = part.split_at_checked(2).ok_or(NotEncoded::NoEscape)?;
+        let decoded = base16ct::mixed::decode_vec(escape).map_err(|_| NotEncoded::NoEscape)?;
         bytes.extend(decoded);
-        rest = &tail[2..];
+        bytes.extend(rest);
     }
     Ok(bytes)
 }
@@ -66,7 +58,7 @@ pub(super) struct Parts<'a> {
 }
 
 impl<'a> Parts<'a> {
-    /// Takes a path or a URI apart.
+    /// Splits a path or a URI.
     pub(super) fn of(text: &'a str) -> Self {
         let (scheme, rest) = match split_scheme(text) {
             Some((scheme, rest)) => (Some(scheme), rest),
@@ -83,7 +75,7 @@ impl<'a> Parts<'a> {
         }
     }
 
-    /// `name=value` each, in their order.
+    /// The attributes in order, each as `name=value`.
     pub(super) fn attributes(&self) -> impl Iterator<Item = &'a str> {
         let all = self.query.unwrap_or_default().split('&');
         all.filter(|attribute| !attribute.is_empty())

@@ -11,26 +11,15 @@ use serde_json::Value;
 
 use super::{
     Context, Opened,
-    source::{Body, Generate, Generated, Source, SourceKind, no_path},
-    tool::{self, Table, Tool, Vendor, row},
+    source::{Generate, Generated, Source, SourceKind},
+    tool::{self, Table, Tool, Vendor, cannot_create, table},
 };
-use crate::{
-    error::{Reason, Result},
-    public_key::PublicKey,
-    signature::Signature,
-    subprocess::Command,
-};
+use crate::{error::Result, public_key::PublicKey, signature::Signature, subprocess::Command};
 
 pub static KIND: SourceKind = SourceKind {
-    scheme: "hashivault",
-    form: "hashivault://KEY",
-    body: Body::Text,
     attributes: &[MOUNT, VERSION, TOOL],
-    confidential: &[],
-    path_in: no_path,
-    secret: None,
-    open,
     generate: Some(generate),
+    ..SourceKind::new("hashivault", "hashivault://KEY", open)
 };
 
 const MOUNT: &str = "mount";
@@ -59,57 +48,28 @@ const REACH: &str = "check VAULT_ADDR (for bao: BAO_ADDR) and the network: `{too
                      attribute tool selects vault or bao";
 
 /// Errors of the service come as one or more lines, each after a `*`.
-const TABLE: Table = &[
-    row(
-        r"^(No value found at |\s*\* signing key not found)",
-        Some(Reason::NotFound),
+const TABLE: Table = table! {
+    r"^(No value found at |\s*\* signing key not found)" => NotFound,
         "check the key's name, the attribute mount (default: transit), and the namespace: `{tool} \
-         secrets list` lists the engines",
-    ),
-    row(
-        r"^\s*\* (no handler for route|unsupported (path|operation))",
-        Some(Reason::Unsupported),
-        NOT_TRANSIT,
-    ),
-    row(
-        r"^\s*\* (invalid token|missing client token)",
-        Some(Reason::LoggedOut),
-        "log in: `{tool} login`, or set a new token in VAULT_TOKEN or BAO_TOKEN",
-    ),
-    row(
-        r"^\s*\* permission denied",
-        Some(Reason::Denied),
+         secrets list` lists the engines";
+    r"^\s*\* (no handler for route|unsupported (path|operation))" => Unsupported, NOT_TRANSIT;
+    r"^\s*\* (invalid token|missing client token)" => LoggedOut,
+        "log in: `{tool} login`, or set a new token in VAULT_TOKEN or BAO_TOKEN";
+    r"^\s*\* permission denied" => Denied,
         "log in (`{tool} login`), or ask for a policy that allows it; `{tool} token capabilities \
          {key}` shows what you may do. Signing needs `read` on keys/KEY and `update` on \
-         sign/KEY/sha2-256; creating a key needs `create` and `update` on keys/KEY",
-    ),
-    row(
-        r"^\s*\* Vault is sealed",
-        Some(Reason::Unreachable),
-        "unseal it: `{tool} operator unseal`, or wait until someone else does",
-    ),
-    row(
-        r"^\s*\* .*rate limit quota exceeded",
-        Some(Reason::Throttled),
-        "try again later",
-    ),
-    row(
-        "http: server gave HTTP response to HTTPS client$",
-        Some(Reason::Unreachable),
-        "the server speaks plain HTTP: VAULT_ADDR or BAO_ADDR must begin with http://",
-    ),
-    row(
-        r"(^|: )(tls: failed to verify certificate: )?x509: ",
-        Some(Reason::Unreachable),
+         sign/KEY/sha2-256; creating a key needs `create` and `update` on keys/KEY";
+    r"^\s*\* Vault is sealed" => Unreachable,
+        "unseal it: `{tool} operator unseal`, or wait until someone else does";
+    r"^\s*\* .*rate limit quota exceeded" => Throttled, "try again later";
+    "http: server gave HTTP response to HTTPS client$" => Unreachable,
+        "the server speaks plain HTTP: VAULT_ADDR or BAO_ADDR must begin with http://";
+    r"(^|: )(tls: failed to verify certificate: )?x509: " => Unreachable,
         "if the server uses its own certificate authority, name its file with VAULT_CACERT or \
-         BAO_CACERT",
-    ),
-    row(
-        "(connection refused|no such host|no route to host|i/o timeout|context deadline exceeded.*)$",
-        Some(Reason::Unreachable),
-        REACH,
-    ),
-];
+         BAO_CACERT";
+    "(connection refused|no such host|no route to host|i/o timeout|context deadline exceeded.*)$" => Unreachable,
+        REACH;
+};
 
 /// The program, and the key that it uses.
 struct Vault {
@@ -126,8 +86,8 @@ struct Name {
 }
 
 #[derive(Deserialize)]
-struct Reply<T> {
-    data: T,
+struct Reply {
+    data: Value,
 }
 
 /// The reply to `read MOUNT/keys/KEY`.
@@ -140,12 +100,6 @@ struct KeyReply {
     keys: BTreeMap<String, Value>,
 }
 
-#[derive(Deserialize)]
-struct SignReply {
-    /// `vault:vN:` and Base64 of ASN.1 DER.
-    signature: String,
-}
-
 impl Vault {
     fn find(source: &Source, context: &Context, name: Name) -> Result<Self> {
         let wanted = source.attribute(TOOL);
@@ -154,9 +108,8 @@ impl Vault {
             .filter(|tool| wanted.is_none_or(|wanted| wanted == *tool))
             .collect();
         if programs.is_empty() {
-            return Err(source
-                .invalid("unknown tool")
-                .hint(format!("write {TOOL}={}", TOOLS.join(" or "))));
+            let hint = format!("write {TOOL}={}", TOOLS.join(" or "));
+            return Err(source.invalid("unknown tool").hint(hint));
         }
         let tool = Tool::find(&VAULT, &programs, INSTALL, source, context)?;
         Ok(Self {
@@ -188,7 +141,7 @@ impl Vault {
     /// When it cannot be read, or is not an ECDSA P-256 key.
     fn read(&self) -> Result<KeyReply> {
         let command = self.read_command();
-        let reply: Reply<Value> = self.tool.call("open", &command, "JSON with data")?;
+        let reply: Reply = self.tool.call("open", &command, "JSON with data")?;
         // Another engine's data may be secret, and is not shown.
         let key: KeyReply = serde_json::from_value(reply.data).map_err(|_| {
             let why = "it is not a key of a transit engine".to_owned();
@@ -221,16 +174,16 @@ impl Vault {
             ])
             .stdin(BASE64_STANDARD.encode(challenge));
         let expected = "JSON with a signature";
-        let reply: Reply<SignReply> = self.tool.call("sign with", &command, expected)?;
-        let whole = reply.data.signature;
+        let whole = self
+            .tool
+            .call_for("sign with", &command, "/data/signature", expected)?;
         let Some(signature) = whole.strip_prefix(&format!("vault:v{version}:")) else {
             let expected = "a signature by the requested key version";
             return Err(self.tool.unexpected(expected, whole.as_bytes()));
         };
-        Signature::from_base64(signature).map_err(|_| {
-            let expected = "Base64 of ASN.1 DER after vault:vN:";
-            self.tool.not_a_signature(expected, signature.as_bytes())
-        })
+        let encoding = "Base64 of ASN.1 DER after vault:vN:";
+        self.tool
+            .signature(signature, Signature::from_base64, encoding)
     }
 }
 
@@ -248,10 +201,8 @@ fn open(source: &Source, context: &Arc<Context>) -> Result<Opened> {
 fn generate(source: &Source, context: &Arc<Context>, _: &Generate) -> Result<Generated> {
     let name = Name::of(source)?;
     if name.version.is_some() {
-        return Err(Tool::names_version(
-            source,
-            "leave the attribute key-version out: a new key starts with version 1",
-        ));
+        let hint = "leave the attribute key-version out: a new key starts with version 1";
+        return Err(cannot_create(source, tool::NAMES_VERSION, hint));
     }
     let vault = Vault::find(source, context, name)?;
     let tool = &vault.tool;
@@ -260,7 +211,7 @@ fn generate(source: &Source, context: &Arc<Context>, _: &Generate) -> Result<Gen
     let command = vault
         .command("write", &format!("keys/{}", vault.name.key))
         .arg(format!("type={KEY_TYPE}"));
-    tool.create(&command, || tool.look(), |_| Ok(()))?;
+    tool.create(&command, &tool.look(), |_| Ok(()))?;
     let key = vault.read()?;
     if key.latest_version != 1 {
         // Another client created it in the meantime.
@@ -283,7 +234,7 @@ impl Name {
             .body()
             .strip_prefix("//")
             .ok_or_else(|| invalid("hashivault: must be followed by two slashes"))?;
-        // Vault, GenericNameRegex: letters, digits and `_`; inside also `-` and `.`.
+        // Vault, GenericNameRegex: letters, digits, and `_`; except at either end also `-` and `.`.
         let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
         let is_name = key.starts_with(is_word)
             && key.ends_with(is_word)
@@ -294,7 +245,7 @@ impl Name {
         let mount = source.attribute(MOUNT).unwrap_or("transit");
         let mount = mount.trim_matches('/');
         let is_path = |part: &str| !matches!(part, "" | "." | "..");
-        // It is the first part of an argument.
+        // It begins an argument and must not look like a flag.
         if mount.starts_with('-') || !mount.split('/').all(is_path) {
             return Err(invalid("it contains an invalid mount"));
         }
@@ -315,12 +266,7 @@ impl Name {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::Kind as ErrorKind;
-    use crate::signer::tool::tests::assert_classifies;
-
-    fn parse(text: &str) -> Result<Name> {
-        Name::of(&crate::signer::registry::parse(text).expect("the grammar of key sources"))
-    }
+    use crate::signer::tool::tests::{assert_classifies, assert_malformed, source};
 
     #[test]
     fn parse_key_mount_and_version() {
@@ -345,30 +291,29 @@ mod tests {
                 key,
                 version,
             };
-            assert_eq!(parse(text).expect(text), name);
+            assert_eq!(Name::of(&source(text)).expect(text), name);
         }
     }
 
     #[test]
     fn malformed_sources_are_usage_errors() {
-        for (text, why) in [
-            ("hashivault:lock", "two slashes"),
-            ("hashivault://", "invalid key name"),
-            ("hashivault:///lock", "invalid key name"),
-            ("hashivault://transit/lock", "invalid key name"),
-            ("hashivault://-lock", "invalid key name"),
-            ("hashivault://lock.", "invalid key name"),
-            ("hashivault://a%20b", "invalid key name"),
-            ("hashivault://lock?mount=", "invalid mount"),
-            ("hashivault://lock?mount=-x", "invalid mount"),
-            ("hashivault://lock?mount=a/../b", "invalid mount"),
-            ("hashivault://lock?key-version=0", "a positive number"),
-            ("hashivault://lock?key-version=latest", "a positive number"),
-        ] {
-            let error = parse(text).expect_err(text);
-            assert_eq!(error.kind(), ErrorKind::Usage);
-            assert!(error.message().contains(why), "{text}: {error}");
-        }
+        assert_malformed(
+            Name::of,
+            &[
+                ("hashivault:lock", "two slashes"),
+                ("hashivault://", "invalid key name"),
+                ("hashivault:///lock", "invalid key name"),
+                ("hashivault://transit/lock", "invalid key name"),
+                ("hashivault://-lock", "invalid key name"),
+                ("hashivault://lock.", "invalid key name"),
+                ("hashivault://a%20b", "invalid key name"),
+                ("hashivault://lock?mount=", "invalid mount"),
+                ("hashivault://lock?mount=-x", "invalid mount"),
+                ("hashivault://lock?mount=a/../b", "invalid mount"),
+                ("hashivault://lock?key-version=0", "a positive number"),
+                ("hashivault://lock?key-version=latest", "a positive number"),
+            ],
+        );
     }
 
     #[test]

@@ -2,44 +2,26 @@
 //! at once.
 
 use std::{
-    io::{self, Read, Write},
+    io::{self, ErrorKind, Read, Write},
     os::unix::net::UnixStream,
-    path::{Path, PathBuf},
-    sync::{Mutex, PoisonError},
-    thread,
+    path::PathBuf,
+    sync::{Mutex, mpsc},
     time::{Duration, Instant},
 };
 
-use rustix::{
-    event::{PollFd, PollFlags, Timespec, poll},
-    io::{Errno, FdFlags, fcntl_setfd},
-    net::{self, AddressFamily, SocketAddrUnix, SocketType},
-};
+use rustix::net::SocketAddrUnix;
+use zeroize::Zeroizing;
 
-use crate::{encoding::ssh_wire::Writer, error::Kind, interrupt};
+use super::{CHECK, failed};
+use crate::{
+    encoding::ssh_wire::Writer,
+    error::{Error, Result},
+    interrupt::{self, NoResult},
+    parallel::{aside, lock},
+};
 
 /// The longest message in either direction: what OpenSSH's agent takes (`AGENT_MAX_LEN`).
 const MAX_MESSAGE: usize = 256 << 10;
-
-/// The wait between attempts to connect while the agent's queue is full.
-const QUEUE_PAUSE: Duration = Duration::from_millis(20);
-
-/// Why there is no reply.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum ConnectionError {
-    #[error("cannot connect to {}", .path.display())]
-    Unreachable { path: PathBuf, source: io::Error },
-    #[error("the connection to the agent failed")]
-    Broken(#[from] io::Error),
-    #[error("the agent closed the connection before its reply was complete")]
-    Closed,
-    #[error("the agent announced a reply of {0} bytes; the limit is {MAX_MESSAGE}")]
-    TooLong(usize),
-    #[error("the agent did not respond within {} s", .0.as_secs())]
-    TimedOut(Duration),
-    #[error("interrupted")]
-    Interrupted(Kind),
-}
 
 /// A connection to an agent, opened on first use and kept.
 pub(super) struct Connection {
@@ -65,158 +47,117 @@ impl Connection {
     ///
     /// # Errors
     /// When the agent cannot be reached, does not reply in time, or breaks the framing.
-    pub(super) fn exchange(&self, message: &[u8]) -> Result<Vec<u8>, ConnectionError> {
+    pub(super) fn exchange(&self, message: &[u8]) -> Result<Vec<u8>> {
         let frame = Writer::with_capacity(4 + message.len()).string(message);
-        let frame = frame.finish();
-        let mut kept = self.stream.lock().unwrap_or_else(PoisonError::into_inner);
-        let patience = Patience {
-            timeout: self.timeout,
-            deadline: Instant::now() + self.timeout,
-        };
-        if let Some(stream) = kept.take() {
-            let mut exchange = Exchange { stream, patience };
-            if let Some(reply) = exchange.run(&frame)? {
-                *kept = Some(exchange.stream);
-                return Ok(reply);
-            }
-            log::debug!("the agent has closed the connection; making a new one");
-        }
-        let mut exchange = Exchange {
-            stream: connect(&self.path, &patience)?,
-            patience,
-        };
-        let reply = exchange.run(&frame)?.ok_or(ConnectionError::Closed)?;
-        *kept = Some(exchange.stream);
-        Ok(reply)
-    }
-}
-
-/// The deadline of a whole exchange.
-#[derive(Clone, Copy)]
-struct Patience {
-    timeout: Duration,
-    deadline: Instant,
-}
-
-impl Patience {
-    /// The time left.
-    fn left(&self) -> Result<Duration, ConnectionError> {
+        let mut stream = lock(&self.stream);
+        let interrupted = |kind| Error::new(kind, "interrupted");
         if let Some(kind) = interrupt::received() {
-            return Err(ConnectionError::Interrupted(kind));
+            return Err(interrupted(kind));
         }
-        match self.deadline.saturating_duration_since(Instant::now()) {
-            Duration::ZERO => Err(ConnectionError::TimedOut(self.timeout)),
-            left => Ok(left),
-        }
-    }
-}
-
-fn connect(path: &Path, patience: &Patience) -> Result<UnixStream, ConnectionError> {
-    let unreachable = |errno: Errno| ConnectionError::Unreachable {
-        path: path.to_owned(),
-        source: errno.into(),
-    };
-    let address = SocketAddrUnix::new(path).map_err(unreachable)?;
-    // The standard library's connect would wait without a deadline when the agent's queue of
-    // connections is full.
-    let socket = net::socket(AddressFamily::UNIX, SocketType::STREAM, None).map_err(unreachable)?;
-    fcntl_setfd(&socket, FdFlags::CLOEXEC).map_err(unreachable)?;
-    let stream = UnixStream::from(socket);
-    stream.set_nonblocking(true)?;
-    loop {
-        match net::connect(&stream, &address) {
-            Ok(()) => return Ok(stream),
-            Err(Errno::AGAIN) => thread::sleep(patience.left()?.min(QUEUE_PAUSE)),
-            Err(Errno::INTR) => {
-                patience.left()?;
+        let exchange = Exchange {
+            path: self.path.clone(),
+            timeout: self.timeout,
+            frame: frame.finish(),
+        };
+        let (sender, receiver) = mpsc::channel();
+        let deadline = Instant::now() + self.timeout;
+        let kept = stream.take();
+        aside(move || drop(sender.send(exchange.run(kept))));
+        match interrupt::wait(&receiver, Some(deadline)) {
+            Ok(result) => {
+                let (kept, reply) = result?;
+                *stream = Some(kept);
+                Ok(reply)
             }
-            Err(errno) => return Err(unreachable(errno)),
+            Err(NoResult::Interrupted(kind)) => Err(interrupted(kind)),
+            Err(NoResult::TimedOut | NoResult::Disconnected) => Err(timed_out(self.timeout)),
         }
     }
 }
 
+/// One message, exchanged on its own thread: nothing else can end the wait for an agent whose queue of
+/// connections is full.
 struct Exchange {
-    stream: UnixStream,
-    patience: Patience,
+    path: PathBuf,
+    timeout: Duration,
+    frame: Zeroizing<Vec<u8>>,
 }
 
 impl Exchange {
-    /// The reply to a framed message; `None` when the agent closed the connection before sending any
-    /// of it, so that a retry on a new connection gets one reply.
-    fn run(&mut self, frame: &[u8]) -> Result<Option<Vec<u8>>, ConnectionError> {
-        let mut length = [0; 4];
-        let begun = self
-            .send(frame)
-            .and_then(|()| self.receive(&mut length[..1]));
-        match begun {
-            Err(ConnectionError::Closed) => return Ok(None),
-            begun => begun?,
+    fn run(&self, kept: Option<UnixStream>) -> Result<(UnixStream, Vec<u8>)> {
+        if let Some(mut stream) = kept {
+            if let Some(reply) = self.reply(&mut stream)? {
+                return Ok((stream, reply));
+            }
+            log::debug!("the agent has closed the connection; making a new one");
         }
-        self.receive(&mut length[1..])?;
+        let mut stream = self.connect().map_err(|error| {
+            let hint = "the agent may have exited or belong to another user: check with `ssh-add \
+                        -l`, or start a new one with `eval \"$(ssh-agent)\"`";
+            failed(format!("cannot connect to {}", self.path.display()), hint).caused_by(&error)
+        })?;
+        match self.reply(&mut stream)? {
+            Some(reply) => Ok((stream, reply)),
+            None => Err(self.broken(&ErrorKind::UnexpectedEof.into())),
+        }
+    }
+
+    fn connect(&self) -> io::Result<UnixStream> {
+        // The standard library words the error for a path that is too long differently.
+        SocketAddrUnix::new(&self.path)?;
+        let stream = UnixStream::connect(&self.path)?;
+        // Nobody waits for the reply after that, so the thread closes the connection.
+        stream.set_read_timeout(Some(self.timeout))?;
+        stream.set_write_timeout(Some(self.timeout))?;
+        Ok(stream)
+    }
+
+    /// The reply to the message; `None` when the agent closed the connection before sending any of it,
+    /// so that a retry on a new connection gets one reply.
+    fn reply(&self, stream: &mut UnixStream) -> Result<Option<Vec<u8>>> {
+        let mut length = [0; 4];
+        let begun = stream
+            .write_all(&self.frame)
+            .and_then(|()| stream.read_exact(&mut length[..1]));
+        if begun.as_ref().is_err_and(is_closed) {
+            return Ok(None);
+        }
+        begun
+            .and_then(|()| stream.read_exact(&mut length[1..]))
+            .map_err(|error| self.broken(&error))?;
         let length = u32::from_be_bytes(length) as usize;
         if length > MAX_MESSAGE {
-            return Err(ConnectionError::TooLong(length));
+            let why = format!(
+                "the agent announced a reply of {length} bytes; the limit is {MAX_MESSAGE}"
+            );
+            return Err(failed(why, CHECK));
         }
         let mut reply = vec![0; length];
-        self.receive(&mut reply)?;
+        let read = stream.read_exact(&mut reply);
+        read.map_err(|error| self.broken(&error))?;
         Ok(Some(reply))
     }
 
-    fn send(&mut self, mut bytes: &[u8]) -> Result<(), ConnectionError> {
-        while !bytes.is_empty() {
-            let sent = self.when_ready(PollFlags::OUT, |stream| stream.write(bytes))?;
-            bytes = &bytes[sent..];
+    fn broken(&self, error: &io::Error) -> Error {
+        match error.kind() {
+            ErrorKind::WouldBlock => timed_out(self.timeout),
+            _ if is_closed(error) => failed(
+                "the agent closed the connection before its reply was complete",
+                CHECK,
+            ),
+            _ => failed("the connection to the agent failed", CHECK).caused_by(error),
         }
-        Ok(())
     }
+}
 
-    /// Fills the whole of `buffer`.
-    fn receive(&mut self, mut buffer: &mut [u8]) -> Result<(), ConnectionError> {
-        while !buffer.is_empty() {
-            match self.when_ready(PollFlags::IN, |stream| stream.read(buffer))? {
-                0 => return Err(ConnectionError::Closed),
-                received => buffer = &mut buffer[received..],
-            }
-        }
-        Ok(())
-    }
+fn is_closed(error: &io::Error) -> bool {
+    use ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+    matches!(error.kind(), BrokenPipe | ConnectionReset | UnexpectedEof)
+}
 
-    /// Retries `step` until it neither blocks nor is interrupted.
-    fn when_ready(
-        &mut self,
-        flags: PollFlags,
-        mut step: impl FnMut(&mut UnixStream) -> io::Result<usize>,
-    ) -> Result<usize, ConnectionError> {
-        use io::ErrorKind::{BrokenPipe, ConnectionReset, Interrupted, WouldBlock};
-        loop {
-            self.wait(flags)?;
-            match step(&mut self.stream) {
-                Ok(count) => return Ok(count),
-                Err(error) if matches!(error.kind(), WouldBlock | Interrupted) => {}
-                Err(error) if matches!(error.kind(), BrokenPipe | ConnectionReset) => {
-                    return Err(ConnectionError::Closed);
-                }
-                Err(error) => return Err(ConnectionError::Broken(error)),
-            }
-        }
-    }
-
-    /// Waits for the socket and for signals.
-    fn wait(&self, flags: PollFlags) -> Result<(), ConnectionError> {
-        loop {
-            let left = self.patience.left()?;
-            // A timeout beyond what this system can express is no limit.
-            let left = Timespec::try_from(left).ok();
-            let mut fds = vec![PollFd::new(&self.stream, flags)];
-            let wake = interrupt::wake_fd();
-            if let Some(wake) = &wake {
-                fds.push(PollFd::new(wake, PollFlags::IN));
-            }
-            match poll(&mut fds, left.as_ref()) {
-                Ok(_) if !fds[0].revents().is_empty() => return Ok(()),
-                Ok(_) | Err(Errno::INTR) => {}
-                Err(errno) => return Err(ConnectionError::Broken(errno.into())),
-            }
-        }
-    }
+fn timed_out(timeout: Duration) -> Error {
+    let why = format!("the agent did not respond within {} s", timeout.as_secs());
+    let hint = "the agent may be waiting for confirmation or a touch; allow more time with --timeout \
+                SECONDS, or restart it";
+    failed(why, hint)
 }

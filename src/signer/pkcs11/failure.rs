@@ -1,75 +1,41 @@
 //! Why PKCS#11 calls fail, and how those failures are presented.
 
-use std::{fmt::Display, io, iter, path::PathBuf, time::Duration};
+use std::{fmt::Display, io, path::PathBuf, time::Duration};
 
 use cryptoki::{
     context::Function,
     error::{Error as Pkcs11Error, RvError},
 };
 
-use crate::error::{Error, Kind, Reason};
+use crate::{
+    error::{Error, Kind, Reason},
+    signer::tool::{Row, Table, classify, table},
+};
 
 /// How many tokens or keys an error lists.
 const LISTED: usize = 20;
 
-/// What a return code of a module means, with the next step. Other codes are unclassified.
-const CODES: &[(RvError, Option<Reason>, Option<&str>)] = &[
-    (RvError::PinIncorrect, Some(Reason::WrongSecret), None),
-    (RvError::PinInvalid, Some(Reason::WrongSecret), None),
-    (RvError::PinLenRange, Some(Reason::WrongSecret), None),
-    (
-        RvError::PinLocked,
-        Some(Reason::Disabled),
-        Some("unblock the token's PIN with its SO PIN or PUK, using the token's own tool"),
-    ),
-    (
-        RvError::PinExpired,
-        Some(Reason::Disabled),
-        Some("set a new PIN with the token's own tool"),
-    ),
-    (
-        RvError::TokenNotPresent,
-        Some(Reason::Unreachable),
-        Some("insert the token and run this again"),
-    ),
-    (
-        RvError::DeviceRemoved,
-        Some(Reason::Unreachable),
-        Some("insert the token and run this again"),
-    ),
-    (
-        RvError::FunctionCanceled,
-        Some(Reason::NeedsPerson),
-        Some("run this again and enter the PIN on the reader's keypad"),
-    ),
-    (
-        RvError::MechanismInvalid,
-        Some(Reason::Unsupported),
-        Some(
-            "the token must support CKM_ECDSA (and CKM_EC_KEY_PAIR_GEN to generate a key): see \
-             `pkcs11-tool --module MODULE --list-mechanisms`",
-        ),
-    ),
-    (
-        RvError::SessionCount,
-        None,
-        Some("close other programs that use the token"),
-    ),
-];
+/// What a return code of a module means, with the next step if it is always the same.
+const CODES: Table = table! {
+    "^CKR_PIN_(INCORRECT|INVALID|LEN_RANGE)$" => WrongSecret, "";
+    "^CKR_PIN_LOCKED$" => Disabled,
+        "unblock the token's PIN with its SO PIN or PUK, using the token's own tool";
+    "^CKR_PIN_EXPIRED$" => Disabled, "set a new PIN with the token's own tool";
+    "^CKR_(TOKEN_NOT_PRESENT|DEVICE_REMOVED)$" => Unreachable,
+        "insert the token and run this again";
+    "^CKR_FUNCTION_CANCELED$" => NeedsPerson,
+        "run this again and enter the PIN on the reader's keypad";
+    "^CKR_MECHANISM_INVALID$" => Unsupported,
+        "the token must support CKM_ECDSA (and CKM_EC_KEY_PAIR_GEN to generate a key): see \
+         `pkcs11-tool --module MODULE --list-mechanisms`";
+    "^CKR_SESSION_COUNT$" => _, "close other programs that use the token";
+};
 
 /// Why a PKCS#11 module call failed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ModuleError {
-    #[error("no module {}", .0.display())]
-    NotThere(PathBuf),
-    #[error("no module {name} in {}", paths(places))]
-    NotFound { name: String, places: Vec<PathBuf> },
-    #[error("no PKCS#11 module found: looked for {} in {}, and for {}", .names.join(", "), paths(.folders), .vendors.join(", "))]
-    NoneAnywhere {
-        names: &'static [&'static str],
-        folders: Vec<PathBuf>,
-        vendors: &'static [&'static str],
-    },
+    #[error("no {0}")]
+    NotFound(String),
     #[error("{} is not a PKCS#11 module: {why}", path.display())]
     NotAModule { path: PathBuf, why: String },
     #[error("C_{function:?} failed with {}", name_of(*code))]
@@ -101,35 +67,42 @@ impl ModuleError {
         matches!(self, Self::Refused { code, .. } if *code == wanted)
     }
 
+    /// What is known about the return code.
+    fn row(&self) -> Option<&'static Row> {
+        match self {
+            Self::Refused { code, .. } => classify(CODES, &name_of(*code)),
+            _ => None,
+        }
+    }
+
     /// Why it failed, where the code says so.
     pub(super) fn reason(&self) -> Option<Reason> {
-        CODES.iter().find(|(code, ..)| self.is(*code))?.1
+        self.row()?.reason
     }
 
     fn hint(&self) -> Option<&'static str> {
-        match self {
-            Self::NotThere(_) | Self::NotFound { .. } | Self::NoneAnywhere { .. } => Some(
+        Some(match self {
+            Self::NotFound(_) => {
                 "install the token's module (Debian: softhsm2, opensc-pkcs11, libtpm2-pkcs11-1, \
-                 ykcs11), or set its path with ?module-path=PATH or PKCS11_MODULE",
-            ),
-            Self::NotAModule { .. } => Some(
+                 ykcs11), or set its path with ?module-path=PATH or PKCS11_MODULE"
+            }
+            Self::NotAModule { .. } => {
                 "use the library that came with the token, as in \
-                 ?module-path=/usr/lib/softhsm/libsofthsm2.so",
-            ),
-            Self::TimedOut(_) | Self::Hangs => Some(
+                 ?module-path=/usr/lib/softhsm/libsofthsm2.so"
+            }
+            Self::TimedOut(_) | Self::Hangs => {
                 "check the token and the service behind its module, or allow more time with \
-                 --timeout SECONDS",
-            ),
-            Self::NoThread(_) => Some("raise the limit on processes or memory (see `ulimit -a`)"),
-            Self::Refused { .. } => CODES.iter().find(|(code, ..)| self.is(*code))?.2,
-            Self::Unexpected(_) | Self::Interrupted(_) => None,
-        }
+                 --timeout SECONDS"
+            }
+            Self::NoThread(_) => "raise the limit on processes or memory (see `ulimit -a`)",
+            _ => {
+                return self
+                    .row()
+                    .map(|row| row.hint)
+                    .filter(|hint| !hint.is_empty());
+            }
+        })
     }
-}
-
-/// The error of opening a key source.
-pub(super) fn error(title: &str, failure: &ModuleError) -> Error {
-    failure_error(format!("cannot open {title}"), failure)
 }
 
 /// The error of a failed call; `message` says what it was for.
@@ -142,11 +115,6 @@ pub(super) fn failure_error(message: String, failure: &ModuleError) -> Error {
         .caused_by(failure)
         .maybe_hint(failure.hint().map(str::to_owned))
 }
-
-/// A cause that is not a library's error.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub(super) struct Note(pub(super) String);
 
 /// A list on one line, sorted and limited to [`LISTED`] items.
 pub(super) fn list(items: &[impl Display]) -> String {
@@ -161,33 +129,21 @@ pub(super) fn list(items: &[impl Display]) -> String {
     shown.join("; ")
 }
 
-fn paths(places: &[PathBuf]) -> String {
-    let places: Vec<String> = places
-        .iter()
-        .map(|path| path.display().to_string())
-        .collect();
-    places.join(", ")
-}
-
 /// The name of a return code in the standard.
 fn name_of(code: RvError) -> String {
     match code {
         RvError::VendorDefined(number) | RvError::UnknownErrorCode(number) => {
             format!("vendor-defined code {number:#x}")
         }
-        code => {
-            let words = format!("{code:?}");
-            let upper = words.chars().flat_map(|c| {
-                let underscore = c.is_uppercase().then_some('_');
-                underscore
-                    .into_iter()
-                    .chain(iter::once(c.to_ascii_uppercase()))
-            });
-            iter::once("CKR")
-                .map(str::to_owned)
-                .chain(upper.map(String::from))
-                .collect()
-        }
+        code => format!("{code:?}")
+            .chars()
+            .fold("CKR".to_owned(), |mut name, c| {
+                if c.is_uppercase() {
+                    name.push('_');
+                }
+                name.push(c.to_ascii_uppercase());
+                name
+            }),
     }
 }
 

@@ -6,17 +6,17 @@ use cryptoki::{
     error::Error as Pkcs11Error,
     mechanism::Mechanism,
     object::{Attribute, KeyType},
-    session::Session as RawSession,
+    session::{Session as RawSession, UserType},
 };
 
 use super::{
     KIND,
-    failure::{Note, failure_error, list},
+    failure::list,
     key::{self, Wanted},
     module::{Access, Session},
-    request::Request,
+    request::{Pin, Request},
     search::Sight,
-    token::{Pin, Token},
+    token::Token,
     uri::{self, Uri},
 };
 use crate::{
@@ -26,17 +26,6 @@ use crate::{
         source::{Generate, Generated, Source},
     },
 };
-
-/// The attributes after `?` that may be shown.
-const SHOWN_ATTRIBUTES: [&str; 7] = [
-    "module-path",
-    "module-name",
-    "pin-source",
-    "pin-env",
-    "pin-file",
-    "pin-fd",
-    "pin-command",
-];
 
 /// `CKA_EC_PARAMS` of P-256: the DER of its object identifier (RFC 5480, section 2.1.1.1).
 const P256: [u8; 10] = [6, 8, 0x2a, 0x86, 0x48, 0xce, 0x3d, 3, 1, 7];
@@ -62,12 +51,11 @@ pub(super) fn generate(source: &Source, context: &Arc<Context>, _: &Generate) ->
     };
     request.withhold_pin_in_doubt(&survey);
     if token.is_write_protected() {
-        return Err(request
-            .not_opened(format!("{token} is write-protected"))
-            .hint("choose another token"));
+        let error = request.cannot("open", format!("{token} is write-protected"));
+        return Err(error.hint("choose another token"));
     }
     match token.needs_login() {
-        true => token.log_in(session, &request.login())?,
+        true => token.log_in(session, &request, UserType::User)?,
         false if gives_pin => return Err(request.pin_never_asked(token)),
         false => {}
     }
@@ -76,12 +64,7 @@ pub(super) fn generate(source: &Source, context: &Arc<Context>, _: &Generate) ->
     let id = request.uri.id().map(<[u8]>::to_vec);
     let id = session
         .call(move |session| make(session, label_bytes, id))
-        .map_err(|failure| {
-            failure_error(
-                format!("cannot create a key in {}", request.title),
-                &failure,
-            )
-        })?;
+        .map_err(|failure| request.failed("create a key in", &failure))?;
     let uri = request.uri.clone().with("token", token.label().as_bytes());
     let uri = uri.with("object", label.as_bytes()).with("id", &id);
     let made = Request { uri, ..request };
@@ -90,7 +73,7 @@ pub(super) fn generate(source: &Source, context: &Arc<Context>, _: &Generate) ->
             source: address(&made.uri, source),
             public_key: found.public_key,
         }),
-        None => Err(made.unusable(format!("{token} does not show the new key"))),
+        None => Err(made.cannot("use", format!("{token} does not show the new key"))),
     }
 }
 
@@ -126,8 +109,8 @@ fn make(
         &[&common[..], &public].concat(),
         &[&common[..], &private].concat(),
     )?;
-    // Set afterwards because tpm2-pkcs11 refuses a template with these; a module that keeps one at
-    // true still made a signing key.
+    // Set afterwards because tpm2-pkcs11 refuses a template with these. If a module does not set one,
+    // the key still signs.
     for not_for in [
         Attribute::Decrypt(false),
         Attribute::Unwrap(false),
@@ -152,9 +135,9 @@ impl Request {
         for wanted in [Some(by_label), by_id].into_iter().flatten() {
             let keys = key::all(session, &wanted).map_err(|failure| self.error(&failure))?;
             if !keys.is_empty() {
-                let message = format!("cannot create a key in {}", self.title);
-                return Err(Error::new(ErrorKind::Key, message)
-                    .caused_by(&Note(format!("{token} already has {}", list(&keys))))
+                let why = format!("{token} already has {}", list(&keys));
+                return Err(self
+                    .cannot("create a key in", why)
                     .hint("qkey never replaces a key: choose another object= or id="));
             }
         }
@@ -164,8 +147,10 @@ impl Request {
 
 /// The URI of the new key, without a PIN from `source`.
 fn address(uri: &Uri, source: &Source) -> String {
-    let query: Vec<String> = SHOWN_ATTRIBUTES
+    let query: Vec<String> = KIND
+        .attribute_names()
         .iter()
+        .filter(|name| !KIND.confidential.contains(&name.as_str()))
         .filter_map(|name| {
             let value = source.attribute(name)?;
             Some(format!("{name}={}", uri::encode(value.as_bytes())))

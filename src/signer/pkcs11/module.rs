@@ -7,7 +7,7 @@ use std::{
     collections::BTreeMap,
     env,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc},
+    sync::{Arc, Mutex, mpsc},
     thread,
     time::{Duration, Instant},
 };
@@ -20,10 +20,10 @@ use cryptoki::{
 };
 
 use super::failure::ModuleError;
-use crate::interrupt;
-
-/// How soon a signal is noticed during a call.
-const POLL_INTERVAL: Duration = Duration::from_millis(50);
+use crate::{
+    interrupt::{self, NoResult},
+    parallel::lock,
+};
 
 /// The modules to try if none is named, in this order. p11-kit's proxy comes first: it reaches every
 /// module that is registered on the system.
@@ -60,7 +60,7 @@ struct Worker {
 
 type Job = Box<dyn FnOnce(&mut Library) + Send>;
 
-/// What the calls are made on.
+/// An initialized module and its open sessions.
 pub(super) struct Library {
     pub(super) pkcs11: Pkcs11,
     sessions: BTreeMap<u64, RawSession>,
@@ -70,14 +70,14 @@ pub(super) struct Library {
 static LOADED: Mutex<Vec<Arc<Module>>> = Mutex::new(Vec::new());
 
 impl Module {
-    /// Loads a module, or takes the one that is loaded already.
+    /// Loads a module, or returns the one that is already loaded.
     ///
     /// # Errors
-    /// When it is not there, is no module, or does not initialize within `timeout`.
+    /// When it does not exist, is not a module, or does not initialize within `timeout`.
     pub(super) fn load(path: &Path, timeout: Duration) -> Result<Arc<Self>, ModuleError> {
         let path = path
             .canonicalize()
-            .map_err(|_| ModuleError::NotThere(path.to_owned()))?;
+            .map_err(|_| ModuleError::NotFound(format!("module {}", path.display())))?;
         let mut loaded = lock(&LOADED);
         if let Some(module) = loaded.iter().find(|module| module.path == path) {
             return Ok(module.clone());
@@ -87,18 +87,12 @@ impl Module {
         let (sender, answer) = mpsc::channel();
         let file = path.clone();
         let work = move || {
-            let mut library = match initialize(&file) {
-                Ok(pkcs11) => Library {
-                    pkcs11,
-                    sessions: BTreeMap::new(),
-                },
-                Err(failure) => {
-                    // After a timeout nobody is listening.
-                    let _ = sender.send(Err(failure));
-                    return;
-                }
+            let initialized = initialize(&file);
+            // After a timeout nobody is listening.
+            let (mut library, _) = match initialized {
+                Ok(library) => (library, sender.send(Ok(()))),
+                Err(failure) => return drop(sender.send(Err(failure))),
             };
-            let _ = sender.send(Ok(()));
             for job in queue {
                 job(&mut library);
             }
@@ -108,7 +102,7 @@ impl Module {
             .map_err(ModuleError::NoThread)?;
         let initialized = wait(&answer, Some(timeout));
         let hangs = initialized.is_err();
-        // A module that hangs is kept too, so that nothing waits for it again.
+        // A module that hangs is kept, too, so that nothing waits for it again.
         if hangs || matches!(initialized, Ok(Ok(()))) {
             loaded.push(Arc::new(Self {
                 path,
@@ -157,23 +151,15 @@ impl Module {
 
 /// Waits for a reply or a signal.
 fn wait<T>(answer: &mpsc::Receiver<T>, timeout: Option<Duration>) -> Result<T, ModuleError> {
-    let started = Instant::now();
-    loop {
-        match answer.recv_timeout(POLL_INTERVAL) {
-            Ok(value) => return Ok(value),
-            Err(mpsc::RecvTimeoutError::Disconnected) => return Err(ModuleError::Hangs),
-            Err(mpsc::RecvTimeoutError::Timeout) => {}
-        }
-        if let Some(kind) = interrupt::received() {
-            return Err(ModuleError::Interrupted(kind));
-        }
-        if let Some(timeout) = timeout.filter(|timeout| started.elapsed() >= *timeout) {
-            return Err(ModuleError::TimedOut(timeout));
-        }
-    }
+    let deadline = timeout.map(|timeout| Instant::now() + timeout);
+    interrupt::wait(answer, deadline).map_err(|why| match (why, timeout) {
+        (NoResult::Interrupted(kind), _) => ModuleError::Interrupted(kind),
+        (NoResult::TimedOut, Some(timeout)) => ModuleError::TimedOut(timeout),
+        _ => ModuleError::Hangs,
+    })
 }
 
-fn initialize(path: &Path) -> Result<Pkcs11, ModuleError> {
+fn initialize(path: &Path) -> Result<Library, ModuleError> {
     let pkcs11 = Pkcs11::new(path).map_err(|error| ModuleError::NotAModule {
         path: path.to_owned(),
         why: match error {
@@ -193,17 +179,20 @@ fn initialize(path: &Path) -> Result<Pkcs11, ModuleError> {
         Err(Pkcs11Error::Pkcs11(RvError::CantLock, _)) => pkcs11.initialize(without_locks)?,
         result => result?,
     }
-    Ok(pkcs11)
+    Ok(Library {
+        pkcs11,
+        sessions: BTreeMap::new(),
+    })
 }
 
-/// A session with a token, closed when this value goes.
+/// A session with a token, closed on drop.
 pub(super) struct Session {
     module: Arc<Module>,
     number: u64,
     timeout: Duration,
 }
 
-/// Whether objects can be made in a session.
+/// Whether a session can create objects.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Access {
     Read,
@@ -271,34 +260,28 @@ impl Drop for Session {
     }
 }
 
-/// The modules to look in.
-pub(super) enum Candidates {
-    /// By the key source, or the environment.
-    Named(PathBuf),
-    Usual(Vec<PathBuf>),
-}
-
-/// The named module, or all modules in the usual places.
+/// The modules to look in: the one that the key source or the environment names, or all in the usual
+/// places; and whether it was named.
 ///
 /// # Errors
 /// When there is none.
 pub(super) fn candidates(
     path: Option<&str>,
     name: Option<&str>,
-) -> Result<Candidates, ModuleError> {
+) -> Result<(Vec<PathBuf>, bool), ModuleError> {
     let path = path.map(Path::new);
     let named = match (path, name) {
         (Some(folder), Some(name)) if has_folder(folder) && folder.is_dir() => {
-            by_name(name, vec![folder.to_owned()])
+            by_name(name, &[folder.to_owned()])
         }
         (Some(path), _) => by_path(path),
-        (None, Some(name)) => by_name(name, folders()),
+        (None, Some(name)) => by_name(name, &folders()),
         (None, None) => match env::var_os(VARIABLE).filter(|path| !path.is_empty()) {
             Some(path) => by_path(Path::new(&path)),
-            None => return usual().map(Candidates::Usual),
+            None => return Ok((usual()?, false)),
         },
     };
-    named.map(Candidates::Named)
+    Ok((vec![named?], true))
 }
 
 /// A file name without a directory is looked up in the usual directories, never in the current one,
@@ -309,21 +292,25 @@ fn by_path(path: &Path) -> Result<PathBuf, ModuleError> {
     }
     let places = folders();
     let mut files = places.iter().map(|folder| folder.join(path));
-    files
-        .find(|file| file.is_file())
-        .ok_or_else(|| ModuleError::NotFound {
-            name: path.display().to_string(),
-            places: places.clone(),
-        })
+    let found = files.find(|file| file.is_file());
+    found.ok_or_else(|| not_found(&path.display().to_string(), &places))
 }
 
 fn has_folder(path: &Path) -> bool {
     path.as_os_str().as_encoded_bytes().contains(&b'/')
 }
 
-fn by_name(name: &str, places: Vec<PathBuf>) -> Result<PathBuf, ModuleError> {
-    let name = name.to_owned();
-    find(&name, &places).ok_or(ModuleError::NotFound { name, places })
+fn by_name(name: &str, places: &[PathBuf]) -> Result<PathBuf, ModuleError> {
+    find(name, places).ok_or_else(|| not_found(name, places))
+}
+
+fn not_found(name: &str, places: &[PathBuf]) -> ModuleError {
+    ModuleError::NotFound(format!("module {name} in {}", paths(places)))
+}
+
+fn paths(places: &[PathBuf]) -> String {
+    let places = places.iter().map(|path| path.display().to_string());
+    places.collect::<Vec<_>>().join(", ")
 }
 
 fn usual() -> Result<Vec<PathBuf>, ModuleError> {
@@ -335,15 +322,16 @@ fn usual() -> Result<Vec<PathBuf>, ModuleError> {
         .collect();
     match found.is_empty() {
         false => Ok(found),
-        true => Err(ModuleError::NoneAnywhere {
-            names: &USUAL_NAMES,
-            folders,
-            vendors: &VENDOR_MODULES,
-        }),
+        true => Err(ModuleError::NotFound(format!(
+            "PKCS#11 module found: looked for {} in {}, and for {}",
+            USUAL_NAMES.join(", "),
+            paths(&folders),
+            VENDOR_MODULES.join(", ")
+        ))),
     }
 }
 
-/// A module by its name, which has neither a `lib` in front nor an ending (RFC 7512, section 2.3).
+/// A module by its name, which has neither the prefix `lib` nor an extension (RFC 7512, section 2.3).
 fn find(name: &str, folders: &[PathBuf]) -> Option<PathBuf> {
     let file = format!("{name}{}", env::consts::DLL_SUFFIX);
     folders.iter().find_map(|folder| {
@@ -372,8 +360,4 @@ fn folders() -> Vec<PathBuf> {
         ]
     };
     libraries.iter().flat_map(inside).collect()
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,11 +1,10 @@
 //! A parsed PKCS#11 key source, and its errors.
 
-use std::sync::Arc;
+use std::{fmt::Display, sync::Arc};
 
 use super::{
-    KIND,
-    failure::{self, ModuleError, Note},
-    token::{Login, Pin, Token},
+    FORM,
+    failure::{ModuleError, failure_error},
     uri::Uri,
 };
 use crate::{
@@ -13,6 +12,18 @@ use crate::{
     secret::{Secret, SecretSource},
     signer::{Context, never_asked, source::Source},
 };
+
+/// Where the PIN comes from.
+#[derive(Clone)]
+pub(super) enum Pin {
+    /// In the URI.
+    Given(Secret),
+    From(SecretSource),
+    /// Not to be tried, for this reason.
+    Withheld(Error),
+    /// Not given: from the reader's keypad or the terminal.
+    Person,
+}
 
 /// A parsed PKCS#11 key source.
 #[derive(Clone)]
@@ -29,7 +40,7 @@ impl Request {
     pub(super) fn new(source: &Source, context: &Arc<Context>) -> Result<Self> {
         let title = source.text().to_owned();
         let uri = Uri::parse(source.raw_body()).map_err(|why| {
-            let hint = format!("the syntax is {}", KIND.form);
+            let hint = format!("the syntax is {}", FORM);
             source.invalid(why).hint(hint)
         })?;
         let owned = |name| source.attribute(name).map(str::to_owned);
@@ -43,32 +54,26 @@ impl Request {
         })
     }
 
+    /// The error of a call that failed while the key was being opened.
     pub(super) fn error(&self, failure: &ModuleError) -> Error {
-        failure::error(&self.title, failure)
+        self.failed("open", failure)
     }
 
-    /// The error of a key that cannot be used.
-    pub(super) fn unusable(&self, why: String) -> Error {
-        Error::new(ErrorKind::Key, format!("cannot use {}", self.title)).caused_by(&Note(why))
+    /// The error of a failed call; `doing` completes "cannot …".
+    pub(super) fn failed(&self, doing: &str, failure: &ModuleError) -> Error {
+        failure_error(format!("cannot {doing} {}", self.title), failure)
     }
 
-    pub(super) fn not_opened(&self, why: String) -> Error {
-        Error::new(ErrorKind::Key, format!("cannot open {}", self.title)).caused_by(&Note(why))
+    /// The error of something else that failed.
+    pub(super) fn cannot(&self, doing: &str, why: String) -> Error {
+        Error::new(ErrorKind::Key, why).context(format!("cannot {doing} {}", self.title))
     }
 
     /// The error of a PIN attribute for a token without a login.
-    pub(super) fn pin_never_asked(&self, token: &Token) -> Error {
+    pub(super) fn pin_never_asked(&self, token: &impl Display) -> Error {
         let why = format!("{token} signs without a login");
         never_asked(&self.title, &why, "the PIN in the key source")
             .hint("remove the pin-… attribute, or set a PIN with the token's own tool")
-    }
-
-    pub(super) fn login(&self) -> Login<'_> {
-        Login {
-            title: &self.title,
-            pin: &self.pin,
-            context: &self.context,
-        }
     }
 }
 
@@ -88,11 +93,12 @@ fn pin(source: &Source) -> Result<Pin> {
     let pin = ways.next().unwrap_or(Pin::Person);
     match ways.next() {
         None => Ok(pin),
-        Some(_) => Err(Error::new(
-            ErrorKind::Usage,
-            format!("{:?} has more than one source for the PIN", source.text()),
-        )
-        .hint("keep only one of the pin attributes")),
+        Some(_) => {
+            let title = source.text();
+            let message = format!("{title:?} has more than one source for the PIN");
+            let error = Error::new(ErrorKind::Usage, message);
+            Err(error.hint("keep only one of the pin attributes"))
+        }
     }
 }
 
@@ -108,6 +114,7 @@ fn pin_file(place: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::signer::tool::tests::source;
 
     #[test]
     fn pin_source_is_file_or_command() {
@@ -119,9 +126,7 @@ mod tests {
         ] {
             assert_eq!(pin_file(place), path);
         }
-        let source = crate::signer::registry::parse("pkcs11:object=O?pin-source=%7Cpass%20show")
-            .ok()
-            .unwrap();
+        let source = source("pkcs11:object=O?pin-source=%7Cpass%20show");
         let Pin::From(command) = pin(&source).ok().unwrap() else {
             panic!("a command was given");
         };
@@ -130,9 +135,7 @@ mod tests {
 
     #[test]
     fn two_pin_sources_are_rejected() {
-        let source = crate::signer::registry::parse("pkcs11:object=O?pin-value=1234&pin-env=P")
-            .ok()
-            .unwrap();
+        let source = source("pkcs11:object=O?pin-value=1234&pin-env=P");
         let error = pin(&source).err().unwrap();
         assert_eq!(
             error.message(),

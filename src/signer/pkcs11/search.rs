@@ -4,19 +4,21 @@ use std::{collections::BTreeSet, fmt::Display};
 
 use super::{
     KIND,
-    failure::{ModuleError, Note, list},
+    failure::{ModuleError, list},
     key::{self, Key, Wanted},
-    module::{self, Access, Candidates, Module, Session},
-    request::Request,
-    token::{Identity, Pin, Token},
+    module::{self, Access, Module, Session},
+    request::{Pin, Request},
+    token::{Identity, Token},
+    uri::Uri,
 };
 use crate::{
     error::{Error, Kind as ErrorKind, Result},
     public_key::{self, PublicKey},
+    signer::Note,
     text::quote,
 };
 
-/// What is on the tokens.
+/// What the tokens hold.
 pub(super) struct Survey<T> {
     /// Matching tokens that show what was looked for.
     pub(super) matches: Vec<(Token, Session, T)>,
@@ -79,12 +81,9 @@ impl Request {
         mut look: impl FnMut(&Token, &Session) -> Result<Option<T>>,
     ) -> Result<Survey<T>> {
         let failed = |failure: ModuleError| self.error(&failure);
-        let candidates =
-            module::candidates(self.module_path.as_deref(), self.module_name.as_deref());
-        let (paths, module_is_named) = match candidates.map_err(failed)? {
-            Candidates::Named(path) => (vec![path], true),
-            Candidates::Usual(paths) => (paths, false),
-        };
+        let (paths, module_is_named) =
+            module::candidates(self.module_path.as_deref(), self.module_name.as_deref())
+                .map_err(failed)?;
         let is_only_module = paths.len() == 1;
         let names_token = self.uri.names_token(module_is_named);
         let timeout = self.context.timeout;
@@ -143,7 +142,7 @@ impl Request {
         let named: Vec<String> = survey.named().map(Token::title).collect();
         if !self.uri.names_token(survey.module_is_named) {
             let why = "the PIN was not tried: the URI does not name a token";
-            return Some(self.not_opened(format!("{why}: {}", list(&named))).hint(
+            return Some(self.cannot("open", format!("{why}: {}", list(&named))).hint(
                 "add token= or serial= from this list to the URI, or remove the pin attributes to be \
                  prompted",
             ));
@@ -155,7 +154,7 @@ impl Request {
             return None;
         }
         let why = "the PIN was not tried: another module may have the token";
-        let error = self.not_opened(format!("{why}; found: {}", list(&named)));
+        let error = self.cannot("open", format!("{why}; found: {}", list(&named)));
         let error = caused_by_all(error, &survey.failures);
         Some(error.hint("name the token's module with ?module-path=PATH"))
     }
@@ -175,26 +174,21 @@ impl Request {
                 return Ok(None);
             }
             let public = self.single(token, key::public(session, &wanted).map_err(failed)?)?;
-            return public
-                .map(|public| {
-                    Ok(Found {
-                        public_key: self.public_key(token, std::slice::from_ref(&public))?,
-                        id: public.id,
-                    })
-                })
-                .transpose();
+            let found = public.map(|public| {
+                let public_key = self.public_key(token, &public, &[])?;
+                let id = public.id;
+                Ok(Found { public_key, id })
+            });
+            return found.transpose();
         };
+        let has_id = !private.id.is_empty();
         let partner = Wanted {
-            label: private
-                .id
-                .is_empty()
-                .then(|| private.label.clone().into_bytes()),
-            id: (!private.id.is_empty()).then(|| private.id.clone()),
+            label: (!has_id).then(|| private.label.clone().into_bytes()),
+            id: has_id.then(|| private.id.clone()),
         };
-        let mut halves = vec![private.clone()];
-        halves.extend(key::public(session, &partner).map_err(failed)?);
+        let others = key::public(session, &partner).map_err(failed)?;
         Ok(Some(Found {
-            public_key: self.public_key(token, &halves)?,
+            public_key: self.public_key(token, &private, &others)?,
             id: private.id,
         }))
     }
@@ -203,27 +197,24 @@ impl Request {
         match keys.len() {
             0 | 1 => Ok(keys.pop()),
             several => Err(self
-                .not_opened(format!("{several} keys on {token} match: {}", list(&keys)))
+                .cannot(
+                    "open",
+                    format!("{several} keys on {token} match: {}", list(&keys)),
+                )
                 .hint("add id= from this list to the URI")),
         }
     }
 
     /// The first public key among the objects that make up a key.
-    fn public_key(&self, token: &Token, halves: &[Key]) -> Result<PublicKey> {
-        for half in halves {
-            if let Some(public_key) = half
-                .public_key()
-                .map_err(|error| self.wrong_key(token, &error))?
-            {
+    fn public_key(&self, token: &Token, key: &Key, others: &[Key]) -> Result<PublicKey> {
+        for half in std::iter::once(key).chain(others) {
+            let public_key = half.public_key();
+            if let Some(public_key) = public_key.map_err(|error| self.wrong_key(token, &error))? {
                 return Ok(public_key);
             }
         }
-        Err(self
-            .unusable(format!(
-                "{token} has no public key for {}",
-                halves.first().map(Key::to_string).unwrap_or_default()
-            ))
-            .maybe_hint(halves.first().map(|half| how_to_store_public(token, half))))
+        let error = self.cannot("use", format!("{token} has no public key for {key}"));
+        Err(error.hint(how_to_store_public(token, key)))
     }
 
     pub(super) fn wrong_key(&self, token: &Token, error: &public_key::Error) -> Error {
@@ -237,11 +228,9 @@ impl Request {
         let matches = survey.matches.iter();
         let tokens: Vec<String> = matches.map(|(token, ..)| token.title()).collect();
         let count = tokens.len();
-        self.not_opened(format!(
-            "{count} tokens have a matching key: {}",
-            list(&tokens)
-        ))
-        .hint("add token= or serial= from this list to the URI")
+        let why = format!("{count} tokens have a matching key: {}", list(&tokens));
+        let error = self.cannot("open", why);
+        error.hint("add token= or serial= from this list to the URI")
     }
 
     /// The error when no key matches, with a list of what exists.
@@ -252,7 +241,7 @@ impl Request {
         match key::all(session, &Wanted::default()) {
             Err(failure) => self.error(&failure),
             Ok(keys) => self
-                .not_opened(format!("{token} has no matching private key"))
+                .cannot("open", format!("{token} has no matching private key"))
                 .caused_by(&Note(format!("it has: {}", list(&keys))))
                 .hint(format!(
                     "correct object= and id=, or create the key: {}",
@@ -265,22 +254,25 @@ impl Request {
     pub(super) fn no_token<T>(&self, survey: &Survey<T>) -> Error {
         let others: Vec<String> = survey.others.iter().map(Token::title).collect();
         let matching: Vec<String> = survey.named().map(Token::title).collect();
-        let (error, hint) = match (matching.len(), others.len()) {
+        let (why, hint) = match (matching.len(), others.len()) {
             (0, 0) => (
-                self.not_opened("no token found".to_owned()),
+                "no token found".to_owned(),
                 "insert the token, or initialize one, as in `softhsm2-util --init-token --free \
                  --label TOKEN`; to use another module, add ?module-path=PATH",
             ),
             (0, _) => (
-                self.not_opened("no token matches".to_owned())
-                    .caused_by(&Note(format!("found: {}", list(&others)))),
+                "no token matches".to_owned(),
                 "correct token= or serial=; to use another module, add ?module-path=PATH",
             ),
             (several, _) => (
-                self.not_opened(format!("{several} tokens match: {}", list(&matching))),
+                format!("{several} tokens match: {}", list(&matching)),
                 "add token= or serial= to name one; no PIN is tried on a token that may be the wrong one",
             ),
         };
+        let mut error = self.cannot("open", why);
+        if matching.is_empty() && !others.is_empty() {
+            error = error.caused_by(&Note(format!("found: {}", list(&others))));
+        }
         caused_by_all(error, &survey.failures).hint(hint)
     }
 }
@@ -292,23 +284,23 @@ fn caused_by_all(error: Error, failures: &[String]) -> Error {
 
 /// The command that stores the missing public half of a private key.
 fn how_to_store_public(token: &Token, key: &Key) -> String {
-    let id =
-        (!key.id.is_empty()).then(|| format!(" --id {}", base16ct::lower::encode_string(&key.id)));
-    let label = (!key.label.is_empty()).then(|| format!(" --label {}", quote(&key.label)));
+    let mut flags = String::new();
+    if !key.id.is_empty() {
+        flags += &format!(" --id {}", base16ct::lower::encode_string(&key.id));
+    }
+    if !key.label.is_empty() {
+        flags += &format!(" --label {}", quote(&key.label));
+    }
     format!(
         "store its public half with the same id, as in `{} --login --write-object PUBLIC.der \
-         --type pubkey{}{}`",
-        token.pkcs11_tool(),
-        id.unwrap_or_default(),
-        label.unwrap_or_default()
+         --type pubkey{flags}`",
+        token.pkcs11_tool()
     )
 }
 
 /// The command that creates a key on this token.
 fn how_to_generate(token: &Token) -> String {
-    let uri = token.uri().with("object", b"NEW");
-    format!(
-        "`qkey generate {}`",
-        quote(&format!("{}:{uri}", KIND.scheme))
-    )
+    let uri = Uri::of_token(token.label()).with("object", b"NEW");
+    let source = quote(&format!("{}:{uri}", KIND.scheme));
+    format!("`qkey generate {source}`")
 }

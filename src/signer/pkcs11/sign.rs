@@ -1,12 +1,12 @@
 //! Signatures by a token.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
-use cryptoki::mechanism::Mechanism;
+use cryptoki::{mechanism::Mechanism, session::UserType};
 use sha2::{Digest, Sha256};
 
 use super::{
-    failure::{ModuleError, failure_error},
+    failure::ModuleError,
     key::{self, Key, Wanted},
     module::Session,
     request::Request,
@@ -14,10 +14,7 @@ use super::{
     token::Token,
 };
 use crate::{
-    error::{Error, Result},
-    public_key::PublicKey,
-    signature::Signature,
-    signer::Signer,
+    error::Result, parallel::lock, public_key::PublicKey, signature::Signature, signer::Signer,
     subprocess::excerpt,
 };
 
@@ -38,7 +35,7 @@ impl Signer for TokenSigner {
     }
 
     fn sign(&self, challenge: &[u8]) -> Result<Signature> {
-        let mut private = self.private.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut private = lock(&self.private);
         let key = match &*private {
             Some(key) => key,
             None => private.insert(self.private_key()?),
@@ -53,7 +50,7 @@ impl Signer for TokenSigner {
                 Err(_) => excerpt(base16ct::lower::encode_string(&reply).as_bytes()),
             };
             self.request
-                .unusable(format!("C_Sign returned {looks}"))
+                .cannot("use", format!("C_Sign returned {looks}"))
                 .caused_by(&error)
                 .hint("CKM_ECDSA must return r and s, 32 bytes each: try a newer module")
         })
@@ -76,7 +73,7 @@ impl TokenSigner {
     fn private_key(&self) -> Result<Key> {
         let request = &self.request;
         if self.token.needs_login() {
-            self.token.log_in(&self.session, &request.login())?;
+            self.token.log_in(&self.session, request, UserType::User)?;
         }
         let mut wanted = Wanted::by(&request.uri);
         if !self.id.is_empty() {
@@ -86,14 +83,14 @@ impl TokenSigner {
             key::private(&self.session, &wanted).map_err(|failure| request.error(&failure))?;
         let Some(key) = request.single(&self.token, keys)? else {
             return Err(request
-                .unusable(format!("{} has only the public key", self.token))
+                .cannot("use", format!("{} has only the public key", self.token))
                 .hint("the private key must be on the token with the same label and id"));
         };
         key.check()
             .map_err(|error| request.wrong_key(&self.token, &error))?;
         match key.signs {
             Some(false) => Err(request
-                .unusable(format!("{key} cannot sign: its CKA_SIGN is false"))
+                .cannot("use", format!("{key} cannot sign: its CKA_SIGN is false"))
                 .hint("use a key that was created for signing")),
             _ => Ok(key),
         }
@@ -103,28 +100,24 @@ impl TokenSigner {
         let (handle, digest) = (key.handle, Sha256::digest(challenge));
         self.session
             .call(move |session| session.sign(&Mechanism::Ecdsa, handle, &digest))
-            .map_err(|failure| self.failed(&failure))
+            .map_err(|failure| self.request.failed("sign with", &failure))
     }
 
     /// The login must come between C_SignInit and C_SignFinal, which only a hashing mechanism keeps
     /// apart.
     fn sign_with_pin(&self, key: &Key, challenge: &[u8]) -> Result<Vec<u8>> {
         let (handle, challenge) = (key.handle, challenge.to_vec());
-        let failed = |failure: ModuleError| self.failed(&failure);
+        let failed = |failure: ModuleError| self.request.failed("sign with", &failure);
         self.session
             .call(move |session| session.sign_init(&Mechanism::EcdsaSha256, handle))
             .map_err(failed)?;
         self.token
-            .log_in_to_key(&self.session, &self.request.login())?;
+            .log_in(&self.session, &self.request, UserType::ContextSpecific)?;
         self.session
             .call(move |session| {
                 session.sign_update(&challenge)?;
                 session.sign_final()
             })
             .map_err(failed)
-    }
-
-    fn failed(&self, failure: &ModuleError) -> Error {
-        failure_error(format!("cannot sign with {}", self.request.title), failure)
     }
 }

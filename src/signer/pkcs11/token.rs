@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     fmt,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -15,14 +15,16 @@ use cryptoki::{
 };
 
 use super::{
-    failure::{self, ModuleError, Note},
+    failure::ModuleError,
     module::{Access, Module, Session},
+    request::{Pin, Request},
     uri::Uri,
 };
 use crate::{
-    error::{Error, Kind, Reason, Result},
-    secret::{self, Secret, SecretSource},
-    signer::{Context, secret_error},
+    error::{Error, Reason, Result},
+    parallel::lock,
+    secret::{self, Secret},
+    signer::{refusals::refused_before, secret_error},
     text::{printable, quote, quote_path, quoted},
 };
 
@@ -37,28 +39,8 @@ pub(super) struct Token {
 /// What identifies a token, through any module.
 pub(super) type Identity = [String; 4];
 
-/// Where the PIN comes from.
-#[derive(Clone)]
-pub(super) enum Pin {
-    /// In the URI.
-    Given(Secret),
-    From(SecretSource),
-    /// Not to be tried, for this reason.
-    Withheld(Error),
-    /// Not given: from the reader's keypad or the terminal.
-    Person,
-}
-
-/// What a login is for, and what it is given.
-pub(super) struct Login<'a> {
-    /// How messages name the key source.
-    pub(super) title: &'a str,
-    pub(super) pin: &'a Pin,
-    pub(super) context: &'a Context,
-}
-
-/// Serializes logins to a token. It holds the first failed attempt and its key source, after which no
-/// attempt is made.
+/// Serializes logins to a token. It holds the first failed attempt and its key source; after that,
+/// there are no more attempts.
 type Gate = Arc<Mutex<Option<(String, Error)>>>;
 
 static GATES: Mutex<BTreeMap<Identity, Gate>> = Mutex::new(BTreeMap::new());
@@ -118,14 +100,10 @@ impl Token {
         self.info.label()
     }
 
-    pub(super) fn uri(&self) -> Uri {
-        Uri::of_token(self.label())
-    }
-
     /// As a list item.
     pub(super) fn title(&self) -> String {
         let info = &self.info;
-        // Some modules pad with zeros where the standard requires blanks.
+        // Some modules pad with zeros where the standard requires spaces.
         let shown = |text: &str| printable(text.trim_end_matches('\0'));
         format!(
             "{} ({}, {}, serial={})",
@@ -172,62 +150,42 @@ impl Token {
         Session::open(&self.module, self.slot, access, timeout)
     }
 
-    /// Logs in unless already logged in: once for all key sources on the token.
+    /// Logs in unless already logged in: once for all key sources on the token. A key with
+    /// CKA_ALWAYS_AUTHENTICATE requires a context-specific login during each signature.
     ///
     /// # Errors
     /// When there is no PIN, it must not be tried, or it is or was refused.
-    pub(super) fn log_in(&self, session: &Session, login: &Login) -> Result<()> {
-        let gate = self.gate();
-        let mut refused = gate.lock().unwrap_or_else(PoisonError::into_inner);
-        let state = session
-            .call(|session| Ok(session.get_session_info()?.session_state()))
-            .map_err(|failure| failure::error(login.title, &failure))?;
-        match state {
-            SessionState::RoUser | SessionState::RwUser => Ok(()),
-            _ => self.give_pin(session, login, UserType::User, &mut refused),
-        }
-    }
-
-    /// Logs in again, as a key with CKA_ALWAYS_AUTHENTICATE requires during each signature.
-    ///
-    /// # Errors
-    /// As [`Token::log_in`].
-    pub(super) fn log_in_to_key(&self, session: &Session, login: &Login) -> Result<()> {
-        let gate = self.gate();
-        let mut refused = gate.lock().unwrap_or_else(PoisonError::into_inner);
-        self.give_pin(session, login, UserType::ContextSpecific, &mut refused)
-    }
-
-    fn gate(&self) -> Gate {
-        let mut gates = GATES.lock().unwrap_or_else(PoisonError::into_inner);
-        gates.entry(self.identity()).or_default().clone()
-    }
-
-    fn give_pin(
+    pub(super) fn log_in(
         &self,
         session: &Session,
-        login: &Login,
+        request: &Request,
         user: UserType,
-        refused: &mut Option<(String, Error)>,
     ) -> Result<()> {
-        if let Pin::Withheld(error) = login.pin {
-            return Err(error.clone());
-        }
-        if let Some((first, error)) = refused {
-            if first.as_str() == login.title {
-                return Err(error.clone());
+        let gate = lock(&GATES).entry(self.identity()).or_default().clone();
+        let mut refused = lock(&gate);
+        if matches!(user, UserType::User) {
+            let state = session
+                .call(|session| Ok(session.get_session_info()?.session_state()))
+                .map_err(|failure| request.error(&failure))?;
+            if matches!(state, SessionState::RoUser | SessionState::RwUser) {
+                return Ok(());
             }
-            let why = format!(
-                "{self} refused the PIN of {first} earlier in this run; no other PIN is tried"
-            );
-            return Err(Error::new(Kind::Key, why)
-                .context(format!("cannot use {}", login.title))
-                .because(error.reason())
-                .maybe_hint(error.hint_text().map(str::to_owned)));
         }
-        let info = self.current_info(login)?;
-        self.expect_openable(&info, login)?;
-        let tried = match self.pin(&info, login)? {
+        let title = &request.title;
+        match (&request.pin, &*refused) {
+            (Pin::Withheld(error), _) => return Err(error.clone()),
+            (_, Some((first, error))) if first == title => return Err(error.clone()),
+            (_, Some((first, error))) => {
+                let why = format!(
+                    "{self} refused the PIN of {first} earlier in this run; no other PIN is tried"
+                );
+                return Err(refused_before(title, why, error));
+            }
+            (_, None) => {}
+        }
+        let info = self.current_info(request)?;
+        self.expect_openable(&info, request)?;
+        let tried = match self.pin(&info, request)? {
             Some(pin) => {
                 let pin = RawAuthPin::new(Box::new(pin.as_bytes().to_vec()));
                 session.call(move |session| session.login_with_raw(user, &pin))
@@ -239,8 +197,8 @@ impl Token {
         };
         match tried {
             Err(failure) if !failure.is(RvError::UserAlreadyLoggedIn) => {
-                let error = self.refusal(login, &failure);
-                *refused = Some((login.title.to_owned(), error.clone()));
+                let error = self.refusal(request, &failure);
+                *refused = Some((title.clone(), error.clone()));
                 Err(error)
             }
             _ => Ok(()),
@@ -248,55 +206,53 @@ impl Token {
     }
 
     /// The current flags: an attempt may have failed since the token was listed.
-    fn current_info(&self, login: &Login) -> Result<TokenInfo> {
+    fn current_info(&self, request: &Request) -> Result<TokenInfo> {
         let slot = self.slot;
         self.module
-            .call(Some(login.context.timeout), move |library| {
+            .call(Some(request.context.timeout), move |library| {
                 library.pkcs11.get_token_info(slot)
             })
-            .map_err(|failure| failure::error(login.title, &failure))
+            .map_err(|failure| request.error(&failure))
     }
 
     /// Refuses if the token says that no PIN will work, or that a wrong one would lock it.
-    fn expect_openable(&self, info: &TokenInfo, login: &Login) -> Result<()> {
-        if info.user_pin_locked() {
-            return self.closed(
-                login,
+    fn expect_openable(&self, info: &TokenInfo, request: &Request) -> Result<()> {
+        let (why, hint) = if info.user_pin_locked() {
+            (
                 "is locked after too many wrong PINs",
                 "unblock it with the SO PIN or PUK, using the token's own tool",
+            )
+        } else if !info.user_pin_initialized() {
+            let hint = format!(
+                "set one with the token's own tool, as in `{} --login --login-type so --init-pin`",
+                self.pkcs11_tool()
             );
-        }
-        if !info.user_pin_initialized() {
-            return self.closed(
-                login,
-                "has no user PIN",
-                &format!(
-                    "set one with the token's own tool, as in `{} --login \
-                     --login-type so --init-pin`",
-                    self.pkcs11_tool()
-                ),
-            );
-        }
-        if info.user_pin_final_try() && !matches!(login.pin, Pin::Person) {
-            return self.closed(
-                login,
+            return self.closed(request, "has no user PIN", &hint);
+        } else if info.user_pin_final_try() && !matches!(request.pin, Pin::Person) {
+            (
                 "allows one more PIN attempt before it locks",
                 "remove the pin attributes to be prompted, or log in once with the token's own tool",
-            );
-        }
-        Ok(())
+            )
+        } else {
+            return Ok(());
+        };
+        self.closed(request, why, hint)
     }
 
     /// The PIN; `None` if it is entered on the reader's keypad.
-    fn pin(&self, info: &TokenInfo, login: &Login) -> Result<Option<Secret>> {
-        let asker = &login.context.asker;
-        let what = format!("the PIN of {self}, for {}", login.title);
-        let failed = |error: secret::Error| secret_error(login.title, super::FAMILY, &error);
-        if matches!(login.pin, Pin::Person) {
+    fn pin(&self, info: &TokenInfo, request: &Request) -> Result<Option<Secret>> {
+        let asker = &request.context.asker;
+        let what = format!("the PIN of {self}, for {}", request.title);
+        let failed = |error: secret::Error| secret_error(&request.title, super::FAMILY, &error);
+        if matches!(request.pin, Pin::Person) {
             asker.may_ask(&what).map_err(failed)?;
         }
-        warn_of_tries(info, self);
-        let pin = match login.pin {
+        if info.user_pin_final_try() {
+            log::warn!("last attempt: {self} locks if the PIN is wrong");
+        } else if info.user_pin_count_low() {
+            log::warn!("{self} has seen a wrong PIN recently; a few wrong PINs lock it");
+        }
+        let pin = match &request.pin {
             Pin::Given(pin) => pin.clone(),
             Pin::From(source) => asker.read(source, &what).map_err(failed)?,
             Pin::Withheld(error) => return Err(error.clone()),
@@ -308,7 +264,7 @@ impl Token {
         // Some modules report a maximum of 0.
         if length < shortest || (longest >= shortest.max(1) && length > longest) {
             return self.closed(
-                login,
+                request,
                 &format!("requires a PIN of {shortest} to {longest} bytes; this one has {length}"),
                 "it was not tried; check where the PIN comes from",
             );
@@ -316,32 +272,27 @@ impl Token {
         Ok(Some(pin))
     }
 
-    fn closed<T>(&self, login: &Login, why: &str, hint: &str) -> Result<T> {
-        let message = format!("cannot open {}", login.title);
-        Err(Error::new(Kind::Key, message)
-            .caused_by(&Note(format!("{self} {why}")))
-            .hint(hint))
+    fn closed<T>(&self, request: &Request, why: &str, hint: &str) -> Result<T> {
+        Err(request.cannot("open", format!("{self} {why}")).hint(hint))
     }
 
-    fn refusal(&self, login: &Login, failure: &ModuleError) -> Error {
-        let error = failure::error(login.title, failure);
+    fn refusal(&self, request: &Request, failure: &ModuleError) -> Error {
         if failure.reason() != Some(Reason::WrongSecret) {
-            return error;
+            return request.error(failure);
         }
-        let now = match self.current_info(login) {
+        let now = match self.current_info(request) {
             Ok(info) if info.user_pin_locked() => "the token is now locked",
             Ok(info) if info.user_pin_final_try() => {
                 "the token allows one more attempt before it locks"
             }
             _ => "a token locks after a few wrong PINs",
         };
-        Error::new(Kind::Key, format!("cannot open {}", login.title))
+        let hint = format!("it was tried once; check the PIN before running this again: {now}");
+        request
+            .cannot("open", format!("{self} refused the PIN"))
             .because(Reason::WrongSecret)
-            .caused_by(&Note(format!("{self} refused the PIN")))
             .caused_by(failure)
-            .hint(format!(
-                "it was tried once; check the PIN before running this again: {now}"
-            ))
+            .hint(hint)
     }
 }
 
@@ -349,13 +300,5 @@ impl Token {
 impl fmt::Display for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "the token {:?}", self.label())
-    }
-}
-
-fn warn_of_tries(info: &TokenInfo, token: &Token) {
-    if info.user_pin_final_try() {
-        log::warn!("last attempt: {token} locks if the PIN is wrong");
-    } else if info.user_pin_count_low() {
-        log::warn!("{token} has seen a wrong PIN recently; a few wrong PINs lock it");
     }
 }

@@ -103,7 +103,7 @@ impl Uri {
             .all(|(name, value)| self.text(name).is_none_or(|wanted| wanted == *value))
     }
 
-    /// The same, with this attribute added or replaced.
+    /// The same URI with this attribute added or replaced.
     pub(super) fn with(mut self, name: &'static str, value: &[u8]) -> Self {
         match self.0.iter_mut().find(|(known, _)| *known == name) {
             Some((_, old)) => *old = value.to_vec(),
@@ -134,7 +134,7 @@ pub(super) fn encode_all(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("%{byte:02X}")).collect()
 }
 
-/// Percent-encodes all but what is unreserved (RFC 3986, section 2.3), and `/` and `:`.
+/// Percent-encodes everything except unreserved characters (RFC 3986, section 2.3), `/`, and `:`.
 pub(super) fn encode(bytes: &[u8]) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~/:".contains(&byte);
     bytes
