@@ -96,13 +96,15 @@ const TABLE: Table = table! {
     says!(r"The config profile \(") => _, "`aws configure list-profiles` lists the profiles";
     says!("(You must specify a region|Invalid endpoint: https://kms\\.\\.)") => _,
         "add ?region=REGION to the key source, or set AWS_DEFAULT_REGION";
-    says!("(Error loading SSO Token|Error when retrieving token from sso|The SSO session)") => LoggedOut,
+    says!("(Error loading SSO Token|Error when retrieving token from sso|\
+           The SSO session)") => LoggedOut,
         LOG_IN;
     says!("Error when retrieving credentials from custom-process") => _,
         "run the credential_process of your profile by hand: it must print credentials";
     says!(r"\[Errno 2\] No such file or directory") => _,
         "check that the file exists; AWS_WEB_IDENTITY_TOKEN_FILE may name one that does not";
-    says!("(Could not connect to the endpoint|(Connect|Read) timeout on endpoint) URL") => Unreachable,
+    says!("(Could not connect to the endpoint|\
+           (Connect|Read) timeout on endpoint) URL") => Unreachable,
         "check the network, the proxy and the region; the attribute endpoint-url sets another \
          endpoint";
     says!("Failed to connect to proxy URL") => Unreachable,

@@ -46,11 +46,6 @@ static AZURE: Vendor = Vendor {
     stranger: "the server may not be Azure Key Vault: check the vault's name and the proxy",
 };
 
-const LOG_IN: &str = "log in: `az login`, or `az login --service-principal` in scripts; `az account \
-                      show` shows who you are";
-const ROLE: &str = "you need the role `Key Vault Crypto User` on the key or its vault (to create \
-                    keys: `Key Vault Crypto Officer`): `az role assignment create`; `az account \
-                    show` shows who you are";
 const REACH: &str = "check the vault's name, the network and the proxy: `az keyvault list` lists the \
                      vaults";
 
@@ -69,10 +64,14 @@ const TABLE: Table = table! {
          network";
     r#"^\s*"code": "ForbiddenByConnection""# => Denied,
         "the vault accepts private connections only: use a network that has one";
-    r"^ERROR: \(Forbidden\)" => Denied, ROLE;
+    r"^ERROR: \(Forbidden\)" => Denied,
+        "you need the role `Key Vault Crypto User` on the key or its vault (to create keys: `Key \
+         Vault Crypto Officer`): `az role assignment create`; `az account show` shows who you are";
     r#"^\s*"code": "ObjectIsDeletedButRecoverable""# => Disabled,
         "choose another name, or recover the deleted key: `az keyvault key recover {key}`";
-    r"^ERROR: (\(Unauthorized\)|Please run 'az login'|AADSTS\d+)" => LoggedOut, LOG_IN;
+    r"^ERROR: (\(Unauthorized\)|Please run 'az login'|AADSTS\d+)" => LoggedOut,
+        "log in: `az login`, or `az login --service-principal` in scripts; `az account show` shows \
+         who you are";
     r"^ERROR: \(Throttled\)" => Throttled, "try again later";
     "^ERROR: (.* misspelled or not recognized|unrecognized arguments:)" => Unsupported,
         "update the Azure CLI: `az upgrade`";

@@ -34,7 +34,7 @@ pub static KIND: SourceKind = SourceKind {
 const FORM: &str = "gcpkms://projects/P/locations/L/keyRings/R/cryptoKeys/K/cryptoKeyVersions/V";
 
 /// The segments before each name in a full resource name.
-const KINDS: [&str; 5] = [
+const SEGMENTS: [&str; 5] = [
     "projects",
     "locations",
     "keyRings",
@@ -86,8 +86,8 @@ const TABLE: Table = table! {
     status!("PERMISSION_DENIED: ") => Denied,
         "you need the role roles/cloudkms.signerVerifier on the key: `gcloud kms keys \
          add-iam-policy-binding` grants it; `gcloud auth list` shows who you are";
-    status!("(UNAUTHENTICATED: |You do not currently have an active account|Reauthentication |There was a \
-             problem (refreshing|reauthenticating) )") => LoggedOut,
+    status!("(UNAUTHENTICATED: |You do not currently have an active account|Reauthentication |\
+             There was a problem (refreshing|reauthenticating) )") => LoggedOut,
         "log in: `gcloud auth login`, or choose an account with `gcloud config set account`, \
          CLOUDSDK_CORE_ACCOUNT or the attribute configuration; gcloud ignores \
          GOOGLE_APPLICATION_CREDENTIALS";
@@ -318,7 +318,7 @@ impl Name {
             .map(|pair| (pair[0], pair[pair.len() - 1]))
             .unzip();
         let has_version = parts.len() == 10;
-        if !(parts.len() == 8 || has_version) || kinds != KINDS[..kinds.len()] {
+        if !(parts.len() == 8 || has_version) || kinds != SEGMENTS[..kinds.len()] {
             return Err(invalid("it does not name a key"));
         }
         // A domain-scoped project is written example.com:NAME.

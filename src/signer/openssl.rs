@@ -84,8 +84,8 @@ const TABLE: Table = table! {
         "the TPM locked itself after too many wrong passphrases: wait until the lockout ends, or \
          reset it with its lockout password, as in `tpm2_dictionarylockout --clear-lockout`";
     // Only the first of these counts as a wrong attempt.
-    queued!("(the authorization HMAC check failed|authorization failure without DA implications|PIN (is \
-             )?incorrect)") => WrongSecret,
+    queued!("(the authorization HMAC check failed|\
+             authorization failure without DA implications|PIN (is )?incorrect)") => WrongSecret,
         TRIED_ONCE;
     queued!("PIN (is )?locked") => Denied,
         "unlock the token with its SO PIN or PUK, using the vendor's tool";

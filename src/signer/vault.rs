@@ -67,7 +67,8 @@ const TABLE: Table = table! {
     r"(^|: )(tls: failed to verify certificate: )?x509: " => Unreachable,
         "if the server uses its own certificate authority, name its file with VAULT_CACERT or \
          BAO_CACERT";
-    "(connection refused|no such host|no route to host|i/o timeout|context deadline exceeded.*)$" => Unreachable,
+    "(connection refused|no such host|no route to host|i/o timeout|\
+      context deadline exceeded.*)$" => Unreachable,
         REACH;
 };
 

@@ -87,15 +87,15 @@ impl Module {
         let (sender, answer) = mpsc::channel();
         let file = path.clone();
         let work = move || {
-            let initialized = initialize(&file);
-            // After a timeout nobody is listening.
-            let (mut library, _) = match initialized {
-                Ok(library) => (library, sender.send(Ok(()))),
-                Err(failure) => return drop(sender.send(Err(failure))),
+            // After a timeout, nobody is listening.
+            let _ = match initialize(&file) {
+                Err(failure) => sender.send(Err(failure)),
+                Ok(mut library) => {
+                    let sent = sender.send(Ok(()));
+                    queue.into_iter().for_each(|job| job(&mut library));
+                    sent
+                }
             };
-            for job in queue {
-                job(&mut library);
-            }
         };
         thread::Builder::new()
             .spawn(work)

@@ -217,26 +217,23 @@ impl Token {
 
     /// Refuses if the token says that no PIN will work, or that a wrong one would lock it.
     fn expect_openable(&self, info: &TokenInfo, request: &Request) -> Result<()> {
-        let (why, hint) = if info.user_pin_locked() {
-            (
-                "is locked after too many wrong PINs",
-                "unblock it with the SO PIN or PUK, using the token's own tool",
-            )
-        } else if !info.user_pin_initialized() {
+        if info.user_pin_locked() {
+            let hint = "unblock it with the SO PIN or PUK, using the token's own tool";
+            return self.closed(request, "is locked after too many wrong PINs", hint);
+        }
+        if !info.user_pin_initialized() {
             let hint = format!(
                 "set one with the token's own tool, as in `{} --login --login-type so --init-pin`",
                 self.pkcs11_tool()
             );
             return self.closed(request, "has no user PIN", &hint);
-        } else if info.user_pin_final_try() && !matches!(request.pin, Pin::Person) {
-            (
-                "allows one more PIN attempt before it locks",
-                "remove the pin attributes to be prompted, or log in once with the token's own tool",
-            )
-        } else {
-            return Ok(());
-        };
-        self.closed(request, why, hint)
+        }
+        if info.user_pin_final_try() && !matches!(request.pin, Pin::Person) {
+            let hint = "remove the pin attributes to be prompted, or log in once with the token's own \
+                        tool";
+            return self.closed(request, "allows one more PIN attempt before it locks", hint);
+        }
+        Ok(())
     }
 
     /// The PIN; `None` if it is entered on the reader's keypad.
