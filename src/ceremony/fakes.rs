@@ -126,8 +126,6 @@ pub enum Fault {
     Refused,
     Unauthorized,
     NotSent,
-    /// The cluster is busy for this long.
-    Passing(Duration),
     /// It does not arrive, and there is no reply.
     Lost,
     /// It is carried out and its reply lost; this read is the first to show it.
@@ -141,10 +139,6 @@ pub enum Fault {
 impl Fault {
     fn error(&self) -> cluster::Error {
         let (certainty, kind, message) = match self {
-            Fault::Passing(after) => {
-                let error = Error::new(Kind::Unreachable, "busy");
-                return cluster::Error::new(Certainty::Refused, error).worth_repeating(*after);
-            }
             Fault::Refused => (Certainty::Refused, Kind::Refused, "Error 400: no".into()),
             Fault::Unauthorized => (Certainty::Refused, Kind::Auth, "Error 403: no right".into()),
             Fault::NotSent => (

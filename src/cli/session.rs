@@ -10,7 +10,6 @@ use crate::{
         Cluster,
         qq::{self, Qq},
         rest::{self, Rest, Trust},
-        retry::Retrying,
     },
     config::{self, Config},
     error::{Error, Kind, Result},
@@ -96,7 +95,7 @@ impl Session {
                     credentials_store: options.credentials_store.value.clone(),
                     timeout,
                 })?;
-                Box::new(Retrying::new(qq, timeout))
+                Box::new(qq)
             }
             Via::Rest => {
                 if let Trust::CaFile(path) = &settings.trust.value {
@@ -111,7 +110,7 @@ impl Session {
                     connections: jobs,
                     qq: program,
                 })?;
-                Box::new(Retrying::new(rest, timeout))
+                Box::new(rest)
             }
         })
     }

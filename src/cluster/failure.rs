@@ -1,41 +1,32 @@
 //! How calls to a cluster fail, and what follows from each failure.
 
-use std::{fmt, io, time::Duration};
+use std::{io, time::Duration};
 
-use super::{Certainty, qq::node::Astray, reply::NotAReply, rest::credentials};
-use crate::{
-    http::{self, proxy, tls::TrustError},
-    reason::Reason,
-    subprocess,
+use super::{
+    Certainty,
+    qq::node::Astray,
+    reply::{NotAReply, Wrong},
 };
+use crate::{http, reason::Reason, subprocess};
 
-/// How a call failed. Certainty, retry and exit code follow from the variant.
+/// The outcome of one attempt to make a call, before [`Site::error`](super::explain::Site::error)
+/// explains it.
+pub type Attempt<T> = Result<T, Failure>;
+
+/// How a call failed. What is certain, whether to retry, and the exit code follow from the variant.
 #[derive(Debug)]
-pub(crate) enum Failure {
-    /// 401.
-    Unauthorized(ApiError),
-    /// 403.
-    Forbidden(ApiError),
-    /// 404.
-    NotFound(ApiError),
-    /// 429, with the time that the cluster asks to wait.
-    Throttled(ApiError, Option<Duration>),
-    /// 408 or 502 to 504: the cluster, or a proxy that knows nothing of the cluster.
-    Unavailable(ApiError, Option<Duration>),
-    /// Any other 5xx.
-    Broken(ApiError),
-    /// Any other 4xx.
-    Refused(ApiError),
-    /// The reply is not one of the REST API's. The duration is the wait before a retry, if one may
+pub enum Failure {
+    Api(ApiError),
+    /// The reply does not come from the REST API. The duration is the wait before a retry, if one may
     /// help.
     Unexpected(Unexpected, Option<Duration>),
-    /// The reply is larger than any that a cluster sends; the text says what.
+    /// The reply is larger than any that a cluster sends; the text says what is too large.
     TooLarge(String),
     /// There was no reply, or no HTTP.
     Connection(http::Failure),
     /// `qq` would reach another cluster.
     Astray(Astray),
-    /// `qq` could not be run, or failed without saying why.
+    /// `qq` could not run, or failed without saying why.
     Qq(subprocess::Failure),
     /// `qq` cannot read its credentials.
     QqCredentials(String),
@@ -49,42 +40,29 @@ pub(crate) enum Failure {
     QqCommand,
     /// `qq` rejected the arguments.
     QqArguments(String),
-    /// Not a failure of a transport: a layer above gave up, or a test made it up.
-    Outside {
-        certainty: Certainty,
-        retry_after: Option<Duration>,
-    },
 }
 
-/// An error of the REST API.
-#[derive(Clone, Debug)]
-pub(crate) struct ApiError {
+/// An error of the REST API, as `qq` prints it.
+#[derive(Debug, thiserror::Error)]
+#[error("Error {status}: {words}")]
+pub struct ApiError {
+    /// 4xx or 5xx.
     pub status: u16,
-    /// `class: description`, with those of an inner error in parentheses.
+    /// `class: description`, followed by the same for an inner error in parentheses.
     pub words: String,
-}
-
-impl std::error::Error for ApiError {}
-
-/// As `qq` prints it.
-impl fmt::Display for ApiError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Error {}: {}", self.status, self.words)
-    }
+    /// How long the cluster asks to wait.
+    retry_after: Option<Duration>,
 }
 
 /// What is wrong with a reply.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Unexpected {
+pub enum Unexpected {
     #[error("status {status}: {excerpt}")]
     Status { status: u16, excerpt: String },
     #[error("it redirects to {0}, which qkey does not follow")]
     Redirect(String),
     #[error("expected {expected}, got: {excerpt}")]
-    Body {
-        expected: NotAReply,
-        excerpt: String,
-    },
+    Body { expected: Wrong, excerpt: String },
     #[error("its list never ends")]
     Endless,
     #[error("its next page is on another host: {0}")]
@@ -94,100 +72,120 @@ pub(crate) enum Unexpected {
     Qq(String),
 }
 
+/// Whether the same request may succeed later.
+pub fn is_transient(status: u16) -> bool {
+    matches!(status, 408 | 429 | 503)
+}
+
 impl Failure {
-    /// The error of the REST API with this status. `retry_after` is the time that the cluster asks to
-    /// wait.
+    /// An error of the REST API. `retry_after` is how long the cluster asks to wait.
     pub fn api(status: u16, words: String, retry_after: Option<Duration>) -> Self {
-        let error = ApiError { status, words };
         match status {
-            401 => Self::Unauthorized(error),
-            403 => Self::Forbidden(error),
-            404 => Self::NotFound(error),
-            429 => Self::Throttled(error, retry_after),
-            408 | 502..=504 => Self::Unavailable(error, retry_after),
-            400..500 => Self::Refused(error),
-            500.. => Self::Broken(error),
+            400.. => Self::Api(ApiError {
+                status,
+                words,
+                retry_after,
+            }),
             // The REST API reports no error with such a status.
-            _ => {
-                let excerpt = error.words;
-                Self::Unexpected(Unexpected::Status { status, excerpt }, None)
+            _ => Self::status(status, words, None),
+        }
+    }
+
+    /// A status without an error of the REST API.
+    pub fn status(status: u16, excerpt: String, retry_after: Option<Duration>) -> Self {
+        Self::Unexpected(Unexpected::Status { status, excerpt }, retry_after)
+    }
+
+    pub fn reply(wrong: NotAReply, excerpt: String, retry_after: Option<Duration>) -> Self {
+        match wrong {
+            NotAReply::TooLarge(what) => Self::TooLarge(what),
+            NotAReply::Wrong(expected) => {
+                Self::Unexpected(Unexpected::Body { expected, excerpt }, retry_after)
             }
         }
+    }
+
+    /// Whether `qq` rejected its command line, before it sent anything.
+    pub fn is_usage(&self) -> bool {
+        matches!(
+            self,
+            Self::QqWithoutHost | Self::QqCommand | Self::QqArguments(_)
+        )
     }
 
     /// What is certain about the cluster's state.
     pub fn certainty(&self) -> Certainty {
+        use http::Failure as Http;
+        use subprocess::Failure as Program;
         match self {
-            Self::Unauthorized(_)
-            | Self::Forbidden(_)
-            | Self::NotFound(_)
-            | Self::Throttled(..)
-            | Self::Refused(_) => Certainty::Refused,
-            Self::Broken(_) => Certainty::Failed,
-            Self::Unavailable(..) | Self::Unexpected(..) | Self::TooLarge(_) => {
-                Certainty::Unexpected
-            }
-            Self::Connection(failure) => {
-                use http::Failure::{Lost, NotHttp, StoppedDuring, TimedOut, TooLong, Truncated};
-                match failure {
-                    StoppedDuring(_) | TimedOut(_) | Lost(_) | Truncated => Certainty::Lost,
-                    TooLong | NotHttp(_) => Certainty::Unexpected,
-                    _ => Certainty::NotSent,
-                }
-            }
-            Self::Qq(failure) => match failure {
-                subprocess::Failure::NotFound { .. }
-                | subprocess::Failure::NotExecutable { .. }
-                | subprocess::Failure::CouldNotRun { .. } => Certainty::NotSent,
-                _ => Certainty::Lost,
+            Self::Api(error) => match error.status {
+                // A proxy may have replied, which knows nothing of the cluster.
+                408 | 502..=504 => Certainty::Unexpected,
+                ..500 => Certainty::Refused,
+                500.. => Certainty::Failed,
             },
-            Self::QqError(_) | Self::QqCrash(_) => Certainty::Lost,
-            Self::Astray(_)
+            Self::Unexpected(..)
+            | Self::TooLarge(_)
+            | Self::Connection(Http::TooLong | Http::NotHttp(_)) => Certainty::Unexpected,
+            Self::Connection(
+                Http::StoppedDuring(_) | Http::TimedOut(_) | Http::Lost(_) | Http::Truncated,
+            )
+            | Self::QqError(_)
+            | Self::QqCrash(_) => Certainty::Lost,
+            Self::Qq(
+                Program::NotFound { .. }
+                | Program::NotExecutable { .. }
+                | Program::CouldNotRun { .. },
+            ) => Certainty::NotSent,
+            Self::Qq(_) => Certainty::Lost,
+            Self::Connection(_)
+            | Self::Astray(_)
             | Self::QqCredentials(_)
             | Self::QqWithoutHost
             | Self::QqCommand
             | Self::QqArguments(_) => Certainty::NotSent,
-            Self::Outside { certainty, .. } => *certainty,
         }
     }
 
-    /// How long to wait at least before a read is retried; `None` if a retry would not help.
+    /// The minimum wait before a read is retried; `None` if a retry would not help.
     pub fn retry_after(&self) -> Option<Duration> {
+        use http::Failure as Http;
+        let at_once = |so: bool| so.then_some(Duration::ZERO);
         match self {
-            Self::Throttled(_, after)
-            | Self::Unavailable(
-                ApiError {
-                    status: 408 | 503, ..
-                },
-                after,
-            ) => Some(after.unwrap_or_default()),
-            Self::Unexpected(_, after) => *after,
-            Self::Connection(failure) => {
-                use http::Failure::{Closed, Lost, NotConnected, RefusedByProxy, Truncated};
-                match failure {
-                    NotConnected(_) | Closed | Truncated => Some(Duration::ZERO),
-                    Lost(cause) => (!is_time_out(cause)).then_some(Duration::ZERO),
-                    RefusedByProxy(status) => status.is_server_error().then_some(Duration::ZERO),
-                    _ => None,
-                }
+            Self::Api(error) if is_transient(error.status) => {
+                Some(error.retry_after.unwrap_or_default())
             }
-            Self::Outside { retry_after, .. } => *retry_after,
+            Self::Unexpected(_, after) => *after,
+            Self::Connection(failure) => match failure {
+                Http::NotConnected(_) | Http::Closed | Http::Truncated => at_once(true),
+                Http::Lost(cause) => at_once(!is_time_out(cause)),
+                Http::RefusedByProxy(status) => at_once(status.is_server_error()),
+                _ => None,
+            },
             _ => None,
         }
     }
 
-    /// Why it failed, as far as layers above need to know.
+    /// The reason, where the layers above decide by it.
     pub fn reason(&self) -> Option<Reason> {
         match self {
-            Self::Unauthorized(_) | Self::QqCredentials(_) => Some(Reason::LoggedOut),
-            Self::Unexpected(Unexpected::Status { status: 401, .. }, _) => Some(Reason::LoggedOut),
-            Self::Forbidden(_) => Some(Reason::Denied),
-            Self::NotFound(_) => Some(Reason::NotFound),
-            Self::Throttled(..) => Some(Reason::Throttled),
-            Self::Unavailable(..) => Some(Reason::Unreachable),
-            Self::Connection(http::Failure::StoppedBefore(_) | http::Failure::StoppedDuring(_)) => {
-                None
+            Self::QqCredentials(_)
+            | Self::Unexpected(Unexpected::Status { status: 401, .. }, _) => {
+                Some(Reason::LoggedOut)
             }
+            Self::Api(error) => match error.status {
+                401 => Some(Reason::LoggedOut),
+                403 => Some(Reason::Denied),
+                404 => Some(Reason::NotFound),
+                429 => Some(Reason::Throttled),
+                408 | 502..=504 => Some(Reason::Unreachable),
+                _ => None,
+            },
+            Self::Connection(
+                http::Failure::StoppedBefore(_)
+                | http::Failure::StoppedDuring(_)
+                | http::Failure::TooLong,
+            ) => None,
             Self::Connection(_) => Some(Reason::Unreachable),
             _ => None,
         }
@@ -197,25 +195,6 @@ impl Failure {
 fn is_time_out(cause: &http::Cause) -> bool {
     let error = cause.downcast_ref::<io::Error>();
     error.is_some_and(|error| error.kind() == io::ErrorKind::TimedOut)
-}
-
-/// Why a cluster cannot be called at all.
-#[derive(Debug)]
-pub enum SetupError {
-    /// Neither a host nor a configured cluster is named.
-    NoCluster,
-    /// This is not a host name.
-    Host(String),
-    /// There is no usable `qq`.
-    Qq(subprocess::Failure),
-    /// `qq` would reach another cluster.
-    Astray(Astray),
-    Trust(TrustError),
-    Proxy(proxy::Unusable),
-    Credentials {
-        error: credentials::Error,
-        log_in: String,
-    },
 }
 
 #[cfg(test)]

@@ -6,13 +6,12 @@ mod failure;
 pub mod qq;
 mod reply;
 pub mod rest;
-pub mod retry;
+mod transport;
 
 use std::collections::HashSet;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use self::{call::Call, failure::Failure};
 use crate::{
     error::Error as UserError,
     public_key::{self, PublicKey},
@@ -21,20 +20,23 @@ use crate::{
 };
 
 /// One entry of the key store.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct StoredKey {
-    /// Digits only; stays when the key is replaced or renamed.
+    /// Digits only. It stays the same when the key is replaced or renamed.
+    #[serde(deserialize_with = "reply::id")]
     pub id: String,
     pub name: String,
+    #[serde(default)]
     pub comment: String,
-    /// A disabled key locks no more snapshots, but still unlocks.
+    /// A disabled key cannot lock further snapshots, but can still unlock them.
+    #[serde(default)]
     pub disabled: bool,
     /// Base64 of the DER SubjectPublicKeyInfo, as the cluster shows it.
     pub public_key: String,
 }
 
 impl StoredKey {
-    /// The public key itself.
+    /// The decoded public key.
     ///
     /// # Errors
     /// When it is not a P-256 key.
@@ -42,18 +44,18 @@ impl StoredKey {
         PublicKey::from_base64(&self.public_key)
     }
 
-    /// Whether the cluster holds `key` here.
+    /// Whether its public key is `key`.
     pub fn holds(&self, key: &PublicKey) -> bool {
         self.public_key().is_ok_and(|stored| stored == *key)
     }
 
-    /// What messages call it.
+    /// Its name in messages.
     pub fn title(&self) -> String {
         format!("key {} ({})", self.id, quoted(&self.name))
     }
 }
 
-/// How a user or a policy refers to a stored key. Names never consist of digits only.
+/// How a user or a policy refers to a stored key. A name never consists of only digits.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KeyRef {
     Id(String),
@@ -62,14 +64,13 @@ pub enum KeyRef {
 
 impl KeyRef {
     pub fn new(reference: &str) -> Self {
-        let digits = !reference.is_empty() && reference.bytes().all(|b| b.is_ascii_digit());
-        match digits {
+        match !reference.is_empty() && reference.bytes().all(|b| b.is_ascii_digit()) {
             true => Self::Id(reference.to_owned()),
             false => Self::Name(reference.to_owned()),
         }
     }
 
-    /// What messages call it.
+    /// Its name in messages.
     pub fn title(&self) -> String {
         match self {
             Self::Id(id) => format!("key {id}"),
@@ -100,41 +101,52 @@ impl KeyRef {
 }
 
 /// Something that a stored key protects.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "reply::AnyUsage")]
 pub struct Usage {
-    /// `snapshot`, `snapshot_policy`, `replication_target`, or what a later version adds.
+    /// `snapshot`, `snapshot_policy`, `replication_target`, or a kind that a later version adds.
     #[serde(rename = "type")]
     pub kind: String,
     pub id: String,
 }
 
-/// One snapshot's status.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// The status of a snapshot.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct Snapshot {
     pub id: u64,
+    #[serde(default)]
     pub name: String,
+    #[serde(default)]
     pub source_file_path: String,
     /// RFC 3339.
+    #[serde(default)]
     pub timestamp: String,
     /// RFC 3339; empty for a snapshot that never expires.
+    #[serde(default, deserialize_with = "reply::or_empty")]
     pub expiration: String,
-    /// The id of the stored key that locks it.
+    /// The id of the stored key that locks it. Required in a reply: an absent field must not read as
+    /// "not locked".
+    #[serde(deserialize_with = "reply::optional_id")]
     pub lock_key: Option<String>,
 }
 
 impl Snapshot {
     /// Its size in memory, in bytes.
     pub fn size(&self) -> usize {
-        let lock_key = self.lock_key.as_ref().map_or(0, String::len);
-        size_of::<Self>()
-            + self.name.len()
-            + self.source_file_path.len()
-            + self.timestamp.len()
-            + self.expiration.len()
-            + lock_key
+        size_of::<Self>() + self.texts().iter().map(|text| text.len()).sum::<usize>()
     }
 
-    /// What messages call it.
+    fn texts(&self) -> [&str; 5] {
+        [
+            &self.name,
+            &self.source_file_path,
+            &self.timestamp,
+            &self.expiration,
+            self.lock_key.as_deref().unwrap_or_default(),
+        ]
+    }
+
+    /// Its name in messages.
     pub fn title(&self) -> String {
         match self.name.as_str() {
             "" => format!("snapshot {}", self.id),
@@ -143,72 +155,53 @@ impl Snapshot {
     }
 }
 
-/// What is submitted to store a key.
+/// A submission that stores a key.
 #[derive(Clone, Debug)]
 pub struct NewKey<'a> {
     pub name: &'a str,
     pub comment: &'a str,
     pub public_key: &'a PublicKey,
-    /// Over the name.
+    /// Signs the name.
     pub signature: &'a Signature,
 }
 
-/// What is submitted to replace a stored key.
+/// A submission that replaces a stored key.
 #[derive(Clone, Debug)]
 pub struct Replacement<'a> {
     pub new_key: &'a PublicKey,
-    /// Over the challenge, by the key that the cluster holds.
+    /// Signs the challenge with the key that the cluster holds.
     pub old_signature: &'a Signature,
-    /// Over the challenge, by the new key.
+    /// Signs the challenge with the new key.
     pub new_signature: &'a Signature,
 }
 
-/// What is certain after a failed call.
+/// How far a failed call may have come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Certainty {
     /// The cluster refused; nothing was changed.
     Refused,
     /// The cluster never received the request; nothing was changed.
     NotSent,
-    /// The cluster itself replied that it failed: it is finished with the request, and may have carried
-    /// it out.
+    /// The cluster itself replied that it failed: it is done with the request, and may have carried it
+    /// out.
     Failed,
-    /// The reply is not one that the cluster gives to this call: it may have carried the request out, or
-    /// may still.
+    /// The cluster does not reply this way to this call: it may have carried out the request, or may
+    /// still do so.
     Unexpected,
-    /// There was no reply: the cluster may have carried the request out, or may still.
+    /// There was no reply: the cluster may have carried out the request, or may still do so.
     Lost,
 }
 
-/// A failed call: what happened, what is certain, and what to tell the user.
+/// A failed call: what is certain, and what to tell the user.
 #[derive(Debug)]
 pub struct Error {
     pub certainty: Certainty,
     pub error: UserError,
-    pub(crate) failure: Box<Failure>,
 }
 
 impl Error {
-    /// A failure that no transport reported: a layer above gave up.
     pub fn new(certainty: Certainty, error: UserError) -> Self {
-        Self {
-            certainty,
-            error,
-            failure: Box::new(Failure::Outside {
-                certainty,
-                retry_after: None,
-            }),
-        }
-    }
-
-    /// The same as a transient failure, for tests of retries.
-    #[cfg(test)]
-    pub(crate) fn worth_repeating(mut self, after: std::time::Duration) -> Self {
-        *self.failure = Failure::Outside {
-            certainty: self.certainty,
-            retry_after: Some(after),
-        };
-        self
+        Self { certainty, error }
     }
 }
 
@@ -223,11 +216,11 @@ pub type Result<T> = std::result::Result<T, Error>;
 /// The port of a cluster's REST API.
 pub const DEFAULT_PORT: u16 = 8000;
 
-/// Typed calls to a cluster. Reads can be retried at will; `add_key`, `replace_key`, `unlock` and `lock`
-/// are submissions. Whatever a submission returns, only reading the cluster's state shows what it did:
-/// a proxy can reply in the cluster's place.
+/// Typed calls to a cluster. `add_key`, `replace_key`, `unlock`, and `lock` are submissions; all others
+/// are reads. Whatever a submission returns, only reading the cluster's state shows what it did: a proxy
+/// can reply in the cluster's place.
 ///
-/// A reply about another id than the requested one is an error.
+/// A reply about an id other than the requested one is an error.
 pub trait Cluster: Sync {
     /// The whole key store.
     fn keys(&self) -> Result<Vec<StoredKey>>;
@@ -258,14 +251,14 @@ pub trait Cluster: Sync {
     /// Locks a snapshot with the stored key with this id.
     fn lock(&self, id: u64, key_id: &str) -> Result<()>;
 
-    /// Whether concurrent calls are faster than consecutive ones while only one ceremony runs.
+    /// Whether concurrent calls are faster than consecutive ones when only one ceremony runs.
     fn gains_from_concurrency(&self) -> bool;
 
     /// A command that a user can run against this cluster, for hints.
     fn check_command(&self, what: Check<'_>) -> String;
 }
 
-/// What a [check command](Cluster::check_command) does.
+/// The purpose of a [check command](Cluster::check_command).
 #[derive(Clone, Copy, Debug)]
 pub enum Check<'a> {
     /// Lists the stored keys.

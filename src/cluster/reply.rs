@@ -1,38 +1,114 @@
-//! Pure parsers of replies: of the REST API, and of `qq` on stdout. Unknown fields are ignored.
+//! Pure parsers of replies from the REST API, and of what `qq` prints on stdout. Unknown fields are
+//! ignored.
 
-use std::{collections::BTreeMap, fmt, marker::PhantomData};
+use std::fmt;
 
 use serde::{
     Deserialize, Deserializer,
-    de::{self, DeserializeOwned, IgnoredAny, MapAccess, SeqAccess, Visitor},
+    de::{DeserializeOwned, Visitor},
 };
 
-use super::{NewKey, Replacement, Snapshot, StoredKey, Usage};
+use super::{NewKey, Replacement, Snapshot, StoredKey, Usage, call::Call};
 use crate::text::size;
 
-#[derive(Deserialize)]
-struct KeyReply {
-    id: Id,
-    name: String,
-    #[serde(default)]
-    comment: String,
-    #[serde(default)]
-    disabled: bool,
-    public_key: String,
+pub type Parsed<T> = Result<T, NotAReply>;
+
+/// A reply other than the expected one.
+#[derive(Debug)]
+pub enum NotAReply {
+    Wrong(Wrong),
+    /// The text says what is too large.
+    TooLarge(String),
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("{expected}{}", .why.as_ref().map(|why| format!(" ({why})")).unwrap_or_default())]
+pub struct Wrong {
+    expected: &'static str,
+    /// What is wrong with the reply, if it is JSON.
+    why: Option<String>,
+}
+
+fn wrong<T>(expected: &'static str, why: Option<String>) -> Parsed<T> {
+    Err(NotAReply::Wrong(Wrong { expected, why }))
+}
+
+/// The maximum size of a reply: no cluster may exhaust the memory of this machine.
+#[derive(Clone, Copy, Debug)]
+pub struct Limit {
+    what: &'static str,
+    pub bytes: usize,
+    /// The maximum number of entries in a list.
+    entries: usize,
+}
+
+/// The maximum length of a text in a reply, in bytes.
+const TEXT_LIMIT: usize = 64 << 10;
+
+/// How much of another program's message is shown, in characters.
+const WORDS_LIMIT: usize = 2_000;
+
+impl Limit {
+    /// An entry of the key list has about 300 bytes, and a usage 80; `qq` prints about 500 bytes for a
+    /// snapshot. A cluster has at most 40,000 snapshots.
+    pub fn of(call: Call<'_>) -> Self {
+        let (what, bytes, entries) = match call {
+            Call::Keys => ("the key list", 8 << 20, 20_000),
+            Call::KeyUsage(_) => ("the list of what a key protects", 4 << 20, 50_000),
+            Call::UnlockedSnapshots => ("the list of snapshots", 32 << 20, 100_000),
+            _ => ("the reply", 256 << 10, 1),
+        };
+        Self {
+            what,
+            bytes,
+            entries,
+        }
+    }
+
+    /// The message for a reply with more bytes.
+    pub fn exceeded(self) -> String {
+        format!("{} is larger than {}", self.what, size(self.bytes))
+    }
+
+    /// # Errors
+    /// When a list has more entries.
+    pub fn check<T>(self, list: &[T]) -> Result<(), String> {
+        match list.len() <= self.entries {
+            true => Ok(()),
+            false => Err(format!(
+                "{} has more than {} entries",
+                self.what, self.entries
+            )),
+        }
+    }
+}
+
+/// A list, or a page of it.
+pub struct Page<T> {
+    pub entries: Vec<T>,
+    /// The path or URL of the next page.
+    pub next: Option<String>,
 }
 
 #[derive(Deserialize)]
-struct KeysReply {
-    entries: Entries<KeyReply, { KEY_LIST.entries }>,
+struct Entries<T> {
+    entries: Vec<T>,
     #[serde(default)]
     paging: Paging,
 }
 
 #[derive(Deserialize)]
-struct UsagesPage {
-    usages: UsageEntries,
+struct Usages {
+    usages: Vec<Usage>,
     #[serde(default)]
     paging: Paging,
+}
+
+/// The usages in 6.1.0.x.
+#[derive(Deserialize)]
+struct UsagesByKind {
+    snapshots: Vec<Id>,
+    snapshot_policies: Vec<Id>,
 }
 
 /// Empty on the last page.
@@ -42,85 +118,15 @@ struct Paging {
     next: Option<String>,
 }
 
-impl Paging {
-    fn next(self) -> Option<String> {
-        self.next.filter(|next| !next.is_empty())
-    }
-}
-
-/// An error of the REST API.
+/// A usage whose id is not checked yet.
 #[derive(Deserialize)]
-struct ErrorReply {
-    error_class: String,
-    #[serde(default)]
-    description: String,
-    inner: Option<Box<ErrorReply>>,
-}
-
-/// A list, or by kind in 6.1.0.x. An untagged enum would buffer all of it twice.
-struct UsagesReply(UsageEntries);
-
-impl<'de> Deserialize<'de> for UsagesReply {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        struct ByKind {
-            snapshots: Entries<Id, { USAGES.entries }>,
-            snapshot_policies: Entries<Id, { USAGES.entries }>,
-        }
-
-        struct Usages;
-
-        impl<'de> Visitor<'de> for Usages {
-            type Value = UsagesReply;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a list of usages")
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<UsagesReply, A::Error> {
-                let list = de::value::SeqAccessDeserializer::new(list);
-                UsageEntries::deserialize(list).map(UsagesReply)
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<UsagesReply, A::Error> {
-                let by_kind = ByKind::deserialize(de::value::MapAccessDeserializer::new(map))?;
-                let of_kind = |kind: &'static str, ids: Entries<_, _>| {
-                    let usage = move |Id(id)| UsageReply {
-                        kind: kind.to_owned(),
-                        id,
-                    };
-                    (ids.list.into_iter().map(usage), ids.more)
-                };
-                let (snapshots, more) = of_kind("snapshot", by_kind.snapshots);
-                let (policies, still_more) = of_kind("snapshot_policy", by_kind.snapshot_policies);
-                Ok(UsagesReply(Entries {
-                    list: snapshots.chain(policies).collect(),
-                    more: more || still_more,
-                }))
-            }
-        }
-
-        deserializer.deserialize_any(Usages)
-    }
-}
-
-type UsageEntries = Entries<UsageReply, { USAGES.entries }>;
-
-#[derive(Deserialize)]
-#[serde(try_from = "AnyUsage")]
-struct UsageReply {
-    kind: String,
-    id: String,
-}
-
-#[derive(Deserialize)]
-struct AnyUsage {
+pub struct AnyUsage {
     #[serde(rename = "type")]
     kind: String,
     id: TextOrNumber,
 }
 
-impl TryFrom<AnyUsage> for UsageReply {
+impl TryFrom<AnyUsage> for Usage {
     type Error = InvalidId;
 
     fn try_from(AnyUsage { kind, id }: AnyUsage) -> Result<Self, InvalidId> {
@@ -135,42 +141,28 @@ impl TryFrom<AnyUsage> for UsageReply {
 }
 
 #[derive(Deserialize)]
-struct ChallengeReply {
+struct Challenge {
     challenge: String,
 }
 
+/// The part of a snapshot's status that shows whether it is locked.
 #[derive(Deserialize)]
-struct SnapshotReply {
+struct Status {
     id: u64,
-    #[serde(default)]
-    name: String,
-    #[serde(default)]
-    source_file_path: String,
-    #[serde(default)]
-    timestamp: String,
-    #[serde(default)]
-    expiration: Option<String>,
-    // No default: a reply without this field must not read as "not locked".
-    #[serde(deserialize_with = "optional_id")]
-    lock_key: Option<String>,
+    #[serde(rename = "lock_key", deserialize_with = "is_id")]
+    is_locked: bool,
 }
 
+/// An error of the REST API.
 #[derive(Deserialize)]
-struct StatusesReply {
-    entries: Entries<StatusReply, { SNAPSHOTS.entries }>,
+struct ApiError {
+    error_class: String,
     #[serde(default)]
-    paging: Paging,
+    description: String,
+    inner: Option<Box<ApiError>>,
 }
 
-/// The part of a snapshot that says whether it is locked.
-#[derive(Deserialize)]
-struct StatusReply {
-    id: u64,
-    #[serde(deserialize_with = "optional_id")]
-    lock_key: Option<String>,
-}
-
-/// Text, or a number taken as text.
+/// A string, or a number as a string.
 struct TextOrNumber(String);
 
 impl<'de> Deserialize<'de> for TextOrNumber {
@@ -197,71 +189,32 @@ impl<'de> Deserialize<'de> for TextOrNumber {
     }
 }
 
-/// The id of a key, a snapshot or a policy: digits, as a string or a number. Ids go into URLs and into
+/// The id of a key, a snapshot, or a policy: digits, as a string or a number. Ids go into URLs and into
 /// commands that users copy, so nothing else is accepted.
 #[derive(Deserialize)]
 #[serde(try_from = "TextOrNumber")]
 struct Id(String);
 
-/// The digits of a 64-bit number.
+/// The number of digits in a 64-bit number.
 const LONGEST_ID: usize = 20;
 
 /// More than twice the length of a UUID.
 const LONGEST_WORD: usize = 80;
 
-/// The id itself stays out of the message.
+/// The message leaves out the id itself.
 #[derive(Debug, thiserror::Error)]
 #[error("invalid id")]
-struct InvalidId;
+pub struct InvalidId;
 
 impl TryFrom<TextOrNumber> for Id {
     type Error = InvalidId;
 
     fn try_from(TextOrNumber(text): TextOrNumber) -> Result<Self, InvalidId> {
-        let is_id =
-            (1..=LONGEST_ID).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit());
-        match is_id {
+        let is_short = (1..=LONGEST_ID).contains(&text.len());
+        match is_short && text.bytes().all(|b| b.is_ascii_digit()) {
             true => Ok(Self(text)),
             false => Err(InvalidId),
         }
-    }
-}
-
-/// The first `MAX` entries of a list; the rest are read and dropped.
-struct Entries<T, const MAX: usize> {
-    list: Vec<T>,
-    /// Whether there were more.
-    more: bool,
-}
-
-impl<'de, T: Deserialize<'de>, const MAX: usize> Deserialize<'de> for Entries<T, MAX> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct List<T, const MAX: usize>(PhantomData<T>);
-
-        impl<'de, T: Deserialize<'de>, const MAX: usize> Visitor<'de> for List<T, MAX> {
-            type Value = Entries<T, MAX>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a list")
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, mut entries: A) -> Result<Self::Value, A::Error> {
-                let mut list = Vec::new();
-                while list.len() < MAX {
-                    match entries.next_element()? {
-                        Some(entry) => list.push(entry),
-                        None => return Ok(Entries { list, more: false }),
-                    }
-                }
-                let mut more = false;
-                while entries.next_element::<IgnoredAny>()?.is_some() {
-                    more = true;
-                }
-                Ok(Entries { list, more })
-            }
-        }
-
-        deserializer.deserialize_seq(List(PhantomData))
     }
 }
 
@@ -270,141 +223,32 @@ fn is_word(text: &str) -> bool {
     (1..=LONGEST_WORD).contains(&text.len()) && !text.starts_with('-') && text.bytes().all(allowed)
 }
 
-fn optional_id<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+pub fn id<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    Ok(Id::deserialize(deserializer)?.0)
+}
+
+pub fn optional_id<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
     Ok(Option::<Id>::deserialize(deserializer)?.map(|id| id.0))
 }
 
-impl From<KeyReply> for StoredKey {
-    fn from(reply: KeyReply) -> Self {
-        Self {
-            id: reply.id.0,
-            name: reply.name,
-            comment: reply.comment,
-            disabled: reply.disabled,
-            public_key: reply.public_key,
-        }
-    }
+/// Keeps no ids: a list may have a million.
+fn is_id<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
+    Ok(Option::<Id>::deserialize(deserializer)?.is_some())
 }
 
-impl From<UsageReply> for Usage {
-    fn from(reply: UsageReply) -> Self {
-        Self {
-            kind: reply.kind,
-            id: reply.id,
-        }
-    }
+pub fn or_empty<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
-/// The maximum size of a reply: no cluster may exhaust the memory of this machine.
-#[derive(Clone, Copy, Debug)]
-pub struct Limit {
-    what: &'static str,
-    pub bytes: usize,
-    /// In a list.
-    pub entries: usize,
-}
-
-/// A key, a challenge, a status, an error.
-pub const SINGLE: Limit = Limit {
-    what: "the reply",
-    bytes: 256 << 10,
-    entries: 1,
-};
-
-/// Some 300 bytes each.
-pub const KEY_LIST: Limit = Limit {
-    what: "the key list",
-    bytes: 8 << 20,
-    entries: 20_000,
-};
-
-/// A cluster has 40,000 snapshots at most, and a usage takes 80 bytes.
-pub const USAGES: Limit = Limit {
-    what: "the list of what a key protects",
-    bytes: 4 << 20,
-    entries: 50_000,
-};
-
-/// A cluster has 40,000 snapshots at most, and a status takes some 500 bytes as `qq` prints it.
-pub const SNAPSHOTS: Limit = Limit {
-    what: "the list of snapshots",
-    bytes: 32 << 20,
-    entries: 100_000,
-};
-
-/// The maximum length of a text in a reply, in bytes.
-const TEXT_LIMIT: usize = 64 << 10;
-
-/// How much of another program's message is shown, in characters.
-const WORDS_LIMIT: usize = 2_000;
-
-impl Limit {
-    /// The message for a reply with more bytes.
-    pub fn exceeded(self) -> String {
-        format!("{} is larger than {}", self.what, size(self.bytes))
-    }
-
-    /// The error for a list with more entries.
-    pub fn too_many(self) -> NotAReply {
-        let words = format!("{} has more than {} entries", self.what, self.entries);
-        NotAReply::too_large(words)
-    }
-}
-
-/// A reply that is not the expected one.
-#[derive(Debug, PartialEq, Eq)]
-pub struct NotAReply {
-    /// The expected reply.
-    pub expected: &'static str,
-    /// What is wrong with the reply, if it is JSON.
-    pub why: Option<String>,
-    /// What is too large in the reply.
-    pub too_large: Option<String>,
-}
-
-impl NotAReply {
-    fn new(expected: &'static str) -> Self {
-        Self {
-            expected,
-            why: None,
-            too_large: None,
-        }
-    }
-
-    fn too_large(words: String) -> Self {
-        Self {
-            too_large: Some(words),
-            ..Self::new("a reply of the usual size")
-        }
-    }
-}
-
-/// The expected reply, and what is wrong.
-impl fmt::Display for NotAReply {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.why {
-            Some(why) => write!(f, "{} ({why})", self.expected),
-            None => f.write_str(self.expected),
-        }
-    }
-}
-
-/// A page of a list.
-pub struct Page<T> {
-    pub entries: Vec<T>,
-    /// The path or URL of the next page.
-    pub next: Option<String>,
-}
-
-fn json<T: DeserializeOwned>(reply: &[u8], expected: &'static str) -> Result<T, NotAReply> {
-    serde_json::from_slice(reply).map_err(|error| NotAReply {
-        why: error.is_data().then(|| shortened(&error.to_string())),
-        ..NotAReply::new(expected)
+fn json<T: DeserializeOwned>(reply: &[u8], expected: &'static str) -> Parsed<T> {
+    serde_json::from_slice(reply).or_else(|error| {
+        let why = error.is_data().then(|| shortened(&error.to_string()));
+        wrong(expected, why)
     })
 }
 
 /// The beginning of another program's message.
-pub(super) fn shortened(words: &str) -> String {
+pub fn shortened(words: &str) -> String {
     match words.char_indices().nth(WORDS_LIMIT) {
         Some((end, _)) => format!("{}…", &words[..end]),
         None => words.to_owned(),
@@ -413,183 +257,169 @@ pub(super) fn shortened(words: &str) -> String {
 
 /// # Errors
 /// When a text is too long.
-fn check_texts(texts: &[&str]) -> Result<(), NotAReply> {
+fn check_texts(texts: &[&str]) -> Parsed<()> {
     match texts.iter().all(|text| text.len() <= TEXT_LIMIT) {
         true => Ok(()),
-        false => Err(NotAReply::too_large(format!(
+        false => Err(NotAReply::TooLarge(format!(
             "a text in the reply is longer than {}",
             size(TEXT_LIMIT)
         ))),
     }
 }
 
-impl StoredKey {
-    fn check_size(&self) -> Result<(), NotAReply> {
-        check_texts(&[&self.id, &self.name, &self.comment, &self.public_key])
-    }
+fn check_key(key: &StoredKey) -> Parsed<()> {
+    check_texts(&[&key.id, &key.name, &key.comment, &key.public_key])
 }
 
-impl Usage {
-    fn check_size(&self) -> Result<(), NotAReply> {
-        check_texts(&[&self.kind, &self.id])
-    }
+fn page<T>(entries: Vec<T>, paging: Paging, check: impl Fn(&T) -> Parsed<()>) -> Parsed<Page<T>> {
+    entries.iter().try_for_each(check)?;
+    let next = paging.next.filter(|next| !next.is_empty());
+    Ok(Page { entries, next })
 }
 
-/// # Errors
-/// When there are too many.
-fn usages(reply: UsageEntries) -> Result<Vec<Usage>, NotAReply> {
-    if reply.more {
-        return Err(USAGES.too_many());
-    }
-    let usages: Vec<Usage> = reply.list.into_iter().map(Into::into).collect();
-    usages.iter().try_for_each(Usage::check_size)?;
-    Ok(usages)
-}
-
-const KEYS: &str = "a list of keys in JSON";
-const KEY: &str = "the key in JSON";
-const SNAPSHOT: &str = "the snapshot's status in JSON";
-const USAGES_IN_JSON: &str = "a list of usages in JSON";
-
-/// `fs_security_list_keys --json`.
-pub fn keys(stdout: &[u8]) -> Result<Vec<StoredKey>, NotAReply> {
-    keys_page(stdout).map(|page| page.entries)
-}
-
-/// `GET /v1/file-system/security/keys/`.
-pub fn keys_page(body: &[u8]) -> Result<Page<StoredKey>, NotAReply> {
-    let reply: KeysReply = json(body, KEYS)?;
-    if reply.entries.more {
-        return Err(KEY_LIST.too_many());
-    }
-    let keys: Vec<StoredKey> = reply.entries.list.into_iter().map(Into::into).collect();
-    keys.iter().try_for_each(StoredKey::check_size)?;
-    Ok(Page {
-        entries: keys,
-        next: reply.paging.next(),
-    })
+/// `fs_security_list_keys --json`, `GET /v1/file-system/security/keys/`.
+pub fn keys(reply: &[u8]) -> Parsed<Page<StoredKey>> {
+    let Entries { entries, paging } = json(reply, "a list of keys in JSON")?;
+    page(entries, paging, check_key)
 }
 
 /// `GET /v1/file-system/security/keys/{ref}/usages`.
-pub fn usages_page(body: &[u8]) -> Result<Page<Usage>, NotAReply> {
-    let reply: UsagesPage = json(body, USAGES_IN_JSON)?;
-    Ok(Page {
-        entries: usages(reply.usages)?,
-        next: reply.paging.next(),
+pub fn usages(body: &[u8]) -> Parsed<Page<Usage>> {
+    usages_page(json(body, USAGES_IN_JSON)?)
+}
+
+/// `fs_security_get_key_usage --json`: a list, or in 6.1.0.x an object by kind.
+pub fn usages_of_qq(stdout: &[u8]) -> Parsed<Page<Usage>> {
+    let usages = match stdout.trim_ascii_start().starts_with(b"{") {
+        false => json(stdout, USAGES_IN_JSON)?,
+        true => {
+            let reply: UsagesByKind = json(stdout, USAGES_IN_JSON)?;
+            let usage = |kind: &str, Id(id)| Usage {
+                kind: kind.to_owned(),
+                id,
+            };
+            let snapshots = reply.snapshots.into_iter();
+            let policies = reply.snapshot_policies.into_iter();
+            snapshots
+                .map(|id| usage("snapshot", id))
+                .chain(policies.map(|id| usage("snapshot_policy", id)))
+                .collect()
+        }
+    };
+    let paging = Paging::default();
+    usages_page(Usages { usages, paging })
+}
+
+const USAGES_IN_JSON: &str = "a list of usages in JSON";
+
+fn usages_page(Usages { usages, paging }: Usages) -> Parsed<Page<Usage>> {
+    page(usages, paging, |usage| {
+        check_texts(&[&usage.kind, &usage.id])
     })
 }
 
+/// `snapshot_list_statuses`, `GET /v4/snapshots/status/`: the ids of those that are not locked.
+pub fn unlocked(reply: &[u8]) -> Parsed<Page<u64>> {
+    let Entries { entries, paging } = json(reply, "a list of snapshots in JSON")?;
+    let Page { entries, next } = page(entries, paging, |_: &Status| Ok(()))?;
+    let unlocked = entries.into_iter().filter(|status| !status.is_locked);
+    let entries = unlocked.map(|status| status.id).collect();
+    Ok(Page { entries, next })
+}
+
+const KEY: &str = "the key in JSON";
+
 /// `fs_security_add_key --json`. A reply about another key is rejected.
-pub fn added_key(stdout: &[u8], key: &NewKey<'_>) -> Result<(), NotAReply> {
-    let stored = stored_key(stdout)?;
+pub fn added_key(reply: &[u8], key: &NewKey<'_>) -> Parsed<()> {
+    let stored = stored_key(reply)?;
     expect_about(stored.name == key.name && stored.holds(key.public_key), KEY)
 }
 
 /// `fs_security_replace_key --json`. A reply about another key is rejected.
-pub fn replaced_key(
-    stdout: &[u8],
-    key_id: &str,
-    replacement: &Replacement<'_>,
-) -> Result<(), NotAReply> {
-    let stored = stored_key(stdout)?;
+pub fn replaced_key(reply: &[u8], key_id: &str, replacement: &Replacement<'_>) -> Parsed<()> {
+    let stored = stored_key(reply)?;
     expect_about(
         stored.id == key_id && stored.holds(replacement.new_key),
         KEY,
     )
 }
 
-fn stored_key(stdout: &[u8]) -> Result<StoredKey, NotAReply> {
-    let key: StoredKey = json::<KeyReply>(stdout, KEY)?.into();
-    key.check_size()?;
+fn stored_key(reply: &[u8]) -> Parsed<StoredKey> {
+    let key = json(reply, KEY)?;
+    check_key(&key)?;
     Ok(key)
 }
 
 /// Replies can be shifted on a connection, and proxies can mix them up.
-fn expect_about(is_about: bool, expected: &'static str) -> Result<(), NotAReply> {
+fn expect_about(is_about: bool, expected: &'static str) -> Parsed<()> {
     match is_about {
         true => Ok(()),
-        false => Err(NotAReply {
-            why: Some("it is about another object".to_owned()),
-            ..NotAReply::new(expected)
-        }),
+        false => wrong(expected, Some("it is about another object".to_owned())),
     }
 }
 
-/// `fs_security_get_key_usage --json`.
-pub fn usage(stdout: &[u8]) -> Result<Vec<Usage>, NotAReply> {
-    let reply: UsagesReply = json(stdout, USAGES_IN_JSON)?;
-    usages(reply.0)
-}
-
 /// `fs_security_get_key_replace_challenge`, `snapshot_get_unlock_challenge`.
-pub fn challenge(stdout: &[u8]) -> Result<String, NotAReply> {
+pub fn challenge(reply: &[u8]) -> Parsed<String> {
     let expected = "a challenge in JSON";
-    let reply: ChallengeReply = json(stdout, expected)?;
-    check_texts(&[&reply.challenge])?;
-    match reply.challenge.is_empty() {
-        true => Err(NotAReply::new(expected)),
-        false => Ok(reply.challenge),
+    let Challenge { challenge } = json(reply, expected)?;
+    check_texts(&[&challenge])?;
+    match challenge.is_empty() {
+        true => wrong(expected, None),
+        false => Ok(challenge),
     }
 }
 
 /// `snapshot_get_status`. A reply about another snapshot is rejected.
-pub fn snapshot(stdout: &[u8], id: u64) -> Result<Snapshot, NotAReply> {
-    let reply: SnapshotReply = json(stdout, SNAPSHOT)?;
-    expect_about(reply.id == id, SNAPSHOT)?;
-    let snapshot = Snapshot {
-        id: reply.id,
-        name: reply.name,
-        source_file_path: reply.source_file_path,
-        timestamp: reply.timestamp,
-        expiration: reply.expiration.unwrap_or_default(),
-        lock_key: reply.lock_key,
-    };
-    check_texts(&[
-        &snapshot.name,
-        &snapshot.source_file_path,
-        &snapshot.timestamp,
-        &snapshot.expiration,
-        snapshot.lock_key.as_deref().unwrap_or_default(),
-    ])?;
+pub fn snapshot(reply: &[u8], id: u64) -> Parsed<Snapshot> {
+    let expected = "the snapshot's status in JSON";
+    let snapshot: Snapshot = json(reply, expected)?;
+    expect_about(snapshot.id == id, expected)?;
+    check_texts(&snapshot.texts())?;
     Ok(snapshot)
 }
 
-/// `snapshot_list_statuses`, `GET /v4/snapshots/status/`: the ids of those that are not locked.
-pub fn unlocked_page(body: &[u8]) -> Result<Page<u64>, NotAReply> {
-    let reply: StatusesReply = json(body, "a list of snapshots in JSON")?;
-    if reply.entries.more {
-        return Err(SNAPSHOTS.too_many());
-    }
-    let unlocked = |status: &StatusReply| status.lock_key.is_none();
-    Ok(Page {
-        entries: reply
-            .entries
-            .list
-            .into_iter()
-            .filter(unlocked)
-            .map(|status| status.id)
-            .collect(),
-        next: reply.paging.next(),
-    })
-}
-
-/// `POST …/lock`, `POST …/unlock`: an empty body, or JSON with nothing in it.
-pub fn nothing(body: &[u8]) -> Result<(), NotAReply> {
-    let empty = match body.trim_ascii() {
+/// `POST …/lock`, `POST …/unlock`: an empty body, `null`, or `{}`.
+pub fn nothing(body: &[u8]) -> Parsed<()> {
+    use serde_json::Value;
+    let is_nothing = match body.trim_ascii() {
         b"" => true,
-        json => serde_json::from_slice::<Option<BTreeMap<String, IgnoredAny>>>(json)
-            .is_ok_and(|fields| fields.is_none_or(|fields| fields.is_empty())),
+        body => match serde_json::from_slice(body) {
+            Ok(Value::Null) => true,
+            Ok(Value::Object(fields)) => fields.is_empty(),
+            _ => false,
+        },
     };
-    match empty {
+    match is_nothing {
         true => Ok(()),
-        false => Err(NotAReply::new("an empty reply")),
+        false => wrong("an empty reply", None),
     }
 }
 
-/// An error of the REST API as `qq` prints it: `class: description`, with those of an inner error in
-/// parentheses. `None` for anything else.
+/// `snapshot_unlock_snapshot`, `snapshot_lock_snapshot`: a line that begins with a sentence; in 6.1.0.x
+/// the empty reply of the REST API, `null`.
+pub fn done_by_qq(stdout: &[u8], call: Call<'_>) -> Parsed<()> {
+    let (sentence, expected) = match call {
+        Call::Lock(id, _) => (
+            format!("Snapshot {id} is locked "),
+            "the sentence that it is locked",
+        ),
+        Call::Unlock(id, _) => (
+            format!("Snapshot {id} is unlocked."),
+            "the sentence that it is unlocked",
+        ),
+        _ => return nothing(stdout),
+    };
+    let text = String::from_utf8_lossy(stdout);
+    match text.trim() == "null" || text.lines().any(|line| line.starts_with(&sentence)) {
+        true => Ok(()),
+        false => wrong(expected, None),
+    }
+}
+
+/// An error of the REST API as `qq` prints it: `class: description`, followed by the same for an inner
+/// error in parentheses. `None` for anything else.
 pub fn api_error(body: &[u8]) -> Option<String> {
-    fn words(error: ErrorReply) -> String {
+    fn words(error: ApiError) -> String {
         let outer = format!("{}: {}", error.error_class, error.description);
         match error.inner {
             Some(inner) => format!("{outer} ({})", words(*inner)),
@@ -600,32 +430,17 @@ pub fn api_error(body: &[u8]) -> Option<String> {
     Some(shortened(&words(error)))
 }
 
-/// `snapshot_unlock_snapshot`: `Snapshot N is unlocked.`
-pub fn unlocked(stdout: &[u8], id: u64) -> Result<(), NotAReply> {
-    let sentence = format!("Snapshot {id} is unlocked.");
-    done(stdout, &sentence, "the sentence that it is unlocked")
-}
-
-/// `snapshot_lock_snapshot`: `Snapshot N is locked with lock key REF.`
-pub fn locked(stdout: &[u8], id: u64) -> Result<(), NotAReply> {
-    let sentence = format!("Snapshot {id} is locked ");
-    done(stdout, &sentence, "the sentence that it is locked")
-}
-
-/// A line that begins with this sentence; in 6.1.0.x the empty reply of the REST API, `null`.
-fn done(stdout: &[u8], sentence: &str, expected: &'static str) -> Result<(), NotAReply> {
-    let text = String::from_utf8_lossy(stdout);
-    let said = text.lines().any(|line| line.starts_with(sentence));
-    match said || text.trim() == "null" {
-        true => Ok(()),
-        false => Err(NotAReply::new(expected)),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::public_key::PublicKey;
+    use crate::{keyfile::PrivateKey, public_key::PublicKey};
+
+    fn said<T>(parsed: Parsed<T>) -> String {
+        match parsed.err().unwrap() {
+            NotAReply::Wrong(wrong) => wrong.to_string(),
+            NotAReply::TooLarge(what) => what,
+        }
+    }
 
     #[test]
     fn challenge_is_byte_exact() {
@@ -637,43 +452,49 @@ mod tests {
 
     #[test]
     fn usages_parse_in_both_forms() {
-        let usage_of = |kind: &str, id: &str| Usage {
-            kind: kind.to_owned(),
-            id: id.to_owned(),
+        let parse = |stdout: &str| {
+            let usages = usages_of_qq(stdout.as_bytes()).unwrap().entries;
+            let usages = usages.into_iter().map(|usage| (usage.kind, usage.id));
+            usages.collect::<Vec<_>>()
         };
-        let new =
-            br#"[{"type": "snapshot", "id": "7"}, {"type": "replication_target", "id": "x"}]"#;
+        let of = |kind: &str, id: &str| (kind.to_owned(), id.to_owned());
         assert_eq!(
-            usage(new).unwrap(),
-            [
-                usage_of("snapshot", "7"),
-                usage_of("replication_target", "x")
-            ]
+            parse(
+                r#"[{"type": "snapshot", "id": "7"}, {"type": "replication_target", "id": "x"}]"#
+            ),
+            [of("snapshot", "7"), of("replication_target", "x")]
         );
-        let old = br#"{"snapshot_policies": ["3"], "snapshots": [7]}"#;
         assert_eq!(
-            usage(old).unwrap(),
-            [usage_of("snapshot", "7"), usage_of("snapshot_policy", "3")]
+            parse(r#" {"snapshot_policies": ["3"], "snapshots": [7]}"#),
+            [of("snapshot", "7"), of("snapshot_policy", "3")]
         );
     }
 
     #[test]
-    fn empty_stdout_does_not_confirm_submission() {
-        assert!(unlocked(b"Snapshot 7 is unlocked.\n", 7).is_ok());
-        assert!(locked(b"null\n", 7).is_ok());
-        assert!(unlocked(b"", 7).is_err());
-        assert!(locked(b"\n", 7).is_err());
+    fn sentence_of_qq_confirms_submission() {
+        let signature = PrivateKey::generate().sign(b"text");
+        for (stdout, unlocks, locks) in [
+            ("Snapshot 7 is unlocked.\n", true, false),
+            ("Snapshot 7 is locked with lock key 1.\n", false, true),
+            ("null\n", true, true),
+            ("", false, false),
+            ("\n", false, false),
+            ("Snapshot 77 is unlocked.\n", false, false),
+            ("Snapshot 8 is locked with lock key 1.\n", false, false),
+        ] {
+            let done = |call| done_by_qq(stdout.as_bytes(), call).is_ok();
+            assert_eq!(done(Call::Unlock(7, &signature)), unlocks, "{stdout}");
+            assert_eq!(done(Call::Lock(7, "1")), locks, "{stdout}");
+        }
     }
 
     #[test]
     fn reply_about_another_id_is_rejected() {
-        assert!(unlocked(b"Snapshot 77 is unlocked.\n", 7).is_err());
-        assert!(locked(b"Snapshot 8 is locked with lock key 1.\n", 7).is_err());
         let status = br#"{"id": 8, "lock_key": null}"#;
         assert!(snapshot(status, 8).is_ok());
         assert!(snapshot(status, 7).is_err());
 
-        let key = crate::keyfile::PrivateKey::generate();
+        let key = PrivateKey::generate();
         let (public_key, signature) = (key.public_key(), key.sign(b"lock"));
         let body = |id: &str, name: &str, public_key: &PublicKey| {
             serde_json::json!({ "id": id, "name": name, "public_key": public_key.to_base64() })
@@ -690,7 +511,7 @@ mod tests {
             old_signature: &signature,
             new_signature: &signature,
         };
-        let other = crate::keyfile::PrivateKey::generate().public_key();
+        let other = PrivateKey::generate().public_key();
         let added = |body: String| added_key(body.as_bytes(), &new).is_ok();
         let replaced = |body: String| replaced_key(body.as_bytes(), "1", &replacement).is_ok();
         assert!(added(body("1", "lock", &public_key)));
@@ -719,7 +540,7 @@ mod tests {
         let snapshot =
             |id: &str| snapshot(format!(r#"{{"id": 7, "lock_key": {id}}}"#).as_bytes(), 7);
         let usage = |kind: &str, id: &str| {
-            usage(format!(r#"[{{"type": "{kind}", "id": {id}}}]"#).as_bytes())
+            usages_of_qq(format!(r#"[{{"type": "{kind}", "id": {id}}}]"#).as_bytes())
         };
         for id in ["\"1\"", "1", "\"18446744073709551615\""] {
             assert_eq!(key(id).unwrap().id, id.trim_matches('"'));
@@ -750,7 +571,7 @@ mod tests {
             assert!(usage("snapshot_policy", id).is_err(), "{id}");
         }
         assert_eq!(
-            key("\"1; evil\"").unwrap_err().to_string(),
+            said(key("\"1; evil\"")),
             "the key in JSON (invalid id at line 1 column 16)"
         );
         assert!(usage("replication_target", "\"0a1b-2c3d\"").is_ok());
@@ -763,21 +584,18 @@ mod tests {
     fn missing_field_is_named_and_unknown_one_ignored() {
         let key = br#"{"id": "1", "name": "a", "public_key": "b", "new": {"x": [1]}}"#;
         assert_eq!(stored_key(key).unwrap().name, "a");
-        let wrong = stored_key(br#"{"id": "1", "name": "a"}"#).unwrap_err();
         assert!(
-            wrong
-                .to_string()
+            said(stored_key(br#"{"id": "1", "name": "a"}"#))
                 .starts_with("the key in JSON (missing field `public_key`")
         );
-        let wrong = stored_key(b"<html>").unwrap_err();
-        assert_eq!(wrong.to_string(), "the key in JSON");
+        assert_eq!(said(stored_key(b"<html>")), "the key in JSON");
     }
 
     #[test]
     fn next_page_is_optional() {
         let next = |paging: &str| {
             let body = format!(r#"{{"usages": [{{"type": "snapshot", "id": 7}}]{paging}}}"#);
-            usages_page(body.as_bytes()).unwrap().next
+            usages(body.as_bytes()).unwrap().next
         };
         assert_eq!(next(""), None);
         assert_eq!(next(r#", "paging": {"next": ""}"#), None);
@@ -786,7 +604,7 @@ mod tests {
             next(r#", "paging": {"next": "/a?b"}"#).as_deref(),
             Some("/a?b")
         );
-        assert!(usages_page(b"{}").is_err());
+        assert!(usages(b"{}").is_err());
     }
 
     #[test]

@@ -5,7 +5,6 @@ use std::{
     io,
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU8, Ordering},
         mpsc::{self, RecvTimeoutError},
     },
     thread,
@@ -13,7 +12,7 @@ use std::{
 };
 
 use ureq::{
-    Agent, Body, Proxy, RequestBuilder,
+    Agent, Body, Proxy, RequestBuilder, Timeout,
     config::Config,
     http::{self, HeaderName, HeaderValue, StatusCode, Uri, header},
     unversioned::{
@@ -24,17 +23,19 @@ use ureq::{
 
 use super::{
     failure::Failure,
-    tls::{Progress, Tls, TlsConnector, Verifier},
+    progress::{Flag, Progress},
+    tls::Tls,
 };
 use crate::interrupt::{self, Ender, Phase};
 
-/// The buffer size of a connection. A request is far smaller, and a response is read in pieces.
+/// The buffer size of a connection. A request is far smaller; a response is read in pieces.
 const BUFFER: usize = 32 << 10;
 
 /// How long connecting may take, within the time limit of the request.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 
-/// How long a connection may be idle and still be reused: servers close idle ones after 5 s or more.
+/// How long a connection may be idle and still be reused: servers close idle connections after 5 s or
+/// more.
 const IDLE_LIMIT: Duration = Duration::from_secs(4);
 
 /// How to reach the host.
@@ -58,18 +59,16 @@ pub(crate) struct Response {
     pub location: Option<String>,
     pub retry_after: Option<Duration>,
     pub body: Vec<u8>,
-    connection: Option<Arc<Stop>>,
     /// Whether the connection had served another request before.
     pub on_kept_connection: bool,
+    progress: Arc<Progress>,
 }
 
 impl Response {
-    /// Drops the connection after use: this is not the response to the request, and the next one may
+    /// Ends the use of the connection: this is not the response to the request, and the next one may
     /// not be either.
     pub fn distrust(&self) {
-        if let Some(connection) = &self.connection {
-            connection.is_shut.store(true, Ordering::SeqCst);
-        }
+        self.progress.shut.set(true);
     }
 }
 
@@ -78,7 +77,7 @@ pub(crate) struct Client {
     settings: Settings,
     pool: Mutex<Pool>,
     returned: Condvar,
-    reached: Arc<AtomicBool>,
+    reached: Arc<Flag>,
 }
 
 #[derive(Default)]
@@ -91,33 +90,9 @@ struct Pool {
 struct Connection {
     agent: Agent,
     progress: Arc<Progress>,
-    verifier: Arc<Verifier>,
     used: Instant,
-    /// Whether a request on it was abandoned.
-    abandoned: bool,
-    stop: Arc<Stop>,
-    _cancel_guard: Ender,
-}
-
-/// What ends the use of a connection.
-#[derive(Debug, Default)]
-struct Stop {
-    /// What the current request is for, as a [`Phase`].
-    serves: AtomicU8,
-    /// Whether a signal or a stray response has ended its use.
-    is_shut: AtomicBool,
-}
-
-impl Stop {
-    fn is_shut(&self) -> bool {
-        self.is_shut.load(Ordering::SeqCst)
-    }
-}
-
-/// A connection in use; returned to the pool when dropped.
-struct Lease<'a> {
-    client: &'a Client,
-    connection: Option<Connection>,
+    /// Ends a request at a signal.
+    _ender: Ender,
 }
 
 impl Client {
@@ -143,12 +118,9 @@ impl Client {
             Some(_) => "POST",
             None => "GET",
         };
-        let mut lease = self.lease(begun)?;
-        let result = match &mut lease.connection {
-            Some(connection) => self.request_on(connection, begun, path, body, limit),
-            None => unreachable!("a lease has its connection until it ends"),
-        };
-        drop(lease);
+        let mut connection = self.take(begun)?;
+        let result = self.request_on(&mut connection, begun, path, body, limit);
+        self.give_back(connection, result.is_ok());
         let took = begun.elapsed().as_secs_f64() * 1000.0;
         match &result {
             Ok(response) => log::debug!("{method} {path}: {} in {took:.1} ms", response.status),
@@ -165,108 +137,89 @@ impl Client {
         body: Option<Vec<u8>>,
         limit: usize,
     ) -> Result<Response, Failure> {
-        let timeout = self.settings.timeout;
         let waited = begun.elapsed();
-        let left = timeout.saturating_sub(waited);
+        let left = self.settings.timeout.saturating_sub(waited);
         if left.is_zero() {
             return Err(self.no_turn());
         }
-        connection.progress.begin();
+        let progress = &connection.progress;
+        progress.sent.set(false);
         if connection.used.elapsed() > IDLE_LIMIT {
-            connection.progress.disconnected();
+            progress.connected.set(false);
         }
+        let kept = progress.connected.get();
         let request = Request {
             uri: format!("{}{path}", self.settings.base),
             authorization: self.settings.authorization.clone(),
             body,
             limit,
             within: left,
+            on_kept_connection: kept,
+            progress: progress.clone(),
         };
         let agent = connection.agent.clone();
         let exchange = move || request.exchange(&agent);
-        let kept = connection.progress.is_connected();
-        let mut result = match kept {
-            // The cancel guard makes it return at a signal.
-            true => exchange().map_err(NoResponse::Error),
+        let result = match kept {
+            // At a signal, the ender makes it return.
+            true => exchange(),
             // Nothing cancels a name lookup or a connection attempt.
             false => connection.wait_for(exchange, left),
         };
         connection.used = Instant::now();
-        // A server that gives up on a connection may say so while the next request is under way, and a
-        // duplicate error would be taken for the refusal of the next request.
-        if let Ok(response) = &mut result {
-            response.connection = Some(connection.stop.clone());
-            response.on_kept_connection = kept;
-            if !response.status.is_success() {
-                response.distrust();
-            }
+        // A server that gives up on a connection may send an error while the next request is under way; it
+        // would pass for a refusal of that request.
+        if let Ok(response) = &result
+            && !response.status.is_success()
+        {
+            response.distrust();
         }
-        result.map_err(|no_response| {
-            connection.progress.disconnected();
-            match self.failure(connection, no_response) {
+        result.map_err(|error| {
+            connection.progress.connected.set(false);
+            match self.failure(&connection.progress, error) {
                 Failure::NotConnectedWithin(_) if waited > left => self.no_turn(),
                 failure => failure,
             }
         })
     }
 
-    fn failure(&self, connection: &Connection, no_response: NoResponse) -> Failure {
-        let (stop, progress) = (&connection.stop, &connection.progress);
-        let sent = progress.has_sent();
+    fn failure(&self, progress: &Progress, error: ureq::Error) -> Failure {
+        let sent = progress.sent.get();
         let timeout = self.settings.timeout;
-        let stopped = match stop.is_shut() || !sent && !progress.confirms() {
+        let stopped = match progress.shut.get() || !sent && !progress.confirms() {
             true => interrupt::announced(),
             false => interrupt::received(),
         };
-        match (no_response, stopped) {
-            (_, Some(kind)) if sent => Failure::StoppedDuring(kind),
-            (_, Some(kind)) => Failure::StoppedBefore(kind),
-            (NoResponse::Abandoned, None) if sent => Failure::TimedOut(timeout),
-            (NoResponse::Abandoned, None) => {
-                Failure::NotConnectedWithin(timeout.min(CONNECT_LIMIT))
-            }
-            (NoResponse::Error(error), None) if sent => Failure::after_sending(error, timeout),
-            (NoResponse::Error(error), None) => match connection.verifier.take_refused() {
-                Some(untrusted) => Failure::Untrusted(untrusted),
-                None => Failure::before_sending(error, timeout, timeout.min(CONNECT_LIMIT)),
-            },
+        match stopped {
+            Some(kind) if sent => Failure::StoppedDuring(kind),
+            Some(kind) => Failure::StoppedBefore(kind),
+            None if sent => Failure::after_sending(error, timeout),
+            None => Failure::before_sending(error, timeout, timeout.min(CONNECT_LIMIT)),
         }
     }
 
-    /// Other requests held every connection, or tried in vain to connect.
+    /// Other requests held all connections, or failed to connect.
     fn no_turn(&self) -> Failure {
         let timeout = self.settings.timeout;
-        match self.reached.load(Ordering::SeqCst) {
+        match self.reached.get() {
             true => Failure::NoTurnWithin(timeout),
             false => Failure::NotConnectedWithin(timeout.min(CONNECT_LIMIT)),
         }
     }
 
-    /// Waits for a free connection if the maximum number is in use.
-    fn lease(&self, begun: Instant) -> Result<Lease<'_>, Failure> {
+    /// Takes an idle connection or makes one; waits if the maximum number is in use.
+    fn take(&self, begun: Instant) -> Result<Connection, Failure> {
         let mut pool = self.lock();
-        loop {
+        let connection = loop {
             let idle = pool.idle.len();
-            pool.idle.retain(|connection| !connection.stop.is_shut());
+            pool.idle
+                .retain(|connection| !connection.progress.shut.get());
             pool.made -= idle - pool.idle.len();
-            let made = pool.made;
-            let connection = match pool.idle.pop() {
-                Some(connection) => Some(connection),
-                None if made < self.settings.connections => {
-                    pool.made += 1;
-                    Some(self.new_connection())
-                }
-                None => None,
-            };
-            if let Some(connection) = connection {
-                let phase = interrupt::phase();
-                connection.stop.serves.store(phase as u8, Ordering::SeqCst);
-                connection.progress.set_confirms(phase == Phase::Confirm);
-                let connection = Some(connection);
-                return Ok(Lease {
-                    client: self,
-                    connection,
-                });
+            if let Some(connection) = pool.idle.pop() {
+                break connection;
+            }
+            if pool.made < self.settings.connections {
+                pool.made += 1;
+                break self.new_connection();
             }
             if let Some(kind) = interrupt::received() {
                 return Err(Failure::StoppedBefore(kind));
@@ -276,7 +229,18 @@ impl Client {
             }
             let waited = self.returned.wait_timeout(pool, interrupt::POLL_INTERVAL);
             pool = waited.unwrap_or_else(PoisonError::into_inner).0;
+        };
+        connection.progress.set_phase(interrupt::phase());
+        Ok(connection)
+    }
+
+    fn give_back(&self, connection: Connection, is_usable: bool) {
+        let mut pool = self.lock();
+        match is_usable && !connection.progress.shut.get() {
+            true => pool.idle.push(connection),
+            false => pool.made -= 1,
         }
+        self.returned.notify_one();
     }
 
     fn lock(&self) -> MutexGuard<'_, Pool> {
@@ -301,36 +265,27 @@ impl Client {
             .max_response_header_size(BUFFER)
             .user_agent(concat!("qkey/", env!("CARGO_PKG_VERSION")))
             .build();
-        let (tls, verifier) = self.settings.tls.of_connection();
         let connector =
             ().chain(ConnectProxyConnector::default())
                 .chain(TcpConnector::default())
-                .chain(TlsConnector {
-                    config: tls,
-                    progress: progress.clone(),
-                });
+                .chain(self.settings.tls.connector(progress.clone()));
         let resolver = OnceResolver {
             progress: progress.clone(),
             ..OnceResolver::default()
         };
         let agent = Agent::with_parts(config, connector, resolver);
-        let stop = Arc::new(Stop::default());
-        let (ending, stopping) = (agent.clone(), stop.clone());
+        let (ending, ended) = (agent.clone(), progress.clone());
         let end = move |phase: Phase| {
-            if stopping.serves.load(Ordering::SeqCst) > phase as u8 {
-                return;
+            if ended.phase() <= phase as u8 {
+                ended.shut.set(true);
+                ending.clone().shutdown();
             }
-            stopping.is_shut.store(true, Ordering::SeqCst);
-            ending.clone().shutdown();
         };
         Connection {
             agent,
             progress,
-            verifier,
             used: Instant::now(),
-            abandoned: false,
-            stop,
-            _cancel_guard: Ender::register(end),
+            _ender: Ender::register(end),
         }
     }
 }
@@ -354,12 +309,12 @@ impl Resolver for OnceResolver {
         let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
         match &*found {
             Some((known, addresses))
-                if known.authority() == uri.authority() && self.progress.is_connected() =>
+                if known.authority() == uri.authority() && self.progress.connected.get() =>
             {
                 Ok(addresses.clone())
             }
             _ => {
-                // A limit would cost a thread; `Connection::wait_for` has one already.
+                // A time limit would cost a thread, and `Connection::wait_for` already has one.
                 let unlimited = NextTimeout {
                     after: time::Duration::NotHappening,
                     ..timeout
@@ -374,13 +329,6 @@ impl Resolver for OnceResolver {
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
-/// Why a request got no response.
-enum NoResponse {
-    Error(ureq::Error),
-    /// It was abandoned at its time limit or at a signal.
-    Abandoned,
-}
-
 /// A GET, or a POST if it has a body.
 struct Request {
     uri: String,
@@ -389,6 +337,8 @@ struct Request {
     /// The maximum size of the response body, in bytes.
     limit: usize,
     within: Duration,
+    on_kept_connection: bool,
+    progress: Arc<Progress>,
 }
 
 impl Request {
@@ -423,62 +373,46 @@ impl Request {
             body: body.limit(self.limit as u64).read_to_vec()?,
             status: response.status(),
             location,
-            // An HTTP date is ignored; the back-off applies.
+            // An HTTP date is ignored, so that the usual pause applies.
             retry_after: retry_after
                 .and_then(|seconds| seconds.trim().parse().ok())
                 .map(Duration::from_secs),
-            connection: None,
-            on_kept_connection: false,
+            on_kept_connection: self.on_kept_connection,
+            progress: self.progress.clone(),
         })
     }
 }
 
 impl Connection {
-    /// Abandons the exchange at a signal or at the time limit; then it sends nothing more.
+    /// Abandons the exchange at a signal or at the time limit; after that, it sends nothing.
     fn wait_for(
-        &mut self,
+        &self,
         exchange: impl FnOnce() -> Result<Response, ureq::Error> + Send + 'static,
         within: Duration,
-    ) -> Result<Response, NoResponse> {
+    ) -> Result<Response, ureq::Error> {
         let begun = Instant::now();
         let (sender, receiver) = mpsc::channel();
         // Nobody receives the result of an abandoned exchange.
-        thread::Builder::new()
-            .spawn(move || drop(sender.send(exchange())))
-            .map_err(|error| NoResponse::Error(error.into()))?;
+        thread::Builder::new().spawn(move || drop(sender.send(exchange())))?;
         loop {
             match receiver.recv_timeout(interrupt::POLL_INTERVAL) {
-                Ok(result) => return result.map_err(NoResponse::Error),
+                Ok(result) => return result,
                 Err(RecvTimeoutError::Disconnected) => {
                     let error = io::Error::other("the connection attempt ended without a result");
-                    return Err(NoResponse::Error(error.into()));
+                    return Err(error.into());
                 }
                 Err(RecvTimeoutError::Timeout) => {}
             }
-            let limit = match self.progress.is_connected() {
+            let limit = match self.progress.connected.get() {
                 true => within,
                 false => within.min(CONNECT_LIMIT),
             };
             // ureq's own timeouts come first: they know what they were waiting for.
             if interrupt::received().is_some() || begun.elapsed() > limit + interrupt::POLL_INTERVAL
             {
-                self.abandoned = true;
                 self.agent.clone().shutdown();
-                return Err(NoResponse::Abandoned);
+                return Err(ureq::Error::Timeout(Timeout::Connect));
             }
         }
-    }
-}
-
-impl Drop for Lease<'_> {
-    fn drop(&mut self) {
-        let mut pool = self.client.lock();
-        match self.connection.take() {
-            Some(connection) if !connection.abandoned && !connection.stop.is_shut() => {
-                pool.idle.push(connection);
-            }
-            _ => pool.made -= 1,
-        }
-        self.client.returned.notify_one();
     }
 }

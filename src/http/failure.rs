@@ -17,8 +17,8 @@ use crate::error::Kind;
 /// The underlying error of the system or a library.
 pub(crate) type Cause = Arc<dyn StdError + Send + Sync>;
 
-/// Why a request got no response. Up to [`StoppedBefore`](Self::StoppedBefore), nothing was sent to
-/// the host.
+/// Why a request got no response. Nothing was sent to the host in any case up to
+/// [`StoppedBefore`](Self::StoppedBefore).
 #[derive(Clone, Debug)]
 pub(crate) enum Failure {
     /// The host name does not exist.
@@ -53,7 +53,7 @@ pub(crate) enum Failure {
 }
 
 impl Failure {
-    /// Classifies an error that occurred once any of the request may have been sent.
+    /// Classifies an error that occurred after any of the request may have been sent.
     pub fn after_sending(error: ureq::Error, timeout: Duration) -> Self {
         use ureq::Error::{BodyExceedsLimit, Io, LargeResponseHeader, Other, Protocol};
         match error {
@@ -62,10 +62,13 @@ impl Failure {
             Protocol(_) | LargeResponseHeader(..) => Self::NotHttp(Arc::new(error)),
             Io(error) if error.kind() == UnexpectedEof => Self::Truncated,
             Other(error) if error.is::<SpeaksHttp2>() => Self::NotHttp(error.into()),
-            error => match handshake_error(&error) {
-                Some(error) if error.precedes_requests() => Self::NoTls(error),
-                _ => Self::Lost(cause(error)),
-            },
+            error => {
+                let cause = cause(error);
+                match cause.downcast_ref::<HandshakeError>() {
+                    Some(error) if error.precedes_requests() => Self::NoTls(*error),
+                    _ => Self::Lost(cause),
+                }
+            }
         }
     }
 
@@ -88,22 +91,24 @@ impl Failure {
             ureq::Error::Io(error) if error.raw_os_error() == Some(Errno::MFILE.raw_os_error()) => {
                 Self::NoDescriptor(Arc::new(error))
             }
-            error => match handshake_error(&error) {
-                Some(error) => Self::NoTls(error),
-                None => {
-                    let cause = cause(error);
-                    match UNKNOWN_HOST.is_match(&cause.to_string()) {
-                        true => Self::UnknownHost(cause),
-                        false => Self::NotConnected(cause),
-                    }
+            error => {
+                let cause = cause(error);
+                if let Some(error) = cause.downcast_ref::<HandshakeError>() {
+                    Self::NoTls(*error)
+                } else if let Some(untrusted) = cause.downcast_ref::<Untrusted>() {
+                    Self::Untrusted(untrusted.clone())
+                } else if UNKNOWN_HOST.is_match(&cause.to_string()) {
+                    Self::UnknownHost(cause)
+                } else {
+                    Self::NotConnected(cause)
                 }
-            },
+            }
         }
     }
 }
 
-/// What the resolvers of glibc, musl and macOS say of a name that does not exist. The standard library
-/// passes on their words and not their codes (EAI_NONAME, EAI_NODATA).
+/// How the resolvers of glibc, musl, and macOS report a name that does not exist. The standard library
+/// passes on their words, but not their codes (EAI_NONAME, EAI_NODATA).
 static UNKNOWN_HOST: LazyLock<Regex> = LazyLock::new(|| {
     Regex::new(concat!(
         "^failed to lookup address information: ",
@@ -113,17 +118,13 @@ static UNKNOWN_HOST: LazyLock<Regex> = LazyLock::new(|| {
     .expect("a valid pattern")
 });
 
-fn handshake_error(error: &ureq::Error) -> Option<HandshakeError> {
-    match error {
-        ureq::Error::Other(error) => error.downcast_ref().copied(),
-        _ => None,
-    }
-}
+/// The status in a proxy's response to CONNECT. ureq 3.5 has no typed form of it, only this text.
+static PROXY_STATUS: LazyLock<Regex> = LazyLock::new(|| {
+    Regex::new(r"^proxy server responded (\d{3})/\d{3}$").expect("a valid pattern")
+});
 
-/// ureq reports it as text only: `proxy server responded 407/407`.
 fn proxy_status(reason: &str) -> Option<StatusCode> {
-    let status = reason.strip_prefix("proxy server responded ")?;
-    status.split('/').next()?.parse().ok()
+    PROXY_STATUS.captures(reason)?[1].parse().ok()
 }
 
 /// The error inside ureq's wrapper.

@@ -1,8 +1,9 @@
-//! The HTTPS client: a few kept connections to one host, the certificates to trust, and the proxy in
-//! between. It knows nothing of clusters; callers decide by matching on [`Failure`].
+//! The HTTPS client: a few kept connections to one host, which certificates to trust, and the proxy in
+//! between. It knows nothing about clusters; callers decide by matching on [`Failure`].
 
 mod client;
 mod failure;
+mod progress;
 pub(crate) mod proxy;
 pub(crate) mod tls;
 
@@ -15,12 +16,15 @@ pub(crate) use self::{
     failure::{Cause, Failure},
 };
 
-/// `HOST:PORT` as it appears in a URL; `None` unless `host` is a host name or an address and nothing
-/// else. IPv6 addresses may be in brackets.
+/// `HOST:PORT` as it appears in a URL; `None` unless `host` is only a host name or an address. IPv6
+/// addresses may be in brackets.
 pub(crate) fn authority(host: &str, port: u16) -> Option<String> {
-    let inside = host.strip_prefix('[').and_then(|h| h.strip_suffix(']'));
-    if inside.unwrap_or(host).parse::<Ipv6Addr>().is_ok() {
-        return Some(format!("[{}]:{port}", inside.unwrap_or(host)));
+    let inside = host
+        .strip_prefix('[')
+        .and_then(|h| h.strip_suffix(']'))
+        .unwrap_or(host);
+    if inside.parse::<Ipv6Addr>().is_ok() {
+        return Some(format!("[{inside}]:{port}"));
     }
     let is_address = host.parse::<Ipv4Addr>().is_ok();
     let is_name = || matches!(ServerName::try_from(host), Ok(ServerName::DnsName(_)));

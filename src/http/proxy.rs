@@ -1,4 +1,4 @@
-//! The proxy that the environment names for HTTPS, as curl reads it.
+//! The HTTPS proxy that the environment names, read as curl reads it.
 
 use std::{env, net::IpAddr};
 
@@ -16,7 +16,7 @@ pub(crate) struct Route {
     pub variable: &'static str,
 }
 
-/// An environment variable names something other than an HTTP proxy.
+/// An environment variable names something that is not an HTTP proxy.
 #[derive(Debug, thiserror::Error)]
 #[error("{variable} does not name a usable proxy")]
 pub struct Unusable {
@@ -26,7 +26,7 @@ pub struct Unusable {
 /// The proxy for a host; `None` for a direct connection.
 ///
 /// # Errors
-/// When the environment names something other than an HTTP proxy.
+/// When the environment names something that is not an HTTP proxy.
 pub(crate) fn route_to(host: &str) -> Result<Option<Route>, Unusable> {
     let find = |names: &[&'static str]| {
         names.iter().find_map(|&name| {
@@ -51,18 +51,16 @@ pub(crate) fn route_to(host: &str) -> Result<Option<Route>, Unusable> {
             let address = authority(proxy.host(), proxy.port())?;
             (found == proxy.host() || found == address).then_some((proxy, address))
         });
-    match usable {
-        Some((proxy, address)) => Ok(Some(Route {
-            proxy,
-            address,
-            variable,
-        })),
-        None => Err(Unusable { variable }),
-    }
+    let (proxy, address) = usable.ok_or(Unusable { variable })?;
+    Ok(Some(Route {
+        proxy,
+        address,
+        variable,
+    }))
 }
 
-/// Whether `no_proxy` lists a host: as `*`, as a name or a parent domain, as an address, or in a network
-/// with a prefix length.
+/// Whether `no_proxy` lists a host: as `*`, by its name, a parent domain, or its address, or in a
+/// network with a prefix length.
 fn exempts(no_proxy: &str, host: &str) -> bool {
     let host = host.trim_matches(['[', ']']).trim_end_matches('.');
     let host = host.to_ascii_lowercase();
@@ -76,10 +74,8 @@ fn exempts(no_proxy: &str, host: &str) -> bool {
         None => {
             let name = exception.to_ascii_lowercase();
             let name = name.trim_start_matches("*.").trim_matches('.');
-            match host.strip_suffix(name) {
-                Some(below) => !name.is_empty() && (below.is_empty() || below.ends_with('.')),
-                None => false,
-            }
+            let below = host.strip_suffix(name).filter(|_| !name.is_empty());
+            below.is_some_and(|below| below.is_empty() || below.ends_with('.'))
         }
     })
 }
@@ -91,10 +87,8 @@ fn is_within(address: IpAddr, network: &str) -> Option<bool> {
         None => (network, 128),
     };
     let (differing, length) = match (address, base.trim_matches(['[', ']']).parse().ok()?) {
-        (IpAddr::V4(address), IpAddr::V4(base)) => {
-            (u128::from(address.to_bits() ^ base.to_bits()), 32)
-        }
-        (IpAddr::V6(address), IpAddr::V6(base)) => (address.to_bits() ^ base.to_bits(), 128),
+        (IpAddr::V4(a), IpAddr::V4(b)) => (u128::from(a.to_bits() ^ b.to_bits()), 32),
+        (IpAddr::V6(a), IpAddr::V6(b)) => (a.to_bits() ^ b.to_bits(), 128),
         _ => return Some(false),
     };
     let beyond = length - prefix.min(length);

@@ -4,28 +4,24 @@ pub(super) mod node;
 mod words;
 
 use std::{
-    collections::HashSet,
     ffi::OsString,
-    io,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Mutex, PoisonError},
     time::Duration,
 };
 
-use self::{
-    node::Astray,
-    words::{Class, Complaint, complaint},
-};
+use self::{node::Astray, words::complaint};
 use super::{
-    Call, Check, Cluster, DEFAULT_PORT, KeyRef, NewKey, Replacement, Result, Snapshot, StoredKey,
-    Usage,
-    explain::{Site, Transport},
-    failure::{Failure, SetupError, Unexpected},
-    reply::{self, KEY_LIST, Limit, NotAReply, SINGLE, SNAPSHOTS, USAGES},
+    Check, DEFAULT_PORT, KeyRef, Usage,
+    call::Call,
+    explain::{self, Site},
+    failure::{Attempt, Failure},
+    reply::{self, Limit, Page, Parsed},
+    transport::Transport,
 };
 use crate::{
+    error::Result,
     http, interrupt,
-    signature::Signature,
     subprocess::{self, Command, Output},
     text::{quote, quote_path},
 };
@@ -53,12 +49,13 @@ impl Options {
 pub struct Qq {
     options: Options,
     program: PathBuf,
+    site: Site,
     /// Known once a command that names a stored key has succeeded.
     dialect: Mutex<Option<Dialect>>,
 }
 
-/// How `qq` takes a stored key.
-#[derive(Clone, Copy, PartialEq, Eq)]
+/// How `qq` names a stored key on its command line.
+#[derive(Clone, Copy)]
 enum Dialect {
     /// `--key`: 6.1.1 and later.
     Key,
@@ -66,53 +63,98 @@ enum Dialect {
     IdOrName,
 }
 
-/// The flags that name a stored key, in both dialects.
-#[derive(Clone, Copy)]
-struct KeyFlags {
-    key: &'static str,
-    old_id: &'static str,
-    old_name: &'static str,
+/// The key that a call names, with the beginning of its flag in each dialect.
+struct NamedKey(&'static str, &'static str, KeyRef);
+
+impl NamedKey {
+    fn of(call: Call<'_>) -> Option<Self> {
+        let id = |id: &str| KeyRef::Id(id.to_owned());
+        match call {
+            Call::KeyUsage(key) | Call::ReplaceKey(key, _) => Some(Self("--key", "--", id(key))),
+            Call::ReplacementChallenge(key) => Some(Self("--key", "--", key.clone())),
+            Call::Lock(_, key) => Some(Self("--lock-key", "--lock-key-", id(key))),
+            _ => None,
+        }
+    }
+
+    fn arg(&self, dialect: Dialect) -> String {
+        let Self(newer, older, key) = self;
+        match (dialect, key) {
+            (Dialect::Key, key) => format!("{newer}={}", key.as_str()),
+            (Dialect::IdOrName, KeyRef::Id(id)) => format!("{older}id={id}"),
+            (Dialect::IdOrName, KeyRef::Name(name)) => format!("{older}name={name}"),
+        }
+    }
 }
 
-const KEY: KeyFlags = KeyFlags {
-    key: "--key",
-    old_id: "--id",
-    old_name: "--name",
-};
-const LOCK_KEY: KeyFlags = KeyFlags {
-    key: "--lock-key",
-    old_id: "--lock-key-id",
-    old_name: "--lock-key-name",
-};
-
-impl KeyFlags {
-    fn arg(self, dialect: Dialect, key: &KeyRef) -> String {
-        let flag = match (dialect, key) {
-            (Dialect::Key, _) => self.key,
-            (Dialect::IdOrName, KeyRef::Id(_)) => self.old_id,
-            (Dialect::IdOrName, KeyRef::Name(_)) => self.old_name,
-        };
-        format!("{flag}={}", key.as_str())
+/// The arguments of a call, apart from the key that it names.
+fn args(call: Call<'_>) -> Vec<String> {
+    let json = || "--json".to_owned();
+    match call {
+        Call::Keys | Call::KeyUsage(_) => vec![json()],
+        Call::AddKey(key) => vec![
+            format!("--name={}", key.name),
+            format!("--public-key={}", key.public_key.to_base64()),
+            format!("--verification-signature={}", key.signature.to_base64()),
+            format!("--comment={}", key.comment),
+            json(),
+        ],
+        Call::ReplacementChallenge(_) => Vec::new(),
+        Call::ReplaceKey(_, new) => {
+            let key = new.new_key.to_base64();
+            let (old_signature, signature) =
+                (new.old_signature.to_base64(), new.new_signature.to_base64());
+            vec![
+                format!("--replacement-public-key={key}"),
+                format!("--old-key-verification-signature={old_signature}"),
+                format!("--replacement-key-verification-signature={signature}"),
+                json(),
+            ]
+        }
+        Call::Snapshot(id) | Call::UnlockChallenge(id) => vec![format!("--id={id}")],
+        Call::UnlockedSnapshots => vec!["--exclude-locked".to_owned()],
+        Call::Unlock(id, signature) => {
+            let signature = signature.to_base64();
+            vec![format!("--id={id}"), format!("--signature={signature}")]
+        }
+        Call::Lock(id, _) => vec![format!("--id={id}"), "--force".to_owned()],
     }
 }
 
 impl Qq {
-    /// Finds the program; runs nothing.
+    /// Finds the program, but runs nothing.
     ///
     /// # Errors
     /// When there is no such program, or it would not reach the cluster that `options` name.
-    pub fn find(options: Options) -> std::result::Result<Self, SetupError> {
-        // Before anyone is prompted for a passphrase.
-        options.check_destination().map_err(SetupError::Astray)?;
-        let program = subprocess::find(options.program.as_os_str()).map_err(SetupError::Qq)?;
+    pub fn find(options: Options) -> Result<Self> {
+        // Before anyone has to type a passphrase.
+        options
+            .check_destination()
+            .map_err(|error| explain::astray(&error))?;
+        let program = subprocess::find(options.program.as_os_str());
+        let program = program.map_err(|failure| explain::no_qq(&failure))?;
+        let host = options.host.as_deref();
+        let store = options.credentials_store.as_deref();
+        let typed = qq_command(&options.program, host, options.port, store);
+        let qq = typed.clone();
+        let site = Site {
+            address: format!("{}:{}", host.unwrap_or("localhost"), options.port),
+            login: None,
+            log_in: format!("log in first: `{typed} login -u USER`"),
+            timeout: options.timeout,
+            check_command: Box::new(move |what| check_command(&qq, what)),
+            transport: explain::Transport::Qq(typed),
+        };
         Ok(Self {
             options,
             program,
+            site,
             dialect: Mutex::default(),
         })
     }
 
-    fn command(&self, limit: Limit) -> Command {
+    fn run_in(&self, call: Call<'_>, key: Option<String>) -> Attempt<Output> {
+        let limit = Limit::of(call);
         let mut command = Command::new(&self.program, self.options.timeout)
             .stdout_limit(limit.bytes)
             // Names and challenges are UTF-8 regardless of the locale.
@@ -127,163 +169,64 @@ impl Qq {
             arg.push(path);
             command = command.arg(arg);
         }
-        command
+        let command = command.arg(call.qq_command()).args(key).args(args(call));
+        command.run().map_err(|failure| classify(limit, failure))
     }
 
-    /// Makes a call that names no stored key.
-    fn call<T>(
-        &self,
-        call: Call<'_>,
-        args: &[&str],
-        limit: Limit,
-        parse: impl Fn(&[u8]) -> std::result::Result<T, NotAReply>,
-    ) -> Result<T> {
-        let run = || {
-            begin()?;
-            self.options.check_destination().map_err(Failure::Astray)?;
-            log::info!("qq {}", call.qq_command());
-            let command = self.command(limit).arg(call.qq_command()).args(args);
-            let output = command.run().map_err(|failure| classify(limit, failure))?;
-            parsed(&output, &parse)
-        };
-        run().map_err(|failure| self.site().error(call, failure))
-    }
-
-    /// Makes a call that names a stored key.
-    fn call_with_key<T>(
-        &self,
-        call: Call<'_>,
-        flags: KeyFlags,
-        key: &KeyRef,
-        args: &[String],
-        limit: Limit,
-        parse: impl Fn(&[u8]) -> std::result::Result<T, NotAReply>,
-    ) -> Result<T> {
-        let command = |dialect: Dialect| {
-            self.command(limit)
-                .arg(call.qq_command())
-                .arg(flags.arg(dialect, key))
-                .args(args)
-                .run()
-        };
-        let run = || {
-            begin()?;
-            log::info!("qq {}", call.qq_command());
-            let mut dialect = self.dialect.lock().unwrap_or_else(PoisonError::into_inner);
-            // After the wait for the lock, which may have been long.
-            self.options.check_destination().map_err(Failure::Astray)?;
-            let result = match *dialect {
-                Some(known) => {
-                    drop(dialect);
-                    command(known)
-                }
-                // The first call finds it out while the others wait.
-                None => {
-                    let (spoken, result) = find_dialect(command);
-                    *dialect = spoken;
-                    result
-                }
-            };
-            let output = result.map_err(|failure| classify(limit, failure))?;
-            parsed(&output, &parse)
-        };
-        run().map_err(|failure| self.site().error(call, failure))
-    }
-
-    fn site(&self) -> Site {
-        let host = self.options.host.as_deref().unwrap_or("localhost");
-        let qq = self.as_typed();
-        Site {
-            address: format!("{host}:{}", self.options.port),
-            login: None,
-            log_in: format!("log in first: `{qq} login -u USER`"),
-            list_keys: self.check_command(Check::Keys),
-            list_snapshots: format!("{qq} snapshot_list_statuses"),
-            transport: Transport::Qq(qq),
+    fn run(&self, call: Call<'_>) -> Attempt<Output> {
+        if let Some(kind) = interrupt::received() {
+            return Err(Failure::Connection(http::Failure::StoppedBefore(kind)));
         }
-    }
-
-    /// `qq` with the options that lead to this cluster, for hints.
-    fn as_typed(&self) -> String {
-        let options = &self.options;
-        qq_command(
-            &options.program,
-            options.host.as_deref(),
-            options.port,
-            options.credentials_store.as_deref(),
-        )
-    }
-}
-
-/// # Errors
-/// After a signal: no new call starts.
-fn begin() -> std::result::Result<(), Failure> {
-    match interrupt::received() {
-        None => Ok(()),
-        Some(kind) => Err(Failure::Connection(http::Failure::StoppedBefore(kind))),
-    }
-}
-
-fn parsed<T>(
-    output: &Output,
-    parse: impl Fn(&[u8]) -> std::result::Result<T, NotAReply>,
-) -> std::result::Result<T, Failure> {
-    parse(&output.stdout).map_err(|expected| match expected.too_large {
-        Some(what) => Failure::TooLarge(what),
-        None => {
-            let excerpt = subprocess::excerpt(&output.stdout);
-            Failure::Unexpected(Unexpected::Body { expected, excerpt }, None)
+        log::info!("qq {}", call.qq_command());
+        let Some(key) = NamedKey::of(call) else {
+            self.options.check_destination().map_err(Failure::Astray)?;
+            return self.run_in(call, None);
+        };
+        let run = |dialect| self.run_in(call, Some(key.arg(dialect)));
+        let mut dialect = self.dialect.lock().unwrap_or_else(PoisonError::into_inner);
+        // The wait for the lock may have been long.
+        self.options.check_destination().map_err(Failure::Astray)?;
+        if let Some(known) = *dialect {
+            drop(dialect);
+            return run(known);
         }
-    })
+        // The first call finds out while the others wait.
+        let (spoken, result) = find_dialect(run);
+        *dialect = spoken;
+        result
+    }
 }
 
 /// What a failed run means.
 fn classify(limit: Limit, failure: subprocess::Failure) -> Failure {
-    use http::Failure::{Lost, NotConnected, StoppedDuring, UnknownHost};
-    match &failure {
-        subprocess::Failure::TooMuchOutput { .. } => return Failure::TooLarge(limit.exceeded()),
+    let complaint = match &failure {
+        subprocess::Failure::TooMuchOutput { .. } => Some(Failure::TooLarge(limit.exceeded())),
         subprocess::Failure::Interrupted(kind) => {
-            return Failure::Connection(StoppedDuring(*kind));
+            Some(Failure::Connection(http::Failure::StoppedDuring(*kind)))
         }
-        _ => {}
-    }
-    let (class, words) = match complaint(&failure) {
-        None => return Failure::Qq(failure),
-        Some(Complaint::Api { status, words }) => return Failure::api(status, words, None),
-        Some(Complaint::Status { status, words }) => {
-            let excerpt = words;
-            return Failure::Unexpected(Unexpected::Status { status, excerpt }, None);
-        }
-        Some(Complaint::Said(class, words)) => (class, words),
+        subprocess::Failure::Exited { code, output, .. } => complaint(*code, output),
+        _ => None,
     };
-    let cause = |kind, words: String| Arc::new(io::Error::new(kind, words));
-    match class {
-        Class::UnknownHost => {
-            Failure::Connection(UnknownHost(cause(io::ErrorKind::HostUnreachable, words)))
-        }
-        Class::NotConnected => {
-            Failure::Connection(NotConnected(cause(io::ErrorKind::NotConnected, words)))
-        }
-        Class::TimedOut => Failure::Connection(Lost(cause(io::ErrorKind::TimedOut, words))),
-        Class::Lost => Failure::Connection(Lost(cause(io::ErrorKind::ConnectionAborted, words))),
-        Class::NotJson => Failure::Unexpected(Unexpected::Qq(words), None),
-        Class::Credentials => Failure::QqCredentials(words),
-        Class::Error => Failure::QqError(words),
-        Class::Crash => Failure::QqCrash(words),
-        Class::NoHost => Failure::QqWithoutHost,
-        Class::UnknownCommand => Failure::QqCommand,
-        Class::Arguments => Failure::QqArguments(words),
-    }
+    complaint.unwrap_or(Failure::Qq(failure))
 }
 
-/// `qq` with the options that lead to a cluster, as a user types it.
+/// `qq` with the options that select a cluster, as a user types it.
 pub(super) fn qq_command(
     program: &Path,
     host: Option<&str>,
     port: u16,
     credentials_store: Option<&Path>,
 ) -> String {
-    let mut typed = quote_path(program);
+    quote_path(program) + &typed_options(host, port, credentials_store)
+}
+
+/// The options that `qq` and qkey share, as a user types them.
+pub(super) fn typed_options(
+    host: Option<&str>,
+    port: u16,
+    credentials_store: Option<&Path>,
+) -> String {
+    let mut typed = String::new();
     if let Some(host) = host {
         typed.push_str(&format!(" --host={}", quote(host)));
     }
@@ -296,7 +239,7 @@ pub(super) fn qq_command(
     typed
 }
 
-/// The command of `qq` for a hint. `qq` is as [`qq_command`] makes it.
+/// A `qq` command for a hint. `qq` comes from [`qq_command`].
 pub(super) fn check_command(qq: &str, what: Check<'_>) -> String {
     match what {
         Check::Keys => format!("{qq} fs_security_list_keys"),
@@ -308,23 +251,16 @@ pub(super) fn check_command(qq: &str, what: Check<'_>) -> String {
 }
 
 /// Runs a command in the newer dialect, and in the older one if `qq` rejects that. Only argparse's exit
-/// code 2 counts as a rejection: it precedes any request, so retrying is safe for submissions too.
-fn find_dialect(
-    run: impl Fn(Dialect) -> std::result::Result<Output, subprocess::Failure>,
-) -> (
-    Option<Dialect>,
-    std::result::Result<Output, subprocess::Failure>,
-) {
-    let is_usage = |result: &std::result::Result<Output, subprocess::Failure>| {
-        let complaint = result.as_ref().err().and_then(complaint);
-        matches!(complaint, Some(Complaint::Said(class, _)) if class.is_usage())
-    };
+/// code 2 counts as a rejection: it precedes any request, so it is safe to retry submissions, too.
+fn find_dialect(run: impl Fn(Dialect) -> Attempt<Output>) -> (Option<Dialect>, Attempt<Output>) {
+    let is_usage = |result: &Attempt<Output>| result.as_ref().is_err_and(Failure::is_usage);
     let newer = run(Dialect::Key);
     if !is_usage(&newer) {
         return (newer.is_ok().then_some(Dialect::Key), newer);
     }
     if let Some(kind) = interrupt::announced() {
-        return (None, Err(subprocess::Failure::Interrupted(kind)));
+        let stopped = http::Failure::StoppedDuring(kind);
+        return (None, Err(Failure::Connection(stopped)));
     }
     log::debug!("retrying with the options of qq 6.1.0");
     let older = run(Dialect::IdOrName);
@@ -335,130 +271,32 @@ fn find_dialect(
     }
 }
 
-impl Cluster for Qq {
-    fn keys(&self) -> Result<Vec<StoredKey>> {
-        self.call(Call::Keys, &["--json"], KEY_LIST, reply::keys)
+impl Transport for Qq {
+    fn site(&self) -> &Site {
+        &self.site
     }
 
-    fn key_usage(&self, key_id: &str) -> Result<Vec<Usage>> {
-        self.call_with_key(
-            Call::KeyUsage(key_id),
-            KEY,
-            &KeyRef::Id(key_id.to_owned()),
-            &["--json".to_owned()],
-            USAGES,
-            reply::usage,
-        )
+    fn attempt<T>(&self, call: Call<'_>, parse: impl Fn(&[u8]) -> Parsed<T>) -> Attempt<T> {
+        let output = self.run(call)?;
+        parse(&output.stdout)
+            .map_err(|wrong| Failure::reply(wrong, subprocess::excerpt(&output.stdout), None))
     }
 
-    fn add_key(&self, key: &NewKey<'_>) -> Result<()> {
-        self.call(
-            Call::AddKey(key.name),
-            &[
-                &format!("--name={}", key.name),
-                &format!("--public-key={}", key.public_key.to_base64()),
-                &format!("--verification-signature={}", key.signature.to_base64()),
-                &format!("--comment={}", key.comment),
-                "--json",
-            ],
-            SINGLE,
-            |stdout| reply::added_key(stdout, key),
-        )
+    fn attempt_list<T>(
+        &self,
+        call: Call<'_>,
+        parse: impl Fn(&[u8]) -> Parsed<Page<T>>,
+    ) -> Attempt<Vec<T>> {
+        let all = self.attempt(call, parse)?.entries;
+        Limit::of(call).check(&all).map_err(Failure::TooLarge)?;
+        Ok(all)
     }
 
-    fn replacement_challenge(&self, key: &KeyRef) -> Result<String> {
-        self.call_with_key(
-            Call::ReplacementChallenge(key),
-            KEY,
-            key,
-            &[],
-            SINGLE,
-            reply::challenge,
-        )
+    fn parse_usages(stdout: &[u8]) -> Parsed<Page<Usage>> {
+        reply::usages_of_qq(stdout)
     }
 
-    fn replace_key(&self, key_id: &str, replacement: &Replacement<'_>) -> Result<()> {
-        self.call_with_key(
-            Call::ReplaceKey(key_id),
-            KEY,
-            &KeyRef::Id(key_id.to_owned()),
-            &[
-                format!(
-                    "--replacement-public-key={}",
-                    replacement.new_key.to_base64()
-                ),
-                format!(
-                    "--old-key-verification-signature={}",
-                    replacement.old_signature.to_base64()
-                ),
-                format!(
-                    "--replacement-key-verification-signature={}",
-                    replacement.new_signature.to_base64()
-                ),
-                "--json".to_owned(),
-            ],
-            SINGLE,
-            |stdout| reply::replaced_key(stdout, key_id, replacement),
-        )
-    }
-
-    fn snapshot(&self, id: u64) -> Result<Snapshot> {
-        self.call(
-            Call::Snapshot(id),
-            &[&format!("--id={id}")],
-            SINGLE,
-            |stdout| reply::snapshot(stdout, id),
-        )
-    }
-
-    fn unlocked_snapshots(&self) -> Result<HashSet<u64>> {
-        let page = self.call(
-            Call::UnlockedSnapshots,
-            &["--exclude-locked"],
-            SNAPSHOTS,
-            reply::unlocked_page,
-        )?;
-        Ok(page.entries.into_iter().collect())
-    }
-
-    fn unlock_challenge(&self, id: u64) -> Result<String> {
-        self.call(
-            Call::UnlockChallenge(id),
-            &[&format!("--id={id}")],
-            SINGLE,
-            reply::challenge,
-        )
-    }
-
-    fn unlock(&self, id: u64, signature: &Signature) -> Result<()> {
-        self.call(
-            Call::Unlock(id),
-            &[
-                &format!("--id={id}"),
-                &format!("--signature={}", signature.to_base64()),
-            ],
-            SINGLE,
-            |stdout| reply::unlocked(stdout, id),
-        )
-    }
-
-    fn lock(&self, id: u64, key_id: &str) -> Result<()> {
-        self.call_with_key(
-            Call::Lock(id),
-            LOCK_KEY,
-            &KeyRef::Id(key_id.to_owned()),
-            &[format!("--id={id}"), "--force".to_owned()],
-            SINGLE,
-            |stdout| reply::locked(stdout, id),
-        )
-    }
-
-    /// Each call starts a program.
-    fn gains_from_concurrency(&self) -> bool {
-        true
-    }
-
-    fn check_command(&self, what: Check<'_>) -> String {
-        check_command(&self.as_typed(), what)
+    fn parse_done(stdout: &[u8], call: Call<'_>) -> Parsed<()> {
+        reply::done_by_qq(stdout, call)
     }
 }

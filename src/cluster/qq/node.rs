@@ -1,7 +1,11 @@
 //! On a cluster node, `qq` reaches the node's own cluster regardless of `--host`.
 
 use std::{
-    fs, io,
+    fs,
+    io::{
+        self,
+        ErrorKind::{NotADirectory, NotFound},
+    },
     net::{IpAddr, UdpSocket},
 };
 
@@ -9,15 +13,17 @@ use rustix::system::uname;
 
 use crate::cluster::DEFAULT_PORT;
 
-/// Where a node's own REST API listens. `qq` 7.5.3 and later uses it wherever it exists.
+/// Where a node's own REST API listens. `qq` 7.5.3 and later uses this socket wherever it exists.
 const SOCKET: &str = "/run/qfsd/rest.sock";
 
-/// `qq` might reach another cluster than the named one.
-#[derive(Debug)]
+/// `qq` might reach a cluster other than the named one.
+#[derive(Debug, thiserror::Error)]
+#[error("qq cannot be trusted to reach {named} from this machine")]
 pub struct Astray {
     /// The cluster as the user named it.
-    pub named: String,
-    pub why: Why,
+    named: String,
+    #[source]
+    why: Why,
 }
 
 /// Why `qq` might not reach the named cluster.
@@ -31,9 +37,8 @@ pub enum Why {
     Unknown { source: io::Error },
 }
 
-/// Refuses to run `qq` where it would reach this node's own cluster instead of the named one: another
-/// `host` or another `port`. The socket comes and goes with the node's services, so check before each
-/// call.
+/// Makes sure that `qq` would not reach this node's own cluster instead of the one at `host` and `port`.
+/// The socket comes and goes with the node's services, so call this before each call.
 ///
 /// # Errors
 /// When it might.
@@ -42,10 +47,10 @@ pub(in crate::cluster) fn check(host: Option<&str>, port: u16) -> Result<(), Ast
         return Ok(());
     }
     let why = match fs::symlink_metadata(SOCKET) {
-        // Any file counts: if qq sees one, it connects to nothing else. A dangling link may soon
-        // lead to a socket.
+        // Any file counts: if qq sees one, it connects to nothing else. A dangling link may lead to a
+        // socket soon.
         Ok(_) => Why::Node,
-        Err(error) if is_absence(&error) => return Ok(()),
+        Err(error) if matches!(error.kind(), NotFound | NotADirectory) => return Ok(()),
         Err(source) => Why::Unknown { source },
     };
     // Another port may be a tunnel to another cluster, and qq would not use it.
@@ -57,13 +62,6 @@ pub(in crate::cluster) fn check(host: Option<&str>, port: u16) -> Result<(), Ast
         None => format!("port {port}"),
     };
     Err(Astray { named, why })
-}
-
-fn is_absence(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
-    )
 }
 
 fn is_this_machine(host: &str) -> bool {
@@ -85,13 +83,13 @@ fn is_own_address(address: IpAddr) -> bool {
         IpAddr::V4(_) => "ipv4",
         IpAddr::V6(_) => "ipv6",
     };
-    // If this setting is on, every address can be bound.
+    // With this setting, a program can bind any address.
     let setting = fs::read_to_string(format!("/proc/sys/net/{family}/ip_nonlocal_bind"));
     setting.is_ok_and(|value| value.trim() == "0") && UdpSocket::bind((address, 0)).is_ok()
 }
 
 /// Whether a name is this machine's own. DNS cannot tell: its replies may change, and a round-robin name
-/// leads to other nodes too.
+/// also leads to other nodes.
 fn is_own_name(host: &str, own_name: &str, hosts: impl FnOnce() -> String) -> bool {
     let name = |text: &str| text.trim_end_matches('.').to_ascii_lowercase();
     let short = |text: &str| text.split('.').next().unwrap_or_default().to_owned();
@@ -99,11 +97,11 @@ fn is_own_name(host: &str, own_name: &str, hosts: impl FnOnce() -> String) -> bo
     if host == "localhost" || host == own || host == short(&own) {
         return !host.is_empty();
     }
-    // If the host name lacks its domain, this file has both.
+    // If the host name lacks its domain, the hosts file has both.
     own == short(&own) && own == short(&host) && is_local_in(&hosts(), &host)
 }
 
-/// Whether a hosts file maps a name to this machine's addresses only.
+/// Whether a hosts file maps a name only to this machine's addresses.
 fn is_local_in(hosts: &str, name: &str) -> bool {
     let own: Vec<bool> = hosts
         .lines()

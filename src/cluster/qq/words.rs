@@ -1,108 +1,90 @@
-//! What a failed `qq` printed, classified.
+//! Classifies what a failed `qq` printed.
 
-use std::sync::LazyLock;
+use std::{
+    io::{self, ErrorKind},
+    sync::{Arc, LazyLock},
+};
 
 use regex::Regex;
 
-use crate::{cluster::reply::shortened, subprocess::Failure};
-
-/// Why `qq` failed, with its own words.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Complaint {
-    /// An error of the REST API.
-    Api {
-        status: u16,
-        words: String,
+use crate::{
+    cluster::{
+        failure::{Failure, Unexpected},
+        reply::shortened,
     },
-    /// A status without an error of the REST API.
-    Status {
-        status: u16,
-        words: String,
-    },
-    Said(Class, String),
-}
-
-/// What else `qq` says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Class {
-    /// The host name does not exist; nothing was sent.
-    UnknownHost,
-    /// There was no connection; nothing was sent.
-    NotConnected,
-    /// No reply arrived in time; the cluster may have received the request.
-    TimedOut,
-    /// The connection broke; the cluster may have received the request.
-    Lost,
-    /// The reply is not JSON.
-    NotJson,
-    /// The credentials file is unreadable; nothing was sent.
-    Credentials,
-    /// A `ValueError` inside `qq`.
-    Error,
-    /// An exception that `qq` did not expect.
-    Crash,
-    /// `--host` is missing; nothing was sent.
-    NoHost,
-    /// The command does not exist; nothing was sent.
-    UnknownCommand,
-    /// argparse rejected the arguments; nothing was sent.
-    Arguments,
-}
+    http::{self, Failure as Http},
+    subprocess,
+};
 
 /// Where a complaint can begin. Warnings may precede it.
 const BEGINNINGS: &str =
     r"(?m)^(?:Error \d{3}: |Connection error: |Command error: |Traceback \(most|usage: )";
 
+/// Makes a failure from the words of `qq`.
+type Class = fn(String) -> Failure;
+
+const UNKNOWN_HOST: Class =
+    |words| connection(Http::UnknownHost, ErrorKind::HostUnreachable, words);
+const NOT_CONNECTED: Class = |words| connection(Http::NotConnected, ErrorKind::NotConnected, words);
+const TIMED_OUT: Class = |words| connection(Http::Lost, ErrorKind::TimedOut, words);
+const LOST: Class = |words| connection(Http::Lost, ErrorKind::ConnectionAborted, words);
+
+fn connection(failure: fn(http::Cause) -> Http, kind: ErrorKind, words: String) -> Failure {
+    Failure::Connection(failure(Arc::new(io::Error::new(kind, words))))
+}
+
 /// The first pattern that matches at a beginning decides. Each captures the words to show.
 ///
-/// Connection errors other than those of name resolution and `connect` may occur after the request was
-/// sent. The last line of a traceback names the exception.
+/// Except for errors of name resolution and `connect`, a connection error may occur after `qq` sent the
+/// request. The last line of a traceback names the exception.
 const TABLE: [(&str, Class); 15] = [
     (
         r"Connection error: ((?:\[Errno -?\d+\] )?(?:Name or service not known|No address associated with hostname|nodename nor servname provided).*)",
-        Class::UnknownHost,
+        UNKNOWN_HOST,
     ),
     (
         r"Connection error: ((?:\[Errno -?\d+\] )?(?:Connection refused|No route to host|Network is unreachable|Temporary failure in name resolution).*)",
-        Class::NotConnected,
+        NOT_CONNECTED,
     ),
+    (r"Connection error: ((?:[^\n]* )?timed out.*)", TIMED_OUT),
+    (r"Connection error: (.*)", LOST),
     (
-        r"Connection error: ((?:[^\n]* )?timed out.*)",
-        Class::TimedOut,
+        r"Command error: ([^\n]*Error loading data.*)",
+        Failure::QqError,
     ),
-    (r"Connection error: (.*)", Class::Lost),
-    (r"Command error: ([^\n]*Error loading data.*)", Class::Error),
     (
         r"Command error: ([^\n]*: line \d+ column \d+ \(char \d+\).*)",
-        Class::Credentials,
+        Failure::QqCredentials,
     ),
-    (r"Command error: (.*CredentialsError.*)", Class::Credentials),
-    (r"Command error: (.*)", Class::Error),
+    (
+        r"Command error: (.*CredentialsError.*)",
+        Failure::QqCredentials,
+    ),
+    (r"Command error: (.*)", Failure::QqError),
     (
         r"Traceback .*\n([^\n]*\bError loading data\b[^\n]*)\z",
-        Class::NotJson,
+        |words| Failure::Unexpected(Unexpected::Qq(words), None),
     ),
     (
         r"Traceback .*\n([\w.]*CredentialsError\b[^\n]*|[\w.]+: [^\n]*: line \d+ column \d+ \(char \d+\))\z",
-        Class::Credentials,
+        Failure::QqCredentials,
     ),
     (
         r"Traceback .*\n(http\.client\.IncompleteRead\b[^\n]*)\z",
-        Class::Lost,
+        LOST,
     ),
-    (r"Traceback (?:.*\n)?([^\n]*)\z", Class::Crash),
+    (r"Traceback (?:.*\n)?([^\n]*)\z", Failure::QqCrash),
     (
         r"usage: .*?: error: ([^\n]*required: [^\n]*--host\b[^\n]*)",
-        Class::NoHost,
+        |_| Failure::QqWithoutHost,
     ),
-    (
-        r"usage: .*?: error: ([^\n]*invalid choice: [^\n]*)",
-        Class::UnknownCommand,
-    ),
-    (r"usage: .*?: error: ([^\n]*)", Class::Arguments),
+    (r"usage: .*?: error: ([^\n]*invalid choice: [^\n]*)", |_| {
+        Failure::QqCommand
+    }),
+    (r"usage: .*?: error: ([^\n]*)", Failure::QqArguments),
 ];
 
-/// Where a complaint begins, what the API refused, and [`TABLE`].
+/// [`BEGINNINGS`], a refusal of the API, and [`TABLE`].
 type Patterns = (Regex, Regex, Vec<(Regex, Class)>);
 
 static PATTERNS: LazyLock<Patterns> = LazyLock::new(|| {
@@ -115,23 +97,16 @@ static PATTERNS: LazyLock<Patterns> = LazyLock::new(|| {
     )
 });
 
-/// What `qq` said when it failed: 7.x on stderr, 6.x on stdout, where warnings do not
-/// appear.
-pub(super) fn complaint(failure: &Failure) -> Option<Complaint> {
-    let Failure::Exited { code, output, .. } = failure else {
-        return None;
-    };
+/// What `qq` complained about, if it did: 7.x on stderr, 6.x on stdout, where no warnings appear.
+pub(super) fn complaint(code: i32, output: &subprocess::Output) -> Option<Failure> {
     [&output.stderr, &output.stdout]
         .into_iter()
         .filter_map(|stream| classify(&String::from_utf8_lossy(stream)))
-        .find(|complaint| match complaint {
-            // A wrapper around qq may print its own usage at any time; argparse's code is 2.
-            Complaint::Said(class, _) if class.is_usage() => *code == 2,
-            _ => true,
-        })
+        // A wrapper around qq may print its own usage at any time; argparse's code is 2.
+        .find(|failure| code == 2 || !failure.is_usage())
 }
 
-fn classify(text: &str) -> Option<Complaint> {
+fn classify(text: &str) -> Option<Failure> {
     let (beginnings, status, table) = &*PATTERNS;
     let text = text.trim_end();
     beginnings.find_iter(text).find_map(|beginning| {
@@ -140,30 +115,26 @@ fn classify(text: &str) -> Option<Complaint> {
             let (status, words) = (found[1].parse().ok()?, shortened(&found[3]));
             return Some(match found.get(2) {
                 // qq's own class for a body without one.
-                Some(_) => Complaint::Status { status, words },
-                None => Complaint::Api { status, words },
+                Some(_) => Failure::status(status, words, None),
+                None => Failure::api(status, words, None),
             });
         }
         table.iter().find_map(|(pattern, class)| {
             let words = shortened(&pattern.captures(rest)?[1]);
-            Some(Complaint::Said(*class, words))
+            Some(class(words))
         })
     })
-}
-
-impl Class {
-    /// Whether argparse said it, before anything was sent.
-    pub fn is_usage(self) -> bool {
-        matches!(self, Self::NoHost | Self::UnknownCommand | Self::Arguments)
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn said(class: Class, words: &str) -> Option<Complaint> {
-        Some(Complaint::Said(class, words.to_owned()))
+    #[track_caller]
+    fn check(output: &str, expected: impl Into<Option<Failure>>) {
+        let expected: Option<Failure> = expected.into();
+        let found = classify(output);
+        assert_eq!(format!("{found:?}"), format!("{expected:?}"), "{output}");
     }
 
     #[test]
@@ -171,93 +142,89 @@ mod tests {
         let stderr = "x.py:1: DeprecationWarning: old\n  import x\n\
                       Error 404: fs_no_such_entry_error: no key\nsecond line (inner: why)\n";
         let words = "fs_no_such_entry_error: no key\nsecond line (inner: why)".to_owned();
-        assert_eq!(
-            classify(stderr),
-            Some(Complaint::Api { status: 404, words })
+        check(stderr, Failure::api(404, words, None));
+        let excerpt = "<html>".to_owned();
+        check(
+            "Error 502: unknown: <html>\n",
+            Failure::status(502, excerpt, None),
         );
-        let words = "<html>".to_owned();
-        let expected = Some(Complaint::Status { status: 502, words });
-        assert_eq!(classify("Error 502: unknown: <html>\n"), expected);
     }
 
     #[test]
     fn connection_errors_tell_whether_anything_was_sent() {
         for (words, class) in [
-            ("[Errno 111] Connection refused", Class::NotConnected),
+            ("[Errno 111] Connection refused", NOT_CONNECTED),
             (
                 "[Errno -3] Temporary failure in name resolution",
-                Class::NotConnected,
+                NOT_CONNECTED,
             ),
-            ("[Errno -2] Name or service not known", Class::UnknownHost),
-            ("Remote end closed connection without response", Class::Lost),
-            ("[Errno 104] Connection reset by peer", Class::Lost),
-            ("reset after Connection refused", Class::Lost),
-            ("The read operation timed out", Class::TimedOut),
-            ("timed out", Class::TimedOut),
-            ("[Errno 110] Connection timed out", Class::TimedOut),
+            ("[Errno -2] Name or service not known", UNKNOWN_HOST),
+            ("Remote end closed connection without response", LOST),
+            ("[Errno 104] Connection reset by peer", LOST),
+            ("reset after Connection refused", LOST),
+            ("The read operation timed out", TIMED_OUT),
+            ("timed out", TIMED_OUT),
+            ("[Errno 110] Connection timed out", TIMED_OUT),
         ] {
-            let complaint = classify(&format!("Connection error: {words}\n"));
-            assert_eq!(complaint, said(class, words));
+            let output = format!("Connection error: {words}\n");
+            check(&output, class(words.to_owned()));
         }
     }
 
     #[test]
     fn unreadable_credentials_differ_from_unreadable_replies() {
-        let json = "Expecting value: line 1 column 1 (char 0)";
-        let traceback = |last: &str| {
-            format!(
+        const JSON: &str = "Expecting value: line 1 column 1 (char 0)";
+        let command = format!("Command error: {JSON}\n");
+        check(&command, Failure::QqCredentials(JSON.to_owned()));
+        let cases: [(&str, Class); 6] = [
+            (
+                "json.decoder.JSONDecodeError: Expecting value: line 1 column 1 (char 0)",
+                Failure::QqCredentials,
+            ),
+            (
+                "qumulo.lib.auth.CredentialsError: no",
+                Failure::QqCredentials,
+            ),
+            (
+                "qumulo.lib.request.APIException: Error loading data: Expecting value: line 1 column 1 (char 0)",
+                |words| Failure::Unexpected(Unexpected::Qq(words), None),
+            ),
+            (
+                "http.client.IncompleteRead: IncompleteRead(5 bytes read)",
+                LOST,
+            ),
+            (
+                "http.client.InvalidURL: URL can't contain control characters.",
+                Failure::QqCrash,
+            ),
+            ("KeyboardInterrupt", Failure::QqCrash),
+        ];
+        for (last, class) in cases {
+            let traceback = format!(
                 "Traceback (most recent call last):\n  File \"x\", line 1, in f\n    g()\n{last}\n"
-            )
-        };
-        let command = format!("Command error: {json}\n");
-        assert_eq!(classify(&command), said(Class::Credentials, json));
-        for (last, class) in [
-            (
-                format!("json.decoder.JSONDecodeError: {json}"),
-                Class::Credentials,
-            ),
-            (
-                "qumulo.lib.auth.CredentialsError: no".to_owned(),
-                Class::Credentials,
-            ),
-            (
-                format!("qumulo.lib.request.APIException: Error loading data: {json}"),
-                Class::NotJson,
-            ),
-            (
-                "http.client.IncompleteRead: IncompleteRead(5 bytes read)".to_owned(),
-                Class::Lost,
-            ),
-            (
-                "http.client.InvalidURL: URL can't contain control characters.".to_owned(),
-                Class::Crash,
-            ),
-            ("KeyboardInterrupt".to_owned(), Class::Crash),
-        ] {
-            assert_eq!(classify(&traceback(&last)), said(class, &last));
+            );
+            check(&traceback, class(last.to_owned()));
         }
     }
 
     #[test]
     fn usage_errors_are_recognized() {
-        for (words, class) in [
+        let arguments = "one of the arguments -i/--id -n/--name is required";
+        for (words, failure) in [
             (
                 "the following arguments are required: --host",
-                Class::NoHost,
+                Failure::QqWithoutHost,
             ),
             (
                 "argument : invalid choice: 'fs_x' (choose from 'ad_join')",
-                Class::UnknownCommand,
+                Failure::QqCommand,
             ),
-            (
-                "one of the arguments -i/--id -n/--name is required",
-                Class::Arguments,
-            ),
+            (arguments, Failure::QqArguments(arguments.to_owned())),
         ] {
             let stderr = format!(
                 "usage: qq fs_security_get_key [-h] [--host HOST]\n          [--json]\nqq: error: {words}\n"
             );
-            assert_eq!(classify(&stderr), said(class, words));
+            check(&stderr, failure);
         }
     }
 
@@ -269,7 +236,7 @@ mod tests {
             "an Error 404: x\n",
             "qq: error: x\n",
         ] {
-            assert_eq!(classify(text), None);
+            check(text, None);
         }
     }
 }

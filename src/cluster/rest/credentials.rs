@@ -19,9 +19,9 @@ use crate::{folders::config_home, input, private_file};
 pub enum TokenSource {
     /// The value of this environment variable.
     Env(&'static str),
-    /// The line in this file, which the environment names.
+    /// The line in this file, which an environment variable names.
     File(PathBuf),
-    /// The file that `qq login` writes, at this path or in its default places.
+    /// The file that `qq login` writes, at this path or at its default paths.
     Store(Option<PathBuf>),
 }
 
@@ -32,15 +32,13 @@ pub(super) struct Token {
     pub source: String,
 }
 
-/// Why there is no token.
+/// Why there is no usable token.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("QKEY_TOKEN_FILE is empty")]
     NoFile,
     #[error("cannot read the credentials in {}", .0.display())]
     Unreadable(PathBuf, #[source] input::Error),
-    #[error("cannot read the credentials in {}", .0.display())]
-    NotText(PathBuf, #[source] std::str::Utf8Error),
     #[error("{} is not a credentials file of qq: it must be the JSON with a bearer_token that `qq login` writes", .0.display())]
     NotALogin(PathBuf),
     #[error("{} is not a credentials file of qq: its version is {version}, not 1", path.display())]
@@ -62,7 +60,7 @@ struct Stored<'a> {
     bearer_token: std::borrow::Cow<'a, str>,
 }
 
-/// The only version of it.
+/// The only version of a credentials file.
 const VERSION: u64 = 1;
 
 impl TokenSource {
@@ -86,15 +84,10 @@ impl TokenSource {
                 })?;
                 checked(&text, path.display().to_string()).map(Some)
             }
-            Self::Store(Some(path)) => in_store(path, timeout),
-            Self::Store(None) => {
-                for path in default_stores(host, port) {
-                    if let Some(token) = in_store(&path, timeout)? {
-                        return Ok(Some(token));
-                    }
-                }
-                Ok(None)
-            }
+            Self::Store(path) => stores(path, host, port)
+                .iter()
+                .find_map(|path| in_store(path, timeout).transpose())
+                .transpose(),
         }
     }
 
@@ -102,21 +95,21 @@ impl TokenSource {
     pub(super) fn place(&self, host: &str, port: u16) -> String {
         match self {
             Self::Env(variable) => (*variable).to_owned(),
-            Self::File(path) | Self::Store(Some(path)) => path.display().to_string(),
-            Self::Store(None) => {
-                let stores = default_stores(host, port);
-                let stores: Vec<_> = stores
-                    .iter()
-                    .map(|path| path.display().to_string())
-                    .collect();
+            Self::File(path) => path.display().to_string(),
+            Self::Store(path) => {
+                let stores = stores(path, host, port).into_iter();
+                let stores: Vec<_> = stores.map(|path| path.display().to_string()).collect();
                 stores.join(" or ")
             }
         }
     }
 }
 
-/// The files that `qq` reads, in this order.
-fn default_stores(host: &str, port: u16) -> Vec<PathBuf> {
+/// The given credentials file, or those that `qq` reads, in its order.
+fn stores(given: &Option<PathBuf>, host: &str, port: u16) -> Vec<PathBuf> {
+    if let Some(path) = given {
+        return vec![path.clone()];
+    }
     let name = format!("{}_{port}", host.to_lowercase());
     let of_host = config_home().map(|folder| folder.join("qumulo/credentials").join(name));
     let legacy = env::home_dir().map(|folder| folder.join(".qfsd_cred"));
@@ -139,7 +132,7 @@ fn in_store(path: &Path, timeout: Duration) -> Result<Option<Token>> {
     checked(&stored.bearer_token, path.display().to_string()).map(Some)
 }
 
-/// `None` when there is no such file.
+/// `None` if there is no such file.
 fn read_file(path: &Path, timeout: Duration) -> Result<Option<Zeroizing<String>>> {
     let opened = path.to_owned();
     let open = move || {
@@ -156,12 +149,14 @@ fn read_file(path: &Path, timeout: Duration) -> Result<Option<Zeroizing<String>>
     };
     match str::from_utf8(&bytes) {
         Ok(text) => Ok(Some(Zeroizing::new(text.to_owned()))),
-        Err(error) => Err(Error::NotText(path.to_owned(), error)),
+        Err(error) => {
+            let error = io::Error::new(io::ErrorKind::InvalidData, error);
+            Err(Error::Unreadable(path.to_owned(), error.into()))
+        }
     }
 }
 
-/// The token without its line ending. It goes into a header, which anything but visible ASCII would
-/// break.
+/// The token without its line ending. It goes into a header, where only visible ASCII is safe.
 fn checked(text: &str, source: String) -> Result<Token> {
     let token = text.trim_end_matches(['\r', '\n']);
     match !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic()) {

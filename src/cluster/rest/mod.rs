@@ -2,33 +2,34 @@
 
 pub(super) mod credentials;
 
-use std::{collections::HashSet, path::PathBuf, time::Duration};
+use std::{
+    collections::HashSet,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use serde_json::{Value, json};
-use ureq::http::{HeaderValue, StatusCode, Uri};
+use ureq::http::{HeaderValue, Uri};
 use zeroize::Zeroizing;
 
 use self::credentials::Token;
 pub use self::credentials::TokenSource;
 use super::{
-    Call, Check, Cluster, DEFAULT_PORT, KeyRef, NewKey, Replacement, Result, Snapshot, StoredKey,
-    Usage,
-    explain::{Site, Transport},
-    failure::{Failure, SetupError, Unexpected},
-    qq::{self, node, qq_command},
-    reply::{self, KEY_LIST, Limit, NotAReply, Page, SINGLE, SNAPSHOTS, USAGES},
+    Check, Usage,
+    call::Call,
+    explain::{self, Site},
+    failure::{Attempt, Failure, Unexpected, is_transient},
+    qq::{self, node, qq_command, typed_options},
+    reply::{self, Limit, Page, Parsed},
+    transport::Transport,
 };
 pub use crate::http::tls::{Fingerprint, Trust};
 use crate::{
+    error::Result,
     http::{self, Client, Response, proxy, tls::Tls},
-    interrupt,
-    signature::Signature,
-    subprocess,
-    text::{quote, quote_path},
+    interrupt, subprocess,
+    text::quote_path,
 };
-
-/// The outcome of a step of a call, before [`Site::error`] explains it.
-type Step<T> = std::result::Result<T, Failure>;
 
 /// Which cluster, and how to reach it.
 #[derive(Clone, Debug)]
@@ -50,7 +51,6 @@ pub struct Options {
 pub struct Rest {
     client: Client,
     site: Site,
-    options: Options,
     token: Option<Token>,
 }
 
@@ -58,55 +58,49 @@ const KEYS: &str = "/v1/file-system/security/keys/";
 
 const UNLOCKED: &str = "/v4/snapshots/status/?filter=api_snapshots_exclude_locked";
 
-/// In bytes. A shorter token is not masked, since it would match parts of words; a cluster's tokens are
-/// far longer.
+/// In bytes. A shorter token is not masked, because it would match parts of words; a cluster's tokens
+/// are far longer.
 const SHORTEST_SECRET: usize = 8;
 
-/// A list with more pages is taken for an endless one.
+/// A list with more pages counts as endless.
 const PAGE_LIMIT: usize = 1_000;
 
 impl Rest {
     /// Reads the token and the certificates; does not connect.
     ///
     /// # Errors
-    /// When no valid host is named, or the token, the certificates or the proxy cannot be used.
-    pub fn new(options: Options) -> std::result::Result<Self, SetupError> {
-        let host = options.host.as_deref().ok_or(SetupError::NoCluster)?;
-        let address = http::authority(host, options.port).ok_or_else(|| {
-            let shown = match host.rsplit_once('@') {
+    /// When no valid host is named, or the token, the certificates, or the proxy cannot be used.
+    pub fn new(options: Options) -> Result<Self> {
+        let host = options.host.as_deref().ok_or_else(explain::no_cluster)?;
+        let port = options.port;
+        let address = http::authority(host, port).ok_or_else(|| {
+            explain::invalid_host(match host.rsplit_once('@') {
                 // It may be a password.
                 Some((user, name)) if user.contains(':') => name,
                 _ => host,
-            };
-            SetupError::Host(shown.to_owned())
+            })
         })?;
-        let qq = qq_command(&options.qq, Some(host), options.port, options.store());
-        let log_in = match node::check(Some(host), options.port) {
+        let log_in = match node::check(Some(host), port) {
             Ok(()) => format!(
-                "log in first: `{qq} login -u USER`, or provide a token in QKEY_TOKEN or QKEY_TOKEN_FILE"
+                "log in first: `{} login -u USER`, or provide a token in QKEY_TOKEN or QKEY_TOKEN_FILE",
+                options.qq_command()
             ),
             // Here, `qq` would send the password to the node's own cluster.
             Err(_) => "provide a token in QKEY_TOKEN or QKEY_TOKEN_FILE".to_owned(),
         };
-        let token = options.token.read(host, options.port, options.timeout);
-        let token = token.map_err(|error| SetupError::Credentials {
-            error,
-            log_in: log_in.clone(),
-        })?;
+        let token = options.token.read(host, port, options.timeout);
+        let token = token.map_err(|error| explain::no_credentials(&error, &log_in))?;
         let login = match &token {
             Some(token) => format!("the token in {} was rejected", token.source),
-            None => format!(
-                "no credentials in {}",
-                options.token.place(host, options.port)
-            ),
+            None => format!("no credentials in {}", options.token.place(host, port)),
         };
-        let tls = Tls::new(&options.trust).map_err(SetupError::Trust)?;
+        let tls = Tls::new(&options.trust).map_err(|error| explain::no_trust(&error))?;
         if options.trust == Trust::Insecure {
             log::warn!(
                 "the certificate of {address} is not verified (--insecure): anyone on the network path can steal the token and reply in the cluster's place"
             );
         }
-        let route = proxy::route_to(host).map_err(SetupError::Proxy)?;
+        let route = proxy::route_to(host).map_err(|error| explain::unusable_proxy(&error))?;
         let client = Client::new(http::Settings {
             base: format!("https://{address}"),
             tls,
@@ -115,80 +109,23 @@ impl Rest {
             timeout: options.timeout,
             connections: options.connections.max(1),
         });
+        let site = Site {
+            address,
+            login: Some(login),
+            log_in,
+            timeout: options.timeout,
+            check_command: Box::new(move |what| options.check_command(what)),
+            transport: explain::Transport::Rest(route.map(|route| (route.address, route.variable))),
+        };
         Ok(Self {
             client,
-            site: Site {
-                address,
-                login: Some(login),
-                log_in,
-                list_keys: options.check_command(Check::Keys),
-                list_snapshots: options.check_command(Check::Snapshots),
-                transport: Transport::Rest {
-                    proxy: route.map(|route| (route.address, route.variable)),
-                    timeout: options.timeout,
-                },
-            },
-            options,
+            site,
             token,
         })
     }
 
-    /// Makes a call with one reply.
-    fn call<T>(
-        &self,
-        call: Call<'_>,
-        body: Option<Value>,
-        parse: impl Fn(&[u8]) -> std::result::Result<T, NotAReply>,
-    ) -> Result<T> {
-        let body = body.map(|body| body.to_string().into_bytes());
-        let response = self.exchange(call, &path(call), body, SINGLE);
-        response
-            .and_then(|response| self.parse(&response, &parse))
-            .map_err(|failure| self.site.error(call, failure))
-    }
-
-    /// Reads a list that may come in several pages.
-    fn list<T>(
-        &self,
-        call: Call<'_>,
-        limit: Limit,
-        parse: impl Fn(&[u8]) -> std::result::Result<Page<T>, NotAReply>,
-    ) -> Result<Vec<T>> {
-        let pages = self.pages(call, limit, parse);
-        pages.map_err(|failure| self.site.error(call, failure))
-    }
-
-    fn pages<T>(
-        &self,
-        call: Call<'_>,
-        limit: Limit,
-        parse: impl Fn(&[u8]) -> std::result::Result<Page<T>, NotAReply>,
-    ) -> Step<Vec<T>> {
-        let mut all = Vec::new();
-        let mut seen = HashSet::new();
-        let mut size = 0;
-        let mut path = path(call);
-        while seen.len() < PAGE_LIMIT && seen.insert(path.clone()) {
-            let response = self.exchange(call, &path, None, limit)?;
-            size += response.body.len();
-            if size > limit.bytes {
-                return Err(Failure::TooLarge(limit.exceeded()));
-            }
-            let page = self.parse(&response, &parse)?;
-            all.extend(page.entries);
-            if all.len() > limit.entries {
-                return Err(self.not_a_reply(&response, limit.too_many()));
-            }
-            path = match page.next {
-                None => return Ok(all),
-                Some(next) => self.next_page(&next)?,
-            };
-        }
-        Err(Failure::Unexpected(Unexpected::Endless, None))
-    }
-
     /// The path of the next page, which must be on the same cluster: it gets the token.
-    fn next_page(&self, next: &str) -> Step<String> {
+    fn next_page(&self, next: &str) -> Attempt<String> {
         let found = next.parse::<Uri>().ok().and_then(|uri| {
             let here = match uri.authority() {
                 Some(authority) => authority.as_str().eq_ignore_ascii_case(&self.site.address),
@@ -204,23 +141,14 @@ impl Rest {
     }
 
     /// Sends one request, and classifies a response that reports no success.
-    fn exchange(
-        &self,
-        call: Call<'_>,
-        path: &str,
-        body: Option<Vec<u8>>,
-        limit: Limit,
-    ) -> Step<Response> {
+    fn exchange(&self, call: Call<'_>, path: &str, body: Option<Vec<u8>>) -> Attempt<Response> {
         if let Some(kind) = interrupt::received() {
             return Err(Failure::Connection(http::Failure::StoppedBefore(kind)));
         }
         log::info!("{call}");
-        let response = self.client.request(path, body, limit.bytes);
-        let response = response.map_err(|failure| match failure {
-            http::Failure::TooLong => Failure::TooLarge(limit.exceeded()),
-            failure => Failure::Connection(failure),
-        })?;
-        let status = response.status;
+        let response = self.client.request(path, body, Limit::of(call).bytes);
+        let response = response.map_err(Failure::Connection)?;
+        let (status, retry_after) = (response.status, response.retry_after);
         if status.is_success() {
             return Ok(response);
         }
@@ -229,45 +157,24 @@ impl Rest {
             let to = self.excerpt(to.as_bytes());
             return Err(Failure::Unexpected(Unexpected::Redirect(to), None));
         }
+        let status = status.as_u16();
         Err(match reply::api_error(&response.body) {
-            Some(words) => Failure::api(
-                status.as_u16(),
-                self.without_token(&words),
-                response.retry_after,
-            ),
+            Some(words) => Failure::api(status, self.without_token(&words), retry_after),
             None => {
-                let retry_after = match status {
-                    // A proxy in front of the cluster may have its own body for these.
-                    StatusCode::REQUEST_TIMEOUT
-                    | StatusCode::TOO_MANY_REQUESTS
-                    | StatusCode::SERVICE_UNAVAILABLE => {
-                        Some(response.retry_after.unwrap_or_default())
-                    }
-                    _ => None,
-                };
-                let (status, excerpt) = (status.as_u16(), self.excerpt(&response.body));
-                Failure::Unexpected(Unexpected::Status { status, excerpt }, retry_after)
+                // A proxy in front of the cluster may have its own body for these.
+                let retry_after = is_transient(status).then(|| retry_after.unwrap_or_default());
+                Failure::status(status, self.excerpt(&response.body), retry_after)
             }
         })
     }
 
-    fn parse<T>(
-        &self,
-        response: &Response,
-        parse: impl Fn(&[u8]) -> std::result::Result<T, NotAReply>,
-    ) -> Step<T> {
-        parse(&response.body).map_err(|wrong| self.not_a_reply(response, wrong))
-    }
-
-    fn not_a_reply(&self, response: &Response, expected: NotAReply) -> Failure {
-        response.distrust();
-        if let Some(what) = expected.too_large {
-            return Failure::TooLarge(what);
-        }
-        let excerpt = self.excerpt(&response.body);
-        // On a kept connection it may be the reply to an earlier request.
-        let retry_after = response.on_kept_connection.then_some(Duration::ZERO);
-        Failure::Unexpected(Unexpected::Body { expected, excerpt }, retry_after)
+    fn parse<T>(&self, response: &Response, parse: impl Fn(&[u8]) -> Parsed<T>) -> Attempt<T> {
+        parse(&response.body).map_err(|wrong| {
+            response.distrust();
+            // On a kept connection it may be the reply to an earlier request.
+            let retry_after = response.on_kept_connection.then_some(Duration::ZERO);
+            Failure::reply(wrong, self.excerpt(&response.body), retry_after)
+        })
     }
 
     fn excerpt(&self, body: &[u8]) -> String {
@@ -281,11 +188,15 @@ impl Rest {
 }
 
 impl Options {
-    fn store(&self) -> Option<&std::path::Path> {
+    fn store(&self) -> Option<&Path> {
         match &self.token {
             TokenSource::Store(path) => path.as_deref(),
             _ => None,
         }
+    }
+
+    fn qq_command(&self) -> String {
+        qq_command(&self.qq, self.host.as_deref(), self.port, self.store())
     }
 
     /// A command for hints, as a user types it.
@@ -296,32 +207,17 @@ impl Options {
             Check::Snapshot(_) | Check::Snapshots => "keys usage",
             // qkey cannot edit keys.
             Check::EnableKey(_) | Check::CommentKey(_) => {
-                let host = self.host.as_deref();
-                let qq = qq_command(&self.qq, host, self.port, self.store());
-                return qq::check_command(&qq, what);
+                return qq::check_command(&self.qq_command(), what);
             }
         };
-        let mut typed = "qkey --via=rest".to_owned();
-        if let Some(host) = &self.host {
-            typed.push_str(&format!(" --host={}", quote(host)));
-        }
-        if self.port != DEFAULT_PORT {
-            typed.push_str(&format!(" --port={}", self.port));
-        }
-        if let Some(path) = self.store() {
-            typed.push_str(&format!(" --credentials-store={}", quote_path(path)));
-        }
-        match &self.trust {
-            Trust::System => {}
-            Trust::CaFile(path) => {
-                typed.push_str(&format!(" --ca-file={}", quote_path(path)));
-            }
-            Trust::Pinned(fingerprint) => {
-                typed.push_str(&format!(" --tls-fingerprint={fingerprint}"));
-            }
-            Trust::Insecure => typed.push_str(" --insecure"),
-        }
-        format!("{typed} {shows}")
+        let shared = typed_options(self.host.as_deref(), self.port, self.store());
+        let trust = match &self.trust {
+            Trust::System => String::new(),
+            Trust::CaFile(path) => format!(" --ca-file={}", quote_path(path)),
+            Trust::Pinned(fingerprint) => format!(" --tls-fingerprint={fingerprint}"),
+            Trust::Insecure => " --insecure".to_owned(),
+        };
+        format!("qkey --via=rest{shared}{trust} {shows}")
     }
 }
 
@@ -340,29 +236,49 @@ fn bearer(token: &str) -> HeaderValue {
     value
 }
 
-/// The path of a call; a submission is a POST, a read is a GET.
-fn path(call: Call<'_>) -> String {
+/// The path of a call and, for a submission, the body to POST.
+fn request(call: Call<'_>) -> (String, Option<Value>) {
+    let key = |reference: &str, what| format!("{KEYS}{}/{what}", path_segment(reference));
+    let snapshot = |id, what| format!("/v3/snapshots/{id}/{what}");
     match call {
-        Call::Keys | Call::AddKey(_) => KEYS.to_owned(),
-        Call::KeyUsage(id) => format!("{}/usages", key_path(id)),
-        Call::ReplacementChallenge(key) => {
-            format!("{}/key-replacement-challenge", key_path(key.as_str()))
+        Call::Keys => (KEYS.to_owned(), None),
+        Call::KeyUsage(id) => (key(id, "usages"), None),
+        Call::AddKey(new) => {
+            let body = json!({
+                "name": new.name,
+                "public_key": new.public_key.to_base64(),
+                "verification_signature": new.signature.to_base64(),
+                "comment": new.comment,
+            });
+            (KEYS.to_owned(), Some(body))
         }
-        Call::ReplaceKey(id) => format!("{}/replace", key_path(id)),
-        Call::Snapshot(id) => format!("/v3/snapshots/status/{id}"),
-        Call::UnlockedSnapshots => UNLOCKED.to_owned(),
-        Call::UnlockChallenge(id) => format!("/v3/snapshots/{id}/unlock-challenge"),
-        Call::Unlock(id) => format!("/v3/snapshots/{id}/unlock"),
-        Call::Lock(id) => format!("/v3/snapshots/{id}/lock"),
+        Call::ReplacementChallenge(reference) => {
+            (key(reference.as_str(), "key-replacement-challenge"), None)
+        }
+        Call::ReplaceKey(id, new) => {
+            let body = json!({
+                "replacement_key": new.new_key.to_base64(),
+                "old_key_verification_signature": new.old_signature.to_base64(),
+                "replacement_key_verification_signature": new.new_signature.to_base64(),
+            });
+            (key(id, "replace"), Some(body))
+        }
+        Call::Snapshot(id) => (format!("/v3/snapshots/status/{id}"), None),
+        Call::UnlockedSnapshots => (UNLOCKED.to_owned(), None),
+        Call::UnlockChallenge(id) => (snapshot(id, "unlock-challenge"), None),
+        Call::Unlock(id, signature) => {
+            let body = json!({ "signature": signature.to_base64() });
+            (snapshot(id, "unlock"), Some(body))
+        }
+        Call::Lock(id, key_id) => {
+            let body = json!({ "lock_key_ref": key_id });
+            (snapshot(id, "lock"), Some(body))
+        }
     }
 }
 
-fn key_path(reference: &str) -> String {
-    format!("{KEYS}{}", path_segment(reference))
-}
-
 /// Percent-encodes text as one segment of a path: all but the unreserved characters (RFC 3986), and the
-/// dot, since `.` and `..` have a meaning of their own.
+/// dot, because `.` and `..` have special meanings.
 fn path_segment(text: &str) -> String {
     let encode = |byte: u8| match byte {
         b'-' | b'_' | b'~' => char::from(byte).to_string(),
@@ -372,72 +288,50 @@ fn path_segment(text: &str) -> String {
     text.bytes().map(encode).collect()
 }
 
-impl Cluster for Rest {
-    fn keys(&self) -> Result<Vec<StoredKey>> {
-        self.list(Call::Keys, KEY_LIST, reply::keys_page)
+impl Transport for Rest {
+    fn site(&self) -> &Site {
+        &self.site
     }
 
-    fn key_usage(&self, key_id: &str) -> Result<Vec<Usage>> {
-        self.list(Call::KeyUsage(key_id), USAGES, reply::usages_page)
+    fn attempt<T>(&self, call: Call<'_>, parse: impl Fn(&[u8]) -> Parsed<T>) -> Attempt<T> {
+        let (path, body) = request(call);
+        let body = body.map(|body| body.to_string().into_bytes());
+        self.parse(&self.exchange(call, &path, body)?, parse)
     }
 
-    fn add_key(&self, key: &NewKey<'_>) -> Result<()> {
-        let body = json!({
-            "name": key.name,
-            "public_key": key.public_key.to_base64(),
-            "verification_signature": key.signature.to_base64(),
-            "comment": key.comment,
-        });
-        self.call(Call::AddKey(key.name), Some(body), |body| {
-            reply::added_key(body, key)
-        })
+    fn attempt_list<T>(
+        &self,
+        call: Call<'_>,
+        parse: impl Fn(&[u8]) -> Parsed<Page<T>>,
+    ) -> Attempt<Vec<T>> {
+        let limit = Limit::of(call);
+        let (mut path, _) = request(call);
+        let mut all = Vec::new();
+        let mut seen = HashSet::new();
+        let mut size = 0;
+        while seen.len() < PAGE_LIMIT && seen.insert(path.clone()) {
+            let response = self.exchange(call, &path, None)?;
+            size += response.body.len();
+            if size > limit.bytes {
+                return Err(Failure::TooLarge(limit.exceeded()));
+            }
+            let page = self.parse(&response, &parse)?;
+            all.extend(page.entries);
+            limit.check(&all).map_err(Failure::TooLarge)?;
+            path = match page.next {
+                None => return Ok(all),
+                Some(next) => self.next_page(&next)?,
+            };
+        }
+        Err(Failure::Unexpected(Unexpected::Endless, None))
     }
 
-    fn replacement_challenge(&self, key: &KeyRef) -> Result<String> {
-        self.call(Call::ReplacementChallenge(key), None, reply::challenge)
+    fn parse_usages(body: &[u8]) -> Parsed<Page<Usage>> {
+        reply::usages(body)
     }
 
-    fn replace_key(&self, key_id: &str, replacement: &Replacement<'_>) -> Result<()> {
-        let body = json!({
-            "replacement_key": replacement.new_key.to_base64(),
-            "old_key_verification_signature": replacement.old_signature.to_base64(),
-            "replacement_key_verification_signature": replacement.new_signature.to_base64(),
-        });
-        self.call(Call::ReplaceKey(key_id), Some(body), |body| {
-            reply::replaced_key(body, key_id, replacement)
-        })
-    }
-
-    fn snapshot(&self, id: u64) -> Result<Snapshot> {
-        self.call(Call::Snapshot(id), None, |body| reply::snapshot(body, id))
-    }
-
-    fn unlocked_snapshots(&self) -> Result<HashSet<u64>> {
-        let ids = self.list(Call::UnlockedSnapshots, SNAPSHOTS, reply::unlocked_page)?;
-        Ok(ids.into_iter().collect())
-    }
-
-    fn unlock_challenge(&self, id: u64) -> Result<String> {
-        self.call(Call::UnlockChallenge(id), None, reply::challenge)
-    }
-
-    fn unlock(&self, id: u64, signature: &Signature) -> Result<()> {
-        let body = json!({ "signature": signature.to_base64() });
-        self.call(Call::Unlock(id), Some(body), reply::nothing)
-    }
-
-    fn lock(&self, id: u64, key_id: &str) -> Result<()> {
-        let body = json!({ "lock_key_ref": key_id });
-        self.call(Call::Lock(id), Some(body), reply::nothing)
-    }
-
-    /// Concurrent calls would wait for the one connection.
-    fn gains_from_concurrency(&self) -> bool {
-        false
-    }
-
-    fn check_command(&self, what: Check<'_>) -> String {
-        self.options.check_command(what)
+    fn parse_done(body: &[u8], _: Call<'_>) -> Parsed<()> {
+        reply::nothing(body)
     }
 }
 
@@ -454,7 +348,7 @@ mod tests {
             ("a;b=c&d+e", "a%3Bb%3Dc%26d%2Be"),
             ("\r\nX: y", "%0D%0AX%3A%20y"),
         ] {
-            assert_eq!(key_path(reference), format!("{KEYS}{segment}"));
+            assert_eq!(path_segment(reference), segment);
         }
     }
 

@@ -1,4 +1,4 @@
-//! Trusted certificates, and whether they vouch for a server's.
+//! Trusted certificates, and whether they vouch for a server's certificate.
 
 use std::path::Path;
 
@@ -41,14 +41,14 @@ pub enum CaFileError {
     Utf16,
 }
 
-/// CA certificates, and certificates of servers themselves.
-#[derive(Debug)]
+/// Certificates of CAs, and of servers themselves.
+#[derive(Debug, Default)]
 pub(super) struct Authorities {
     origin: Origin,
     certificates: Vec<CertificateDer<'static>>,
-    /// The parts that webpki needs to find issuers.
+    /// The parts that webpki needs to look up issuers.
     anchors: Vec<TrustAnchor<'static>>,
-    /// The index of each anchor's certificate.
+    /// The index of the certificate of each anchor.
     places: Vec<usize>,
 }
 
@@ -61,15 +61,16 @@ pub(super) struct Shown<'a> {
 }
 
 impl Authorities {
-    /// Those that the system trusts.
+    /// The certificates that the system trusts.
     ///
     /// # Errors
-    /// When there are none, with the first error of reading them.
+    /// When there are none, with the first error that occurred.
     pub fn of_system() -> Result<Self, Option<rustls_native_certs::Error>> {
         let found = rustls_native_certs::load_native_certs();
-        let mut all = Self::empty(Origin::System);
+        let mut all = Self::default();
         for certificate in found.certs {
-            all.add(certificate);
+            // A damaged one leaves the others usable.
+            let _ = all.add(certificate);
         }
         match all.certificates.is_empty() {
             true => Err(found.errors.into_iter().next()),
@@ -77,29 +78,31 @@ impl Authorities {
         }
     }
 
-    /// Those in a PEM file. Damaged ones are skipped with a warning, so that the others remain usable.
+    /// The certificates in a PEM file. Damaged ones are skipped with a warning, so that the others remain
+    /// usable.
     ///
     /// # Errors
     /// When there are none.
     pub fn in_file(path: &Path) -> Result<Self, CaFileError> {
-        /// A whole system's CAs take a quarter of a megabyte.
+        /// All CAs of a system take a quarter of a megabyte.
         const LIMIT: usize = 16 << 20;
         let file = path.to_owned();
         let bytes = input::read_to_end(move || std::fs::File::open(file), LIMIT, None)?;
         // Windows editors and shells add a byte order mark.
         let text = bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(&bytes);
-        let mut all = Self::empty(Origin::File(path.to_owned()));
+        let mut all = Self {
+            origin: Origin::File(path.to_owned()),
+            ..Self::default()
+        };
         let mut damaged = Vec::new();
         for (i, block) in CertificateDer::pem_slice_iter(text).enumerate() {
-            let wrong = match block {
-                Ok(certificate) => match all.add(certificate) {
-                    true => continue,
-                    false => CaFileError::NotX509,
-                },
-                Err(pem::Error::MissingSectionEnd { .. }) => CaFileError::CutOff,
-                Err(_) => CaFileError::Malformed,
-            };
-            damaged.push((i + 1, wrong));
+            let block = block.map_err(|error| match error {
+                pem::Error::MissingSectionEnd { .. } => CaFileError::CutOff,
+                _ => CaFileError::Malformed,
+            });
+            if let Err(wrong) = block.and_then(|certificate| all.add(certificate)) {
+                damaged.push((i + 1, wrong));
+            }
         }
         if all.certificates.is_empty() {
             let first = damaged.into_iter().next().map(|(_, wrong)| wrong);
@@ -114,30 +117,22 @@ impl Authorities {
         Ok(all)
     }
 
-    fn empty(origin: Origin) -> Self {
-        Self {
-            origin,
-            certificates: Vec::new(),
-            anchors: Vec::new(),
-            places: Vec::new(),
-        }
-    }
-
-    /// Whether it is a certificate.
-    fn add(&mut self, certificate: CertificateDer<'static>) -> bool {
+    fn add(&mut self, certificate: CertificateDer<'static>) -> Result<(), CaFileError> {
         match anchor_from_trusted_cert(&certificate) {
             Ok(anchor) => {
                 self.anchors.push(anchor.to_owned());
                 self.places.push(self.certificates.len());
             }
-            Err(_) if Certificate::read(&certificate).is_none() => return false,
+            Err(_) if Certificate::read(&certificate).is_none() => {
+                return Err(CaFileError::NotX509);
+            }
             Err(_) => {}
         }
         self.certificates.push(certificate);
-        true
+        Ok(())
     }
 
-    /// Checks a server's certificate: it is one of these, or a CA among these vouches for it.
+    /// Checks a server's certificate: it must be one of these, or a CA among these must vouch for it.
     pub fn verify(
         &self,
         shown: &Shown<'_>,
@@ -145,35 +140,32 @@ impl Authorities {
     ) -> Result<(), Reason> {
         let reason = |error| self.reason(shown, error);
         let own = EndEntityCert::try_from(shown.own).map_err(reason)?;
-        match self.certificates.contains(shown.own) {
-            true => {
-                // Trusted itself, so neither its issuer nor its being a CA matters.
-                let contents = Certificate::read(shown.own).ok_or(Reason::Malformed)?;
-                valid(&contents, shown.now).map_err(reason)?;
-                if !contents.is_for_servers() {
-                    return Err(Reason::Purpose);
-                }
+        if self.certificates.contains(shown.own) {
+            // The user trusts this certificate itself, so its issuer does not matter, nor whether it is a CA.
+            let contents = Certificate::read(shown.own).ok_or(Reason::Malformed)?;
+            valid(&contents, shown.now).map_err(reason)?;
+            if !contents.is_for_servers() {
+                return Err(Reason::Purpose);
             }
-            false => {
-                let vouches = |path: &VerifiedPath<'_>| self.vouches(path, shown.now);
-                let verified = own.verify_for_usage(
-                    algorithms.all,
-                    &self.anchors,
-                    shown.intermediates,
-                    shown.now,
-                    KeyUsage::server_auth(),
-                    None,
-                    Some(&vouches),
-                );
-                verified.map_err(reason)?;
-            }
+        } else {
+            let vouches = |path: &VerifiedPath<'_>| self.vouches(path, shown.now);
+            own.verify_for_usage(
+                algorithms.all,
+                &self.anchors,
+                shown.intermediates,
+                shown.now,
+                KeyUsage::server_auth(),
+                None,
+                Some(&vouches),
+            )
+            .map_err(reason)?;
         }
         own.verify_is_valid_for_subject_name(shown.expected)
             .map_err(reason)
     }
 
-    /// Checks what webpki does not: that the trust anchor is a CA, is valid now, and allows a chain of
-    /// this length.
+    /// Runs the checks that webpki lacks: the trust anchor must be a CA, be valid now, and allow a chain
+    /// of this length.
     fn vouches(&self, path: &VerifiedPath<'_>, now: UnixTime) -> Result<(), webpki::Error> {
         let is_end = |anchor: &TrustAnchor<'_>| std::ptr::eq(anchor, path.anchor());
         let end = self.anchors.iter().position(is_end);
@@ -194,27 +186,25 @@ impl Authorities {
         }
     }
 
-    /// The reason behind an error of webpki.
+    /// Explains an error of webpki.
     fn reason(&self, shown: &Shown<'_>, error: webpki::Error) -> Reason {
         use webpki::Error;
         let chain = shown.chain();
-        let Some(own) = chain.first() else {
-            return match is_malformed(&error) {
-                true => Reason::Malformed,
-                false => Reason::Other,
-            };
+        let own = match chain.first() {
+            _ if is_malformed(&error) => return Reason::Malformed,
+            None => return Reason::Other,
+            Some(own) => own,
         };
         match error {
-            error if is_malformed(&error) => Reason::Malformed,
             Error::CertExpired { time, not_after } => Reason::Expired {
                 which: self.which(&chain, |it| it.validity().1 == not_after),
-                since: not_after,
-                now: time,
+                not_after,
+                time,
             },
             Error::CertNotValidYet { time, not_before } => Reason::NotYetValid {
                 which: self.which(&chain, |it| it.validity().0 == not_before),
-                until: not_before,
-                now: time,
+                not_before,
+                time,
             },
             Error::InvalidCertValidity => Reason::NeverValid,
             Error::CertNotValidForName(_) => Reason::WrongName {
@@ -222,10 +212,10 @@ impl Authorities {
                 names: own.names().into(),
             },
             Error::UnsupportedCertVersion => Reason::OldVersion,
-            Error::UnknownIssuer => self.unknown_issuer(shown, &chain, own),
-            Error::InvalidSignatureForPublicKey => self.bad_signature(shown, &chain, own),
+            Error::UnknownIssuer => self.unknown_issuer(shown, &chain),
+            Error::InvalidSignatureForPublicKey => self.bad_signature(shown, &chain),
             Error::CaUsedAsEndEntity | Error::EndEntityUsedAsCa if own.is_self_issued() => {
-                self.unknown_issuer(shown, &chain, own)
+                self.unknown_issuer(shown, &chain)
             }
             Error::CaUsedAsEndEntity => Reason::Authority,
             Error::EndEntityUsedAsCa => Reason::NotAnAuthority,
@@ -236,11 +226,10 @@ impl Authorities {
             Error::UnsupportedSignatureAlgorithmContext(context) => {
                 self.signature(&chain, &context.signature_algorithm_id, None)
             }
-            Error::UnsupportedSignatureAlgorithmForPublicKeyContext(context) => self.signature(
-                &chain,
-                &context.signature_algorithm_id,
-                Some(&context.public_key_algorithm_id),
-            ),
+            Error::UnsupportedSignatureAlgorithmForPublicKeyContext(context) => {
+                let key = algorithm(&context.public_key_algorithm_id);
+                self.signature(&chain, &context.signature_algorithm_id, Some(key))
+            }
             Error::MaximumSignatureChecksExceeded
             | Error::MaximumPathBuildCallsExceeded
             | Error::MaximumPathDepthExceeded
@@ -250,14 +239,13 @@ impl Authorities {
     }
 
     /// No trusted CA has the issuer's name.
-    fn unknown_issuer(
-        &self,
-        shown: &Shown<'_>,
-        chain: &[Certificate],
-        own: &Certificate,
-    ) -> Reason {
+    fn unknown_issuer(&self, shown: &Shown<'_>, chain: &[Certificate]) -> Reason {
+        let own = &chain[0];
         let origin = self.origin.clone();
-        let namesakes = self.namesakes(own);
+        let same = |it: &Certificate| it.subject() == own.subject();
+        let namesakes = self.certificates.iter();
+        let namesakes = namesakes.filter(|it| Certificate::read(it).is_some_and(|it| same(&it)));
+        let namesakes: Vec<_> = namesakes.map(Fingerprint::of).collect();
         if !namesakes.is_empty() {
             return Reason::Replaced(origin, namesakes);
         }
@@ -272,29 +260,28 @@ impl Authorities {
                 _ => break,
             }
         }
-        Reason::UnknownIssuer {
-            issuer: title(last.issuer()),
-            chain: !shown.intermediates.is_empty(),
-            origin,
+        let issuer = title(last.issuer());
+        match shown.intermediates {
+            [] => Reason::NoIntermediates { issuer, origin },
+            _ => Reason::UnknownIssuer { issuer, origin },
         }
     }
 
     /// A trusted CA has the issuer's name, but another key signed this certificate.
-    fn bad_signature(&self, shown: &Shown<'_>, chain: &[Certificate], own: &Certificate) -> Reason {
-        let trusted: Vec<_> = self
-            .certificates
-            .iter()
-            .filter_map(Certificate::read)
-            .filter(|it| chain.iter().any(|shown| shown.issuer() == it.subject()))
-            .collect();
+    fn bad_signature(&self, shown: &Shown<'_>, chain: &[Certificate]) -> Reason {
+        let issues = |it: &Certificate| chain.iter().any(|shown| shown.issuer() == it.subject());
+        let trusted: Vec<_> = self.readable().filter(issues).collect();
         for issuer in trusted.iter().chain(&chain[1..]) {
             if let Some(bits) = issuer.unusable_rsa_bits() {
                 return Reason::KeyLength(Which::Authority(title(issuer.subject())), bits);
             }
         }
         match trusted.first() {
-            _ if own.is_self_issued() => self.unknown_issuer(shown, chain, own),
-            Some(issuer) => Reason::OtherIssuer(title(issuer.subject()), self.origin.clone()),
+            _ if chain[0].is_self_issued() => self.unknown_issuer(shown, chain),
+            Some(issuer) => Reason::OtherIssuer {
+                issuer: title(issuer.subject()),
+                origin: self.origin.clone(),
+            },
             None => Reason::Other,
         }
     }
@@ -305,36 +292,29 @@ impl Authorities {
         match chain.iter().position(&so) {
             Some(0) => Which::Own,
             Some(i) => authority(&chain[i]),
-            None => {
-                let mut trusted = self.certificates.iter().filter_map(Certificate::read);
-                trusted
-                    .find(so)
-                    .map_or(Which::Own, |found| authority(&found))
-            }
+            None => self
+                .readable()
+                .find(so)
+                .map_or(Which::Own, |found| authority(&found)),
         }
     }
 
-    fn signature(&self, chain: &[Certificate], signature: &[u8], key: Option<&[u8]>) -> Reason {
+    fn readable(&self) -> impl Iterator<Item = Certificate> {
+        self.certificates.iter().filter_map(Certificate::read)
+    }
+
+    fn signature(&self, chain: &[Certificate], signature: &[u8], key: Option<String>) -> Reason {
         let so = |it: &Certificate| it.signature_algorithm().as_deref() == Some(signature);
         Reason::Signature {
             which: self.which(chain, so),
             signature: algorithm(signature),
-            key: key.map(algorithm),
+            key,
         }
-    }
-
-    /// The trusted certificates with the same subject.
-    fn namesakes(&self, own: &Certificate) -> Vec<Fingerprint> {
-        let same = |it: &&CertificateDer<'_>| {
-            Certificate::read(it).is_some_and(|it| it.subject() == own.subject())
-        };
-        let namesakes = self.certificates.iter().filter(same);
-        namesakes.map(Fingerprint::of).collect()
     }
 }
 
 impl Shown<'_> {
-    /// Those that are well-formed; none if the server's own is not.
+    /// The well-formed ones; none if the server's own certificate is not well-formed.
     fn chain(&self) -> Vec<Certificate> {
         let Some(own) = Certificate::read(self.own) else {
             return Vec::new();
@@ -344,9 +324,8 @@ impl Shown<'_> {
     }
 }
 
-fn valid(certificate: &Certificate, now: UnixTime) -> Result<(), webpki::Error> {
+fn valid(certificate: &Certificate, time: UnixTime) -> Result<(), webpki::Error> {
     let (not_before, not_after) = certificate.validity();
-    let time = now;
     if not_before > not_after {
         Err(webpki::Error::InvalidCertValidity)
     } else if time < not_before {
@@ -408,8 +387,8 @@ mod tests {
 
     fn verify(host: &str, year: u64) -> Result<(), Reason> {
         let certificate = CertificateDer::from_pem_slice(WILDCARD.as_bytes()).unwrap();
-        let mut authorities = Authorities::empty(Origin::System);
-        assert!(authorities.add(certificate.clone()));
+        let mut authorities = Authorities::default();
+        authorities.add(certificate.clone()).unwrap();
         let seconds = (year - 1970) * 31_556_952;
         let shown = Shown {
             own: &certificate,
@@ -449,7 +428,7 @@ mod tests {
     fn webpki_errors_never_show_rust_names() {
         use webpki::Error;
         let certificate = CertificateDer::from_pem_slice(WILDCARD.as_bytes()).unwrap();
-        let authorities = Authorities::empty(Origin::System);
+        let authorities = Authorities::default();
         let shown = Shown {
             own: &certificate,
             intermediates: &[],

@@ -1,6 +1,6 @@
 //! Reads certificates (RFC 5280) for messages and for the checks that webpki lacks.
 
-use std::{fmt, net::IpAddr, time::Duration};
+use std::{net::IpAddr, time::Duration};
 
 use der::{
     DateTime, Decode, Encode, SliceReader, Tag, Tagged,
@@ -21,7 +21,7 @@ const COMMON_NAME: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.4.3");
 const SERVER_AUTH: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.5.5.7.3.1");
 const RSA: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1");
 
-/// A certificate; nothing in it is verified.
+/// A parsed certificate. Its contents are not verified.
 pub(super) struct Certificate(CertificateInner<Raw>);
 
 impl Certificate {
@@ -47,10 +47,6 @@ impl Certificate {
         self.subject() == self.issuer()
     }
 
-    pub fn is_version_3(&self) -> bool {
-        self.contents().version() == Version::V3
-    }
-
     /// When its validity begins and ends.
     pub fn validity(&self) -> (UnixTime, UnixTime) {
         let validity = self.contents().validity();
@@ -58,16 +54,14 @@ impl Certificate {
         (time(validity.not_before), time(validity.not_after))
     }
 
-    /// The algorithm of its key, without the outer tag, as `pki_types` has it.
+    /// The algorithm of its key in DER, without the outer tag, as `pki_types` has it.
     pub fn key_algorithm(&self) -> Option<Vec<u8>> {
-        let algorithm = self.contents().subject_public_key_info().algorithm.to_der();
-        Some(Any::from_der(&algorithm.ok()?).ok()?.value().to_vec())
+        contents(&self.contents().subject_public_key_info().algorithm)
     }
 
-    /// The algorithm of its own signature, likewise.
+    /// The algorithm of its signature, in the same form.
     pub fn signature_algorithm(&self) -> Option<Vec<u8>> {
-        let algorithm = self.0.signature_algorithm().to_der();
-        Some(Any::from_der(&algorithm.ok()?).ok()?.value().to_vec())
+        contents(self.0.signature_algorithm())
     }
 
     pub fn public_key_info(&self) -> Option<SubjectPublicKeyInfoDer<'static>> {
@@ -97,18 +91,18 @@ impl Certificate {
         self.rsa_bits().filter(|bits| !(2048..=8192).contains(bits))
     }
 
-    /// Whether it is a CA certificate. A root from before version 3 cannot say so, and counts as one.
+    /// Whether it is a CA certificate. A root in version 1 cannot state that, so it counts as one.
     pub fn may_issue(&self) -> bool {
         match self.extension::<BasicConstraints>() {
             Some(constraints) => constraints.ca,
-            None if self.is_version_3() => self
+            None if self.contents().version() == Version::V3 => self
                 .extension::<KeyUsage>()
                 .is_some_and(|usage| usage.key_cert_sign()),
             None => self.is_self_issued(),
         }
     }
 
-    /// How many CA certificates may follow below this CA's.
+    /// The maximum number of CA certificates below this one in a chain.
     pub fn path_length(&self) -> Option<u8> {
         self.extension::<BasicConstraints>()?.path_len_constraint
     }
@@ -143,6 +137,12 @@ impl Certificate {
     }
 }
 
+/// The DER of a value, without the outer tag.
+fn contents(value: &impl Encode) -> Option<Vec<u8>> {
+    let der = value.to_der().ok()?;
+    Some(Any::from_der(&der).ok()?.value().to_vec())
+}
+
 fn address(octets: &[u8]) -> Option<IpAddr> {
     let v4 = <[u8; 4]>::try_from(octets).map(IpAddr::from);
     v4.or_else(|_| <[u8; 16]>::try_from(octets).map(IpAddr::from))
@@ -166,7 +166,7 @@ fn common_name(name: &DistinguishedName) -> Option<String> {
             let units = bytes
                 .chunks_exact(2)
                 .map(|it| u16::from_be_bytes([it[0], it[1]]));
-            String::from_utf16(&units.collect::<Vec<_>>()).ok()
+            char::decode_utf16(units).collect::<Result<_, _>>().ok()
         }
         _ => String::from_utf8(bytes.to_vec()).ok(),
     }
@@ -192,80 +192,62 @@ pub(super) fn cut(name: &str) -> String {
 
 /// The name of an algorithm, given its DER object identifier and parameters.
 pub(super) fn algorithm(identifier: &[u8]) -> String {
-    let Some((oid, parameters)) = SliceReader::new(identifier).ok().and_then(|mut reader| {
-        let oid = ObjectIdentifier::decode(&mut reader).ok()?;
-        Some((oid, ObjectIdentifier::decode(&mut reader).ok()))
-    }) else {
+    let decoded = SliceReader::new(identifier).and_then(|mut reader| {
+        let oid: ObjectIdentifier = Decode::decode(&mut reader)?;
+        // The parameters of an elliptic-curve key name its curve.
+        Ok(Decode::decode(&mut reader).unwrap_or(oid))
+    });
+    let Ok(oid) = decoded.map(|oid| oid.to_string()) else {
         return "an unknown algorithm".to_owned();
     };
-    // The parameters of an elliptic-curve key name its curve.
-    let known = |oid| ALGORITHMS.iter().find(|(known, _)| *known == oid);
-    let oid = parameters.unwrap_or(oid);
-    match known(oid) {
+    match ALGORITHMS.iter().find(|(known, _)| *known == oid) {
         Some((_, name)) => (*name).to_owned(),
         None => format!("the algorithm {oid}"),
     }
 }
 
-const ALGORITHMS: [(ObjectIdentifier, &str); 29] = {
-    const fn oid(text: &str) -> ObjectIdentifier {
-        ObjectIdentifier::new_unwrap(text)
-    }
-    [
-        // Signatures.
-        (oid("1.2.840.10045.4.1"), "ECDSA with SHA-1"),
-        (oid("1.2.840.10045.4.3.1"), "ECDSA with SHA-224"),
-        (oid("1.2.840.10045.4.3.2"), "ECDSA with SHA-256"),
-        (oid("1.2.840.10045.4.3.3"), "ECDSA with SHA-384"),
-        (oid("1.2.840.10045.4.3.4"), "ECDSA with SHA-512"),
-        (oid("1.2.840.113549.1.1.4"), "RSA with MD5"),
-        (oid("1.2.840.113549.1.1.5"), "RSA with SHA-1"),
-        (oid("1.2.840.113549.1.1.10"), "RSA-PSS"),
-        (oid("1.2.840.113549.1.1.11"), "RSA with SHA-256"),
-        (oid("1.2.840.113549.1.1.12"), "RSA with SHA-384"),
-        (oid("1.2.840.113549.1.1.13"), "RSA with SHA-512"),
-        (oid("1.2.840.113549.1.1.14"), "RSA with SHA-224"),
-        (oid("1.2.840.10040.4.3"), "DSA with SHA-1"),
-        (oid("2.16.840.1.101.3.4.3.2"), "DSA with SHA-256"),
-        (oid("2.16.840.1.101.3.4.3.17"), "ML-DSA-44"),
-        (oid("2.16.840.1.101.3.4.3.18"), "ML-DSA-65"),
-        (oid("2.16.840.1.101.3.4.3.19"), "ML-DSA-87"),
-        // Keys.
-        (oid("1.2.840.113549.1.1.1"), "RSA"),
-        (oid("1.2.840.10040.4.1"), "DSA"),
-        (
-            oid("1.2.840.10045.2.1"),
-            "EC with explicit curve parameters",
-        ),
-        (oid("1.3.101.112"), "Ed25519"),
-        (oid("1.3.101.113"), "Ed448"),
-        (oid("1.2.840.10045.3.1.7"), "P-256"),
-        (oid("1.3.132.0.34"), "P-384"),
-        (oid("1.3.132.0.35"), "P-521"),
-        (oid("1.3.132.0.10"), "secp256k1"),
-        (oid("1.3.36.3.3.2.8.1.1.7"), "brainpoolP256r1"),
-        (oid("1.3.36.3.3.2.8.1.1.11"), "brainpoolP384r1"),
-        (oid("1.3.36.3.3.2.8.1.1.13"), "brainpoolP512r1"),
-    ]
-};
+const ALGORITHMS: [(&str, &str); 29] = [
+    // Signatures.
+    ("1.2.840.10045.4.1", "ECDSA with SHA-1"),
+    ("1.2.840.10045.4.3.1", "ECDSA with SHA-224"),
+    ("1.2.840.10045.4.3.2", "ECDSA with SHA-256"),
+    ("1.2.840.10045.4.3.3", "ECDSA with SHA-384"),
+    ("1.2.840.10045.4.3.4", "ECDSA with SHA-512"),
+    ("1.2.840.113549.1.1.4", "RSA with MD5"),
+    ("1.2.840.113549.1.1.5", "RSA with SHA-1"),
+    ("1.2.840.113549.1.1.10", "RSA-PSS"),
+    ("1.2.840.113549.1.1.11", "RSA with SHA-256"),
+    ("1.2.840.113549.1.1.12", "RSA with SHA-384"),
+    ("1.2.840.113549.1.1.13", "RSA with SHA-512"),
+    ("1.2.840.113549.1.1.14", "RSA with SHA-224"),
+    ("1.2.840.10040.4.3", "DSA with SHA-1"),
+    ("2.16.840.1.101.3.4.3.2", "DSA with SHA-256"),
+    ("2.16.840.1.101.3.4.3.17", "ML-DSA-44"),
+    ("2.16.840.1.101.3.4.3.18", "ML-DSA-65"),
+    ("2.16.840.1.101.3.4.3.19", "ML-DSA-87"),
+    // Keys.
+    ("1.2.840.113549.1.1.1", "RSA"),
+    ("1.2.840.10040.4.1", "DSA"),
+    ("1.2.840.10045.2.1", "EC with explicit curve parameters"),
+    ("1.3.101.112", "Ed25519"),
+    ("1.3.101.113", "Ed448"),
+    ("1.2.840.10045.3.1.7", "P-256"),
+    ("1.3.132.0.34", "P-384"),
+    ("1.3.132.0.35", "P-521"),
+    ("1.3.132.0.10", "secp256k1"),
+    ("1.3.36.3.3.2.8.1.1.7", "brainpoolP256r1"),
+    ("1.3.36.3.3.2.8.1.1.11", "brainpoolP384r1"),
+    ("1.3.36.3.3.2.8.1.1.13", "brainpoolP512r1"),
+];
 
 /// A time as messages show it: `2026-11-25 21:05 UTC`.
-pub(super) struct Moment(pub UnixTime);
-
-impl fmt::Display for Moment {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match DateTime::from_unix_duration(Duration::from_secs(self.0.as_secs())) {
-            Ok(at) => write!(
-                f,
-                "{:04}-{:02}-{:02} {:02}:{:02} UTC",
-                at.year(),
-                at.month(),
-                at.day(),
-                at.hour(),
-                at.minutes(),
-            ),
-            Err(_) => f.write_str("the year 10000 or later"),
+pub(super) fn moment(time: &UnixTime) -> String {
+    match DateTime::from_unix_duration(Duration::from_secs(time.as_secs())) {
+        Ok(time) => {
+            let time = time.to_string();
+            format!("{} {} UTC", &time[..10], &time[11..16])
         }
+        Err(_) => "the year 10000 or later".to_owned(),
     }
 }
 
@@ -281,8 +263,8 @@ mod tests {
             (253_402_300_799, "9999-12-31 23:59 UTC"),
             (u64::MAX, "the year 10000 or later"),
         ] {
-            let moment = UnixTime::since_unix_epoch(Duration::from_secs(seconds));
-            assert_eq!(Moment(moment).to_string(), expected);
+            let time = UnixTime::since_unix_epoch(Duration::from_secs(seconds));
+            assert_eq!(moment(&time), expected);
         }
     }
 

@@ -1,30 +1,36 @@
-//! Why TLS with a server failed, apart from its certificate.
+//! Why TLS with a server failed, for reasons other than its certificate.
 
-use std::fmt;
+use std::sync::LazyLock;
 
+use regex::Regex;
 use rustls::{AlertDescription, Error, InvalidMessage, PeerIncompatible, PeerMisbehaved};
 
 /// Why TLS with a server failed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum HandshakeError {
+    #[error("the server does not speak TLS")]
     NotTls,
-    /// It supports neither TLS 1.2 nor TLS 1.3.
+    #[error("the server supports neither TLS 1.2 nor TLS 1.3")]
     Version,
+    #[error("the server and qkey share no TLS cipher suite, key exchange, or certificate key type")]
     NothingInCommon,
-    /// It requires a client certificate, as this alert says.
+    /// The server says so with this alert.
+    #[error("the server requires a client certificate")]
     ClientCertificate(AlertDescription),
-    /// It does not recognize the host name.
+    #[error("the server does not recognize this host name")]
     HostName,
-    /// It does not speak HTTP/1.1.
+    #[error("the server does not speak HTTP/1.1")]
     Protocol,
+    #[error("the server did not show a certificate")]
     NoCertificate,
-    /// It closed the connection with this alert.
+    #[error("the server closed the TLS connection with the alert {}", name(*.0))]
     Alert(AlertDescription),
-    /// It violates the protocol.
+    #[error("the server violated the TLS protocol")]
     Violation,
-    /// Data was corrupted in transit.
+    #[error("TLS data was corrupted in transit")]
     Damaged,
-    /// The library failed on this machine.
+    /// The library failed.
+    #[error("TLS failed on this machine")]
     Internal,
 }
 
@@ -32,10 +38,7 @@ impl HandshakeError {
     /// `client_certificate`: whether the server requested one and has not sent anything since.
     pub fn new(error: &Error, client_certificate: bool) -> Self {
         match error {
-            Error::AlertReceived(alert) if client_certificate && refuses_client(*alert) => {
-                Self::ClientCertificate(*alert)
-            }
-            Error::AlertReceived(alert) => Self::from_alert(*alert),
+            Error::AlertReceived(alert) => Self::from_alert(*alert, client_certificate),
             Error::InvalidMessage(
                 InvalidMessage::InvalidContentType
                 | InvalidMessage::UnknownProtocolVersion
@@ -61,103 +64,55 @@ impl HandshakeError {
         }
     }
 
-    fn from_alert(alert: AlertDescription) -> Self {
+    fn from_alert(alert: AlertDescription, client_certificate: bool) -> Self {
+        use AlertDescription as Alert;
         match alert {
-            AlertDescription::ProtocolVersion => Self::Version,
-            AlertDescription::HandshakeFailure | AlertDescription::InsufficientSecurity => {
-                Self::NothingInCommon
-            }
-            AlertDescription::CertificateRequired | AlertDescription::NoCertificate => {
+            Alert::CertificateRequired | Alert::NoCertificate => Self::ClientCertificate(alert),
+            // Servers send these to clients without the requested certificate.
+            Alert::AccessDenied
+            | Alert::BadCertificate
+            | Alert::CertificateUnknown
+            | Alert::HandshakeFailure
+            | Alert::UnknownCA
+            | Alert::UnsupportedCertificate
+                if client_certificate =>
+            {
                 Self::ClientCertificate(alert)
             }
-            AlertDescription::UnrecognisedName => Self::HostName,
-            AlertDescription::NoApplicationProtocol => Self::Protocol,
-            AlertDescription::BadRecordMac
-            | AlertDescription::DecryptError
-            | AlertDescription::DecryptionFailed => Self::Damaged,
+            Alert::ProtocolVersion => Self::Version,
+            Alert::HandshakeFailure | Alert::InsufficientSecurity => Self::NothingInCommon,
+            Alert::UnrecognisedName => Self::HostName,
+            Alert::NoApplicationProtocol => Self::Protocol,
+            Alert::BadRecordMac | Alert::DecryptError | Alert::DecryptionFailed => Self::Damaged,
             alert => Self::Alert(alert),
         }
     }
 
     /// Whether the server cannot have read a request because it did not complete the handshake
-    /// (RFC 8446, 4.4.2.4 and 6.2). With TLS 1.3 the client learns that only after it sent one.
+    /// (RFC 8446, 4.4.2.4 and 6.2). With TLS 1.3, the client learns of that only after it sent one.
     pub fn precedes_requests(self) -> bool {
         self == Self::ClientCertificate(AlertDescription::CertificateRequired)
     }
 }
 
-/// The alerts that servers send to clients without the requested certificate.
-fn refuses_client(alert: AlertDescription) -> bool {
-    matches!(
-        alert,
-        AlertDescription::AccessDenied
-            | AlertDescription::BadCertificate
-            | AlertDescription::CertificateRequired
-            | AlertDescription::CertificateUnknown
-            | AlertDescription::HandshakeFailure
-            | AlertDescription::NoCertificate
-            | AlertDescription::UnknownCA
-            | AlertDescription::UnsupportedCertificate
-    )
-}
-
-impl std::error::Error for HandshakeError {}
-
-impl fmt::Display for HandshakeError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::NotTls => "the server does not speak TLS",
-            Self::Version => "the server supports neither TLS 1.2 nor TLS 1.3",
-            Self::NothingInCommon => {
-                "the server and qkey share no TLS cipher suite, key exchange, or certificate key type"
-            }
-            Self::ClientCertificate(_) => "the server requires a client certificate",
-            Self::HostName => "the server does not recognize this host name",
-            Self::Protocol => "the server does not speak HTTP/1.1",
-            Self::NoCertificate => "the server did not show a certificate",
-            Self::Alert(alert) => return explain(*alert, f),
-            Self::Violation => "the server violated the TLS protocol",
-            Self::Damaged => "TLS data was corrupted in transit",
-            Self::Internal => "TLS failed on this machine",
-        })
+/// The name of an alert in RFC 8446, 6 or RFC 6066, or its number.
+fn name(alert: AlertDescription) -> String {
+    static WORD_ENDS: LazyLock<Regex> = LazyLock::new(|| {
+        Regex::new("([a-z])([A-Z])|([A-Z])([A-Z][a-z])").expect("a valid pattern")
+    });
+    match (alert, alert.as_str()) {
+        (AlertDescription::EncryptedClientHelloRequired, _) => "ech_required".to_owned(),
+        // rustls spells them like `UnknownPSKIdentity`.
+        (_, Some(name)) => WORD_ENDS
+            .replace_all(name, "$1${3}_$2$4")
+            .to_ascii_lowercase(),
+        (_, None) => u8::from(alert).to_string(),
     }
 }
 
-fn explain(alert: AlertDescription, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    write!(f, "the server closed the TLS connection with the alert ")?;
-    // As RFC 8446, 6 and RFC 6066 spell them.
-    f.write_str(match alert {
-        AlertDescription::CloseNotify => "close_notify",
-        AlertDescription::UnexpectedMessage => "unexpected_message",
-        AlertDescription::RecordOverflow => "record_overflow",
-        AlertDescription::DecompressionFailure => "decompression_failure",
-        AlertDescription::BadCertificate => "bad_certificate",
-        AlertDescription::UnsupportedCertificate => "unsupported_certificate",
-        AlertDescription::CertificateRevoked => "certificate_revoked",
-        AlertDescription::CertificateExpired => "certificate_expired",
-        AlertDescription::CertificateUnknown => "certificate_unknown",
-        AlertDescription::IllegalParameter => "illegal_parameter",
-        AlertDescription::UnknownCA => "unknown_ca",
-        AlertDescription::AccessDenied => "access_denied",
-        AlertDescription::DecodeError => "decode_error",
-        AlertDescription::ExportRestriction => "export_restriction",
-        AlertDescription::InternalError => "internal_error",
-        AlertDescription::InappropriateFallback => "inappropriate_fallback",
-        AlertDescription::UserCanceled => "user_canceled",
-        AlertDescription::NoRenegotiation => "no_renegotiation",
-        AlertDescription::MissingExtension => "missing_extension",
-        AlertDescription::UnsupportedExtension => "unsupported_extension",
-        AlertDescription::CertificateUnobtainable => "certificate_unobtainable",
-        AlertDescription::BadCertificateStatusResponse => "bad_certificate_status_response",
-        AlertDescription::BadCertificateHashValue => "bad_certificate_hash_value",
-        AlertDescription::UnknownPSKIdentity => "unknown_psk_identity",
-        AlertDescription::EncryptedClientHelloRequired => "ech_required",
-        other => return write!(f, "{}", u8::from(other)),
-    })
-}
-
 /// The server replies in HTTP/2 to an HTTP/1.1 request.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("it is HTTP/2, not HTTP/1.1")]
 pub(crate) struct SpeaksHttp2;
 
 impl SpeaksHttp2 {
@@ -170,14 +125,6 @@ impl SpeaksHttp2 {
             [0, _, _, SETTINGS | GOAWAY, _, stream @ ..] => stream.starts_with(&[0; 4]),
             _ => false,
         }
-    }
-}
-
-impl std::error::Error for SpeaksHttp2 {}
-
-impl fmt::Display for SpeaksHttp2 {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("it is HTTP/2, not HTTP/1.1")
     }
 }
 

@@ -10,22 +10,17 @@ use std::{
     io::{self, Read, Write},
     path::PathBuf,
     str::FromStr,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
 };
 
 use rustls::{
-    CertificateError, ClientConfig, ClientConnection, DigitallySignedStruct, SignatureScheme,
-    StreamOwned,
+    CertificateError, ClientConfig, ClientConnection, DigitallySignedStruct, Error, OtherError,
+    SignatureScheme, StreamOwned,
     client::{
         ResolvesClientCert,
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     },
-    crypto::{
-        CryptoProvider, WebPkiSupportedAlgorithms, ring, verify_tls13_signature_with_raw_key,
-    },
+    crypto::{WebPkiSupportedAlgorithms, ring, verify_tls13_signature_with_raw_key},
     pki_types::{CertificateDer, ServerName, SubjectPublicKeyInfoDer, UnixTime},
     sign::CertifiedKey,
 };
@@ -46,23 +41,24 @@ use self::{
     authorities::{Authorities, Shown},
     certificate::{Certificate, algorithm},
 };
+use super::progress::{Flag, Progress};
 use crate::interrupt;
 
 /// Which server certificates to trust.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Trust {
-    /// Those for the host name that are signed by a CA that the system trusts.
+    /// Certificates for the host name, signed by a CA that the system trusts.
     System,
-    /// Those for the host name that are in this PEM file, or signed by a CA in it.
+    /// Certificates for the host name that are in this PEM file, or signed by a CA in it.
     CaFile(PathBuf),
-    /// Only this one, regardless of its names and dates.
+    /// Only the certificate with this fingerprint, regardless of its names and dates.
     Pinned(Fingerprint),
-    /// All of them.
+    /// Any certificate.
     Insecure,
 }
 
 /// The SHA-256 of a certificate's DER, as `openssl x509 -fingerprint -sha256` shows it.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fingerprint([u8; 32]);
 
 impl Fingerprint {
@@ -74,12 +70,6 @@ impl Fingerprint {
 impl fmt::Display for Fingerprint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "sha256:{}", base16ct::lower::encode_string(&self.0))
-    }
-}
-
-impl fmt::Debug for Fingerprint {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
     }
 }
 
@@ -120,11 +110,7 @@ pub enum TrustError {
 }
 
 /// The TLS settings of a host, shared by all connections to it.
-pub(crate) struct Tls {
-    config: ClientConfig,
-    rule: Rule,
-    provider: Arc<CryptoProvider>,
-}
+pub(crate) struct Tls(ClientConfig);
 
 impl Tls {
     /// Reads the certificates to trust.
@@ -132,82 +118,52 @@ impl Tls {
     /// # Errors
     /// When there are none.
     pub fn new(trust: &Trust) -> Result<Self, TrustError> {
-        let provider = Arc::new(ring::default_provider());
         let rule = match trust {
-            Trust::System => Rule::Authorities(
-                Authorities::of_system()
-                    .map_err(TrustError::NoAuthorities)?
-                    .into(),
-            ),
+            Trust::System => {
+                Rule::Authorities(Authorities::of_system().map_err(TrustError::NoAuthorities)?)
+            }
             Trust::CaFile(path) => {
-                let authorities = Authorities::in_file(path);
                 let unusable = |error| TrustError::CaFile(path.clone(), error);
-                Rule::Authorities(authorities.map_err(unusable)?.into())
+                Rule::Authorities(Authorities::in_file(path).map_err(unusable)?)
             }
             Trust::Pinned(fingerprint) => Rule::Pinned(*fingerprint),
             Trust::Insecure => Rule::Any,
         };
-        let mut config = ClientConfig::builder_with_provider(provider.clone())
+        let provider = ring::default_provider();
+        let algorithms = provider.signature_verification_algorithms;
+        let mut config = ClientConfig::builder_with_provider(provider.into())
             .with_safe_default_protocol_versions()
             .map_err(TrustError::Library)?
             .dangerous()
-            .with_custom_certificate_verifier(Arc::new(Verifier::new(&rule, &provider)))
+            .with_custom_certificate_verifier(Arc::new(Verifier { rule, algorithms }))
             .with_no_client_auth();
-        // Makes a server without HTTP/1.1 say so before anything is sent.
+        // A server without HTTP/1.1 then reports that before qkey sends a request.
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Ok(Self {
-            config,
-            rule,
-            provider,
-        })
+        Ok(Self(config))
     }
 
-    /// The settings and the certificate verifier of one connection.
-    pub fn of_connection(&self) -> (ConnectionTls, Arc<Verifier>) {
-        let verifier = Arc::new(Verifier::new(&self.rule, &self.provider));
-        let mut config = self.config.clone();
-        config
-            .dangerous()
-            .set_certificate_verifier(verifier.clone());
+    /// Makes the TLS layer of one connection.
+    pub(super) fn connector(&self, progress: Arc<Progress>) -> TlsConnector {
         let client_certificate = Arc::<ClientCertificate>::default();
+        let mut config = self.0.clone();
         config.client_auth_cert_resolver = client_certificate.clone();
-        let config = Arc::new(config);
-        (
-            ConnectionTls {
-                config,
-                client_certificate,
-            },
-            verifier,
-        )
+        TlsConnector {
+            config: config.into(),
+            client_certificate,
+            progress,
+        }
     }
-}
-
-/// The TLS settings of one connection.
-#[derive(Debug)]
-pub(crate) struct ConnectionTls {
-    config: Arc<ClientConfig>,
-    client_certificate: Arc<ClientCertificate>,
 }
 
 /// Records whether the server requests a client certificate: that explains why it closes the connection.
 #[derive(Debug, Default)]
 struct ClientCertificate {
-    wanted: AtomicBool,
-}
-
-impl ClientCertificate {
-    fn is_wanted(&self) -> bool {
-        self.wanted.load(Ordering::SeqCst)
-    }
+    wanted: Flag,
 }
 
 impl ResolvesClientCert for ClientCertificate {
-    fn resolve(
-        &self,
-        _root_hint_subjects: &[&[u8]],
-        _sigschemes: &[SignatureScheme],
-    ) -> Option<Arc<CertifiedKey>> {
-        self.wanted.store(true, Ordering::SeqCst);
+    fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        self.wanted.set(true);
         None
     }
 
@@ -218,52 +174,43 @@ impl ResolvesClientCert for ClientCertificate {
 
 /// Classifies a TLS error; passes others on.
 fn explained(error: io::Error, client_certificate: bool) -> ureq::Error {
-    match error.downcast::<rustls::Error>() {
-        Ok(error) => ureq::Error::Other(HandshakeError::new(&error, client_certificate).into()),
-        Err(error) => error.into(),
-    }
+    let error = match error.downcast::<Error>() {
+        Ok(error) => error,
+        Err(error) => return error.into(),
+    };
+    let refused = match &error {
+        Error::InvalidCertificate(CertificateError::Other(OtherError(refused))) => {
+            refused.downcast_ref::<Untrusted>()
+        }
+        _ => None,
+    };
+    ureq::Error::Other(match refused {
+        Some(untrusted) => untrusted.clone().into(),
+        None => HandshakeError::new(&error, client_certificate).into(),
+    })
 }
 
-/// Verifies the server's certificate. It keeps why a certificate was refused, because rustls's error
-/// cannot carry that.
+/// Verifies the server's certificate.
 #[derive(Debug)]
-pub(crate) struct Verifier {
+struct Verifier {
     rule: Rule,
-    provider: Arc<CryptoProvider>,
-    refused: Mutex<Option<Untrusted>>,
+    algorithms: WebPkiSupportedAlgorithms,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 enum Rule {
-    Authorities(Arc<Authorities>),
+    Authorities(Authorities),
     Pinned(Fingerprint),
     Any,
 }
 
-impl Verifier {
-    fn new(rule: &Rule, provider: &Arc<CryptoProvider>) -> Self {
-        Self {
-            rule: rule.clone(),
-            provider: provider.clone(),
-            refused: Mutex::default(),
-        }
-    }
-
-    /// The certificate refused since the last call.
-    pub fn take_refused(&self) -> Option<Untrusted> {
-        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
-        refused.take()
-    }
-
-    /// Keeps the reason, and returns a generic error for rustls.
-    fn refuse(&self, certificate: &CertificateDer<'_>, reason: Reason) -> rustls::Error {
-        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
-        *refused = Some(Untrusted {
-            fingerprint: Fingerprint::of(certificate),
-            reason,
-        });
-        CertificateError::ApplicationVerificationFailure.into()
-    }
+fn refusal(certificate: &CertificateDer<'_>, reason: Reason) -> Error {
+    let fingerprint = Fingerprint::of(certificate);
+    let untrusted = Untrusted {
+        fingerprint,
+        reason,
+    };
+    CertificateError::Other(OtherError(Arc::new(untrusted))).into()
 }
 
 impl ServerCertVerifier for Verifier {
@@ -274,31 +221,31 @@ impl ServerCertVerifier for Verifier {
         server_name: &ServerName<'_>,
         _ocsp_response: &[u8],
         now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        let fingerprint = Fingerprint::of(end_entity);
+    ) -> Result<ServerCertVerified, Error> {
+        let usable = usable(end_entity, &self.algorithms);
         let verified = match &self.rule {
-            Rule::Pinned(pinned) if *pinned != fingerprint => Err(Reason::NotPinned {
-                pinned: *pinned,
-                usable: usable(end_entity, algorithms).is_ok(),
-            }),
-            // Checked first: no hint may suggest pinning a key that cannot be used.
-            rule => usable(end_entity, algorithms).and_then(|()| match rule {
-                Rule::Any | Rule::Pinned(_) => Ok(()),
-                Rule::Authorities(authorities) => authorities.verify(
-                    &Shown {
-                        own: end_entity,
-                        intermediates,
-                        expected: server_name,
-                        now,
-                    },
-                    algorithms,
-                ),
-            }),
+            Rule::Pinned(pinned) if *pinned != Fingerprint::of(end_entity) => {
+                Err(Reason::NotPinned {
+                    pinned: *pinned,
+                    usable: usable.is_ok(),
+                })
+            }
+            // This comes first: no hint may suggest pinning a key that cannot be used.
+            _ if usable.is_err() => usable,
+            Rule::Any | Rule::Pinned(_) => Ok(()),
+            Rule::Authorities(authorities) => {
+                let shown = Shown {
+                    own: end_entity,
+                    intermediates,
+                    expected: server_name,
+                    now,
+                };
+                authorities.verify(&shown, &self.algorithms)
+            }
         };
         verified
             .map(|()| ServerCertVerified::assertion())
-            .map_err(|reason| self.refuse(end_entity, reason))
+            .map_err(|reason| refusal(end_entity, reason))
     }
 
     fn verify_tls12_signature(
@@ -306,12 +253,10 @@ impl ServerCertVerifier for Verifier {
         message: &[u8],
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
+    ) -> Result<HandshakeSignatureValid, Error> {
         public_key(cert)
-            .ok_or(Reason::Malformed)
-            .and_then(|key| verify_tls12_signature(message, &key, dss, algorithms))
-            .map_err(|reason| self.refuse(cert, reason))
+            .and_then(|key| verify_tls12_signature(message, &key, dss, &self.algorithms))
+            .map_err(|reason| refusal(cert, reason))
     }
 
     fn verify_tls13_signature(
@@ -319,19 +264,17 @@ impl ServerCertVerifier for Verifier {
         message: &[u8],
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        let Some(key) = public_key(cert) else {
-            return Err(self.refuse(cert, Reason::Malformed));
-        };
-        verify_tls13_signature_with_raw_key(message, &key, dss, algorithms)
-            .map_err(|_| self.refuse(cert, Reason::Unproven))
+    ) -> Result<HandshakeSignatureValid, Error> {
+        public_key(cert)
+            .and_then(|key| {
+                verify_tls13_signature_with_raw_key(message, &key, dss, &self.algorithms)
+                    .map_err(|_| Reason::Unproven)
+            })
+            .map_err(|reason| refusal(cert, reason))
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider
-            .signature_verification_algorithms
-            .supported_schemes()
+        self.algorithms.supported_schemes()
     }
 }
 
@@ -348,11 +291,8 @@ fn usable(
         };
     };
     let key = contents.key_algorithm().ok_or(Reason::Malformed)?;
-    if !algorithms
-        .all
-        .iter()
-        .any(|algorithm| *algorithm.public_key_alg_id() == *key)
-    {
+    let mut supported = algorithms.all.iter().map(|it| it.public_key_alg_id());
+    if !supported.any(|supported| *supported == *key) {
         return Err(Reason::Key(algorithm(&key)));
     }
     match contents.unusable_rsa_bits() {
@@ -362,10 +302,14 @@ fn usable(
 }
 
 /// The public key of a certificate. webpki rejects some that can be pinned, such as version 1.
-fn public_key(certificate: &CertificateDer<'_>) -> Option<SubjectPublicKeyInfoDer<'static>> {
+fn public_key(
+    certificate: &CertificateDer<'_>,
+) -> Result<SubjectPublicKeyInfoDer<'static>, Reason> {
     match EndEntityCert::try_from(certificate) {
-        Ok(certificate) => Some(certificate.subject_public_key_info()),
-        Err(_) => Certificate::read(certificate)?.public_key_info(),
+        Ok(certificate) => Ok(certificate.subject_public_key_info()),
+        Err(_) => Certificate::read(certificate)
+            .and_then(|certificate| certificate.public_key_info())
+            .ok_or(Reason::Malformed),
     }
 }
 
@@ -382,7 +326,8 @@ fn verify_tls12_signature(
         .iter()
         .filter(|(scheme, _)| *scheme == signed.scheme)
         .flat_map(|(_, algorithms)| *algorithms);
-    // In TLS 1.2 a scheme leaves the curve open. An algorithm for another kind of key verifies nothing.
+    // In TLS 1.2, a scheme does not determine the curve. An algorithm for another kind of key verifies
+    // nothing.
     let mut verified =
         candidates.map(|algorithm| key.verify_signature(*algorithm, message, signed.signature()));
     match verified.any(|verified| verified.is_ok()) {
@@ -391,59 +336,12 @@ fn verify_tls12_signature(
     }
 }
 
-/// How far the current request has come on a connection.
-#[derive(Debug, Default)]
-pub(crate) struct Progress {
-    connected: AtomicBool,
-    sent: AtomicBool,
-    /// Whether the request confirms a submission: only these may start after a signal.
-    confirms: AtomicBool,
-    /// Whether any connection to the host has succeeded yet.
-    reached: Arc<AtomicBool>,
-}
-
-impl Progress {
-    pub fn new(reached: Arc<AtomicBool>) -> Self {
-        Self {
-            reached,
-            ..Self::default()
-        }
-    }
-
-    /// Whether there is a connection that has not failed yet.
-    pub fn is_connected(&self) -> bool {
-        self.connected.load(Ordering::SeqCst)
-    }
-
-    /// Whether any of the request may have gone out.
-    pub fn has_sent(&self) -> bool {
-        self.sent.load(Ordering::SeqCst)
-    }
-
-    pub fn confirms(&self) -> bool {
-        self.confirms.load(Ordering::SeqCst)
-    }
-
-    pub fn set_confirms(&self, confirms: bool) {
-        self.confirms.store(confirms, Ordering::SeqCst);
-    }
-
-    /// A new request begins.
-    pub fn begin(&self) {
-        self.sent.store(false, Ordering::SeqCst);
-    }
-
-    /// The connection is gone, or will not be used again.
-    pub fn disconnected(&self) {
-        self.connected.store(false, Ordering::SeqCst);
-    }
-}
-
 /// Wraps a connection in TLS, and records its progress.
 #[derive(Debug)]
-pub(crate) struct TlsConnector {
-    pub config: ConnectionTls,
-    pub progress: Arc<Progress>,
+pub(super) struct TlsConnector {
+    config: Arc<ClientConfig>,
+    client_certificate: Arc<ClientCertificate>,
+    progress: Arc<Progress>,
 }
 
 impl<In: Transport> Connector<In> for TlsConnector {
@@ -457,7 +355,7 @@ impl<In: Transport> Connector<In> for TlsConnector {
         let Some(transport) = chained else {
             return Ok(None);
         };
-        // To a proxy: TLS starts inside the tunnel.
+        // This connection is to a proxy: TLS starts inside the tunnel.
         if !details.needs_tls() {
             return Ok(Some(Either::A(transport)));
         }
@@ -465,10 +363,9 @@ impl<In: Transport> Connector<In> for TlsConnector {
         let host = host.trim_start_matches('[').trim_end_matches(']');
         let name = ServerName::try_from(host.to_owned())
             .map_err(|error| ureq::Error::Other(error.into()))?;
-        let tls = &self.config;
-        let client_certificate = &tls.client_certificate;
-        client_certificate.wanted.store(false, Ordering::SeqCst);
-        let connection = ClientConnection::new(tls.config.clone(), name)
+        let wanted = &self.client_certificate.wanted;
+        wanted.set(false);
+        let connection = ClientConnection::new(self.config.clone(), name)
             .map_err(|error| explained(io::Error::other(error), false))?;
         let adapter = TransportAdapter::new(transport.boxed(), details.current_time.clone());
         let mut stream = StreamOwned::new(connection, adapter);
@@ -476,13 +373,13 @@ impl<In: Transport> Connector<In> for TlsConnector {
         stream
             .conn
             .complete_io(&mut stream.sock)
-            .map_err(|error| explained(error, client_certificate.is_wanted()))?;
-        self.progress.connected.store(true, Ordering::SeqCst);
-        self.progress.reached.store(true, Ordering::SeqCst);
+            .map_err(|error| explained(error, wanted.get()))?;
+        self.progress.connected.set(true);
+        self.progress.reached.set(true);
         Ok(Some(Either::B(TlsTransport {
             stream,
             progress: self.progress.clone(),
-            client_certificate: client_certificate.clone(),
+            client_certificate: self.client_certificate.clone(),
             answered: false,
             buffers: LazyBuffers::new(
                 details.config.input_buffer_size(),
@@ -493,7 +390,7 @@ impl<In: Transport> Connector<In> for TlsConnector {
 }
 
 /// A TLS connection to the host itself.
-pub(crate) struct TlsTransport {
+pub(super) struct TlsTransport {
     stream: StreamOwned<ClientConnection, TransportAdapter>,
     progress: Arc<Progress>,
     client_certificate: Arc<ClientCertificate>,
@@ -504,14 +401,17 @@ pub(crate) struct TlsTransport {
 
 impl TlsTransport {
     fn explained(&self, error: io::Error) -> ureq::Error {
-        // With TLS 1.3 a server refuses the client after the handshake.
-        explained(error, self.client_certificate.is_wanted() && !self.answered)
+        // With TLS 1.3, a server refuses the client after the handshake.
+        explained(
+            error,
+            self.client_certificate.wanted.get() && !self.answered,
+        )
     }
 }
 
 impl Drop for TlsTransport {
     fn drop(&mut self) {
-        self.progress.disconnected();
+        self.progress.connected.set(false);
     }
 }
 
@@ -529,14 +429,14 @@ impl Transport for TlsTransport {
     fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), ureq::Error> {
         // A signal may have arrived while connecting.
         let progress = &self.progress;
-        if !progress.has_sent() && !progress.confirms() && interrupt::announced().is_some() {
+        if !progress.sent.get() && !progress.confirms() && interrupt::announced().is_some() {
             return Err(io::Error::from(io::ErrorKind::Interrupted).into());
         }
-        progress.sent.store(true, Ordering::SeqCst);
+        progress.sent.set(true);
         self.stream.sock.set_timeout(timeout);
         let written = self.stream.write_all(&self.buffers.output()[..amount]);
         written.map_err(|mut error| {
-            if self.client_certificate.is_wanted() {
+            if self.client_certificate.wanted.get() {
                 // The server may have said why before it closed the connection.
                 error = self.stream.read(&mut [0]).err().unwrap_or(error);
             }
@@ -556,7 +456,7 @@ impl Transport for TlsTransport {
         Ok(amount > 0)
     }
 
-    /// Unread bytes would be taken for the response to the next request.
+    /// Unread bytes would pass for the response to the next request.
     fn is_open(&mut self) -> bool {
         let unread = match self.stream.conn.process_new_packets() {
             Ok(state) => state.plaintext_bytes_to_read() > 0 || state.peer_has_closed(),
