@@ -2,7 +2,8 @@
 
 use p256::ecdsa::signature::{Signer, hazmat::PrehashSigner};
 
-use super::{Error, Signature};
+use super::*;
+use crate::encoding::ssh_wire::Writer;
 
 /// The order of the group, big-endian; r and s are less (SEC 2, section 2.4.2).
 const N: [u8; 32] = [
@@ -266,4 +267,111 @@ fn challenge_is_hashed_once() {
     assert!(!Signature(of_digest).verifies(&public_key, &digest));
     assert!(!Signature(of_twice).verifies(&public_key, b"challenge"));
     assert!(!Signature(of_digest).verifies(&public_key, b"challenge\n"));
+}
+
+fn ssh(r: &[u8], s: &[u8]) -> Result<Vec<u8>, Error> {
+    let numbers = Writer::with_capacity(80).string(r).string(s).finish();
+    let blob = Writer::with_capacity(120)
+        .string(ssh_public::SSH_P256.as_bytes())
+        .string(&numbers)
+        .finish();
+    Signature::from_ssh(&blob).map(|signature| signature.to_p1363())
+}
+
+fn p1363(r: &[u8], s: &[u8]) -> Vec<u8> {
+    let padded = |number: &[u8]| [&vec![0; 32 - number.len()], number].concat();
+    [padded(r), padded(s)].concat()
+}
+
+#[test]
+fn ssh_numbers_with_extra_or_missing_zeros() {
+    let high = [0x80; 32];
+    let with_zero = [&[0][..], &high].concat();
+    for r in [&high[..], &with_zero, &[&[0, 0][..], &with_zero].concat()] {
+        assert_eq!(ssh(r, &[1]).unwrap(), p1363(&high, &[1]));
+        assert_eq!(ssh(&[1], r).unwrap(), p1363(&[1], &high));
+    }
+    let short = [0x7f; 31];
+    let padded = [&[0][..], &short].concat();
+    for s in [&short[..], &padded] {
+        assert_eq!(ssh(&high, s).unwrap(), p1363(&high, &short));
+    }
+}
+
+#[test]
+fn p1363_in_both_base64_alphabets() {
+    // Its digits differ in both alphabets: 0xfb 0xff 0xbf is "+/+/" or "-_-_".
+    for (r, s) in [
+        (&[1][..], &[0xfb, 0xff, 0xbf][..]),
+        (&[0xfe; 32], &[0x7f; 31]),
+    ] {
+        let bytes = p1363(r, s);
+        let wanted = Signature::from_p1363(&bytes).unwrap();
+        let standard = BASE64_STANDARD.encode(&bytes);
+        let url = standard.replace('+', "-").replace('/', "_");
+        let bare = url.trim_end_matches('=');
+        for text in [
+            standard.as_str(),
+            &url,
+            bare,
+            standard.trim_end_matches('='),
+        ] {
+            assert_eq!(Signature::from_p1363_base64(text), Ok(wanted.clone()));
+        }
+    }
+    for (text, error) in [
+        ("", Error::NotP1363(0)),
+        ("+_==", Error::NotBase64),
+        ("AAAA\n", Error::NotBase64),
+        ("AAAA", Error::NotP1363(3)),
+        (&"A".repeat(86), Error::OutOfRange),
+    ] {
+        assert_eq!(Signature::from_p1363_base64(text), Err(error), "{text:?}");
+    }
+}
+
+#[test]
+fn describe_names_encoding() {
+    let p1363 = p1363(&[1; 32], &[2; 32]);
+    let signature = Signature::from_p1363(&p1363).unwrap();
+    for (bytes, said) in [
+        (signature.to_der(), "ASN.1 DER"),
+        (p1363.clone(), "r and s, 32 bytes each (IEEE P1363)"),
+        (signature.to_base64().into(), "Base64 of ASN.1 DER"),
+        (signature.to_hex().into(), "hexadecimal of ASN.1 DER"),
+        (
+            BASE64_STANDARD.encode(&p1363).into(),
+            "Base64 of r and s, 32 bytes each (IEEE P1363)",
+        ),
+    ] {
+        assert_eq!(describe(&bytes).as_deref(), Some(said));
+    }
+    assert_eq!(describe(b"no"), None);
+    assert_eq!(describe(b""), None);
+    assert_eq!(describe(b"\n"), None);
+    assert_eq!(describe(&[0; 64]), None);
+}
+
+#[test]
+fn invalid_ssh_signatures() {
+    assert_eq!(ssh(&[0], &[1]), Err(Error::OutOfRange));
+    assert_eq!(ssh(&[1], &[]), Err(Error::OutOfRange));
+    assert_eq!(ssh(&[0xff; 32], &[1]), Err(Error::OutOfRange));
+    assert_eq!(ssh(&[1; 33], &[1]), Err(Error::OutOfRange));
+    assert_eq!(Signature::from_ssh(b""), Err(Error::NotSsh));
+    let other = Writer::with_capacity(40)
+        .string(b"rsa-sha2-256")
+        .string(b"x");
+    assert_eq!(
+        Signature::from_ssh(&other.finish()),
+        Err(Error::OtherSsh("rsa-sha2-256".into()))
+    );
+    let numbers = Writer::with_capacity(40)
+        .string(&[1])
+        .string(&[1])
+        .bytes(&[0]);
+    let left_over = Writer::with_capacity(80)
+        .string(ssh_public::SSH_P256.as_bytes())
+        .string(&numbers.finish());
+    assert_eq!(Signature::from_ssh(&left_over.finish()), Err(Error::NotSsh));
 }
