@@ -30,6 +30,7 @@ use crate::{
     error::{Error, Kind},
     memory,
     parallel::{aside, lock},
+    registry::{Entry, Registry},
 };
 
 /// How long a child may take to exit before it is killed.
@@ -49,30 +50,27 @@ pub const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 struct State {
     signal: Option<(i32, Instant)>,
-    groups: Vec<ChildGroup>,
-    /// What cancels calls in flight.
-    enders: Vec<(u64, End)>,
     /// How many [`Unsettled`] values there are.
     unsettled: usize,
     /// Restores the terminal after a prompt.
     restore_terminal: Option<Box<dyn FnOnce() + Send>>,
-    /// What to report if the process ends before it reports its result.
-    last_words: Vec<(u64, Words)>,
-    report: Option<Report>,
+    report: Option<Box<dyn Fn(&Error) + Send>>,
     /// Reports that the process is waiting after a first signal.
     waiting: Option<Box<dyn FnOnce() + Send>>,
 }
 
-#[derive(Clone, Copy)]
 struct ChildGroup {
     leader: Pid,
     /// What it was started for.
     serves: Phase,
 }
 
-type End = Arc<dyn Fn(Phase) + Send + Sync>;
+type Cancel = Arc<dyn Fn(Phase) + Send + Sync>;
 type Words = Box<dyn Fn() -> Error + Send>;
-type Report = Box<dyn Fn(&Error) + Send>;
+
+static GROUPS: Registry<ChildGroup> = Registry::new();
+static CANCELS: Registry<Cancel> = Registry::new();
+static LAST_WORDS: Registry<Words> = Registry::new();
 
 /// What work is for, which decides how long a first signal spares it; also what a signal has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -99,11 +97,8 @@ impl Phase {
 
 static STATE: Mutex<State> = Mutex::new(State {
     signal: None,
-    groups: Vec::new(),
-    enders: Vec::new(),
     unsettled: 0,
     restore_terminal: None,
-    last_words: Vec::new(),
     report: None,
     waiting: None,
 });
@@ -127,10 +122,8 @@ fn with_state<T>(f: impl FnOnce(&mut State) -> T) -> T {
 /// If the system cannot provide a pipe, a thread or a handler.
 pub fn install() -> io::Result<()> {
     let ignored = ignored_signals();
-    let watched = [SIGINT, SIGTERM, SIGHUP];
-    let watched = watched
-        .iter()
-        .filter(|&&signal| ignored >> (signal - 1) & 1 == 0);
+    let mut watched = vec![SIGINT, SIGTERM, SIGHUP];
+    watched.retain(|signal| ignored >> (signal - 1) & 1 == 0);
     let mut signals = Signals::new(watched)?;
     let (reader, mut writer) = io::pipe()?;
     WAKE.get_or_init(|| reader);
@@ -146,15 +139,13 @@ pub fn install() -> io::Result<()> {
             // The pipe only wakes a prompt. Without one, it has no reader.
             let _ = writer.write_all(b"!");
             kill_groups(Signal::TERM, Phase::Work);
-            call_enders(Phase::Work);
+            cancel_calls(Phase::Work);
             // On its own thread: the reader of stderr may block.
             if unsettled && let Some(tell) = with_state(|state| state.waiting.take()) {
                 aside(tell);
             }
-            if thread::Builder::new()
-                .spawn(move || wind_up(signal))
-                .is_err()
-            {
+            let wound_up = thread::Builder::new().spawn(move || wind_up(signal));
+            if wound_up.is_err() {
                 end(signal);
             }
         }
@@ -173,16 +164,17 @@ fn wind_up(signal: i32) -> ! {
         }
         if begun.elapsed() >= phase.grace() {
             kill_groups(Signal::KILL, phase);
-            call_enders(phase);
+            cancel_calls(phase);
         }
     }
     thread::sleep(REPORT_GRACE);
     end(signal)
 }
 
-fn call_enders(phase: Phase) {
-    for (_, end) in with_state(|state| state.enders.clone()) {
-        end(phase);
+fn cancel_calls(phase: Phase) {
+    let cancels: Vec<Cancel> = CANCELS.lock().values().cloned().collect();
+    for cancel in cancels {
+        cancel(phase);
     }
 }
 
@@ -206,27 +198,23 @@ impl Drop for Unsettled {
 
 /// While this lives, this thread settles a submission: no signal counts as [received] until its grace
 /// period is over. The same holds for programs that the thread starts and calls that it makes.
-pub struct Settling {
-    before: Phase,
-}
+pub struct Settling(Phase);
 
 impl Settling {
     /// Sends a submission and waits for the reply.
     pub fn submission() -> Self {
-        let before = PHASE.replace(Phase::Submit);
-        Self { before }
+        Self(PHASE.replace(Phase::Submit))
     }
 
     /// Reads what became of a submission.
     pub fn confirmation() -> Self {
-        let before = PHASE.replace(Phase::Confirm);
-        Self { before }
+        Self(PHASE.replace(Phase::Confirm))
     }
 }
 
 impl Drop for Settling {
     fn drop(&mut self) {
-        PHASE.set(self.before);
+        PHASE.set(self.0);
     }
 }
 
@@ -281,27 +269,18 @@ pub fn wait<T>(receiver: &Receiver<T>, deadline: Option<Instant>) -> Result<T, N
 }
 
 /// Cancels a call in flight at a signal, while this lives.
-pub struct Ender(u64);
+pub struct CancelGuard(#[expect(dead_code)] Entry<Cancel>);
 
-impl Ender {
-    /// `end` may be called from another thread, for each [`Phase`]; also here, if a signal came before.
-    pub fn register(end: impl Fn(Phase) + Send + Sync + 'static) -> Self {
-        let end: End = Arc::new(end);
-        let number = with_state(|state| {
-            let number = state.enders.last().map_or(0, |(number, _)| number + 1);
-            state.enders.push((number, end.clone()));
-            number
-        });
+impl CancelGuard {
+    /// `cancel` may be called from another thread, for each [`Phase`]; also here, if a signal came
+    /// before.
+    pub fn register(cancel: impl Fn(Phase) + Send + Sync + 'static) -> Self {
+        let cancel: Cancel = Arc::new(cancel);
+        let entry = CANCELS.add(cancel.clone());
         if received().is_some() {
-            end(Phase::Confirm);
+            cancel(Phase::Confirm);
         }
-        Self(number)
-    }
-}
-
-impl Drop for Ender {
-    fn drop(&mut self) {
-        with_state(|state| state.enders.retain(|(number, _)| *number != self.0));
+        Self(entry)
     }
 }
 
@@ -337,8 +316,8 @@ pub fn tell_of_waiting_with(tell: impl FnOnce() + Send + 'static) {
     with_state(|state| state.waiting = Some(Box::new(tell)));
 }
 
-/// What to report if the process ends before it reports its result, while this lives.
-pub struct LastWords(u64);
+/// What to report if the process ends before it prints its result, while this lives.
+pub struct LastWords(Entry<Words>);
 
 impl LastWords {
     /// The error takes the kind of the signal.
@@ -348,36 +327,19 @@ impl LastWords {
 
     /// The same, computed at the end; `words` is called with no lock held.
     pub fn lay_down_with(words: impl Fn() -> Error + Send + 'static) -> Self {
-        with_state(|state| {
-            let number = state.last_words.last().map_or(0, |(number, _)| number + 1);
-            state.last_words.push((number, Box::new(words)));
-            Self(number)
-        })
+        Self(LAST_WORDS.add(Box::new(words)))
     }
 
     /// Keeps the words until the process ends: the result is known, but a second signal may come before
     /// it is printed.
     pub fn leave(self) {
-        std::mem::forget(self);
+        self.0.leave();
     }
 
     /// The same, with other words.
     pub fn leave_with(self, error: Error) {
-        with_state(|state| {
-            for (number, words) in &mut state.last_words {
-                if *number == self.0 {
-                    *words = Box::new(move || error.clone());
-                    break;
-                }
-            }
-        });
+        self.0.set(Box::new(move || error.clone()));
         self.leave();
-    }
-}
-
-impl Drop for LastWords {
-    fn drop(&mut self) {
-        with_state(|state| state.last_words.retain(|(number, _)| *number != self.0));
     }
 }
 
@@ -391,14 +353,19 @@ fn ignored_signals() -> u64 {
 }
 
 /// A child's process group, which ends with `qkey` while this lives.
-pub struct Group(Pid);
+pub struct Group {
+    leader: Pid,
+    _entry: Entry<ChildGroup>,
+}
 
 impl Group {
     /// Registers the group that `leader` leads; an earlier signal is delivered now.
     pub fn register(leader: Pid) -> Self {
         let serves = phase();
-        with_state(|state| state.groups.push(ChildGroup { leader, serves }));
-        let group = Self(leader);
+        let group = Self {
+            leader,
+            _entry: GROUPS.add(ChildGroup { leader, serves }),
+        };
         if received().is_some() {
             group.kill();
         }
@@ -408,13 +375,7 @@ impl Group {
     /// Kills every process in the group.
     pub fn kill(&self) {
         // The group may already be gone.
-        let _ = kill_process_group(self.0, Signal::KILL);
-    }
-}
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        with_state(|state| state.groups.retain(|group| group.leader != self.0));
+        let _ = kill_process_group(self.leader, Signal::KILL);
     }
 }
 
@@ -426,19 +387,18 @@ pub fn end_children() {
 /// When memory runs out: kills all children and restores the terminal, as far as possible without
 /// allocating or waiting.
 pub fn abandon() {
-    let Ok(mut state) = STATE.try_lock() else {
-        return;
-    };
-    for group in &state.groups {
+    for group in GROUPS.try_lock().iter().flat_map(|groups| groups.values()) {
         let _ = kill_process_group(group.leader, Signal::KILL);
     }
-    if let Some(restore) = state.restore_terminal.take() {
+    if let Ok(mut state) = STATE.try_lock()
+        && let Some(restore) = state.restore_terminal.take()
+    {
         restore();
     }
 }
 
 fn kill_groups(signal: Signal, phase: Phase) {
-    for group in with_state(|state| state.groups.clone()) {
+    for group in GROUPS.lock().values() {
         if group.serves <= phase {
             let _ = kill_process_group(group.leader, signal);
         }
@@ -462,14 +422,11 @@ fn end(signal: i32) -> ! {
     if let Some(restore) = with_state(|state| state.restore_terminal.take()) {
         restore();
     }
-    let (words, report) = with_state(|state| {
-        let words = std::mem::take(&mut state.last_words);
-        (words, state.report.take())
-    });
-    if let Some(report) = report {
+    if let Some(report) = with_state(|state| state.report.take()) {
+        let words = std::mem::take(&mut *LAST_WORDS.lock());
         let (sender, reported) = mpsc::channel();
         aside(move || {
-            for (_, words) in words {
+            for words in words.into_values() {
                 report(&words().with_kind(kind_of(signal)));
             }
             // The receiver is gone if this took too long.

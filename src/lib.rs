@@ -26,6 +26,7 @@ mod private_file;
 pub mod public_key;
 mod reason;
 mod redact;
+mod registry;
 mod report;
 mod secret;
 mod settings;
@@ -37,4 +38,4 @@ mod terminal;
 mod text;
 mod wipe;
 
-pub use self::{cli::main, memory::Allocator, report::schema, signer::registry::KINDS};
+pub use self::{cli::main, report::schema, signer::registry::KINDS, wipe::Allocator};

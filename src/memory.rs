@@ -2,13 +2,9 @@
 //! abort without mentioning a submission in flight.
 
 use std::{
-    alloc::{GlobalAlloc, Layout},
     io::{self, IoSlice},
     panic,
-    sync::{
-        Mutex, MutexGuard,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
-    },
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
 use signal_hook::{consts::SIGABRT, low_level};
@@ -17,36 +13,13 @@ use crate::{
     error::{Error, Kind},
     interrupt,
     output::Format,
-    parallel::lock,
     private_file,
+    registry::{Entry, Registry},
     terminal::plain_error,
-    wipe::Wiping,
 };
 
-/// The program's allocator: it wipes freed memory, and ends the process if memory runs out.
-pub struct Allocator;
-
-// SAFETY: every call and every returned pointer is passed through unchanged.
-#[allow(unsafe_code)]
-unsafe impl GlobalAlloc for Allocator {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        or_end(unsafe { Wiping.alloc(layout) })
-    }
-
-    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        or_end(unsafe { Wiping.alloc_zeroed(layout) })
-    }
-
-    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        or_end(unsafe { Wiping.realloc(pointer, layout, size) })
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        unsafe { Wiping.dealloc(pointer, layout) }
-    }
-}
-
-fn or_end(pointer: *mut u8) -> *mut u8 {
+/// The block, unless there was no memory for it.
+pub fn or_end(pointer: *mut u8) -> *mut u8 {
     match pointer.is_null() {
         true => exhausted(NO_MEMORY),
         false => pointer,
@@ -64,43 +37,12 @@ pub fn share_arena() {
     }
 }
 
-/// The parts of a message before and after the reason.
-struct Rest {
-    begin: &'static str,
-    end: &'static str,
-}
-
-const TEXT: Rest = Rest {
-    begin: "error: ",
-    end: "
-hint: nothing was being submitted; raise the limit (see `ulimit -a`) or free memory, then rerun: it skips what is already done
-",
-};
-const JSON: Rest = Rest {
-    begin: r#"{"error":{"kind":"internal","message":""#,
-    end: r#"","causes":[],"hint":"nothing was being submitted; raise the limit (see `ulimit -a`) or free memory, then rerun: it skips what is already done","exit_code":1}}
-"#,
-};
-
-/// For when the submissions in flight cannot be looked up.
-const TEXT_UNKNOWN: Rest = Rest {
-    begin: "error: ",
-    end: " during a submission, which may have succeeded
-hint: rerunning is safe: it first checks what was done
-",
-};
-const JSON_UNKNOWN: Rest = Rest {
-    begin: r#"{"error":{"kind":"unknown","message":""#,
-    end: r#" during a submission, which may have succeeded","causes":[],"hint":"rerunning is safe: it first checks what was done","exit_code":8}}
-"#,
-};
-
 static IS_JSON: AtomicBool = AtomicBool::new(false);
 
 /// How many submissions are in flight, and what to report for each. The number is right even while
 /// the texts are being changed.
 static IN_FLIGHT: AtomicUsize = AtomicUsize::new(0);
-static TEXTS: Mutex<Vec<(u64, String)>> = Mutex::new(Vec::new());
+static TEXTS: Registry<String> = Registry::new();
 
 /// Sets the format of the last error.
 pub fn report_as(format: Format) {
@@ -108,10 +50,10 @@ pub fn report_as(format: Format) {
 }
 
 /// What to report if memory runs out while this lives.
-pub struct LastWords(u64);
+pub struct LastWords(#[expect(dead_code)] Entry<String>);
 
 impl LastWords {
-    /// `error` says that the outcome of a submission is unknown.
+    /// `error` says that the result of a submission is unknown.
     pub fn lay_down(error: &Error) -> Self {
         IN_FLIGHT.fetch_add(1, Ordering::SeqCst);
         let format = match IS_JSON.load(Ordering::Relaxed) {
@@ -121,23 +63,14 @@ impl LastWords {
         let error = Error::new(Kind::Unknown, error.message())
             .caused_by(&Exhausted)
             .maybe_hint(error.hint_text().map(str::to_owned));
-        let text = format!("{}\n", plain_error(&error, format));
-        let mut texts = texts();
-        let number = texts.last().map_or(0, |(number, _)| number + 1);
-        texts.push((number, text));
-        Self(number)
+        Self(TEXTS.add(format!("{}\n", plain_error(&error, format))))
     }
 }
 
 impl Drop for LastWords {
     fn drop(&mut self) {
-        texts().retain(|(number, _)| *number != self.0);
         IN_FLIGHT.fetch_sub(1, Ordering::SeqCst);
     }
-}
-
-fn texts() -> MutexGuard<'static, Vec<(u64, String)>> {
-    lock(&TEXTS)
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -155,35 +88,49 @@ fn exhausted(what: &'static str) -> ! {
             libc::pause();
         }
     }
-    let is_json = IS_JSON.load(Ordering::Relaxed);
-    let say_what = |rest: Rest| say([rest.begin, what, rest.end]);
-    let code = match IN_FLIGHT.load(Ordering::SeqCst) {
-        0 => {
-            say_what(if is_json { JSON } else { TEXT });
-            Kind::Internal.exit_code()
-        }
-        _ => {
-            // This thread may hold the lock.
-            match TEXTS.try_lock() {
-                Ok(texts) if !texts.is_empty() => {
-                    texts.iter().for_each(|(_, text)| say([text, "", ""]))
-                }
-                _ => say_what(if is_json { JSON_UNKNOWN } else { TEXT_UNKNOWN }),
-            }
-            Kind::Unknown.exit_code()
-        }
+    let (kind, name, code, what_else, hint) = match IN_FLIGHT.load(Ordering::SeqCst) {
+        0 => (
+            Kind::Internal,
+            "internal",
+            "1",
+            "",
+            "nothing was being submitted; raise the limit (see `ulimit -a`) or free memory, then rerun: it skips what is already done",
+        ),
+        _ => (
+            Kind::Unknown,
+            "unknown",
+            "8",
+            " during a submission, which may have succeeded",
+            "rerunning is safe: it first checks what was done",
+        ),
     };
+    // This thread may hold the lock.
+    match TEXTS.try_lock() {
+        Some(texts) if kind == Kind::Unknown && !texts.is_empty() => {
+            texts.values().for_each(|text| say([text]));
+        }
+        _ if IS_JSON.load(Ordering::Relaxed) => {
+            const KIND: &str = r#"{"error":{"kind":""#;
+            const MESSAGE: &str = r#"","message":""#;
+            const HINT: &str = r#"","causes":[],"hint":""#;
+            const CODE: &str = r#"","exit_code":"#;
+            say([
+                KIND, name, MESSAGE, what, what_else, HINT, hint, CODE, code, "}}\n",
+            ]);
+        }
+        _ => say(["error: ", what, what_else, "\nhint: ", hint, "\n"]),
+    }
     private_file::remove_leftovers();
     interrupt::abandon();
     // SAFETY: it has no preconditions, and unlike exit(3) it runs nothing that could allocate.
     #[allow(unsafe_code)]
     unsafe {
-        libc::_exit(code.into())
+        libc::_exit(kind.exit_code().into())
     }
 }
 
 /// Writes in one piece: the standard library may write at the same time.
-fn say(text: [&str; 3]) {
+fn say<const N: usize>(text: [&str; N]) {
     // If stderr fails, there is nowhere left to report it.
     let _ = rustix::io::writev(
         rustix::stdio::stderr(),

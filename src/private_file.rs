@@ -23,7 +23,12 @@ use rustix::{
 };
 use tempfile::NamedTempFile;
 
-use crate::{interrupt, parallel::lock, text::quote_path};
+use crate::{
+    interrupt::CancelGuard,
+    parallel::lock,
+    registry::{Entry, Registry},
+    text::quote_path,
+};
 
 /// Warns once if others can read or change a file that holds a secret.
 pub fn warn_if_readable_by_others(path: &Path, metadata: &Metadata) {
@@ -55,12 +60,10 @@ fn warn(path: &Path, metadata: &Metadata, mode: Option<String>) {
         .map(|owner| format!("{owner}, who can change it; make a copy that you own, and use that"))
         .or(mode)
         .or_else(|| replaceable_by_others(path));
-    let Some(wrong) = wrong else {
-        return;
-    };
     let file = path.canonicalize().unwrap_or_else(|_| path.to_owned());
-    let mut warned = lock(&WARNED);
-    if warned.insert(file) {
+    if let Some(wrong) = wrong
+        && lock(&WARNED).insert(file)
+    {
         log::warn!("{} {wrong}", path.display());
     }
 }
@@ -93,17 +96,17 @@ fn replaceable_by_others(path: &Path) -> Option<String> {
         let wrong = owner.or_else(|| {
             // Others cannot replace files in a sticky folder.
             let sticky = metadata.permissions().mode() & 0o1000 != 0;
-            let writable = writable_by_others(&folder, &metadata);
+            let writable = writable_by_others(folder, &metadata);
             writable.filter(|_| !sticky)
         })?;
         Some(format!("can be replaced: {} {wrong}", folder.display()))
     })
 }
 
-fn folder_of(path: &Path) -> PathBuf {
+fn folder_of(path: &Path) -> &Path {
     match path.parent() {
-        Some(parent) if parent != Path::new("") => parent.to_owned(),
-        _ => PathBuf::from("."),
+        Some(parent) if parent != Path::new("") => parent,
+        _ => Path::new("."),
     }
 }
 
@@ -126,38 +129,17 @@ enum Contents {
 /// out.
 pub struct TemporaryFile {
     file: NamedTempFile,
-    _guard: interrupt::Ender,
-    _leftover: Leftover,
+    _guard: CancelGuard,
+    _leftover: Entry<CString>,
 }
 
 /// The paths of all temporary files.
-static LEFTOVERS: Mutex<Vec<CString>> = Mutex::new(Vec::new());
-
-/// The path of a temporary file, registered while this lives.
-struct Leftover(CString);
-
-impl Leftover {
-    fn register(path: &Path) -> io::Result<Self> {
-        let path = CString::new(path.as_os_str().as_bytes())?;
-        let mut leftovers = lock(&LEFTOVERS);
-        leftovers.push(path.clone());
-        Ok(Self(path))
-    }
-}
-
-impl Drop for Leftover {
-    fn drop(&mut self) {
-        let mut leftovers = lock(&LEFTOVERS);
-        leftovers.retain(|path| *path != self.0);
-    }
-}
+static LEFTOVERS: Registry<CString> = Registry::new();
 
 /// Removes all temporary files, as far as that takes neither memory nor waiting.
 pub fn remove_leftovers() {
-    if let Ok(leftovers) = LEFTOVERS.try_lock() {
-        for path in leftovers.iter() {
-            let _ = rustix::fs::unlink(path.as_c_str());
-        }
+    for path in LEFTOVERS.try_lock().iter().flat_map(|paths| paths.values()) {
+        let _ = rustix::fs::unlink(path.as_c_str());
     }
 }
 
@@ -172,15 +154,13 @@ impl TemporaryFile {
             .tempfile_in(folder)
             .map_err(without_temporary_path)?;
         let path = file.path().to_owned();
-        let leftover = Leftover::register(&path)?;
-        let guard = interrupt::Ender::register(move |_| {
-            // It may have been removed, or renamed, already.
-            let _ = fs::remove_file(&path);
-        });
         Ok(Self {
             file,
-            _guard: guard,
-            _leftover: leftover,
+            _leftover: LEFTOVERS.add(CString::new(path.as_os_str().as_bytes())?),
+            _guard: CancelGuard::register(move |_| {
+                // It may already have been removed or renamed.
+                let _ = fs::remove_file(&path);
+            }),
         })
     }
 
@@ -200,9 +180,11 @@ impl NewFile {
     /// When something has the name `path` already, or the system refuses.
     pub fn prepare(path: &Path, contents: &[u8]) -> io::Result<Self> {
         Self::prepare_with(path, contents, |folder| {
-            unnamed(folder).or_else(|error| match error.raw_os_error() {
+            unnamed(folder).or_else(|error| match Errno::from_io_error(&error) {
                 // open(2) on a system or file system without O_TMPFILE, or no /proc.
-                Some(code) if NO_UNNAMED_FILES.contains(&code) => temporary(folder),
+                Some(Errno::OPNOTSUPP | Errno::ISDIR | Errno::NOENT | Errno::INVAL) => {
+                    temporary(folder)
+                }
                 _ => Err(error),
             })
         })
@@ -217,10 +199,7 @@ impl NewFile {
         if path.symlink_metadata().is_ok() {
             return Err(Errno::EXIST.into());
         }
-        let folder_path = match path.parent() {
-            Some(parent) if parent != Path::new("") => parent,
-            _ => Path::new("."),
-        };
+        let folder_path = folder_of(path);
         // Opened first, so that nothing can fail once the file has its name.
         let folder = File::open(folder_path)?;
         let contents = create(folder_path)?;
@@ -246,13 +225,8 @@ impl NewFile {
     pub fn publish(self) -> io::Result<File> {
         match self.contents {
             Contents::Unnamed(file) => {
-                linkat(
-                    CWD,
-                    link_to(&file),
-                    CWD,
-                    &self.path,
-                    AtFlags::SYMLINK_FOLLOW,
-                )?;
+                let link = link_to(&file);
+                linkat(CWD, link, CWD, &self.path, AtFlags::SYMLINK_FOLLOW)?;
             }
             Contents::Temporary(temporary) => {
                 let persisted = temporary.file.persist_noclobber(&self.path);
@@ -271,14 +245,6 @@ impl NewFile {
 pub fn write_new(path: &Path, contents: &[u8]) -> io::Result<()> {
     NewFile::prepare(path, contents)?.publish()?.sync_all()
 }
-
-/// The errors of systems that cannot create unnamed files or cannot name them later.
-const NO_UNNAMED_FILES: [i32; 4] = [
-    Errno::OPNOTSUPP.raw_os_error(),
-    Errno::ISDIR.raw_os_error(),
-    Errno::NOENT.raw_os_error(),
-    Errno::INVAL.raw_os_error(),
-];
 
 fn unnamed(folder: &Path) -> io::Result<Contents> {
     let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;

@@ -14,6 +14,8 @@ use rustix::process::{
     DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit,
 };
 
+use crate::memory::or_end;
+
 /// Larger blocks hold replies of a cluster, not secrets: a key file has at most 1 MiB. Wiping them
 /// would touch pages that were never used, and keep `realloc` from moving pages instead of bytes.
 const LARGEST_WITH_SECRET: usize = 4 << 20;
@@ -21,20 +23,21 @@ const LARGEST_WITH_SECRET: usize = 4 << 20;
 /// More than decoding, decrypting or signing uses, in a debug build too.
 const STACK: usize = 128 << 10;
 
-/// The system's allocator, which wipes blocks when they are freed or moved.
-pub struct Wiping;
+/// The program's allocator: it wipes blocks when they are freed or moved, and ends the process when
+/// memory runs out.
+pub struct Allocator;
 
 // SAFETY: every block is returned to `System` with the layout that it was allocated with.
 #[allow(unsafe_code)]
-unsafe impl GlobalAlloc for Wiping {
+unsafe impl GlobalAlloc for Allocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         // SAFETY: the caller upholds the same contract.
-        unsafe { System.alloc(layout) }
+        or_end(unsafe { System.alloc(layout) })
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         // SAFETY: as above.
-        unsafe { System.alloc_zeroed(layout) }
+        or_end(unsafe { System.alloc_zeroed(layout) })
     }
 
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
@@ -51,16 +54,14 @@ unsafe impl GlobalAlloc for Wiping {
     unsafe fn realloc(&self, block: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
         if layout.size() > LARGEST_WITH_SECRET {
             // SAFETY: as above.
-            return unsafe { System.realloc(block, layout, new_size) };
+            return or_end(unsafe { System.realloc(block, layout, new_size) });
         }
         // SAFETY: the caller guarantees that the new size is valid for the same alignment; both
         // blocks have at least the smaller of the two sizes, and do not overlap.
         unsafe {
-            let new = System.alloc(Layout::from_size_align_unchecked(new_size, layout.align()));
-            if !new.is_null() {
-                new.copy_from_nonoverlapping(block, layout.size().min(new_size));
-                self.dealloc(block, layout);
-            }
+            let new = self.alloc(Layout::from_size_align_unchecked(new_size, layout.align()));
+            new.copy_from_nonoverlapping(block, layout.size().min(new_size));
+            self.dealloc(block, layout);
             new
         }
     }

@@ -26,7 +26,7 @@ use super::{
     progress::{Flag, Progress},
     tls::Tls,
 };
-use crate::interrupt::{self, Ender, Phase};
+use crate::interrupt::{self, CancelGuard, Phase};
 
 /// The buffer size of a connection. A request is far smaller; a response is read in pieces.
 const BUFFER: usize = 32 << 10;
@@ -92,7 +92,7 @@ struct Connection {
     progress: Arc<Progress>,
     used: Instant,
     /// Ends a request at a signal.
-    _ender: Ender,
+    _cancel_guard: CancelGuard,
 }
 
 impl Client {
@@ -285,7 +285,7 @@ impl Client {
             agent,
             progress,
             used: Instant::now(),
-            _ender: Ender::register(end),
+            _cancel_guard: CancelGuard::register(end),
         }
     }
 }
