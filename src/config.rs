@@ -132,12 +132,9 @@ impl Config {
     /// Of kind `usage`, with the file and the line.
     pub fn load(path: &Path, required: bool) -> Result<Self> {
         let file = path.to_owned();
-        let unreadable = |kind| {
-            Error::new(
-                kind,
-                format!("cannot read the configuration file {}", path.display()),
-            )
-        };
+        let shown = path.display();
+        let unreadable =
+            |kind| Error::new(kind, format!("cannot read the configuration file {shown}"));
         let text = match input::read_to_end(move || File::open(file), LIMIT, None) {
             Err(error @ input::Error::Interrupted(kind)) => {
                 return Err(unreadable(kind).caused_by(&error));
@@ -153,12 +150,11 @@ impl Config {
                 return Ok(Self::default());
             }
             Err(error) => {
-                return Err(unreadable(Kind::Usage)
-                    .caused_by(&error)
-                    .hint(match error.kind() {
-                        io::ErrorKind::NotFound => "`qkey config init` creates one",
-                        _ => "it must be a readable UTF-8 file",
-                    }));
+                let hint = match error.kind() {
+                    io::ErrorKind::NotFound => "`qkey config init` creates one",
+                    _ => "it must be a readable UTF-8 file",
+                };
+                return Err(unreadable(Kind::Usage).caused_by(&error).hint(hint));
             }
         };
         let mut config: Self =
@@ -170,13 +166,9 @@ impl Config {
 
     fn resolve_paths(&mut self, path: &Path) {
         self.folder = path.parent().unwrap_or(Path::new("")).to_owned();
-        let of_clusters = self.clusters.values_mut().flat_map(|cluster| {
-            [
-                &mut cluster.credentials_store,
-                &mut cluster.ca_file,
-                &mut cluster.qq,
-            ]
-        });
+        let of_clusters = self.clusters.values_mut();
+        let of_clusters =
+            of_clusters.flat_map(|it| [&mut it.credentials_store, &mut it.ca_file, &mut it.qq]);
         for path in of_clusters.chain([&mut self.defaults.qq]).flatten() {
             expand_home(path);
             // A bare name is searched on PATH.
@@ -196,24 +188,20 @@ impl Config {
             let name_text = name.get_ref();
             let shown = quoted(&redacted(name_text));
             let what = format!("default-cluster is {shown}, but that cluster is missing");
-            return Err(wrong(name.span().start, what).hint(names_hint(
-                "clusters",
-                name_text,
-                self.clusters.keys(),
-            )));
+            return Err(wrong(name.span().start, what).hint(self.clusters_hint(name_text)));
         }
         for (name, key) in &self.keys {
             let offset = key.source.span().start;
-            if name.is_empty() || name.contains([':', '/', '?']) {
-                return Err(wrong(
-                    offset,
-                    format!("{} is not a valid key name", quoted(&redacted(name))),
-                )
-                .hint("a name must not be empty or contain `:`, `/` or `?`"));
-            }
-            if name == "-" {
-                return Err(wrong(offset, "\"-\" is not a valid key name".to_owned())
-                    .hint("`-` means stdin; choose another name"));
+            let hint = match name.as_str() {
+                "-" => Some("`-` means stdin; choose another name"),
+                name if name.is_empty() || name.contains([':', '/', '?']) => {
+                    Some("a name must not be empty or contain `:`, `/` or `?`")
+                }
+                _ => None,
+            };
+            if let Some(hint) = hint {
+                let what = format!("{} is not a valid key name", quoted(&redacted(name)));
+                return Err(wrong(offset, what).hint(hint));
             }
             if let Err(error) = registry::parse(key.source.get_ref()) {
                 return Err(error.about(&place(offset)));
@@ -239,35 +227,29 @@ impl Config {
         self.clusters.get(name).ok_or_else(|| {
             let shown = quoted(&redacted(name));
             let message = format!("no cluster {shown} in the configuration file");
-            Error::new(Kind::Usage, message).hint(names_hint(
-                "clusters",
-                name,
-                self.clusters.keys(),
-            ))
+            Error::new(Kind::Usage, message).hint(self.clusters_hint(name))
         })
     }
-}
 
-fn names_hint<'a>(what: &str, wrong: &str, names: impl Iterator<Item = &'a String>) -> String {
-    let names: Vec<&str> = names.map(String::as_str).collect();
-    match suggest::nearest(wrong, names.iter().copied()) {
-        Some(near) => format!("did you mean {}?", quoted(near)),
-        None if names.is_empty() => {
-            format!("it has no {what}; `qkey config init --file -` shows how to add them")
-        }
-        None => {
-            let names: Vec<String> = names.into_iter().map(quote).collect();
-            format!("it has these {what}: {}", names.join(", "))
+    fn clusters_hint(&self, wrong: &str) -> String {
+        let names = || self.clusters.keys().map(String::as_str);
+        match suggest::nearest(wrong, names()) {
+            Some(near) => format!("did you mean {}?", quoted(near)),
+            None if self.clusters.is_empty() => {
+                "it has no clusters; `qkey config init --file -` shows how to add them".to_owned()
+            }
+            None => {
+                let names: Vec<String> = names().map(quote).collect();
+                format!("it has these clusters: {}", names.join(", "))
+            }
         }
     }
 }
 
 /// The file, and the line of an offset in it.
 fn place(path: &Path, text: &str, offset: usize) -> String {
-    let line = 1 + text.as_bytes()[..offset.min(text.len())]
-        .iter()
-        .filter(|&&byte| byte == b'\n')
-        .count();
+    let before = &text.as_bytes()[..offset.min(text.len())];
+    let line = 1 + before.iter().filter(|&&byte| byte == b'\n').count();
     format!("{}:{line}", path.display())
 }
 

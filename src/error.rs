@@ -1,77 +1,52 @@
-//! The one error that reaches the user: what kind it is, what failed on what, why, what to do next.
+//! The error that reaches the user: its kind, what failed on what, why, and what to do next.
 //!
-//! Every room has errors of its own; here they get their kind, which fixes the exit code. Kinds,
-//! their names and their codes are a contract with the scripts that call `qkey`.
+//! Each layer has its own errors; here they get their kind, which decides the exit code. Kinds, their
+//! names and their codes are a contract with the scripts that call `qkey`.
 
-use std::{error::Error as StdError, fmt};
+use std::error::Error as StdError;
+
+use serde::Serialize;
 
 pub use crate::reason::Reason;
 
-/// What went wrong, as far as a script needs to tell.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What went wrong, as far as a script needs to tell. The name in JSON is the variant's, and the
+/// exit code its discriminant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Kind {
     /// Anything that has no kind of its own.
-    Internal,
+    Internal = 1,
     /// Bad arguments or configuration.
-    Usage,
+    Usage = 2,
     /// A key source cannot be opened or cannot sign.
-    Key,
-    /// The key is not the one the cluster holds; nothing was sent.
-    Mismatch,
+    Key = 3,
+    /// The key does not match the one that the cluster holds; nothing was sent.
+    Mismatch = 4,
     /// The cluster refused.
-    Refused,
+    Refused = 5,
     /// Not logged in, or no permission.
-    Auth,
-    /// The cluster or `qq` did not answer, or `qq` is missing.
-    Unreachable,
-    /// Submitted, and the outcome could not be confirmed.
-    Unknown,
-    /// Several asked for, some done and some failed.
-    Partial,
+    Auth = 6,
+    /// The cluster or `qq` did not reply, or `qq` is missing.
+    Unreachable = 7,
+    /// Submitted, but the result could not be confirmed.
+    Unknown = 8,
+    /// Of several requests, some succeeded and some failed.
+    Partial = 9,
     /// Ended by SIGINT.
-    Interrupted,
+    Interrupted = 130,
     /// Ended by SIGTERM.
-    Terminated,
+    Terminated = 143,
 }
 
 impl Kind {
-    /// Whether a signal ended the work, so that nothing more is to be tried.
+    /// Whether a signal ended the work, so that nothing else may be tried.
     pub fn is_interruption(self) -> bool {
         matches!(self, Kind::Interrupted | Kind::Terminated)
     }
 
-    /// The name in JSON output.
-    pub fn name(self) -> &'static str {
-        match self {
-            Kind::Internal => "internal",
-            Kind::Usage => "usage",
-            Kind::Key => "key",
-            Kind::Mismatch => "mismatch",
-            Kind::Refused => "refused",
-            Kind::Auth => "auth",
-            Kind::Unreachable => "unreachable",
-            Kind::Unknown => "unknown",
-            Kind::Partial => "partial",
-            Kind::Interrupted => "interrupted",
-            Kind::Terminated => "terminated",
-        }
-    }
-
     /// The exit code of the process.
     pub fn exit_code(self) -> u8 {
-        match self {
-            Kind::Internal => 1,
-            Kind::Usage => 2,
-            Kind::Key => 3,
-            Kind::Mismatch => 4,
-            Kind::Refused => 5,
-            Kind::Auth => 6,
-            Kind::Unreachable => 7,
-            Kind::Unknown => 8,
-            Kind::Partial => 9,
-            Kind::Interrupted => 130,
-            Kind::Terminated => 143,
-        }
+        self as u8
     }
 }
 
@@ -83,7 +58,8 @@ pub enum Subject {
 }
 
 /// An error with its kind, a one-line message, the chain of what caused it, and the next step.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{message}")]
 pub struct Error {
     kind: Kind,
     reason: Option<Reason>,
@@ -91,11 +67,11 @@ pub struct Error {
     message: String,
     causes: Vec<String>,
     hint: Option<String>,
-    /// Whether the message is ours to the last word, and shown whole however long it is.
+    /// Whether the message quotes nothing from elsewhere, so that it is shown in full whatever its length.
     whole: bool,
 }
 
-/// What every room above the typed ones returns.
+/// The result in the layers above those with typed errors.
 pub type Result<T> = std::result::Result<T, Error>;
 
 impl Error {
@@ -112,7 +88,7 @@ impl Error {
         }
     }
 
-    /// The same, with a message that quotes nothing from elsewhere: it is shown whole.
+    /// Shows the message in full: it quotes nothing from elsewhere.
     pub fn whole(mut self) -> Self {
         self.whole = true;
         self
@@ -128,7 +104,7 @@ impl Error {
         self
     }
 
-    /// Adds the next step, where there is one.
+    /// Adds the next step, if there is one.
     pub fn maybe_hint(mut self, hint: Option<String>) -> Self {
         self.hint = hint.or(self.hint);
         self
@@ -163,13 +139,10 @@ impl Error {
         self
     }
 
-    /// The message and what caused it, on one line, for notes.
+    /// The message and its causes on one line, for notes.
     pub fn chain(&self) -> String {
-        let causes = self.causes.iter().map(String::as_str);
-        let all: Vec<&str> = std::iter::once(self.message.as_str())
-            .chain(causes)
-            .collect();
-        all.join(": ").replace('\n', " ")
+        let causes = self.causes.iter().map(|cause| format!(": {cause}"));
+        format!("{}{}", self.message, causes.collect::<String>()).replace('\n', " ")
     }
 
     /// Puts `message` in front: the error was one step of what `message` names.
@@ -191,7 +164,7 @@ impl Error {
         self
     }
 
-    /// Puts what it is about in front of the message, where there are several.
+    /// Says what the message is about, if that could be several things.
     pub fn about(mut self, what: &str) -> Self {
         self.message = format!("{what}: {}", self.message);
         self
@@ -223,11 +196,3 @@ impl Error {
         self.hint.as_deref()
     }
 }
-
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)
-    }
-}
-
-impl StdError for Error {}

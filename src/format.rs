@@ -2,7 +2,6 @@
 
 use std::io::{self, Write};
 
-use anstream::ColorChoice;
 use log::Level;
 use serde::{Deserialize, Serialize};
 use serde_json::ser;
@@ -15,7 +14,7 @@ use crate::{
 };
 
 /// The format of results, errors and notes.
-#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Format {
     #[default]
@@ -25,7 +24,7 @@ pub enum Format {
 }
 
 /// Whether to color what goes to a terminal.
-#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Color {
     /// On a terminal, unless NO_COLOR is set
@@ -33,16 +32,6 @@ pub enum Color {
     Auto,
     Always,
     Never,
-}
-
-impl From<Color> for ColorChoice {
-    fn from(color: Color) -> Self {
-        match color {
-            Color::Auto => Self::Auto,
-            Color::Always => Self::Always,
-            Color::Never => Self::Never,
-        }
-    }
 }
 
 /// Writes JSON on one line, with `\u` escapes for characters that a terminal would hide or interpret.
@@ -85,11 +74,11 @@ impl ser::Formatter for Escaping {
 
 /// The fields of an error in JSON.
 pub fn error_object(error: &Error) -> ErrorFields {
-    let causes = error.causes().iter();
+    let cause = |cause: &String| text::message(&redact(cause));
     ErrorFields {
-        kind: error.kind().name(),
+        kind: error.kind(),
         message: message_of(error),
-        causes: causes.map(|cause| text::message(&redact(cause))).collect(),
+        causes: error.causes().iter().map(cause).collect(),
         hint: error.hint_text().map(|hint| text::hint(&redact(hint))),
         exit_code: error.kind().exit_code(),
     }

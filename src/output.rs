@@ -13,7 +13,7 @@ use crate::{
     error::{Error, Kind, Result},
     format::write_json,
     parallel::lock,
-    terminal::{Progress, Terminal},
+    terminal::Terminal,
     text::{self, printable},
 };
 
@@ -48,8 +48,7 @@ impl Output {
     /// # Errors
     /// If stdout cannot be written, with what was done and how to see it; a closed pipe is not an error.
     pub fn result(&self, text: &str, object: &impl Serialize) -> Result<()> {
-        let written = self.answer(|| text.to_owned(), object);
-        written.map_err(|error| {
+        self.answer(|| text.to_owned(), object).map_err(|error| {
             let error = match summary(text) {
                 done if done.is_empty() => error,
                 done => error.with_message(format!(
@@ -107,46 +106,39 @@ impl Output {
         self.terminal.error(error);
     }
 
-    /// See [`Terminal::progress`].
-    pub fn progress(&self, doing: &'static str, total: usize) -> Progress {
-        self.terminal.progress(doing, total)
-    }
-
-    /// A closed pipe at stdout is not an error.
     fn write(&self, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
         let _hidden = self.terminal.hide_progress();
         let mut stdout = lock(&self.stdout);
-        match write(&mut *stdout).and_then(|()| stdout.flush()) {
-            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(cannot_write(&error)),
-            _ => Ok(()),
-        }
+        written(write(&mut *stdout).and_then(|()| stdout.flush()))
     }
 }
 
 /// # Errors
 /// If help cannot be written to stdout; a closed pipe is not an error.
 pub fn help(help: &clap::Error) -> Result<()> {
-    match help.print() {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(cannot_write(&error)),
-        _ => Ok(()),
-    }
+    written(help.print())
 }
 
-fn cannot_write(error: &io::Error) -> Error {
-    Error::new(Kind::Internal, "the result cannot be written to stdout")
-        .caused_by(error)
-        .hint("nothing was changed; redirect the output elsewhere and rerun")
+/// A closed pipe at stdout is not an error.
+fn written(result: io::Result<()>) -> Result<()> {
+    match result {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Error::new(
+            Kind::Internal,
+            "the result cannot be written to stdout",
+        )
+        .caused_by(&error)
+        .hint("nothing was changed; redirect the output elsewhere and rerun")),
+        _ => Ok(()),
+    }
 }
 
 /// The first sentence of a result, with the details below it.
 fn summary(text: &str) -> String {
     let mut lines = text.lines();
     let first = lines.next().unwrap_or_default().trim_end_matches('.');
-    lines
-        .map_while(|line| line.strip_prefix("  "))
-        .fold(first.to_owned(), |summary, detail| {
-            format!("{summary}, {detail}")
-        })
+    let details = lines.map_while(|line| line.strip_prefix("  "));
+    let details = details.map(|detail| format!(", {detail}"));
+    format!("{first}{}", details.collect::<String>())
 }
 
 /// A JSON list whose entries are produced one by one as they are written.
@@ -177,11 +169,11 @@ pub fn table<const N: usize>(
     for column in table.column_iter_mut() {
         column.set_padding((0, 2));
     }
-    table
+    let lines: Vec<String> = table
         .lines()
         .map(|line| line.trim_end().to_owned())
-        .collect::<Vec<_>>()
-        .join("\n")
+        .collect();
+    lines.join("\n")
 }
 
 #[cfg(test)]

@@ -2,13 +2,14 @@
 //! line with the environment, or a table of the configuration file. Layers merge into settings, each
 //! of which knows where its value comes from.
 
-use std::{fmt, num::NonZeroU64, path::PathBuf, time::Duration};
+use std::{num::NonZeroU64, path::PathBuf, time::Duration};
 
 use clap::{
     ArgAction, Args,
     builder::{FalseyValueParser, TypedValueParser},
 };
-use serde::Deserialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     cluster::{DEFAULT_PORT, rest::Fingerprint},
@@ -16,7 +17,8 @@ use crate::{
 };
 
 /// Where a value comes from, weakest first.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(into = "String")]
 pub enum Origin {
     /// The default of `qkey` itself.
     BuiltIn,
@@ -51,23 +53,24 @@ impl Origin {
     }
 }
 
-impl fmt::Display for Origin {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::BuiltIn => f.write_str("default"),
-            Self::File(key) => write!(f, "file, {key}"),
-            Self::Environment(name) => write!(f, "environment, {name}"),
-            Self::Flag(name) => write!(f, "flag, {name}"),
+impl From<Origin> for String {
+    fn from(origin: Origin) -> Self {
+        match origin {
+            Origin::BuiltIn => "default".to_owned(),
+            Origin::File(key) => format!("file, {key}"),
+            Origin::Environment(name) => format!("environment, {name}"),
+            Origin::Flag(name) => format!("flag, {name}"),
         }
     }
 }
 
-/// A value in force, and where it comes from.
-#[derive(Clone, Debug)]
+/// A value in force.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct Setting<T> {
     /// The value.
     pub value: T,
-    /// Where it comes from.
+    /// Where it comes from, such as `flag, --host`.
+    #[schemars(with = "String")]
     pub origin: Origin,
 }
 
@@ -79,10 +82,10 @@ impl<T> Setting<T> {
     }
 
     /// The same origin with another value.
-    pub fn map<U>(self, f: impl FnOnce(T) -> U) -> Setting<U> {
+    pub fn map<'s, U>(&'s self, f: impl FnOnce(&'s T) -> U) -> Setting<U> {
         Setting {
-            value: f(self.value),
-            origin: self.origin,
+            value: f(&self.value),
+            origin: self.origin.clone(),
         }
     }
 }
@@ -134,7 +137,10 @@ macro_rules! level {
     (@type $type:ty) => { Setting<Option<$type>> };
     (@type $type:ty, $default:expr) => { Setting<$type> };
     (@value $found:expr) => {
-        $found.map_or_else(|| Setting::built_in(None), |setting| setting.map(Some))
+        match $found {
+            Some(Setting { value, origin }) => Setting { value: Some(value), origin },
+            None => Setting::built_in(None),
+        }
     };
     (@value $found:expr, $default:expr) => {
         $found.unwrap_or_else(|| Setting::built_in($default))
@@ -213,7 +219,7 @@ level! {
 }
 
 /// How the cluster is reached.
-#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, PartialEq, Eq, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Via {
     /// Run the `qq` program

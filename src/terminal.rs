@@ -1,9 +1,9 @@
 //! stderr: errors, notes and progress, which take turns. The progress bar is hidden while anything
-//! else is shown, be it an error, a note, a result on stdout or a prompt.
+//! else is shown: an error, a note, a result on stdout or a prompt.
 
 use std::{
     io::{self, IsTerminal, Write},
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
@@ -53,12 +53,13 @@ impl Terminal {
     /// The stderr of this process.
     pub fn stderr(format: Format, color: Color) -> Self {
         let stderr = io::stderr();
-        let choice = match color {
-            Color::Auto => AutoStream::choice(&stderr),
-            color => color.into(),
+        let colors = match color {
+            Color::Auto => AutoStream::choice(&stderr) != ColorChoice::Never,
+            Color::Always => true,
+            Color::Never => false,
         };
         let is_terminal = stderr.is_terminal();
-        Self::new(format, choice != ColorChoice::Never, is_terminal, stderr)
+        Self::new(format, colors, is_terminal, stderr)
     }
 
     /// Any other writer; `is_terminal` says whether it can show a progress bar.
@@ -115,10 +116,11 @@ impl Terminal {
 
     /// Hides the progress bar while the returned value lives.
     pub fn hide_progress(&self) -> Hidden {
-        let mut state = lock(&self.state);
-        state.hidden += 1;
-        state.erase();
-        drop(state);
+        {
+            let mut state = lock(&self.state);
+            state.hidden += 1;
+            state.erase();
+        }
         Hidden(self.state.clone())
     }
 
@@ -127,7 +129,7 @@ impl Terminal {
             true => format!("{text}\n"),
             false => format!("{}\n", strip_str(text)),
         };
-        let mut state = self.lock();
+        let mut state = lock(&self.state);
         state.erase();
         // In one write, so that no other program's output gets in between. If it fails, there is
         // nowhere left to report it.
@@ -136,22 +138,17 @@ impl Terminal {
     }
 
     fn set_bar(&self, bar: Option<String>) {
-        let mut state = self.lock();
+        let mut state = lock(&self.state);
         state.erase();
         state.bar = bar;
         state.draw();
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        lock(&self.state)
     }
 }
 
 impl State {
     fn erase(&mut self) {
         if self.drawn {
-            let _ = self.writer.write_all(ERASE_LINE.as_bytes());
-            let _ = self.writer.flush();
+            let _ = write!(self.writer, "{ERASE_LINE}").and_then(|()| self.writer.flush());
             self.drawn = false;
         }
     }
@@ -160,8 +157,7 @@ impl State {
         if let Some(bar) = &self.bar
             && self.hidden == 0
         {
-            let _ = self.writer.write_all(bar.as_bytes());
-            let _ = self.writer.flush();
+            let _ = write!(self.writer, "{bar}").and_then(|()| self.writer.flush());
             self.drawn = true;
         }
     }
@@ -204,7 +200,7 @@ impl Progress {
         let Some(terminal) = self.terminal.clone() else {
             return;
         };
-        let is_terminal = terminal.lock().is_terminal;
+        let is_terminal = lock(&terminal.state).is_terminal;
         let due = match (is_terminal, self.last) {
             (true, None) => self.begun.elapsed() >= Self::DELAY,
             (true, Some(last)) => last.elapsed() >= Self::REDRAW,

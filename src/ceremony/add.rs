@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{
     Outcome,
     challenge::Purpose,
-    change::{Change, Comparison, Conflict},
+    change::{Change, Comparison},
     proof::{Response, Role, Signatory},
     view::{Keys, View},
 };
@@ -23,7 +23,6 @@ pub struct Add<'a> {
 }
 
 /// The key store, as far as it matters.
-#[derive(Clone)]
 pub struct State {
     /// The stored key with the name.
     pub stored: Option<Arc<StoredKey>>,
@@ -51,7 +50,7 @@ impl<'a> Add<'a> {
 impl Outcome<State> {
     /// The stored key; `None` after a dry run.
     pub fn stored(&self) -> Option<&StoredKey> {
-        self.now.stored.as_deref()
+        self.now().stored.as_deref()
     }
 
     /// The public half of the key.
@@ -88,10 +87,7 @@ impl Change for Add<'_> {
     }
 
     fn roles(&self, _: &State, _: &[Arc<StoredKey>]) -> Result<Vec<Signatory>> {
-        Ok(vec![Signatory {
-            role: Role::New,
-            stored: None,
-        }])
+        Ok(vec![Signatory::new(Role::New, None)])
     }
 
     fn compare(&self, _: &State, now: &State, new_key: Option<&PublicKey>) -> Comparison {
@@ -100,19 +96,14 @@ impl Change for Add<'_> {
             (Some(_), None) => Comparison::NeedsNewKey,
             (Some(stored), Some(new_key)) if stored.holds(new_key) => Comparison::Met,
             (Some(other), Some(_)) => {
-                let message = format!(
-                    "{} is already used by key {}, with a different public key",
-                    quoted(self.name),
-                    other.id
-                );
+                let (name, id) = (quoted(self.name), &other.id);
+                let message =
+                    format!("{name} is already used by key {id}, with a different public key");
                 let error = Error::new(Kind::Mismatch, message).hint(format!(
-                    "choose another --name, or replace that key: `qkey replace --key-id {} --new-key SOURCE`",
-                    other.id
+                    "choose another --name, or replace that key: `qkey replace --key-id {id} --new-key SOURCE`"
                 ));
-                Comparison::Conflict(Conflict {
-                    now: format!("{} holds another public key", other.title()),
-                    error: Some(error),
-                })
+                let now = format!("{} holds another public key", other.title());
+                Comparison::conflict(now, error)
             }
         }
     }
@@ -153,12 +144,10 @@ impl Change for Add<'_> {
             }
             None => {
                 let holds_it =
-                    |stored: &&Arc<StoredKey>| new_key.is_some_and(|new_key| stored.holds(new_key));
+                    |stored: &&Arc<StoredKey>| new_key.is_some_and(|key| stored.holds(key));
                 if let Some(other) = state.keys.iter().find(holds_it) {
-                    warnings.push(format!(
-                        "the same public key is also stored as {}",
-                        other.title()
-                    ));
+                    let title = other.title();
+                    warnings.push(format!("the same public key is also stored as {title}"));
                 }
             }
         }

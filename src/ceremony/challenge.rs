@@ -7,7 +7,7 @@
 use std::{
     collections::{HashMap, hash_map::Entry},
     fmt,
-    sync::{Mutex, PoisonError},
+    sync::Mutex,
 };
 
 use sha2::{Digest, Sha256};
@@ -15,6 +15,7 @@ use sha2::{Digest, Sha256};
 use crate::{
     cluster::{Cluster, KeyRef, StoredKey},
     error::{Error, Kind, Result, Subject},
+    parallel::lock,
     text::quoted,
 };
 
@@ -107,7 +108,7 @@ impl Challenges {
             return Err(refused(format!("it is the name of {}", key.title())));
         }
         let purpose = purpose.to_string();
-        let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut seen = lock(&self.0);
         match seen.entry(Sha256::digest(challenge).into()) {
             Entry::Vacant(entry) => {
                 entry.insert(purpose);

@@ -16,7 +16,7 @@ use crate::{
 /// One state of the cluster to be reached.
 pub trait Change: Sync {
     /// What has to be known of the cluster.
-    type State: Clone + Send + Sync;
+    type State: Send + Sync;
 
     /// Reads the state: `before` is what an earlier read showed, and `None` on the first read.
     ///
@@ -75,6 +75,14 @@ pub enum Comparison {
     NeedsNewKey,
     /// It is neither.
     Conflict(Conflict),
+}
+
+impl Comparison {
+    /// A conflict from which the change cannot be made.
+    pub fn conflict(now: String, error: Error) -> Self {
+        let error = Some(error);
+        Self::Conflict(Conflict { now, error })
+    }
 }
 
 /// A state that is neither what was before nor what is wanted.

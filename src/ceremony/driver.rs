@@ -29,21 +29,27 @@ pub enum Ending {
     DryRun,
 }
 
-/// What a change came to.
+/// The result of a change that did not fail.
 #[derive(Debug)]
 pub struct Outcome<S> {
     pub ending: Ending,
     /// The state before.
     pub before: S,
-    /// The state that was read afterwards; after a dry run the same as before.
-    pub now: S,
+    after: Option<S>,
     pub new_key: Option<PublicKey>,
     /// The stored key whose private half signed.
     pub stored_key: Option<Arc<StoredKey>>,
     /// The cluster's challenge that was signed, after a dry run.
     pub challenge: Option<String>,
-    /// What the user should know though it is no failure.
+    /// What the user should know although it is not a failure.
     pub warnings: Vec<String>,
+}
+
+impl<S> Outcome<S> {
+    /// The state that was read last.
+    pub fn now(&self) -> &S {
+        self.after.as_ref().unwrap_or(&self.before)
+    }
 }
 
 /// The right to submit one change once. It is free as long as no audit log issues it.
@@ -62,7 +68,7 @@ pub struct Looked<S> {
     challenge: Option<Result<String>>,
 }
 
-/// What one step of a run comes to.
+/// The result of one step of a run.
 pub enum Step<T, S> {
     /// Nothing is left to do.
     Settled(Outcome<S>),
@@ -88,7 +94,7 @@ pub struct Proven<S> {
     stale: u32,
 }
 
-/// What a submission came to.
+/// The result of a submission.
 pub enum Committed<S> {
     Settled(Outcome<S>),
     /// The cluster says that it was done. Only its state can confirm that.
@@ -199,8 +205,7 @@ impl<C: Change> Driver<'_, C> {
             comparison = self.change.compare(&state, &state, new_key.as_ref());
         }
         if is_met_unsent(comparison)? {
-            let now = state.clone();
-            let outcome = self.outcome(Ending::AlreadySo, state, now, new_key, None);
+            let outcome = self.outcome(Ending::AlreadySo, state, None, new_key, None);
             return Ok(Step::Settled(outcome));
         }
         let prepared = self.request(state, challenge, 0);
@@ -259,8 +264,7 @@ impl<C: Change> Driver<'_, C> {
         let comparison = self.change.compare(&before, &before, new_key.as_ref());
         // Once it is done the old key may be gone: that it was not found is no error.
         if is_met_unsent(comparison)? {
-            let now = before.clone();
-            let outcome = self.outcome(Ending::AlreadySo, before, now, new_key, None);
+            let outcome = self.outcome(Ending::AlreadySo, before, None, new_key, None);
             return Ok(Step::Settled(outcome));
         }
         let keys = found.into_iter().collect::<Result<Vec<Key>>>()?;
@@ -308,8 +312,8 @@ impl<C: Change> Driver<'_, C> {
             Ok(Reply::Done { now, warning }) => {
                 leave(words, submission.carried_out());
                 let key = proven.stored_key();
-                let mut outcome =
-                    self.outcome(Ending::Done, proven.before, now, proven.new_key, key);
+                let (before, new_key) = (proven.before, proven.new_key);
+                let mut outcome = self.outcome(Ending::Done, before, Some(now), new_key, key);
                 outcome.warnings.push(warning);
                 Ok(Committed::Settled(outcome))
             }
@@ -352,7 +356,7 @@ impl<C: Change> Driver<'_, C> {
             Comparison::Met => {
                 let key = proven.stored_key();
                 let (before, new_key) = (proven.before, proven.new_key);
-                let outcome = self.outcome(Ending::AlreadySo, before, now, new_key, key);
+                let outcome = self.outcome(Ending::AlreadySo, before, Some(now), new_key, key);
                 return Ok(Committed::Settled(outcome));
             }
             Comparison::Conflict(Conflict {
@@ -415,19 +419,13 @@ impl<C: Change> Driver<'_, C> {
     /// Of kind `unknown` when it does not; `interrupted` or `terminated` after a signal.
     pub fn confirm(&self, mut accepted: Accepted<C::State>) -> Result<Outcome<C::State>> {
         let submission = self.submission(&accepted.before);
-        let new_key = accepted.new_key.as_ref();
-        let words = accepted.words.take();
-        match submission.confirm(|| self.seen(&accepted.before, new_key)) {
-            Ok(now) => {
-                leave(words, submission.carried_out());
-                let (before, new_key) = (accepted.before, accepted.new_key);
-                Ok(self.outcome(Ending::Done, before, now, new_key, accepted.stored_key))
-            }
-            Err(error) => {
-                leave(words, error.clone());
-                Err(error)
-            }
-        }
+        let confirmed = submission.confirm(|| self.read(&accepted));
+        let words = match &confirmed {
+            Ok(_) => submission.carried_out(),
+            Err(error) => error.clone(),
+        };
+        leave(accepted.words.take(), words);
+        Ok(self.done(accepted, Some(confirmed?)))
     }
 
     /// Reads the state once, for [`Driver::judge`].
@@ -438,16 +436,23 @@ impl<C: Change> Driver<'_, C> {
         self.seen(&accepted.before, accepted.new_key.as_ref())
     }
 
-    /// The state that confirms what the cluster accepted, if it was read.
+    /// The outcome, if the state that was read confirms what the cluster accepted.
     ///
     /// # Errors
     /// As [`Driver::confirm`].
     pub fn judge(
         &self,
-        accepted: &Accepted<C::State>,
+        accepted: Accepted<C::State>,
         seen: Result<Seen<C::State>>,
-    ) -> Result<C::State> {
-        self.submission(&accepted.before).judge(seen)
+    ) -> Result<Outcome<C::State>> {
+        let now = self.submission(&accepted.before).judge(seen)?;
+        Ok(self.done(accepted, Some(now)))
+    }
+
+    /// The outcome of a change that is confirmed.
+    pub fn done(&self, accepted: Accepted<C::State>, after: Option<C::State>) -> Outcome<C::State> {
+        let (before, new_key) = (accepted.before, accepted.new_key);
+        self.outcome(Ending::Done, before, after, new_key, accepted.stored_key)
     }
 
     fn submission(&self, before: &C::State) -> Submission {
@@ -474,19 +479,19 @@ impl<C: Change> Driver<'_, C> {
         &self,
         ending: Ending,
         before: C::State,
-        now: C::State,
+        after: Option<C::State>,
         new_key: Option<PublicKey>,
         stored_key: Option<Arc<StoredKey>>,
     ) -> Outcome<C::State> {
-        let compared = match ending {
-            Ending::AlreadySo => &now,
-            Ending::Done | Ending::DryRun => &before,
+        let compared = match (ending, &after) {
+            (Ending::AlreadySo, Some(now)) => now,
+            _ => &before,
         };
         Outcome {
             ending,
             warnings: self.change.warnings(compared, new_key.as_ref()),
             before,
-            now,
+            after,
             new_key,
             stored_key,
             challenge: None,
@@ -498,10 +503,9 @@ impl<C: Change> Driver<'_, C> {
         let Request {
             purpose, challenge, ..
         } = proven.request;
-        let now = proven.before.clone();
         Outcome {
             challenge: purpose.asks_cluster().then_some(challenge),
-            ..self.outcome(Ending::DryRun, proven.before, now, proven.new_key, key)
+            ..self.outcome(Ending::DryRun, proven.before, None, proven.new_key, key)
         }
     }
 }

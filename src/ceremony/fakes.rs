@@ -149,7 +149,7 @@ impl Fault {
             Fault::Lost | Fault::LostAfter(_) => {
                 (Certainty::Lost, Kind::Unreachable, "timed out".into())
             }
-            Fault::Stopped(kind) => (Certainty::Lost, *kind, format!("stopped: {}", kind.name())),
+            Fault::Stopped(kind) => (Certainty::Lost, *kind, format!("stopped: {kind:?}")),
             Fault::Meet(_) | Fault::Meanwhile(_) | Fault::Ignored => {
                 unreachable!("this makes no call fail")
             }

@@ -1,6 +1,6 @@
 //! The key sources that may hold the keys a proof needs.
 
-use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
+use std::sync::{Arc, Mutex, Once};
 
 use super::{
     observer::{Event, Observer, Silent},
@@ -9,7 +9,7 @@ use super::{
 use crate::{
     cluster::StoredKey,
     error::{Error, Kind, Result},
-    parallel,
+    parallel::{each, lock},
     public_key::PublicKey,
     signer::{KeySource, Opened, Signer, Unlock},
 };
@@ -61,40 +61,23 @@ impl<'a> Keyring<'a> {
     /// anything; others wait for it.
     pub fn open(&self) {
         self.opened.call_once(|| {
-            let states = parallel::each(&self.sources, |&source| {
+            let states = each(&self.sources, |&source| {
                 self.observer.event(Event::Opening(&source.title()));
                 open(source)
             });
-            *self.lock() = states;
+            *lock(&self.states) = states;
         });
     }
 
-    /// For each source the key, if it opened without asking a person.
-    pub fn ready(&self) -> Vec<Option<Key>> {
+    /// Each source's key, or why it did not open without asking a person.
+    pub fn ready(&self) -> Vec<Result<Key>> {
         self.open();
         let key = |state: &State| match state {
-            State::Open(key) => Some(key.clone()),
-            _ => None,
+            State::Open(key) => Ok(key.clone()),
+            State::Locked(_) => Err(Error::new(Kind::Key, "it would need a passphrase or a PIN")),
+            State::Failed(error) => Err(error.clone()),
         };
-        self.lock().iter().map(key).collect()
-    }
-
-    /// The sources that did not open, with the reason.
-    pub fn unopened(&self) -> Vec<(String, Error)> {
-        let states = self.lock();
-        let reason = |(source, state): (&&dyn KeySource, &State)| match state {
-            State::Open(_) => None,
-            State::Locked(_) => Some((
-                source.title(),
-                Error::new(Kind::Key, "it would need a passphrase or a PIN"),
-            )),
-            State::Failed(error) => Some((source.title(), error.clone())),
-        };
-        self.sources
-            .iter()
-            .zip(states.iter())
-            .filter_map(reason)
-            .collect()
+        lock(&self.states).iter().map(key).collect()
     }
 
     /// The key that the cluster does not hold yet; asks for its passphrase if needed.
@@ -103,15 +86,12 @@ impl<'a> Keyring<'a> {
     /// When it does not open.
     fn new_key(&self) -> Result<Key> {
         self.open();
-        let mut states = self.lock();
+        let mut states = lock(&self.states);
         if let Some(error) = interruption(&states) {
             return Err(error.clone());
         }
         match (self.sources.last(), states.last_mut()) {
-            (Some(source), Some(state)) if self.has_new => state
-                .unlocked(*source, self.observer)
-                .cloned()
-                .map_err(|error| error.clone()),
+            (Some(source), Some(state)) if self.has_new => state.unlocked(*source, self.observer),
             _ => Err(Error::new(Kind::Internal, "no new key was given")),
         }
     }
@@ -124,13 +104,10 @@ impl<'a> Keyring<'a> {
     fn find(&self, stored: &StoredKey) -> Result<Key> {
         self.open();
         let wanted = stored.public_key().map_err(|error| {
-            Error::new(
-                Kind::Mismatch,
-                format!("{} is not a P-256 key", stored.title()),
-            )
-            .caused_by(&error)
+            let message = format!("{} is not a P-256 key", stored.title());
+            Error::new(Kind::Mismatch, message).caused_by(&error)
         })?;
-        let mut states = self.lock();
+        let mut states = lock(&self.states);
         let candidates = states.len() - usize::from(self.has_new);
         let right = |key: &Key| *key.signer.public_key() == wanted;
         for state in &states[..candidates] {
@@ -145,9 +122,9 @@ impl<'a> Keyring<'a> {
                 break;
             }
             if let Ok(key) = states[index].unlocked(*source, self.observer)
-                && right(key)
+                && right(&key)
             {
-                return Ok(key.clone());
+                return Ok(key);
             }
         }
         Err(self.no_match(stored, &wanted.short_fingerprint(), &states[..candidates]))
@@ -158,42 +135,27 @@ impl<'a> Keyring<'a> {
         if let Some(error) = interruption(states).or(only) {
             return error.clone();
         }
-        let shown: Vec<String> = self
-            .sources
-            .iter()
-            .zip(states)
-            .map(|(source, state)| {
-                let what = match state {
-                    State::Open(key) => key.signer.public_key().short_fingerprint(),
-                    State::Locked(_) => "locked".to_owned(),
-                    State::Failed(error) => error
-                        .causes()
-                        .last()
-                        .map_or(error.message(), String::as_str)
-                        .to_owned(),
-                };
-                format!("{} ({what})", source.title())
-            })
-            .collect();
+        let shown = self.sources.iter().zip(states).map(|(source, state)| {
+            let what = match state {
+                State::Open(key) => &key.signer.public_key().short_fingerprint(),
+                State::Locked(_) => "locked",
+                State::Failed(error) => {
+                    error.causes().last().map_or(error.message(), |cause| cause)
+                }
+            };
+            format!("{} ({what})", source.title())
+        });
+        let (shown, title) = (shown.collect::<Vec<_>>(), stored.title());
         let message = match &shown[..] {
-            [one] => format!("{one} does not match {}", stored.title()),
-            several => format!(
-                "none of these keys matches {}: {}",
-                stored.title(),
-                several.join(", "),
-            ),
+            [one] => format!("{one} does not match {title}"),
+            several => format!("none of these keys matches {title}: {}", several.join(", ")),
         };
         let kind = match errors(states).count() == states.len() {
             true => Kind::Key,
             false => Kind::Mismatch,
         };
-        Error::new(kind, message).hint(format!(
-            "nothing was sent; you need the private key for {wanted}"
-        ))
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Vec<State>> {
-        self.states.lock().unwrap_or_else(PoisonError::into_inner)
+        let hint = format!("nothing was sent; you need the private key for {wanted}");
+        Error::new(kind, message).hint(hint)
     }
 }
 
@@ -203,7 +165,7 @@ impl Prover for Keyring<'_> {
     }
 
     fn new_key(&self) -> Option<PublicKey> {
-        let key = self.ready().pop().flatten().filter(|_| self.has_new)?;
+        let key = self.ready().pop()?.ok().filter(|_| self.has_new)?;
         Some(key.signer.public_key().clone())
     }
 
@@ -227,11 +189,7 @@ impl State {
     }
 
     /// The key; asks a person if needed, at most once.
-    fn unlocked(
-        &mut self,
-        source: &dyn KeySource,
-        observer: &dyn Observer,
-    ) -> std::result::Result<&Key, &Error> {
+    fn unlocked(&mut self, source: &dyn KeySource, observer: &dyn Observer) -> Result<Key> {
         if let State::Locked(unlock) = self
             && let Some(unlock) = unlock.take()
         {
@@ -239,8 +197,8 @@ impl State {
             *self = Self::new(source, unlock());
         }
         match self {
-            State::Open(key) => Ok(key),
-            State::Failed(error) => Err(error),
+            State::Open(key) => Ok(key.clone()),
+            State::Failed(error) => Err(error.clone()),
             State::Locked(_) => unreachable!("it was unlocked above"),
         }
     }
@@ -434,7 +392,7 @@ mod tests {
     fn new_key_is_prompted_once_and_only_when_needed() {
         let source = FakeSource::new("locked").opening(Opening::Asks);
         let keyring = Keyring::new(Vec::new()).with_new(&source);
-        assert!(keyring.ready().iter().all(Option::is_none));
+        assert!(keyring.ready().iter().all(Result::is_err));
         assert_eq!(source.asked(), 0);
         for _ in 0..2 {
             assert_eq!(title(keyring.new_key()), "locked");

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{
     challenge::Purpose,
-    change::{Change, Comparison, Conflict},
+    change::{Change, Comparison},
     find_key,
     proof::{Key, Prover, Response, Signatory},
     view::{Keys, View},
@@ -78,35 +78,26 @@ impl Change for Lock {
     }
 
     fn compare(&self, _: &State, now: &State, _: Option<&PublicKey>) -> Comparison {
-        let State {
-            snapshot,
-            key,
-            keys,
-            enable,
-        } = now;
+        let (snapshot, key) = (&now.snapshot, &now.key);
         let title = snapshot.title();
         match &snapshot.lock_key {
             Some(lock_key) if *lock_key == key.id => Comparison::Met,
             Some(lock_key) => {
-                let holder = find_key(keys, &KeyRef::Id(lock_key.clone()))
+                let holder = find_key(&now.keys, &KeyRef::Id(lock_key.clone()))
                     .map_or_else(|_| format!("key {lock_key}"), |holder| holder.title());
                 let message = format!("{title} is already locked with {holder}");
                 let error =
                     Error::new(Kind::Mismatch, message).hint("to change its key, unlock it first");
-                Comparison::Conflict(Conflict {
-                    now: format!("it is locked with key {lock_key}"),
-                    error: Some(error),
-                })
+                Comparison::conflict(format!("it is locked with key {lock_key}"), error)
             }
             None if key.disabled => {
                 let title = key.title();
                 let message = format!("{title} is disabled and cannot lock snapshots");
-                let error = Error::new(Kind::Refused, message)
-                    .hint(format!("choose another key, or enable it: `{enable}`"));
-                Comparison::Conflict(Conflict {
-                    now: format!("{title} is disabled"),
-                    error: Some(error),
-                })
+                let error = Error::new(Kind::Refused, message).hint(format!(
+                    "choose another key, or enable it: `{}`",
+                    now.enable
+                ));
+                Comparison::conflict(format!("{title} is disabled"), error)
             }
             None => Comparison::Unmet,
         }
@@ -180,7 +171,7 @@ mod tests {
             let locked = lock(reference).run(&cluster).unwrap();
             assert_eq!(locked.ending, Ending::Done);
             assert_eq!(
-                (locked.now.snapshot.id, locked.now.key.id.as_str()),
+                (locked.now().snapshot.id, locked.now().key.id.as_str()),
                 (7, "2")
             );
             assert_eq!(lock_key(&cluster).as_deref(), Some("2"));
@@ -204,7 +195,7 @@ mod tests {
         lock("1").run(&cluster).unwrap();
         let again = lock("lock-2026").run(&cluster).unwrap();
         assert_eq!(again.ending, Ending::AlreadySo);
-        assert_eq!(again.now.key.id, "1");
+        assert_eq!(again.now().key.id, "1");
         assert_eq!(cluster.submissions(), 1);
     }
 

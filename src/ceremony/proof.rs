@@ -35,6 +35,13 @@ pub struct Signatory {
     pub stored: Option<Arc<StoredKey>>,
 }
 
+impl Signatory {
+    pub fn new(role: Role, stored: Option<&Arc<StoredKey>>) -> Self {
+        let stored = stored.cloned();
+        Self { role, stored }
+    }
+}
+
 /// What must be signed, for what, and by whom.
 #[derive(Clone, Debug)]
 pub struct Request {

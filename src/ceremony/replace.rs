@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{
     Outcome,
     challenge::Purpose,
-    change::{Change, Comparison, Conflict},
+    change::{Change, Comparison},
     find_key,
     proof::{Response, Role, Signatory},
     view::{Keys, View},
@@ -22,11 +22,9 @@ pub struct Replace {
 }
 
 /// The key store, as far as it matters.
-#[derive(Clone)]
 pub struct State {
     /// As it was last seen.
     pub stored: Arc<StoredKey>,
-    is_gone: bool,
     keys: Keys,
 }
 
@@ -38,7 +36,7 @@ impl Outcome<State> {
 
     /// The stored key as it is now; after a dry run as it was before.
     pub fn stored(&self) -> &StoredKey {
-        &self.now.stored
+        &self.now().stored
     }
 
     /// The public half of the new key.
@@ -56,18 +54,14 @@ impl Change for Replace {
     fn observe(&self, view: &View<'_>, before: Option<&State>) -> Result<State> {
         let Some(before) = before else {
             let keys = view.keys()?;
-            return Ok(State {
-                stored: find_key(&keys, &self.key)?,
-                is_gone: false,
-                keys,
-            });
+            let stored = find_key(&keys, &self.key)?;
+            return Ok(State { stored, keys });
         };
         let keys = view.keys_again()?;
         // It may have been renamed.
         let found = keys.iter().find(|key| key.id == before.stored.id);
         Ok(State {
             stored: found.unwrap_or(&before.stored).clone(),
-            is_gone: found.is_none(),
             keys,
         })
     }
@@ -83,26 +77,16 @@ impl Change for Replace {
     }
 
     fn roles(&self, state: &State, _: &[Arc<StoredKey>]) -> Result<Vec<Signatory>> {
-        let old = Signatory {
-            role: Role::Old,
-            stored: Some(state.stored.clone()),
-        };
-        let new = Signatory {
-            role: Role::New,
-            stored: None,
-        };
-        Ok(vec![old, new])
+        let old = Signatory::new(Role::Old, Some(&state.stored));
+        Ok(vec![old, Signatory::new(Role::New, None)])
     }
 
     fn compare(&self, before: &State, now: &State, new_key: Option<&PublicKey>) -> Comparison {
-        let id = KeyRef::Id(before.stored.id.clone());
-        let conflict = |now, error| Comparison::Conflict(Conflict { now, error });
+        if let Err(error) = find_key(&now.keys, &KeyRef::Id(before.stored.id.clone())) {
+            return Comparison::conflict("the key store no longer holds it".to_owned(), error);
+        }
         let title = now.stored.title();
         match new_key {
-            _ if now.is_gone => {
-                let error = find_key(&now.keys, &id).err();
-                conflict("the key store no longer holds it".to_owned(), error)
-            }
             None => Comparison::NeedsNewKey,
             Some(new_key) if now.stored.holds(new_key) => Comparison::Met,
             Some(_) if is_same(&now.stored, &before.stored) => Comparison::Unmet,
@@ -110,7 +94,7 @@ impl Change for Replace {
                 let message = format!("{title} was replaced by someone else");
                 let error = Error::new(Kind::Mismatch, message)
                     .hint("`qkey keys list` shows what it holds now");
-                conflict(format!("{title} holds a third key"), Some(error))
+                Comparison::conflict(format!("{title} holds a third key"), error)
             }
         }
     }
@@ -144,9 +128,8 @@ impl Change for Replace {
             return Vec::new();
         };
         let other = state.keys.iter().find(|key| key.holds(new_key));
-        let warning =
-            |other: &Arc<StoredKey>| format!("the new key is also stored as {}", other.title());
-        other.map(warning).into_iter().collect()
+        let other = other.map(|other| format!("the new key is also stored as {}", other.title()));
+        other.into_iter().collect()
     }
 }
 

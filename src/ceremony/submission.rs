@@ -33,7 +33,7 @@ pub enum Seen<T> {
     SomethingElse(String),
 }
 
-/// What a submission came to, before a change that was accepted is confirmed.
+/// The result of a submission, before a change that was accepted is confirmed.
 #[derive(Debug)]
 pub enum Reply<T> {
     /// The cluster says that it was done. Only its state can confirm that.
@@ -54,14 +54,6 @@ pub struct Submission {
     pub check: String,
 }
 
-/// What reading the state came to.
-enum Polled<T> {
-    Seen(Seen<T>),
-    /// The last read failed, and it may have been done after the one before.
-    Unreadable(Error),
-    Stopped(Kind),
-}
-
 impl Submission {
     /// Submits once; reads the cluster's state with `look` only if the reply leaves the result open.
     /// A first signal does not end this. The caller confirms what was accepted, and holds an
@@ -77,9 +69,8 @@ impl Submission {
     ) -> Result<Reply<T>> {
         if let Some(kind) = interrupt::announced() {
             let message = format!("interrupted before {} was sent", self.request);
-            return Err(self
-                .error(kind, message)
-                .hint("nothing was sent; run this again"));
+            let error = self.error(kind, message);
+            return Err(error.hint("nothing was sent; run this again"));
         }
         let submitted = {
             let _settling = Settling::submission();
@@ -103,21 +94,24 @@ impl Submission {
             _ => format!("no reply to {request}"),
         };
         Err(match poll(look) {
-            Polled::Seen(Seen::Done(now)) => {
+            Ok(Seen::Done(now)) => {
                 let warning = format!("{reply} ({}); checked: it was done", error.chain());
                 return Ok(Reply::Done { now, warning });
             }
-            Polled::Seen(Seen::NotDone) if failure.certainty == Certainty::Failed => {
-                self.not_done(&error)
-            }
-            Polled::Seen(Seen::NotDone) => self
+            Ok(Seen::NotDone) if failure.certainty == Certainty::Failed => self.not_done(&error),
+            Ok(Seen::NotDone) => self
                 .not_done_so_far(&reply, unconfirmed(&error))
                 .caused_by_error(&error),
-            Polled::Seen(Seen::SomethingElse(what)) => self
+            Ok(Seen::SomethingElse(what)) => self
                 .something_else("was sent", &what)
                 .caused_by_error(&error),
-            Polled::Unreadable(_) => self.unknown(unconfirmed(&error)).caused_by_error(&error),
-            Polled::Stopped(kind) => self.unknown(kind).caused_by_error(&error),
+            Err(unreadable) => {
+                let kind = match unreadable.kind() {
+                    kind if kind.is_interruption() => kind,
+                    _ => unconfirmed(&error),
+                };
+                self.unknown(kind).caused_by_error(&error)
+            }
         })
     }
 
@@ -126,7 +120,7 @@ impl Submission {
     /// # Errors
     /// Of kind `unknown` when it does not; `interrupted` or `terminated` after a signal.
     pub fn confirm<T>(&self, look: impl Fn() -> Result<Seen<T>>) -> Result<T> {
-        self.accepted(poll(look))
+        self.judge(poll(look))
     }
 
     /// What was read of a change that was accepted.
@@ -134,28 +128,17 @@ impl Submission {
     /// # Errors
     /// As [`Submission::confirm`].
     pub fn judge<T>(&self, seen: Result<Seen<T>>) -> Result<T> {
-        self.accepted(Polled::from(seen))
-    }
-
-    /// The error of a change that was accepted, where the state cannot be read.
-    pub fn not_confirmed(&self, failure: &Error) -> Error {
-        self.unknown(unconfirmed(failure)).caused_by_error(failure)
-    }
-
-    fn accepted<T>(&self, polled: Polled<T>) -> Result<T> {
-        Err(match polled {
-            Polled::Seen(Seen::Done(done)) => return Ok(done),
-            Polled::Seen(Seen::NotDone) => {
+        Err(match seen {
+            Ok(Seen::Done(done)) => return Ok(done),
+            Ok(Seen::NotDone) => {
                 let kind = interrupt::announced().unwrap_or(Kind::Unknown);
-                let reply = format!(
-                    "the cluster accepted {}, but does not show it",
-                    self.request
-                );
+                let request = &self.request;
+                let reply = format!("the cluster accepted {request}, but does not show it");
                 self.not_done_so_far(&reply, kind)
             }
-            Polled::Seen(Seen::SomethingElse(what)) => self.something_else("was accepted", &what),
-            Polled::Unreadable(error) => self.not_confirmed(&error),
-            Polled::Stopped(kind) => self.unknown(kind),
+            Ok(Seen::SomethingElse(what)) => self.something_else("was accepted", &what),
+            Err(error) if error.kind().is_interruption() => self.unknown(error.kind()),
+            Err(error) => self.unknown(unconfirmed(&error)).caused_by_error(&error),
         })
     }
 
@@ -163,25 +146,18 @@ impl Submission {
         Error::new(kind, message).naming(self.subject)
     }
 
-    /// Whether the cluster is still working on it cannot be told from here.
+    /// The cluster may still be working on it.
     fn not_done_so_far(&self, reply: &str, kind: Kind) -> Error {
-        let message = format!("{reply}: not done so far, and may still be");
-        self.error(kind, message).hint(format!(
-            "keep every key; `{}` shows whether it was done; rerunning is safe: qkey looks first",
-            self.check
-        ))
+        self.undecided(kind, format!("{reply}: not done so far, and may still be"))
     }
 
     fn not_done(&self, failed: &Error) -> Error {
-        let message = format!(
-            "the cluster failed to process {}; checked: it was not done",
-            self.request
-        );
+        let (request, check) = (&self.request, &self.check);
+        let message = format!("the cluster failed to process {request}; checked: it was not done");
         self.error(failed.kind(), message)
             .caused_by_error(failed)
             .hint(format!(
-                "check the cluster's health, then run this again; `{}` shows what it holds",
-                self.check
+                "check the cluster's health, then run this again; `{check}` shows what it holds"
             ))
     }
 
@@ -193,18 +169,22 @@ impl Submission {
         ))
     }
 
-    /// What is said of it if a signal ends the process before the result is printed.
+    /// What to report if a signal ends the process before the result is printed.
     pub fn carried_out(&self) -> Error {
         let done = format!("interrupted after {} completed", self.request);
         Error::new(Kind::Interrupted, done)
     }
 
-    /// Nothing is known of what became of it.
+    /// Nothing is known about the result.
     pub fn unknown(&self, kind: Kind) -> Error {
-        let message = format!(
-            "{} was sent, but the result could not be confirmed",
-            self.request
-        );
+        let request = &self.request;
+        self.undecided(
+            kind,
+            format!("{request} was sent, but the result could not be confirmed"),
+        )
+    }
+
+    fn undecided(&self, kind: Kind, message: String) -> Error {
         self.error(kind, message).hint(format!(
             "keep every key; `{}` shows whether it was done; rerunning is safe: qkey looks first",
             self.check
@@ -220,30 +200,21 @@ fn unconfirmed(cause: &Error) -> Kind {
     }
 }
 
-impl<T> From<Result<Seen<T>>> for Polled<T> {
-    fn from(seen: Result<Seen<T>>) -> Self {
-        match seen {
-            Ok(seen) => Self::Seen(seen),
-            Err(error) if error.kind().is_interruption() => Self::Stopped(error.kind()),
-            Err(error) => Self::Unreadable(error),
-        }
-    }
-}
-
 /// Reads the state until it shows the change; after a signal, once.
-fn poll<T>(look: impl Fn() -> Result<Seen<T>>) -> Polled<T> {
+fn poll<T>(look: impl Fn() -> Result<Seen<T>>) -> Result<Seen<T>> {
     let _settling = Settling::confirmation();
     let mut pauses = POLL_PAUSES.into_iter();
     loop {
         interrupt::pause(pauses.next().unwrap_or_default());
-        let polled = Polled::from(look());
-        match &polled {
-            Polled::Seen(Seen::Done(_)) | Polled::Stopped(_) => return polled,
-            Polled::Unreadable(error) => log::info!("cannot read the state: {}", error.chain()),
-            Polled::Seen(_) => {}
+        let seen = look();
+        match &seen {
+            Ok(Seen::Done(_)) => return seen,
+            Err(error) if error.kind().is_interruption() => return seen,
+            Err(error) => log::info!("cannot read the state: {}", error.chain()),
+            Ok(_) => {}
         }
         if pauses.len() == 0 || interrupt::announced().is_some() {
-            return polled;
+            return seen;
         }
     }
 }

@@ -39,10 +39,7 @@ impl Change for Unlock {
                 "run this again if the key was stored just now; otherwise log in as a user who can list every key",
             ));
         };
-        Ok(vec![Signatory {
-            role: Role::Lock,
-            stored: Some(stored.clone()),
-        }])
+        Ok(vec![Signatory::new(Role::Lock, Some(stored))])
     }
 
     fn compare(&self, before: &Snapshot, now: &Snapshot, _: Option<&PublicKey>) -> Comparison {

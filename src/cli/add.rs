@@ -2,9 +2,9 @@
 
 use clap::Args;
 
-use super::session::{Session, warn};
+use super::session::Session;
 use crate::{
-    ceremony::{self, Ending, Keyring, observer::Silent},
+    ceremony::{self, Ending, Keyring},
     error::Result,
     report::ceremony as report,
     text::quoted,
@@ -35,47 +35,32 @@ pub struct Add {
 impl Add {
     pub fn run(&self, session: &Session) -> Result<()> {
         let source = session.key_source(&self.key)?;
-        let cluster = session.connect(None, 1)?;
         let change = ceremony::add::Add::new(&self.name, &self.comment)?;
         let keyring = Keyring::new(Vec::new()).with_new(&source);
-        let added = ceremony::run(
-            &change,
-            cluster.as_ref(),
-            &keyring,
-            &Silent,
-            1,
-            self.dry_run,
-        )?;
-        warn(&added.warnings);
-        let fingerprint = added.public_key().fingerprint();
+        let added = session.carry_out(&change, &keyring, 1, self.dry_run)?;
+        let public_key = added.public_key();
         let text = match (added.ending, added.stored()) {
-            (Ending::Done, Some(stored)) => {
-                format!(
-                    "Stored {} in the key store.\n  {fingerprint}",
-                    stored.title()
-                )
-            }
-            (Ending::AlreadySo, Some(stored)) => {
-                format!("Already stored as {}.\n  {fingerprint}", stored.title())
-            }
+            (Ending::Done, Some(stored)) => format!("Stored {} in the key store.", stored.title()),
+            (Ending::AlreadySo, Some(stored)) => format!("Already stored as {}.", stored.title()),
             _ => format!(
-                "Dry run: key {} can be stored; signature verified, nothing sent.\n  {fingerprint}",
+                "Dry run: key {} can be stored; signature verified, nothing sent.",
                 quoted(&self.name)
             ),
         };
         let key = match added.stored() {
             Some(stored) => report::AddedKey::Stored(stored.into()),
-            None => report::AddedKey::New(report::NewKey::new(
-                &self.name,
-                &self.comment,
-                added.public_key(),
-            )),
+            None => report::AddedKey::New(report::NewKey {
+                name: &self.name,
+                comment: &self.comment,
+                key: public_key.into(),
+            }),
         };
         let object = report::Add {
             changed: added.ending == Ending::Done,
             dry_run: self.dry_run,
             key,
         };
+        let text = format!("{text}\n  {}", public_key.fingerprint());
         session.output.result(&text, &object)
     }
 }

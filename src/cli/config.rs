@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, Subcommand};
 
 use super::{session::Session, settings::Globals};
 use crate::{
@@ -58,11 +58,8 @@ impl Init {
     pub fn run(&self, globals: &Globals, output: &Output) -> Result<()> {
         let named = self.file.clone().or_else(|| globals.config().cloned());
         let path = named.or_else(config::default_path).ok_or_else(|| {
-            Error::new(
-                Kind::Usage,
-                "cannot find a home directory for the configuration file",
-            )
-            .hint("choose a path with --file PATH")
+            let message = "cannot find a home directory for the configuration file";
+            Error::new(Kind::Usage, message).hint("choose a path with --file PATH")
         })?;
         if path == Path::new("-") {
             return output.raw(TEMPLATE.as_bytes());
@@ -79,16 +76,15 @@ impl Init {
                 .caused_by(&error)
                 .hint(hint)
         })?;
-        let printed = output.result(
-            &format!(
-                "Wrote {}, a template with everything commented out; edit it next.",
-                printable(&path.to_string_lossy())
-            ),
-            &report::ConfigFile {
-                action: "config init",
-                file: path.to_string_lossy(),
-            },
+        let object = report::ConfigFile {
+            action: "config init",
+            file: path.to_string_lossy(),
+        };
+        let text = format!(
+            "Wrote {}, a template with everything commented out; edit it next.",
+            printable(&object.file)
         );
+        let printed = output.result(&text, &object);
         printed.map_err(|error| error.hint("the file is complete; there is nothing left to do"))
     }
 }
@@ -104,17 +100,14 @@ fn write_new(path: &Path) -> io::Result<()> {
 }
 
 fn show(session: &Session) -> Result<()> {
-    let keys = &session.config.keys;
+    let keys = session.config.keys.iter().map(|(name, key)| {
+        let source = redacted(key.source.get_ref());
+        (name.as_str(), report::ConfiguredKey { source })
+    });
     let object = report::Config {
         file: session.config_file.as_deref().map(Path::to_string_lossy),
         settings: settings(session),
-        keys: keys
-            .iter()
-            .map(|(name, key)| {
-                let source = redacted(key.source.get_ref());
-                (name.as_str(), report::ConfiguredKey { source })
-            })
-            .collect(),
+        keys: keys.collect(),
     };
     let text = || {
         let file = match &object.file {
@@ -124,13 +117,11 @@ fn show(session: &Session) -> Result<()> {
         let settings = table(["SETTING", "VALUE", "FROM"], object.settings.rows());
         let keys = match object.keys.is_empty() {
             true => "No keys are configured.".to_owned(),
-            false => table(
-                ["KEY", "SOURCE"],
-                object
-                    .keys
-                    .iter()
-                    .map(|(name, key)| [(*name).to_owned(), key.source.clone()]),
-            ),
+            false => {
+                let rows = object.keys.iter();
+                let rows = rows.map(|(name, key)| [(*name).to_owned(), key.source.clone()]);
+                table(["KEY", "SOURCE"], rows)
+            }
         };
         format!("Configuration file: {file}\n\n{settings}\n\n{keys}")
     };
@@ -141,48 +132,31 @@ fn settings(session: &Session) -> report::Settings<'_> {
     let (user, cluster) = (&session.settings.user, &session.settings.cluster);
     let options = &cluster.options;
     report::Settings {
-        cluster: reported(&cluster.name, |name| name.as_deref()),
-        host: reported(&options.host, |host| host.as_deref()),
-        port: reported(&options.port, |port| *port),
-        credentials_store: reported(&options.credentials_store, |path| {
-            path.as_deref().map(Path::to_string_lossy)
-        }),
+        cluster: &cluster.name,
+        host: &options.host,
+        port: &options.port,
+        credentials_store: options
+            .credentials_store
+            .map(|path| path.as_deref().map(Path::to_string_lossy)),
         token: match &cluster.token.value {
             // The row above shows it.
-            TokenSource::Store(_) => reported(&Setting::built_in(()), |()| None),
-            TokenSource::Env(name) => reported(&cluster.token, |_| Some(format!("${name}").into())),
-            TokenSource::File(path) => reported(&cluster.token, |_| Some(path.to_string_lossy())),
+            TokenSource::Store(_) => Setting::built_in(None),
+            TokenSource::Env(name) => cluster.token.map(|_| Some(format!("${name}").into())),
+            TokenSource::File(path) => cluster.token.map(|_| Some(path.to_string_lossy())),
         },
-        trust: reported(&cluster.trust, |trust| match trust {
+        trust: cluster.trust.map(|trust| match trust {
             Trust::System => "system CAs".to_owned(),
             Trust::CaFile(path) => path.to_string_lossy().into_owned(),
             Trust::Pinned(fingerprint) => fingerprint.to_string(),
             Trust::Insecure => "any certificate".to_owned(),
         }),
-        qq: reported(&options.qq, |path| path.to_string_lossy()),
-        via: reported(&options.via, name_of),
-        timeout: report::Setting {
-            value: options.timeout.duration().as_secs(),
-            origin: options.timeout.origin.to_string(),
-        },
-        output: reported(&user.output, name_of),
-        color: reported(&user.color, name_of),
-        no_input: reported(&user.no_input, |no_input| *no_input),
+        qq: options.qq.map(|path| path.to_string_lossy()),
+        via: &options.via,
+        timeout: options
+            .timeout
+            .map(|_| options.timeout.duration().as_secs()),
+        output: &user.output,
+        color: &user.color,
+        no_input: &user.no_input,
     }
-}
-
-fn reported<'s, T, R>(
-    setting: &'s Setting<T>,
-    value: impl FnOnce(&'s T) -> R,
-) -> report::Setting<R> {
-    report::Setting {
-        value: value(&setting.value),
-        origin: setting.origin.to_string(),
-    }
-}
-
-/// The name that the command line and the configuration file have for a value.
-fn name_of(value: &impl ValueEnum) -> String {
-    let value = value.to_possible_value();
-    value.map_or_else(String::new, |value| value.get_name().to_owned())
 }

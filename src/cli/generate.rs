@@ -46,7 +46,7 @@ impl Generate {
             }),
             encrypt: self.encrypt,
         };
-        let mut made = source.generate(session.context(), &how)?;
+        let mut made = source.generate(&session.context, &how)?;
         // A relative path is based on the configuration file's folder; the name works anywhere.
         if let Some(name) = name
             && [source.text(), &source.reusable()].contains(&&*made.source)

@@ -63,14 +63,11 @@ fn key_sources() -> String {
     let mut text = include_str!("topics/key-sources.txt").to_owned();
     for kind in KINDS {
         text.push_str(&format!("  {}\n", kind.form));
-        let mut attributes: Vec<String> = kind
-            .attributes
-            .iter()
-            .map(|&name| name.to_owned())
-            .collect();
-        if let Some(secret) = kind.secret {
-            attributes.push(format!("{secret}-env|file|fd|command"));
-        }
+        let secret = kind
+            .secret
+            .map(|secret| format!("{secret}-env|file|fd|command"));
+        let mut attributes = kind.attributes.to_vec();
+        attributes.extend(secret.as_deref());
         if !attributes.is_empty() {
             text.push_str(&format!("      ?{}\n", attributes.join(", ")));
         }
@@ -89,89 +86,8 @@ const OFFLINE: [&str; 6] = [
     "help",
 ];
 
-/// Examples by command; each line is a command line of its own.
-pub const EXAMPLES: [(&str, &[&str]); 14] = [
-    (
-        "add",
-        &[
-            "qkey add --name lock-2026 --key lock-2026.pem",
-            "qkey add --name lock-2026 --key awskms:///alias/lock-2026",
-            "qkey add --name lock-2026 --key lock-2026 --dry-run",
-        ],
-    ),
-    (
-        "replace",
-        &[
-            "qkey replace --key-id lock --old-key lock-2026.pem --new-key lock-2027.pem",
-            "qkey replace --key-id 1 --new-key lock-2027",
-        ],
-    ),
-    (
-        "unlock",
-        &[
-            "qkey unlock --id 7 --key lock-2026.pem",
-            "qkey unlock --id 7 --id 8",
-            "qkey unlock --ids-from ids.txt --output json",
-        ],
-    ),
-    (
-        "lock",
-        &[
-            "qkey lock --id 7 --lock-key lock-2026",
-            "qkey lock --id 7 --lock-key 1 --dry-run",
-        ],
-    ),
-    (
-        "keys",
-        &["qkey keys", "qkey keys show lock-2026", "qkey keys usage"],
-    ),
-    (
-        "keys list",
-        &["qkey keys list", "qkey keys list --output json"],
-    ),
-    (
-        "keys show",
-        &["qkey keys show lock-2026", "qkey keys show 1"],
-    ),
-    (
-        "keys usage",
-        &["qkey keys usage lock-2026", "qkey keys usage"],
-    ),
-    (
-        "generate",
-        &[
-            "qkey generate lock-2026.pem --encrypt",
-            "qkey generate lock-2026.pem?passphrase-file=lock-2026.pass",
-            "qkey generate awskms:///alias/lock-2026",
-        ],
-    ),
-    (
-        "pubkey",
-        &[
-            "qkey pubkey lock-2026.pem",
-            "qkey pubkey lock-2026.pem --format base64",
-        ],
-    ),
-    (
-        "sign",
-        &[
-            "qkey sign --key lock-2026.pem CHALLENGE",
-            "qkey sign --key lock-2026.pem --challenge-file challenge.txt --format der",
-        ],
-    ),
-    (
-        "verify",
-        &[
-            "qkey verify --public-key lock-2026.pub --signature signature.txt CHALLENGE",
-            "qkey verify --key lock-2026.pem --signature signature.txt --challenge-file challenge.txt",
-        ],
-    ),
-    ("config", &["qkey config show", "qkey config init"]),
-    (
-        "config init",
-        &["qkey config init", "qkey config init --file -"],
-    ),
-];
+/// The examples of each command: its name, and below it one command line per line.
+const EXAMPLES: &str = include_str!("topics/examples.txt");
 
 const TOPICS: &str = "\
 See `qkey COMMAND --help` for a command, and `qkey help TOPIC` for these topics:
@@ -181,16 +97,11 @@ exit-codes, environment, key-sources";
 pub fn command() -> Command {
     let mut command = Cli::command();
     command.build();
-    let globals: Vec<Arg> = command
-        .get_arguments()
-        .filter(|arg| arg.is_global_set())
-        .cloned()
-        .collect();
-    let header = command.get_styles().get_header().to_owned();
+    let header = command.get_styles().get_header();
     let section = |heading: &str| {
-        let options = globals
-            .iter()
-            .filter(|arg| arg.get_help_heading() == Some(heading))
+        let options = command
+            .get_arguments()
+            .filter(|arg| arg.is_global_set() && arg.get_help_heading() == Some(heading))
             .map(|arg| {
                 let takes_value = arg.get_action().takes_values();
                 arg.clone()
@@ -208,10 +119,9 @@ pub fn command() -> Command {
         format!("{header}{heading}:{header:#}\n{}", options.trim_end())
     };
     let user = section("Global options");
-    let both = format!("{}\n\n{user}", section("Cluster options"));
     let pages = Pages {
+        both: format!("{}\n\n{user}", section("Cluster options")),
         user,
-        both,
         header: format!("{header}Examples:{header:#}"),
     };
     Cli::command()
@@ -238,12 +148,12 @@ impl Pages {
             true => &self.user,
             false => &self.both,
         };
-        let examples = EXAMPLES.iter().find(|(name, _)| *name == path);
+        let examples = EXAMPLES
+            .split("\n\n")
+            .filter_map(|page| page.split_once('\n'));
+        let examples = examples.into_iter().find(|(name, _)| *name == path);
         let text = match examples {
-            Some((_, lines)) => {
-                let header = &self.header;
-                format!("{header}\n  {}\n\n{options}", lines.join("\n  "))
-            }
+            Some((_, lines)) => format!("{}\n{}\n\n{options}", self.header, lines.trim_end()),
             None => options.clone(),
         };
         let command = command
@@ -265,7 +175,8 @@ mod tests {
 
     #[test]
     fn every_example_parses() {
-        for line in EXAMPLES.iter().flat_map(|(_, lines)| *lines) {
+        let lines = EXAMPLES.lines().filter_map(|line| line.strip_prefix("  "));
+        for line in lines {
             let parsed = command().try_get_matches_from(line.split(' '));
             assert!(parsed.is_ok(), "{line}: {}", parsed.unwrap_err());
         }
@@ -301,7 +212,8 @@ mod tests {
             Kind::Interrupted,
             Kind::Terminated,
         ] {
-            let row = format!("{:>5} {} ", kind.exit_code(), kind.name());
+            let name = serde_json::to_value(kind).unwrap();
+            let row = format!("{:>5} {} ", kind.exit_code(), name.as_str().unwrap());
             assert!(text.contains(&row), "{row}");
         }
     }

@@ -13,6 +13,7 @@ use crate::{
     parallel,
     public_key::PublicKey,
     report::key::{self as report, ListedKey},
+    signer::KeySource,
     text::{cell, value},
 };
 
@@ -59,10 +60,8 @@ struct KeyArg {
 
 impl KeyArg {
     fn reference(&self) -> Option<KeyRef> {
-        self.key
-            .as_deref()
-            .or(self.key_id.as_deref())
-            .map(KeyRef::new)
+        let key = self.key.as_deref().or(self.key_id.as_deref());
+        key.map(KeyRef::new)
     }
 }
 
@@ -101,10 +100,7 @@ fn list(session: &Session) -> Result<()> {
                     key.id.clone(),
                     value(&key.name),
                     state(key).to_owned(),
-                    key.public_key().map_or_else(
-                        |_| "(not a P-256 key)".to_owned(),
-                        |key| key.short_fingerprint(),
-                    ),
+                    fingerprint(key, PublicKey::short_fingerprint),
                     configured.matching(key).unwrap_or("-").to_owned(),
                     value(&key.comment),
                 ]
@@ -123,10 +119,7 @@ fn show(session: &Session, key: &KeyRef) -> Result<()> {
         ("name", value(&key.name)),
         ("comment", value(&key.comment)),
         ("state", state(&key).to_owned()),
-        (
-            "fingerprint",
-            fingerprint_of(&key).unwrap_or_else(|| "(not a P-256 key)".to_owned()),
-        ),
+        ("fingerprint", fingerprint(&key, PublicKey::fingerprint)),
         ("public key", cell(&key.public_key)),
         (
             "configured key",
@@ -142,31 +135,31 @@ fn show(session: &Session, key: &KeyRef) -> Result<()> {
 }
 
 fn usage(session: &Session, key: Option<KeyRef>) -> Result<()> {
-    let cluster = session.connect(None, 1)?;
+    let cluster = session.connect(1)?;
     let keys = cluster.keys()?;
     let keys = match key {
         Some(key) => vec![find_key(&keys, &key)?],
         None => keys,
     };
-    let used = usages(cluster.as_ref(), keys)?;
+    let used = usages(cluster.as_ref(), &keys)?;
     let text = || match used.is_empty() {
         true => "The key store is empty.".to_owned(),
         false => used.iter().fold(String::new(), |mut text, (key, usages)| {
-            text.push_str(&key.title());
-            text.push_str(match usages.is_empty() {
+            text += &key.title();
+            text += match usages.is_empty() {
                 true => " protects nothing.\n",
                 false => " protects:\n",
-            });
+            };
             for usage in usages {
                 let kind = value(&usage.kind).replace('_', " ");
-                text.push_str(&format!("  {kind} {}\n", value(&usage.id)));
+                text += &format!("  {kind} {}\n", value(&usage.id));
             }
             text
         }),
     };
     let objects = Entries(|| {
         used.iter().map(|(key, usages)| report::KeyUsages {
-            key: key.into(),
+            key: (*key).into(),
             usages: report::UsageList(usages),
         })
     });
@@ -181,32 +174,28 @@ const AT_A_TIME: usize = 8;
 const USAGES: usize = 100_000;
 
 /// Requests what each key protects, a few keys at a time.
-fn usages(cluster: &dyn Cluster, keys: Vec<StoredKey>) -> Result<Vec<(StoredKey, Vec<Usage>)>> {
+fn usages<'k>(
+    cluster: &dyn Cluster,
+    keys: &'k [StoredKey],
+) -> Result<Vec<(&'k StoredKey, Vec<Usage>)>> {
     let mut used = Vec::with_capacity(keys.len());
     let mut total = 0;
     let at_a_time = thread::available_parallelism().map_or(1, usize::from);
-    let mut keys = keys.into_iter();
-    loop {
-        let some: Vec<_> = keys.by_ref().take(at_a_time.min(AT_A_TIME)).collect();
-        if some.is_empty() {
-            return Ok(used);
-        }
-        let answers = parallel::each(&some, |key| cluster.key_usage(&key.id));
-        for (key, answer) in some.into_iter().zip(answers) {
-            let usages = answer?;
+    for some in keys.chunks(at_a_time.min(AT_A_TIME)) {
+        let replies = parallel::each(some, |key| cluster.key_usage(&key.id));
+        for (key, usages) in some.iter().zip(replies) {
+            let usages = usages?;
             total += usages.len();
             if total > USAGES {
-                return Err(too_many_usages());
+                let message = format!("the stored keys protect more than {USAGES} objects");
+                return Err(Error::new(Kind::Unreachable, message).hint(
+                    "no cluster has that many; `qkey keys usage ID-OR-NAME` shows one key at a time",
+                ));
             }
             used.push((key, usages));
         }
     }
-}
-
-fn too_many_usages() -> Error {
-    let message = format!("the stored keys protect more than {USAGES} objects");
-    Error::new(Kind::Unreachable, message)
-        .hint("no cluster has that many; `qkey keys usage ID-OR-NAME` shows one key at a time")
+    Ok(used)
 }
 
 /// The configured keys that opened without a prompt.
@@ -215,31 +204,29 @@ struct Configured(Vec<(String, PublicKey)>);
 impl Configured {
     /// The name of the configured key that matches the stored key.
     fn matching(&self, stored: &StoredKey) -> Option<&str> {
-        self.0
-            .iter()
-            .find(|(_, key)| stored.holds(key))
-            .map(|(name, _)| name.as_str())
+        let found = self.0.iter().find(|(_, key)| stored.holds(key));
+        found.map(|(name, _)| name.as_str())
     }
 }
 
 fn keys_and_configured(session: &Session) -> Result<(Vec<StoredKey>, Configured)> {
     let sources = session.configured_keys()?;
-    let cluster = session.connect(None, 1)?;
+    let cluster = session.connect(1)?;
     let keyring = Keyring::new(as_key_sources(&sources));
-    let (keys, ()) = parallel::both(|| cluster.keys(), || keyring.open());
+    let (keys, opened) = parallel::both(|| cluster.keys(), || keyring.ready());
     let keys = keys?;
-    for (title, error) in keyring.unopened() {
-        if error.kind().is_interruption() {
-            return Err(error);
+    let mut configured = Vec::new();
+    for (source, key) in sources.iter().zip(opened) {
+        match key {
+            Ok(key) => {
+                let name = source.name.clone().unwrap_or_default();
+                configured.push((name, key.signer.public_key().clone()));
+            }
+            Err(error) if error.kind().is_interruption() => return Err(error),
+            Err(error) => log::warn!("skipped {}: {}", source.title(), error.chain()),
         }
-        log::warn!("skipped {title}: {}", error.chain());
     }
-    let opened = keyring.ready();
-    let configured = sources.iter().zip(opened).filter_map(|(source, key)| {
-        let public_key = key?.signer.public_key().clone();
-        Some((source.name.clone()?, public_key))
-    });
-    Ok((keys, Configured(configured.collect())))
+    Ok((keys, Configured(configured)))
 }
 
 fn state(key: &StoredKey) -> &'static str {
@@ -249,9 +236,9 @@ fn state(key: &StoredKey) -> &'static str {
     }
 }
 
-/// The fingerprint of the stored key, if it is a P-256 key.
-pub fn fingerprint_of(key: &StoredKey) -> Option<String> {
-    key.public_key().ok().map(|key| key.fingerprint())
+fn fingerprint(key: &StoredKey, of: fn(&PublicKey) -> String) -> String {
+    let key = key.public_key();
+    key.map_or_else(|_| "(not a P-256 key)".to_owned(), |key| of(&key))
 }
 
 fn with_source<'a>(key: &'a StoredKey, configured: &'a Configured) -> ListedKey<'a> {

@@ -2,12 +2,11 @@
 
 use clap::Args;
 
-use super::session::{Session, warn};
+use super::session::Session;
 use crate::{
     ceremony::{
         self, Ending,
         lock::{NoProof, State},
-        observer::Silent,
     },
     cluster::KeyRef,
     error::Result,
@@ -31,29 +30,18 @@ pub struct Lock {
 
 impl Lock {
     pub fn run(&self, session: &Session) -> Result<()> {
-        let cluster = session.connect(None, 1)?;
         let change = ceremony::lock::Lock {
             id: self.id,
             key: KeyRef::new(&self.lock_key),
         };
-        let locked = ceremony::run(
-            &change,
-            cluster.as_ref(),
-            &NoProof,
-            &Silent,
-            1,
-            self.dry_run,
-        )?;
-        warn(&locked.warnings);
+        let locked = session.carry_out(&change, &NoProof, 1, self.dry_run)?;
         let State { snapshot, key, .. } = &locked.before;
         let (snapshot_title, key_title) = (snapshot.title(), key.title());
         let text = match locked.ending {
             Ending::Done => format!("Locked {snapshot_title} with {key_title}."),
             Ending::AlreadySo => {
-                format!(
-                    "{} is already locked with {key_title}.",
-                    capitalized(&snapshot_title)
-                )
+                let title = capitalized(&snapshot_title);
+                format!("{title} is already locked with {key_title}.")
             }
             Ending::DryRun => {
                 format!("Dry run: {key_title} can lock {snapshot_title}; nothing sent.")

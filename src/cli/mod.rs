@@ -81,7 +81,10 @@ pub fn main() -> u8 {
         Ok(matches) => matches,
         // clap prints the overview only if no option is set, by a variable either.
         Err(error) if error.kind() == ErrorKind::MissingSubcommand && !wants_json() => {
-            return show_overview();
+            let overview = help::command().render_help();
+            // If stderr is closed, there is nowhere to report it.
+            let _ = write!(anstream::stderr(), "{}", overview.ansi());
+            return Kind::Usage.exit_code();
         }
         Err(error) => return report_usage(error),
     };
@@ -105,17 +108,6 @@ pub fn main() -> u8 {
         ))
     });
     exit_code(result, &output)
-}
-
-/// Prints what `qkey` alone does; returns the exit code.
-fn show_overview() -> u8 {
-    // If stderr is closed, there is nowhere to report it.
-    let _ = write!(
-        anstream::stderr(),
-        "{}",
-        help::command().render_help().ansi()
-    );
-    Kind::Usage.exit_code()
 }
 
 /// Prints a page of help; returns the exit code.
@@ -186,74 +178,53 @@ fn run(cli: Cli, matches: &ArgMatches, output: &mut Output) -> Result<()> {
 
 /// Help and version go to stdout; usage errors to stderr, in the output format.
 fn report_usage(error: clap::Error) -> u8 {
-    let error = with_visible_arguments(without_secrets(error));
-    let wrong =
-        error.use_stderr() && error.kind() != ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
-    if !(wrong && wants_json()) {
-        return match (output::help(&error), error.use_stderr()) {
+    let error = made_safe(error);
+    let format = match wants_json() {
+        true => Format::Json,
+        false => Format::Text,
+    };
+    let output = Output::new(format, Color::default());
+    let wrong = error.kind() != ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
+    match (error.use_stderr(), format) {
+        (true, Format::Json) if wrong => {
+            let text = error.to_string();
+            let message = text.trim().split("\n\n").next().unwrap_or_default();
+            let message = message.strip_prefix("error: ").unwrap_or(message);
+            let lines: Vec<&str> = message.lines().map(str::trim).collect();
+            let error = Error::new(Kind::Usage, lines.join(" ")).hint("see `qkey --help`");
+            exit_code(Err(error), &output)
+        }
+        (true, _) => {
             // If stderr is closed, there is nowhere to report it.
-            (_, true) => Kind::Usage.exit_code(),
-            (Ok(()), false) => 0,
-            (Err(error), false) => {
-                let format = match wants_json() {
-                    true => Format::Json,
-                    false => Format::Text,
-                };
-                let output = Output::new(format, Color::default());
-                output.error(&error);
-                error.kind().exit_code()
-            }
-        };
+            let _ = error.print();
+            Kind::Usage.exit_code()
+        }
+        (false, _) => exit_code(output::help(&error), &output),
     }
-    let text = error.to_string();
-    let mut paragraphs = text.trim().split("\n\n");
-    let message = paragraphs.next().unwrap_or_default();
-    let message = message.strip_prefix("error: ").unwrap_or(message);
-    let lines: Vec<&str> = message.lines().map(str::trim).collect();
-    let output = Output::new(Format::Json, Color::default());
-    output.error(&Error::new(Kind::Usage, lines.join(" ")).hint("see `qkey --help`"));
-    Kind::Usage.exit_code()
 }
 
-/// The same error, with the user's arguments made safe to show.
-fn with_visible_arguments(mut error: clap::Error) -> clap::Error {
-    let changed: Vec<(ContextKind, String)> = error
-        .context()
-        .filter_map(|(kind, value)| match value {
-            ContextValue::String(text) => Some((kind, text)),
-            _ => None,
-        })
-        .map(|(kind, text)| (kind, text, text::value(text)))
-        .filter(|(_, text, shown)| *text != shown)
-        .map(|(kind, _, shown)| (kind, shown))
-        .collect();
-    if !changed.is_empty() {
-        // Suggestions repeat the argument too, in styled text that cannot be escaped afterwards.
-        error.insert(ContextKind::Suggested, ContextValue::None);
-    }
-    for (kind, shown) in changed {
-        error.insert(kind, ContextValue::String(shown));
-    }
-    error
-}
-
-/// An unexpected argument may be a key source with a secret.
-fn without_secrets(mut error: clap::Error) -> clap::Error {
+/// The same error without secrets and control characters: an unexpected argument may be a key source
+/// with a secret.
+fn made_safe(mut error: clap::Error) -> clap::Error {
+    let mut has_invisible = false;
     let quoted: Vec<_> = error
         .context()
         .filter_map(|(kind, value)| {
             let shown = match value {
-                ContextValue::String(text) => ContextValue::String(redacted(text)),
+                ContextValue::String(text) => {
+                    let text = redacted(text);
+                    let shown = text::value(&text);
+                    has_invisible |= shown != text;
+                    ContextValue::String(shown)
+                }
                 ContextValue::Strings(texts) => {
                     ContextValue::Strings(texts.iter().map(|text| redacted(text)).collect())
                 }
                 // Advice that quotes the argument.
-                ContextValue::StyledStrs(texts) => ContextValue::StyledStrs(
-                    texts
-                        .iter()
-                        .map(|text| redact(&text.to_string()).into())
-                        .collect(),
-                ),
+                ContextValue::StyledStrs(texts) => {
+                    let shown = texts.iter().map(|text| redact(&text.to_string()).into());
+                    ContextValue::StyledStrs(shown.collect())
+                }
                 _ => return None,
             };
             Some((kind, shown))
@@ -261,6 +232,10 @@ fn without_secrets(mut error: clap::Error) -> clap::Error {
         .collect();
     for (kind, shown) in quoted {
         error.insert(kind, shown);
+    }
+    if has_invisible {
+        // Suggestions repeat the argument in styled text that cannot be escaped afterwards.
+        error.insert(ContextKind::Suggested, ContextValue::None);
     }
     error
 }
@@ -270,11 +245,12 @@ fn wants_json() -> bool {
     let args: Vec<_> = env::args_os().collect();
     let asks_for = |format: &str| {
         let flag = format!("--output={format}");
+        let pairs = args.windows(2);
         args.iter().any(|arg| *arg == *flag)
-            || args
-                .windows(2)
+            || pairs
+                .into_iter()
                 .any(|pair| pair[0] == "--output" && pair[1] == format)
     };
-    let by_environment = || env::var_os("QKEY_OUTPUT").is_some_and(|value| value == "json");
-    asks_for("json") || !asks_for("text") && by_environment()
+    let by_environment = env::var_os("QKEY_OUTPUT").is_some_and(|value| value == "json");
+    asks_for("json") || !asks_for("text") && by_environment
 }

@@ -3,12 +3,11 @@
 use clap::Args;
 
 use super::{
-    keys::fingerprint_of,
     proof::{Attempts, signed},
-    session::{Session, as_key_sources, check_stdin, warn},
+    session::{Session, as_key_sources, check_stdin},
 };
 use crate::{
-    ceremony::{self, Ending, Keyring, observer::Silent},
+    ceremony::{self, Ending, Keyring},
     cluster::KeyRef,
     error::Result,
     report::ceremony as report,
@@ -45,34 +44,25 @@ impl Replace {
         let new = session.key_source(&self.new_key)?;
         let old = session.candidates("--old-key", self.old_key.as_slice())?;
         check_stdin(old.iter().chain([&new]))?;
-        let cluster = session.connect(None, 1)?;
         let change = ceremony::replace::Replace {
             key: KeyRef::new(&self.key_id),
         };
         let keyring = Keyring::new(as_key_sources(&old)).with_new(&new);
-        let replaced = ceremony::run(
-            &change,
-            cluster.as_ref(),
-            &keyring,
-            &Silent,
-            self.attempts.number,
-            self.dry_run,
-        )?;
-        warn(&replaced.warnings);
+        let replaced = session.carry_out(&change, &keyring, self.attempts.number, self.dry_run)?;
         let title = replaced.stored().title();
         let new_fingerprint = replaced.replacement().fingerprint();
-        let old_fingerprint = fingerprint_of(replaced.old());
-        let old_fingerprint = old_fingerprint.as_deref().unwrap_or("not a P-256 key");
+        let old_fingerprint = match replaced.old().public_key() {
+            Ok(key) => key.fingerprint(),
+            Err(_) => "not a P-256 key".to_owned(),
+        };
         let challenge = replaced.challenge.as_deref();
         let text = match replaced.ending {
             Ending::Done => {
                 format!("Replaced {title}.\n  was {old_fingerprint}\n  now {new_fingerprint}")
             }
             Ending::AlreadySo => {
-                format!(
-                    "{} already holds the new key.\n  {new_fingerprint}",
-                    capitalized(&title)
-                )
+                let title = capitalized(&title);
+                format!("{title} already holds the new key.\n  {new_fingerprint}")
             }
             Ending::DryRun => format!(
                 "Dry run: {title} can be replaced; both signatures verified, nothing sent.\n  \

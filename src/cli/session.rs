@@ -6,6 +6,7 @@ use clap::ArgMatches;
 
 use super::settings::{ClusterSettings, Globals, Settings, TOKEN_VARIABLE};
 use crate::{
+    ceremony::{self, Outcome, change::Change, observer::Silent, proof::Prover},
     cluster::{
         Cluster,
         qq::{self, Qq},
@@ -30,7 +31,7 @@ pub struct Session {
     /// The configuration file, if there is one.
     pub config_file: Option<PathBuf>,
     pub output: Output,
-    context: Arc<Context>,
+    pub context: Arc<Context>,
 }
 
 impl Session {
@@ -72,16 +73,14 @@ impl Session {
         })
     }
 
-    /// The cluster with this name in the configuration file, or else the selected one, with at most
-    /// `jobs` calls at a time where they share connections. Nothing runs and nothing connects yet.
+    /// The selected cluster, with at most `jobs` calls at a time if they share connections. Nothing runs
+    /// and nothing connects yet.
     ///
     /// # Errors
     /// Of kind `unreachable` if `qq` is missing; of kind `usage` or `auth` if the settings of the
     /// connection are wrong, or its token cannot be read.
-    pub fn connect(&self, name: Option<&str>, jobs: usize) -> Result<Box<dyn Cluster>> {
-        let named = name.map(|name| self.settings.of_cluster(name, &self.config));
-        let named = named.transpose()?;
-        let settings = named.as_ref().unwrap_or(&self.settings.cluster);
+    pub fn connect(&self, jobs: usize) -> Result<Box<dyn Cluster>> {
+        let settings = &self.settings.cluster;
         check_transport(settings)?;
         let options = &settings.options;
         let (host, port) = (options.host.value.clone(), options.port.value);
@@ -115,8 +114,22 @@ impl Session {
         })
     }
 
-    pub fn context(&self) -> &Arc<Context> {
-        &self.context
+    /// Runs one change on the selected cluster, and notes its warnings.
+    ///
+    /// # Errors
+    /// As [`Session::connect`] and [`ceremony::run`].
+    pub fn carry_out<C: Change>(
+        &self,
+        change: &C,
+        prover: &dyn Prover,
+        attempts: u32,
+        dry_run: bool,
+    ) -> Result<Outcome<C::State>> {
+        let cluster = self.connect(1)?;
+        let cluster = cluster.as_ref();
+        let outcome = ceremony::run(change, cluster, prover, &Silent, attempts, dry_run)?;
+        warn(&outcome.warnings);
+        Ok(outcome)
     }
 
     /// A key source as the user wrote it: a name from the configuration file, a path, or a URI.
@@ -138,10 +151,8 @@ impl Session {
         &self,
         texts: impl IntoIterator<Item = &'t String>,
     ) -> Result<Vec<Openable>> {
-        let sources: Vec<Openable> = texts
-            .into_iter()
-            .map(|text| self.key_source(text))
-            .collect::<Result<_>>()?;
+        let sources = texts.into_iter().map(|text| self.key_source(text));
+        let sources = sources.collect::<Result<Vec<_>>>()?;
         check_stdin(&sources)?;
         Ok(sources)
     }
@@ -164,11 +175,13 @@ impl Session {
             [] => self.configured_keys()?,
             named => self.key_sources(named)?,
         };
-        match sources.is_empty() {
-            false => Ok(sources),
-            true => Err(Error::new(Kind::Usage, format!("no key given: {flag} is missing"))
-                .hint(format!("give {flag} SOURCE, or add your keys to the configuration file (`qkey config init`)"))),
+        if sources.is_empty() {
+            let message = format!("no key given: {flag} is missing");
+            return Err(Error::new(Kind::Usage, message).hint(format!(
+                "give {flag} SOURCE, or add your keys to the configuration file (`qkey config init`)"
+            )));
         }
+        Ok(sources)
     }
 
     fn openable(&self, source: Source, name: Option<&str>) -> Result<Openable> {
@@ -186,32 +199,28 @@ impl Session {
 /// Of kind `usage` if a flag says which certificate to trust, but `qq` verifies none.
 fn check_transport(settings: &ClusterSettings) -> Result<()> {
     let (trust, via) = (&settings.trust.origin, &settings.options.via);
-    match (via.value, trust) {
-        (Via::Qq, Origin::Flag(flag)) => Err(Error::new(
-            Kind::Usage,
-            format!("{flag} has no effect with --via qq: qq does not verify certificates"),
-        )
-        .hint(format!("add --via rest, or omit {flag}"))),
-        // The user chose qq on the command line, knowingly.
-        (Via::Qq, Origin::File(_) | Origin::Environment(_))
-            if !matches!(via.origin, Origin::Flag(_)) =>
-        {
-            log::warn!(
-                "{} has no effect with --via qq: qq does not verify certificates; use --via rest",
-                trust.name()
+    let no_effect = format!(
+        "{} has no effect with --via qq: qq does not verify certificates",
+        trust.name()
+    );
+    match (via.value, trust, &via.origin) {
+        (Via::Qq, Origin::Flag(flag), _) => {
+            return Err(
+                Error::new(Kind::Usage, no_effect).hint(format!("add --via rest, or omit {flag}"))
             );
-            Ok(())
         }
-        (Via::Rest, _) => {
+        // With --via, the user chose qq knowingly.
+        (Via::Qq, Origin::BuiltIn, _) | (Via::Qq, _, Origin::Flag(_)) => {}
+        (Via::Qq, ..) => log::warn!("{no_effect}; use --via rest"),
+        (Via::Rest, ..) => {
             if let Some(variable) = settings.unused_token {
                 log::warn!(
                     "ignored {variable}: it may belong to a cluster other than the one named by a flag"
                 );
             }
-            Ok(())
         }
-        _ => Ok(()),
     }
+    Ok(())
 }
 
 /// Hides every secret that any key source names from child processes, whether or not this run uses
@@ -229,28 +238,19 @@ fn withhold_secrets(asker: &Asker, config: &Config) {
 
 /// # Errors
 /// Of kind `usage` if stdin would be read twice. Several keys may share one passphrase.
-pub fn check_stdin<'s>(sources: impl IntoIterator<Item = &'s Openable> + Clone) -> Result<()> {
-    let keys = sources.clone().into_iter();
-    let keys = keys.filter(|key| key.source.body_is_stdin()).count();
-    let passphrase = sources
-        .into_iter()
-        .any(|key| key.source.reads_stdin() && !key.source.body_is_stdin());
-    match keys + usize::from(passphrase) {
-        0 | 1 => Ok(()),
-        _ => Err(Error::new(
-            Kind::Usage,
-            "only one key or passphrase may be read from stdin",
-        )
-        .hint("save the others to files")),
+pub fn check_stdin<'s>(sources: impl IntoIterator<Item = &'s Openable>) -> Result<()> {
+    let reading = sources.into_iter().filter(|key| key.source.reads_stdin());
+    let (keys, passphrases): (Vec<_>, Vec<_>) = reading.partition(|key| key.source.body_is_stdin());
+    if keys.len() + passphrases.len().min(1) > 1 {
+        let message = "only one key or passphrase may be read from stdin";
+        return Err(Error::new(Kind::Usage, message).hint("save the others to files"));
     }
+    Ok(())
 }
 
 /// Key sources as the ceremonies take them.
 pub fn as_key_sources(sources: &[Openable]) -> Vec<&dyn KeySource> {
-    sources
-        .iter()
-        .map(|source| source as &dyn KeySource)
-        .collect()
+    sources.iter().map(|source| source as _).collect()
 }
 
 /// Notes what belongs to a result and is no failure.

@@ -90,7 +90,6 @@ pub struct Settings {
     pub user: UserOptions,
     /// The selected cluster's.
     pub cluster: ClusterSettings,
-    typed: Typed,
 }
 
 /// How to reach one cluster.
@@ -135,24 +134,8 @@ impl Settings {
                 origin: &of_defaults,
             },
         ]);
-        let cluster = typed.cluster(typed.selected(config), config)?;
-        Ok(Self {
-            user,
-            cluster,
-            typed,
-        })
-    }
-
-    /// The settings of the cluster with this name in the configuration file.
-    ///
-    /// # Errors
-    /// Of kind `usage` if it is not configured, or a value makes no sense.
-    pub fn of_cluster(&self, name: &str, config: &Config) -> Result<ClusterSettings> {
-        let name = Setting {
-            value: name.to_owned(),
-            origin: Origin::Flag("--cluster".to_owned()),
-        };
-        self.typed.cluster(Some(name), config)
+        let cluster = typed.cluster(config)?;
+        Ok(Self { user, cluster })
     }
 }
 
@@ -172,7 +155,8 @@ impl Typed {
             .filter(|cluster| host <= cluster.origin.strength())
     }
 
-    fn cluster(&self, name: Option<Setting<String>>, config: &Config) -> Result<ClusterSettings> {
+    fn cluster(&self, config: &Config) -> Result<ClusterSettings> {
+        let name = self.selected(config);
         let entry = match &name {
             Some(name) => config.cluster(&name.value)?,
             None => &ClusterLayer::default(),
@@ -185,12 +169,8 @@ impl Typed {
             applies.then(|| origin.clone())
         };
         let of_entry = |field: &str| {
-            let name = name.as_ref()?;
-            Some(Origin::File(format!(
-                "clusters.{}.{}",
-                name.value,
-                kebab(field)
-            )))
+            let (name, field) = (&name.as_ref()?.value, kebab(field));
+            Some(Origin::File(format!("clusters.{name}.{field}")))
         };
         let options = ClusterOptions::merge(&[
             Layer {
@@ -216,7 +196,10 @@ impl Typed {
             unused_token: token_variable()
                 .map(|(name, _)| name)
                 .filter(|_| ENVIRONMENT < strength),
-            name: name.map_or_else(|| Setting::built_in(None), |name| name.map(Some)),
+            name: match &name {
+                Some(name) => name.map(|name| Some(name.clone())),
+                None => Setting::built_in(None),
+            },
             options,
         })
     }
@@ -237,7 +220,7 @@ const TOKEN_FILE_VARIABLE: &str = "QKEY_TOKEN_FILE";
 /// A token in the environment beats a credentials file there. Like that file, it does not belong to a
 /// cluster named by a flag.
 fn token(store: &Setting<Option<PathBuf>>, strength: u8) -> Setting<TokenSource> {
-    let stored = store.clone().map(TokenSource::Store);
+    let stored = store.map(|path| TokenSource::Store(path.clone()));
     match token_variable() {
         Some((name, value)) if strength.max(stored.origin.strength()) <= ENVIRONMENT => Setting {
             value: match name {
@@ -259,35 +242,32 @@ fn token_variable() -> Option<(&'static str, OsString)> {
 /// # Errors
 /// Of kind `usage` if two settings of the same precedence say which certificate to trust.
 fn strongest_trust(options: &ClusterOptions) -> Result<Setting<Trust>> {
-    let ca_file = options.ca_file.clone().map(|path| path.map(Trust::CaFile));
-    let pinned = options
-        .tls_fingerprint
-        .clone()
-        .map(|fingerprint| fingerprint.map(Trust::Pinned));
-    let insecure = options
-        .insecure
-        .clone()
-        .map(|insecure| (insecure == Some(true)).then_some(Trust::Insecure));
-    let given: Vec<(Trust, Origin)> = [ca_file, pinned, insecure]
-        .into_iter()
-        .filter_map(|setting| Some((setting.value?, setting.origin)))
-        .collect();
-    let strength = given.iter().map(|(_, origin)| origin.strength()).max();
-    let mut strongest = given
-        .into_iter()
-        .filter(|(_, origin)| Some(origin.strength()) == strength);
-    match (strongest.next(), strongest.next()) {
-        (Some((value, origin)), None) => Ok(Setting { value, origin }),
-        (None, _) => Ok(Setting::built_in(Trust::System)),
-        (Some((_, one)), Some((_, other))) => Err(Error::new(
-            Kind::Usage,
-            format!(
-                "{} and {} cannot be used together",
-                one.name(),
-                other.name()
-            ),
-        )
-        .hint("use only one of them")),
+    let given = [
+        options.ca_file.map(|path| path.clone().map(Trust::CaFile)),
+        options
+            .tls_fingerprint
+            .map(|hash| hash.clone().map(Trust::Pinned)),
+        options
+            .insecure
+            .map(|&insecure| (insecure == Some(true)).then_some(Trust::Insecure)),
+    ];
+    let given = given.into_iter().filter_map(|Setting { value, origin }| {
+        Some(Setting {
+            value: value?,
+            origin,
+        })
+    });
+    let mut given: Vec<Setting<Trust>> = given.collect();
+    let strength = given.iter().map(|trust| trust.origin.strength()).max();
+    given.retain(|trust| Some(trust.origin.strength()) == strength);
+    match &given[..] {
+        [] => Ok(Setting::built_in(Trust::System)),
+        [trust] => Ok(trust.clone()),
+        [one, other, ..] => {
+            let (one, other) = (one.origin.name(), other.origin.name());
+            let message = format!("{one} and {other} cannot be used together");
+            Err(Error::new(Kind::Usage, message).hint("use only one of them"))
+        }
     }
 }
 

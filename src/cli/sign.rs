@@ -12,7 +12,6 @@ use crate::{
     error::{Error, Kind, Result},
     input, output,
     report::key::Signed,
-    signature::Signature,
     signer::KeySource,
 };
 use clap::{Args, ValueEnum};
@@ -57,15 +56,14 @@ impl Sign {
     pub fn run(&self, session: &Session) -> Result<()> {
         let key = session.key_source(&self.key)?;
         if key.source.reads_stdin() && self.challenge.reads_stdin() {
-            return Err(Error::new(
-                Kind::Usage,
-                "only one of the key and the challenge may be read from stdin",
-            )
-            .hint("give the challenge as an argument or with --challenge-file"));
+            let message = "only one of the key and the challenge may be read from stdin";
+            return Err(Error::new(Kind::Usage, message)
+                .hint("give the challenge as an argument or with --challenge-file"));
         }
         let output = &session.output;
-        let binary = matches!(self.format, Form::Der | Form::P1363);
-        if output.format == output::Format::Text && binary {
+        let binary =
+            output.format == output::Format::Text && matches!(self.format, Form::Der | Form::P1363);
+        if binary {
             output.check_takes_binary()?;
         }
         let challenge = self.challenge.read()?;
@@ -89,21 +87,13 @@ impl Sign {
         };
         // Wipe the private key before output, which may block.
         drop(signer);
-        if output.format == output::Format::Text && binary {
-            return output.raw(&self.bytes(&signature));
-        }
         let text = match self.format {
+            Form::Der if binary => return output.raw(&signature.to_der()),
+            Form::P1363 if binary => return output.raw(&signature.to_p1363()),
             Form::Hex => &object.signature_hex,
             _ => &object.signature,
         };
         output.answer(|| text.clone(), &object)
-    }
-
-    fn bytes(&self, signature: &Signature) -> Vec<u8> {
-        match self.format {
-            Form::P1363 => signature.to_p1363(),
-            _ => signature.to_der(),
-        }
     }
 }
 
@@ -137,24 +127,25 @@ const INPUT_LIMIT: usize = 16 << 20;
 /// # Errors
 /// Of kind `usage`; `what` names it.
 pub fn read_input(path: &Path, what: &str) -> Result<Vec<u8>> {
-    let (place, result) = match input::is_stdin(path) {
-        true => (
-            "stdin".to_owned(),
-            input::read_to_end(|| Ok(io::stdin()), INPUT_LIMIT, None),
-        ),
-        false => {
-            let file = path.to_owned();
-            (
-                path.display().to_string(),
-                input::read_to_end(|| File::open(file), INPUT_LIMIT, None),
-            )
-        }
+    let file = path.to_owned();
+    let result = match input::is_stdin(path) {
+        true => input::read_to_end(|| Ok(io::stdin()), INPUT_LIMIT, None),
+        false => input::read_to_end(|| File::open(file), INPUT_LIMIT, None),
     };
     result.map(|bytes| bytes.to_vec()).map_err(|error| {
         let kind = match error {
             input::Error::Interrupted(kind) => kind,
             _ => Kind::Usage,
         };
-        Error::new(kind, format!("cannot read {what} from {place}")).caused_by(&error)
+        let message = format!("cannot read {what} from {}", place(path));
+        Error::new(kind, message).caused_by(&error)
     })
+}
+
+/// What messages call an input.
+pub fn place(path: &Path) -> String {
+    match input::is_stdin(path) {
+        true => "stdin".to_owned(),
+        false => path.display().to_string(),
+    }
 }

@@ -3,7 +3,7 @@
 use std::{
     collections::HashSet,
     path::{Path, PathBuf},
-    sync::{Mutex, PoisonError},
+    sync::Mutex,
     thread,
 };
 
@@ -13,17 +13,19 @@ use serde::Serialize;
 use super::{
     proof::{Attempts, signed},
     session::{Session, as_key_sources, warn},
-    sign::read_input,
+    sign::{place, read_input},
 };
 use crate::{
     ceremony::{
-        Ending,
+        Ending, Outcome,
         observer::{Event, Observer},
     },
+    cluster::Snapshot,
     error::{Error, Kind, Result, Subject},
-    fleet::run::{UnlockMany, Unlocked},
+    fleet::run::UnlockMany,
     input, interrupt,
     output::{Format, error_object},
+    parallel::lock,
     report::ceremony as report,
     signer::source::Openable,
     terminal::Progress,
@@ -73,9 +75,19 @@ impl Unlock {
             None => thread::available_parallelism().map_or(1, Into::into),
         };
         let jobs = jobs.min(ids.len()).min(MOST_JOBS);
-        let cluster = session.connect(None, jobs)?;
+        let cluster = session.connect(jobs)?;
         let asked = ids.len();
-        let mut tally = Tally::new(session, self.dry_run, asked);
+        let mut tally = Tally {
+            session,
+            dry_run: self.dry_run,
+            counts: Counts {
+                asked,
+                ..Counts::default()
+            },
+            first_error: None,
+            interruption: None,
+            print_error: None,
+        };
         let unlock = UnlockMany {
             keys: as_key_sources(&keys),
             attempts: self.attempts.number,
@@ -83,7 +95,10 @@ impl Unlock {
             dry_run: self.dry_run,
             ids,
         };
-        let progress = session.output.progress("unlocking snapshots", asked);
+        let progress = session
+            .output
+            .terminal()
+            .progress("unlocking snapshots", asked);
         let results = unlock.run(cluster.as_ref(), &Counting(Mutex::new(progress)));
         for (id, result) in results {
             tally.add(id, result);
@@ -98,8 +113,7 @@ struct Counting(Mutex<Progress>);
 impl Observer for Counting {
     fn event(&self, event: Event<'_>) {
         if let Event::Settled(done) = event {
-            let mut progress = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            progress.tell(done);
+            lock(&self.0).tell(done);
         }
     }
 }
@@ -109,11 +123,11 @@ impl Ids {
     /// Of kind `usage` when stdin would be read twice.
     fn check_stdin(&self, keys: &[Openable]) -> Result<()> {
         let ids = self.from.as_deref().is_some_and(input::is_stdin);
-        match ids && keys.iter().any(|key| key.source.reads_stdin()) {
-            false => Ok(()),
-            true => Err(Error::new(Kind::Usage, "only one option may read stdin")
-                .hint("put the ids, or the key or passphrase, into a file")),
+        if ids && keys.iter().any(|key| key.source.reads_stdin()) {
+            return Err(Error::new(Kind::Usage, "only one option may read stdin")
+                .hint("put the ids, or the key or passphrase, into a file"));
         }
+        Ok(())
     }
 
     /// Each id once, in the order in which they were given.
@@ -125,7 +139,8 @@ impl Ids {
         if let Some(path) = &self.from {
             ids.extend(parse_ids(path, &read_input(path, "the ids")?)?);
             if ids.is_empty() {
-                let message = format!("no snapshot ids {}", within(path));
+                let preposition = if input::is_stdin(path) { "on" } else { "in" };
+                let message = format!("no snapshot ids {preposition} {}", place(path));
                 return Err(Error::new(Kind::Usage, message).hint(FORM));
             }
         }
@@ -137,25 +152,14 @@ impl Ids {
 
 const FORM: &str = "one id per line; blank lines and # comments are ignored";
 
-/// The same with a preposition.
-fn within(path: &Path) -> String {
-    let preposition = if input::is_stdin(path) { "on" } else { "in" };
-    format!("{preposition} {}", place(path))
-}
-
-fn place(path: &Path) -> String {
-    match input::is_stdin(path) {
-        true => "stdin".to_owned(),
-        false => path.display().to_string(),
-    }
-}
-
 /// The ids in the contents of a file.
 ///
 /// # Errors
-/// Of kind `usage` when a line is no id.
+/// Of kind `usage` when a line is not an id.
 fn parse_ids(path: &Path, contents: &[u8]) -> Result<Vec<u64>> {
-    let contents = contents.strip_prefix(BYTE_ORDER_MARK).unwrap_or(contents);
+    // Some editors put it before the first line.
+    let byte_order_mark = "\u{feff}".as_bytes();
+    let contents = contents.strip_prefix(byte_order_mark).unwrap_or(contents);
     contents
         .split(|&byte| byte == b'\n')
         .enumerate()
@@ -182,78 +186,66 @@ fn beginning(line: &[u8]) -> String {
     }
 }
 
-/// Some editors put it before the first line.
-const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
-
 /// Prints each result, and sums them up.
 struct Tally<'a> {
     session: &'a Session,
     dry_run: bool,
+    counts: Counts,
+    first_error: Option<Error>,
+    /// Set once a signal has ended the work.
+    interruption: Option<Kind>,
+    /// The last error in printing, which must not stop the work.
+    print_error: Option<Error>,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Counts {
     asked: usize,
     done: usize,
     already_so: usize,
     would_be_done: usize,
     failed: usize,
-    /// Those that were submitted, and whose result is not known.
+    /// Submitted, but the result is not known.
     unknown: usize,
-    first_error: Option<Error>,
-    /// Set once a signal has ended the work.
-    interruption: Option<Error>,
-    /// The last error in printing, which must not stop the work.
-    print_error: Option<Error>,
 }
 
-impl<'a> Tally<'a> {
-    fn new(session: &'a Session, dry_run: bool, asked: usize) -> Self {
-        Self {
-            session,
-            dry_run,
-            asked,
-            done: 0,
-            already_so: 0,
-            would_be_done: 0,
-            failed: 0,
-            unknown: 0,
-            first_error: None,
-            interruption: None,
-            print_error: None,
-        }
+impl Counts {
+    /// How many did not fail.
+    fn well(self) -> usize {
+        self.done + self.already_so + self.would_be_done
     }
 
-    fn add(&mut self, id: u64, result: Result<Unlocked>) {
+    fn not_tried(self) -> usize {
+        self.asked - self.well() - self.failed - self.unknown
+    }
+}
+
+impl Tally<'_> {
+    fn add(&mut self, id: u64, result: Result<Outcome<Snapshot>>) {
         match result {
             Ok(unlocked) => {
                 *match unlocked.ending {
-                    Ending::Done => &mut self.done,
-                    Ending::AlreadySo => &mut self.already_so,
-                    Ending::DryRun => &mut self.would_be_done,
+                    Ending::Done => &mut self.counts.done,
+                    Ending::AlreadySo => &mut self.counts.already_so,
+                    Ending::DryRun => &mut self.counts.would_be_done,
                 } += 1;
                 warn(&unlocked.warnings);
                 self.print(&text(&unlocked), &object(&unlocked, self.dry_run));
             }
             Err(error) => {
                 *match error.kind() {
-                    Kind::Unknown => &mut self.unknown,
-                    _ => &mut self.failed,
+                    Kind::Unknown => &mut self.counts.unknown,
+                    _ => &mut self.counts.failed,
                 } += 1;
-                if self.asked > 1 {
+                if self.counts.asked > 1 {
                     self.print_one_of_several(id, &error);
                 }
                 if error.kind().is_interruption() {
-                    self.interruption.get_or_insert_with(|| error.clone());
+                    self.interruption.get_or_insert(error.kind());
                 }
                 self.first_error.get_or_insert(error);
             }
         }
-    }
-
-    fn not_tried(&self) -> usize {
-        self.asked - self.well() - self.failed - self.unknown
-    }
-
-    /// How many did not fail.
-    fn well(&self) -> usize {
-        self.done + self.already_so + self.would_be_done
     }
 
     fn print_one_of_several(&mut self, id: u64, error: &Error) {
@@ -287,44 +279,47 @@ impl<'a> Tally<'a> {
     }
 
     fn print_summary(&mut self) {
-        let Self {
-            done,
-            already_so,
-            failed,
-            unknown,
-            ..
-        } = *self;
-        let not_tried = self.not_tried();
+        let counts = self.counts;
         let changes = match self.dry_run {
-            true => format!("Would unlock {}", self.would_be_done),
-            false => format!("Unlocked {done}"),
+            true => format!("Would unlock {}", counts.would_be_done),
+            false => format!("Unlocked {}", counts.done),
         };
-        let mut text = format!("{changes}, already unlocked {already_so}, failed {failed}");
-        if unknown > 0 {
-            text.push_str(&format!(", result unknown {unknown}"));
-        }
-        if not_tried > 0 {
-            text.push_str(&format!(", not tried {not_tried}"));
+        let mut text = changes;
+        for (label, number, always) in [
+            ("already unlocked", counts.already_so, true),
+            ("failed", counts.failed, true),
+            ("result unknown", counts.unknown, false),
+            ("not tried", counts.not_tried(), false),
+        ] {
+            if always || number > 0 {
+                text += &format!(", {label} {number}");
+            }
         }
         let object = report::UnlockSummary {
             summary: report::Counts {
-                asked: self.asked,
-                changed: done,
-                unchanged: self.well() - done,
-                failed,
-                unknown,
-                not_tried,
+                asked: counts.asked,
+                changed: counts.done,
+                unchanged: counts.well() - counts.done,
+                failed: counts.failed,
+                unknown: counts.unknown,
+                not_tried: counts.not_tried(),
             },
         };
         self.print(&format!("{text}."), &object);
     }
 
     fn finish(mut self) -> Result<()> {
-        if self.asked > 1 {
+        let counts = self.counts;
+        let Counts {
+            asked,
+            failed,
+            unknown,
+            ..
+        } = counts;
+        if asked > 1 {
             self.print_summary();
         }
-        let (asked, well, not_tried) = (self.asked, self.well(), self.not_tried());
-        let (failed, unknown) = (self.failed, self.unknown);
+        let (well, not_tried) = (counts.well(), counts.not_tried());
         if let Some(error) = self.print_error.take_if(|_| failed + unknown > 0) {
             self.session.output.error(&error);
         }
@@ -332,10 +327,9 @@ impl<'a> Tally<'a> {
             0 => "rerunning is safe: what is already unlocked is left alone",
             _ => "see the errors above; rerunning is safe: what is already unlocked is left alone",
         };
-        // What was under way may be done all the same, and the others were not begun.
+        // What was under way may be done anyway, and the others were not started.
         let stopped = interrupt::announced().filter(|_| not_tried > 0);
-        let interruption = self.interruption.map(|error| error.kind()).or(stopped);
-        match (self.first_error, interruption) {
+        match (self.first_error, self.interruption.or(stopped)) {
             (None, None) => self.print_error.map_or(Ok(()), Err),
             (Some(error), _) if asked == 1 => Err(error),
             (_, Some(kind)) => {
@@ -348,17 +342,16 @@ impl<'a> Tally<'a> {
                     (0, 0) => first.kind(),
                     (0, _) => Kind::Partial,
                 };
+                let uncertain = format!("the result for {unknown} of {asked} snapshots is unknown");
                 let mut message = match (unknown, failed) {
                     (0, _) => format!("{failed} of {asked} snapshots failed"),
-                    (_, 0) => format!("the result for {unknown} of {asked} snapshots is unknown"),
-                    _ => format!(
-                        "the result for {unknown} of {asked} snapshots is unknown, and {failed} failed"
-                    ),
+                    (_, 0) => uncertain,
+                    _ => format!("{uncertain}, and {failed} failed"),
                 };
                 if not_tried > 0 {
-                    message.push_str(&format!(
+                    message += &format!(
                         "; {not_tried} were not tried, because the cluster is out of reach or refuses this user"
-                    ));
+                    );
                 }
                 Err(Error::new(kind, message).hint(rerun))
             }
@@ -366,9 +359,9 @@ impl<'a> Tally<'a> {
     }
 }
 
-fn text(unlocked: &Unlocked) -> String {
-    let snapshot = unlocked.snapshot.title();
-    let key = unlocked.key.as_ref().map(|key| key.title());
+fn text(unlocked: &Outcome<Snapshot>) -> String {
+    let snapshot = unlocked.before.title();
+    let key = unlocked.stored_key.as_ref().map(|key| key.title());
     match (unlocked.ending, key) {
         (Ending::Done, Some(key)) => format!("Unlocked {snapshot} with {key}."),
         (Ending::DryRun, Some(key)) => format!(
@@ -379,16 +372,16 @@ fn text(unlocked: &Unlocked) -> String {
     }
 }
 
-fn object(unlocked: &Unlocked, dry_run: bool) -> report::Unlock<'_> {
+fn object(unlocked: &Outcome<Snapshot>, dry_run: bool) -> report::Unlock<'_> {
     let lock_key = match unlocked.ending {
-        Ending::DryRun => unlocked.snapshot.lock_key.as_deref(),
+        Ending::DryRun => unlocked.before.lock_key.as_deref(),
         _ => None,
     };
     report::Unlock {
         changed: unlocked.ending == Ending::Done,
         dry_run,
-        snapshot: report::SnapshotStatus::new(&unlocked.snapshot, lock_key),
-        key: unlocked.key.as_deref().map(Into::into),
+        snapshot: report::SnapshotStatus::new(&unlocked.before, lock_key),
+        key: unlocked.stored_key.as_deref().map(Into::into),
         challenge: unlocked.challenge.as_deref(),
     }
 }

@@ -43,31 +43,22 @@ impl Verify {
     pub fn run(&self, session: &Session) -> Result<()> {
         self.check_stdin(session)?;
         let public_key = self.public_key(session)?;
+        let fingerprint = public_key.fingerprint();
         let signature = self.signature()?;
         let challenge = self.challenge.read()?;
         if !signature.verifies(&public_key, &challenge) {
-            let message = format!(
-                "the signature was not made by {} over this challenge",
-                public_key.fingerprint()
-            );
-            return Err(Error::new(Kind::Mismatch, message).maybe_hint(diagnose(
-                &signature,
-                &public_key,
-                &challenge,
-            )));
+            let message =
+                format!("the signature was not made by {fingerprint} over this challenge");
+            let hint = diagnose(&signature, &public_key, &challenge);
+            return Err(Error::new(Kind::Mismatch, message).maybe_hint(hint.map(str::to_owned)));
         }
         let object = Verified {
             key: (&public_key).into(),
             verified: true,
             signature: signature.to_base64(),
         };
-        session.output.result(
-            &format!(
-                "Verified: {} signed this challenge.",
-                public_key.fingerprint()
-            ),
-            &object,
-        )
+        let text = format!("Verified: {fingerprint} signed this challenge.");
+        session.output.result(&text, &object)
     }
 
     fn check_stdin(&self, session: &Session) -> Result<()> {
@@ -80,11 +71,11 @@ impl Verify {
             self.signature == "-",
             self.challenge.reads_stdin(),
         ];
-        match readers.into_iter().filter(|&reads| reads).count() {
-            0 | 1 => Ok(()),
-            _ => Err(Error::new(Kind::Usage, "only one option may read stdin")
-                .hint("save the others to files")),
+        if readers.into_iter().filter(|&reads| reads).count() > 1 {
+            return Err(Error::new(Kind::Usage, "only one option may read stdin")
+                .hint("save the others to files"));
         }
+        Ok(())
     }
 
     fn public_key(&self, session: &Session) -> Result<PublicKey> {
@@ -132,20 +123,23 @@ fn no_such_file(text: &str) -> Option<String> {
 }
 
 /// A hint for the usual mistakes.
-fn diagnose(signature: &Signature, key: &PublicKey, challenge: &[u8]) -> Option<String> {
+fn diagnose(signature: &Signature, key: &PublicKey, challenge: &[u8]) -> Option<&'static str> {
     let with_newline = [challenge, b"\n"].concat();
-    if signature.verifies(key, &with_newline) {
-        return Some(
-            "it was made over the challenge with a trailing newline; sign without it".to_owned(),
-        );
-    }
-    if let Some(without) = challenge.strip_suffix(b"\n")
-        && signature.verifies(key, without)
-    {
-        return Some("it was made over the challenge without its trailing newline".to_owned());
-    }
-    if signature.verifies(key, &Sha256::digest(challenge)) {
-        return Some("it was made over the SHA-256 of the challenge, hashed again; pass the challenge itself to the signing tool, or tell the tool that its input is a digest".to_owned());
-    }
-    None
+    let without_newline = challenge.strip_suffix(b"\n").unwrap_or(challenge);
+    [
+        (
+            &with_newline[..],
+            "it was made over the challenge with a trailing newline; sign without it",
+        ),
+        (
+            without_newline,
+            "it was made over the challenge without its trailing newline",
+        ),
+        (
+            &Sha256::digest(challenge),
+            "it was made over the SHA-256 of the challenge, hashed again; pass the challenge itself to the signing tool, or tell the tool that its input is a digest",
+        ),
+    ]
+    .into_iter()
+    .find_map(|(signed, hint)| signature.verifies(key, signed).then_some(hint))
 }

@@ -15,14 +15,14 @@ use std::{
 use self::ledger::{Ledger, Stage, Watch};
 use crate::{
     ceremony::{
-        Ending, Keyring, Outcome, POLL_PAUSES,
+        Keyring, Outcome, POLL_PAUSES,
         challenge::Challenges,
         driver::{Accepted, Driver, Looked, Step},
         observer::{Event, Observer, Silent},
         unlock::Unlock,
         view::View,
     },
-    cluster::{Cluster, Snapshot, StoredKey},
+    cluster::{Cluster, Snapshot},
     error::{Error, Kind, Result, Subject},
     interrupt::{self, LastWords, Settling},
     parallel::each,
@@ -43,34 +43,9 @@ pub struct UnlockMany<'a> {
     pub dry_run: bool,
 }
 
-/// What the cluster holds, or would.
-pub struct Unlocked {
-    pub ending: Ending,
-    /// As it was before.
-    pub snapshot: Snapshot,
-    /// The stored key that locked it; `None` if it was not locked.
-    pub key: Option<Arc<StoredKey>>,
-    /// The text that was signed, after a dry run.
-    pub challenge: Option<String>,
-    /// What the user should know though it is no failure.
-    pub warnings: Vec<String>,
-}
-
-impl From<Outcome<Snapshot>> for Unlocked {
-    fn from(outcome: Outcome<Snapshot>) -> Self {
-        Self {
-            ending: outcome.ending,
-            snapshot: outcome.before,
-            key: outcome.stored_key,
-            challenge: outcome.challenge,
-            warnings: outcome.warnings,
-        }
-    }
-}
-
 /// The results, in the order of the ids. After a signal, or once the cluster turned out to be out of
 /// reach, the last ones are missing: those were not tried.
-pub type Results = Vec<(u64, Result<Unlocked>)>;
+pub type Results = Vec<(u64, Result<Outcome<Snapshot>>)>;
 
 /// For how many snapshots in a row the cluster may be out of reach, or not let the user in, before
 /// the run starts no more.
@@ -96,7 +71,7 @@ struct Shared<'a> {
 
 /// How far a worker brought its snapshot.
 enum Reached {
-    Finished(Result<Unlocked>),
+    Finished(Result<Outcome<Snapshot>>),
     /// The cluster says that it was unlocked, and its state has yet to confirm that.
     Accepted(Accepted<Snapshot>),
 }
@@ -105,16 +80,16 @@ impl UnlockMany<'_> {
     /// Unlocks each snapshot; `observer` is told how many are settled, without waiting for what the
     /// last read confirms. Starts no more after a signal, or once the cluster is out of reach.
     pub fn run(&self, cluster: &dyn Cluster, observer: &dyn Observer) -> Results {
+        let ledger = Ledger::new(&self.ids, cluster);
         let shared = Shared {
             view: View::new(cluster),
             keyring: Keyring::new(self.keys.clone()).observed_by(observer),
             challenges: Challenges::default(),
-            ledger: Ledger::new(&self.ids, cluster),
-            next: AtomicUsize::new(0),
-            in_vain: AtomicUsize::new(0),
-            held: AtomicUsize::new(0),
+            ledger: ledger.clone(),
+            next: AtomicUsize::default(),
+            in_vain: AtomicUsize::default(),
+            held: AtomicUsize::default(),
         };
-        let ledger = shared.ledger.clone();
         let words = LastWords::lay_down_with(move || ledger.words());
         let reached = self.work_on_all(&shared, observer);
         let results = self.confirmed(&shared, reached);
@@ -169,12 +144,14 @@ impl UnlockMany<'_> {
         {
             let reached = self.unlock(shared, index, id);
             let reached = reached.unwrap_or_else(|error| Reached::Finished(Err(error)));
+            let mut stopped = interrupt::received().is_some();
             match &reached {
                 Reached::Accepted(_) => shared.ledger.note(index, Stage::Accepted),
-                Reached::Finished(result) => shared.ledger.note_result(index, result),
+                Reached::Finished(result) => {
+                    shared.ledger.note_result(index, result);
+                    stopped |= matches!(result, Err(error) if error.kind().is_interruption());
+                }
             }
-            let stopped = matches!(&reached, Reached::Finished(Err(error)) if error.kind().is_interruption())
-                || interrupt::received().is_some();
             // Those that ran at the same time may have failed together.
             let in_vain = shared.in_vain.load(Ordering::Relaxed);
             if stopped || in_vain >= IN_VAIN.max(self.jobs + 1) {
@@ -199,7 +176,7 @@ impl UnlockMany<'_> {
             Step::Next(prepared) => driver.carry_out(prepared, self.dry_run)?,
         };
         Ok(match step {
-            Step::Settled(outcome) => Reached::Finished(Ok(outcome.into())),
+            Step::Settled(outcome) => Reached::Finished(Ok(outcome)),
             Step::Next(accepted) => Reached::Accepted(accepted),
         })
     }
@@ -235,8 +212,7 @@ impl UnlockMany<'_> {
             && let Some((index, one)) = accepted.pop()
         {
             let change = Unlock(self.ids[index]);
-            let outcome = self.driver(shared, &change, &Silent).confirm(one);
-            finished.insert(index, outcome.map(Unlocked::from));
+            finished.insert(index, self.driver(shared, &change, &Silent).confirm(one));
         } else {
             finished.extend(self.confirm_all(shared, accepted));
         }
@@ -253,7 +229,7 @@ impl UnlockMany<'_> {
         &self,
         shared: &Shared<'_>,
         mut left: Vec<(usize, Accepted<Snapshot>)>,
-    ) -> BTreeMap<usize, Result<Unlocked>> {
+    ) -> BTreeMap<usize, Result<Outcome<Snapshot>>> {
         let _settling = Settling::confirmation();
         let mut results = BTreeMap::new();
         for pause in POLL_PAUSES {
@@ -269,7 +245,11 @@ impl UnlockMany<'_> {
                 }
             };
             let shown = left.extract_if(.., |(_, one)| unlocked.contains(&one.before.id));
-            results.extend(shown.map(|(index, one)| (index, Ok(done(one)))));
+            results.extend(shown.map(|(index, one)| {
+                let change = Unlock(self.ids[index]);
+                let driver = self.driver(shared, &change, &Silent);
+                (index, Ok(driver.done(one, None)))
+            }));
             if interrupt::announced().is_some() {
                 break;
             }
@@ -296,8 +276,8 @@ impl UnlockMany<'_> {
                     Err(_) => unreadable + 1,
                 };
                 let change = Unlock(self.ids[index]);
-                let verdict = self.driver(shared, &change, &Silent).judge(&one, seen);
-                results.insert(index, verdict.map(|_| done(one)));
+                let driver = self.driver(shared, &change, &Silent);
+                results.insert(index, driver.judge(one, seen));
             }
         }
         results
@@ -321,16 +301,6 @@ impl Shared<'_> {
             _ => self.in_vain.store(0, Ordering::Relaxed),
         }
         looked
-    }
-}
-
-fn done(accepted: Accepted<Snapshot>) -> Unlocked {
-    Unlocked {
-        ending: Ending::Done,
-        snapshot: accepted.before,
-        key: accepted.stored_key,
-        challenge: None,
-        warnings: Vec::new(),
     }
 }
 

@@ -1,6 +1,7 @@
 use std::sync::Mutex;
 
 use super::*;
+use crate::ceremony::Ending;
 use crate::ceremony::fakes::{
     Call, FakeCluster, FakeSource, Fault, Opening, Rendezvous, Signing, World, assert_tells, failed,
 };
@@ -28,15 +29,15 @@ fn run_all(unlock: &UnlockMany<'_>, cluster: &FakeCluster) -> Results {
     unlock.run(cluster, &Silent)
 }
 
-fn run(unlock: &UnlockMany<'_>, cluster: &FakeCluster) -> Result<Unlocked> {
+fn run(unlock: &UnlockMany<'_>, cluster: &FakeCluster) -> Result<Outcome<Snapshot>> {
     let mut results = run_all(unlock, cluster);
     let (id, result) = results.remove(0);
     assert_eq!((id, results.len()), (7, 0));
     result
 }
 
-fn endings(results: &[(u64, Result<Unlocked>)]) -> Vec<(u64, Ending)> {
-    let ending = |result: &Result<Unlocked>| result.as_ref().unwrap().ending;
+fn endings(results: &[(u64, Result<Outcome<Snapshot>>)]) -> Vec<(u64, Ending)> {
+    let ending = |result: &Result<Outcome<Snapshot>>| result.as_ref().unwrap().ending;
     results
         .iter()
         .map(|(id, result)| (*id, ending(result)))
@@ -54,8 +55,8 @@ fn snapshot_is_unlocked_with_signature_over_exact_challenge() {
     let challenge = cluster.world().unlock_challenge(7).unwrap();
     let unlocked = run(&unlock(&[&key]), &cluster).unwrap();
     assert_eq!(unlocked.ending, Ending::Done);
-    assert_eq!(unlocked.snapshot.id, 7);
-    assert_eq!(unlocked.key.unwrap().id, "1");
+    assert_eq!(unlocked.before.id, 7);
+    assert_eq!(unlocked.stored_key.unwrap().id, "1");
     assert_eq!(lock_key(&cluster, 7), None);
     assert_eq!(lock_key(&cluster, 6).as_deref(), Some("1"));
     assert_eq!(key.signed(), [challenge]);
@@ -102,7 +103,7 @@ fn unlocked_snapshot_is_already_so_without_key_or_prompt() {
         for keys in [&[&locked][..], &[&gone], &[&locked, &gone], &[]] {
             let unlocked = run(&unlock(keys), &cluster).unwrap();
             assert_eq!(unlocked.ending, Ending::AlreadySo);
-            assert_eq!((unlocked.snapshot.id, unlocked.key), (7, None));
+            assert_eq!((unlocked.before.id, unlocked.stored_key), (7, None));
         }
         assert_eq!((cluster.submissions(), locked.asked()), (0, 0));
     }
@@ -207,7 +208,7 @@ fn dry_run_signs_and_sends_nothing() {
     };
     let unlocked = run(&unlock, &cluster).unwrap();
     assert_eq!(unlocked.ending, Ending::DryRun);
-    assert_eq!(unlocked.key.unwrap().id, "1");
+    assert_eq!(unlocked.stored_key.unwrap().id, "1");
     assert_eq!((cluster.submissions(), key.signed().len()), (0, 1));
     assert_eq!(lock_key(&cluster, 7).as_deref(), Some("1"));
 }
@@ -254,7 +255,7 @@ fn snapshot_relocked_meanwhile_is_unlocked_with_the_other_key() {
     let cluster = FakeCluster::new(world()).fault(Call::Unlock(7), ..=1, relocked.clone());
     let unlocked = run(&unlock(&[&key, &other]), &cluster).unwrap();
     assert_eq!(unlocked.ending, Ending::Done);
-    assert_eq!(unlocked.key.unwrap().id, "2");
+    assert_eq!(unlocked.stored_key.unwrap().id, "2");
     assert_eq!((key.signed().len(), other.signed().len()), (1, 1));
 
     let cluster = FakeCluster::new(world()).fault(Call::Unlock(7), ..=1, relocked);
@@ -652,7 +653,7 @@ fn each_snapshot_is_unlocked_with_its_own_key() {
         let results = run_all(&several(&[&a, &b], jobs), &FakeCluster::new(world));
         let keys = results
             .into_iter()
-            .map(|(_, result)| result.unwrap().key.unwrap().id.clone());
+            .map(|(_, result)| result.unwrap().stored_key.unwrap().id.clone());
         assert_eq!(keys.collect::<Vec<_>>(), ["1", "2", "1", "1"]);
         assert_eq!((a.asked(), b.asked()), (1, 1));
         assert_eq!((a.signed().len(), b.signed().len()), (3, 1));

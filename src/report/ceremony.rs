@@ -9,29 +9,13 @@ use crate::{
     public_key::PublicKey,
 };
 
-fn fingerprint(key: &StoredKey) -> Option<String> {
-    key.public_key().ok().map(|key| key.fingerprint())
-}
-
 /// A key that a dry run would store.
 #[derive(Serialize, JsonSchema)]
 pub struct NewKey<'a> {
-    name: &'a str,
-    comment: &'a str,
-    /// Base64 of the DER SubjectPublicKeyInfo.
-    public_key: String,
-    fingerprint: String,
-}
-
-impl<'a> NewKey<'a> {
-    pub fn new(name: &'a str, comment: &'a str, key: &PublicKey) -> Self {
-        Self {
-            name,
-            comment,
-            public_key: key.to_base64(),
-            fingerprint: key.fingerprint(),
-        }
-    }
+    pub name: &'a str,
+    pub comment: &'a str,
+    #[serde(flatten)]
+    pub key: key::PublicKey,
 }
 
 /// The public half of a key.
@@ -47,7 +31,7 @@ impl From<&StoredKey> for PublicHalf {
     fn from(key: &StoredKey) -> Self {
         Self {
             public_key: key.public_key.clone(),
-            fingerprint: fingerprint(key),
+            fingerprint: key.public_key().ok().map(|key| key.fingerprint()),
         }
     }
 }

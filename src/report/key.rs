@@ -8,7 +8,9 @@ use serde_json::Value;
 
 use crate::{
     cluster::{self, Usage},
+    format::{Color, Format},
     public_key,
+    settings::{Setting, Via},
 };
 
 /// A key that the cluster holds.
@@ -192,11 +194,11 @@ pub struct Config<'a> {
 #[serde(rename_all = "kebab-case")]
 pub struct Settings<'a> {
     /// Name of the cluster in the configuration file.
-    pub cluster: Setting<Option<&'a str>>,
+    pub cluster: &'a Setting<Option<String>>,
     /// Host name or address of the cluster.
-    pub host: Setting<Option<&'a str>>,
+    pub host: &'a Setting<Option<String>>,
     /// Port of the REST API.
-    pub port: Setting<u16>,
+    pub port: &'a Setting<u16>,
     /// File with the cluster's credentials.
     pub credentials_store: Setting<Option<Cow<'a, str>>>,
     /// Where the token comes from: `$VARIABLE` or a path; never the token itself.
@@ -206,47 +208,36 @@ pub struct Settings<'a> {
     /// The qq program.
     pub qq: Setting<Cow<'a, str>>,
     /// `qq` or `rest`.
-    pub via: Setting<String>,
+    #[schemars(with = "Setting<String>")]
+    pub via: &'a Setting<Via>,
     /// Seconds for each call to the cluster.
     pub timeout: Setting<u64>,
     /// `text` or `json`.
-    pub output: Setting<String>,
+    #[schemars(with = "Setting<String>")]
+    pub output: &'a Setting<Format>,
     /// `auto`, `always` or `never`.
-    pub color: Setting<String>,
+    #[schemars(with = "Setting<String>")]
+    pub color: &'a Setting<Color>,
     /// Whether prompts are forbidden.
-    pub no_input: Setting<bool>,
+    pub no_input: &'a Setting<bool>,
 }
 
 impl Settings<'_> {
     /// Name, value and origin of each setting, in order.
     pub fn rows(&self) -> Vec<[String; 3]> {
-        let Ok(Value::Object(settings)) = serde_json::to_value(self) else {
-            unreachable!("a struct serializes to an object");
-        };
+        let settings = serde_json::to_value(self).expect("a struct serializes");
         let shown = |value: &Value| match value {
             Value::Null => "-".to_owned(),
             Value::String(text) => text.clone(),
             other => other.to_string(),
         };
-        let rows = settings.iter();
+        let rows = settings.as_object().into_iter().flatten();
         rows.map(|(name, setting)| {
-            [
-                name.clone(),
-                shown(&setting["value"]),
-                shown(&setting["origin"]),
-            ]
+            let (value, origin) = (&setting["value"], &setting["origin"]);
+            [name.clone(), shown(value), shown(origin)]
         })
         .collect()
     }
-}
-
-/// A value in force.
-#[derive(Serialize, JsonSchema)]
-pub struct Setting<T> {
-    /// The value.
-    pub value: T,
-    /// Where it comes from, such as `flag, --host`.
-    pub origin: String,
 }
 
 /// A key of the configuration file.

@@ -8,6 +8,8 @@ use schemars::{JsonSchema, Schema, generate::SchemaSettings};
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use crate::error::Kind;
+
 /// An error on stderr.
 #[derive(Serialize, JsonSchema)]
 pub struct ErrorReport {
@@ -19,7 +21,8 @@ pub struct ErrorReport {
 #[derive(Serialize, JsonSchema)]
 pub struct ErrorFields {
     /// The name that goes with the exit code, such as `usage`.
-    pub kind: &'static str,
+    #[schemars(with = "String")]
+    pub kind: Kind,
     /// What failed on what, in one line.
     pub message: String,
     /// What caused it, nearest first.

@@ -2,17 +2,17 @@
 
 use std::{
     fmt::Write,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex},
 };
 
-use super::Unlocked;
 use crate::{
     ceremony::{
-        Ending,
+        Ending, Outcome,
         observer::{Event, Observer},
     },
-    cluster::{Check, Cluster},
+    cluster::{Check, Cluster, Snapshot},
     error::{Error, Kind, Result},
+    parallel::lock,
 };
 
 /// How far each snapshot has come, for the last words when a second signal ends the run.
@@ -38,7 +38,7 @@ pub enum Stage {
 
 impl Stage {
     /// What a result means for a snapshot that had come as far as `self`.
-    fn after(self, result: &Result<Unlocked>) -> Self {
+    fn after(self, result: &Result<Outcome<Snapshot>>) -> Self {
         match result {
             Ok(unlocked) => match unlocked.ending {
                 Ending::Done => Self::Unlocked,
@@ -69,22 +69,18 @@ impl Ledger {
         })
     }
 
-    fn stages(&self) -> MutexGuard<'_, Vec<Stage>> {
-        self.stages.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     pub fn note(&self, index: usize, stage: Stage) {
-        self.stages()[index] = stage;
+        lock(&self.stages)[index] = stage;
     }
 
-    pub fn note_result(&self, index: usize, result: &Result<Unlocked>) {
-        let stage = &mut self.stages()[index];
+    pub fn note_result(&self, index: usize, result: &Result<Outcome<Snapshot>>) {
+        let stage = &mut lock(&self.stages)[index];
         *stage = stage.after(result);
     }
 
     /// What is known, for a run that ends before it can report.
     pub fn words(&self) -> Error {
-        let stages = self.stages();
+        let stages = lock(&self.stages);
         let mut message = "interrupted".to_owned();
         let mut sent = false;
         for (is_in, what) in [
