@@ -52,10 +52,10 @@ pub enum Error {
 impl Error {
     /// The next step, with a command if there is one, where `FILE` is a placeholder for the file that
     /// was read.
-    pub fn hint(&self) -> Option<String> {
-        let hint = match self {
+    pub fn hint(&self) -> Option<&'static str> {
+        Some(match self {
             Self::PrivateKey => "extract its public half: `qkey pubkey FILE`",
-            Self::Foreign(foreign) => return foreign.hint().map(str::to_owned),
+            Self::Foreign(foreign) => return foreign.hint(),
             Self::NoPublicKey(PublicPart::Request) => {
                 "extract its public key: `openssl req -in FILE -noout -pubkey -out public.pem`"
             }
@@ -69,8 +69,7 @@ impl Error {
             | Self::NoPublicKey(_)
             | Self::NotPem
             | Self::Unrecognized => "use the public half of an ECDSA P-256 key: `qkey pubkey KEY`",
-        };
-        Some(hint.to_owned())
+        })
     }
 }
 
@@ -81,7 +80,6 @@ impl PublicKey {
     /// # Errors
     /// [`Error::NotP256`], [`Error::NotAPoint`] or [`Error::Malformed`].
     pub fn from_der(der: &[u8]) -> Result<Self, Error> {
-        let malformed = || Error::Malformed("public key".into());
         let members = asn1::sequence(der).ok_or_else(malformed)?;
         let [algorithm, point] = members[..] else {
             return Err(malformed());
@@ -92,10 +90,8 @@ impl PublicKey {
         }
         let (oid, parameters) = asn1::algorithm(algorithm).ok_or_else(malformed)?;
         algorithm::check(oid).map_err(Error::NotP256)?;
-        curve::check(parameters.ok_or_else(malformed)?).map_err(|error| match error {
-            curve::Error::Not(other) => Error::NotP256(other),
-            curve::Error::Malformed => malformed(),
-        })?;
+        let on_p256 = parameters.and_then(curve::check).ok_or_else(malformed)?;
+        on_p256.map_err(Error::NotP256)?;
         Self::from_sec1(asn1::whole_bits(point).ok_or_else(malformed)?)
     }
 
@@ -114,12 +110,9 @@ impl PublicKey {
     /// # Errors
     /// [`Error::NotP256`], [`Error::NotAPoint`] or [`Error::Malformed`].
     pub fn from_pkcs11(ec_params: &[u8], ec_point: &[u8]) -> Result<Self, Error> {
-        let malformed = || Error::Malformed("public key".into());
-        let parameters = AnyRef::from_der(ec_params).map_err(|_| malformed())?;
-        curve::check(parameters).map_err(|error| match error {
-            curve::Error::Not(other) => Error::NotP256(other),
-            curve::Error::Malformed => malformed(),
-        })?;
+        let parameters = AnyRef::from_der(ec_params).ok();
+        let on_p256 = parameters.and_then(curve::check).ok_or_else(malformed)?;
+        on_p256.map_err(Error::NotP256)?;
         // By the length: the first two bytes of a bare point can look like the head of an OCTET
         // STRING.
         match ec_point.len() {
@@ -142,7 +135,7 @@ impl PublicKey {
             let member = any_base64::decode(text);
             let member = member.ok_or_else(|| Error::NotBase64("public key".into()))?;
             if member.len() != 32 {
-                return Err(Error::Malformed("public key".into()));
+                return Err(malformed());
             }
             point.extend(member);
         }
@@ -241,14 +234,13 @@ impl PublicKey {
         } else {
             ssh_public::lines(text)
         };
-        let keys: Vec<Self> = blobs
-            .iter()
-            .map(|blob| Self::from_ssh(blob))
-            .collect::<Result<_, _>>()?;
-        only(keys).unwrap_or_else(|| match identify::identify_text(text) {
-            Some(BlockKind::Foreign(foreign)) => Err(Error::Foreign(foreign)),
-            _ if text.contains(ssh_public::SSH_P256) => Err(malformed()),
-            _ => Err(Error::Unrecognized),
+        let keys = blobs.iter().map(|blob| Self::from_ssh(blob));
+        only(keys.collect::<Result<_, _>>()?).unwrap_or_else(|| {
+            match identify::identify_text(text) {
+                Some(BlockKind::Foreign(foreign)) => Err(Error::Foreign(foreign)),
+                _ if text.contains(ssh_public::SSH_P256) => Err(malformed()),
+                _ => Err(Error::Unrecognized),
+            }
         })
     }
 
@@ -312,9 +304,9 @@ impl From<VerifyingKey> for PublicKey {
 }
 
 /// The one key in `keys`, however often it is there.
-fn only(mut keys: Vec<PublicKey>) -> Option<Result<PublicKey, Error>> {
+fn only(keys: Vec<PublicKey>) -> Option<Result<PublicKey, Error>> {
     let mut different: Vec<PublicKey> = Vec::new();
-    for key in keys.drain(..) {
+    for key in keys {
         if !different.contains(&key) {
             different.push(key);
         }
@@ -324,6 +316,10 @@ fn only(mut keys: Vec<PublicKey>) -> Option<Result<PublicKey, Error>> {
         1 => different.pop().map(Ok),
         several => Some(Err(Error::SeveralKeys(several))),
     }
+}
+
+fn malformed() -> Error {
+    Error::Malformed("public key".into())
 }
 
 fn data(block: &Block) -> Result<&[u8], Error> {

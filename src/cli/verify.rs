@@ -86,9 +86,8 @@ impl Verify {
         let text = self.public_key.as_deref().unwrap_or_default();
         let bytes = file_or_text(text, "the public key")?;
         PublicKey::from_any(&bytes).map_err(|error| {
-            let hint = error
-                .hint()
-                .map(|hint| hint.replace("FILE", &quote_path(Path::new(text))));
+            let hint = error.hint();
+            let hint = hint.map(|hint| hint.replace("FILE", &quote_path(Path::new(text))));
             Error::new(Kind::Key, "cannot use the public key")
                 .caused_by(&error)
                 .maybe_hint(no_such_file(text).or(hint))

@@ -58,11 +58,6 @@ pub(crate) fn members(value: AnyRef<'_>) -> Option<Vec<AnyRef<'_>>> {
     }
 }
 
-/// The value inside an `[n] EXPLICIT`.
-pub(crate) fn inside(value: AnyRef<'_>) -> Option<AnyRef<'_>> {
-    AnyRef::from_der(value.value()).ok()
-}
-
 /// An `AlgorithmIdentifier` (RFC 5280, section 4.1.1.2): what it names, and its parameters.
 pub(crate) fn algorithm(value: AnyRef<'_>) -> Option<(ObjectIdentifier, Option<AnyRef<'_>>)> {
     match members(value)?[..] {

@@ -39,26 +39,19 @@ fn read_utf16(bytes: &[u8], unit: fn([u8; 2]) -> u16) -> Contents {
     let mut text = Zeroizing::new(String::with_capacity(3 * pairs.len()));
     for char in char::decode_utf16(pairs.iter().map(|&pair| unit(pair))) {
         match char {
-            Ok(char) => text.push(char),
-            Err(_) => return Contents::Binary,
+            Ok(char) if odd.is_empty() => text.push(char),
+            _ => return Contents::Binary,
         }
     }
-    if odd.is_empty() {
-        read_bytes(text.as_bytes())
-    } else {
-        Contents::Binary
-    }
+    read_bytes(text.as_bytes())
 }
 
 fn read_bytes(bytes: &[u8]) -> Contents {
     if bytes.trim_ascii().is_empty() {
         return Contents::Empty;
     }
-    let blocks = pem::blocks(bytes);
-    if !blocks.is_empty() {
-        return Contents::Blocks(blocks);
-    }
-    if let Some(blocks) = binary(bytes) {
+    let blocks = Some(pem::blocks(bytes)).filter(|blocks| !blocks.is_empty());
+    if let Some(blocks) = blocks.or_else(|| binary(bytes)) {
         return Contents::Blocks(blocks);
     }
     match std::str::from_utf8(bytes) {

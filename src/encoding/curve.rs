@@ -6,7 +6,7 @@ use der::{
 };
 use p256::ecdsa::VerifyingKey;
 
-use super::asn1;
+use super::{asn1, oids};
 
 /// What a key is instead of ECDSA P-256. The message continues "the private key is" or "the
 /// public key is".
@@ -29,13 +29,6 @@ pub enum NotP256 {
     Certificate(String),
 }
 
-/// Why curve parameters are not P-256's.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Error {
-    Not(NotP256),
-    Malformed,
-}
-
 const P256: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.3.1.7");
 const PRIME_FIELD: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.1.1");
 
@@ -49,38 +42,27 @@ mod domain {
     pub(super) const N: &str = "FFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551";
 }
 
-/// Takes the `ECParameters` (SEC 1, version 2.0, section C.2; RFC 5480, section 2.1.1) of a key:
-/// the name of a curve, or a curve written out, which older `ssh-keygen` did.
-pub(crate) fn check(parameters: AnyRef<'_>) -> Result<(), Error> {
+/// Accepts the `ECParameters` (SEC 1, version 2.0, section C.2; RFC 5480, section 2.1.1) of P-256: by
+/// name, or written out in full, as older versions of `ssh-keygen` did. `None` if they are malformed.
+pub(crate) fn check(parameters: AnyRef<'_>) -> Option<Result<(), NotP256>> {
     match parameters.tag() {
-        Tag::ObjectIdentifier => match parameters.decode_as() {
-            Ok(P256) => Ok(()),
-            Ok(oid) => Err(Error::Not(NotP256::Curve(name(oid)))),
-            Err(_) => Err(Error::Malformed),
-        },
-        Tag::Sequence => match difference(parameters) {
-            Some(None) => Ok(()),
-            Some(Some(what)) => Err(Error::Not(NotP256::ExplicitCurve(what))),
-            None => Err(Error::Malformed),
-        },
-        _ => Err(Error::Malformed),
+        Tag::ObjectIdentifier => Some(match parameters.decode_as().ok()? {
+            P256 => Ok(()),
+            oid => Err(NotP256::Curve(oids::name(oid, ""))),
+        }),
+        Tag::Sequence => difference(parameters).map(|difference| match difference {
+            None => Ok(()),
+            Some(what) => Err(NotP256::ExplicitCurve(what)),
+        }),
+        _ => None,
     }
 }
 
 /// Whether a `SEQUENCE` with these members is a curve written out.
 pub(crate) fn is_explicit(members: &[AnyRef<'_>]) -> bool {
-    let tags: Vec<Tag> = members.iter().map(|member| member.tag()).collect();
-    matches!(
-        tags[..],
-        [
-            Tag::Integer,
-            Tag::Sequence,
-            Tag::Sequence,
-            Tag::OctetString,
-            Tag::Integer,
-            ..
-        ]
-    )
+    use Tag::{Integer, OctetString, Sequence};
+    let tags: Vec<Tag> = members.iter().map(Tagged::tag).collect();
+    tags.starts_with(&[Integer, Sequence, Sequence, OctetString, Integer])
 }
 
 /// How a `SpecifiedECDomain` (SEC 1, version 2.0, section C.2) differs from P-256, if it does; `None`
@@ -126,7 +108,7 @@ fn difference(parameters: AnyRef<'_>) -> Option<Option<String>> {
 
 fn is_generator(point: &[u8]) -> bool {
     match point {
-        // Its y is odd.
+        // y is odd.
         [0x03, x @ ..] => hex(x) == domain::GX,
         [0x04 | 0x07, xy @ ..] => hex(xy) == [domain::GX, domain::GY].concat(),
         _ => false,
@@ -146,44 +128,11 @@ fn bits(digits: &[u8]) -> usize {
 /// uncompressed or hybrid.
 pub(crate) fn point(bytes: &[u8]) -> Option<VerifyingKey> {
     match bytes {
-        [form @ (0x06 | 0x07), xy @ ..] => {
-            let y_is_odd = xy.last()? & 1;
-            if form & 1 != y_is_odd {
-                return None;
-            }
+        // The form says whether y is odd.
+        [form @ (0x06 | 0x07), xy @ ..] if form & 1 == xy.last()? & 1 => {
             VerifyingKey::from_sec1_bytes(&[&[0x04], xy].concat()).ok()
         }
+        [0x06 | 0x07, ..] => None,
         _ => VerifyingKey::from_sec1_bytes(bytes).ok(),
     }
-}
-
-/// A curve's name as `openssl ecparam -list_curves` has it, with the one in NIST's documents where
-/// that is better known; the number of a curve that is not in this list.
-fn name(oid: ObjectIdentifier) -> String {
-    let oid = oid.to_string();
-    let name = match oid.as_str() {
-        "1.2.840.10045.3.1.1" => "P-192 (prime192v1)",
-        "1.3.132.0.33" => "P-224 (secp224r1)",
-        "1.3.132.0.34" => "P-384 (secp384r1)",
-        "1.3.132.0.35" => "P-521 (secp521r1)",
-        "1.3.132.0.9" => "secp160k1",
-        "1.3.132.0.8" => "secp160r1",
-        "1.3.132.0.30" => "secp160r2",
-        "1.3.132.0.31" => "secp192k1",
-        "1.3.132.0.32" => "secp224k1",
-        "1.3.132.0.10" => "secp256k1",
-        "1.2.156.10197.1.301" => "SM2",
-        "1.3.36.3.3.2.8.1.1.1" => "brainpoolP160r1",
-        "1.3.36.3.3.2.8.1.1.3" => "brainpoolP192r1",
-        "1.3.36.3.3.2.8.1.1.5" => "brainpoolP224r1",
-        "1.3.36.3.3.2.8.1.1.7" => "brainpoolP256r1",
-        "1.3.36.3.3.2.8.1.1.8" => "brainpoolP256t1",
-        "1.3.36.3.3.2.8.1.1.9" => "brainpoolP320r1",
-        "1.3.36.3.3.2.8.1.1.11" => "brainpoolP384r1",
-        "1.3.36.3.3.2.8.1.1.12" => "brainpoolP384t1",
-        "1.3.36.3.3.2.8.1.1.13" => "brainpoolP512r1",
-        "1.3.36.3.3.2.8.1.1.14" => "brainpoolP512t1",
-        other => other,
-    };
-    name.to_owned()
 }

@@ -1,8 +1,6 @@
 //! Identifies the blocks of a key file by their contents; labels count only if the contents cannot be
 //! read.
 
-use std::fmt;
-
 use der::{Tag, Tagged, asn1::AnyRef};
 
 use super::{
@@ -31,81 +29,65 @@ pub(crate) enum BlockKind {
 }
 
 /// A format that may contain a P-256 key but is not read here.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, thiserror::Error, PartialEq, Eq)]
 pub enum Foreign {
     /// PKCS#12 (RFC 7292), also called PFX.
+    #[error("a PKCS#12 archive")]
     Pkcs12,
     /// A `.ppk` file of PuTTY's.
+    #[error("a PuTTY private key")]
     Putty,
     /// A JSON Web Key (RFC 7517).
+    #[error("a JSON Web Key")]
     Jwk,
     /// The format of the former SSH Communications Security.
+    #[error("an ssh.com private key")]
     SshCom,
     /// An OpenPGP transferable secret key (RFC 9580).
+    #[error("an OpenPGP private key")]
     OpenPgp,
     /// A key wrapped by a TPM, as `openssl` with a TPM 2.0 provider writes.
+    #[error("a private key that only its TPM can load")]
     Tpm,
-}
-
-impl fmt::Display for Foreign {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Pkcs12 => "a PKCS#12 archive",
-            Self::Putty => "a PuTTY private key",
-            Self::Jwk => "a JSON Web Key",
-            Self::SshCom => "an ssh.com private key",
-            Self::OpenPgp => "an OpenPGP private key",
-            Self::Tpm => "a private key that only its TPM can load",
-        })
-    }
 }
 
 impl Foreign {
     /// How to extract the key, if possible.
     pub(crate) fn hint(self) -> Option<&'static str> {
-        match self {
-            Self::Pkcs12 => {
-                Some("extract the key: `openssl pkcs12 -in FILE -nocerts -out key.pem`")
+        Some(match self {
+            Self::Pkcs12 => "extract the key: `openssl pkcs12 -in FILE -nocerts -out key.pem`",
+            Self::Putty => "convert it: `puttygen FILE -O private-openssh -o key`",
+            Self::Jwk => "convert it: `step crypto key format --pem --out key.pem FILE`",
+            Self::SshCom => "convert it: `ssh-keygen -i -f FILE > key.pem`",
+            Self::Tpm => {
+                "use the `openssl` program, with the key source openssl:FILE?provider=tpm2,default"
             }
-            Self::Putty => Some("convert it: `puttygen FILE -O private-openssh -o key`"),
-            Self::Jwk => Some("convert it: `step crypto key format --pem --out key.pem FILE`"),
-            Self::SshCom => Some("convert it: `ssh-keygen -i -f FILE > key.pem`"),
-            Self::Tpm => Some(
-                "use the `openssl` program, with the key source openssl:FILE?provider=tpm2,default",
-            ),
-            Self::OpenPgp => None,
-        }
+            Self::OpenPgp => return None,
+        })
     }
 }
 
 /// A part of a key file that is not secret.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 pub enum Public {
     /// A public key, in any form.
+    #[error("a public key")]
     Key,
     /// An X.509 certificate (RFC 5280).
+    #[error("a certificate")]
     Certificate,
     /// A PKCS#10 certificate signing request (RFC 2986).
+    #[error("a certificate signing request")]
     Request,
     /// The curve that a key would be on.
+    #[error("curve parameters")]
     Parameters,
     /// A PEM block of another kind, by its label.
+    #[error("a PEM block of the kind {0}")]
     Other(String),
     /// DER of another kind.
+    #[error("DER of an unknown kind")]
     OtherDer,
-}
-
-impl fmt::Display for Public {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Key => f.write_str("a public key"),
-            Self::Certificate => f.write_str("a certificate"),
-            Self::Request => f.write_str("a certificate signing request"),
-            Self::Parameters => f.write_str("curve parameters"),
-            Self::Other(label) => write!(f, "a PEM block of the kind {label}"),
-            Self::OtherDer => f.write_str("DER of an unknown kind"),
-        }
-    }
 }
 
 /// How PKCS#12 starts where a program writes it in BER, which leaves lengths open.
@@ -119,26 +101,22 @@ pub(crate) fn identify(block: &Block) -> BlockKind {
         "DSA PRIVATE KEY" => return BlockKind::OtherPrivate("DSA"),
         "PGP PRIVATE KEY BLOCK" => return BlockKind::Foreign(Foreign::OpenPgp),
         "TSS2 PRIVATE KEY" | "TSS2 KEY BLOB" => return BlockKind::Foreign(Foreign::Tpm),
+        _ if block.header("Proc-Type").is_some() => return BlockKind::LegacyEncrypted,
         _ => {}
     }
-    if block.header("Proc-Type").is_some() {
-        return BlockKind::LegacyEncrypted;
-    }
-    let kind = match &block.data {
-        Ok(data) => identify_data(data),
-        Err(_) => None,
-    };
-    kind.unwrap_or_else(|| match label {
-        "" if block.data.is_err() => BlockKind::DamagedPrivate,
-        "" => BlockKind::Public(Public::OtherDer),
-        _ if label.contains("PRIVATE KEY") => BlockKind::DamagedPrivate,
-        _ => BlockKind::Public(match label {
+    let data = block.data.as_ref().ok();
+    let kind = data.and_then(|data| identify_data(data));
+    kind.unwrap_or_else(|| {
+        BlockKind::Public(match label {
+            "" if data.is_some() => Public::OtherDer,
+            "" => return BlockKind::DamagedPrivate,
+            _ if label.contains("PRIVATE KEY") => return BlockKind::DamagedPrivate,
             "CERTIFICATE" | "TRUSTED CERTIFICATE" | "X509 CERTIFICATE" => Public::Certificate,
             "CERTIFICATE REQUEST" | "NEW CERTIFICATE REQUEST" => Public::Request,
             "PUBLIC KEY" | "RSA PUBLIC KEY" | "PGP PUBLIC KEY BLOCK" => Public::Key,
             "EC PARAMETERS" => Public::Parameters,
             _ => Public::Other(label.to_owned()),
-        }),
+        })
     })
 }
 
@@ -179,17 +157,14 @@ pub(crate) fn identify_data(data: &[u8]) -> Option<BlockKind> {
 /// Tells the two by their first member: `[0] version, serialNumber` or the serial number itself
 /// (RFC 5280, section 4.1), and a version and then a name (RFC 2986, section 4.1).
 fn certificate_or_request(to_be_signed: AnyRef<'_>) -> Option<Public> {
-    let tags: Vec<Tag> = asn1::members(to_be_signed)?
-        .iter()
-        .map(Tagged::tag)
-        .collect();
+    let members = asn1::members(to_be_signed)?;
+    let tags: Vec<Tag> = members.iter().map(Tagged::tag).collect();
+    let version = asn1::explicit(0);
     match tags[..] {
-        [Tag::Integer, Tag::Sequence, Tag::Sequence, last] if last == asn1::explicit(0) => {
+        [Tag::Integer, Tag::Sequence, Tag::Sequence, last] if last == version => {
             Some(Public::Request)
         }
-        [first, ..] if first == asn1::explicit(0) || first == Tag::Integer => {
-            Some(Public::Certificate)
-        }
+        [first, ..] if first == version || first == Tag::Integer => Some(Public::Certificate),
         _ => None,
     }
 }
@@ -200,15 +175,14 @@ pub(crate) const SSH2_PUBLIC_KEY: &str = "---- BEGIN SSH2 PUBLIC KEY";
 /// Identifies a text without a PEM block.
 pub(crate) fn identify_text(text: &str) -> Option<BlockKind> {
     let text = text.trim_start();
-    if text.starts_with("PuTTY-User-Key-File-") {
-        Some(BlockKind::Foreign(Foreign::Putty))
-    } else if text.starts_with("---- BEGIN SSH2 ENCRYPTED PRIVATE KEY") {
-        Some(BlockKind::Foreign(Foreign::SshCom))
-    } else if text.starts_with(SSH2_PUBLIC_KEY) || !ssh_public::lines(text).is_empty() {
-        Some(BlockKind::Public(Public::Key))
-    } else if text.starts_with('{') && text.contains("\"kty\"") {
-        Some(BlockKind::Foreign(Foreign::Jwk))
-    } else {
-        None
-    }
+    Some(match text {
+        _ if text.starts_with("PuTTY-User-Key-File-") => BlockKind::Foreign(Foreign::Putty),
+        _ if text.starts_with("---- BEGIN SSH2 ENCRYPTED PRIVATE KEY") => {
+            BlockKind::Foreign(Foreign::SshCom)
+        }
+        _ if text.starts_with(SSH2_PUBLIC_KEY) => BlockKind::Public(Public::Key),
+        _ if !ssh_public::lines(text).is_empty() => BlockKind::Public(Public::Key),
+        _ if text.starts_with('{') && text.contains("\"kty\"") => BlockKind::Foreign(Foreign::Jwk),
+        _ => return None,
+    })
 }

@@ -7,6 +7,7 @@ pub(crate) mod asn1;
 pub(crate) mod contents;
 pub(crate) mod curve;
 pub(crate) mod identify;
+pub(crate) mod oids;
 pub(crate) mod pem;
 pub(crate) mod ssh_public;
 pub(crate) mod ssh_wire;

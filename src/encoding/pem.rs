@@ -1,12 +1,10 @@
 //! PEM text: read as tolerantly as `openssl` and `ssh-keygen` do, written as RFC 7468 has it, with
 //! the headers of RFC 1421 where an encrypted SEC1 key needs them.
 
-use base64::{
-    Engine, alphabet,
-    engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
-    prelude::BASE64_STANDARD,
-};
+use base64::{Engine, alphabet, prelude::BASE64_STANDARD};
 use zeroize::Zeroizing;
+
+use super::any_base64;
 
 const BEGIN: &[u8] = b"-----BEGIN ";
 const END: &[u8] = b"-----END ";
@@ -41,10 +39,9 @@ impl Block {
 
     /// A header's value, without regard to the case of its name.
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
-        self.headers
-            .iter()
-            .find(|(key, _)| key.eq_ignore_ascii_case(name))
-            .map(|(_, value)| value.as_str())
+        let mut headers = self.headers.iter();
+        let found = headers.find(|(key, _)| key.eq_ignore_ascii_case(name));
+        found.map(|(_, value)| value.as_str())
     }
 }
 
@@ -58,10 +55,7 @@ pub(crate) fn blocks(text: &[u8]) -> Vec<Block> {
         let Some((label, body)) = label(rest) else {
             continue;
         };
-        let body = match find(body, BEGIN) {
-            Some(next) => &body[..next],
-            None => body,
-        };
+        let body = &body[..find(body, BEGIN).unwrap_or(body.len())];
         rest = &rest[label.len() + DASHES.len() + body.len()..];
         blocks.push(block(label, body));
     }
@@ -118,12 +112,7 @@ fn header(line: &str) -> Option<(String, String)> {
 
 /// Standard Base64 without white space, padded or not.
 pub(crate) fn decode_base64(digits: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
-    let config =
-        GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
-    GeneralPurpose::new(&alphabet::STANDARD, config)
-        .decode(digits)
-        .ok()
-        .map(Zeroizing::new)
+    any_base64::decode_as(&alphabet::STANDARD, digits).map(Zeroizing::new)
 }
 
 /// One block with lines of `width` digits, that ends in a newline.
@@ -152,9 +141,8 @@ pub(crate) fn encode(
 }
 
 fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
-    haystack
-        .windows(needle.len())
-        .position(|window| window == needle)
+    let mut windows = haystack.windows(needle.len());
+    windows.position(|window| window == needle)
 }
 
 #[cfg(test)]

@@ -62,8 +62,8 @@ pub(crate) const REENCRYPT_OPENSSH: &str =
 impl Error {
     /// The next step, with a command if there is one, where `FILE` is a placeholder for the file that
     /// was read.
-    pub fn hint(&self) -> Option<String> {
-        let hint = match self {
+    pub fn hint(&self) -> Option<&'static str> {
+        Some(match self {
             Self::Empty | Self::NotP256(_) | Self::ScalarOutOfRange => MAKE_ONE,
             Self::WrongPassphrase => {
                 "to test a passphrase: `openssl pkey -in FILE -noout`, or for OpenSSH's format \
@@ -79,7 +79,7 @@ impl Error {
                 _ => MAKE_ONE,
             },
             Self::SeveralKeys(_) => "keep one private key in the file, or copy it to a new file",
-            Self::Foreign(foreign) => return foreign.hint().map(str::to_owned),
+            Self::Foreign(foreign) => return foreign.hint(),
             Self::NoEnd(_) | Self::NoBegin | Self::NotBase64(_) | Self::Malformed(_) => {
                 "compare it with the original, or check it: `openssl pkey -in FILE -noout`, or for \
                  OpenSSH's format `ssh-keygen -y -f FILE`"
@@ -97,8 +97,21 @@ impl Error {
             }
             Self::UnsupportedEncryption { remedy, .. } | Self::TooCostly { remedy, .. } => remedy,
             Self::EmptyPassphrase(_) => "use a passphrase, or leave the key unencrypted",
-        };
-        Some(hint.to_owned())
+        })
+    }
+
+    pub(crate) fn unsupported(scheme: impl Into<String>, remedy: &'static str) -> Self {
+        let scheme = scheme.into();
+        Self::UnsupportedEncryption { scheme, remedy }
+    }
+
+    pub(crate) fn too_costly(asked: String, limit: impl ToString, remedy: &'static str) -> Self {
+        let limit = limit.to_string();
+        Self::TooCostly {
+            asked,
+            limit,
+            remedy,
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! PEM encrypted as a whole, by the headers `Proc-Type: 4,ENCRYPTED` and `DEK-Info` (RFC 1421,
 //! sections 4.6.1.1 and 4.6.1.3): what `openssl ec -aes256` and `ssh-keygen -m PEM` write.
 
+use ::cbc::cipher::{BlockCipherDecrypt, KeyInit};
 use aes::{Aes128, Aes192, Aes256};
 use der::{Decode, asn1::AnyRef};
 use des::{Des, TdesEde3};
@@ -11,51 +12,40 @@ use zeroize::Zeroizing;
 use super::{Error, PrivateKey, cbc, decode_plain, error::REENCRYPT_LEGACY, sec1};
 use crate::encoding::pem::{self, Block};
 
-#[derive(Clone, Copy, Debug)]
-enum Cipher {
-    Aes128,
-    Aes192,
-    Aes256,
-    TripleDes,
-    Des,
+#[derive(Debug)]
+struct Cipher {
+    /// As in a `DEK-Info` header.
+    name: &'static str,
+    key_length: usize,
+    block_size: usize,
+    decrypt: Decrypt,
 }
+
+type Decrypt = fn(&[u8], &[u8], &[u8]) -> Option<Zeroizing<Vec<u8>>>;
 
 impl Cipher {
-    const ALL: [Self; 5] = [
-        Self::Aes128,
-        Self::Aes192,
-        Self::Aes256,
-        Self::TripleDes,
-        Self::Des,
-    ];
-
-    /// The name that a `DEK-Info` header gives.
-    fn name(self) -> &'static str {
-        match self {
-            Self::Aes128 => "AES-128-CBC",
-            Self::Aes192 => "AES-192-CBC",
-            Self::Aes256 => "AES-256-CBC",
-            Self::TripleDes => "DES-EDE3-CBC",
-            Self::Des => "DES-CBC",
-        }
+    fn all() -> [Self; 5] {
+        [
+            Self::of::<Aes128>("AES-128-CBC"),
+            Self::of::<Aes192>("AES-192-CBC"),
+            Self::of::<Aes256>(AES_256),
+            Self::of::<TdesEde3>("DES-EDE3-CBC"),
+            Self::of::<Des>("DES-CBC"),
+        ]
     }
 
-    fn key_length(self) -> usize {
-        match self {
-            Self::Aes128 => 16,
-            Self::Aes192 | Self::TripleDes => 24,
-            Self::Aes256 => 32,
-            Self::Des => 8,
-        }
-    }
-
-    fn block_size(self) -> usize {
-        match self {
-            Self::Aes128 | Self::Aes192 | Self::Aes256 => 16,
-            Self::TripleDes | Self::Des => 8,
+    fn of<C: BlockCipherDecrypt + KeyInit>(name: &'static str) -> Self {
+        Self {
+            name,
+            key_length: C::key_size(),
+            block_size: C::block_size(),
+            decrypt: cbc::decrypt::<C>,
         }
     }
 }
+
+/// The strongest cipher of the format.
+const AES_256: &str = "AES-256-CBC";
 
 /// An encrypted block.
 #[derive(Debug)]
@@ -80,22 +70,20 @@ impl Encrypted {
             .header("DEK-Info")
             .and_then(|info| info.split_once(','))
             .ok_or_else(malformed)?;
-        let cipher = Cipher::ALL
-            .into_iter()
-            .find(|cipher| cipher.name().eq_ignore_ascii_case(name))
-            .ok_or_else(|| Error::UnsupportedEncryption {
-                scheme: name
-                    .chars()
-                    .filter(char::is_ascii_graphic)
-                    .take(32)
-                    .collect(),
-                remedy: REENCRYPT_LEGACY,
-            })?;
-        let iv = base16ct::mixed::decode_vec(iv.trim())
-            .ok()
-            .filter(|iv| iv.len() == cipher.block_size())
-            .ok_or_else(malformed)?;
-        if !ciphertext.len().is_multiple_of(cipher.block_size()) {
+        let mut ciphers = Cipher::all().into_iter();
+        let cipher = ciphers.find(|cipher| cipher.name.eq_ignore_ascii_case(name));
+        let cipher = cipher.ok_or_else(|| {
+            let name: String = name
+                .chars()
+                .filter(char::is_ascii_graphic)
+                .take(32)
+                .collect();
+            Error::unsupported(name, REENCRYPT_LEGACY)
+        })?;
+        let iv = base16ct::mixed::decode_vec(iv.trim()).ok();
+        let iv = iv.filter(|iv| iv.len() == cipher.block_size);
+        let iv = iv.ok_or_else(malformed)?;
+        if !ciphertext.len().is_multiple_of(cipher.block_size) {
             return Err(Error::Malformed(format!("{label} block")));
         }
         Ok(Self {
@@ -108,19 +96,11 @@ impl Encrypted {
 
     /// As with PKCS#8, a plaintext that is not a key means a wrong passphrase.
     pub(crate) fn decrypt(&self, passphrase: &[u8]) -> Result<PrivateKey, Error> {
-        let key = derive(passphrase, &self.iv, self.cipher.key_length());
-        let decrypt = match self.cipher {
-            Cipher::Aes128 => cbc::decrypt::<Aes128>,
-            Cipher::Aes192 => cbc::decrypt::<Aes192>,
-            Cipher::Aes256 => cbc::decrypt::<Aes256>,
-            Cipher::TripleDes => cbc::decrypt::<TdesEde3>,
-            Cipher::Des => cbc::decrypt::<Des>,
-        };
-        let der = decrypt(&key, &self.iv, &self.ciphertext).ok_or(Error::WrongPassphrase)?;
-        let parameters = self
-            .parameters
-            .as_deref()
-            .and_then(|der| AnyRef::from_der(der).ok());
+        let key = derive(passphrase, &self.iv, self.cipher.key_length);
+        let der = (self.cipher.decrypt)(&key, &self.iv, &self.ciphertext);
+        let der = der.ok_or(Error::WrongPassphrase)?;
+        let parameters = self.parameters.as_deref();
+        let parameters = parameters.and_then(|der| AnyRef::from_der(der).ok());
         match decode_plain(&der, parameters) {
             None | Some(Err(Error::Malformed(_))) => Err(Error::WrongPassphrase),
             Some(result) => result,
@@ -128,18 +108,14 @@ impl Encrypted {
     }
 }
 
-/// A SEC1 key under AES-256-CBC, the strongest cipher of the format.
+/// A SEC1 key under AES-256-CBC.
 pub(crate) fn encode(key: &PrivateKey, passphrase: &[u8]) -> Zeroizing<String> {
     let iv = <[u8; 16]>::generate();
-    let cipher = Cipher::Aes256;
-    let cipher_key = derive(passphrase, &iv, cipher.key_length());
+    let cipher_key = derive(passphrase, &iv, 32);
     let ciphertext = cbc::encrypt::<Aes256>(&cipher_key, &iv, &sec1::encode(key))
         .expect("key and IV have the cipher's lengths");
-    let dek_info = format!("{},{}", cipher.name(), base16ct::upper::encode_string(&iv));
-    let headers = [
-        ("Proc-Type", "4,ENCRYPTED"),
-        ("DEK-Info", dek_info.as_str()),
-    ];
+    let dek_info = format!("{AES_256},{}", base16ct::upper::encode_string(&iv));
+    let headers = [("Proc-Type", "4,ENCRYPTED"), ("DEK-Info", &dek_info)];
     pem::encode(sec1::LABEL, &headers, &ciphertext, 64)
 }
 

@@ -102,6 +102,12 @@ pub enum KeyFile {
     Encrypted(EncryptedKey),
 }
 
+impl KeyFile {
+    fn encrypted(key: Encrypted) -> Self {
+        Self::Encrypted(EncryptedKey(key))
+    }
+}
+
 /// A key that needs a passphrase.
 #[derive(Debug)]
 pub struct EncryptedKey(Encrypted);
@@ -136,37 +142,35 @@ impl EncryptedKey {
 /// An [`Error`] that names what was found, unless the file has exactly one private key and it is an
 /// ECDSA P-256 key.
 pub fn parse(contents: &[u8]) -> Result<KeyFile, Error> {
-    wiping_stack(|| parse_blocks(contents))
+    wiping_stack(|| match contents::read(contents) {
+        Contents::Empty => Err(Error::Empty),
+        Contents::Blocks(blocks) => read_blocks(&blocks),
+        Contents::Text(text) => Err(not_a_key(&text)),
+        Contents::Binary => Err(Error::Unrecognized),
+    })
 }
 
-fn parse_blocks(contents: &[u8]) -> Result<KeyFile, Error> {
-    let blocks = match contents::read(contents) {
-        Contents::Empty => return Err(Error::Empty),
-        Contents::Blocks(blocks) => blocks,
-        Contents::Text(text) => return Err(not_a_key(&text)),
-        Contents::Binary => return Err(Error::Unrecognized),
-    };
-    let kinds: Vec<BlockKind> = blocks.iter().map(identify::identify).collect();
-    let parts = || blocks.iter().zip(&kinds);
-    let public = |kind: &BlockKind| match kind {
-        BlockKind::Public(public) => Some(public.clone()),
-        _ => None,
-    };
-    let mut private = parts().filter(|(_, kind)| public(kind).is_none());
-    let Some((block, kind)) = private.next() else {
-        return Err(Error::NoPrivateKey(
-            kinds.iter().filter_map(public).collect(),
-        ));
-    };
-    let others = private.count();
-    if others > 0 {
-        return Err(Error::SeveralKeys(1 + others));
+fn read_blocks(blocks: &[Block]) -> Result<KeyFile, Error> {
+    let (mut private, mut public, mut parameters) = (Vec::new(), Vec::new(), None);
+    for block in blocks {
+        match identify::identify(block) {
+            BlockKind::Public(kind) => {
+                if kind == Public::Parameters && parameters.is_none() {
+                    parameters = Some(block.data.as_ref());
+                }
+                public.push(kind);
+            }
+            kind => private.push((block, kind)),
+        }
     }
-    let parameters = parts()
-        .find(|(_, kind)| **kind == BlockKind::Public(Public::Parameters))
-        .and_then(|(block, _)| block.data.as_ref().ok())
-        .map(|data| data.as_slice());
-    read(block, kind, parameters)
+    match &private[..] {
+        [] => Err(Error::NoPrivateKey(public)),
+        [(block, kind)] => {
+            let parameters = parameters.and_then(Result::ok);
+            read(block, kind, parameters.map(|data| data.as_slice()))
+        }
+        several => Err(Error::SeveralKeys(several.len())),
+    }
 }
 
 /// Reads the one private key of a file; `parameters` is the DER of its `EC PARAMETERS` block.
@@ -184,27 +188,20 @@ fn read(block: &Block, kind: &BlockKind, parameters: Option<&[u8]>) -> Result<Ke
         Err(Fault::NotBase64) => return Err(Error::NotBase64(block.name())),
         Err(Fault::CutShort) => return Err(Error::Malformed(block.name())),
     };
-    let encrypted = |key| KeyFile::Encrypted(EncryptedKey(key));
-    match kind {
-        BlockKind::EncryptedPkcs8 => {
-            let key = pkcs8::Encrypted::read(data)?;
-            Ok(encrypted(Encrypted::Pkcs8(key)))
-        }
+    let key = match kind {
+        BlockKind::EncryptedPkcs8 => Encrypted::Pkcs8(pkcs8::Encrypted::read(data)?),
         BlockKind::LegacyEncrypted => {
-            let key = legacy_pem::Encrypted::read(block, data, parameters)?;
-            Ok(encrypted(Encrypted::LegacyPem(key)))
+            Encrypted::LegacyPem(legacy_pem::Encrypted::read(block, data, parameters)?)
         }
-        BlockKind::Openssh => Ok(match openssh::read(data)? {
-            openssh::Key::Plain(key) => KeyFile::Plain(key),
-            openssh::Key::Encrypted(key) => encrypted(Encrypted::Openssh(key)),
-        }),
+        BlockKind::Openssh => return openssh::read(data),
         _ => {
             let parameters = parameters.and_then(|der| AnyRef::from_der(der).ok());
             let key = decode_plain(data, parameters);
             let key = key.unwrap_or_else(|| Err(Error::Malformed(block.name())));
-            key.map(KeyFile::Plain)
+            return key.map(KeyFile::Plain);
         }
-    }
+    };
+    Ok(KeyFile::encrypted(key))
 }
 
 /// Reads DER that is unencrypted or decrypted; `None` if it is not a private key.
@@ -251,24 +248,17 @@ pub fn encode(
     passphrase: Option<&[u8]>,
     comment: &str,
 ) -> Result<Zeroizing<String>, Error> {
-    wiping_stack(|| encode_block(key, format, passphrase, comment))
-}
-
-fn encode_block(
-    key: &PrivateKey,
-    format: Format,
-    passphrase: Option<&[u8]>,
-    comment: &str,
-) -> Result<Zeroizing<String>, Error> {
-    Ok(match (format, passphrase) {
-        (Format::Pkcs8, None) => pem::encode(pkcs8::LABEL, &[], &pkcs8::encode(key), 64),
-        (Format::Pkcs8, Some(passphrase)) => {
-            let der = pkcs8::encode_encrypted(key, passphrase);
-            pem::encode(pkcs8::ENCRYPTED_LABEL, &[], &der, 64)
-        }
-        (Format::Sec1, None) => pem::encode(sec1::LABEL, &[], &sec1::encode(key), 64),
-        (Format::Sec1, Some([])) => return Err(Error::EmptyPassphrase("a SEC1 private key")),
-        (Format::Sec1, Some(passphrase)) => legacy_pem::encode(key, passphrase),
-        (Format::Openssh, passphrase) => openssh::encode(key, passphrase, comment)?,
+    wiping_stack(|| {
+        Ok(match (format, passphrase) {
+            (Format::Pkcs8, None) => pem::encode(pkcs8::LABEL, &[], &pkcs8::encode(key), 64),
+            (Format::Pkcs8, Some(passphrase)) => {
+                let der = pkcs8::encode_encrypted(key, passphrase);
+                pem::encode(pkcs8::ENCRYPTED_LABEL, &[], &der, 64)
+            }
+            (Format::Sec1, None) => pem::encode(sec1::LABEL, &[], &sec1::encode(key), 64),
+            (Format::Sec1, Some([])) => return Err(Error::EmptyPassphrase("a SEC1 private key")),
+            (Format::Sec1, Some(passphrase)) => legacy_pem::encode(key, passphrase),
+            (Format::Openssh, passphrase) => openssh::encode(key, passphrase, comment)?,
+        })
     })
 }

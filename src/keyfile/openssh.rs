@@ -6,7 +6,7 @@ use p256::elliptic_curve::Generate;
 use ssh_cipher::Cipher;
 use zeroize::Zeroizing;
 
-use super::{Error, PrivateKey, error::REENCRYPT_OPENSSH};
+use super::{Error, KeyFile, PrivateKey, error::REENCRYPT_OPENSSH};
 use crate::encoding::{
     algorithm, pem,
     ssh_public::{self, CURVE, OPENSSH_MAGIC},
@@ -39,12 +39,6 @@ fn malformed() -> Error {
     Error::Malformed(NAME.into())
 }
 
-/// The contents of the binary form.
-pub(crate) enum Key {
-    Plain(PrivateKey),
-    Encrypted(Encrypted),
-}
-
 /// An encrypted key.
 #[derive(Debug)]
 pub(crate) struct Encrypted {
@@ -58,7 +52,7 @@ pub(crate) struct Encrypted {
 
 /// Takes the binary form, from [`OPENSSH_MAGIC`] on. The public key is not encrypted, so an unsupported
 /// key is an error before a passphrase prompt.
-pub(crate) fn read(bytes: &[u8]) -> Result<Key, Error> {
+pub(crate) fn read(bytes: &[u8]) -> Result<KeyFile, Error> {
     let mut reader = Reader(bytes.strip_prefix(OPENSSH_MAGIC).ok_or_else(malformed)?);
     let cipher = reader.name().ok_or_else(malformed)?;
     let kdf = reader.name().ok_or_else(malformed)?;
@@ -75,16 +69,11 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Key, Error> {
 
     if cipher == "none" {
         let result = decode(private, public);
-        return result.ok_or_else(malformed)?.map(Key::Plain);
+        return result.ok_or_else(malformed)?.map(KeyFile::Plain);
     }
-    let unsupported = |scheme: &str| Error::UnsupportedEncryption {
-        scheme: scheme.into(),
-        remedy: REENCRYPT_OPENSSH,
-    };
-    let cipher = CIPHERS
-        .into_iter()
-        .find(|known| known.as_str() == cipher)
-        .ok_or_else(|| unsupported(cipher))?;
+    let unsupported = |scheme: &str| Error::unsupported(scheme, REENCRYPT_OPENSSH);
+    let known = CIPHERS.into_iter().find(|known| known.as_str() == cipher);
+    let cipher = known.ok_or_else(|| unsupported(cipher))?;
     if kdf != "bcrypt" {
         return Err(unsupported(&format!("the key derivation {kdf}")));
     }
@@ -97,25 +86,24 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Key, Error> {
     if private.is_empty() || !private.len().is_multiple_of(cipher.block_size()) {
         return Err(malformed());
     }
-    Ok(Key::Encrypted(Encrypted {
+    Ok(KeyFile::encrypted(super::Encrypted::Openssh(Encrypted {
         cipher,
         salt: salt.to_vec(),
         rounds,
         public: public.to_vec(),
         ciphertext: private.to_vec(),
         tag,
-    }))
+    })))
 }
 
 fn bcrypt_options(options: &[u8]) -> Result<(&[u8], u32), Error> {
     let mut reader = Reader(options);
     match (reader.string(), reader.uint32()) {
         (Some([]), _) | (_, Some(0) | None) | (None, _) => Err(malformed()),
-        (_, Some(rounds)) if rounds > MAX_ROUNDS => Err(Error::TooCostly {
-            asked: format!("{rounds} rounds of bcrypt"),
-            limit: MAX_ROUNDS.to_string(),
-            remedy: REENCRYPT_OPENSSH,
-        }),
+        (_, Some(rounds)) if rounds > MAX_ROUNDS => {
+            let asked = format!("{rounds} rounds of bcrypt");
+            Err(Error::too_costly(asked, MAX_ROUNDS, REENCRYPT_OPENSSH))
+        }
         (Some(salt), Some(rounds)) => Ok((salt, rounds)),
     }
 }

@@ -1,6 +1,8 @@
-//! Password-based encryption of PKCS#8 files: PBES2, in its own module, and the older schemes: PBES1 (PKCS#5, RFC 8018, section 6.1) and those of PKCS#12 (RFC 7292, appendix
-//! C), which `openssl pkcs8 -v1 PBE-SHA1-3DES` still writes.
+//! Password-based encryption of PKCS#8 files: PBES2, in its own module, and the older schemes of PKCS#5
+//! (PBES1, RFC 8018, section 6.1) and PKCS#12 (RFC 7292, appendix C), which
+//! `openssl pkcs8 -v1 PBE-SHA1-3DES` still writes.
 
+use ::cbc::cipher::{BlockCipherDecrypt, KeyInit};
 use der::asn1::{AnyRef, ObjectIdentifier};
 use des::{Des, TdesEde2, TdesEde3};
 use md5::Md5;
@@ -13,7 +15,7 @@ use super::{
     pbes2,
     scheme::{affordable_iterations, malformed},
 };
-use crate::encoding::asn1;
+use crate::encoding::{asn1, oids};
 
 const PBES2: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.5.13");
 const SHA1_3DES: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.12.1.3");
@@ -31,47 +33,35 @@ pub(crate) enum Scheme {
 /// A scheme from before PBES2.
 #[derive(Debug)]
 pub(crate) struct Old {
-    suite: Suite,
+    decrypt: Decrypt,
     salt: Vec<u8>,
     iterations: u64,
 }
 
-/// The key derivation and cipher of an older scheme.
-#[derive(Clone, Copy, Debug)]
-enum Suite {
-    /// PKCS#12 with SHA-1 and triple DES.
-    Pkcs12ThreeKeys,
-    /// The same, whose third key is the first again.
-    Pkcs12TwoKeys,
-    /// PKCS#5 with MD5 and DES.
-    Pkcs5Md5,
-    /// PKCS#5 with SHA-1 and DES.
-    Pkcs5Sha1,
-}
+type Decrypt = fn(&Old, &[u8], &[u8]) -> Option<Zeroizing<Vec<u8>>>;
 
 impl Scheme {
     /// Takes the `AlgorithmIdentifier` in front of the ciphertext.
     pub(crate) fn read(identifier: AnyRef<'_>) -> Result<Self, Error> {
         let (oid, parameters) = asn1::algorithm(identifier).ok_or_else(malformed)?;
         let parameters = parameters.and_then(asn1::members).ok_or_else(malformed)?;
-        let suite = match oid {
+        let decrypt: Decrypt = match oid {
             PBES2 => return pbes2::read(&parameters).map(Self::Pbes2),
-            SHA1_3DES => Suite::Pkcs12ThreeKeys,
-            SHA1_2DES => Suite::Pkcs12TwoKeys,
-            MD5_DES => Suite::Pkcs5Md5,
-            SHA1_DES => Suite::Pkcs5Sha1,
+            SHA1_3DES => Old::pkcs12::<TdesEde3>,
+            // The third key is the first again.
+            SHA1_2DES => Old::pkcs12::<TdesEde2>,
+            MD5_DES => Old::pkcs5::<Md5>,
+            SHA1_DES => Old::pkcs5::<Sha1>,
             other => {
-                return Err(Error::UnsupportedEncryption {
-                    scheme: old_scheme_name(other),
-                    remedy: REENCRYPT_LEGACY,
-                });
+                let name = oids::name(other, "the scheme ");
+                return Err(Error::unsupported(name, REENCRYPT_LEGACY));
             }
         };
         let [salt, iterations] = parameters[..] else {
             return Err(malformed());
         };
         Ok(Self::Old(Old {
-            suite,
+            decrypt,
             salt: asn1::octets(salt).ok_or_else(malformed)?.to_vec(),
             iterations: affordable_iterations("", iterations)?,
         }))
@@ -93,53 +83,26 @@ impl Scheme {
     ) -> Option<Zeroizing<Vec<u8>>> {
         match self {
             Self::Pbes2(parameters) => pbes2::decrypt(parameters, passphrase, ciphertext),
-            Self::Old(old) => old.decrypt(passphrase, ciphertext),
+            Self::Old(old) => (old.decrypt)(old, passphrase, ciphertext),
         }
     }
 }
 
 impl Old {
-    fn decrypt(&self, passphrase: &[u8], ciphertext: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
-        let pkcs12 = |key_length| {
-            let passphrase = bmp_string(passphrase);
-            let derive =
-                |id, length| pkcs12_kdf(id, &passphrase, &self.salt, self.iterations, length);
-            (derive(KEY, key_length), derive(IV, 8))
-        };
-        let decrypt_des = |derived: Zeroizing<Vec<u8>>| {
-            cbc::decrypt::<Des>(&derived[..8], &derived[8..16], ciphertext)
-        };
-        match self.suite {
-            Suite::Pkcs12ThreeKeys => {
-                let (key, iv) = pkcs12(24);
-                cbc::decrypt::<TdesEde3>(&key, &iv, ciphertext)
-            }
-            Suite::Pkcs12TwoKeys => {
-                let (key, iv) = pkcs12(16);
-                cbc::decrypt::<TdesEde2>(&key, &iv, ciphertext)
-            }
-            Suite::Pkcs5Md5 => decrypt_des(pbkdf1::<Md5>(passphrase, &self.salt, self.iterations)),
-            Suite::Pkcs5Sha1 => {
-                decrypt_des(pbkdf1::<Sha1>(passphrase, &self.salt, self.iterations))
-            }
-        }
+    fn pkcs12<C: BlockCipherDecrypt + KeyInit>(
+        &self,
+        passphrase: &[u8],
+        ciphertext: &[u8],
+    ) -> Option<Zeroizing<Vec<u8>>> {
+        let passphrase = bmp_string(passphrase);
+        let derive = |id, length| pkcs12_kdf(id, &passphrase, &self.salt, self.iterations, length);
+        cbc::decrypt::<C>(&derive(KEY, C::key_size()), &derive(IV, 8), ciphertext)
     }
-}
 
-fn old_scheme_name(oid: ObjectIdentifier) -> String {
-    let oid = oid.to_string();
-    let name = match oid.as_str() {
-        "1.2.840.113549.1.5.1" => "PBE-MD2-DES",
-        "1.2.840.113549.1.5.4" => "PBE-MD2-RC2-64",
-        "1.2.840.113549.1.5.6" => "PBE-MD5-RC2-64",
-        "1.2.840.113549.1.5.11" => "PBE-SHA1-RC2-64",
-        "1.2.840.113549.1.12.1.1" => "PBE-SHA1-RC4-128",
-        "1.2.840.113549.1.12.1.2" => "PBE-SHA1-RC4-40",
-        "1.2.840.113549.1.12.1.5" => "PBE-SHA1-RC2-128",
-        "1.2.840.113549.1.12.1.6" => "PBE-SHA1-RC2-40",
-        other => return format!("the scheme {other}"),
-    };
-    name.into()
+    fn pkcs5<D: Digest>(&self, passphrase: &[u8], ciphertext: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+        let derived = pbkdf1::<D>(passphrase, &self.salt, self.iterations);
+        cbc::decrypt::<Des>(&derived[..8], &derived[8..16], ciphertext)
+    }
 }
 
 /// PBKDF1 (RFC 8018, section 5.1), in full.

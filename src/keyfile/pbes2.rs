@@ -15,14 +15,12 @@ use super::{
     error::REENCRYPT,
     scheme::{affordable_iterations, malformed},
 };
-use crate::encoding::asn1;
+use crate::encoding::{asn1, oids};
 
-/// The most a file may ask of scrypt: 256 MiB and about ten seconds.
-mod limit {
-    pub(super) const BYTES: u128 = 256 << 20;
-    /// N times r times p.
-    pub(super) const WORK: u128 = 1 << 24;
-}
+/// The most memory that a file may ask of scrypt, in bytes.
+const MAX_BYTES: u128 = 256 << 20;
+/// The most work, N times r times p: about ten seconds.
+const MAX_WORK: u128 = 1 << 24;
 
 /// AES-256-CBC under PBKDF2 with HMAC-SHA-256, as OpenSSL 1.1 and later and Python's `cryptography`
 /// read, and FIPS-bound systems too (which have no scrypt). The iterations are OWASP's advice:
@@ -87,7 +85,7 @@ fn read_cipher(identifier: AnyRef<'_>) -> Result<EncryptionScheme, Error> {
         // The crate takes the first eight bytes of an IV, and panics where there are fewer.
         pbes2::DES_EDE3_CBC_OID if iv.and_then(asn1::octets).map(<[u8]>::len) == Some(8) => {}
         pbes2::DES_EDE3_CBC_OID => return Err(malformed()),
-        other => return Err(unsupported(cipher_name(other))),
+        other => return Err(unsupported(oids::name(other, "the cipher "))),
     }
     identifier
         .decode_as::<AlgorithmIdentifierRef<'_>>()
@@ -96,10 +94,7 @@ fn read_cipher(identifier: AnyRef<'_>) -> Result<EncryptionScheme, Error> {
 }
 
 fn unsupported(scheme: String) -> Error {
-    Error::UnsupportedEncryption {
-        scheme,
-        remedy: REENCRYPT,
-    }
+    Error::unsupported(scheme, REENCRYPT)
 }
 
 /// The ciphertext's length is a multiple of this, in bytes.
@@ -120,10 +115,8 @@ pub(crate) fn decrypt(
     ciphertext: &[u8],
 ) -> Option<Zeroizing<Vec<u8>>> {
     let mut buffer = Zeroizing::new(ciphertext.to_vec());
-    let length = parameters
-        .decrypt_in_place(passphrase, &mut buffer)
-        .ok()?
-        .len();
+    let plaintext = parameters.decrypt_in_place(passphrase, &mut buffer).ok()?;
+    let length = plaintext.len();
     buffer.truncate(length);
     Some(buffer)
 }
@@ -132,21 +125,14 @@ fn affordable_scrypt(n: AnyRef<'_>, r: AnyRef<'_>, p: AnyRef<'_>) -> Result<(), 
     let number = |value| asn1::small(value).filter(|&n| n > 0).ok_or_else(malformed);
     let (n, r, p) = (number(n)?, number(r)?, number(p)?);
     let [wide_n, wide_r, wide_p] = [n, r, p].map(u128::from);
-    let too_costly = |asked, limit: &str| {
-        Err(Error::TooCostly {
-            asked,
-            limit: limit.into(),
-            remedy: REENCRYPT,
-        })
-    };
     let bytes = 128u128.saturating_mul(wide_n).saturating_mul(wide_r);
-    if bytes > limit::BYTES {
-        let mebibytes = bytes >> 20;
-        return too_costly(format!("{mebibytes} MiB for scrypt"), "256 MiB");
+    if bytes > MAX_BYTES {
+        let asked = format!("{} MiB for scrypt", bytes >> 20);
+        return Err(Error::too_costly(asked, "256 MiB", REENCRYPT));
     }
-    if wide_n.saturating_mul(wide_r).saturating_mul(wide_p) > limit::WORK {
+    if wide_n.saturating_mul(wide_r).saturating_mul(wide_p) > MAX_WORK {
         let asked = format!("scrypt with N={n}, r={r}, p={p}");
-        return too_costly(asked, "N*r*p=16777216");
+        return Err(Error::too_costly(asked, "N*r*p=16777216", REENCRYPT));
     }
     let log_n = n.ilog2() as u8;
     if n < 2 || !n.is_power_of_two() || scrypt::Params::new(log_n, r as u32, p as u32).is_err() {
@@ -155,30 +141,9 @@ fn affordable_scrypt(n: AnyRef<'_>, r: AnyRef<'_>, p: AnyRef<'_>) -> Result<(), 
     Ok(())
 }
 
-/// The HMACs of RFC 8018, appendix B.1.2, that the crate has: SHA-1, then SHA-224 to SHA-512.
+/// The HMACs of RFC 8018, appendix B.1.2, that `pkcs5` supports: SHA-1, then SHA-224 to SHA-512.
 fn is_known_prf(prf: ObjectIdentifier) -> bool {
-    matches!(
-        prf.to_string().as_str(),
-        "1.2.840.113549.2.7"
-            | "1.2.840.113549.2.8"
-            | "1.2.840.113549.2.9"
-            | "1.2.840.113549.2.10"
-            | "1.2.840.113549.2.11"
-    )
-}
-
-fn cipher_name(oid: ObjectIdentifier) -> String {
-    let oid = oid.to_string();
-    let name = match oid.as_str() {
-        "1.3.14.3.2.7" => "DES-CBC",
-        "1.2.840.113549.3.2" => "RC2-CBC",
-        "1.2.392.200011.61.1.1.1.2" => "CAMELLIA-128-CBC",
-        "1.2.392.200011.61.1.1.1.3" => "CAMELLIA-192-CBC",
-        "1.2.392.200011.61.1.1.1.4" => "CAMELLIA-256-CBC",
-        "1.2.410.200046.1.1.2" => "ARIA-128-CBC",
-        "1.2.410.200046.1.1.7" => "ARIA-192-CBC",
-        "1.2.410.200046.1.1.12" => "ARIA-256-CBC",
-        other => return format!("the cipher {other}"),
-    };
-    name.into()
+    let prf = prf.to_string();
+    let number = prf.strip_prefix("1.2.840.113549.2.");
+    number.is_some_and(|number| ["7", "8", "9", "10", "11"].contains(&number))
 }

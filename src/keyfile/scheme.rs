@@ -20,11 +20,10 @@ pub(crate) fn malformed() -> Error {
 pub(crate) fn affordable_iterations(of_what: &str, iterations: AnyRef<'_>) -> Result<u64, Error> {
     match asn1::small(iterations) {
         None | Some(0) => Err(malformed()),
-        Some(iterations) if iterations > MAX_ITERATIONS => Err(Error::TooCostly {
-            asked: format!("{iterations} {of_what}iterations"),
-            limit: MAX_ITERATIONS.to_string(),
-            remedy: REENCRYPT,
-        }),
+        Some(iterations) if iterations > MAX_ITERATIONS => {
+            let asked = format!("{iterations} {of_what}iterations");
+            Err(Error::too_costly(asked, MAX_ITERATIONS, REENCRYPT))
+        }
         Some(iterations) => Ok(iterations),
     }
 }

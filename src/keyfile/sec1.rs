@@ -1,46 +1,26 @@
 //! SEC1: the `ECPrivateKey` of RFC 5915, which `openssl ec` and `openssl ecparam -genkey` write.
 
-use der::{Tagged, asn1::AnyRef};
+use der::{
+    Decode, Sequence,
+    asn1::{AnyRef, BitStringRef, OctetStringRef},
+};
 use zeroize::Zeroizing;
 
 use super::{Error, PrivateKey};
-use crate::encoding::{asn1, curve};
+use crate::encoding::curve;
 
 pub(crate) const NAME: &str = "SEC1 private key";
 pub(crate) const LABEL: &str = "EC PRIVATE KEY";
 
-/// The members of an `ECPrivateKey`.
+/// The `ECPrivateKey`.
+#[derive(Sequence)]
 struct EcPrivateKey<'a> {
-    scalar: &'a [u8],
+    version: u8,
+    scalar: &'a OctetStringRef,
+    #[asn1(context_specific = "0", tag_mode = "EXPLICIT", optional = "true")]
     parameters: Option<AnyRef<'a>>,
-    public: Option<&'a [u8]>,
-}
-
-impl<'a> EcPrivateKey<'a> {
-    fn read(der: &'a [u8]) -> Option<Self> {
-        let members = asn1::sequence(der)?;
-        let [version, scalar, ref optional @ ..] = members[..] else {
-            return None;
-        };
-        if asn1::small(version)? != 1 {
-            return None;
-        }
-        let mut key = Self {
-            scalar: asn1::octets(scalar)?,
-            parameters: None,
-            public: None,
-        };
-        for &member in optional {
-            if member.tag() == asn1::explicit(0) {
-                key.parameters = Some(asn1::inside(member)?);
-            } else if member.tag() == asn1::explicit(1) {
-                key.public = Some(asn1::whole_bits(asn1::inside(member)?)?);
-            } else {
-                return None;
-            }
-        }
-        Some(key)
-    }
+    #[asn1(context_specific = "1", tag_mode = "EXPLICIT", optional = "true")]
+    public: Option<BitStringRef<'a>>,
 }
 
 /// Takes the DER and the curve and public part from its context (an `EC PARAMETERS` block or the PKCS#8
@@ -54,15 +34,16 @@ pub(crate) fn decode(
     public_beside: Option<&[u8]>,
 ) -> Result<PrivateKey, Error> {
     let malformed = || Error::Malformed(NAME.into());
-    let key = EcPrivateKey::read(der).ok_or_else(malformed)?;
+    let key = EcPrivateKey::from_der(der).ok();
+    let key = key.filter(|key| key.version == 1).ok_or_else(malformed)?;
     for parameters in [parameters_beside, key.parameters].into_iter().flatten() {
-        curve::check(parameters).map_err(|error| match error {
-            curve::Error::Not(other) => Error::NotP256(other),
-            curve::Error::Malformed => malformed(),
-        })?;
+        let on_p256 = curve::check(parameters).ok_or_else(malformed)?;
+        on_p256.map_err(Error::NotP256)?;
     }
-    let public: Vec<&[u8]> = [key.public, public_beside].into_iter().flatten().collect();
-    let private_key = PrivateKey::from_parts(key.scalar, &public);
+    let public = key.public.map(|bits| bits.as_bytes().ok_or_else(malformed));
+    let public = [public.transpose()?, public_beside];
+    let public: Vec<&[u8]> = public.into_iter().flatten().collect();
+    let private_key = PrivateKey::from_parts(key.scalar.as_bytes(), &public);
     let curve_is_named = parameters_beside.is_some() || key.parameters.is_some();
     match private_key {
         Ok(_) if !curve_is_named && public.is_empty() => Err(Error::NoCurve),
