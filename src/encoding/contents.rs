@@ -1,5 +1,5 @@
-//! What a file of keys is made of, whatever its wrapping: PEM blocks, DER or OpenSSH's binary form,
-//! either of these in Base64 without PEM lines, or text that is none of them.
+//! Splits a key file into its parts: PEM blocks, DER or OpenSSH's binary form, either of these in
+//! Base64 without PEM lines, or other text.
 
 use zeroize::Zeroizing;
 
@@ -12,18 +12,18 @@ use super::{
 
 /// A file's parts.
 pub(crate) enum Contents {
-    /// Nothing but white space.
+    /// Only white space.
     Empty,
-    /// At least one block. A file without PEM lines is one without a label.
+    /// At least one block. A file without PEM lines becomes one block without a label.
     Blocks(Vec<Block>),
-    /// Text with no PEM block, nor Base64 of anything known.
+    /// Text without PEM blocks that is not Base64 of a known structure.
     Text(Zeroizing<String>),
     /// Bytes that are neither text nor DER.
     Binary,
 }
 
-/// Takes a file apart. A byte-order mark is dropped; UTF-16, which PowerShell's `>` writes, is
-/// decoded where one stands in front.
+/// Splits a file. A byte-order mark is dropped; if it is that of UTF-16, which PowerShell's `>` writes,
+/// the file is decoded.
 pub(crate) fn read(file: &[u8]) -> Contents {
     match file {
         [0xff, 0xfe, utf16 @ ..] => read_utf16(utf16, u16::from_le_bytes),
@@ -35,15 +35,18 @@ pub(crate) fn read(file: &[u8]) -> Contents {
 
 fn read_utf16(bytes: &[u8], unit: fn([u8; 2]) -> u16) -> Contents {
     let (pairs, odd) = bytes.as_chunks::<2>();
-    // Three bytes of UTF-8 are the most that one unit becomes.
+    // One unit becomes at most three bytes of UTF-8.
     let mut text = Zeroizing::new(String::with_capacity(3 * pairs.len()));
     for char in char::decode_utf16(pairs.iter().map(|&pair| unit(pair))) {
         match char {
-            Ok(char) if odd.is_empty() => text.push(char),
-            _ => return Contents::Binary,
+            Ok(char) => text.push(char),
+            Err(_) => return Contents::Binary,
         }
     }
-    read_bytes(text.as_bytes())
+    match odd {
+        [] => read_bytes(text.as_bytes()),
+        _ => Contents::Binary,
+    }
 }
 
 fn read_bytes(bytes: &[u8]) -> Contents {
@@ -78,7 +81,7 @@ fn binary(bytes: &[u8]) -> Option<Vec<Block>> {
         return None;
     }
     let Some(lengths) = asn1::lengths(bytes) else {
-        // Bytes that no text has; a text that starts with a zero digit is none of ours.
+        // A text may also start with these bytes: `0` is 0x30.
         let is_text = std::str::from_utf8(bytes).is_ok_and(|text| !text.contains('\0'));
         return (!is_text).then(|| vec![unlabelled(Err(Fault::CutShort))]);
     };
