@@ -1,11 +1,11 @@
-//! Changes of a cluster, and what must be proven for them. They know a
-//! [`Cluster`](crate::cluster::Cluster) and [key sources](crate::signer::KeySource), and neither
-//! processes nor terminals.
+//! Changes of a cluster, and what must be proven for them. They use a
+//! [`Cluster`](crate::cluster::Cluster) and [key sources](crate::signer::KeySource), but no processes
+//! and no terminal.
 //!
-//! A [change](change::Change) is data: one [driver](driver::Driver) runs all of them, with the same
-//! rules. Independent steps run side by side. Nothing is sent before the key is known to be the
-//! right one and its signature verifies here. A refusal is believed only if the challenge did not
-//! change meanwhile. After a lost reply the cluster's state is read, and nothing is submitted again.
+//! A [change](change::Change) is data: one [driver](driver::Driver) runs all of them by the same rules.
+//! Independent steps run concurrently. Nothing is sent before the right key is found and its signature
+//! verifies here. A refusal is believed only if the challenge did not change in the meantime. After a
+//! lost reply, the cluster's state is read, and nothing is submitted again.
 
 pub mod add;
 pub mod challenge;
@@ -19,6 +19,8 @@ pub mod observer;
 pub mod proof;
 pub mod replace;
 mod submission;
+#[cfg(test)]
+mod tests;
 pub mod unlock;
 pub mod view;
 
@@ -38,7 +40,7 @@ use crate::{
 /// The stored key that `reference` means.
 ///
 /// # Errors
-/// Of kind `refused` when the key store does not hold it.
+/// Of kind `refused` if it is not in the key store.
 pub fn find_key<K: Borrow<StoredKey> + Clone>(keys: &[K], reference: &KeyRef) -> Result<K> {
     if let Some(key) = keys.iter().find(|key| reference.matches((*key).borrow())) {
         return Ok(key.clone());
