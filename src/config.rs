@@ -275,8 +275,8 @@ fn toml_error(path: &Path, text: &str, error: &toml::de::Error) -> Error {
     })
 }
 
-/// Removes what serde quotes, as in `invalid type: string "…", expected a table`. It may be a key source
-/// with a secret, and the error names the line anyway.
+/// Removes what serde quotes, as in `invalid type: string "…", expected a table`. It may be a key
+/// source with a secret, and the error names the line anyway.
 fn without_value(message: &str) -> String {
     for problem in ["invalid type: string", "invalid value: string"] {
         if let Some(rest) = message.strip_prefix(problem)

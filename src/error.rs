@@ -67,7 +67,8 @@ pub struct Error {
     message: String,
     causes: Vec<String>,
     hint: Option<String>,
-    /// Whether the message quotes nothing from elsewhere, so that it is shown in full whatever its length.
+    /// Whether the message quotes nothing from elsewhere, so that it is shown in full whatever its
+    /// length.
     whole: bool,
 }
 

@@ -1,4 +1,4 @@
-//! The form of what is printed: text or JSON, colored or not, and errors and notes as JSON.
+//! Output formats: text or JSON, colored or not; errors and notes as JSON.
 
 use std::io::{self, Write};
 

@@ -2,7 +2,7 @@
 //!
 //! The first signal ends reads, prompts and signing: it stops their children and cancels their calls.
 //! It spares what [settles](Settling) a submission: one that was already sent gets [`SUBMIT_GRACE`],
-//! and the read that confirms it [`CONFIRM_GRACE`] more. A second signal, or the end of that time,
+//! and the read that confirms it another [`CONFIRM_GRACE`]. A second signal, or the end of that time,
 //! ends the process, which then prints the [`LastWords`] that were registered.
 
 use std::{
@@ -54,7 +54,7 @@ struct State {
     unsettled: usize,
     /// Restores the terminal after a prompt.
     restore_terminal: Option<Box<dyn FnOnce() + Send>>,
-    report: Option<Box<dyn Fn(&Error) + Send>>,
+    report: Option<Report>,
     /// Reports that the process is waiting after a first signal.
     waiting: Option<Box<dyn FnOnce() + Send>>,
 }
@@ -67,6 +67,7 @@ struct ChildGroup {
 
 type Cancel = Arc<dyn Fn(Phase) + Send + Sync>;
 type Words = Box<dyn Fn() -> Error + Send>;
+type Report = Box<dyn Fn(&Error) + Send>;
 
 static GROUPS: Registry<ChildGroup> = Registry::new();
 static CANCELS: Registry<Cancel> = Registry::new();
@@ -384,8 +385,8 @@ pub fn end_children() {
     kill_groups(Signal::KILL, Phase::Confirm);
 }
 
-/// When memory runs out: kills all children and restores the terminal, as far as possible without
-/// allocating or waiting.
+/// For when memory runs out: kills all children and restores the terminal, as far as that is possible
+/// without allocating or waiting.
 pub fn abandon() {
     for group in GROUPS.try_lock().iter().flat_map(|groups| groups.values()) {
         let _ = kill_process_group(group.leader, Signal::KILL);

@@ -1,8 +1,8 @@
-//! `qkey` proves to a Qumulo cluster that its user holds the private half of a lock key, wherever
-//! that key lives.
+//! `qkey` proves to a Qumulo cluster that its user has the private half of a lock key, wherever that
+//! key lives.
 //!
 //! A *ceremony* ([`ceremony`]) fetches a challenge from a [`cluster`], has it signed by a
-//! [`signer`], checks the signature itself, submits it, and says what the cluster now holds.
+//! [`signer`], verifies the signature itself, submits it, and reports what the cluster now stores.
 
 #![deny(unsafe_code)]
 

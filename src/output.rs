@@ -46,7 +46,8 @@ impl Output {
     /// Writes what was done: lines of text, or one object.
     ///
     /// # Errors
-    /// If stdout cannot be written, with what was done and how to see it; a closed pipe is not an error.
+    /// If stdout cannot be written, with what was done and how to see it; a closed pipe is not an
+    /// error.
     pub fn result(&self, text: &str, object: &impl Serialize) -> Result<()> {
         self.answer(|| text.to_owned(), object).map_err(|error| {
             let error = match summary(text) {

@@ -47,8 +47,8 @@ pub fn aside(work: impl FnOnce() + Send + 'static) {
     }
 }
 
-/// Runs `work` on every item, concurrently as far as possible, and returns the results in the order of
-/// the items.
+/// Runs `work` on every item, concurrently if possible, and returns the results in the order of the
+/// items.
 ///
 /// # Panics
 /// If `work` does, with its own message.

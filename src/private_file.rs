@@ -1,4 +1,4 @@
-//! Files that hold a secret: created for their owner only, with warnings if others can read them.
+//! Files with secrets: created for their owner only, with warnings if others can read them.
 
 use std::{
     collections::BTreeSet,
@@ -30,7 +30,7 @@ use crate::{
     text::quote_path,
 };
 
-/// Warns once if others can read or change a file that holds a secret.
+/// Warns once if others can read or change a file with a secret.
 pub fn warn_if_readable_by_others(path: &Path, metadata: &Metadata) {
     let mode = metadata.permissions().mode() & 0o777;
     let readable = (mode & 0o066 != 0).then(|| {
@@ -136,7 +136,7 @@ pub struct TemporaryFile {
 /// The paths of all temporary files.
 static LEFTOVERS: Registry<CString> = Registry::new();
 
-/// Removes all temporary files, as far as that takes neither memory nor waiting.
+/// Removes all temporary files, as far as that is possible without allocating or waiting.
 pub fn remove_leftovers() {
     for path in LEFTOVERS.try_lock().iter().flat_map(|paths| paths.values()) {
         let _ = rustix::fs::unlink(path.as_c_str());
@@ -147,7 +147,7 @@ impl TemporaryFile {
     /// Creates an empty file in `folder`, whose name begins with `prefix`.
     ///
     /// # Errors
-    /// When the system refuses.
+    /// If the system refuses.
     pub fn create(folder: &Path, prefix: &str) -> io::Result<Self> {
         let file = tempfile::Builder::new()
             .prefix(prefix)
@@ -177,7 +177,7 @@ impl NewFile {
     /// Writes `contents`, and waits until they are on disk.
     ///
     /// # Errors
-    /// When something has the name `path` already, or the system refuses.
+    /// If `path` already exists, or the system refuses.
     pub fn prepare(path: &Path, contents: &[u8]) -> io::Result<Self> {
         Self::prepare_with(path, contents, |folder| {
             unnamed(folder).or_else(|error| match Errno::from_io_error(&error) {
@@ -200,7 +200,7 @@ impl NewFile {
             return Err(Errno::EXIST.into());
         }
         let folder_path = folder_of(path);
-        // Opened first, so that nothing can fail once the file has its name.
+        // Opened first: nothing may fail once the file has its name.
         let folder = File::open(folder_path)?;
         let contents = create(folder_path)?;
         let mut file = match &contents {

@@ -16,7 +16,7 @@ use crate::encoding::{
     ssh_public,
 };
 
-/// A point on P-256 that is a valid public key, in no encoding in particular.
+/// A point on P-256 that is a valid public key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PublicKey(VerifyingKey);
 
@@ -74,8 +74,8 @@ impl Error {
 }
 
 impl PublicKey {
-    /// Takes DER SubjectPublicKeyInfo (RFC 5480): P-256 by its name, or written out in full; the
-    /// point uncompressed, compressed or hybrid.
+    /// Decodes DER SubjectPublicKeyInfo (RFC 5480): P-256 by name or explicit parameters; the point
+    /// uncompressed, compressed or hybrid.
     ///
     /// # Errors
     /// [`Error::NotP256`], [`Error::NotAPoint`] or [`Error::Malformed`].
@@ -95,7 +95,7 @@ impl PublicKey {
         Self::from_sec1(asn1::whole_bits(point).ok_or_else(malformed)?)
     }
 
-    /// Takes a point (SEC 1, section 2.3.3): uncompressed (65 bytes), compressed (33) or hybrid.
+    /// Decodes a point (SEC 1, section 2.3.3): uncompressed (65 bytes), compressed (33) or hybrid.
     ///
     /// # Errors
     /// [`Error::NotAPoint`].
@@ -103,9 +103,9 @@ impl PublicKey {
         curve::point(point).map(Self).ok_or(Error::NotAPoint)
     }
 
-    /// Takes what PKCS#11 says of an elliptic-curve key (version 3.1, section 6.3.3): `CKA_EC_PARAMS`,
-    /// the DER of the curve, and `CKA_EC_POINT`, which is the point in a DER OCTET STRING, or from
-    /// some modules the bare point (SEC 1, section 2.3.3).
+    /// Decodes the attributes of an elliptic-curve key in PKCS#11 (version 3.1, section 6.3.3):
+    /// `CKA_EC_PARAMS`, the DER of the curve, and `CKA_EC_POINT`, the point in a DER OCTET STRING, or
+    /// with some modules the bare point (SEC 1, section 2.3.3).
     ///
     /// # Errors
     /// [`Error::NotP256`], [`Error::NotAPoint`] or [`Error::Malformed`].
@@ -113,8 +113,7 @@ impl PublicKey {
         let parameters = AnyRef::from_der(ec_params).ok();
         let on_p256 = parameters.and_then(curve::check).ok_or_else(malformed)?;
         on_p256.map_err(Error::NotP256)?;
-        // By the length: the first two bytes of a bare point can look like the head of an OCTET
-        // STRING.
+        // By the length: a bare point can start like an OCTET STRING.
         match ec_point.len() {
             33 | 65 => Self::from_sec1(ec_point),
             _ => {
@@ -124,7 +123,7 @@ impl PublicKey {
         }
     }
 
-    /// Takes the members x and y of a JSON Web Key on P-256 (RFC 7518, section 6.2.1): 32 bytes each,
+    /// Decodes the members x and y of a JSON Web Key on P-256 (RFC 7518, section 6.2.1): 32 bytes each,
     /// in Base64 of either alphabet, padded or not.
     ///
     /// # Errors
@@ -142,7 +141,7 @@ impl PublicKey {
         Self::from_sec1(&point)
     }
 
-    /// Takes the form in which a cluster shows a public key: one line of padded Base64 of the DER
+    /// Decodes a public key as a cluster shows it: one line of padded Base64 of the DER
     /// SubjectPublicKeyInfo. White space around it is ignored.
     ///
     /// # Errors
@@ -152,7 +151,7 @@ impl PublicKey {
         Self::from_der(&der.map_err(|_| Error::NotBase64("public key".into()))?)
     }
 
-    /// Takes text with a PEM block (RFC 7468) of a public key or an X.509 certificate.
+    /// Reads text with a PEM block (RFC 7468) of a public key or an X.509 certificate.
     ///
     /// # Errors
     /// [`Error::NotPem`], and those of [`Self::from_any`].
@@ -163,14 +162,14 @@ impl PublicKey {
         }
     }
 
-    /// Takes whatever a public key comes in: SubjectPublicKeyInfo or an X.509 certificate in PEM,
-    /// DER or Base64 of DER (one line or more), a line of OpenSSH's (`ecdsa-sha2-nistp256 AAAA…`,
-    /// RFC 5656), or the block of RFC 4716. A byte-order mark, any line ends and text around are
-    /// tolerated; a private key beside it is ignored.
+    /// Reads a public key in any encoding: SubjectPublicKeyInfo or an X.509 certificate in PEM, DER or
+    /// Base64 of DER (one line or more), a line in OpenSSH's format (`ecdsa-sha2-nistp256 AAAA…`, RFC
+    /// 5656), or a block of RFC 4716. A byte-order mark, any line ends and surrounding text are
+    /// tolerated; a private key in the same file is ignored.
     ///
     /// # Errors
-    /// Everything but exactly one ECDSA P-256 public key is an [`Error`] that names what was found;
-    /// the same key more than once, say in a certificate beside it, is one key.
+    /// An [`Error`] that names what was found, unless that is exactly one ECDSA P-256 public key. The
+    /// same key more than once, for example also in a certificate, counts as one.
     pub fn from_any(bytes: &[u8]) -> Result<Self, Error> {
         match contents::read(bytes) {
             Contents::Empty => Err(Error::Empty),
@@ -180,7 +179,7 @@ impl PublicKey {
         }
     }
 
-    /// Takes a public key as SSH sends it (RFC 5656, section 3.1).
+    /// Decodes a public key as SSH sends it (RFC 5656, section 3.1).
     ///
     /// # Errors
     /// [`Error::NotP256`], [`Error::NotAPoint`] or [`Error::Malformed`].
@@ -211,16 +210,16 @@ impl PublicKey {
         only(keys).unwrap_or_else(|| others.pop().unwrap_or(Err(Error::Unrecognized)))
     }
 
-    /// Takes the DER of an X.509 certificate (RFC 5280, section 4.1), of which nothing but the
-    /// public key is looked at.
+    /// Reads the public key in the DER of an X.509 certificate (RFC 5280, section 4.1), and nothing
+    /// else.
     fn from_certificate(der: &[u8]) -> Result<Self, Error> {
         let key = || {
             // OpenSSL's trusted certificates have more after the certificate.
             let certificate = *asn1::values(der)?.first()?;
             let to_be_signed = *asn1::members(certificate)?.first()?;
             let mut members = asn1::members(to_be_signed)?;
-            // The version is left out in version 1; serial number, signature algorithm, issuer,
-            // validity and subject come before the key.
+            // Version 1 omits the version; serial number, signature algorithm, issuer, validity and
+            // subject come before the key.
             members.retain(|member| member.tag() != asn1::explicit(0));
             members.get(5)?.to_der().ok()
         };
@@ -257,7 +256,7 @@ impl PublicKey {
             .into_vec()
     }
 
-    /// The form in which a cluster takes and shows a public key: one line of padded Base64 of the
+    /// The encoding in which a cluster accepts and shows a public key: one line of padded Base64 of the
     /// DER SubjectPublicKeyInfo, without PEM lines.
     pub fn to_base64(&self) -> String {
         BASE64_STANDARD.encode(self.to_der())
@@ -270,8 +269,8 @@ impl PublicKey {
             .expect("a P-256 point always has a PEM form")
     }
 
-    /// A line as in a `.pub` file of `ssh-keygen`'s, without a newline at its end. White space in
-    /// the comment becomes blanks, so that it stays one line.
+    /// A line as in a `.pub` file by `ssh-keygen`, without a newline at its end. White space in the
+    /// comment becomes single spaces, which keeps it on one line.
     pub fn to_openssh(&self, comment: &str) -> String {
         let blob = BASE64_STANDARD.encode(self.to_ssh_blob());
         let comment: Vec<&str> = comment.split_whitespace().collect();
@@ -279,8 +278,8 @@ impl PublicKey {
         line.trim_end().to_owned()
     }
 
-    /// What `ssh-keygen -lf` shows: `SHA256:` and unpadded Base64 of the SHA-256 of the key as SSH
-    /// sends it.
+    /// The fingerprint as `ssh-keygen -lf` shows it: `SHA256:` and unpadded Base64 of the SHA-256 of
+    /// the key as SSH sends it.
     pub fn fingerprint(&self) -> String {
         ssh_public::fingerprint(&self.to_ssh_blob())
     }
@@ -303,7 +302,7 @@ impl From<VerifyingKey> for PublicKey {
     }
 }
 
-/// The one key in `keys`, however often it is there.
+/// The only key in `keys`, which may contain it more than once.
 fn only(keys: Vec<PublicKey>) -> Option<Result<PublicKey, Error>> {
     let mut different: Vec<PublicKey> = Vec::new();
     for key in keys {
@@ -331,8 +330,8 @@ fn data(block: &Block) -> Result<&[u8], Error> {
     }
 }
 
-/// The key in a block of RFC 4716: after the BEGIN line come headers, of which a line that ends in
-/// a backslash goes on in the next one, and then Base64.
+/// The key in a block of RFC 4716: after the BEGIN line come headers, which a backslash at the end of a
+/// line continues, and then Base64.
 fn ssh2_blob(text: &str) -> Option<zeroize::Zeroizing<Vec<u8>>> {
     let mut digits = String::new();
     let mut in_header = false;

@@ -1,4 +1,4 @@
-//! Why something outside `qkey` failed, as far as that decides what to do next.
+//! Why something outside `qkey` failed, as far as decisions depend on it.
 //!
 //! Every foreign program, plugin and PKCS#11 module is classified into these in one place of its
 //! own; retries, hints and exit codes follow from the variant, never from the words.
@@ -17,7 +17,7 @@ pub enum Reason {
     Throttled,
     /// The passphrase or PIN was refused.
     WrongSecret,
-    /// A person has to act first, or said no.
+    /// The user must act first, or declined.
     NeedsPerson,
     /// The key exists and is switched off, deleted or expired.
     Disabled,
@@ -30,8 +30,8 @@ pub enum Reason {
 }
 
 impl Reason {
-    /// Whether to leave the key alone for the rest of the run. Another attempt would get the same
-    /// answer, and may cost a try at a PIN or ask a person again.
+    /// Whether to leave the key alone for the rest of the run. Another attempt would fail in the same
+    /// way, and may use up a PIN attempt or prompt the user again.
     pub fn rules_out_key(self) -> bool {
         matches!(
             self,

@@ -1,6 +1,6 @@
 //! Hides secrets in text that is about to be shown.
 //!
-//! A valid key source knows which of its attributes are secret. This is for everything else: mistyped
+//! A valid key source knows which of its attributes are secret. This handles the rest: mistyped
 //! sources, and messages of libraries and programs that quote one.
 
 /// Replaces a secret.
@@ -12,8 +12,8 @@ const MISTAKEN: [&str; 6] = ["pin", "passphrase", "password", "passwd", "pass", 
 /// The placeholder for user and password in our own hints.
 const PLACEHOLDER: &str = "USER:PASSWORD";
 
-/// Hides what follows `pin-value` in any spelling, what follows the names in [`MISTAKEN`] where they look
-/// like attributes, and the user and password of a URL.
+/// Hides what follows `pin-value` in any spelling, what follows the names in [`MISTAKEN`] where they
+/// look like attributes, and the user and password of a URL.
 pub fn redact(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     let mut quotes = Quotes::default();
@@ -112,7 +112,7 @@ fn user_info(text: &str, quotes: &Quotes) -> Option<(usize, Extent)> {
         Some((end, _)) => &url[..end],
         None => url,
     };
-    // A password may hold `/`, `?` and `@`, though it must not.
+    // Passwords contain `/`, `?` and `@` although they must not.
     let (user_info, _) = url[..quotes.token_end(url)].rsplit_once('@')?;
     // With another `://` in it, it belongs to that URL.
     let is_own = user_info.contains(':') && !user_info.contains(SCHEME_END);

@@ -1,6 +1,6 @@
-//! Settings by level: the user's, and a cluster's. A *layer* holds what one place says: the command
-//! line with the environment, or a table of the configuration file. Layers merge into settings, each
-//! of which knows where its value comes from.
+//! Settings by level: the user's, and a cluster's. A *layer* has the values from one place: the command
+//! line with the environment, or a table of the configuration file. Layers merge into settings, which
+//! know where each value comes from.
 
 use std::{num::NonZeroU64, path::PathBuf, time::Duration};
 
@@ -91,12 +91,7 @@ impl<T> Setting<T> {
 }
 
 /// A layer, and the origin of each of its fields by name; `None` hides the field.
-pub struct Layer<'a, L> {
-    /// What this place says.
-    pub values: &'a L,
-    /// The origin of a field.
-    pub origin: &'a dyn Fn(&str) -> Option<Origin>,
-}
+pub type Layer<'a, L> = (&'a L, &'a dyn Fn(&str) -> Option<Origin>);
 
 /// Declares a layer, in which every field may be missing, with the settings that such layers merge
 /// into. A field with a default always has a value.
@@ -152,15 +147,14 @@ fn first<L, T>(
     field: &str,
     get: impl Fn(&L) -> Option<T>,
 ) -> Option<Setting<T>> {
-    layers.iter().find_map(|layer| {
-        let origin = (layer.origin)(field)?;
-        let value = get(layer.values)?;
+    layers.iter().find_map(|(layer, origin)| {
+        let (origin, value) = (origin(field)?, get(layer)?);
         Some(Setting { value, origin })
     })
 }
 
 level! {
-    /// What one place says about a cluster.
+    /// The values from one place for a cluster.
     #[command(next_help_heading = "Cluster options")]
     ClusterLayer;
     /// The settings of one cluster.
@@ -197,10 +191,10 @@ level! {
 }
 
 level! {
-    /// What one place says about how `qkey` works for this user.
+    /// The values from one place for the user.
     #[command(next_help_heading = "Global options")]
     UserLayer;
-    /// The settings of the user, whatever the cluster.
+    /// The settings of the user, for any cluster.
     UserOptions;
 
     /// Time limit for each call to a cluster or signer [default: 30]
@@ -259,14 +253,10 @@ mod tests {
             ..ClusterLayer::default()
         };
         let merged = ClusterOptions::merge(&[
-            Layer {
-                values: &typed,
-                origin: &|field| (field != "port").then(|| Origin::Flag(format!("--{field}"))),
-            },
-            Layer {
-                values: &file,
-                origin: &|field| Some(Origin::File(field.to_owned())),
-            },
+            (&typed, &|field| {
+                (field != "port").then(|| Origin::Flag(format!("--{field}")))
+            }),
+            (&file, &|field| Some(Origin::File(field.to_owned()))),
         ]);
         assert_eq!(merged.host.value.as_deref(), Some("typed"));
         assert_eq!(merged.host.origin, Origin::Flag("--host".to_owned()));

@@ -36,14 +36,14 @@ pub enum Error {
 }
 
 impl Signature {
-    /// Takes ASN.1 DER: `SEQUENCE { r INTEGER, s INTEGER }` (RFC 3279, section 2.2.3).
+    /// Decodes ASN.1 DER: `SEQUENCE { r INTEGER, s INTEGER }` (RFC 3279, section 2.2.3).
     pub fn from_der(der: &[u8]) -> Result<Self, Error> {
         ecdsa::Signature::from_der(der)
             .map(Self)
             .map_err(|_| Error::NotDer)
     }
 
-    /// Takes r then s, 32 bytes each, big-endian (IEEE P1363).
+    /// Decodes r then s, 32 bytes each, big-endian (IEEE P1363).
     pub fn from_p1363(bytes: &[u8]) -> Result<Self, Error> {
         if bytes.len() != 64 {
             return Err(Error::NotP1363(bytes.len()));
@@ -53,8 +53,8 @@ impl Signature {
             .map_err(|_| Error::OutOfRange)
     }
 
-    /// Takes what SSH sends as a signature (RFC 5656, section 3.1.2): its type, and r and s as
-    /// mpints. Some agents write them with too many or too few leading zeros, which is unambiguous.
+    /// Decodes a signature as SSH sends it (RFC 5656, section 3.1.2): its type, and r and s as mpints.
+    /// Some agents write too many or too few leading zeros, which is unambiguous.
     pub fn from_ssh(blob: &[u8]) -> Result<Self, Error> {
         let mut reader = Reader(blob);
         match reader.name() {
@@ -76,19 +76,19 @@ impl Signature {
         Self::from_p1363(&p1363)
     }
 
-    /// Takes one line of padded standard Base64 (RFC 4648, section 4) of ASN.1 DER.
+    /// Decodes one line of padded standard Base64 (RFC 4648, section 4) of ASN.1 DER.
     pub fn from_base64(text: &str) -> Result<Self, Error> {
         let der = BASE64_STANDARD.decode(text).map_err(|_| Error::NotBase64)?;
         Self::from_der(&der)
     }
 
-    /// Takes Base64 of either alphabet, padded or not, of r then s, 32 bytes each (RFC 7518, section
-    /// 3.4, has them like that).
+    /// Decodes Base64 of either alphabet, padded or not, of r then s, 32 bytes each (as in RFC 7518,
+    /// section 3.4).
     pub fn from_p1363_base64(text: &str) -> Result<Self, Error> {
         Self::from_p1363(&any_base64::decode(text).ok_or(Error::NotBase64)?)
     }
 
-    /// Takes the output of any signing tool: DER or P1363, raw, in hexadecimal, or in
+    /// Reads the output of any signing tool: DER or P1363, raw, in hexadecimal, or in
     /// Base64 of either alphabet, padded or not, wrapped or not.
     pub fn from_any(bytes: &[u8]) -> Result<Self, Error> {
         if let Ok(signature) = Self::from_binary(bytes) {
@@ -132,8 +132,8 @@ impl Signature {
         base16ct::lower::encode_string(self.0.to_der().as_bytes())
     }
 
-    /// Whether this is a signature by `public_key` over the SHA-256 of exactly these bytes. It uses a
-    /// different library than signing with key files does, so that a fault in either is noticed.
+    /// Whether this is a signature by `public_key` over the SHA-256 of exactly these bytes. The library
+    /// is not the one that signs with key files, so a bug in either is noticed.
     pub fn verifies(&self, public_key: &PublicKey, challenge: &[u8]) -> bool {
         UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, public_key.to_sec1())
             .verify(challenge, &self.to_der())

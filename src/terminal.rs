@@ -131,8 +131,8 @@ impl Terminal {
         };
         let mut state = lock(&self.state);
         state.erase();
-        // In one write, so that no other program's output gets in between. If it fails, there is
-        // nowhere left to report it.
+        // In one write: no other program's output can get in between. If it fails, there is nowhere
+        // left to report it.
         let _ = state.writer.write_all(line.as_bytes());
         state.draw();
     }
@@ -255,7 +255,7 @@ fn error_text(error: &Error) -> String {
     text
 }
 
-/// Indents continuation lines, so that a foreign text cannot imitate a line of ours.
+/// Indents continuation lines: foreign text cannot imitate a line of our own.
 fn lines(text: &str) -> String {
     let text = text.replace('\t', "    ");
     let lines: Vec<String> = text.lines().map(printable).collect();

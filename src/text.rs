@@ -26,46 +26,25 @@ const MARKS: usize = 6;
 
 /// Each character, and whether a terminal shows it unchanged at this position.
 pub fn visible(text: &str) -> impl Iterator<Item = (char, bool)> {
-    let mut marks = Marks::Nowhere;
+    // What the next combining mark would be drawn on: whether it is a symbol, and how many marks it
+    // already has. After an escaped character, that is our own text.
+    let mut base = None;
     text.chars().map(move |c| {
-        if matches!(c, ' '..='~') {
-            marks = Marks::On {
-                symbol: false,
-                n: 0,
-            };
-            return (c, true);
-        }
-        let shown = match (class(c), marks) {
-            (Class::Letter { symbol }, _) => {
-                marks = Marks::On { symbol, n: 0 };
-                return (c, true);
-            }
-            (Class::Mark, Marks::On { n, .. }) if n < MARKS => true,
+        base = match (class(c), base) {
+            (Class::Letter, _) => Some((false, 0)),
+            (Class::Symbol, _) => Some((true, 0)),
+            (Class::Mark, Some((symbol, marks))) if marks < MARKS => Some((symbol, marks + 1)),
             // It picks the colored or the plain form of a symbol. Anywhere else it is invisible.
-            (Class::EmojiStyle, Marks::On { symbol: true, n: 0 }) => true,
-            _ => false,
+            (Class::EmojiStyle, Some((true, 0))) => Some((true, 1)),
+            _ => None,
         };
-        marks = match (shown, marks) {
-            (true, Marks::On { symbol, n }) => Marks::On { symbol, n: n + 1 },
-            _ => Marks::Nowhere,
-        };
-        (c, shown)
+        (c, base.is_some())
     })
 }
 
-/// What the next combining mark would be drawn on.
-#[derive(Clone, Copy)]
-enum Marks {
-    /// Text of our own.
-    Nowhere,
-    /// A letter or symbol that carries `n` marks already.
-    On { symbol: bool, n: usize },
-}
-
 enum Class {
-    Letter {
-        symbol: bool,
-    },
+    Letter,
+    Symbol,
     Mark,
     EmojiStyle,
     /// Controls the terminal or the writing direction, is invisible, or has no assigned meaning.
@@ -75,6 +54,7 @@ enum Class {
 fn class(c: char) -> Class {
     use GeneralCategory as Category;
     match c {
+        ' '..='~' => Class::Letter,
         '\u{fe0e}' | '\u{fe0f}' => Class::EmojiStyle,
         // Invisible letters, marks and symbols: Default_Ignorable_Code_Point as far as the categories
         // below do not cover it, and blank symbols.
@@ -99,9 +79,8 @@ fn class(c: char) -> Class {
             Category::NonspacingMark | Category::SpacingMark | Category::EnclosingMark => {
                 Class::Mark
             }
-            category => Class::Letter {
-                symbol: category == Category::OtherSymbol,
-            },
+            Category::OtherSymbol => Class::Symbol,
+            _ => Class::Letter,
         },
     }
 }

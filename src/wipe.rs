@@ -16,7 +16,7 @@ use rustix::process::{
 
 use crate::memory::or_end;
 
-/// Larger blocks hold replies of a cluster, not secrets: a key file has at most 1 MiB. Wiping them
+/// Larger blocks contain replies of a cluster, not secrets: a key file has at most 1 MiB. Wiping them
 /// would touch pages that were never used, and keep `realloc` from moving pages instead of bytes.
 const LARGEST_WITH_SECRET: usize = 4 << 20;
 
@@ -90,8 +90,8 @@ fn wipe_stack() {
 
 /// Keeps the user's other processes from reading this one's memory, and crashes from dumping it.
 pub fn protect() {
-    // Child programs become dumpable again on exec, but keep the limit. The calls fail only where there
-    // is nothing to prevent.
+    // Child programs become dumpable again on exec, but keep the limit. The calls fail only if there is
+    // nothing to prevent.
     let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
     let _ = setrlimit(
         Resource::Core,

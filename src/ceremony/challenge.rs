@@ -1,8 +1,8 @@
 //! What a challenge must be before a private key signs it.
 //!
-//! A challenge is opaque: only the cluster knows what a signature over it is good for. A hostile
-//! cluster, or a network that can answer in its place, can hand out another challenge than the one
-//! that was asked for. That cannot be ruled out here; what can be noticed is refused.
+//! A challenge is opaque: only the cluster knows what a signature over it authorizes. A hostile
+//! cluster, or anyone on the network path, can hand out a challenge for something else. That cannot be
+//! ruled out here, but everything that can be detected is refused.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -19,7 +19,7 @@ use crate::{
     text::quoted,
 };
 
-/// In bytes. The challenges of Qumulo Core are a fraction of this.
+/// In bytes. The challenges of Qumulo Core are much shorter.
 const LIMIT: usize = 16 << 10;
 
 /// What a proof is for, which decides where its challenge comes from.
@@ -41,7 +41,7 @@ impl Purpose {
         matches!(self, Self::Replace(_) | Self::Unlock(_))
     }
 
-    /// The snapshot that it is about, if it is about one.
+    /// The snapshot that it is about, if any.
     pub fn subject(&self) -> Option<Subject> {
         match self {
             Self::Unlock(id) | Self::Lock(id) => Some(Subject::Snapshot(*id)),
@@ -52,7 +52,7 @@ impl Purpose {
     /// The challenge; empty where no proof is needed.
     ///
     /// # Errors
-    /// When the cluster does not hand it out.
+    /// If the cluster does not hand it out.
     pub fn challenge(&self, cluster: &dyn Cluster) -> Result<String> {
         Ok(match self {
             Self::Add(name) => name.clone(),
@@ -74,7 +74,7 @@ impl fmt::Display for Purpose {
     }
 }
 
-/// The challenges that clusters handed out in this run, by their SHA-256, and what each was for.
+/// The challenges that the cluster handed out in this run, by their SHA-256, and what each was for.
 #[derive(Default)]
 pub struct Challenges(Mutex<HashMap<[u8; 32], String>>);
 
@@ -82,8 +82,8 @@ impl Challenges {
     /// Checks, as far as possible, that `challenge` may be signed for `purpose`.
     ///
     /// # Errors
-    /// Of kind `mismatch` when it is too long, is the name of a stored key (which is the challenge
-    /// for storing a key of that name), or was handed out for something else in this run.
+    /// Of kind `mismatch` if it is too long, is the name of a stored key (the challenge for storing a
+    /// key under that name), or was handed out for something else in this run.
     pub fn check<'k>(
         &self,
         challenge: &str,
@@ -123,8 +123,8 @@ impl Challenges {
     }
 }
 
-/// Adds to a refusal that the cluster has a signature over a text of its own choice: a signature that
-/// it refused here may be accepted elsewhere.
+/// Adds to a refusal that the cluster now has a signature over a text of its choice: what it refused
+/// here may be accepted elsewhere.
 pub fn mention_signature(refusal: Error, title: &str) -> Error {
     let signed = format!("the cluster now holds a signature made with {title} over its challenge");
     let hint = match refusal.hint_text() {

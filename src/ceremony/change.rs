@@ -13,28 +13,28 @@ use crate::{
     public_key::PublicKey,
 };
 
-/// One state of the cluster to be reached.
+/// A state of the cluster to be reached.
 pub trait Change: Sync {
-    /// What has to be known of the cluster.
+    /// What the change needs to know about the cluster.
     type State: Send + Sync;
 
     /// Reads the state: `before` is what an earlier read showed, and `None` on the first read.
     ///
     /// # Errors
-    /// When it cannot be read, or when what is to be changed does not exist on the first read.
+    /// If it cannot be read, or the object to change does not exist on the first read.
     fn observe(&self, view: &View<'_>, before: Option<&Self::State>) -> Result<Self::State>;
 
-    /// What the proof is for, and thereby where its challenge comes from. `None` if that takes the
-    /// state, and the state is not known yet.
+    /// What the proof is for, and therefore where its challenge comes from. `None` if that depends on
+    /// the state, which is not known yet.
     fn challenge(&self, state: Option<&Self::State>) -> Option<Purpose>;
 
-    /// Who must sign, in the order in which a person is asked.
+    /// Who must sign, in the order of prompting.
     ///
     /// # Errors
-    /// When the cluster does not show a stored key that must sign.
+    /// If the cluster does not show a stored key that must sign.
     fn roles(&self, state: &Self::State, keys: &[Arc<StoredKey>]) -> Result<Vec<Signatory>>;
 
-    /// How `now` relates to what is wanted. `before` is what the proof was made for.
+    /// How `now` relates to the wanted state. `before` is the state that the proof was made for.
     fn compare(
         &self,
         before: &Self::State,
@@ -45,7 +45,7 @@ pub trait Change: Sync {
     /// Submits the change once.
     ///
     /// # Errors
-    /// As the cluster's.
+    /// Those of the cluster.
     fn submit(
         &self,
         cluster: &dyn Cluster,
@@ -56,10 +56,10 @@ pub trait Change: Sync {
     /// What is requested, for messages: `replace key 1 ("lock")`.
     fn title(&self, state: &Self::State) -> String;
 
-    /// What shows whether it was done.
+    /// The command that shows whether it was done.
     fn check(&self) -> Check<'_>;
 
-    /// What the user should know of the result, though it is no failure.
+    /// What the user should know about the result although it is not a failure.
     fn warnings(&self, _state: &Self::State, _new_key: Option<&PublicKey>) -> Vec<String> {
         Vec::new()
     }
@@ -67,11 +67,11 @@ pub trait Change: Sync {
 
 /// How the cluster's state relates to a change.
 pub enum Comparison {
-    /// It is what is wanted.
+    /// It is the wanted state.
     Met,
     /// It is as before.
     Unmet,
-    /// That depends on the new key, which is not known.
+    /// That depends on the new key, which is not known yet.
     NeedsNewKey,
     /// It is neither.
     Conflict(Conflict),
@@ -85,10 +85,10 @@ impl Comparison {
     }
 }
 
-/// A state that is neither what was before nor what is wanted.
+/// A state that is neither the previous nor the wanted one.
 pub struct Conflict {
     /// What it is instead, to follow "and now": `it is locked with key 2`.
     pub now: String,
-    /// Why the change cannot be made from there, with the next step as its hint; `None` if it can.
+    /// Why the change cannot be made from this state, with a hint; `None` if it can.
     pub error: Option<Error>,
 }

@@ -21,11 +21,11 @@ use crate::{
 /// How a change that did not fail ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ending {
-    /// The cluster holds the change.
+    /// The cluster made the change.
     Done,
-    /// The cluster held it before.
+    /// The cluster already had it.
     AlreadySo,
-    /// Everything but the submission was done, as requested.
+    /// Everything except the submission was done, as requested.
     DryRun,
 }
 
@@ -52,11 +52,11 @@ impl<S> Outcome<S> {
     }
 }
 
-/// The right to submit one change once. It is free as long as no audit log issues it.
+/// The right to submit one change once. It is free until an audit log issues it.
 pub struct Permit(());
 
 impl Permit {
-    /// Where no audit log is configured.
+    /// The permit if no audit log is configured.
     pub fn free() -> Self {
         Self(())
     }
@@ -117,21 +117,20 @@ pub struct Driver<'a, C> {
     pub change: &'a C,
     pub view: &'a View<'a>,
     pub prover: &'a dyn Prover,
-    /// Those of the whole run.
+    /// All challenges of the run.
     pub challenges: &'a Challenges,
     pub observer: &'a dyn Observer,
     /// The maximum number of submissions if the challenge goes stale.
     pub attempts: u32,
-    /// Whether another part of the run has last words for this change, so that it lays down none.
+    /// Whether another part of the run keeps the last words for this change.
     pub one_of_several: bool,
 }
 
 /// Runs one change from beginning to end.
 ///
 /// # Errors
-/// As the rules of a ceremony say: of kind `mismatch` for a conflict or a wrong key, `key` where a
-/// key does not open or sign, `unknown` where the result cannot be confirmed, otherwise the
-/// cluster's.
+/// Of kind `mismatch` for a conflict or a wrong key, `key` if a key does not open or sign, `unknown` if
+/// the result cannot be confirmed; otherwise the cluster's.
 pub fn run<C: Change>(
     change: &C,
     cluster: &dyn Cluster,
@@ -160,10 +159,10 @@ pub fn run<C: Change>(
 }
 
 impl<C: Change> Driver<'_, C> {
-    /// Reads the state and the challenge, while the keys are opened that open by themselves.
+    /// Reads the state and the challenge while the keys that need no prompt are opened.
     ///
     /// # Errors
-    /// When one of them cannot be read, or the change conflicts with the state.
+    /// If one of them cannot be read, or the change conflicts with the state.
     pub fn prepare(&self) -> Result<Step<Prepared<C::State>, C::State>> {
         let (looked, ()) = both(|| self.look(None), || self.prover.open());
         self.prepare_from(looked?)
@@ -172,7 +171,7 @@ impl<C: Change> Driver<'_, C> {
     /// Reads the state, and the challenge at the same time if that is faster.
     ///
     /// # Errors
-    /// When the state cannot be read.
+    /// If the state cannot be read.
     pub fn look(&self, before: Option<&C::State>) -> Result<Looked<C::State>> {
         let cluster = self.view.cluster;
         let purpose = self.change.challenge(before);
@@ -240,29 +239,28 @@ impl<C: Change> Driver<'_, C> {
         })
     }
 
-    /// Finds the keys and has them sign.
+    /// Finds the keys and signs with them.
     ///
     /// # Errors
-    /// When a key is missing, does not open or does not sign, or when the change conflicts with the
-    /// state, now that the new key is known.
+    /// If a key is missing, does not open or does not sign, or the change conflicts with the state now
+    /// that the new key is known.
     pub fn prove(&self, prepared: Prepared<C::State>) -> Result<Step<Proven<C::State>, C::State>> {
         let Prepared {
             before,
             request,
             stale,
         } = prepared;
-        let signatories = request.signatories.iter();
-        let found: Vec<Result<Key>> = signatories
-            .map(|signatory| self.prover.find(signatory))
-            .collect();
-        let roles = request.signatories.iter().map(|signatory| signatory.role);
-        let new_key = match roles.zip(&found).find(|(role, _)| *role == Role::New) {
+        let find = |signatory| self.prover.find(signatory);
+        let found: Vec<Result<Key>> = request.signatories.iter().map(find).collect();
+        let mut roles = request.signatories.iter().zip(&found);
+        let new = roles.find(|(signatory, _)| signatory.role == Role::New);
+        let new_key = match new {
             Some((_, Ok(key))) => Some(key.signer.public_key().clone()),
             Some((_, Err(error))) => return Err(error.clone()),
             None => None,
         };
         let comparison = self.change.compare(&before, &before, new_key.as_ref());
-        // Once it is done the old key may be gone: that it was not found is no error.
+        // Once the change is made, the old key may be gone: a missing key is not an error then.
         if is_met_unsent(comparison)? {
             let outcome = self.outcome(Ending::AlreadySo, before, None, new_key, None);
             return Ok(Step::Settled(outcome));
@@ -285,7 +283,7 @@ impl<C: Change> Driver<'_, C> {
     /// Submits once. What the cluster accepted has yet to be [confirmed](Driver::confirm).
     ///
     /// # Errors
-    /// When the cluster refused, or when it is not certain what became of it (kind `unknown`).
+    /// If the cluster refused, or the result is not certain (kind `unknown`).
     pub fn commit(&self, proven: Proven<C::State>, _permit: Permit) -> Result<Committed<C::State>> {
         let (cluster, before) = (self.view.cluster, &proven.before);
         let submission = self.submission(before);
@@ -311,9 +309,7 @@ impl<C: Change> Driver<'_, C> {
             })),
             Ok(Reply::Done { now, warning }) => {
                 leave(words, submission.carried_out());
-                let key = proven.stored_key();
-                let (before, new_key) = (proven.before, proven.new_key);
-                let mut outcome = self.outcome(Ending::Done, before, Some(now), new_key, key);
+                let mut outcome = self.settled(Ending::Done, proven, Some(now));
                 outcome.warnings.push(warning);
                 Ok(Committed::Settled(outcome))
             }
@@ -329,7 +325,7 @@ impl<C: Change> Driver<'_, C> {
         }
     }
 
-    /// A refusal stands only if the state is as before and the challenge too.
+    /// A refusal stands only if the state and the challenge are unchanged.
     fn after_refusal(
         &self,
         proven: Proven<C::State>,
@@ -342,21 +338,23 @@ impl<C: Change> Driver<'_, C> {
         if refusal.kind() == Kind::Auth {
             return Err(refusal);
         }
+        // The refusal says more than why the state could not be read, unless that was a signal.
+        let unexplained = |failure: Error| match failure.kind() {
+            kind if kind.is_interruption() => {
+                Error::new(kind, "interrupted after the cluster refused").caused_by_error(&refusal)
+            }
+            _ => refusal.clone(),
+        };
         // The refusal may be due to a change of the key store.
         self.view.forget_keys();
         let Looked {
             state: now,
             challenge,
-        } = match self.look(Some(&proven.before)) {
-            Ok(looked) => looked,
-            Err(error) => return Err(unexplained(refusal, &error)),
-        };
+        } = self.look(Some(&proven.before)).map_err(unexplained)?;
         let new_key = proven.new_key.as_ref();
         match self.change.compare(&proven.before, &now, new_key) {
             Comparison::Met => {
-                let key = proven.stored_key();
-                let (before, new_key) = (proven.before, proven.new_key);
-                let outcome = self.outcome(Ending::AlreadySo, before, Some(now), new_key, key);
+                let outcome = self.settled(Ending::AlreadySo, proven, Some(now));
                 return Ok(Committed::Settled(outcome));
             }
             Comparison::Conflict(Conflict {
@@ -368,10 +366,7 @@ impl<C: Change> Driver<'_, C> {
             Some(purpose) => purpose.challenge(self.view.cluster),
             None => Ok(proven.request.challenge.clone()),
         };
-        let challenge = match challenge.unwrap_or_else(fetch) {
-            Ok(challenge) => challenge,
-            Err(error) => return Err(unexplained(refusal, &error)),
-        };
+        let challenge = challenge.unwrap_or_else(fetch).map_err(unexplained)?;
         let stale = proven.stale + 1;
         if challenge == proven.request.challenge {
             return Err(refusal);
@@ -379,16 +374,14 @@ impl<C: Change> Driver<'_, C> {
         if stale >= self.attempts {
             return Err(always_stale(&refusal, self.attempts));
         }
-        if let Err(error) = self.view.keys() {
-            return Err(unexplained(refusal, &error));
-        }
+        self.view.keys().map_err(unexplained)?;
         log::info!("the challenge went stale; signing the new one");
         let prepared = self.request(now, Some(Ok(challenge)), stale)?;
         Ok(Committed::Stale(prepared))
     }
 
-    /// Proves and submits, again as long as the challenge goes stale and attempts are left; what the
-    /// cluster accepted has yet to be confirmed.
+    /// Proves and submits; again while the challenge goes stale and attempts are left. An accepted
+    /// change has yet to be confirmed.
     ///
     /// # Errors
     /// As [`Driver::prove`] and [`Driver::commit`].
@@ -413,10 +406,10 @@ impl<C: Change> Driver<'_, C> {
         }
     }
 
-    /// Reads the state until it shows what the cluster accepted, or has had enough time to.
+    /// Reads the state until it shows the accepted change, or has had enough time to.
     ///
     /// # Errors
-    /// Of kind `unknown` when it does not; `interrupted` or `terminated` after a signal.
+    /// Of kind `unknown` if it does not; `interrupted` or `terminated` after a signal.
     pub fn confirm(&self, mut accepted: Accepted<C::State>) -> Result<Outcome<C::State>> {
         let submission = self.submission(&accepted.before);
         let confirmed = submission.confirm(|| self.read(&accepted));
@@ -431,7 +424,7 @@ impl<C: Change> Driver<'_, C> {
     /// Reads the state once, for [`Driver::judge`].
     ///
     /// # Errors
-    /// When it cannot be read.
+    /// If it cannot be read.
     pub fn read(&self, accepted: &Accepted<C::State>) -> Result<Seen<C::State>> {
         self.seen(&accepted.before, accepted.new_key.as_ref())
     }
@@ -498,14 +491,22 @@ impl<C: Change> Driver<'_, C> {
         }
     }
 
-    fn rehearsed(&self, proven: Proven<C::State>) -> Outcome<C::State> {
+    fn settled(
+        &self,
+        ending: Ending,
+        proven: Proven<C::State>,
+        after: Option<C::State>,
+    ) -> Outcome<C::State> {
         let key = proven.stored_key();
-        let Request {
-            purpose, challenge, ..
-        } = proven.request;
+        self.outcome(ending, proven.before, after, proven.new_key, key)
+    }
+
+    fn rehearsed(&self, mut proven: Proven<C::State>) -> Outcome<C::State> {
+        let challenge = std::mem::take(&mut proven.request.challenge);
+        let is_clusters = proven.request.purpose.asks_cluster();
         Outcome {
-            challenge: purpose.asks_cluster().then_some(challenge),
-            ..self.outcome(Ending::DryRun, proven.before, None, proven.new_key, key)
+            challenge: is_clusters.then_some(challenge),
+            ..self.settled(Ending::DryRun, proven, None)
         }
     }
 }
@@ -517,10 +518,10 @@ impl<S> Proven<S> {
     }
 }
 
-/// Whether nothing has to be sent.
+/// Whether there is nothing to send.
 ///
 /// # Errors
-/// When the change cannot be made from a state that conflicts with it.
+/// If the change cannot be made from a conflicting state.
 fn is_met_unsent(comparison: Comparison) -> Result<bool> {
     match comparison {
         Comparison::Conflict(Conflict {
@@ -540,7 +541,7 @@ fn leave(words: Option<LastWords>, error: Error) {
     }
 }
 
-/// The refusal of a challenge that changed each time.
+/// The refusal of a challenge that changed every time.
 fn always_stale(refusal: &Error, attempts: u32) -> Error {
     let submissions = match attempts {
         1 => "the submission".to_owned(),
@@ -552,16 +553,6 @@ fn always_stale(refusal: &Error, attempts: u32) -> Error {
     )
     .caused_by_error(refusal)
     .hint("something keeps changing it (a name, a comment, an expiration); run this again, or raise --attempts")
-}
-
-/// The error after a refusal when the state could not be read: the refusal says more than whatever
-/// kept it from being read, unless that was a signal.
-fn unexplained(refusal: Error, failure: &Error) -> Error {
-    let kind = failure.kind();
-    match kind.is_interruption() {
-        true => Error::new(kind, "interrupted after the cluster refused").caused_by_error(&refusal),
-        false => refusal,
-    }
 }
 
 #[cfg(test)]

@@ -116,7 +116,7 @@ impl Call {
     }
 }
 
-/// What happens to a call instead of, or before, what it asks for.
+/// What happens to a call before or instead of its usual effect.
 #[derive(Clone)]
 pub enum Fault {
     /// It waits for other steps to get there.
@@ -165,7 +165,7 @@ struct Held {
     version: u32,
 }
 
-/// What a cluster holds.
+/// The state of a cluster.
 #[derive(Clone, Default)]
 pub struct World {
     keys: Vec<Held>,
@@ -415,7 +415,7 @@ impl FakeCluster {
             .count()
     }
 
-    /// What it holds now.
+    /// Its state now.
     pub fn world(&self) -> World {
         lock(&self.state).world.clone()
     }
@@ -635,7 +635,7 @@ impl FakeSource {
         self.opened.load(Ordering::SeqCst)
     }
 
-    /// How often a person was asked for it.
+    /// How often the user was prompted for it.
     pub fn asked(&self) -> usize {
         self.asked.load(Ordering::SeqCst)
     }

@@ -1,4 +1,4 @@
-//! The key sources that may hold the keys a proof needs.
+//! The key sources that may contain the keys for a proof.
 
 use std::sync::{Arc, Mutex, Once};
 
@@ -14,10 +14,10 @@ use crate::{
     signer::{KeySource, Opened, Signer, Unlock},
 };
 
-/// Key sources, each opened at most once. A person is asked for a passphrase only once it is known
-/// to be needed: the cluster has replied, and no key that opens by itself is the right one.
+/// Key sources, each opened at most once. The user is prompted for a passphrase only when it is known
+/// to be needed: the cluster has replied, and no key that opens without a prompt matches.
 pub struct Keyring<'a> {
-    /// The candidates for a key that the cluster holds; after them the new key, if there is one.
+    /// The candidates for stored keys, then the new key, if any.
     sources: Vec<&'a dyn KeySource>,
     has_new: bool,
     opened: Once,
@@ -27,13 +27,13 @@ pub struct Keyring<'a> {
 
 enum State {
     Open(Key),
-    /// Taken out while a person is asked.
+    /// `None` during the prompt.
     Locked(Option<Unlock>),
     Failed(Error),
 }
 
 impl<'a> Keyring<'a> {
-    /// A keyring of candidates for keys that the cluster holds.
+    /// A keyring of candidates for stored keys.
     pub fn new(sources: Vec<&'a dyn KeySource>) -> Self {
         Self {
             sources,
@@ -44,7 +44,7 @@ impl<'a> Keyring<'a> {
         }
     }
 
-    /// Adds the key that the cluster does not hold yet.
+    /// Adds the key that the cluster does not store yet.
     pub fn with_new(mut self, source: &'a dyn KeySource) -> Self {
         self.sources.push(source);
         self.has_new = true;
@@ -57,8 +57,8 @@ impl<'a> Keyring<'a> {
         self
     }
 
-    /// Opens, side by side, whatever opens without asking a person. Only the first call does
-    /// anything; others wait for it.
+    /// Opens all keys that need no prompt, concurrently. Only the first call does anything; others wait
+    /// for it.
     pub fn open(&self) {
         self.opened.call_once(|| {
             let states = each(&self.sources, |&source| {
@@ -69,7 +69,7 @@ impl<'a> Keyring<'a> {
         });
     }
 
-    /// Each source's key, or why it did not open without asking a person.
+    /// Each source's key, or why it did not open without a prompt.
     pub fn ready(&self) -> Vec<Result<Key>> {
         self.open();
         let key = |state: &State| match state {
@@ -80,10 +80,10 @@ impl<'a> Keyring<'a> {
         lock(&self.states).iter().map(key).collect()
     }
 
-    /// The key that the cluster does not hold yet; asks for its passphrase if needed.
+    /// The key that the cluster does not store yet; prompts if needed.
     ///
     /// # Errors
-    /// When it does not open.
+    /// If it does not open.
     fn new_key(&self) -> Result<Key> {
         self.open();
         let mut states = lock(&self.states);
@@ -96,11 +96,11 @@ impl<'a> Keyring<'a> {
         }
     }
 
-    /// The key whose public half is the stored key; asks for passphrases until one is right.
+    /// The key whose public half is the stored key; prompts for one source after another until a key
+    /// matches.
     ///
     /// # Errors
-    /// Of kind `key` when the only source did not open, of kind `mismatch` when none is the key
-    /// that the cluster holds.
+    /// Of kind `key` if no source opened, of kind `mismatch` if no key matches.
     fn find(&self, stored: &StoredKey) -> Result<Key> {
         self.open();
         let wanted = stored.public_key().map_err(|error| {
@@ -188,7 +188,7 @@ impl State {
         }
     }
 
-    /// The key; asks a person if needed, at most once.
+    /// The key; prompts if needed, at most once.
     fn unlocked(&mut self, source: &dyn KeySource, observer: &dyn Observer) -> Result<Key> {
         if let State::Locked(unlock) = self
             && let Some(unlock) = unlock.take()
@@ -211,7 +211,7 @@ fn errors(states: &[State]) -> impl Iterator<Item = &Error> {
     })
 }
 
-/// The signal that ended the work: no more questions.
+/// The signal that ended the work: no more prompts.
 fn interruption(states: &[State]) -> Option<&Error> {
     errors(states).find(|error| error.kind().is_interruption())
 }

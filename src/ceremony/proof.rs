@@ -1,4 +1,4 @@
-//! Proofs: what must be signed and by whom, and the signatures.
+//! Proofs: what must be signed, by which keys, and the signatures.
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ use crate::{
 /// Whose signature a proof needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
-    /// The key that the cluster does not hold yet.
+    /// The key that the cluster does not store yet.
     New,
     /// The stored key that is replaced.
     Old,
@@ -31,7 +31,7 @@ pub enum Role {
 #[derive(Clone, Debug)]
 pub struct Signatory {
     pub role: Role,
-    /// The stored key that must sign; `None` for a key that the cluster does not hold yet.
+    /// The stored key that must sign; `None` for a key that the cluster does not store yet.
     pub stored: Option<Arc<StoredKey>>,
 }
 
@@ -46,9 +46,9 @@ impl Signatory {
 #[derive(Clone, Debug)]
 pub struct Request {
     pub purpose: Purpose,
-    /// The exact text to sign; empty where no signature is needed.
+    /// The exact text to sign; empty if no signature is needed.
     pub challenge: String,
-    /// In the order in which a person is asked for them.
+    /// In the order of prompting.
     pub signatories: Vec<Signatory>,
 }
 
@@ -60,7 +60,7 @@ impl Response {
     /// The public key that signed in `role`, and its signature.
     ///
     /// # Panics
-    /// When the request did not have that role.
+    /// If the request did not have that role.
     pub fn of(&self, role: Role) -> (&PublicKey, &Signature) {
         let signed = self.0.iter().find(|(signed, ..)| *signed == role);
         let (_, key, signature) = signed.expect("every role that was requested has signed");
@@ -76,8 +76,7 @@ pub struct Key {
 }
 
 impl Key {
-    /// Signs a challenge, and verifies the signature with the key's own public half before anything
-    /// else sees it.
+    /// Signs a challenge, and verifies the signature with the key's own public half before it is used.
     fn sign(&self, challenge: &str, observer: &dyn Observer) -> Result<Signature> {
         let Self { title, signer } = self;
         log::info!("signing with {title}: {}", quoted(challenge));
@@ -95,21 +94,20 @@ impl Key {
 
 /// Finds the keys, or the signatures, that a proof needs.
 pub trait Prover: Sync {
-    /// Opens whatever opens without asking a person; only the first call does anything. It runs
-    /// beside the first reads.
+    /// Opens the keys that need no prompt, during the first reads; only the first call does anything.
     fn open(&self);
 
-    /// The public half of the new key, if it is known without asking a person.
+    /// The public half of the new key, if it is known without a prompt.
     fn new_key(&self) -> Option<PublicKey>;
 
-    /// The key for one role. Asks a person if it must, at most once per key and run.
+    /// The key for one role. Prompts if needed, at most once per key and run.
     ///
     /// # Errors
-    /// Of kind `key` when the key does not open, of kind `mismatch` when none is the right one.
+    /// Of kind `key` if the key does not open, of kind `mismatch` if no key matches.
     fn find(&self, signatory: &Signatory) -> Result<Key>;
 }
 
-/// Has all `keys` sign, side by side.
+/// Signs with all `keys`, concurrently.
 pub(super) fn sign(request: &Request, keys: &[Key], observer: &dyn Observer) -> Result<Response> {
     let sign = |key: &Key| key.sign(&request.challenge, observer);
     let signatures = match keys {

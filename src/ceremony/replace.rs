@@ -21,7 +21,7 @@ pub struct Replace {
     pub key: KeyRef,
 }
 
-/// The key store, as far as it matters.
+/// What matters of the key store.
 pub struct State {
     /// As it was last seen.
     pub stored: Arc<StoredKey>,
@@ -42,7 +42,7 @@ impl Outcome<State> {
     /// The public half of the new key.
     ///
     /// # Panics
-    /// Never: without it nothing can be compared.
+    /// Never: nothing can be compared without it.
     pub fn replacement(&self) -> &PublicKey {
         self.new_key.as_ref().expect("a replacement has a new key")
     }
@@ -69,7 +69,7 @@ impl Change for Replace {
     fn challenge(&self, state: Option<&State>) -> Option<Purpose> {
         let key = match state {
             Some(state) => KeyRef::Id(state.stored.id.clone()),
-            // Another name has to wait for the id.
+            // Any other name must first be resolved to the id.
             None if self.key.is_addressable() => self.key.clone(),
             None => return None,
         };

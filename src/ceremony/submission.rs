@@ -1,7 +1,7 @@
 //! What to believe after a submission.
 //!
-//! Whatever the reply, the cluster's state is read before anything is reported as done: a proxy can
-//! reply in the cluster's place, and a reply can be lost or mixed up.
+//! Whatever the reply is, the cluster's state is read before a change is reported as done: a proxy can
+//! reply in place of the cluster, and a reply can be lost or mixed up.
 
 use std::time::Duration;
 
@@ -29,7 +29,7 @@ pub const POLL_PAUSES: [Duration; 4] = [Duration::ZERO; 4];
 pub enum Seen<T> {
     Done(T),
     NotDone,
-    /// Neither what was before nor what was submitted: what it is instead.
+    /// Neither the previous state nor the submitted one, but this.
     SomethingElse(String),
 }
 
@@ -38,9 +38,9 @@ pub enum Seen<T> {
 pub enum Reply<T> {
     /// The cluster says that it was done. Only its state can confirm that.
     Accepted,
-    /// The cluster's state shows the change though the reply did not; the warning says why.
+    /// The cluster's state shows the change although the reply did not; the warning says why.
     Done { now: T, warning: String },
-    /// The cluster looked at it and refused; nothing was changed.
+    /// The cluster refused; nothing was changed.
     Refused(Error),
 }
 
@@ -60,8 +60,8 @@ impl Submission {
     /// [`Unsettled`](interrupt::Unsettled) until then.
     ///
     /// # Errors
-    /// When it was not done for another reason than a refusal, or when the state does not confirm it
-    /// (kind `unknown`; `interrupted` or `terminated` after a signal).
+    /// If it was not done for a reason other than a refusal, or the state does not confirm it (kind
+    /// `unknown`; `interrupted` or `terminated` after a signal).
     pub fn send<T>(
         &self,
         submit: impl FnOnce() -> cluster::Result<()>,
@@ -118,12 +118,12 @@ impl Submission {
     /// Reads until the cluster's state shows what was accepted.
     ///
     /// # Errors
-    /// Of kind `unknown` when it does not; `interrupted` or `terminated` after a signal.
+    /// Of kind `unknown` if it does not; `interrupted` or `terminated` after a signal.
     pub fn confirm<T>(&self, look: impl Fn() -> Result<Seen<T>>) -> Result<T> {
         self.judge(poll(look))
     }
 
-    /// What was read of a change that was accepted.
+    /// Judges what one read showed of a change that was accepted.
     ///
     /// # Errors
     /// As [`Submission::confirm`].

@@ -1,4 +1,4 @@
-//! A cluster as one run sees it: what several changes need is read once.
+//! A cluster as one run sees it: what several changes share is read only once.
 
 use std::sync::{Arc, Mutex};
 
@@ -11,7 +11,7 @@ use crate::{
 /// The stored keys of a cluster.
 pub type Keys = Arc<[Arc<StoredKey>]>;
 
-/// A cluster, with what this run knows of it.
+/// A cluster, and what this run knows about it.
 pub struct View<'a> {
     pub cluster: &'a dyn Cluster,
     keys: Mutex<Option<Result<Keys>>>,
@@ -28,7 +28,7 @@ impl<'a> View<'a> {
     /// The key list, read once per run; others wait meanwhile.
     ///
     /// # Errors
-    /// When it could not be read.
+    /// If it could not be read.
     pub fn keys(&self) -> Result<Keys> {
         let mut keys = lock(&self.keys);
         keys.get_or_insert_with(|| self.read_keys()).clone()
@@ -37,7 +37,7 @@ impl<'a> View<'a> {
     /// The key list, read again: after a refusal or a lost reply.
     ///
     /// # Errors
-    /// When it cannot be read.
+    /// If it cannot be read.
     pub fn keys_again(&self) -> Result<Keys> {
         let read = self.read_keys()?;
         let mut keys = lock(&self.keys);
@@ -45,7 +45,7 @@ impl<'a> View<'a> {
         Ok(read)
     }
 
-    /// Has the key list read again before its next use: after a refusal.
+    /// Makes the next use read the key list again: after a refusal.
     pub fn forget_keys(&self) {
         *lock(&self.keys) = None;
     }

@@ -17,7 +17,7 @@ pub struct Help {
     words: Vec<String>,
 }
 
-/// What [`Help`] asks for.
+/// What to show.
 pub enum Page {
     /// The text of a topic.
     Topic(String),
@@ -41,7 +41,7 @@ impl Help {
     }
 }
 
-/// The page that `qkey COMMAND help …` asks for.
+/// The page for `qkey COMMAND help …`.
 pub fn nested(matches: &ArgMatches) -> Option<Page> {
     let (command, matches) = matches.subcommand()?;
     let (_, help) = matches.subcommand().filter(|(name, _)| *name == HELP)?;
@@ -162,7 +162,7 @@ impl Pages {
         if !command.has_subcommands() {
             return command;
         }
-        // clap's own is off everywhere, because the one of `qkey` knows topics.
+        // clap's own is off everywhere, because only `qkey help` knows the topics.
         let words = Arg::new(WORDS).num_args(0..);
         command.subcommand(Command::new(HELP).hide(true).arg(words))
     }

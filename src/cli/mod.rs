@@ -132,7 +132,7 @@ fn exit_code(result: Result<()>, output: &Output) -> u8 {
     }
 }
 
-/// Sets `output` to what the configuration says, once that is known.
+/// Sets `output` as the configuration says, once that is read.
 fn run(cli: Cli, matches: &ArgMatches, output: &mut Output) -> Result<()> {
     memory::watch_for_aborts()
         .and_then(|()| interrupt::install())
@@ -142,7 +142,7 @@ fn run(cli: Cli, matches: &ArgMatches, output: &mut Output) -> Result<()> {
                 .hint("raise the memory and process limits (see `ulimit -a`)")
         })?;
     let command = match cli.command {
-        // It must work even if the configuration file is wrong.
+        // It must work even if the configuration file is invalid.
         Command::Config(config::Config {
             command: Some(config::Action::Init(init)),
         }) => return init.run(&cli.globals, output),
@@ -152,7 +152,7 @@ fn run(cli: Cli, matches: &ArgMatches, output: &mut Output) -> Result<()> {
     *output = session.output.clone();
     let last_output = session.output.clone();
     interrupt::report_with(move |error| last_output.error(error));
-    // A script expects one object on stderr, and waits anyway.
+    // A script expects one object on stderr, and waits regardless.
     if session.output.format == Format::Text {
         interrupt::tell_of_waiting_with(|| {
             log::warn!(
@@ -240,7 +240,7 @@ fn made_safe(mut error: clap::Error) -> clap::Error {
     error
 }
 
-/// Whether a command line that does not parse asks for JSON.
+/// Whether a command line that cannot be parsed requests JSON.
 fn wants_json() -> bool {
     let args: Vec<_> = env::args_os().collect();
     let asks_for = |format: &str| {

@@ -73,8 +73,8 @@ impl Session {
         })
     }
 
-    /// The selected cluster, with at most `jobs` calls at a time if they share connections. Nothing runs
-    /// and nothing connects yet.
+    /// The selected cluster, with at most `jobs` calls at a time if they share connections. Nothing
+    /// runs and nothing connects yet.
     ///
     /// # Errors
     /// Of kind `unreachable` if `qq` is missing; of kind `usage` or `auth` if the settings of the
@@ -165,8 +165,7 @@ impl Session {
         self.key_sources(self.config.keys.keys())
     }
 
-    /// The candidates for a key that the cluster holds: those given with `flag`, else all configured
-    /// keys.
+    /// The candidates for a stored key: those given with `flag`, otherwise all configured keys.
     ///
     /// # Errors
     /// Of kind `usage` if there are none.
@@ -248,12 +247,12 @@ pub fn check_stdin<'s>(sources: impl IntoIterator<Item = &'s Openable>) -> Resul
     Ok(())
 }
 
-/// Key sources as the ceremonies take them.
+/// Key sources in the type that ceremonies take.
 pub fn as_key_sources(sources: &[Openable]) -> Vec<&dyn KeySource> {
     sources.iter().map(|source| source as _).collect()
 }
 
-/// Notes what belongs to a result and is no failure.
+/// Logs what the user should know about a result.
 pub fn warn(warnings: &[String]) {
     for warning in warnings {
         log::warn!("{warning}");

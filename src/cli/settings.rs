@@ -10,7 +10,7 @@ use crate::{
     error::{Error, Kind, Result},
     output::Output,
     settings::{
-        ClusterLayer, ClusterOptions, ENVIRONMENT, Layer, Origin, Setting, UserLayer, UserOptions,
+        ClusterLayer, ClusterOptions, ENVIRONMENT, Origin, Setting, UserLayer, UserOptions,
     },
 };
 
@@ -72,21 +72,13 @@ impl Globals {
     }
 }
 
-/// Settings that hold for whatever cluster is selected. The others describe one cluster: they are
-/// ignored if the cluster's name has a higher precedence.
+/// Settings that apply to any cluster. The others describe one cluster: they are ignored if the
+/// cluster's name has a higher precedence.
 const FOR_ANY_CLUSTER: [&str; 3] = ["qq", "via", "timeout"];
-
-/// What the command line and the environment say.
-struct Typed {
-    cluster: Option<Setting<String>>,
-    of_cluster: ClusterLayer,
-    of_user: UserLayer,
-    origins: BTreeMap<String, Origin>,
-}
 
 /// The settings in force.
 pub struct Settings {
-    /// The user's, whatever the cluster.
+    /// The user's, for any cluster.
     pub user: UserOptions,
     /// The selected cluster's.
     pub cluster: ClusterSettings,
@@ -96,7 +88,7 @@ pub struct Settings {
 pub struct ClusterSettings {
     /// Its name in the configuration file.
     pub name: Setting<Option<String>>,
-    /// Everything else that is set as it is used.
+    /// The other settings, used as they are set.
     pub options: ClusterOptions,
     /// The bearer token for the REST API.
     pub token: Setting<TokenSource>,
@@ -114,88 +106,68 @@ impl Settings {
             .ids()
             .filter_map(|id| Some((id.to_string(), typed_origin(matches, id.as_str())?)))
             .collect();
-        let cluster = globals.cluster.zip(origins.get("cluster").cloned());
-        let typed = Typed {
-            cluster: cluster.map(|(value, origin)| Setting { value, origin }),
-            of_cluster: ClusterLayer {
-                timeout: globals.of_user.timeout,
-                ..globals.of_cluster
-            },
-            of_user: globals.of_user,
-            origins,
-        };
+        let typed = |field: &str| origins.get(field).cloned();
         let user = UserOptions::merge(&[
-            Layer {
-                values: &typed.of_user,
-                origin: &|field| typed.origins.get(field).cloned(),
-            },
-            Layer {
-                values: &config.defaults.user(),
-                origin: &of_defaults,
-            },
+            (&globals.of_user, &typed),
+            (&config.defaults.user(), &of_defaults),
         ]);
-        let cluster = typed.cluster(config)?;
-        Ok(Self { user, cluster })
-    }
-}
-
-impl Typed {
-    /// The configured cluster to use, if any.
-    fn selected(&self, config: &Config) -> Option<Setting<String>> {
+        let of_cluster = ClusterLayer {
+            timeout: globals.of_user.timeout,
+            ..globals.of_cluster
+        };
+        let name = globals.cluster.zip(typed("cluster"));
+        let name = name.map(|(value, origin)| Setting { value, origin });
         let default = config.default_cluster.as_ref().map(|name| Setting {
             value: name.get_ref().clone(),
             origin: Origin::File("default-cluster".to_owned()),
         });
         // A host with a higher precedence than the cluster's name is another cluster: neither the
         // credentials nor the port of the configured one belong to it.
-        let host = self.origins.get("host").map_or(0, Origin::strength);
-        self.cluster
-            .clone()
+        let host = origins.get("host").map_or(0, Origin::strength);
+        let name = name
             .or(default)
-            .filter(|cluster| host <= cluster.origin.strength())
+            .filter(|name| host <= name.origin.strength());
+        let cluster = ClusterSettings::resolve(name, &of_cluster, &typed, config)?;
+        Ok(Self { user, cluster })
     }
+}
 
-    fn cluster(&self, config: &Config) -> Result<ClusterSettings> {
-        let name = self.selected(config);
+impl ClusterSettings {
+    /// The settings of the configured cluster with this name, if any, and what is `typed`.
+    fn resolve(
+        name: Option<Setting<String>>,
+        of_cluster: &ClusterLayer,
+        typed: &dyn Fn(&str) -> Option<Origin>,
+        config: &Config,
+    ) -> Result<Self> {
         let entry = match &name {
             Some(name) => config.cluster(&name.value)?,
             None => &ClusterLayer::default(),
         };
         // A cluster with a higher precedence than an address is not at that address.
         let strength = name.as_ref().map_or(0, |name| name.origin.strength());
-        let typed = |field: &str| {
-            let origin = self.origins.get(field)?;
-            let applies = FOR_ANY_CLUSTER.contains(&field) || origin.strength() >= strength;
-            applies.then(|| origin.clone())
+        let applies = |field: &str| {
+            let for_any = FOR_ANY_CLUSTER.contains(&field);
+            typed(field).filter(|origin| for_any || origin.strength() >= strength)
         };
         let of_entry = |field: &str| {
             let (name, field) = (&name.as_ref()?.value, kebab(field));
             Some(Origin::File(format!("clusters.{name}.{field}")))
         };
         let options = ClusterOptions::merge(&[
-            Layer {
-                values: &self.of_cluster,
-                origin: &typed,
-            },
-            Layer {
-                values: entry,
-                origin: &of_entry,
-            },
-            Layer {
-                values: &config.defaults.cluster(),
-                origin: &of_defaults,
-            },
+            (of_cluster, &applies),
+            (entry, &of_entry),
+            (&config.defaults.cluster(), &of_defaults),
         ]);
         if options.host.value.as_deref() == Some("") {
             return Err(Error::new(Kind::Usage, "the host is empty")
                 .hint("give a host name or an address, or omit it on a cluster node"));
         }
-        Ok(ClusterSettings {
+        let unused_token = token_variable().filter(|_| ENVIRONMENT < strength);
+        Ok(Self {
             trust: strongest_trust(&options)?,
             token: token(&options.credentials_store, strength),
-            unused_token: token_variable()
-                .map(|(name, _)| name)
-                .filter(|_| ENVIRONMENT < strength),
+            unused_token: unused_token.map(|(name, _)| name),
             name: match &name {
                 Some(name) => name.map(|name| Some(name.clone())),
                 None => Setting::built_in(None),
@@ -213,7 +185,7 @@ fn kebab(field: &str) -> String {
     field.replace('_', "-")
 }
 
-/// The environment variables with a token, or with the path of a file that holds one.
+/// The environment variables with a token, or with the path of a file that contains one.
 pub const TOKEN_VARIABLE: &str = "QKEY_TOKEN";
 const TOKEN_FILE_VARIABLE: &str = "QKEY_TOKEN_FILE";
 
@@ -244,9 +216,7 @@ fn token_variable() -> Option<(&'static str, OsString)> {
 fn strongest_trust(options: &ClusterOptions) -> Result<Setting<Trust>> {
     let given = [
         options.ca_file.map(|path| path.clone().map(Trust::CaFile)),
-        options
-            .tls_fingerprint
-            .map(|hash| hash.clone().map(Trust::Pinned)),
+        options.tls_fingerprint.map(|&hash| hash.map(Trust::Pinned)),
         options
             .insecure
             .map(|&insecure| (insecure == Some(true)).then_some(Trust::Insecure)),

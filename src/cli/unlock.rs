@@ -50,7 +50,7 @@ pub struct Unlock {
     dry_run: bool,
 }
 
-/// More than this at a time only takes memory: a cluster accepts 1,000 connections per node.
+/// More at a time would only take memory: a cluster accepts 1,000 connections per node.
 const MOST_JOBS: usize = 256;
 
 /// Which snapshots.
@@ -120,7 +120,7 @@ impl Observer for Counting {
 
 impl Ids {
     /// # Errors
-    /// Of kind `usage` when stdin would be read twice.
+    /// Of kind `usage` if stdin would be read twice.
     fn check_stdin(&self, keys: &[Openable]) -> Result<()> {
         let ids = self.from.as_deref().is_some_and(input::is_stdin);
         if ids && keys.iter().any(|key| key.source.reads_stdin()) {
@@ -133,7 +133,7 @@ impl Ids {
     /// Each id once, in the order in which they were given.
     ///
     /// # Errors
-    /// Of kind `usage` when a file cannot be read, or holds something else or nothing at all.
+    /// Of kind `usage` if a file cannot be read, is empty, or contains anything else.
     fn read(&self) -> Result<Vec<u64>> {
         let mut ids = self.named.clone();
         if let Some(path) = &self.from {
@@ -155,7 +155,7 @@ const FORM: &str = "one id per line; blank lines and # comments are ignored";
 /// The ids in the contents of a file.
 ///
 /// # Errors
-/// Of kind `usage` when a line is not an id.
+/// Of kind `usage` if a line is not an id.
 fn parse_ids(path: &Path, contents: &[u8]) -> Result<Vec<u64>> {
     // Some editors put it before the first line.
     let byte_order_mark = "\u{feff}".as_bytes();
@@ -176,7 +176,7 @@ fn parse_ids(path: &Path, contents: &[u8]) -> Result<Vec<u64>> {
         .collect()
 }
 
-/// What a line begins with, in quotes; a wrong file may have no other lines.
+/// The beginning of a line, in quotes: a wrong file may be one long line.
 fn beginning(line: &[u8]) -> String {
     const SHOWN: usize = 60;
     let text = String::from_utf8_lossy(line);
@@ -186,7 +186,7 @@ fn beginning(line: &[u8]) -> String {
     }
 }
 
-/// Prints each result, and sums them up.
+/// Prints each result, and a summary.
 struct Tally<'a> {
     session: &'a Session,
     dry_run: bool,

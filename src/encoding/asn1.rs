@@ -1,4 +1,4 @@
-//! Walks over DER (X.690): enough to tell what a structure is before it is taken apart.
+//! Walks through DER (X.690): enough to identify a structure before it is decoded.
 
 use der::{
     Decode, Reader, SliceReader, Tag, TagNumber, Tagged,
@@ -21,7 +21,7 @@ pub(crate) const fn implicit(number: u32) -> Tag {
     }
 }
 
-/// The values that stand one after the other in `bytes`, with nothing left over.
+/// The consecutive values in `bytes`, with nothing left over.
 pub(crate) fn values(bytes: &[u8]) -> Option<Vec<AnyRef<'_>>> {
     let mut reader = SliceReader::new(bytes).ok()?;
     let mut values = Vec::new();
@@ -31,8 +31,8 @@ pub(crate) fn values(bytes: &[u8]) -> Option<Vec<AnyRef<'_>>> {
     Some(values)
 }
 
-/// How long each of the values is that stand one after the other in `bytes`, up to white space at
-/// the end of a file that went through an editor.
+/// The lengths of the consecutive values in `bytes`, except for white space at the end, which an editor
+/// may have added.
 pub(crate) fn lengths(bytes: &[u8]) -> Option<Vec<usize>> {
     let mut lengths = Vec::new();
     let mut rest = bytes;
@@ -45,7 +45,7 @@ pub(crate) fn lengths(bytes: &[u8]) -> Option<Vec<usize>> {
     Some(lengths)
 }
 
-/// The members of the one SEQUENCE that `der` is.
+/// The members of `der`, which is one SEQUENCE.
 pub(crate) fn sequence(der: &[u8]) -> Option<Vec<AnyRef<'_>>> {
     members(AnyRef::from_der(der).ok()?)
 }
@@ -75,7 +75,7 @@ pub(crate) fn unsigned(value: AnyRef<'_>) -> Option<&[u8]> {
     }
 }
 
-/// An INTEGER that is not negative; one too large to matter is `u64::MAX`.
+/// An INTEGER that is not negative; larger ones become `u64::MAX`.
 pub(crate) fn small(value: AnyRef<'_>) -> Option<u64> {
     let digits = unsigned(value)?;
     if digits.len() > 8 {
@@ -89,7 +89,7 @@ pub(crate) fn octets(value: AnyRef<'_>) -> Option<&[u8]> {
     (value.tag() == Tag::OctetString).then(|| value.value())
 }
 
-/// The bytes of a BIT STRING's value (or of an `[n] IMPLICIT BIT STRING`'s) that has whole bytes.
+/// The value of a BIT STRING (or an `[n] IMPLICIT BIT STRING`) that consists of whole bytes.
 pub(crate) fn whole_bits(value: AnyRef<'_>) -> Option<&[u8]> {
     match value.value() {
         [0, bytes @ ..] => Some(bytes),

@@ -1,4 +1,4 @@
-//! Which curve a key is on, however its file says so, and points on P-256.
+//! The curve of a key, by name or explicit parameters, and points on P-256.
 
 use der::{
     Tag, Tagged,
@@ -12,13 +12,13 @@ use super::{asn1, oids};
 /// public key is".
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 pub enum NotP256 {
-    /// A key for something else than ECDSA, by the name its users know.
+    /// A key for another algorithm, by its common name.
     #[error("{0}, not ECDSA P-256")]
     Algorithm(String),
-    /// A key on another curve, by the name its users know.
+    /// A key on another curve, by its common name.
     #[error("on the curve {0}, not P-256")]
     Curve(String),
-    /// A key on a curve that is written out, and what sets it apart from P-256.
+    /// A key on explicit curve parameters, and which of them differs from P-256.
     #[error("on explicit curve parameters that are not P-256: {0} differs")]
     ExplicitCurve(String),
     /// A key inside a FIDO security key, by its OpenSSH type.
@@ -58,7 +58,7 @@ pub(crate) fn check(parameters: AnyRef<'_>) -> Option<Result<(), NotP256>> {
     }
 }
 
-/// Whether a `SEQUENCE` with these members is a curve written out.
+/// Whether a `SEQUENCE` with these members is explicit curve parameters.
 pub(crate) fn is_explicit(members: &[AnyRef<'_>]) -> bool {
     use Tag::{Integer, OctetString, Sequence};
     let tags: Vec<Tag> = members.iter().map(Tagged::tag).collect();

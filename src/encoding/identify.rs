@@ -15,7 +15,7 @@ pub(crate) enum BlockKind {
     Sec1,
     Pkcs8,
     EncryptedPkcs8,
-    /// PEM with `Proc-Type: 4,ENCRYPTED`, of a key that may be an elliptic-curve one.
+    /// PEM with `Proc-Type: 4,ENCRYPTED`; the key may be an elliptic-curve key.
     LegacyEncrypted,
     Openssh,
     /// A private key in a form that cannot be P-256.
@@ -34,7 +34,7 @@ pub enum Foreign {
     /// PKCS#12 (RFC 7292), also called PFX.
     #[error("a PKCS#12 archive")]
     Pkcs12,
-    /// A `.ppk` file of PuTTY's.
+    /// A `.ppk` file of PuTTY.
     #[error("a PuTTY private key")]
     Putty,
     /// A JSON Web Key (RFC 7517).
@@ -90,7 +90,7 @@ pub enum Public {
     OtherDer,
 }
 
-/// How PKCS#12 starts where a program writes it in BER, which leaves lengths open.
+/// How PKCS#12 starts if it is written in BER with indefinite lengths.
 pub(crate) const PKCS12_IN_BER: &[u8] = &[0x30, 0x80, 0x02, 0x01, 0x03];
 
 /// Identifies `block`.
@@ -154,8 +154,8 @@ pub(crate) fn identify_data(data: &[u8]) -> Option<BlockKind> {
     })
 }
 
-/// Tells the two by their first member: `[0] version, serialNumber` or the serial number itself
-/// (RFC 5280, section 4.1), and a version and then a name (RFC 2986, section 4.1).
+/// Distinguishes the two by their first members: `[0] version` or a serial number (RFC 5280, section
+/// 4.1), or a version and then a name (RFC 2986, section 4.1).
 fn certificate_or_request(to_be_signed: AnyRef<'_>) -> Option<Public> {
     let members = asn1::members(to_be_signed)?;
     let tags: Vec<Tag> = members.iter().map(Tagged::tag).collect();
@@ -169,7 +169,7 @@ fn certificate_or_request(to_be_signed: AnyRef<'_>) -> Option<Public> {
     }
 }
 
-/// How a public key in the form of RFC 4716 starts.
+/// How a public key in the format of RFC 4716 starts.
 pub(crate) const SSH2_PUBLIC_KEY: &str = "---- BEGIN SSH2 PUBLIC KEY";
 
 /// Identifies a text without a PEM block.

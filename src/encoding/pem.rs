@@ -1,5 +1,5 @@
-//! PEM text: read as tolerantly as `openssl` and `ssh-keygen` do, written as RFC 7468 has it, with
-//! the headers of RFC 1421 where an encrypted SEC1 key needs them.
+//! PEM text: read as tolerantly as `openssl` and `ssh-keygen` do, written as RFC 7468 specifies, with
+//! the headers of RFC 1421 if an encrypted SEC1 key needs them.
 
 use base64::{Engine, alphabet, prelude::BASE64_STANDARD};
 use zeroize::Zeroizing;
@@ -14,7 +14,7 @@ const DASHES: &[u8] = b"-----";
 pub(crate) struct Block {
     /// The label of its BEGIN line; `None` in a file without PEM lines.
     pub(crate) label: Option<String>,
-    /// RFC 1421 headers, in their order.
+    /// RFC 1421 headers, in order.
     pub(crate) headers: Vec<(String, String)>,
     /// The decoded Base64.
     pub(crate) data: Result<Zeroizing<Vec<u8>>, Fault>,
@@ -115,7 +115,7 @@ pub(crate) fn decode_base64(digits: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
     any_base64::decode_as(&alphabet::STANDARD, digits).map(Zeroizing::new)
 }
 
-/// One block with lines of `width` digits, that ends in a newline.
+/// One block with lines of `width` digits, ending in a newline.
 pub(crate) fn encode(
     label: &str,
     headers: &[(&str, &str)],
@@ -123,7 +123,7 @@ pub(crate) fn encode(
     width: usize,
 ) -> Zeroizing<String> {
     let digits = Zeroizing::new(BASE64_STANDARD.encode(data));
-    // Reserved in full, so that growing leaves no copy behind.
+    // Reserved in full: growing would leave a copy behind.
     let mut text = Zeroizing::new(String::with_capacity(2 * digits.len() + 512));
     text.push_str(&format!("-----BEGIN {label}-----\n"));
     for (key, value) in headers {

@@ -1,5 +1,5 @@
-//! Public keys as SSH writes them: in a line of a `.pub` file, inside a private key, and in the
-//! answers of an agent.
+//! Public keys as SSH writes them: in a line of a `.pub` file, inside a private key, and in the replies
+//! of an agent.
 
 use base64::{Engine, prelude::BASE64_STANDARD_NO_PAD};
 use sha2::{Digest, Sha256};
@@ -10,16 +10,16 @@ use super::{
     ssh_wire::{Reader, Writer},
 };
 
-/// What a private key in OpenSSH's own binary form starts with.
+/// How a private key in OpenSSH's own binary format starts.
 pub(crate) const OPENSSH_MAGIC: &[u8] = b"openssh-key-v1\0";
 
 /// The OpenSSH type of an ECDSA P-256 key (RFC 5656, section 6.2).
 pub(crate) const SSH_P256: &str = "ecdsa-sha2-nistp256";
 
-/// What SSH calls the curve (RFC 5656, section 10.1).
+/// SSH's name of the curve (RFC 5656, section 10.1).
 pub(crate) const CURVE: &str = "nistp256";
 
-/// What the type of a certificate ends with:
+/// How the type of a certificate ends:
 /// <https://github.com/openssh/openssh-portable/blob/master/PROTOCOL.certkeys>
 const CERTIFICATE: &str = "-cert-v01@openssh.com";
 
@@ -47,21 +47,21 @@ pub(crate) fn point(blob: &[u8]) -> Option<&[u8]> {
     reader.0.is_empty().then_some(point)
 }
 
-/// What `ssh-keygen -l` and `ssh-add -l` show of a public key or certificate: `SHA256:` and
-/// unpadded Base64 of the SHA-256 of the key as SSH sends it; a certificate's is its key's.
+/// The fingerprint as `ssh-keygen -l` and `ssh-add -l` show it: `SHA256:` and unpadded Base64 of the
+/// SHA-256 of the key as SSH sends it; a certificate has that of its key.
 pub(crate) fn fingerprint(blob: &[u8]) -> String {
     let certified = certified(blob);
     let hash = Sha256::digest(certified.as_deref().map_or(blob, Vec::as_slice));
     format!("SHA256:{}", BASE64_STANDARD_NO_PAD.encode(hash))
 }
 
-/// Whether what SSH sends under this type is a certificate.
+/// Whether this is the type of a certificate.
 pub(crate) fn is_certificate(key_type: &str) -> bool {
     key_type.ends_with(CERTIFICATE)
 }
 
-/// The public key in a certificate: its type, a nonce, the members of the key, and what is
-/// certified of it.
+/// The public key in a certificate, which consists of its type, a nonce, the members of the key, and
+/// what is certified.
 fn certified(certificate: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
     let mut reader = Reader(certificate);
     let name = reader.name()?.strip_suffix(CERTIFICATE)?;
@@ -81,8 +81,8 @@ fn certified(certificate: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
     Some(key.finish())
 }
 
-/// The blobs of the public keys in `text` that are written as in a `.pub` file, in
-/// `authorized_keys` (with options in front) or in `known_hosts` (with a host in front).
+/// The blobs of the public keys in `text`, in the format of `.pub` files, `authorized_keys` (after
+/// options) or `known_hosts` (after a host).
 pub(crate) fn lines(text: &str) -> Vec<Zeroizing<Vec<u8>>> {
     let line = |line: &str| {
         let words: Vec<&str> = line.split_ascii_whitespace().collect();

@@ -1,5 +1,4 @@
-//! The data types of SSH (RFC 4251, section 5) that OpenSSH's key files and agents
-//! are made of.
+//! The data types of SSH (RFC 4251, section 5), as in OpenSSH's key files and agents.
 
 use zeroize::Zeroizing;
 
@@ -44,7 +43,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Output with its memory reserved in advance, so that growing leaves no copy of a key.
+/// Output whose memory is reserved in advance: growing would leave a copy of a key behind.
 pub(crate) struct Writer(Zeroizing<Vec<u8>>);
 
 impl Writer {

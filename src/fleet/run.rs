@@ -30,7 +30,7 @@ use crate::{
     text::size,
 };
 
-/// What is to be unlocked.
+/// The snapshots to unlock, and how.
 pub struct UnlockMany<'a> {
     /// Without repetitions.
     pub ids: Vec<u64>,
@@ -43,16 +43,16 @@ pub struct UnlockMany<'a> {
     pub dry_run: bool,
 }
 
-/// The results, in the order of the ids. After a signal, or once the cluster turned out to be out of
-/// reach, the last ones are missing: those were not tried.
+/// The results, in the order of the ids. After a signal, or if the cluster is out of reach, the last
+/// ones are missing: those were not tried.
 pub type Results = Vec<(u64, Result<Outcome<Snapshot>>)>;
 
-/// For how many snapshots in a row the cluster may be out of reach, or not let the user in, before
-/// the run starts no more.
+/// For how many snapshots in a row the cluster may be out of reach, or refuse the user, before the run
+/// starts no more.
 const IN_VAIN: usize = 5;
 
-/// How many bytes the results may take while they wait for the last read: four times as much as those
-/// of all snapshots that a cluster can have.
+/// How many bytes the results may take while they wait for the last read: four times as many as for all
+/// snapshots that a cluster can have.
 const HELD_LIMIT: usize = 64 << 20;
 
 /// What the workers share.
@@ -61,7 +61,7 @@ struct Shared<'a> {
     keyring: Keyring<'a>,
     challenges: Challenges,
     ledger: Arc<Ledger>,
-    /// The index of the next snapshot to start with.
+    /// The index of the next snapshot to start.
     next: AtomicUsize,
     /// How many in a row could not even be read.
     in_vain: AtomicUsize,
@@ -69,10 +69,10 @@ struct Shared<'a> {
     held: AtomicUsize,
 }
 
-/// How far a worker brought its snapshot.
+/// How far a worker got with its snapshot.
 enum Reached {
     Finished(Result<Outcome<Snapshot>>),
-    /// The cluster says that it was unlocked, and its state has yet to confirm that.
+    /// The cluster says that it was unlocked; its state has yet to confirm that.
     Accepted(Accepted<Snapshot>),
 }
 
@@ -106,7 +106,7 @@ impl UnlockMany<'_> {
         let (sender, results) = mpsc::channel();
         let mut reached = BTreeMap::new();
         thread::scope(|scope| {
-            // Without a thread to spare, the worker that needs these first gets them.
+            // If no thread can start, the first worker that needs these gets them.
             let early_keys = || drop(shared.view.keys());
             let _ = thread::Builder::new().spawn_scoped(scope, early_keys);
             let early_opening = || shared.keyring.open();
@@ -137,7 +137,7 @@ impl UnlockMany<'_> {
         reached
     }
 
-    /// Takes one snapshot after the other, until none is left.
+    /// Works on one snapshot after another until none is left.
     fn work(&self, shared: &Shared<'_>, results: &mpsc::Sender<(usize, Reached)>) {
         while let index = shared.next.fetch_add(1, Ordering::Relaxed)
             && let Some(&id) = self.ids.get(index)
@@ -152,7 +152,7 @@ impl UnlockMany<'_> {
                     stopped |= matches!(result, Err(error) if error.kind().is_interruption());
                 }
             }
-            // Those that ran at the same time may have failed together.
+            // Those running at the same time may have failed together.
             let in_vain = shared.in_vain.load(Ordering::Relaxed);
             if stopped || in_vain >= IN_VAIN.max(self.jobs + 1) {
                 shared.next.store(self.ids.len(), Ordering::Relaxed);
@@ -198,6 +198,16 @@ impl UnlockMany<'_> {
         }
     }
 
+    /// Runs `step` for a snapshot that was submitted.
+    fn driving<R>(
+        &self,
+        shared: &Shared<'_>,
+        index: usize,
+        step: impl FnOnce(&Driver<'_, Unlock>) -> R,
+    ) -> R {
+        step(&self.driver(shared, &Unlock(self.ids[index]), &Silent))
+    }
+
     /// Confirms what was accepted: by one status for one snapshot, by one listing for several.
     fn confirmed(&self, shared: &Shared<'_>, reached: BTreeMap<usize, Reached>) -> Results {
         let mut finished = BTreeMap::new();
@@ -211,8 +221,8 @@ impl UnlockMany<'_> {
         if accepted.len() == 1
             && let Some((index, one)) = accepted.pop()
         {
-            let change = Unlock(self.ids[index]);
-            finished.insert(index, self.driver(shared, &change, &Silent).confirm(one));
+            let confirmed = self.driving(shared, index, |driver| driver.confirm(one));
+            finished.insert(index, confirmed);
         } else {
             finished.extend(self.confirm_all(shared, accepted));
         }
@@ -223,8 +233,8 @@ impl UnlockMany<'_> {
         results.collect()
     }
 
-    /// Lists what is not locked until everything accepted is in the list or has had enough time to get
-    /// there, and then reads each snapshot that is not, a few at a time.
+    /// Lists the unlocked snapshots until the list has everything accepted, or enough time has passed;
+    /// then reads each missing snapshot, a few at a time.
     fn confirm_all(
         &self,
         shared: &Shared<'_>,
@@ -246,9 +256,8 @@ impl UnlockMany<'_> {
             };
             let shown = left.extract_if(.., |(_, one)| unlocked.contains(&one.before.id));
             results.extend(shown.map(|(index, one)| {
-                let change = Unlock(self.ids[index]);
-                let driver = self.driver(shared, &change, &Silent);
-                (index, Ok(driver.done(one, None)))
+                let done = self.driving(shared, index, |driver| driver.done(one, None));
+                (index, Ok(done))
             }));
             if interrupt::announced().is_some() {
                 break;
@@ -260,9 +269,8 @@ impl UnlockMany<'_> {
             let some = std::mem::replace(&mut left, later);
             let read = |(index, one): &(usize, Accepted<Snapshot>)| {
                 let _settling = Settling::confirmation();
-                let change = Unlock(self.ids[*index]);
                 match unreadable {
-                    ..IN_VAIN => self.driver(shared, &change, &Silent).read(one),
+                    ..IN_VAIN => self.driving(shared, *index, |driver| driver.read(one)),
                     _ => Err(Error::new(
                         Kind::Unreachable,
                         "the cluster could not be read",
@@ -275,9 +283,8 @@ impl UnlockMany<'_> {
                     Ok(_) => 0,
                     Err(_) => unreadable + 1,
                 };
-                let change = Unlock(self.ids[index]);
-                let driver = self.driver(shared, &change, &Silent);
-                results.insert(index, driver.judge(one, seen));
+                let judged = self.driving(shared, index, |driver| driver.judge(one, seen));
+                results.insert(index, judged);
             }
         }
         results

@@ -110,16 +110,6 @@ fn unlocked_snapshot_is_already_so_without_key_or_prompt() {
 }
 
 #[test]
-fn rerun_is_already_so_and_sends_nothing() {
-    let key = FakeSource::new("a.pem").opening(Opening::Asks);
-    let cluster = FakeCluster::new(locked_with(&key));
-    run(&unlock(&[&key]), &cluster).unwrap();
-    let again = run(&unlock(&[&key]), &cluster).unwrap();
-    assert_eq!(again.ending, Ending::AlreadySo);
-    assert_eq!((cluster.submissions(), key.asked()), (1, 1));
-}
-
-#[test]
 fn key_is_chosen_by_public_key() {
     let [key, other, locked] = ["a.pem", "other.pem", "locked.pem"].map(FakeSource::new);
     let locked = locked.opening(Opening::Asks);
@@ -366,42 +356,6 @@ fn refusal_after_concurrent_unlock_is_already_so() {
 }
 
 #[test]
-fn unsent_submission_is_not_looked_up() {
-    let key = FakeSource::new("a.pem");
-    let cluster = FakeCluster::new(locked_with(&key)).fault(Call::Unlock(7), .., Fault::NotSent);
-    failed(run(&unlock(&[&key]), &cluster), Kind::Unreachable, 7);
-    assert_eq!(cluster.calls().len(), 4);
-}
-
-#[test]
-fn lost_reply_is_settled_by_polling() {
-    for look in 1..=3 {
-        let key = FakeSource::new("a.pem");
-        let cluster =
-            FakeCluster::new(locked_with(&key)).fault(Call::Unlock(7), .., Fault::LostAfter(look));
-        let unlocked = run(&unlock(&[&key]), &cluster).unwrap();
-        assert_eq!(unlocked.ending, Ending::Done);
-        assert_eq!(cluster.submissions(), 1);
-        assert_eq!(cluster.count(&Call::Snapshot(7)), 1 + look);
-    }
-}
-
-#[test]
-fn lost_submission_is_unknown_and_not_retried() {
-    let key = FakeSource::new("a.pem");
-    let cluster = FakeCluster::new(locked_with(&key))
-        .fault(Call::Unlock(7), ..=1, EXTENDED)
-        .fault(Call::Unlock(7), ..=1, Fault::Lost);
-    let error = failed(run(&unlock(&[&key]), &cluster), Kind::Unknown, 8);
-    assert_tells(&error, "not done so far, and may still be");
-    assert_tells(&error, "`check snapshot 7`");
-    assert_eq!((cluster.submissions(), key.signed().len()), (1, 1));
-    assert_eq!(lock_key(&cluster, 7).as_deref(), Some("1"));
-    let again = run(&unlock(&[&key]), &cluster).unwrap();
-    assert_eq!(again.ending, Ending::Done);
-}
-
-#[test]
 fn lost_reply_after_stale_challenge_is_not_retried() {
     let key = FakeSource::new("a.pem");
     let cluster = FakeCluster::new(locked_with(&key))
@@ -426,35 +380,6 @@ fn other_lock_key_after_lost_submission_is_unknown() {
     assert_tells(&error, "now it is locked with key 2");
     assert_tells(&error, "`check snapshot 7`");
     assert_eq!(cluster.submissions(), 1);
-}
-
-#[test]
-fn unreadable_status_after_lost_reply_is_unknown() {
-    for fault in [Fault::Lost, Fault::LostAfter(1)] {
-        for reading in [Fault::Lost, Fault::Unauthorized, Fault::Refused] {
-            let key = FakeSource::new("a.pem");
-            let cluster = FakeCluster::new(locked_with(&key))
-                .fault(Call::Unlock(7), .., fault.clone())
-                .fault(Call::Snapshot(7), 2.., reading);
-            let error = failed(run(&unlock(&[&key]), &cluster), Kind::Unknown, 8);
-            assert_tells(&error, "could not be confirmed");
-            assert_tells(&error, "`check snapshot 7`");
-            assert_eq!(cluster.submissions(), 1);
-        }
-    }
-}
-
-#[test]
-fn submission_cut_off_by_signal_is_looked_up() {
-    for (kind, exit_code) in [(Kind::Interrupted, 130), (Kind::Terminated, 143)] {
-        let key = FakeSource::new("a.pem");
-        let cluster =
-            FakeCluster::new(locked_with(&key)).fault(Call::Unlock(7), .., Fault::Stopped(kind));
-        let error = failed(run(&unlock(&[&key]), &cluster), kind, exit_code);
-        assert_tells(&error, "not done so far, and may still be");
-        assert_tells(&error, "`check snapshot 7`");
-        assert_eq!(cluster.submissions(), 1);
-    }
 }
 
 fn several<'a>(keys: &[&'a FakeSource], jobs: usize) -> UnlockMany<'a> {

@@ -1,4 +1,4 @@
-//! CBC with the padding of PKCS#7 (RFC 8018, section 6.1.1), as PEM and PKCS#8 files have it.
+//! CBC with the padding of PKCS#7 (RFC 8018, section 6.1.1), as in PEM and PKCS#8 files.
 
 use cbc::cipher::{
     BlockCipherDecrypt, BlockCipherEncrypt, BlockModeDecrypt, BlockModeEncrypt, KeyInit, KeyIvInit,
@@ -6,7 +6,7 @@ use cbc::cipher::{
 };
 use zeroize::Zeroizing;
 
-/// The plaintext; nothing when the padding is wrong, or the key or IV has another length.
+/// The plaintext; `None` if the padding is wrong, or the key or IV has the wrong length.
 pub(crate) fn decrypt<C: BlockCipherDecrypt + KeyInit>(
     key: &[u8],
     iv: &[u8],
@@ -22,7 +22,7 @@ pub(crate) fn decrypt<C: BlockCipherDecrypt + KeyInit>(
     Some(buffer)
 }
 
-/// The ciphertext; nothing when the key or IV has another length.
+/// The ciphertext; `None` if the key or IV has the wrong length.
 pub(crate) fn encrypt<C: BlockCipherEncrypt + KeyInit>(
     key: &[u8],
     iv: &[u8],

@@ -58,7 +58,7 @@ pub(crate) struct Encrypted {
 }
 
 impl Encrypted {
-    /// Takes a block and its data, and the curve that an `EC PARAMETERS` block beside it names.
+    /// Reads a block from its data, and the DER of an `EC PARAMETERS` block in the same file.
     pub(crate) fn read(
         block: &Block,
         ciphertext: &[u8],

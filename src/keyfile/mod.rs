@@ -63,8 +63,8 @@ impl PrivateKey {
         Signature::from(signature)
     }
 
-    /// Takes the private scalar, big-endian and of any length, and every public part in the file,
-    /// which must match it.
+    /// The key with this private scalar, big-endian and of any length, which every public part in the
+    /// file must match.
     fn from_parts(scalar: &[u8], public_parts: &[&[u8]]) -> Result<Self, Error> {
         let digits = asn1::without_leading_zeros(scalar);
         let mut padded = Zeroizing::new([0; 32]);

@@ -21,7 +21,7 @@ const MAX_ROUNDS: u32 = 4096;
 /// The default of `ssh-keygen` since OpenSSH 9.4.
 const ROUNDS: u32 = 24;
 
-/// Every cipher that `ssh-keygen -Z` takes.
+/// Every cipher that `ssh-keygen -Z` accepts.
 const CIPHERS: [Cipher; 10] = [
     Cipher::TdesCbc,
     Cipher::Aes128Cbc,
@@ -50,8 +50,8 @@ pub(crate) struct Encrypted {
     tag: Option<[u8; 16]>,
 }
 
-/// Takes the binary form, from [`OPENSSH_MAGIC`] on. The public key is not encrypted, so an unsupported
-/// key is an error before a passphrase prompt.
+/// Reads the binary format, which starts with [`OPENSSH_MAGIC`]. The public key is not encrypted, so an
+/// unsupported key is an error before a passphrase prompt.
 pub(crate) fn read(bytes: &[u8]) -> Result<KeyFile, Error> {
     let mut reader = Reader(bytes.strip_prefix(OPENSSH_MAGIC).ok_or_else(malformed)?);
     let cipher = reader.name().ok_or_else(malformed)?;
@@ -139,8 +139,8 @@ fn derive(
     Some((key, iv))
 }
 
-/// Takes the private section and the public key before it; `None` if the section is malformed, as after
-/// a wrong passphrase.
+/// Decodes the private section; `None` if it is malformed, as after a wrong passphrase. `public` is the
+/// public key before it.
 fn decode(private: &[u8], public: &[u8]) -> Option<Result<PrivateKey, Error>> {
     let outer_point = ssh_public::point(public)?;
     let mut reader = Reader(private);

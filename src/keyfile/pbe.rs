@@ -41,7 +41,7 @@ pub(crate) struct Old {
 type Decrypt = fn(&Old, &[u8], &[u8]) -> Option<Zeroizing<Vec<u8>>>;
 
 impl Scheme {
-    /// Takes the `AlgorithmIdentifier` in front of the ciphertext.
+    /// Reads the `AlgorithmIdentifier` before the ciphertext.
     pub(crate) fn read(identifier: AnyRef<'_>) -> Result<Self, Error> {
         let (oid, parameters) = asn1::algorithm(identifier).ok_or_else(malformed)?;
         let parameters = parameters.and_then(asn1::members).ok_or_else(malformed)?;
@@ -121,8 +121,8 @@ fn pbkdf1<D: Digest>(passphrase: &[u8], salt: &[u8], iterations: u64) -> Zeroizi
 const KEY: u8 = 1;
 const IV: u8 = 2;
 
-/// A passphrase as PKCS#12 takes it (RFC 7292, appendix B.1): UTF-16, big-endian, with two zero
-/// bytes after it. What is not UTF-8 is taken for Latin-1, as OpenSSL does.
+/// A passphrase in the encoding of PKCS#12 (RFC 7292, appendix B.1): big-endian UTF-16, followed by two
+/// zero bytes. Like OpenSSL, this reads a passphrase that is not UTF-8 as Latin-1.
 fn bmp_string(passphrase: &[u8]) -> Zeroizing<Vec<u8>> {
     let mut bytes = Zeroizing::new(Vec::with_capacity(2 * passphrase.len() + 2));
     match std::str::from_utf8(passphrase) {

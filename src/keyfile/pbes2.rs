@@ -1,5 +1,4 @@
-//! PBES2 (PKCS#5, RFC 8018, section 6.2): the scheme of every encrypted PKCS#8 file that is written
-//! today.
+//! PBES2 (PKCS#5, RFC 8018, section 6.2): the scheme of all encrypted PKCS#8 files written today.
 
 use der::asn1::{AnyRef, ObjectIdentifier};
 use p256::elliptic_curve::Generate;
@@ -22,8 +21,8 @@ const MAX_BYTES: u128 = 256 << 20;
 /// The most work, N times r times p: about ten seconds.
 const MAX_WORK: u128 = 1 << 24;
 
-/// AES-256-CBC under PBKDF2 with HMAC-SHA-256, as OpenSSL 1.1 and later and Python's `cryptography`
-/// read, and FIPS-bound systems too (which have no scrypt). The iterations are OWASP's advice:
+/// AES-256-CBC under PBKDF2 with HMAC-SHA-256, which OpenSSL 1.1 and later, Python's `cryptography` and
+/// FIPS systems (which have no scrypt) can read. OWASP recommends this number of iterations:
 /// <https://cheatsheetseries.owasp.org/cheatsheets/Password_Storage_Cheat_Sheet.html>
 pub(crate) fn recommended() -> Parameters {
     let salt = <[u8; 16]>::generate();
@@ -31,7 +30,7 @@ pub(crate) fn recommended() -> Parameters {
         .expect("the parameters are within the scheme's bounds")
 }
 
-/// Takes the members of `PBES2-params` (RFC 8018, appendix A.4).
+/// Reads the members of `PBES2-params` (RFC 8018, appendix A.4).
 pub(crate) fn read(parameters: &[AnyRef<'_>]) -> Result<Parameters, Error> {
     let [kdf, encryption] = *parameters else {
         return Err(malformed());
@@ -82,7 +81,7 @@ fn read_cipher(identifier: AnyRef<'_>) -> Result<EncryptionScheme, Error> {
         | pbes2::AES_256_CBC_OID
         | pbes2::AES_128_GCM_OID
         | pbes2::AES_256_GCM_OID => {}
-        // The crate takes the first eight bytes of an IV, and panics where there are fewer.
+        // The crate takes the first eight bytes of an IV, and panics if there are fewer.
         pbes2::DES_EDE3_CBC_OID if iv.and_then(asn1::octets).map(<[u8]>::len) == Some(8) => {}
         pbes2::DES_EDE3_CBC_OID => return Err(malformed()),
         other => return Err(unsupported(oids::name(other, "the cipher "))),

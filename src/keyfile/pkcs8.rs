@@ -15,7 +15,7 @@ fn malformed() -> Error {
     Error::Malformed(NAME.into())
 }
 
-/// Takes the DER of a `PrivateKeyInfo`.
+/// Decodes the DER of a `PrivateKeyInfo`.
 pub(crate) fn decode(der: &[u8]) -> Result<PrivateKey, Error> {
     let members = asn1::sequence(der).ok_or_else(malformed)?;
     let [_version, algorithm, key, ref optional @ ..] = members[..] else {
@@ -43,7 +43,7 @@ pub(crate) struct Encrypted {
 }
 
 impl Encrypted {
-    /// Takes the DER. Unsupported encryption is an error here, before a passphrase prompt.
+    /// Reads the DER. Unsupported encryption is an error here, before a passphrase prompt.
     pub(crate) fn read(der: &[u8]) -> Result<Self, Error> {
         let members = asn1::sequence(der).ok_or_else(malformed)?;
         let [scheme, ciphertext] = members[..] else {
@@ -60,8 +60,8 @@ impl Encrypted {
         })
     }
 
-    /// About one wrong passphrase in 256 leaves valid padding; the plaintext is then not a
-    /// `PrivateKeyInfo`, and the passphrase still wrong.
+    /// About one in 256 wrong passphrases leaves valid padding, but the plaintext is not a
+    /// `PrivateKeyInfo`.
     pub(crate) fn decrypt(&self, passphrase: &[u8]) -> Result<PrivateKey, Error> {
         let der = self
             .scheme
@@ -82,7 +82,7 @@ pub(crate) fn encode(key: &PrivateKey) -> Zeroizing<Vec<u8>> {
         .to_bytes()
 }
 
-/// DER of an `EncryptedPrivateKeyInfo`, in the scheme of `pbes2::recommended`.
+/// DER of an `EncryptedPrivateKeyInfo`, encrypted as in `pbes2::recommended`.
 pub(crate) fn encode_encrypted(key: &PrivateKey, passphrase: &[u8]) -> Zeroizing<Vec<u8>> {
     let scheme = pbes2::recommended();
     let ciphertext = scheme

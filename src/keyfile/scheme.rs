@@ -5,11 +5,11 @@ use der::asn1::AnyRef;
 use super::{Error, error::REENCRYPT};
 use crate::encoding::asn1;
 
-/// How messages name the structure.
+/// The name of the structure in messages.
 pub(crate) const NAME: &str = "PKCS#8 private key";
 
-/// The most iterations a file may ask for, about ten seconds: they are spent before it is known
-/// whether the passphrase is right.
+/// The most iterations that a file may ask for, about ten seconds: they are needed to find out whether
+/// the passphrase is right.
 const MAX_ITERATIONS: u64 = 10_000_000;
 
 pub(crate) fn malformed() -> Error {

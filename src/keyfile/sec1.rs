@@ -23,8 +23,8 @@ struct EcPrivateKey<'a> {
     public: Option<BitStringRef<'a>>,
 }
 
-/// Takes the DER and the curve and public part from its context (an `EC PARAMETERS` block or the PKCS#8
-/// structure), which must match what is inside.
+/// Decodes the DER. The curve and the public part from its context (an `EC PARAMETERS` block or the
+/// PKCS#8 structure) must match its own.
 ///
 /// A key without a named curve is on P-256 if its public part matches: on another curve, the same
 /// scalar has a different public part.

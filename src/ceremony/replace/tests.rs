@@ -376,28 +376,6 @@ fn refusal_after_identical_concurrent_run_is_already_so() {
 }
 
 #[test]
-fn unsent_submission_is_not_looked_up() {
-    let (old, new) = keys();
-    let cluster = FakeCluster::new(holding(&old)).fault(Call::Replace, .., Fault::NotSent);
-    failed(replace(&old, &new).run(&cluster), Kind::Unreachable, 7);
-    assert_eq!(cluster.calls().len(), 3);
-}
-
-#[test]
-fn lost_reply_is_settled_by_polling() {
-    for look in 1..=3 {
-        let (old, new) = keys();
-        let cluster =
-            FakeCluster::new(holding(&old)).fault(Call::Replace, .., Fault::LostAfter(look));
-        let replaced = replace(&old, &new).run(&cluster).unwrap();
-        assert_eq!(replaced.ending, Ending::Done);
-        assert!(replaced.stored().holds(new.public_key()));
-        assert_eq!(cluster.submissions(), 1);
-        assert_eq!(cluster.count(&Call::Keys), 1 + look);
-    }
-}
-
-#[test]
 fn lost_reply_finds_renamed_key_by_id() {
     let (old, new) = keys();
     let renamed = |world: &mut World| world.key("1").name = "lock-2027".to_owned();
@@ -408,19 +386,6 @@ fn lost_reply_finds_renamed_key_by_id() {
     assert_eq!(replaced.ending, Ending::Done);
     assert_eq!(replaced.stored().name, "lock-2027");
     assert_eq!(cluster.submissions(), 1);
-}
-
-#[test]
-fn lost_submission_is_unknown_and_not_retried() {
-    let (old, new) = keys();
-    let cluster = FakeCluster::new(holding(&old)).fault(Call::Replace, ..=1, Fault::Lost);
-    let error = failed(replace(&old, &new).run(&cluster), Kind::Unknown, 8);
-    assert_tells(&error, "not done so far, and may still be");
-    assert_tells(&error, "`check keys`");
-    assert_eq!((cluster.submissions(), new.signed().len()), (1, 1));
-    assert_holds(&cluster, &old);
-    let again = replace(&old, &new).run(&cluster).unwrap();
-    assert_eq!(again.ending, Ending::Done);
 }
 
 #[test]
@@ -467,45 +432,6 @@ fn third_key_or_no_key_after_lost_submission_is_unknown() {
         assert_tells(&error, "`check keys`");
         assert_eq!(cluster.submissions(), 1);
     }
-}
-
-#[test]
-fn unreadable_key_list_after_lost_reply_is_unknown() {
-    for fault in [Fault::Lost, Fault::LostAfter(1)] {
-        for reading in [Fault::Lost, Fault::Unauthorized, Fault::Refused] {
-            let (old, new) = keys();
-            let cluster = FakeCluster::new(holding(&old))
-                .fault(Call::Replace, .., fault.clone())
-                .fault(Call::Keys, 2.., reading);
-            let error = failed(replace(&old, &new).run(&cluster), Kind::Unknown, 8);
-            assert_tells(&error, "could not be confirmed");
-            assert_tells(&error, "`check keys`");
-            assert_eq!(cluster.submissions(), 1);
-        }
-    }
-}
-
-#[test]
-fn submission_cut_off_by_signal_is_looked_up() {
-    for (kind, exit_code) in [(Kind::Interrupted, 130), (Kind::Terminated, 143)] {
-        let (old, new) = keys();
-        let cluster =
-            FakeCluster::new(holding(&old)).fault(Call::Replace, .., Fault::Stopped(kind));
-        let error = failed(replace(&old, &new).run(&cluster), kind, exit_code);
-        assert_tells(&error, "not done so far, and may still be");
-        assert_tells(&error, "`check keys`");
-        assert_eq!(cluster.submissions(), 1);
-    }
-}
-
-#[test]
-fn accepted_but_invisible_change_is_unknown() {
-    let (old, new) = keys();
-    let cluster = FakeCluster::new(holding(&old)).fault(Call::Replace, .., Fault::Ignored);
-    let error = failed(replace(&old, &new).run(&cluster), Kind::Unknown, 8);
-    assert_tells(&error, "not done so far, and may still be");
-    assert_tells(&error, "`check keys`");
-    assert_eq!(cluster.submissions(), 1);
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! What became of each snapshot of a run so far.
+//! The stage of each snapshot in a run.
 
 use std::{
     fmt::Write,
@@ -15,7 +15,7 @@ use crate::{
     parallel::lock,
 };
 
-/// How far each snapshot has come, for the last words when a second signal ends the run.
+/// The stage of each snapshot, for the last words if a second signal ends the run.
 pub struct Ledger {
     ids: Vec<u64>,
     stages: Mutex<Vec<Stage>>,
@@ -25,19 +25,19 @@ pub struct Ledger {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
     NotTried,
-    /// Begun, and nothing is in flight.
+    /// Started; nothing is in flight.
     NotSent,
     Sent,
     Accepted,
     Unlocked,
     AlreadyUnlocked,
-    /// Sent, and the result could not be confirmed.
+    /// Sent, but the result could not be confirmed.
     Unknown,
     Failed,
 }
 
 impl Stage {
-    /// What a result means for a snapshot that had come as far as `self`.
+    /// The stage after a result, for a snapshot that was in stage `self`.
     fn after(self, result: &Result<Outcome<Snapshot>>) -> Self {
         match result {
             Ok(unlocked) => match unlocked.ending {
@@ -78,7 +78,7 @@ impl Ledger {
         *stage = stage.after(result);
     }
 
-    /// What is known, for a run that ends before it can report.
+    /// What is known if the run ends before it can report.
     pub fn words(&self) -> Error {
         let stages = lock(&self.stages);
         let mut message = "interrupted".to_owned();
