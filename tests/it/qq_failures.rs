@@ -8,12 +8,14 @@ use std::{
 };
 
 use crate::support::{
+    core::{Core, qq},
     mock::Mock,
     qkey::{
         ALICE, ALICE_PUBLIC, BOB_PUBLIC, CAROL_PUBLIC, Qkey, Run, end_sleepers, expect_no_sleepers,
-        rounds, side_by_side, timeout_for, wait_until,
+        side_by_side, timeout_for, wait_until,
     },
 };
+use serde_json::json;
 use snapbox::{IntoData, assert_data_eq, str};
 
 const ADD: [&str; 3] = ["add", "--name=new", "--key=carol.pem"];
@@ -618,119 +620,40 @@ For more information, try '--help'.
     assert_eq!(run.code, 0, "{run:?}");
 }
 
-#[test]
-fn old_qq_runs_every_ceremony() {
-    let mock = mock();
-    run_all(&Qkey::with_mock(&mock).env("QQ_MOCK_DIALECT", "6.1.0.3"));
-    assert_eq!(mock.key_ids(), ["1", "2"]);
-    assert_eq!(mock.public_key("1"), BOB_PUBLIC);
-    assert_eq!(mock.lock_key(2), None);
-    assert_eq!(mock.lock_key(3).as_deref(), Some("1"));
+/// Runs `qkey` with the real `qq` 6.1.0.3, which knows no `--key`; returns the commands of `qq`, a line
+/// each.
+fn run_with_old_qq(args: &[&str]) -> String {
+    let core = Core::start();
+    for (name, key) in [("lock-2026", ALICE_PUBLIC), ("other", CAROL_PUBLIC)] {
+        core.add_key(json!({ "name": name, "public_key": key }));
+    }
+    core.add_snapshot(json!({ "id": 2, "lock_key": "1" }));
+    core.add_snapshot(json!({ "id": 3 }));
+    core.fault("replace_key", "stale", json!({}));
+    let qkey = Qkey::with_core(&core, "6.1.0.3");
+    let hook = r#"for arg; do case $arg in fs_* | snapshot_*) echo "$arg" >>commands; esac; done"#;
+    let text = format!(
+        "#!/bin/sh\n{hook}\nexec '{}' \"$@\"\n",
+        qq("6.1.0.3").display()
+    );
+    let program = qkey.write_program("qq-between", &text);
+    let qkey = qkey.env("QKEY_QQ", program.to_str().expect("UTF-8"));
+    let run = qkey.run(args);
+    assert_eq!(run.code, 0, "{run:?}");
+    fs::read_to_string(qkey.path("commands")).expect("qq ran")
 }
 
 #[test]
 fn dialect_is_detected_once_per_process() {
-    let old = |mock: &Mock| Qkey::with_mock(mock).env("QQ_MOCK_DIALECT", "6.1.0.3");
-    let cluster = mock();
-    old(&cluster).run(REPLACE);
-    assert_eq!(
-        rounds(&cluster, &[3, 1, 1]),
-        [
-            &[
-                "fs_security_get_key_replace_challenge",
-                "fs_security_get_key_replace_challenge",
-                "fs_security_list_keys"
-            ][..],
-            &["fs_security_replace_key"],
-            &["fs_security_list_keys"]
-        ]
-    );
-    let cluster = mock();
-    old(&cluster).run(LOCK);
-    assert_eq!(cluster.count("snapshot_lock_snapshot"), 2);
-    assert_eq!(cluster.lock_key(3).as_deref(), Some("1"));
-    for ceremony in [&UNLOCK[..], &ADD] {
-        let mock = mock();
-        old(&mock).run(ceremony);
-        assert!(mock.calls().len() <= 5);
-    }
-    let cluster = mock();
-    cluster.add_key("other", "", BOB_PUBLIC);
-    let run = old(&cluster).run(["keys", "usage"]);
-    assert_data_eq!(
-        run.transcript(),
-        str![[r#"
-key 1 ("lock-2026") protects:
-  snapshot 2
-key 2 ("other") protects nothing.
-
-"#]]
-        .raw()
-    );
+    let count = |commands: &str, wanted| commands.lines().filter(|line| *line == wanted).count();
+    let commands = run_with_old_qq(&REPLACE);
+    assert_eq!(count(&commands, "fs_security_get_key_replace_challenge"), 3);
+    assert_eq!(count(&commands, "fs_security_replace_key"), 2);
+    let commands = run_with_old_qq(&LOCK);
+    assert_eq!(count(&commands, "snapshot_lock_snapshot"), 2);
+    let commands = run_with_old_qq(&["keys", "usage"]);
     // The first calls are made side by side, before any of them knows.
-    assert!((3..=4).contains(&cluster.count("fs_security_get_key_usage")));
-    let cluster = mock();
-    cluster.fault("fs_security_replace_key", "stale");
-    let run = old(&cluster).run(REPLACE);
-    assert_eq!(run.code, 0, "{run:?}");
-    assert_eq!(cluster.count("fs_security_get_key_replace_challenge"), 3);
-    assert_eq!(cluster.count("fs_security_replace_key"), 2);
-}
-
-#[test]
-fn old_qq_errors_on_stdout_are_classified() {
-    let faults = [
-        "unauthenticated",
-        "status 404 fs_no_such_entry_error There is no such thing.",
-        "refused-connection",
-        "drop-before",
-    ];
-    let said = side_by_side(&faults, |fault| {
-        let mock = mock();
-        mock.fault("fs_security_list_keys", &format!("always {fault}"));
-        let qkey = Qkey::with_mock(&mock).env("QQ_MOCK_DIALECT", "6.1.0.3");
-        qkey.run(["keys"]).transcript()
-    });
-    assert_data_eq!(said, str![[r#"
-==== unauthenticated
---- exit 6
-error: not logged in to cluster:8000
-  caused by: Error 401: http_unauthorized_error: Need to log in first to establish credentials.
-hint: log in first: `[QQ] --host=cluster login -u USER`
-==== status 404 fs_no_such_entry_error There is no such thing.
---- exit 5
-error: cluster:8000 refused to list the lock keys
-  caused by: Error 404: fs_no_such_entry_error: There is no such thing.
-hint: `[QQ] --host=cluster fs_security_list_keys` shows what exists
-==== refused-connection
---- exit 7
-error: cannot reach cluster:8000: [Errno 111] Connection refused
-hint: check --host and --port (or the cluster's entry in the configuration file), and the network
-==== drop-before
---- exit 7
-error: lost the connection to cluster:8000 during the request to list the lock keys: Remote end closed connection without response
-hint: check whether the cluster is up, and whether a proxy or firewall cuts connections
-
-"#]].raw());
-}
-
-#[test]
-fn old_qq_accepts_unusual_key_names() {
-    for name in ["Schlüssel 🔑", "--id=7", "two words"] {
-        let mock = Mock::new();
-        mock.add_key(name, "", ALICE_PUBLIC);
-        let run = Qkey::with_mock(&mock)
-            .env("QQ_MOCK_DIALECT", "6.1.0.3")
-            .run([
-                "replace",
-                "--key-id",
-                name,
-                "--old-key=alice.pem",
-                "--new-key=bob.pem",
-            ]);
-        assert_eq!(run.code, 0, "{run:?}");
-        assert_eq!(mock.public_key("1"), BOB_PUBLIC);
-    }
+    assert!((3..=4).contains(&count(&commands, "fs_security_get_key_usage")));
 }
 
 #[test]

@@ -1,14 +1,32 @@
 //! The mock `qq` for a test: `fixtures/qq` with a cluster of its own in a temporary folder.
 
-// Each integration test is a crate of its own and uses only some of this.
-#![allow(dead_code)]
-
-use std::fs;
-use std::io::Write;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::{
+    fs,
+    io::Write,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    sync::LazyLock,
+};
 
 use tempfile::TempDir;
+
+/// Runs `fixtures/qq` with the Python that `python3` stands for: under pyenv, `python3` itself is a
+/// shell script that takes longer to start than all the rest of a call.
+static PROGRAM: LazyLock<PathBuf> = LazyLock::new(|| {
+    let mock = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/qq");
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("qq");
+    // A process of its own writes the program: one that a test forks meanwhile would inherit the open
+    // file, and the program could not be run.
+    let script = r#"python=$(python3 -c 'import sys; print(sys.executable)') &&
+        printf '#!/bin/sh\nexec "%s" -S "%s" "$@"\n' "$python" "$0" >"$1.$$" &&
+        chmod 755 "$1.$$" && mv "$1.$$" "$1""#;
+    let status = Command::new("sh")
+        .args(["-c", script])
+        .args([&mock, &path])
+        .status();
+    assert!(status.expect("starting sh").success(), "python3 is needed");
+    path
+});
 
 /// A mock cluster. See the head of `fixtures/qq` for the folder's content and for the faults.
 pub struct Mock {
@@ -46,7 +64,7 @@ impl Mock {
 
     /// The program, for `--qq`; it finds this cluster by `QQ_MOCK_STATE`, to be set to `state()`.
     pub fn program(&self) -> PathBuf {
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/qq")
+        PROGRAM.clone()
     }
 
     /// The folder that is the cluster, for `QQ_MOCK_STATE`.
@@ -57,9 +75,7 @@ impl Mock {
     /// An invocation of the program on this cluster, without any arguments yet.
     pub fn command(&self) -> Command {
         let mut command = Command::new(self.program());
-        command
-            .env("QQ_MOCK_STATE", self.state())
-            .env_remove("QQ_MOCK_DIALECT");
+        command.env("QQ_MOCK_STATE", self.state());
         command
     }
 
@@ -74,11 +90,11 @@ impl Mock {
         writeln!(file, "{fault}").expect("writing a fault for the mock qq");
     }
 
-    /// The arguments of each invocation so far, in the order in which they began their work.
+    /// The arguments of each invocation so far, in the order in which they began.
     pub fn calls(&self) -> Vec<Vec<String>> {
         self.read_lines("log")
             .iter()
-            .map(|line| unquote(line))
+            .map(|line| serde_json::from_str(line).expect("a call is a list in JSON"))
             .collect()
     }
 
@@ -122,10 +138,8 @@ impl Mock {
 
     /// Stores a key without any proof, its public key being the Base64 of its SPKI; returns the id.
     pub fn add_key(&self, name: &str, comment: &str, public_key: &str) -> String {
-        let next = self.state().join("next-key-id");
-        let id = read(&next);
-        let following = id.parse::<u64>().expect("a key's id is a number") + 1;
-        fs::write(next, following.to_string()).expect("writing the next id");
+        let last = self.ids("keys").pop().unwrap_or_default();
+        let id = (last + 1).to_string();
         fs::create_dir(self.state().join("keys").join(&id)).expect("making a key");
         for (field, value) in [
             ("name", name),
@@ -153,13 +167,6 @@ impl Mock {
     /// A stored key's public key, in Base64.
     pub fn public_key(&self, id: &str) -> String {
         self.key_field(id, "public_key")
-    }
-
-    /// A stored key's version, which every change increases.
-    pub fn key_version(&self, id: &str) -> u64 {
-        self.key_field(id, "version")
-            .parse()
-            .expect("a key's version is a number")
     }
 
     /// The ids of the stored keys in increasing order.
@@ -191,7 +198,7 @@ impl Mock {
     }
 
     /// One field of a snapshot.
-    pub fn snapshot_field(&self, id: u64, field: &str) -> String {
+    fn snapshot_field(&self, id: u64, field: &str) -> String {
         read(&self.snapshot(id).join(field))
     }
 
@@ -235,56 +242,4 @@ impl Mock {
 
 fn read(path: &Path) -> String {
     fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
-}
-
-/// The words of a line that bash's `printf %q` has quoted in the C locale.
-fn unquote(line: &str) -> Vec<String> {
-    let mut words = Vec::new();
-    let mut bytes = line.bytes().peekable();
-    while bytes.peek().is_some() {
-        let mut word = Vec::new();
-        while let Some(byte) = bytes.next().filter(|byte| *byte != b' ') {
-            match byte {
-                b'\\' => word.extend(bytes.next()),
-                b'\'' => word.extend(bytes.by_ref().take_while(|byte| *byte != b'\'')),
-                b'$' => {
-                    assert_eq!(bytes.next(), Some(b'\''), "quoting in {line:?}");
-                    unquote_escaped(&mut bytes, &mut word);
-                }
-                _ => word.push(byte),
-            }
-        }
-        words.push(String::from_utf8(word).expect("the arguments are UTF-8"));
-    }
-    words
-}
-
-/// Takes what follows `$'`, up to and including the closing quote.
-fn unquote_escaped(bytes: &mut std::iter::Peekable<std::str::Bytes<'_>>, word: &mut Vec<u8>) {
-    while let Some(byte) = bytes.next().filter(|byte| *byte != b'\'') {
-        if byte != b'\\' {
-            word.push(byte);
-            continue;
-        }
-        let escape = bytes.next().expect("a backslash escapes something");
-        word.push(match escape {
-            b'0'..=b'7' => {
-                // Always three digits: a digit after them is one of the text.
-                let digits = [Some(escape), bytes.next(), bytes.next()];
-                digits
-                    .iter()
-                    .flatten()
-                    .fold(0, |value, digit| value * 8 + (digit - b'0'))
-            }
-            b'a' => 0x07,
-            b'b' => 0x08,
-            b't' => b'\t',
-            b'n' => b'\n',
-            b'v' => 0x0b,
-            b'f' => 0x0c,
-            b'r' => b'\r',
-            b'e' | b'E' => 0x1b,
-            other => other,
-        });
-    }
 }
