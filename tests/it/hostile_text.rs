@@ -20,22 +20,17 @@ use serde_json::{Value, json};
 /// Each contains `pwned`: a marker to find it by, and the file that it would create.
 fn payloads() -> Vec<String> {
     let mut payloads: Vec<String> = [
-        "\u{1b}[2J\u{1b}]0;pwned\u{7}\u{8}\u{7f}\r\u{b}FAKE\u{c}FAKE",
-        "pwned\u{9b}31m\u{90}\u{9d}\u{85}FAKE",
-        "pwned\nerror: FAKE\r\nhint: FAKE\nFAKE row",
+        "\u{1b}[2J\u{1b}]0;pwned\u{7}\u{8}\u{7f}\r\u{b}FAKE\u{c}FAKE\u{9b}31m\u{90}\u{9d}\u{85}FAKE",
+        "pwned\nerror: FAKE\r\nhint: FAKE\nFAKE row\u{2028}FAKE\u{2029}FAKE",
         "\u{202e}fdp.denwp\u{202c}\u{2066}pwned\u{2069}\u{200e}\u{200f}\u{61c}",
         "pw\u{200b}\u{200c}\u{200d}\u{2060}\u{2064}\u{feff}\u{180e}\u{ad}\u{34f}pwned",
-        "pwned\u{2028}FAKE\u{2029}FAKE",
-        "pwned\u{e0001}\u{e0041}\u{e007f}\u{e0100}\u{fe0f}",
-        "pwned\u{115f}\u{1160}\u{3164}\u{ffa0}\u{2800}\u{fff9}\u{fffb}",
-        "pwned\u{fffe}\u{fdd0}\u{e000}\u{10ffff}\u{1d173}",
-        "; touch pwned; #",
+        "pwned\u{e0001}\u{e0041}\u{e007f}\u{e0100}\u{fe0f}\u{115f}\u{1160}\u{3164}\u{ffa0}\u{2800}\
+         \u{fff9}\u{fffb}\u{fffe}\u{fdd0}\u{e000}\u{10ffff}\u{1d173}",
         "$(touch pwned)`touch pwned`${IFS}",
         "'; touch pwned; '",
         "\"; touch pwned; \"\\",
         "'\n`touch pwned`\u{1b}'!!pwned",
-        "&& touch pwned | touch pwned > pwned",
-        "~pwned*?[a]{b,c}",
+        "&& touch pwned | touch pwned > pwned; touch pwned; # ~*?[a]{b,c}",
         "-pwned",
         "--help=pwned",
     ]

@@ -11,6 +11,7 @@ use qkey::{
     keyfile::{self, Error, Format, KeyFile, PrivateKey},
     public_key::PublicKey,
 };
+use snapbox::str;
 use tempfile::TempDir;
 
 const MESSAGE: &[u8] = b"the challenge";
@@ -31,16 +32,12 @@ impl Workshop {
         workshop
     }
 
-    /// One with a key of `ssh-keygen`'s in `key` and `key.pub`.
-    fn with_ssh_key_of_any_kind(options: &str) -> Self {
-        let workshop = Self::new();
-        workshop.run(&format!("ssh-keygen -q -C comment -f key {options}"));
-        workshop
-    }
-
     /// One with a P-256 key of `ssh-keygen`'s, and its public half also in `public.pem`.
     fn with_ssh_key(options: &str) -> Self {
-        let workshop = Self::with_ssh_key_of_any_kind(&format!("-t ecdsa {options}"));
+        let workshop = Self::new();
+        workshop.run(&format!(
+            "ssh-keygen -q -t ecdsa -C comment -f key {options}"
+        ));
         let public = workshop.run("ssh-keygen -e -m PKCS8 -f key.pub");
         workshop.write("public.pem", &public);
         workshop
@@ -109,12 +106,6 @@ fn open(contents: &[u8], passphrase: Option<&str>) -> PrivateKey {
         (KeyFile::Plain(_), Some(_)) => panic!("the key is not encrypted"),
         (KeyFile::Encrypted(_), None) => panic!("the key is encrypted"),
     }
-}
-
-/// An error and its hint, in two lines.
-#[track_caller]
-fn refusal(contents: &[u8]) -> String {
-    told(&keyfile::parse(contents).unwrap_err())
 }
 
 fn told(error: &Error) -> String {
@@ -439,7 +430,7 @@ mod wrapping {
 
     /// Only what is inside counts.
     #[test]
-    fn a_wrong_label() {
+    fn label_is_ignored() {
         let workshop = Workshop::with_key();
         let key = workshop.read("key.pem");
         let mislabelled = text(&key).replace("EC PRIVATE KEY", "PRIVATE KEY");
@@ -515,7 +506,7 @@ mod written {
     }
 
     #[test]
-    fn an_empty_passphrase_goes_where_programs_take_one() {
+    fn empty_passphrase_is_rejected_where_programs_reject_it() {
         let key = PrivateKey::generate();
         let refusal = |format| told(&keyfile::encode(&key, format, Some(b""), "").unwrap_err());
         assert_eq!(
@@ -541,422 +532,449 @@ mod written {
     }
 }
 
-mod refused {
+mod rejected {
     use super::*;
+    use crate::support::{qkey::Qkey, session::assert_session, shell::prints};
 
-    const MAKE_ONE: &str = "create an ECDSA P-256 key: `qkey generate key.pem`";
-    const COMPARE: &str = "compare it with the original, or check it: `openssl pkey -in FILE -noout`, or for OpenSSH's \
-         format `ssh-keygen -y -f FILE`";
-
-    /// A refusal whose hint is [`MAKE_ONE`] or [`COMPARE`].
-    #[track_caller]
-    fn assert_refused(contents: &[u8], message: &str, hint: &str) {
-        assert_eq!(refusal(contents), format!("{message}\n{hint}"));
+    /// `key.pem`, its certificate, and a key of `ssh-keygen`'s, with the fixtures in `$F`.
+    fn with_keys() -> Qkey {
+        let fixtures = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/keys");
+        let qkey = Qkey::new().env("F", fixtures).env("PASS", "sesame");
+        prints(
+            &qkey,
+            "cp alice.pem key.pem && openssl ec -in key.pem -out sec1.pem
+             openssl pkey -in key.pem -pubout -out public.pem
+             openssl req -x509 -new -key key.pem -subj /CN=test -out cert.pem
+             ssh-keygen -q -t ecdsa -N '' -C comment -f ssh
+             openssl genrsa -traditional -out rsa.pem 1024",
+        );
+        qkey
     }
 
     #[test]
-    fn other_curves() {
-        let workshop = Workshop::new();
-        for (curve, name) in [
-            ("secp384r1", "P-384 (secp384r1)"),
-            ("secp521r1", "P-521 (secp521r1)"),
-            ("secp224r1", "P-224 (secp224r1)"),
-            ("secp256k1", "secp256k1"),
-            ("brainpoolP256r1", "brainpoolP256r1"),
-            ("sect283r1", "1.3.132.0.17"),
-        ] {
-            let message = format!("the private key is on the curve {name}, not P-256");
-            workshop.run(&format!(
-                "openssl ecparam -genkey -name {curve} -noout -out key.pem"
-            ));
-            assert_refused(&workshop.read("key.pem"), &message, MAKE_ONE);
-            workshop.run("openssl pkey -in key.pem -out pkcs8.pem");
-            assert_refused(&workshop.read("pkcs8.pem"), &message, MAKE_ONE);
-        }
-    }
+    fn other_curves_and_algorithms() {
+        assert_session!(
+            with_keys(),
+            str![[r#"
+$ openssl ecparam -genkey -name secp384r1 -noout | qkey pubkey -
+$ openssl ecparam -genkey -name secp384r1 -noout | openssl pkey | qkey pubkey -
+--- exit 3
+error: cannot use the key file -
+  caused by: the private key is on the curve P-384 (secp384r1), not P-256
+hint: create an ECDSA P-256 key: `qkey generate key.pem`
+$ openssl ecparam -genkey -name secp384r1 -noout | openssl ec -aes128 -passout env:PASS | qkey pubkey -- '-?passphrase-env=PASS'
+--- exit 3, hint as above
+read EC key
+writing EC key
+error: cannot use the key file -
+  caused by: the private key is on the curve P-384 (secp384r1), not P-256
+$ openssl ecparam -genkey -name secp384r1 -noout | openssl pkcs8 -topk8 -passout env:PASS | qkey pubkey -- '-?passphrase-env=PASS'
+--- exit 3, hint as above
+error: cannot use the key file -
+  caused by: the private key is on the curve P-384 (secp384r1), not P-256
+$ ssh-keygen -q -t ecdsa -b 384 -N '' -f k && qkey pubkey - <k; rm k
+$ ssh-keygen -q -t ecdsa -b 384 -N sesame -f k && qkey pubkey - <k; rm k
+--- exit 0, hint as above
+error: cannot use the key file -
+  caused by: the private key is on the curve P-384 (secp384r1), not P-256
+$ openssl ecparam -genkey -name secp521r1 -noout | qkey pubkey -
+$ openssl ecparam -genkey -name secp521r1 -noout | openssl pkey | qkey pubkey -
+--- exit 3, hint as above
+error: cannot use the key file -
+  caused by: the private key is on the curve P-521 (secp521r1), not P-256
+$ ssh-keygen -q -t ecdsa -b 521 -N '' -f k && qkey pubkey - <k; rm k
+--- exit 0, hint as above
+error: cannot use the key file -
+  caused by: the private key is on the curve P-521 (secp521r1), not P-256
+$ openssl ecparam -genkey -name secp224r1 -noout | qkey pubkey -
+--- exit 3, hint as above
+error: cannot use the key file -
+  caused by: the private key is on the curve P-224 (secp224r1), not P-256
+$ openssl ecparam -genkey -name secp256k1 -noout | qkey pubkey -
+$ openssl ecparam -genkey -name secp256k1 -noout | openssl pkey | qkey pubkey -
+--- exit 3, hint as above
+error: cannot use the key file -
+  caused by: the private key is on the curve secp256k1, not P-256
+$ openssl ecparam -genkey -name brainpoolP256r1 -noout | qkey pubkey -
+--- exit 3, hint as above
+error: cannot use the key file -
+  caused by: the private key is on the curve brainpoolP256r1, not P-256
+$ openssl ecparam -genkey -name sect283r1 -noout | qkey pubkey -
+--- exit 3, hint as above
+error: cannot use the key file -
+  caused by: the private key is on the curve 1.3.132.0.17, not P-256
+$ openssl ecparam -genkey -name secp384r1 -param_enc explicit -noout | qkey pubkey -
+--- exit 3, hint as above
+error: cannot use the key file -
+  caused by: the private key is on explicit curve parameters that are not P-256: the prime of its field (384 bits) differs
+$ openssl ecparam -genkey -name secp256k1 -param_enc explicit -noout | qkey pubkey -
+--- exit 3, hint as above
+error: cannot use the key file -
+  caused by: the private key is on explicit curve parameters that are not P-256: the prime of its field (256 bits) differs
+$ openssl ecparam -genkey -name sect283r1 -param_enc explicit -noout | qkey pubkey -
+--- exit 3, hint as above
+error: cannot use the key file -
+  caused by: the private key is on explicit curve parameters that are not P-256: the kind of its field differs
+$ qkey pubkey - <rsa.pem
+--- exit 3, hint as above
+error: cannot use the key file -
+  caused by: the private key is RSA, not ECDSA P-256
+$ openssl rsa -in rsa.pem -traditional -outform DER | qkey pubkey -
+$ openssl rsa -in rsa.pem -traditional -aes128 -passout env:PASS | qkey pubkey -
+--- exit 3, hint as above
+writing RSA key
+error: cannot use the key file -
+  caused by: the private key is RSA, not ECDSA P-256
+$ openssl pkey -in rsa.pem | qkey pubkey -
+--- exit 3, hint as above
+error: cannot use the key file -
+  caused by: the private key is RSA, not ECDSA P-256
+$ ssh-keygen -q -t rsa -b 1024 -N sesame -f k && qkey pubkey - <k; rm k
+--- exit 0, hint as above
+error: cannot use the key file -
+  caused by: the private key is RSA, not ECDSA P-256
+$ openssl genpkey -algorithm Ed25519 | qkey pubkey -
+--- exit 3, hint as above
+error: cannot use the key file -
+  caused by: the private key is Ed25519, not ECDSA P-256
+$ ssh-keygen -q -t ed25519 -N '' -f k && qkey pubkey - <k; rm k
+$ ssh-keygen -q -t ed25519 -N sesame -f k && qkey pubkey - <k; rm k
+--- exit 0, hint as above
+error: cannot use the key file -
+  caused by: the private key is Ed25519, not ECDSA P-256
+$ openssl genpkey -algorithm Ed448 | qkey pubkey -
+--- exit 3, hint as above
+error: cannot use the key file -
+  caused by: the private key is Ed448, not ECDSA P-256
+$ openssl genpkey -algorithm X25519 | qkey pubkey -
+--- exit 3, hint as above
+error: cannot use the key file -
+  caused by: the private key is X25519, not ECDSA P-256
+$ qkey pubkey - <$F/pkcs8-dsa.pem
+$ qkey pubkey - <$F/openssh-dsa
+--- exit 3, hint as above
+error: cannot use the key file -
+  caused by: the private key is DSA, not ECDSA P-256
+$ qkey pubkey - <$F/openssh-sk-ecdsa
+--- exit 3, hint as above
+error: cannot use the key file -
+  caused by: the private key is on a FIDO security key (sk-ecdsa-sha2-nistp256@openssh.com), which signs more than the challenge
 
-    #[test]
-    fn other_curves_once_they_are_decrypted() {
-        let workshop = Workshop::new();
-        workshop.run("openssl ecparam -genkey -name secp384r1 -noout -out key.pem");
-        for command in [
-            "openssl ec -in key.pem -aes128 -passout pass:sesame -out encrypted.pem",
-            "openssl pkcs8 -topk8 -in key.pem -passout pass:sesame -out encrypted.pem",
-        ] {
-            workshop.run(command);
-            let KeyFile::Encrypted(key) = keyfile::parse(&workshop.read("encrypted.pem")).unwrap()
-            else {
-                panic!("the key is not encrypted")
-            };
-            assert_eq!(
-                told(&key.decrypt(b"sesame").unwrap_err()),
-                format!("the private key is on the curve P-384 (secp384r1), not P-256\n{MAKE_ONE}")
-            );
-        }
-    }
-
-    #[test]
-    fn other_curves_written_out() {
-        let workshop = Workshop::new();
-        for (curve, what) in [
-            ("secp384r1", "the prime of its field (384 bits)"),
-            ("secp256k1", "the prime of its field (256 bits)"),
-            ("sect283r1", "the kind of its field"),
-        ] {
-            workshop.run(&format!(
-                "openssl ecparam -genkey -name {curve} -param_enc explicit -noout -out key.pem"
-            ));
-            let message = format!(
-                "the private key is on explicit curve parameters that are not P-256: {what} differs"
-            );
-            assert_refused(&workshop.read("key.pem"), &message, MAKE_ONE);
-        }
-    }
-
-    #[test]
-    fn other_algorithms() {
-        let workshop = Workshop::new();
-        let message = |name: &str| format!("the private key is {name}, not ECDSA P-256");
-        workshop.run("openssl genrsa -traditional -out key.pem 1024");
-        assert_refused(&workshop.read("key.pem"), &message("RSA"), MAKE_ONE);
-        for command in [
-            "openssl rsa -in key.pem -traditional -outform DER -out other",
-            "openssl rsa -in key.pem -traditional -aes128 -passout pass:sesame -out other",
-            "openssl pkey -in key.pem -out other",
-        ] {
-            workshop.run(command);
-            assert_refused(&workshop.read("other"), &message("RSA"), MAKE_ONE);
-        }
-        for name in ["Ed25519", "Ed448", "X25519"] {
-            workshop.run(&format!("openssl genpkey -algorithm {name} -out key.pem"));
-            assert_refused(&workshop.read("key.pem"), &message(name), MAKE_ONE);
-        }
-        assert_refused(&fixture("pkcs8-dsa.pem"), &message("DSA"), MAKE_ONE);
-    }
-
-    /// Encrypted or not: their public half tells.
-    #[test]
-    fn other_openssh_keys() {
-        for (options, what) in [
-            ("-t rsa -b 1024", "RSA, not ECDSA P-256"),
-            ("-t ed25519", "Ed25519, not ECDSA P-256"),
-            (
-                "-t ecdsa -b 384",
-                "on the curve P-384 (secp384r1), not P-256",
-            ),
-            (
-                "-t ecdsa -b 521",
-                "on the curve P-521 (secp521r1), not P-256",
-            ),
-        ] {
-            for passphrase in ["''", "sesame"] {
-                let options = format!("{options} -N {passphrase} -a 1");
-                let workshop = Workshop::with_ssh_key_of_any_kind(&options);
-                let message = format!("the private key is {what}");
-                assert_refused(&workshop.read("key"), &message, MAKE_ONE);
-            }
-        }
-        assert_refused(
-            &fixture("openssh-dsa"),
-            "the private key is DSA, not ECDSA P-256",
-            MAKE_ONE,
-        );
-        assert_refused(
-            &fixture("openssh-sk-ecdsa"),
-            "the private key is on a FIDO security key (sk-ecdsa-sha2-nistp256@openssh.com), \
-             which signs more than the challenge",
-            MAKE_ONE,
-        );
-    }
-
-    #[test]
-    fn files_without_a_private_key() {
-        let workshop = Workshop::with_key();
-        let ssh = Workshop::with_ssh_key("-N ''");
-        let without_pub =
-            "the private key is in another file, often with the same name without .pub";
-        let with_key = "the private key is in another file, often with the same name and .key";
-        let only = |what| format!("no private key in the file, only {what}");
-
-        let public = workshop.read("public.pem");
-        assert_refused(&public, &only("a public key"), without_pub);
-        assert_refused(&ssh.read("key.pub"), &only("a public key"), without_pub);
-        let rfc4716 = ssh.run("ssh-keygen -e -m RFC4716 -f key.pub");
-        assert_refused(&rfc4716, &only("a public key"), without_pub);
-        workshop.run("openssl req -x509 -new -key key.pem -subj /CN=test -out cert.pem");
-        let certificate = workshop.read("cert.pem");
-        assert_refused(&certificate, &only("a certificate"), with_key);
-        let both = [public, certificate.clone(), certificate].concat();
-        assert_refused(&both, &only("a public key and a certificate"), without_pub);
-        workshop.run("openssl x509 -in cert.pem -outform DER -out cert.der");
-        assert_refused(&workshop.read("cert.der"), &only("a certificate"), with_key);
-        let request = workshop.run("openssl req -new -key key.pem -subj /CN=test");
-        assert_refused(&request, &only("a certificate signing request"), with_key);
-        let parameters = workshop.run("openssl ecparam -name prime256v1");
-        assert_refused(&parameters, &only("curve parameters"), MAKE_ONE);
-        assert_refused(
-            b"-----BEGIN PKCS7-----\nMAA=\n-----END PKCS7-----",
-            &only("a PEM block of the kind PKCS7"),
-            MAKE_ONE,
-        );
-        assert_refused(&[0x30, 0], &only("DER of an unknown kind"), MAKE_ONE);
-    }
-
-    #[test]
-    fn several_private_keys() {
-        let hint = "keep one private key in the file, or copy it to a new file";
-        let workshop = Workshop::with_key();
-        let key = workshop.read("key.pem");
-        let two = [key.clone(), key.clone()].concat();
-        assert_refused(&two, "2 private keys in one file", hint);
-        let three = [key, fixture("pkcs8-dsa.pem"), fixture("openssh-dsa")].concat();
-        assert_refused(&three, "3 private keys in one file", hint);
-    }
-
-    #[test]
-    fn containers_of_others() {
-        let workshop = Workshop::with_key();
-        workshop.run("openssl req -x509 -new -key key.pem -subj /CN=test -out cert.pem");
-        workshop.run(
-            "openssl pkcs12 -export -inkey key.pem -in cert.pem -passout pass:sesame -out key.p12",
-        );
-        workshop.run("openssl base64 -in key.p12 -out key.b64");
-        let ber = [0x30, 0x80, 2, 1, 3, 0x30, 0x80];
-        for contents in [
-            workshop.read("key.p12"),
-            workshop.read("key.b64"),
-            ber.into(),
-        ] {
-            assert_refused(
-                &contents,
-                "a PKCS#12 archive, which qkey does not read",
-                "extract the key: `openssl pkcs12 -in FILE -nocerts -out key.pem`",
-            );
-        }
-        assert_refused(
-            b"PuTTY-User-Key-File-3: ecdsa-sha2-nistp256\r\nEncryption: none\r\n",
-            "a PuTTY private key, which qkey does not read",
-            "convert it: `puttygen FILE -O private-openssh -o key`",
-        );
-        assert_refused(
-            br#"{"kty": "EC", "crv": "P-256", "x": "", "y": "", "d": ""}"#,
-            "a JSON Web Key, which qkey does not read",
-            "convert it: `step crypto key format --pem --out key.pem FILE`",
-        );
-        assert_refused(
-            b"---- BEGIN SSH2 ENCRYPTED PRIVATE KEY ----\nP2/56wAA\n",
-            "an ssh.com private key, which qkey does not read",
-            "convert it: `ssh-keygen -i -f FILE > key.pem`",
-        );
-        assert_refused(
-            b"-----BEGIN PGP PRIVATE KEY BLOCK-----\n\nlIYE\n=abcd\n-----END PGP PRIVATE KEY BLOCK-----",
-            "an OpenPGP private key, which qkey does not read",
-            "",
-        );
-        assert_refused(
-            b"-----BEGIN TSS2 PRIVATE KEY-----\nMAA=\n-----END TSS2 PRIVATE KEY-----",
-            "a private key that only its TPM can load, which qkey does not read",
-            "use the `openssl` program, with the key source openssl:FILE?provider=tpm2,default",
+"#]]
         );
     }
 
     #[test]
-    fn damage() {
-        let workshop = Workshop::with_key();
-        let key = workshop.read("key.pem");
-        let key = text(&key);
-        let lines: Vec<&str> = key.lines().collect();
-        assert_refused(
-            lines[..3].join("\n").as_bytes(),
-            "the EC PRIVATE KEY block has no matching END line",
-            COMPARE,
-        );
-        assert_refused(
-            lines[1..].join("\n").as_bytes(),
-            "a PEM block without a BEGIN line",
-            COMPARE,
-        );
-        assert_refused(
-            [lines[0], lines[1], lines[4]].join("\n").as_bytes(),
-            "the EC PRIVATE KEY block is truncated or damaged",
-            COMPARE,
-        );
-        assert_refused(
-            key.replace("\nM", "\n*").as_bytes(),
-            "the EC PRIVATE KEY block is not valid Base64",
-            COMPARE,
-        );
-        workshop.run("openssl pkey -in key.pem -outform DER -out key.der");
-        assert_refused(
-            &workshop.read("key.der")[..80],
-            "the DER is truncated or damaged",
-            COMPARE,
-        );
-        let ssh = Workshop::with_ssh_key("-N ''").read("key");
-        let lines: Vec<&str> = text(&ssh).lines().collect();
-        let last = lines.len() - 1;
-        assert_refused(
-            [&lines[..last - 2], &lines[last..]]
-                .concat()
-                .join("\n")
-                .as_bytes(),
-            "the OpenSSH private key is truncated or damaged",
-            COMPARE,
+    fn files_without_one_private_key() {
+        assert_session!(
+            with_keys(),
+            str![[r#"
+$ qkey pubkey - <public.pem
+$ qkey pubkey - <ssh.pub
+$ ssh-keygen -e -m RFC4716 -f ssh.pub | qkey pubkey -
+--- exit 3
+error: cannot use the key file -
+  caused by: no private key in the file, only a public key
+hint: the private key is in another file, often with the same name without .pub
+$ qkey pubkey - <cert.pem
+$ openssl x509 -in cert.pem -outform DER | qkey pubkey -
+--- exit 3
+error: cannot use the key file -
+  caused by: no private key in the file, only a certificate
+hint: the private key is in another file, often with the same name and .key
+$ cat public.pem cert.pem cert.pem | qkey pubkey -
+--- exit 3
+error: cannot use the key file -
+  caused by: no private key in the file, only a public key and a certificate
+hint: the private key is in another file, often with the same name without .pub
+$ openssl req -new -key key.pem -subj /CN=test | qkey pubkey -
+--- exit 3
+error: cannot use the key file -
+  caused by: no private key in the file, only a certificate signing request
+hint: the private key is in another file, often with the same name and .key
+$ openssl ecparam -name prime256v1 | qkey pubkey -
+--- exit 3
+error: cannot use the key file -
+  caused by: no private key in the file, only curve parameters
+hint: create an ECDSA P-256 key: `qkey generate key.pem`
+$ printf -- '-----BEGIN PKCS7-----\nMAA=\n-----END PKCS7-----' | qkey pubkey -
+--- exit 3, hint as above
+error: cannot use the key file -
+  caused by: no private key in the file, only a PEM block of the kind PKCS7
+$ printf '0\0' | qkey pubkey -
+--- exit 3, hint as above
+error: cannot use the key file -
+  caused by: no private key in the file, only DER of an unknown kind
+$ cat key.pem key.pem | qkey pubkey -
+--- exit 3
+error: cannot use the key file -
+  caused by: 2 private keys in one file
+hint: keep one private key in the file, or copy it to a new file
+$ cat key.pem $F/pkcs8-dsa.pem $F/openssh-dsa | qkey pubkey -
+--- exit 3, hint as above
+error: cannot use the key file -
+  caused by: 3 private keys in one file
+$ openssl pkcs12 -export -inkey key.pem -in cert.pem -passout env:PASS | tee key.p12 | qkey pubkey -
+$ openssl base64 -in key.p12 | qkey pubkey -
+$ printf '\060\200\002\001\003\060\200' | qkey pubkey -
+--- exit 3
+error: cannot use the key file -
+  caused by: a PKCS#12 archive, which qkey does not read
+hint: extract the key: `openssl pkcs12 -in FILE -nocerts -out key.pem`
+$ printf 'PuTTY-User-Key-File-3: ecdsa-sha2-nistp256\r\nEncryption: none\r\n' | qkey pubkey -
+--- exit 3
+error: cannot use the key file -
+  caused by: a PuTTY private key, which qkey does not read
+hint: convert it: `puttygen FILE -O private-openssh -o key`
+$ printf '{"kty": "EC", "crv": "P-256", "x": "", "y": "", "d": ""}' | qkey pubkey -
+--- exit 3
+error: cannot use the key file -
+  caused by: a JSON Web Key, which qkey does not read
+hint: convert it: `step crypto key format --pem --out key.pem FILE`
+$ printf -- '---- BEGIN SSH2 ENCRYPTED PRIVATE KEY ----\nP2/56wAA\n' | qkey pubkey -
+--- exit 3
+error: cannot use the key file -
+  caused by: an ssh.com private key, which qkey does not read
+hint: convert it: `ssh-keygen -i -f FILE > key.pem`
+$ printf -- '-----BEGIN PGP PRIVATE KEY BLOCK-----\n\nlIYE\n=abcd\n-----END PGP PRIVATE KEY BLOCK-----' | qkey pubkey -
+--- exit 3
+error: cannot use the key file -
+  caused by: an OpenPGP private key, which qkey does not read
+$ printf -- '-----BEGIN TSS2 PRIVATE KEY-----\nMAA=\n-----END TSS2 PRIVATE KEY-----' | qkey pubkey -
+--- exit 3
+error: cannot use the key file -
+  caused by: a private key that only its TPM can load, which qkey does not read
+hint: use the `openssl` program, with the key source openssl:FILE?provider=tpm2,default
+$ printf '' | qkey pubkey -
+$ printf ' \r\n' | qkey pubkey -
+$ printf '\357\273\277' | qkey pubkey -
+--- exit 3
+error: cannot use the key file -
+  caused by: the file is empty
+hint: create an ECDSA P-256 key: `qkey generate key.pem`
+$ printf 'hello, world' | qkey pubkey -
+$ printf aGVsbG8sIHdvcmxk | qkey pubkey -
+$ printf '{}' | qkey pubkey -
+$ printf '\177ELF\002\001\001\000' | qkey pubkey -
+$ printf '\377\376\000\330' | qkey pubkey -
+$ printf '\377\376A' | qkey pubkey -
+--- exit 3
+error: cannot use the key file -
+  caused by: neither PEM, DER, Base64 of DER, nor an OpenSSH key
+hint: use an ECDSA P-256 key file from openssl, ssh-keygen, or `qkey generate key.pem`
+
+"#]]
         );
     }
 
     #[test]
-    fn damage_to_encrypted_keys() {
-        let workshop = Workshop::with_key();
-        workshop.run("openssl ec -in key.pem -aes128 -passout pass:sesame -out encrypted.pem");
-        let legacy = workshop.read("encrypted.pem");
-        let legacy = text(&legacy);
-        let header = "the encryption header of the EC PRIVATE KEY block is truncated or damaged";
-        let dek_info = legacy.lines().nth(2).unwrap();
-        for other in [
-            "",
-            "DEK-Info: AES-128-CBC",
-            "DEK-Info: AES-128-CBC,00",
-            "DEK-Info: AES-128-CBC,*",
-        ] {
-            assert_refused(legacy.replace(dek_info, other).as_bytes(), header, COMPARE);
-        }
-        let lines: Vec<&str> = legacy.lines().collect();
-        assert_refused(
-            [&lines[..5], &["AAAA"], &lines[lines.len() - 1..]]
-                .concat()
-                .join("\n")
-                .as_bytes(),
-            "the EC PRIVATE KEY block is truncated or damaged",
-            COMPARE,
+    fn damaged_files() {
+        let qkey = with_keys();
+        prints(
+            &qkey,
+            "openssl ec -in key.pem -aes128 -passout env:PASS -out legacy.pem
+             openssl pkcs8 -topk8 -in key.pem -passout env:PASS -out encrypted.pem
+             openssl ec -in sec1.pem -outform DER -out key.der
+             openssl ec -in bob.pem -outform DER -out bob.der
+             openssl ecparam -name prime256v1 -outform DER -out curve.der
+             { printf '0%%\\002\\001\\001\\004\\040'; tail -c +8 key.der | head -c 32; } >bare.der
+             { printf '0k\\002\\001\\001\\004\\040'; tail -c +8 key.der | head -c 32; tail -c 70 key.der; } >point.der",
         );
-        workshop.run("openssl pkcs8 -topk8 -in key.pem -passout pass:sesame -out encrypted.pem");
-        let pkcs8 = workshop.read("encrypted.pem");
-        let lines: Vec<&str> = text(&pkcs8).lines().collect();
-        assert_refused(
-            [&lines[..2], &lines[lines.len() - 1..]]
-                .concat()
-                .join("\n")
-                .as_bytes(),
-            "the ENCRYPTED PRIVATE KEY block is truncated or damaged",
-            COMPARE,
-        );
-    }
+        assert_session!(
+            qkey,
+            str![[r#"
+$ head -3 sec1.pem | qkey pubkey -
+--- exit 3
+error: cannot use the key file -
+  caused by: the EC PRIVATE KEY block has no matching END line
+hint: compare it with the original, or check it: `openssl pkey -in FILE -noout`, or for OpenSSH's format `ssh-keygen -y -f FILE`
+$ tail -n +2 sec1.pem | qkey pubkey -
+--- exit 3, hint as above
+error: cannot use the key file -
+  caused by: a PEM block without a BEGIN line
+$ sed '3,4d' sec1.pem | qkey pubkey -
+--- exit 3, hint as above
+error: cannot use the key file -
+  caused by: the EC PRIVATE KEY block is truncated or damaged
+$ sed '2s/^M/*/' sec1.pem | qkey pubkey -
+--- exit 3, hint as above
+error: cannot use the key file -
+  caused by: the EC PRIVATE KEY block is not valid Base64
+$ head -c 80 key.der | qkey pubkey -
+--- exit 3, hint as above
+error: cannot use the key file -
+  caused by: the DER is truncated or damaged
+$ sed '5,6d' ssh | qkey pubkey -
+--- exit 3, hint as above
+error: cannot use the key file -
+  caused by: the OpenSSH private key is truncated or damaged
+$ sed '3d' legacy.pem | qkey pubkey -
+$ sed '3s/,.*//' legacy.pem | qkey pubkey -
+$ sed '3s/,.*/,00/' legacy.pem | qkey pubkey -
+$ sed '3s/,.*/,*/' legacy.pem | qkey pubkey -
+--- exit 3, hint as above
+error: cannot use the key file -
+  caused by: the encryption header of the EC PRIVATE KEY block is truncated or damaged
+$ sed '6s/.*/AAAA/;7d' legacy.pem | qkey pubkey -
+--- exit 3, hint as above
+error: cannot use the key file -
+  caused by: the EC PRIVATE KEY block is truncated or damaged
+$ sed '3,6d' encrypted.pem | qkey pubkey -
+--- exit 3, hint as above
+error: cannot use the key file -
+  caused by: the ENCRYPTED PRIVATE KEY block is truncated or damaged
+$ { head -c -64 key.der; tail -c 64 bob.der; } | qkey pubkey -
+--- exit 3
+error: cannot use the key file -
+  caused by: the public and private parts of the key do not match
+hint: if the private part is the right one, drop the other: `openssl ec -in FILE -no_public -out key.pem`
+$ { printf '01\002\001\001\004\040'; head -c 32 /dev/zero; printf '\240\012'; cat curve.der; } | qkey pubkey -
+$ { printf '01\002\001\001\004\040'; head -c 32 /dev/zero | tr '\0' '\377'; printf '\240\012'; cat curve.der; } | qkey pubkey -
+$ { printf '01\002\001\001\004\040\377\377\377\377\0\0\0\0\377\377\377\377\377\377\377\377\274\346\372\255\247\027\236\204\363\271\312\302\374\143\045\121\240\012'; cat curve.der; } | qkey pubkey -
+--- exit 3
+error: cannot use the key file -
+  caused by: the private scalar is 0 or too large for P-256
+hint: create an ECDSA P-256 key: `qkey generate key.pem`
+$ qkey pubkey - <bare.der
+--- exit 3
+error: cannot use the key file -
+  caused by: the private key does not name its curve
+hint: if it is a P-256 key, prepend its curve: `openssl ecparam -name prime256v1 -out key.pem`, then `cat FILE >> key.pem`
+$ cat curve.der bare.der | qkey pubkey - --format base64
+$ qkey pubkey - --format base64 <point.der
+[ALICE]
 
-    #[test]
-    fn nothing_like_a_key() {
-        assert_refused(b"", "the file is empty", MAKE_ONE);
-        assert_refused(b" \r\n", "the file is empty", MAKE_ONE);
-        assert_refused(b"\xef\xbb\xbf", "the file is empty", MAKE_ONE);
-        let unrecognized = "neither PEM, DER, Base64 of DER, nor an OpenSSH key";
-        let hint =
-            "use an ECDSA P-256 key file from openssl, ssh-keygen, or `qkey generate key.pem`";
-        for contents in [
-            b"hello, world".as_slice(),
-            b"aGVsbG8sIHdvcmxk",
-            b"{}",
-            b"\x7fELF\x02\x01\x01\0",
-            b"\xff\xfe\x00\xd8",
-            b"\xff\xfeA",
-        ] {
-            assert_refused(contents, unrecognized, hint);
-        }
-    }
-
-    #[test]
-    fn wrong_passphrases() {
-        let workshop = Workshop::with_key();
-        workshop.run("openssl ec -in key.pem -aes128 -passout pass:sesame -out encrypted.pem");
-        let KeyFile::Encrypted(key) = keyfile::parse(&workshop.read("encrypted.pem")).unwrap()
-        else {
-            panic!("the key is not encrypted")
-        };
-        for passphrase in [b"Sesame".as_slice(), b"sesame\n", b""] {
-            assert_eq!(
-                told(&key.decrypt(passphrase).unwrap_err()),
-                "wrong passphrase\n\
-                 to test a passphrase: `openssl pkey -in FILE -noout`, or for OpenSSH's \
-                 format `ssh-keygen -y -f FILE`"
-            );
-        }
-        let workshop = Workshop::with_ssh_key("-N sesame -a 1");
-        let KeyFile::Encrypted(key) = keyfile::parse(&workshop.read("key")).unwrap() else {
-            panic!("the key is not encrypted")
-        };
-        assert_eq!(key.decrypt(b"").unwrap_err(), Error::WrongPassphrase);
-    }
-
-    #[test]
-    fn encryption_that_is_not_read() {
-        let refused = |scheme| {
-            format!("the private key is encrypted with {scheme}, which qkey does not read")
-        };
-        let legacy = "re-encrypt it: `openssl pkcs8 -topk8 -v2 aes-256-cbc -provider legacy \
-                      -provider default -in FILE -out key.pem`";
-        for scheme in ["PBE-SHA1-RC4-128", "PBE-SHA1-RC2-40"] {
-            let contents = fixture(&format!("pkcs8-{}.pem", scheme.to_ascii_lowercase()));
-            assert_refused(&contents, &refused(scheme), legacy);
-        }
-        let workshop = Workshop::with_key();
-        workshop.run("openssl ec -in key.pem -camellia256 -passout pass:sesame -out encrypted.pem");
-        let contents = workshop.read("encrypted.pem");
-        assert_refused(&contents, &refused("CAMELLIA-256-CBC"), legacy);
-        workshop.run(
-            "openssl pkcs8 -topk8 -in key.pem -v2 aria256 -passout pass:sesame -out encrypted.pem",
-        );
-        assert_refused(
-            &workshop.read("encrypted.pem"),
-            &refused("ARIA-256-CBC"),
-            "re-encrypt it: `openssl pkcs8 -topk8 -v2 aes-256-cbc -in FILE -out key.pem`",
+"#]]
         );
     }
 
     #[test]
-    fn a_public_part_of_another_key() {
-        let workshop = Workshop::with_key();
-        let other = Workshop::with_key();
-        let der = "openssl ec -in key.pem -outform DER";
-        let (key, other) = (workshop.run(der), other.run(der));
-        let point = key.len() - 64;
-        assert_refused(
-            &[&key[..point], &other[point..]].concat(),
-            "the public and private parts of the key do not match",
-            "if the private part is the right one, drop the other: `openssl ec -in FILE -no_public \
-             -out key.pem`",
+    fn wrong_passphrases_and_unknown_encryption() {
+        let qkey = with_keys().env("WRONG", "Sesame").env("EMPTY", "");
+        prints(
+            &qkey,
+            "openssl ec -in key.pem -aes128 -passout env:PASS -out legacy.pem
+             ssh-keygen -q -p -N sesame -a 1 -f ssh",
+        );
+        assert_session!(
+            qkey,
+            str![[r#"
+$ qkey pubkey -- '-?passphrase-env=WRONG' <legacy.pem
+$ qkey pubkey -- '-?passphrase-env=EMPTY' <legacy.pem
+$ qkey pubkey -- '-?passphrase-env=EMPTY' <ssh
+--- exit 3
+error: cannot use the key file -
+  caused by: wrong passphrase
+hint: to test a passphrase: `openssl pkey -in FILE -noout`, or for OpenSSH's format `ssh-keygen -y -f FILE`
+$ qkey pubkey - <$F/pkcs8-pbe-sha1-rc4-128.pem
+--- exit 3
+error: cannot use the key file -
+  caused by: the private key is encrypted with PBE-SHA1-RC4-128, which qkey does not read
+hint: re-encrypt it: `openssl pkcs8 -topk8 -v2 aes-256-cbc -provider legacy -provider default -in FILE -out key.pem`
+$ qkey pubkey - <$F/pkcs8-pbe-sha1-rc2-40.pem
+--- exit 3, hint as above
+error: cannot use the key file -
+  caused by: the private key is encrypted with PBE-SHA1-RC2-40, which qkey does not read
+$ openssl ec -in key.pem -camellia256 -passout env:PASS | qkey pubkey -
+--- exit 3, hint as above
+read EC key
+writing EC key
+error: cannot use the key file -
+  caused by: the private key is encrypted with CAMELLIA-256-CBC, which qkey does not read
+$ openssl pkcs8 -topk8 -in key.pem -v2 aria256 -passout env:PASS | qkey pubkey -
+--- exit 3
+error: cannot use the key file -
+  caused by: the private key is encrypted with ARIA-256-CBC, which qkey does not read
+hint: re-encrypt it: `openssl pkcs8 -topk8 -v2 aes-256-cbc -in FILE -out key.pem`
+
+"#]]
         );
     }
 
     #[test]
-    fn private_numbers_out_of_range() {
-        let curve = [0xa0, 0x0a, 6, 8, 0x2a, 0x86, 0x48, 0xce, 0x3d, 3, 1, 7];
-        let order = b"\xff\xff\xff\xff\0\0\0\0\xff\xff\xff\xff\xff\xff\xff\xff\
-                      \xbc\xe6\xfa\xad\xa7\x17\x9e\x84\xf3\xb9\xca\xc2\xfc\x63\x25\x51";
-        for scalar in [[0; 32], *order, [0xff; 32]] {
-            assert_refused(
-                &[&[0x30, 0x31, 2, 1, 1, 4, 0x20], scalar.as_slice(), &curve].concat(),
-                "the private scalar is 0 or too large for P-256",
-                MAKE_ONE,
-            );
-        }
-    }
-
-    #[test]
-    fn a_key_that_names_no_curve() {
-        let workshop = Workshop::with_key();
-        let der = workshop.run("openssl ec -in key.pem -outform DER");
-        let scalar = &der[7..39];
-        let bare = [&[0x30, 0x25, 2, 1, 1, 4, 0x20], scalar].concat();
-        assert_refused(
-            &bare,
-            "the private key does not name its curve",
-            "if it is a P-256 key, prepend its curve: `openssl ecparam -name prime256v1 -out \
-             key.pem`, then `cat FILE >> key.pem`",
+    fn public_keys() {
+        let qkey = with_keys().env("V", "verify --signature=AAAA x --public-key");
+        prints(
+            &qkey,
+            "openssl pkey -pubin -in public.pem -outform DER -out public.der",
         );
-        let parameters = workshop.run("openssl ecparam -name prime256v1 -outform DER");
-        workshop.assert_signs(&open(&[parameters.as_slice(), &bare].concat(), None));
-        let point = &der[der.len() - 70..];
-        let with_point = [&[0x30, 0x6b, 2, 1, 1, 4, 0x20], scalar, point].concat();
-        workshop.assert_signs(&open(&with_point, None));
+        assert_session!(
+            qkey,
+            str![[r#"
+$ printf '' | qkey $V -
+--- exit 3
+error: cannot use the public key
+  caused by: the file is empty
+hint: use the public half of an ECDSA P-256 key: `qkey pubkey KEY`
+$ printf hello | qkey $V -
+--- exit 3, hint as above
+error: cannot use the public key
+  caused by: neither PEM, DER, Base64 of DER, nor an OpenSSH public key
+$ qkey $V key.pem
+--- exit 3
+error: cannot use the public key
+  caused by: a private key instead of a public key
+hint: extract its public half: `qkey pubkey key.pem`
+$ printf '{"kty": "EC"}' | qkey $V -
+--- exit 3
+error: cannot use the public key
+  caused by: a JSON Web Key, which qkey does not read
+hint: convert it: `step crypto key format --pem --out key.pem -`
+$ openssl req -new -key key.pem -subj /CN=test | qkey $V -
+--- exit 3
+error: cannot use the public key
+  caused by: no public key found, only a certificate signing request
+hint: extract its public key: `openssl req -in - -noout -pubkey -out public.pem`
+$ { cat public.pem; openssl pkey -in bob.pem -pubout; } | qkey $V -
+--- exit 3
+error: cannot use the public key
+  caused by: 2 different public keys in one file
+hint: keep one public key in the file
+$ openssl rsa -in rsa.pem -pubout | qkey $V -
+$ openssl rsa -in rsa.pem -RSAPublicKey_out | qkey $V -
+--- exit 3
+writing RSA key
+error: cannot use the public key
+  caused by: the public key is RSA, not ECDSA P-256
+hint: use the public half of an ECDSA P-256 key: `qkey pubkey KEY`
+$ openssl req -x509 -new -key rsa.pem -subj /CN=test | qkey $V -
+--- exit 3, hint as above
+error: cannot use the public key
+  caused by: the public key is RSA, not ECDSA P-256
+$ openssl ecparam -genkey -name secp384r1 -noout | openssl ec -pubout | qkey $V -
+--- exit 3, hint as above
+read EC key
+writing EC key
+error: cannot use the public key
+  caused by: the public key is on the curve P-384 (secp384r1), not P-256
+$ ssh-keygen -q -t ed25519 -N '' -f k && qkey $V - <k.pub
+--- exit 3, hint as above
+error: cannot use the public key
+  caused by: the public key is Ed25519, not ECDSA P-256
+$ head -c 100 public.pem | qkey $V -
+--- exit 3
+error: cannot use the public key
+  caused by: the PUBLIC KEY block has no matching END line
+hint: compare it with the original, or extract it from the private key again: `qkey pubkey KEY`
+$ sed '2s/^M/*/' public.pem | qkey $V -
+--- exit 3, hint as above
+error: cannot use the public key
+  caused by: the PUBLIC KEY block is not valid Base64
+$ head -c 60 public.der | qkey $V -
+--- exit 3, hint as above
+error: cannot use the public key
+  caused by: the DER is truncated or damaged
+$ { head -c -1 public.der; printf x; } | qkey $V -
+--- exit 3, hint as above
+error: cannot use the public key
+  caused by: the point of the public key is not on P-256
+$ head -c 80 ssh.pub | qkey $V -
+--- exit 3, hint as above
+error: cannot use the public key
+  caused by: the OpenSSH public key is truncated or damaged
+
+"#]]
+        );
     }
 }
 
@@ -1041,92 +1059,8 @@ mod public {
         );
     }
 
-    #[track_caller]
-    fn assert_refused(contents: &[u8], message: &str, hint: &str) {
-        let error = PublicKey::from_any(contents).unwrap_err();
-        let told = format!("{error}\n{}", error.hint().unwrap_or_default());
-        assert_eq!(told, format!("{message}\n{hint}"));
-    }
-
-    const TAKE_ONE: &str = "use the public half of an ECDSA P-256 key: `qkey pubkey KEY`";
-    const COMPARE: &str =
-        "compare it with the original, or extract it from the private key again: `qkey pubkey KEY`";
-
     #[test]
-    fn what_is_no_p256_public_key_is_refused_by_its_name() {
-        let workshop = Workshop::with_key();
-        assert_refused(b"", "the file is empty", TAKE_ONE);
-        assert_refused(
-            b"hello",
-            "neither PEM, DER, Base64 of DER, nor an OpenSSH public key",
-            TAKE_ONE,
-        );
-        assert_refused(
-            &workshop.read("key.pem"),
-            "a private key instead of a public key",
-            "extract its public half: `qkey pubkey FILE`",
-        );
-        assert_refused(
-            br#"{"kty": "EC"}"#,
-            "a JSON Web Key, which qkey does not read",
-            "convert it: `step crypto key format --pem --out key.pem FILE`",
-        );
-        assert_refused(
-            &workshop.run("openssl req -new -key key.pem -subj /CN=test"),
-            "no public key found, only a certificate signing request",
-            "extract its public key: `openssl req -in FILE -noout -pubkey -out public.pem`",
-        );
-        let other = Workshop::with_key();
-        assert_refused(
-            &[workshop.read("public.pem"), other.read("public.pem")].concat(),
-            "2 different public keys in one file",
-            "keep one public key in the file",
-        );
-        workshop.run("openssl genrsa -out rsa.pem 1024");
-        for command in [
-            "openssl rsa -in rsa.pem -pubout",
-            "openssl rsa -in rsa.pem -RSAPublicKey_out",
-            "openssl req -x509 -new -key rsa.pem -subj /CN=test",
-        ] {
-            let message = "the public key is RSA, not ECDSA P-256";
-            assert_refused(&workshop.run(command), message, TAKE_ONE);
-        }
-        workshop.run("openssl ecparam -genkey -name secp384r1 -noout -out p384.pem");
-        assert_refused(
-            &workshop.run("openssl ec -in p384.pem -pubout"),
-            "the public key is on the curve P-384 (secp384r1), not P-256",
-            TAKE_ONE,
-        );
-        assert_refused(
-            &Workshop::with_ssh_key_of_any_kind("-t ed25519 -N ''").read("key.pub"),
-            "the public key is Ed25519, not ECDSA P-256",
-            TAKE_ONE,
-        );
-    }
-
-    #[test]
-    fn damage() {
-        let public = PrivateKey::generate().public_key();
-        let pem = public.to_pem();
-        assert_refused(
-            &pem.as_bytes()[..100],
-            "the PUBLIC KEY block has no matching END line",
-            COMPARE,
-        );
-        assert_refused(
-            pem.replace("\nM", "\n*").as_bytes(),
-            "the PUBLIC KEY block is not valid Base64",
-            COMPARE,
-        );
-        let mut der = public.to_der();
-        assert_refused(&der[..60], "the DER is truncated or damaged", COMPARE);
-        *der.last_mut().unwrap() ^= 1;
-        assert_refused(&der, "the point of the public key is not on P-256", COMPARE);
-        assert_refused(
-            &public.to_openssh("").as_bytes()[..80],
-            "the OpenSSH public key is truncated or damaged",
-            COMPARE,
-        );
+    fn damaged_values() {
         assert_eq!(
             PublicKey::from_base64("*"),
             Err(Error::NotBase64("public key".into()))

@@ -4,8 +4,9 @@ use std::{fs, path::Path};
 
 use crate::support::{
     mock::Mock,
-    qkey::{Qkey, is_alive, side_by_side, wait_until},
-    shell::{command, command_with_terminal, prints, run, transcript},
+    qkey::{Qkey, is_alive, wait_until},
+    session::{assert_cases, assert_session},
+    shell::{command, command_with_terminal, prints, run},
     terminal::Terminal,
 };
 use rustix::process::{Pid, Signal, kill_process};
@@ -50,149 +51,47 @@ const SIGNATURE: &str = "MEUCIQDvRbRJfkXZQ0UqNn5jcqAMoNA2UFV+dEv9i8Vl8XFiZQIgT+4
 const SIGN: &str = "qkey sign --key plugin:test:x lock-2026";
 
 #[test]
-fn the_example_signs_every_challenge_to_the_byte_and_openssl_verifies_it() {
+fn example_signs_with_any_file_name() {
     let qkey = with_plugins(Qkey::new());
     prints(&qkey, "cp alice.pem \"it's Alice's key?.pem\"");
-    let key = "\"plugin:example:it's Alice's key%3F.pem\"";
-    assert_eq!(
-        prints(&qkey, &format!("qkey pubkey {key} | tee public.pem")),
-        prints(&qkey, "qkey pubkey alice.pem"),
-    );
-    for challenge in [
-        &b""[..],
-        b"lock-2026",
-        b"lock-2026\n",
-        b"it's \"quoted\" \\n $(x)",
-        "Schlüssel 🔑".as_bytes(),
-        b"\xff\0\r\n",
-        &b"0123456789".repeat(500),
-        &b"0123456789".repeat(2_000),
-        &b"0123456789".repeat(100_000),
-    ] {
-        qkey.write("challenge", challenge);
-        prints(
-            &qkey,
-            &format!(
-                "qkey sign --key {key} --file challenge --format der > signature
-                 openssl dgst -sha256 -verify public.pem -signature signature challenge
-                 qkey verify --public-key public.pem --signature signature --file challenge"
-            ),
-        );
-    }
-}
-
-#[test]
-fn a_key_behind_a_plugin_takes_the_place_of_a_key_file_and_unlocks() {
-    let mock = Mock::new();
-    let qkey = with_plugins(Qkey::with_mock(&mock));
-    mock.add_snapshot(7, "7_nightly", Some("1"));
-    mock.add_snapshot(8, "8_nightly", Some("1"));
-    qkey.configure(
-        "[keys.gone]\nsource = 'plugin:example:gone.pem'\n\
-         [keys.alice]\nsource = 'plugin:example:alice.pem'\n\
-         [keys.bob]\nsource = 'plugin:example:bob.pem'\n",
-    );
-    assert_data_eq!(
-        transcript(
-            &qkey,
-            [
-                "qkey add --name lock --key carol.pem",
-                "qkey replace --key-id lock --old-key carol.pem --new-key plugin:example:alice.pem",
-                "qkey unlock --id 7 --key plugin:example:alice.pem",
-                "qkey replace --key-id lock --old-key alice --new-key bob",
-                "qkey unlock --id 8",
-                "qkey replace --key-id lock --old-key plugin:example:bob.pem --new-key carol.pem",
-                "qkey add --name other --key plugin:example:bob.pem",
-            ]
-        ),
+    assert_session!(
+        qkey,
         str![[r#"
-$ qkey add --name lock --key carol.pem
-Stored key 1 ("lock") in the key store.
-  SHA256:JSkAIR0avXSXaOU9Y5LHbqSNYBdGNuIp6RwKJix49NQ
-
-$ qkey replace --key-id lock --old-key carol.pem --new-key plugin:example:alice.pem
-Replaced key 1 ("lock").
-  was SHA256:JSkAIR0avXSXaOU9Y5LHbqSNYBdGNuIp6RwKJix49NQ
-  now SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
-
-$ qkey unlock --id 7 --key plugin:example:alice.pem
-Unlocked snapshot 7 ("7_nightly") with key 1 ("lock").
-
-$ qkey replace --key-id lock --old-key alice --new-key bob
-Replaced key 1 ("lock").
-  was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
-  now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
-
-$ qkey unlock --id 8
-Unlocked snapshot 8 ("8_nightly") with key 1 ("lock").
-
-$ qkey replace --key-id lock --old-key plugin:example:bob.pem --new-key carol.pem
-Replaced key 1 ("lock").
-  was SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
-  now SHA256:JSkAIR0avXSXaOU9Y5LHbqSNYBdGNuIp6RwKJix49NQ
-
-$ qkey add --name other --key plugin:example:bob.pem
-Stored key 2 ("other") in the key store.
-  SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
-
+$ qkey pubkey "plugin:example:it's Alice's key%3F.pem" --format base64
+[ALICE]
+$ qkey sign --key "plugin:example:it's Alice's key%3F.pem" x | qkey verify --key alice.pem --signature - x
+Verified: SHA256:[ALICE] signed this challenge.
 
 "#]]
-        .raw()
     );
 }
 
 #[test]
-fn the_example_tells_what_is_wrong_with_a_key() {
+fn example_explains_its_errors() {
     let qkey = with_plugins(Qkey::new());
     prints(
         &qkey,
         "openssl ec -in alice.pem -aes256 -passout pass:secret -out encrypted.pem
          openssl ecparam -name secp384r1 -genkey -noout -out p384.pem
-         openssl genpkey -algorithm RSA -out rsa.pem
          echo rubbish > rubbish.pem",
     );
-    assert_data_eq!(
-        transcript(
-            &qkey,
-            [
-                "qkey pubkey plugin:example:missing.pem",
-                "qkey pubkey plugin:example:encrypted.pem",
-                "qkey pubkey plugin:example:p384.pem",
-                "qkey pubkey plugin:example:rsa.pem",
-                "echo '{\"qkey\":\"9\",\"versions\":[2,3]}\n{\"method\":\"new\"}' | qkey-signer-example",
-            ]
-        ),
+    assert_session!(
+        qkey,
         str![[r#"
-$ qkey pubkey plugin:example:missing.pem
---- exit 3
-error: cannot open plugin:example:missing.pem
-  caused by: qkey-signer-example replied not-found: missing.pem: No such file or directory
-hint: check what follows plugin:NAME: in the key source
-
 $ qkey pubkey plugin:example:encrypted.pem
 --- exit 3
 error: cannot open plugin:example:encrypted.pem
   caused by: qkey-signer-example replied unsupported: encrypted.pem is encrypted
 hint: use the file directly: file:encrypted.pem
-
 $ qkey pubkey plugin:example:p384.pem
 --- exit 3
 error: cannot use plugin:example:p384.pem
   caused by: the public key is on the curve P-384 (secp384r1), not P-256
 hint: name an ECDSA P-256 key in the key source
-
-$ qkey pubkey plugin:example:rsa.pem
---- exit 3
-error: cannot use plugin:example:rsa.pem
-  caused by: the public key is RSA, not ECDSA P-256
-hint: name an ECDSA P-256 key in the key source
-
-$ echo '{"qkey":"9","versions":[2,3]}
-{"method":"new"}' | qkey-signer-example
+$ printf '{"qkey":"9","versions":[2]}\n{"method":"new"}\n' | qkey-signer-example
 {"error": {"kind": "unsupported", "message": "this plugin supports only version 1 of the protocol"}, "version": 1}
 
-
-"#]].raw()
+"#]]
     );
     // openssl's own words differ from version to version.
     let run = run(&qkey, "qkey pubkey plugin:example:rubbish.pem");
@@ -209,56 +108,34 @@ $ echo '{"qkey":"9","versions":[2,3]}
 fn malformed_sources_and_missing_plugins_are_errors() {
     let qkey = with_plugins(Qkey::new());
     qkey.write("bin/qkey-signer-plain", "#!/bin/sh\n");
-    assert_data_eq!(
-        transcript(
-            &qkey,
-            [
-                "qkey pubkey plugin:test",
-                "qkey pubkey plugin:../bin/test:x",
-                "qkey pubkey 'plugin:test:x?slot=1'",
-                "qkey generate plugin:test:x 2>&1 | head -1",
-                "qkey pubkey plugin:missing:x",
-                "qkey pubkey plugin:plain:x",
-            ]
-        ),
+    assert_session!(
+        qkey,
         str![[r#"
 $ qkey pubkey plugin:test
 --- exit 2
 error: "plugin:test" is not a key source: it must name a plugin and a key
 hint: write it as plugin:NAME:REFERENCE
-
 $ qkey pubkey plugin:../bin/test:x
---- exit 2
+--- exit 2, hint as above
 error: "plugin:../bin/test:x" is not a key source: a plugin's name has only lower-case letters, digits and hyphens
-hint: write it as plugin:NAME:REFERENCE
-
 $ qkey pubkey 'plugin:test:x?slot=1'
 --- exit 2
 error: "plugin:test:x?slot=…" is not a key source: unknown attribute "slot"
 hint: plugin takes no attributes; in a name, write `?` as %3F: plugin:…%3F…
-
 $ qkey generate plugin:test:x 2>&1 | head -1
 error: qkey cannot create a key in "plugin:test:x"
-
-$ qkey pubkey plugin:missing:x
---- exit 3
-error: cannot open plugin:missing:x
-  caused by: `qkey-signer-missing` was not found
-hint: put an executable qkey-signer-missing in a directory on PATH; docs/plugins.md describes how to write one
-
 $ qkey pubkey plugin:plain:x
 --- exit 3
 error: cannot open plugin:plain:x
   caused by: `qkey-signer-plain` was not found
 hint: put an executable qkey-signer-plain in a directory on PATH; docs/plugins.md describes how to write one
 
-
-"#]].raw()
+"#]]
     );
 }
 
 #[test]
-fn a_plugin_is_given_two_lines_of_json_and_the_users_environment() {
+fn plugin_gets_two_lines_of_json_and_the_environment() {
     let qkey = with_plugins(Qkey::new().env("TOKEN", "from the user"));
     write_plugin(
         &qkey,
@@ -286,42 +163,21 @@ from the user
 }
 
 #[test]
-fn plugin_errors_are_shown() {
-    let qkey = with_plugins(Qkey::new());
-    let error = |kind: &str, more: &str| {
+fn errors_and_protocol_violations_are_shown() {
+    let reply = |members: &str| format!("echo \"{{{members}}}\"").replace('\'', "\\\"");
+    let error = |kind: &str| {
+        reply(&format!(
+            "'version':1,'error':{{'kind':'{kind}','message':'It is so.'}}"
+        ))
+    };
+    let signed = |command: &str| {
         format!(
-            "echo '{{\"version\":1,\"error\":{{\"kind\":\"{kind}\",\"message\":\"It is so.\"{more}}}}}'"
+            "made=$(qkey sign --key {command}); {}",
+            reply("'version':1,'signature':'$made'")
         )
     };
-    let cases = [
-        ("not-found", error("not-found", "")),
-        ("denied", error("denied", "")),
-        ("unsupported", error("unsupported", "")),
-        ("failed", error("failed", "")),
-        ("a hint", error("denied", ",\"hint\":\"run `card login`\"")),
-        ("a kind of later", error("throttled", "")),
-        (
-            "more on stderr",
-            format!("{}; echo one >&2; echo two >&2", error("failed", "")),
-        ),
-        (
-            "an exit code as well",
-            format!("{}; exit 7", error("denied", "")),
-        ),
-        (
-            "in another version",
-            error("denied", "").replace("\"version\":1", "\"version\":2"),
-        ),
-    ];
-    let said: String = cases
-        .iter()
-        .map(|(name, script)| {
-            write_plugin(&qkey, "test", &when_it_signs(script));
-            format!("==== {name}\n{}", run(&qkey, SIGN).transcript())
-        })
-        .collect();
-    assert_data_eq!(
-        said,
+    let good = reply("'version':1,$signature");
+    assert_cases!(
         str![[r#"
 ==== not-found
 --- exit 3
@@ -329,6 +185,17 @@ error: cannot sign with plugin:test:x
   caused by: qkey-signer-test replied not-found: It is so.
 hint: check what follows plugin:NAME: in the key source
 ==== denied
+==== denied, with an exit code
+--- exit 3
+error: cannot sign with plugin:test:x
+  caused by: qkey-signer-test replied denied: It is so.
+hint: log in to the service that holds the key, or get the permission
+==== denied, with a hint
+--- exit 3
+error: cannot sign with plugin:test:x
+  caused by: qkey-signer-test replied denied: No.
+hint: run it
+==== denied, in another version
 --- exit 3
 error: cannot sign with plugin:test:x
   caused by: qkey-signer-test replied denied: It is so.
@@ -343,119 +210,37 @@ hint: use an ECDSA P-256 key, or a newer version of the plugin
 error: cannot sign with plugin:test:x
   caused by: qkey-signer-test replied failed: It is so.
 hint: see the plugin's documentation
-==== a hint
---- exit 3
-error: cannot sign with plugin:test:x
-  caused by: qkey-signer-test replied denied: It is so.
-hint: run `card login`
-==== a kind of later
---- exit 3
-error: cannot sign with plugin:test:x
-  caused by: qkey-signer-test replied failed: It is so.
-hint: see the plugin's documentation
-==== more on stderr
---- exit 3
+==== failed, with more on stderr
+--- exit 3, hint as above
 error: cannot sign with plugin:test:x
   caused by: qkey-signer-test replied failed: It is so.
   caused by: stderr: one
     two
-hint: see the plugin's documentation
-==== an exit code as well
---- exit 3
+==== a kind of later
+--- exit 3, hint as above
 error: cannot sign with plugin:test:x
-  caused by: qkey-signer-test replied denied: It is so.
-hint: log in to the service that holds the key, or get the permission
-==== in another version
---- exit 3
-error: cannot sign with plugin:test:x
-  caused by: qkey-signer-test replied denied: It is so.
-hint: log in to the service that holds the key, or get the permission
-
-"#]]
-        .raw()
-    );
-    write_plugin(&qkey, "test", &error("not-found", ""));
-    assert_data_eq!(
-        transcript(&qkey, ["qkey pubkey plugin:test:x --output json"]),
-        str![[r#"
-$ qkey pubkey plugin:test:x --output json
---- exit 3
-{"error":{"kind":"key","message":"cannot open plugin:test:x","causes":["qkey-signer-test replied not-found: It is so."],"hint":"check what follows plugin:NAME: in the key source","exit_code":3}}
-
-
-"#]].raw()
-    );
-}
-
-#[test]
-fn protocol_violations_show_the_reply() {
-    let reply = |members: &str| format!("echo \"{{{members}}}\"").replace("'", "\\\"");
-    let cases = [
-        ("nothing", String::new()),
-        ("nothing but an empty line", "echo".to_owned()),
-        ("garbage", "echo 'Welcome to the card!'".to_owned()),
-        ("two lines", format!("{}; echo '{{}}'", reply("'version':1,$signature"))),
-        ("not an object", "echo 1".to_owned()),
-        ("an error without words", reply("'version':1,'error':{'kind':'failed'}")),
-        ("no version", reply("$signature")),
-        ("another version", reply("'version':2,$signature")),
-        ("no signature", reply("'version':1")),
-        ("a public key in its place", reply("'version':1,$public_key")),
-        ("an exit code", format!("{}; echo 'out of order' >&2; exit 3", reply("'version':1,$signature"))),
-        ("an exit code alone", "exit 1".to_owned()),
-        ("killed", "kill -9 $$".to_owned()),
-        ("endless", "exec yes".to_owned()),
-        ("hangs", "echo 'touch the card' >&2; exec sleep 60".to_owned()),
-        ("not Base64", reply("'version':1,'signature':'?'")),
-        ("Base64 of nothing known", reply("'version':1,'signature':'bm8='")),
-        ("hexadecimal", "hex=$(qkey sign --key alice.pem lock-2026 --format hex); echo \"{\\\"version\\\":1,\\\"signature\\\":\\\"$hex\\\"}\"".to_owned()),
-        ("P1363", "raw=$(qkey sign --key alice.pem lock-2026 --format p1363 | openssl base64 -A); echo \"{\\\"version\\\":1,\\\"signature\\\":\\\"$raw\\\"}\"".to_owned()),
-        ("another key's", "other=$(qkey sign --key bob.pem lock-2026); echo \"{\\\"version\\\":1,\\\"signature\\\":\\\"$other\\\"}\"".to_owned()),
-    ];
-    let names: Vec<&str> = cases.iter().map(|(name, _)| *name).collect();
-    let said = side_by_side(&names, |name| {
-        let qkey = with_plugins(Qkey::new());
-        let script = cases.iter().find(|(case, _)| *case == name);
-        write_plugin(&qkey, "test", &when_it_signs(&script.expect("a script").1));
-        let timeout = if name == "hangs" { "5" } else { "60" };
-        run(&qkey, &format!("{SIGN} --timeout {timeout}")).transcript()
-    });
-    assert_data_eq!(said, str![[r#"
+  caused by: qkey-signer-test replied failed: It is so.
 ==== nothing
 --- exit 3
 error: cannot use plugin:test:x
   caused by: `[DIR]/bin/qkey-signer-test` answered with something other than one line of JSON: (nothing)
 hint: the plugin does not follow the protocol in docs/plugins.md: tell its author
-==== nothing but an empty line
---- exit 3
-error: cannot use plugin:test:x
-  caused by: `[DIR]/bin/qkey-signer-test` answered with something other than one line of JSON: (nothing)
-hint: the plugin does not follow the protocol in docs/plugins.md: tell its author
 ==== garbage
---- exit 3
+--- exit 3, hint as above
 error: cannot use plugin:test:x
   caused by: `[DIR]/bin/qkey-signer-test` answered with something other than one line of JSON: Welcome to the card!
-hint: the plugin does not follow the protocol in docs/plugins.md: tell its author
 ==== two lines
---- exit 3
+--- exit 3, hint as above
 error: cannot use plugin:test:x
   caused by: `[DIR]/bin/qkey-signer-test` answered with something other than one line of JSON: {"version":1,"signature":"MEUCIQDvRbRJfkXZQ0UqNn5jcqAMoNA2UFV+dEv9i8Vl8XFiZQIgT+4UqgLCDe5entD1bZd5YSo+b4UNZhJ/XVj+oxIHJd…
-hint: the plugin does not follow the protocol in docs/plugins.md: tell its author
-==== not an object
---- exit 3
-error: cannot use plugin:test:x
-  caused by: `[DIR]/bin/qkey-signer-test` answered with something other than one line of JSON: 1
-hint: the plugin does not follow the protocol in docs/plugins.md: tell its author
 ==== an error without words
---- exit 3
+--- exit 3, hint as above
 error: cannot use plugin:test:x
   caused by: `[DIR]/bin/qkey-signer-test` answered with something other than one line of JSON: {"version":1,"error":{"kind":"failed"}}
-hint: the plugin does not follow the protocol in docs/plugins.md: tell its author
 ==== no version
---- exit 3
+--- exit 3, hint as above
 error: cannot use plugin:test:x
   caused by: `[DIR]/bin/qkey-signer-test` answered with something other than a reply with a version: {"signature":"MEUCIQDvRbRJfkXZQ0UqNn5jcqAMoNA2UFV+dEv9i8Vl8XFiZQIgT+4UqgLCDe5entD1bZd5YSo+b4UNZhJ/XVj+oxIHJdY="}
-hint: the plugin does not follow the protocol in docs/plugins.md: tell its author
 ==== another version
 --- exit 3
 error: cannot sign with plugin:test:x
@@ -467,18 +252,13 @@ error: cannot use plugin:test:x
   caused by: `[DIR]/bin/qkey-signer-test` answered with something other than a reply with a signature: {"version":1}
 hint: the plugin does not follow the protocol in docs/plugins.md: tell its author
 ==== a public key in its place
---- exit 3
+--- exit 3, hint as above
 error: cannot use plugin:test:x
   caused by: `[DIR]/bin/qkey-signer-test` answered with something other than a reply with a signature: {"version":1,"public_key":"MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEgKmJRFWtWTEHhBTiC5rI1rbBJlXJqTNGHl4O+YRUke1drezNEidIVqu/U…
-hint: the plugin does not follow the protocol in docs/plugins.md: tell its author
 ==== an exit code
 --- exit 3
 error: cannot sign with plugin:test:x
   caused by: `[DIR]/bin/qkey-signer-test` exited with 3: out of order
-==== an exit code alone
---- exit 3
-error: cannot sign with plugin:test:x
-  caused by: `[DIR]/bin/qkey-signer-test` exited with 1
 ==== killed
 --- exit 3
 error: cannot sign with plugin:test:x
@@ -490,89 +270,97 @@ error: cannot sign with plugin:test:x
 ==== hangs
 --- exit 3
 error: cannot sign with plugin:test:x
-  caused by: `[DIR]/bin/qkey-signer-test` did not finish within 5 s and was killed: touch the card
+  caused by: `[DIR]/bin/qkey-signer-test` did not finish within 3 s and was killed: touch the card
 hint: check the plugin and the network, or raise --timeout SECONDS
 ==== not Base64
 --- exit 3
 error: cannot use plugin:test:x
   caused by: `[DIR]/bin/qkey-signer-test` answered with something other than a signature: ?
 hint: qkey expects Base64 of ASN.1 DER
-==== Base64 of nothing known
---- exit 3
-error: cannot use plugin:test:x
-  caused by: `[DIR]/bin/qkey-signer-test` answered with something other than a signature: bm8=
-hint: qkey expects Base64 of ASN.1 DER
 ==== hexadecimal
 --- exit 3
 error: cannot use plugin:test:x
   caused by: `[DIR]/bin/qkey-signer-test` answered with something other than a signature: 3045022100ef45b4497e45d943452a367e6372a00ca0d03650557e744bfd8bc565f171626502204fee14aa02c20dee5e9ed0f56d9779612a3e6f850d…
 hint: qkey expects Base64 of ASN.1 DER; this looks like hexadecimal of ASN.1 DER
-==== P1363
---- exit 3
-error: cannot use plugin:test:x
-  caused by: `[DIR]/bin/qkey-signer-test` answered with something other than a signature: 70W0SX5F2UNFKjZ+Y3KgDKDQNlBVfnRL/YvFZfFxYmVP7hSqAsIN7l6e0PVtl3lhKj5vhQ1mEn9dWP6jEgcl1g==
-hint: qkey expects Base64 of ASN.1 DER; this looks like Base64 of r and s, 32 bytes each (IEEE P1363)
-==== another key\'s
+==== another key's
 --- exit 3
 error: plugin:test:x returned a signature that does not verify
 hint: check that the key source signs with the key that it reports, over SHA-256
 
-"#]].raw());
+"#]],
+        |case| {
+            let script = match case {
+                "denied, with an exit code" => format!("{}; exit 7", error("denied")),
+                "denied, with a hint" => {
+                    reply("'version':1,'error':{'kind':'denied','message':'No.','hint':'run it'}")
+                }
+                "denied, in another version" => error("denied").replace("\\\":1", "\\\":2"),
+                "failed, with more on stderr" => {
+                    format!("{}; echo one >&2; echo two >&2", error("failed"))
+                }
+                "a kind of later" => error("throttled"),
+                "nothing" => String::new(),
+                "garbage" => "echo 'Welcome to the card!'".to_owned(),
+                "two lines" => format!("{good}; echo '{{}}'"),
+                "an error without words" => reply("'version':1,'error':{'kind':'failed'}"),
+                "no version" => reply("$signature"),
+                "another version" => reply("'version':2,$signature"),
+                "no signature" => reply("'version':1"),
+                "a public key in its place" => reply("'version':1,$public_key"),
+                "an exit code" => format!("{good}; echo 'out of order' >&2; exit 3"),
+                "killed" => "kill -9 $$".to_owned(),
+                "endless" => "exec yes".to_owned(),
+                "hangs" => "echo 'touch the card' >&2; exec sleep 60".to_owned(),
+                "not Base64" => reply("'version':1,'signature':'?'"),
+                "hexadecimal" => signed("alice.pem lock-2026 --format hex"),
+                "another key's" => signed("bob.pem lock-2026"),
+                kind => error(kind),
+            };
+            let qkey = with_plugins(Qkey::new());
+            write_plugin(&qkey, "test", &when_it_signs(&script));
+            let timeout = if case == "hangs" { "3" } else { "60" };
+            run(&qkey, &format!("{SIGN} --timeout {timeout}")).transcript()
+        }
+    );
 }
 
 #[test]
-fn a_public_key_comes_in_any_form_and_must_be_p256() {
-    let qkey = with_plugins(Qkey::new());
-    let cases = [
-        ("PEM", "qkey pubkey alice.pem"),
-        ("Base64 of DER", "qkey pubkey alice.pem --format base64"),
-        (
-            "P-384",
-            "openssl ecparam -name secp384r1 -genkey -noout | openssl pkey -pubout",
-        ),
-        ("a private key", "cat alice.pem"),
-        ("rubbish", "echo rubbish"),
-        ("nothing", "true"),
-    ];
-    let said: String = cases
-        .iter()
-        .map(|(name, line)| {
-            let script = format!(
-                "key=$({line} | sed 's/$/\\\\n/' | tr -d '\\n')
-                 printf '{{\"version\":1,\"public_key\":\"%s\"}}\\n' \"$key\""
-            );
-            write_plugin(&qkey, "test", &script);
-            let run = run(&qkey, "qkey pubkey plugin:test:x --format base64");
-            format!("==== {name}\n{}", run.transcript())
-        })
-        .collect();
-    assert_data_eq!(said, str![[r#"
-==== PEM
-MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEgKmJRFWtWTEHhBTiC5rI1rbBJlXJqTNGHl4O+YRUke1drezNEidIVqu/UMnMs+81HL8VwIyyeeCwHkLLEK2aaQ==
-==== Base64 of DER
-MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEgKmJRFWtWTEHhBTiC5rI1rbBJlXJqTNGHl4O+YRUke1drezNEidIVqu/UMnMs+81HL8VwIyyeeCwHkLLEK2aaQ==
-==== P-384
+fn public_key_is_read_in_any_encoding_and_must_be_p256() {
+    assert_cases!(
+        str![[r#"
+==== qkey pubkey alice.pem
+==== qkey pubkey alice.pem --format base64
+[ALICE]
+==== openssl ecparam -name secp384r1 -genkey -noout | openssl pkey -pubout
 --- exit 3
 error: cannot use plugin:test:x
   caused by: the public key is on the curve P-384 (secp384r1), not P-256
 hint: name an ECDSA P-256 key in the key source
-==== a private key
+==== cat alice.pem
 --- exit 3
 error: cannot use plugin:test:x
   caused by: a private key instead of a public key
 hint: the plugin does not follow the protocol in docs/plugins.md: tell its author
-==== rubbish
---- exit 3
+==== echo rubbish
+--- exit 3, hint as above
 error: cannot use plugin:test:x
   caused by: neither PEM, DER, Base64 of DER, nor an OpenSSH public key
-hint: the plugin does not follow the protocol in docs/plugins.md: tell its author
-==== nothing
---- exit 3
+==== true
+--- exit 3, hint as above
 error: cannot use plugin:test:x
   caused by: `[DIR]/bin/qkey-signer-test` answered with something other than a reply with a public_key: {"version":1,"public_key":""}
-hint: the plugin does not follow the protocol in docs/plugins.md: tell its author
 
-"#]].raw());
+"#]],
+        |line| {
+            let qkey = with_plugins(Qkey::new());
+            let script = format!(
+                "key=$({line} | sed 's/$/\\\\n/' | tr -d '\\n')
+             printf '{{\"version\":1,\"public_key\":\"%s\"}}\\n' \"$key\""
+            );
+            write_plugin(&qkey, "test", &script);
+            run(&qkey, "qkey pubkey plugin:test:x --format base64").transcript()
+        }
+    );
 }
 
 const UNLOCK_FOUR: &str = "qkey unlock --id 1 --id 2 --id 3 --id 4 --key plugin:test:x";
@@ -585,7 +373,7 @@ const SIGN_THE_CHALLENGE: &str = r#"
 "#;
 
 #[test]
-fn as_many_plugins_sign_at_a_time_as_there_are_jobs_after_a_first_success() {
+fn plugins_sign_in_parallel_after_a_first_success() {
     let mock = Mock::with_four_locked(crate::support::qkey::ALICE_PUBLIC);
     let qkey = with_plugins(Qkey::with_mock(&mock));
     // The first signature shows that nothing is refused; then each waits until all three are there.
@@ -600,7 +388,7 @@ fn as_many_plugins_sign_at_a_time_as_there_are_jobs_after_a_first_success() {
 }
 
 #[test]
-fn one_job_is_one_plugin_at_a_time() {
+fn one_job_runs_one_plugin_at_a_time() {
     let mock = Mock::with_four_locked(crate::support::qkey::ALICE_PUBLIC);
     let qkey = with_plugins(Qkey::with_mock(&mock));
     let alone = "mkdir busy || exit 1
@@ -612,28 +400,26 @@ fn one_job_is_one_plugin_at_a_time() {
 }
 
 #[test]
-fn nothing_is_sent_when_a_plugin_signs_with_another_key() {
+fn nothing_is_sent_if_a_plugin_signs_with_another_key() {
     let mock = Mock::new();
     let qkey = with_plugins(Qkey::with_mock(&mock));
     let script = "other=$(qkey sign --key bob.pem lock); echo \"{\\\"version\\\":1,\\\"signature\\\":\\\"$other\\\"}\"";
     write_plugin(&qkey, "test", &when_it_signs(script));
-    assert_data_eq!(
-        transcript(&qkey, ["qkey add --name lock --key plugin:test:x"]),
+    assert_session!(
+        qkey,
         str![[r#"
 $ qkey add --name lock --key plugin:test:x
 --- exit 3
 error: the signature from plugin:test:x does not verify with its own public key
 hint: nothing was sent; check that the key source signs SHA-256 with the key that it shows
 
-
 "#]]
-        .raw()
     );
     assert!(mock.key_ids().is_empty());
 }
 
 #[test]
-fn a_plugin_cannot_read_from_the_terminal() {
+fn plugin_cannot_read_the_terminal() {
     let qkey = with_plugins(Qkey::new());
     write_plugin(
         &qkey,

@@ -105,7 +105,7 @@ impl Tool {
 }
 
 #[test]
-fn a_refused_secret_or_login_is_used_once_for_many_snapshots() {
+fn refused_secret_or_login_is_used_once_for_many_snapshots() {
     let denied = r#"echo '{"version":1,"error":{"kind":"denied","message":"wrong PIN"}}'"#;
     for (tool, refuses) in [
         (AWS, AWS.refuses),
@@ -136,7 +136,7 @@ fn a_refused_secret_or_login_is_used_once_for_many_snapshots() {
 }
 
 #[test]
-fn a_failure_that_refuses_nothing_does_not_stop_the_other_snapshots() {
+fn other_failures_do_not_stop_the_remaining_snapshots() {
     for (tool, fails) in [
         (
             AWS,
@@ -154,7 +154,7 @@ fn a_failure_that_refuses_nothing_does_not_stop_the_other_snapshots() {
 }
 
 #[test]
-fn two_keys_share_what_refused_their_secret() {
+fn keys_of_one_holder_share_a_refusal() {
     // Nothing opens, whatever the passphrase.
     let text = "#!/bin/sh
         case $* in
@@ -293,7 +293,7 @@ impl Tpm {
 const IDS: [&str; 6] = ["unlock", "--id=1", "--id=2", "--id=3", "--id=4", "--id=5"];
 
 #[test]
-fn a_refused_passphrase_costs_a_tpm_one_try_per_run() {
+fn refused_passphrase_costs_a_tpm_one_try_per_run() {
     let tpm = Tpm::new();
     let with = |source: &str, variable: &str| format!("{source}&passphrase-env={variable}");
     let [wrong, other_wrong] = [LOCKED, OTHER].map(|source| with(source, "WRONG"));
@@ -374,7 +374,7 @@ fn a_refused_passphrase_costs_a_tpm_one_try_per_run() {
 }
 
 #[test]
-fn a_tpm_that_has_locked_itself_is_named() {
+fn locked_tpm_is_named() {
     let tpm = Tpm::new();
     let source = format!("{LOCKED}&passphrase-env=RIGHT");
     prints(&tpm.qkey, "tpm2_dictionarylockout -s -n 1 -t 1000 -l 1000");
@@ -414,36 +414,22 @@ fn transcript(run: &Run) -> String {
 }
 
 #[test]
-fn a_passphrase_that_nothing_asks_for_is_an_error() {
+fn unused_passphrase_is_an_error() {
     let tpm = Tpm::new();
     tpm.qkey.write("pass", "1234");
     let cases = [
-        "alice.pem?passphrase-file=pass".to_owned(),
-        "file:alice.pem?passphrase-env=RIGHT".to_owned(),
-        "openssl:alice.pem?passphrase-file=pass".to_owned(),
-        "openssl:alice.pem?provider=default&passphrase-file=pass".to_owned(),
-        "openssl:open.pem?provider=tpm2,default&passphrase-file=pass".to_owned(),
-        format!("{HANDLE}&passphrase-file=pass"),
-        HANDLE.to_owned(),
+        "openssl:alice.pem?passphrase-file=pass",
+        "openssl:alice.pem?provider=default&passphrase-file=pass",
+        "openssl:open.pem?provider=tpm2,default&passphrase-file=pass",
+        &format!("{HANDLE}&passphrase-file=pass"),
+        HANDLE,
     ];
     let run = |source: &str| {
         let (run, tries) = tpm.tries(&["sign", "--key", source, "x"]);
         format!("==== {source}\n{}{tries} tries\n", transcript(&run))
     };
-    let told: String = cases.iter().map(|source| run(source)).collect();
+    let told: String = cases.map(run).concat();
     assert_data_eq!(told, str![[r#"
-==== alice.pem?passphrase-file=pass
---- exit 3
-error: cannot open alice.pem
-  caused by: the key is not encrypted, so passphrase-file has no effect
-hint: remove passphrase-file from the key source, or encrypt the key first: `openssl pkcs8 -topk8 -in alice.pem -out NEW`, or for OpenSSH's format `ssh-keygen -p -f alice.pem`
-0 tries
-==== file:alice.pem?passphrase-env=RIGHT
---- exit 3
-error: cannot open alice.pem
-  caused by: the key is not encrypted, so passphrase-env has no effect
-hint: remove passphrase-env from the key source, or encrypt the key first: `openssl pkcs8 -topk8 -in alice.pem -out NEW`, or for OpenSSH's format `ssh-keygen -p -f alice.pem`
-0 tries
 ==== openssl:alice.pem?passphrase-file=pass
 --- exit 3
 error: cannot open openssl:alice.pem?passphrase-file=pass

@@ -188,7 +188,7 @@ fn no_private_key_or_passphrase_is_in_memory_after_signing() {
 }
 
 #[test]
-fn however_a_key_and_its_passphrase_arrive_memory_holds_neither_afterwards() {
+fn no_secret_is_in_memory_however_it_arrived() {
     let qkey = with_every_encoding();
     let forms = [
         forms_of_scalar(&scalar(&qkey, "alice.pem")),
@@ -254,7 +254,7 @@ fn no_private_key_or_passphrase_is_in_memory_after_an_unlock() {
 }
 
 #[test]
-fn other_processes_cannot_read_the_memory_and_crashes_leave_no_core_dump() {
+fn memory_is_unreadable_and_never_dumped() {
     let qkey = Qkey::new();
     qkey.write("pass", PASSPHRASE);
     prints(

@@ -3,29 +3,19 @@
 use std::process::Stdio;
 
 use crate::support::{
+    key_source::encrypt,
     mock::Mock,
-    qkey::{Qkey, public_key_base64},
+    qkey::{ALICE_PUBLIC, BOB_PUBLIC, Qkey},
+    session::assert_cases,
     shell::{command_with_terminal, prints},
     terminal::{Ended, Session, Terminal},
 };
 use snapbox::{IntoData, assert_data_eq, str};
 
-/// Adds a key file under a passphrase.
-fn lock(qkey: &Qkey, owner: &str, name: &str, passphrase: &str) {
-    qkey.write("pass.tmp", passphrase);
-    prints(
-        qkey,
-        &format!(
-            "openssl pkcs8 -topk8 -v2 aes-256-cbc -in {owner}.pem -passout file:pass.tmp -out {name}
-             chmod 600 {name}; rm pass.tmp"
-        ),
-    );
-}
-
 /// `locked.pem` is Alice's key under the passphrase `open sesame`.
 fn with_locked_key() -> Qkey {
     let qkey = Qkey::new();
-    lock(&qkey, "alice", "locked.pem", "open sesame");
+    encrypt(&qkey, "alice.pem", "locked.pem", "open sesame");
     qkey
 }
 
@@ -54,66 +44,55 @@ fn transcript(qkey: &Qkey, ended: &Ended) -> String {
 }
 
 const PROMPT: &str = "Enter the passphrase of locked.pem: ";
+const NEW: &str = "Enter a new passphrase for new.pem: ";
+const AGAIN: &str = "Enter the new passphrase for new.pem again: ";
 
+/// What is typed at each prompt, and what comes of it. Of keys without Return: the erase character of a
+/// new terminal is DEL.
 #[test]
-fn the_prompt_names_the_key_and_shows_nothing_of_what_is_typed() {
-    let qkey = with_locked_key();
-    let mut session = start(&qkey, &["pubkey", "locked.pem", "--format", "base64"]);
-    session.answer(PROMPT, "open sesame");
-    assert_data_eq!(
-        transcript(&qkey, &session.end()),
-        str![[r#"
+fn prompts_hide_what_is_typed_and_restore_the_terminal() {
+    let told = [
+        (
+            "pubkey locked.pem --format base64",
+            &["open sesamy\u{7f}e\n"][..],
+        ),
+        (
+            "pubkey locked.pem --format base64",
+            &["open barley\n", "\n", "open sesame\n"],
+        ),
+        ("pubkey locked.pem", &["1\n", "2\n", "3\n"]),
+        ("pubkey locked.pem", &["open\u{3}"]),
+        ("pubkey locked.pem", &["\u{4}"]),
+        ("pubkey locked.pem --no-input", &[]),
+        (
+            "generate --encrypt new.pem",
+            &["open sesame\n", "open barley\n"],
+        ),
+        ("generate --encrypt new.pem", &["open sesame\n", "\u{3}"]),
+    ]
+    .map(|(line, typed)| {
+        let qkey = with_locked_key();
+        let args: Vec<&str> = line.split(' ').collect();
+        let mut session = start(&qkey, &args);
+        for (number, text) in typed.iter().enumerate() {
+            session.wait_for(match (line.starts_with("generate"), number) {
+                (true, 0) => NEW,
+                (true, _) => AGAIN,
+                (false, _) => PROMPT,
+            });
+            assert!(!session.echoes(), "{line} shows what is typed");
+            session.type_in(text);
+        }
+        let told = transcript(&qkey, &session.end());
+        assert!(!qkey.path("new.pem").exists(), "{line}");
+        format!("==== {line} {typed:?}\n{told}")
+    });
+    assert_data_eq!(told.concat(), str![[r#"
+==== pubkey locked.pem --format base64 ["open sesamy\u{7f}e\n"]
 MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEgKmJRFWtWTEHhBTiC5rI1rbBJlXJqTNGHl4O+YRUke1drezNEidIVqu/UMnMs+81HL8VwIyyeeCwHkLLEK2aaQ==
 --- terminal (typing is shown)
 Enter the passphrase of locked.pem: 
-
-"#]].raw()
-    );
-}
-
-#[test]
-fn a_person_at_a_terminal_sees_prompt_and_result_and_no_passphrase() {
-    let qkey = with_locked_key();
-    let mut session = start_interactively(&qkey, &["sign", "--key", "locked.pem", "lock-2026"]);
-    session.answer(PROMPT, "open sesame");
-    assert_data_eq!(
-        transcript(&qkey, &session.end()),
-        str![[r#"
---- terminal (typing is shown)
-Enter the passphrase of locked.pem: 
-MEUCIQDvRbRJfkXZQ0UqNn5jcqAMoNA2UFV+dEv9i8Vl8XFiZQIgT+4UqgLCDe5entD1bZd5YSo+b4UNZhJ/XVj+oxIHJdY=
-
-"#]]
-        .raw()
-    );
-}
-
-#[test]
-fn the_prompt_is_there_although_a_challenge_comes_from_a_pipe() {
-    let qkey = with_locked_key();
-    let terminal = Terminal::new();
-    let mut command = qkey.command_with_terminal(["sign", "--key", "locked.pem"]);
-    qkey.write("challenge", "lock-2026");
-    command.stdin(std::fs::File::open(qkey.path("challenge")).unwrap());
-    let mut session = terminal.start(command);
-    session.answer(PROMPT, "open sesame");
-    let run = qkey.taken(&session.end().output);
-    assert_eq!(
-        run.stdout,
-        prints(&qkey, "qkey sign --key alice.pem lock-2026")
-    );
-}
-
-#[test]
-fn a_mistyped_passphrase_may_be_typed_again() {
-    let qkey = with_locked_key();
-    let mut session = start(&qkey, &["pubkey", "locked.pem", "--format", "base64"]);
-    session.answer(PROMPT, "open barley");
-    session.answer(PROMPT, "");
-    session.answer(PROMPT, "open sesame");
-    assert_data_eq!(
-        transcript(&qkey, &session.end()),
-        str![[r#"
+==== pubkey locked.pem --format base64 ["open barley\n", "\n", "open sesame\n"]
 MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEgKmJRFWtWTEHhBTiC5rI1rbBJlXJqTNGHl4O+YRUke1drezNEidIVqu/UMnMs+81HL8VwIyyeeCwHkLLEK2aaQ==
 --- exit 0
 warning: wrong passphrase for locked.pem (attempt 1 of 3)
@@ -122,21 +101,7 @@ warning: wrong passphrase for locked.pem (attempt 2 of 3)
 Enter the passphrase of locked.pem: 
 Enter the passphrase of locked.pem: 
 Enter the passphrase of locked.pem: 
-
-"#]].raw()
-    );
-}
-
-#[test]
-fn the_third_wrong_passphrase_is_the_last() {
-    let qkey = with_locked_key();
-    let mut session = start(&qkey, &["pubkey", "locked.pem"]);
-    for _ in 0..3 {
-        session.answer(PROMPT, "open barley");
-    }
-    assert_data_eq!(
-        transcript(&qkey, &session.end()),
-        str![[r#"
+==== pubkey locked.pem ["1\n", "2\n", "3\n"]
 --- exit 3
 warning: wrong passphrase for locked.pem (attempt 1 of 3)
 warning: wrong passphrase for locked.pem (attempt 2 of 3)
@@ -147,276 +112,146 @@ hint: to test a passphrase: `openssl pkey -in locked.pem -noout`, or for OpenSSH
 Enter the passphrase of locked.pem: 
 Enter the passphrase of locked.pem: 
 Enter the passphrase of locked.pem: 
-
-"#]].raw()
-    );
-}
-
-#[test]
-fn ctrl_c_at_the_prompt_ends_it_and_restores_the_terminal() {
-    let qkey = with_locked_key();
-    let mut session = start(&qkey, &["pubkey", "locked.pem"]);
-    session.wait_for(PROMPT);
-    session.type_in("open\u{3}");
-    assert_data_eq!(
-        transcript(&qkey, &session.end()),
-        str![[r#"
+==== pubkey locked.pem ["open\u{3}"]
 --- exit 130
 error: interrupted while waiting for the passphrase of locked.pem
 --- terminal (typing is shown)
 Enter the passphrase of locked.pem: 
-
-"#]]
-        .raw()
-    );
-}
-
-#[test]
-fn sigterm_at_the_prompt_ends_it_and_restores_the_terminal() {
-    let qkey = with_locked_key();
-    let mut session = start(&qkey, &["pubkey", "locked.pem", "--output", "json"]);
-    session.wait_for(PROMPT);
-    let pid = rustix::process::Pid::from_raw(session.id().cast_signed()).unwrap();
-    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
-    assert_data_eq!(
-        transcript(&qkey, &session.end()),
-        str![[r#"
---- exit 143
-{"error":{"kind":"terminated","message":"interrupted while waiting for the passphrase of locked.pem","causes":[],"hint":null,"exit_code":143}}
---- terminal (typing is shown)
-Enter the passphrase of locked.pem: 
-
-"#]].raw()
-    );
-}
-
-#[test]
-fn ctrl_d_at_the_prompt_is_no_passphrase() {
-    let qkey = with_locked_key();
-    let mut session = start(&qkey, &["pubkey", "locked.pem"]);
-    session.wait_for(PROMPT);
-    session.type_in("\u{4}");
-    assert_data_eq!(
-        transcript(&qkey, &session.end()),
-        str![[r#"
+==== pubkey locked.pem ["\u{4}"]
 --- exit 3
 error: no passphrase entered for locked.pem
 hint: for unattended use, append ?passphrase-file=PATH (or passphrase-env=VAR, passphrase-fd=N, passphrase-command=COMMAND) to the key source
 --- terminal (typing is shown)
 Enter the passphrase of locked.pem: 
-
-"#]].raw()
-    );
-}
-
-#[test]
-fn backspace_works_at_the_prompt() {
-    let qkey = with_locked_key();
-    let mut session = start(&qkey, &["pubkey", "locked.pem", "--format", "base64"]);
-    // The erase character of a new terminal is DEL.
-    session.answer(PROMPT, "open sesamy\u{7f}e");
-    let run = qkey.taken(&session.end().output);
-    assert_eq!((run.code, &*run.stderr), (0, ""));
-}
-
-#[test]
-fn what_was_typed_before_the_prompt_is_no_answer_to_it() {
-    let qkey = with_locked_key();
-    let terminal = Terminal::new();
-    terminal.type_ahead("open barley\n");
-    let args = ["pubkey", "locked.pem", "--format", "base64"];
-    let mut session = terminal.start(qkey.command_with_terminal(args));
-    session.answer(PROMPT, "open sesame");
-    let run = qkey.taken(&session.end().output);
-    assert_eq!((run.code, &*run.stderr), (0, ""));
-}
-
-#[test]
-fn what_comes_after_an_unanswered_prompt_begins_a_line() {
-    let qkey = with_locked_key();
-    let mut text = String::new();
-    for (key, typed) in [("Ctrl-C", "\u{3}"), ("Ctrl-D", "\u{4}")] {
-        let mut session = start_interactively(&qkey, &["--color=never", "pubkey", "locked.pem"]);
-        session.wait_for(PROMPT);
-        session.type_in(typed);
-        text += &format!("{key}\n{}\n", transcript(&qkey, &session.end()));
-    }
-    assert_data_eq!(text, str![[r#"
-Ctrl-C
---- exit 130
---- terminal (typing is shown)
-Enter the passphrase of locked.pem: 
-error: interrupted while waiting for the passphrase of locked.pem
-
-Ctrl-D
---- exit 3
---- terminal (typing is shown)
-Enter the passphrase of locked.pem: 
-error: no passphrase entered for locked.pem
-hint: for unattended use, append ?passphrase-file=PATH (or passphrase-env=VAR, passphrase-fd=N, passphrase-command=COMMAND) to the key source
-
-
-"#]].raw());
-}
-
-#[test]
-fn with_no_input_nobody_is_asked_at_a_terminal_either() {
-    let qkey = with_locked_key();
-    let session = start(&qkey, &["pubkey", "locked.pem", "--no-input"]);
-    assert_data_eq!(
-        transcript(&qkey, &session.end()),
-        str![[r#"
+==== pubkey locked.pem --no-input []
 --- exit 3
 error: locked.pem is encrypted, but --no-input forbids prompting
 hint: for unattended use, append ?passphrase-file=PATH (or passphrase-env=VAR, passphrase-fd=N, passphrase-command=COMMAND) to the key source
 --- terminal (typing is shown)
-
-"#]].raw()
-    );
-}
-
-#[test]
-fn a_new_key_is_encrypted_with_what_was_typed_twice() {
-    let qkey = Qkey::new();
-    let mut session = start(&qkey, &["generate", "--encrypt", "new.pem"]);
-    session.answer("Enter a new passphrase for new.pem: ", "open sesame");
-    session.answer(
-        "Enter the new passphrase for new.pem again: ",
-        "open sesame",
-    );
-    let ended = session.end();
-    assert_eq!(ended.output.status.code(), Some(0));
-    assert_data_eq!(
-        ended.screen,
-        str![[r#"
-Enter a new passphrase for new.pem: 
-Enter the new passphrase for new.pem again: 
-
-"#]]
-        .raw()
-    );
-    prints(
-        &qkey,
-        "openssl pkey -in new.pem -passin pass:'open sesame' -noout",
-    );
-}
-
-#[test]
-fn no_key_is_made_when_the_two_differ() {
-    let qkey = Qkey::new();
-    let mut session = start(&qkey, &["generate", "--encrypt", "new.pem"]);
-    session.answer("Enter a new passphrase for new.pem: ", "open sesame");
-    session.answer(
-        "Enter the new passphrase for new.pem again: ",
-        "open barley",
-    );
-    assert_data_eq!(
-        transcript(&qkey, &session.end()),
-        str![[r#"
+==== generate --encrypt new.pem ["open sesame\n", "open barley\n"]
 --- exit 3
 error: Passphrases do not match.
 hint: run the command again
 --- terminal (typing is shown)
 Enter a new passphrase for new.pem: 
 Enter the new passphrase for new.pem again: 
+==== generate --encrypt new.pem ["open sesame\n", "\u{3}"]
+--- exit 130
+error: interrupted while waiting for the passphrase of new.pem
+--- terminal (typing is shown)
+Enter a new passphrase for new.pem: 
+Enter the new passphrase for new.pem again: 
 
-"#]]
-        .raw()
-    );
-    assert!(!qkey.path("new.pem").exists());
+"#]].raw());
+}
+
+/// With a terminal for stdin, stdout, and stderr, too.
+#[test]
+fn output_after_a_prompt_begins_a_line() {
+    let qkey = with_locked_key();
+    let told = ["open sesame\n", "\u{3}", "\u{4}"].map(|typed| {
+        let args = ["--color=never", "sign", "--key=locked.pem", "lock-2026"];
+        let mut session = start_interactively(&qkey, &args);
+        session.wait_for(PROMPT);
+        session.type_in(typed);
+        format!("==== {typed:?}\n{}", transcript(&qkey, &session.end()))
+    });
+    assert_data_eq!(told.concat(), str![[r#"
+==== "open sesame\n"
+--- terminal (typing is shown)
+Enter the passphrase of locked.pem: 
+MEUCIQDvRbRJfkXZQ0UqNn5jcqAMoNA2UFV+dEv9i8Vl8XFiZQIgT+4UqgLCDe5entD1bZd5YSo+b4UNZhJ/XVj+oxIHJdY=
+==== "\u{3}"
+--- exit 130
+--- terminal (typing is shown)
+Enter the passphrase of locked.pem: 
+error: interrupted while waiting for the passphrase of locked.pem
+==== "\u{4}"
+--- exit 3
+--- terminal (typing is shown)
+Enter the passphrase of locked.pem: 
+error: no passphrase entered for locked.pem
+hint: for unattended use, append ?passphrase-file=PATH (or passphrase-env=VAR, passphrase-fd=N, passphrase-command=COMMAND) to the key source
+
+"#]].raw());
 }
 
 #[test]
-fn no_key_is_made_when_the_second_prompt_is_interrupted() {
+fn prompt_is_on_the_terminal_whatever_stdin_and_stderr_are() {
+    let qkey = with_locked_key();
+    qkey.write("challenge", "lock-2026");
+    let terminal = Terminal::new();
+    let mut command = qkey.command_with_terminal(["sign", "--key", "locked.pem"]);
+    command.stdin(std::fs::File::open(qkey.path("challenge")).unwrap());
+    command.stderr(Stdio::null());
+    // It does not answer the prompt.
+    terminal.type_ahead("open barley\n");
+    let mut session = terminal.start(command);
+    session.answer(PROMPT, "open sesame");
+    let run = qkey.taken(&session.end().output);
+    let expected = prints(&qkey, "qkey sign --key alice.pem lock-2026");
+    assert_eq!(run.stdout, expected);
+}
+
+#[test]
+fn generate_encrypts_with_what_was_typed_twice() {
     let qkey = Qkey::new();
     let mut session = start(&qkey, &["generate", "--encrypt", "new.pem"]);
-    session.answer("Enter a new passphrase for new.pem: ", "open sesame");
-    session.wait_for("again: ");
-    session.type_in("\u{3}");
-    let ended = session.end();
-    assert_eq!(
-        (ended.output.status.code(), ended.echoes),
-        (Some(130), true)
-    );
-    assert!(!qkey.path("new.pem").exists());
+    session.answer(NEW, "open sesame");
+    session.answer(AGAIN, "open sesame");
+    assert_eq!(session.end().output.status.code(), Some(0));
+    let check = "openssl pkey -in new.pem -passin pass:'open sesame' -noout";
+    prints(&qkey, check);
 }
 
 #[test]
-fn a_replacement_asks_for_the_old_key_and_then_for_the_new_one() {
+fn sigterm_at_a_prompt_restores_the_terminal() {
+    let qkey = with_locked_key();
+    let mut session = start(&qkey, &["pubkey", "locked.pem", "--output", "json"]);
+    session.wait_for(PROMPT);
+    let pid = rustix::process::Pid::from_raw(session.id().cast_signed()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    assert_data_eq!(transcript(&qkey, &session.end()), str![[r#"
+--- exit 143
+{"error":{"kind":"terminated","message":"interrupted while waiting for the passphrase of locked.pem","causes":[],"hint":null,"exit_code":143}}
+--- terminal (typing is shown)
+Enter the passphrase of locked.pem: 
+
+"#]].raw());
+}
+
+#[test]
+fn replace_prompts_for_the_old_key_then_the_new_and_sends_nothing_if_interrupted() {
     let mock = Mock::new();
     let qkey = Qkey::with_mock(&mock);
-    lock(&qkey, "alice", "old.pem", "the old one");
-    lock(&qkey, "bob", "new.pem", "the new one");
-    mock.add_key("lock", "", &public_key_base64(&qkey.path("alice.pem")));
+    encrypt(&qkey, "alice.pem", "old.pem", "the old one");
+    encrypt(&qkey, "bob.pem", "new.pem", "the new one");
+    mock.add_key("lock", "", ALICE_PUBLIC);
     let args = [
         "replace",
-        "-k",
-        "lock",
-        "--old-key",
-        "old.pem",
-        "--new-key",
-        "new.pem",
+        "-k=lock",
+        "--old-key=old.pem",
+        "--new-key=new.pem",
     ];
     let mut session = start(&qkey, &args);
     session.answer("Enter the passphrase of old.pem: ", "the old one");
-    session.answer("Enter the passphrase of new.pem: ", "the new one");
-    assert_data_eq!(
-        transcript(&qkey, &session.end()),
-        str![[r#"
-Replaced key 1 ("lock").
-  was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
-  now SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s
---- terminal (typing is shown)
-Enter the passphrase of old.pem: 
-Enter the passphrase of new.pem: 
-
-"#]]
-        .raw()
-    );
-    assert_eq!(
-        mock.public_key("1"),
-        public_key_base64(&qkey.path("bob.pem"))
-    );
-}
-
-#[test]
-fn an_interrupted_prompt_sends_nothing() {
-    let mock = Mock::new();
-    let qkey = Qkey::with_mock(&mock);
-    lock(&qkey, "alice", "old.pem", "the old one");
-    mock.add_key("lock", "", &public_key_base64(&qkey.path("alice.pem")));
-    let args = [
-        "replace",
-        "-k",
-        "lock",
-        "--old-key",
-        "old.pem",
-        "--new-key",
-        "bob.pem",
-    ];
-    let mut session = start(&qkey, &args);
-    session.wait_for("Enter the passphrase of old.pem: ");
+    session.wait_for("Enter the passphrase of new.pem: ");
     session.type_in("\u{3}");
-    assert_data_eq!(
-        transcript(&qkey, &session.end()),
-        str![[r#"
---- exit 130
-error: interrupted while waiting for the passphrase of old.pem
---- terminal (typing is shown)
-Enter the passphrase of old.pem: 
-
-"#]]
-        .raw()
-    );
+    assert_eq!(session.end().output.status.code(), Some(130));
     assert_eq!(mock.count("fs_security_replace_key"), 0);
+    let mut session = start(&qkey, &args);
+    session.answer("Enter the passphrase of old.pem: ", "the old one");
+    session.answer("Enter the passphrase of new.pem: ", "the new one");
+    assert_eq!(session.end().output.status.code(), Some(0));
+    assert_eq!(mock.public_key("1"), BOB_PUBLIC);
 }
 
 #[test]
-fn nobody_is_asked_for_a_key_that_the_cluster_does_not_want() {
+fn no_prompt_for_a_key_that_does_not_match() {
     let mock = Mock::new();
     let qkey = Qkey::with_mock(&mock);
-    lock(&qkey, "bob", "locked.pem", "open sesame");
-    let key = mock.add_key("lock", "", &public_key_base64(&qkey.path("alice.pem")));
+    encrypt(&qkey, "bob.pem", "locked.pem", "open sesame");
+    let key = mock.add_key("lock", "", ALICE_PUBLIC);
     mock.set_snapshot_field(1, "lock_key", &key);
     qkey.configure(
         "[keys.bob]\nsource = \"../../locked.pem\"\n[keys.zoe]\nsource = \"../../alice.pem\"\n",
@@ -433,52 +268,34 @@ Unlocked snapshot 1 ("1_before_upgrade") with key 1 ("lock").
 }
 
 #[test]
-fn binary_output_is_not_sent_to_a_terminal() {
+fn binary_output_is_not_written_to_a_terminal() {
     let qkey = Qkey::new();
-    let mut text = String::new();
-    for args in [
-        &["pubkey", "alice.pem", "--format", "der"][..],
-        &["sign", "--key", "alice.pem", "x", "--format", "der"],
-        &["sign", "--key", "alice.pem", "x", "--format", "p1363"],
-        &["sign", "--key", "alice.pem", "x", "--format", "hex"],
-        &["pubkey", "alice.pem", "--format", "der", "--output", "json"],
-    ] {
-        let ended = start_interactively(&qkey, &[&["--color=never"], args].concat()).end();
-        text += &format!("$ qkey {}\n{}\n", args.join(" "), transcript(&qkey, &ended));
-    }
-    assert_data_eq!(text, str![[r#"
-$ qkey pubkey alice.pem --format der
+    assert_cases!(
+        str![[r#"
+==== pubkey alice.pem --format der
+==== sign --key alice.pem x --format der
+==== sign --key alice.pem x --format p1363
 --- exit 2
 --- terminal (typing is shown)
 error: refusing to write binary output to the terminal
 hint: redirect it with `> FILE`, or choose another --format
-
-$ qkey sign --key alice.pem x --format der
---- exit 2
---- terminal (typing is shown)
-error: refusing to write binary output to the terminal
-hint: redirect it with `> FILE`, or choose another --format
-
-$ qkey sign --key alice.pem x --format p1363
---- exit 2
---- terminal (typing is shown)
-error: refusing to write binary output to the terminal
-hint: redirect it with `> FILE`, or choose another --format
-
-$ qkey sign --key alice.pem x --format hex
+==== sign --key alice.pem x --format hex
 --- terminal (typing is shown)
 304402206a20d318204d225a6ebe18559eb629f596119787fb4624eaf3ea36107d95afa902202f3c39f37380ee5965c5c5059fc008369a49d74a08136df032d05244b65e75cc
-
-$ qkey pubkey alice.pem --format der --output json
+==== pubkey alice.pem --format der --output json
 --- terminal (typing is shown)
-{"public_key":"MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEgKmJRFWtWTEHhBTiC5rI1rbBJlXJqTNGHl4O+YRUke1drezNEidIVqu/UMnMs+81HL8VwIyyeeCwHkLLEK2aaQ==","fingerprint":"SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4","pem":"-----BEGIN PUBLIC KEY-----\nMFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEgKmJRFWtWTEHhBTiC5rI1rbBJlXJ\nqTNGHl4O+YRUke1drezNEidIVqu/UMnMs+81HL8VwIyyeeCwHkLLEK2aaQ==\n-----END PUBLIC KEY-----\n","openssh":"ecdsa-sha2-nistp256 AAAAE2VjZHNhLXNoYTItbmlzdHAyNTYAAAAIbmlzdHAyNTYAAABBBICpiURVrVkxB4QU4guayNa2wSZVyakzRh5eDvmEVJHtXa3szRInSFarv1DJzLPvNRy/FcCMsnngsB5CyxCtmmk="}
+{"public_key":"[ALICE]","fingerprint":"SHA256:[ALICE]","pem":"-----BEGIN PUBLIC KEY-----\nMFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEgKmJRFWtWTEHhBTiC5rI1rbBJlXJ\nqTNGHl4O+YRUke1drezNEidIVqu/UMnMs+81HL8VwIyyeeCwHkLLEK2aaQ==\n-----END PUBLIC KEY-----\n","openssh":"ecdsa-sha2-nistp256 AAAAE2VjZHNhLXNoYTItbmlzdHAyNTYAAAAIbmlzdHAyNTYAAABBBICpiURVrVkxB4QU4guayNa2wSZVyakzRh5eDvmEVJHtXa3szRInSFarv1DJzLPvNRy/FcCMsnngsB5CyxCtmmk="}
 
-
-"#]].raw());
+"#]],
+        |line| {
+            let args: Vec<&str> = "--color=never".split(' ').chain(line.split(' ')).collect();
+            transcript(&qkey, &start_interactively(&qkey, &args).end())
+        }
+    );
 }
 
 #[test]
-fn an_error_is_colored_on_a_terminal_alone_and_only_when_colors_are_wanted() {
+fn errors_are_colored_on_a_terminal_unless_turned_off() {
     let qkey = Qkey::new();
     let mut text = String::new();
     for (variables, args) in [
@@ -491,6 +308,7 @@ fn an_error_is_colored_on_a_terminal_alone_and_only_when_colors_are_wanted() {
         (&[("TERM", "dumb")], &[]),
         (&[("CLICOLOR", "0")], &[]),
     ] {
+        let mut shown = Vec::new();
         for on_terminal in [true, false] {
             let terminal = Terminal::new();
             let mut command = qkey.command_with_terminal([&["pubkey", "none.pem"], args].concat());
@@ -499,39 +317,27 @@ fn an_error_is_colored_on_a_terminal_alone_and_only_when_colors_are_wanted() {
                 command.stderr(terminal.stream());
             }
             let ended = terminal.start(command).end();
-            let shown = format!(
-                "{}{}",
-                ended.screen,
-                String::from_utf8_lossy(&ended.output.stderr)
-            );
-            let color = if shown.contains('\u{1b}') {
-                "colors"
-            } else {
-                "plain"
-            };
-            let place = if on_terminal { "terminal" } else { "pipe" };
-            text += &format!("{variables:?} {args:?} on a {place}: {color}\n");
+            let stderr = String::from_utf8_lossy(&ended.output.stderr);
+            let colored = ended.screen.contains('\u{1b}') || stderr.contains('\u{1b}');
+            let color = if colored { "colors" } else { "plain" };
+            shown.push(color);
         }
+        text += &format!(
+            "{variables:?} {args:?}: terminal {}, pipe {}\n",
+            shown[0], shown[1]
+        );
     }
     assert_data_eq!(
         text,
         str![[r#"
-[] [] on a terminal: colors
-[] [] on a pipe: plain
-[] ["--color=never"] on a terminal: plain
-[] ["--color=never"] on a pipe: plain
-[] ["--color=always"] on a terminal: colors
-[] ["--color=always"] on a pipe: colors
-[("NO_COLOR", "1")] [] on a terminal: plain
-[("NO_COLOR", "1")] [] on a pipe: plain
-[("NO_COLOR", "1")] ["--color=always"] on a terminal: colors
-[("NO_COLOR", "1")] ["--color=always"] on a pipe: colors
-[("QKEY_COLOR", "never")] [] on a terminal: plain
-[("QKEY_COLOR", "never")] [] on a pipe: plain
-[("TERM", "dumb")] [] on a terminal: plain
-[("TERM", "dumb")] [] on a pipe: plain
-[("CLICOLOR", "0")] [] on a terminal: plain
-[("CLICOLOR", "0")] [] on a pipe: plain
+[] []: terminal colors, pipe plain
+[] ["--color=never"]: terminal plain, pipe plain
+[] ["--color=always"]: terminal colors, pipe colors
+[("NO_COLOR", "1")] []: terminal plain, pipe plain
+[("NO_COLOR", "1")] ["--color=always"]: terminal colors, pipe colors
+[("QKEY_COLOR", "never")] []: terminal plain, pipe plain
+[("TERM", "dumb")] []: terminal plain, pipe plain
+[("CLICOLOR", "0")] []: terminal plain, pipe plain
 
 "#]]
         .raw()
@@ -539,7 +345,7 @@ fn an_error_is_colored_on_a_terminal_alone_and_only_when_colors_are_wanted() {
 }
 
 #[test]
-fn what_is_colored_are_the_words_in_front() {
+fn only_labels_are_colored() {
     let qkey = Qkey::new();
     let terminal = Terminal::new();
     let mut command = qkey.command_with_terminal(["sign", "--key", "none.pem", "x\n", "-vv"]);
@@ -572,16 +378,6 @@ fn json_is_never_colored() {
     );
 }
 
-#[test]
-fn the_prompt_goes_to_the_terminal_when_stderr_is_closed() {
-    let qkey = with_locked_key();
-    let mut command = qkey.command_with_terminal(["pubkey", "locked.pem", "--format", "base64"]);
-    command.stderr(Stdio::null());
-    let mut session = Terminal::new().start(command);
-    session.answer(PROMPT, "open sesame");
-    assert_eq!(session.end().output.status.code(), Some(0));
-}
-
 /// `qkey` as a job of a shell on the terminal, so that it can be stopped.
 fn start_as_job(qkey: &Qkey, line: &str) -> Session {
     let line = format!("exec bash -c 'set -m; {line}; echo \"ended with $?\"'");
@@ -593,7 +389,7 @@ fn start_as_job(qkey: &Qkey, line: &str) -> Session {
 }
 
 #[test]
-fn neither_ctrl_backslash_nor_ctrl_z_leaves_a_terminal_that_hides_what_is_typed() {
+fn ctrl_backslash_and_ctrl_z_do_not_end_a_prompt() {
     let qkey = with_locked_key();
     let mut text = String::new();
     for (key, typed) in [("Ctrl-\\", "\u{1c}"), ("Ctrl-Z", "\u{1a}")] {
@@ -623,7 +419,7 @@ Enter the passphrase of locked.pem:
 }
 
 #[test]
-fn the_words_of_others_do_not_steer_the_terminal() {
+fn foreign_text_does_not_control_the_terminal() {
     let mock = Mock::new();
     let qkey = Qkey::with_mock(&mock);
     mock.fault(

@@ -5,12 +5,12 @@ use std::process::Stdio;
 use crate::support::{
     mock::Mock,
     qkey::{ALICE_PUBLIC, Qkey},
-    shell::{self, prints, transcript},
+    session::assert_session,
+    shell::{self, prints},
 };
 use snapbox::{IntoData, assert_data_eq, str};
 
-const COMMANDS: [&str; 16] = [
-    "",
+const COMMANDS: [&str; 15] = [
     "add",
     "replace",
     "unlock",
@@ -52,31 +52,6 @@ fn help_shows_own_options_and_examples_first() {
     assert_data_eq!(
         text,
         str![[r#"
-$ qkey  --help
-Manage Qumulo lock keys: add, replace, lock, unlock, prove
-
-Usage: qkey <COMMAND>
-
-Commands:
-  add       Store the public half of a key in the cluster's key store
-  replace   Replace a stored key; both the old and the new private key sign
-  unlock    Unlock snapshots
-  lock      Lock a snapshot with a stored key
-  keys      Show the cluster's key store
-  generate  Generate a private key; never overwrites one
-  pubkey    Print the public half of a key
-  sign      Sign a challenge without a cluster
-  verify    Verify a signature over a challenge without a cluster
-  config    Show the settings in force, or create a configuration file
-  help      Show help for a command or topic
-
-Options:
-  -h, --help
-          Print help (see a summary with '-h')
-
-  -V, --version
-          Print version
-
 $ qkey add --help
 Store the public half of a key in the cluster's key store
 
@@ -370,6 +345,8 @@ Examples:
 fn overview_fits_in_25_lines() {
     let overview = help("", "-h");
     assert!(overview.lines().count() < 25, "{overview}");
+    let (before_options, _) = overview.split_once("Options:").unwrap();
+    assert!(help("", "--help").starts_with(before_options));
     assert_data_eq!(
         overview,
         str![[r#"
@@ -410,9 +387,6 @@ fn global_options_take_one_line_each_and_cluster_options_need_a_cluster() {
     let (_, without_cluster) = without_cluster.split_once("Global options:").unwrap();
     for command in COMMANDS {
         for flag in ["-h", "--help"] {
-            if command.is_empty() && flag == "-h" {
-                continue;
-            }
             let help = help(command, flag);
             match command {
                 "generate" | "pubkey" | "sign" | "verify" | "config init" => {
@@ -449,21 +423,7 @@ Global options:
 "#]]
         .raw()
     );
-    assert_data_eq!(
-        without_cluster,
-        str![[r#"
-
-      --timeout <SECONDS>  Time limit for each call to a cluster or signer [default: 30]
-      --output <FORMAT>    Output format: text, json [default: text]
-      --color <WHEN>       When to use color: auto, always, never [default: auto]
-      --no-input           Never prompt
-      --config <FILE>      Configuration file [default: ~/.config/qkey/config.toml]
-  -v, --verbose...         Show each step; -vv also shows the programs run
-  -q, --quiet              Hide warnings and progress
-
-"#]]
-        .raw()
-    );
+    assert!(with_cluster.ends_with(without_cluster), "{without_cluster}");
 }
 
 #[test]
@@ -472,16 +432,8 @@ fn help_topics_and_commands_are_printed() {
     assert_eq!(help("keys", "help usage"), help("keys usage", "--help"));
     assert_eq!(help("help", ""), help("", "--help"));
     let qkey = Qkey::new().env("COLUMNS", "100");
-    assert_data_eq!(
-        transcript(
-            &qkey,
-            [
-                "qkey help exit-codes",
-                "qkey help environment",
-                "qkey help key-sources",
-                "qkey help sing",
-            ]
-        ),
+    assert_session!(
+        qkey,
         str![[r#"
 $ qkey help exit-codes
 Exit codes
@@ -504,7 +456,6 @@ With --output json, an error is an object on stderr:
   {"error": {"kind", "message", "causes", "hint", "exit_code"}}
 
 Rerunning a command is always safe: it first checks what has been done.
-
 $ qkey help environment
 Environment variables
 
@@ -538,7 +489,6 @@ Variables without a flag:
 
 A cluster named by --cluster ignores variables that describe another cluster, such
 as QKEY_HOST and QKEY_TOKEN.
-
 $ qkey help key-sources
 Key sources
 
@@ -570,7 +520,6 @@ To name a source, add it to the configuration file:
 
   [keys.lock-2026]
   source = "awskms:///alias/lock-2026?region=eu-west-1"
-
 $ qkey help sing
 --- exit 2
 error: unrecognized subcommand 'sing'
@@ -581,9 +530,7 @@ Usage: qkey <COMMAND>
 
 For more information, try '--help'.
 
-
 "#]]
-        .raw()
     );
 }
 
@@ -591,6 +538,10 @@ For more information, try '--help'.
 fn global_options_are_accepted_before_and_after_command() {
     let qkey = Qkey::new();
     let expected = prints(&qkey, "qkey --output json config show --timeout 5");
+    assert_eq!(
+        prints(&qkey, "qkey config"),
+        prints(&qkey, "qkey config show")
+    );
     for line in [
         "qkey --timeout 5 --output json config show",
         "qkey config --timeout=5 show --output=json",
@@ -616,60 +567,26 @@ fn missing_command_prints_overview_and_exits_2() {
         assert_eq!((run.code, &*run.stdout), (2, ""), "{line}");
         assert_eq!(run.stderr, prints(&qkey, "qkey -h"), "{line}");
     }
-    assert_data_eq!(
-        transcript(&qkey, ["qkey --output json", "qkey unlock --output json"]),
+    assert_session!(
+        qkey,
         str![[r#"
 $ qkey --output json
 --- exit 2
 {"error":{"kind":"usage","message":"'qkey' requires a subcommand but one was not provided [subcommands: add, replace, unlock, lock, keys, generate, pubkey, sign, verify, config, help]","causes":[],"hint":"see `qkey --help`","exit_code":2}}
-
 $ qkey unlock --output json
 --- exit 2
 {"error":{"kind":"usage","message":"the following required arguments were not provided: <--id <N>|--ids-from <FILE>>","causes":[],"hint":"see `qkey --help`","exit_code":2}}
 
-
-"#]].raw()
+"#]]
     );
 }
 
 #[test]
 fn misspelled_command_or_flag_suggests_nearest() {
-    // The table of settings shows the path of qq, so that must not depend on the checkout.
-    let qkey = Qkey::new().env("QKEY_QQ", "/opt/none/qq");
-    assert_data_eq!(
-        transcript(
-            &qkey,
-            [
-                "qkey ad",
-                "qkey unlok --id 1",
-                "qkey nonsense",
-                "qkey help",
-                "qkey keys lst",
-                "qkey config",
-                "qkey add --nmae x --key alice.pem",
-                "qkey add --name x",
-                "qkey unlock --id one",
-                "qkey unlock --id -1",
-                "qkey unlock",
-                "qkey replace -k 1 --new-key alice.pem --attempts 0",
-                "qkey generate new.pem --format jwk",
-                "qkey pubkey alice.pem bob.pem",
-                "qkey --hots x keys",
-                "qkey keys show",
-                "qkey keys show 1 --key-id 1",
-            ]
-        ),
+    let qkey = Qkey::new();
+    assert_session!(
+        qkey,
         str![[r#"
-$ qkey ad
---- exit 2
-error: unrecognized subcommand 'ad'
-
-  tip: a similar subcommand exists: 'add'
-
-Usage: qkey <COMMAND>
-
-For more information, try '--help'.
-
 $ qkey unlok --id 1
 --- exit 2
 error: unrecognized subcommand 'unlok'
@@ -679,170 +596,68 @@ error: unrecognized subcommand 'unlok'
 Usage: qkey <COMMAND>
 
 For more information, try '--help'.
-
 $ qkey nonsense
---- exit 2
+--- exit 2, hint as above
 error: unrecognized subcommand 'nonsense'
 
 Usage: qkey <COMMAND>
-
-For more information, try '--help'.
-
-$ qkey help
-Manage Qumulo lock keys: add, replace, lock, unlock, prove
-
-Usage: qkey <COMMAND>
-
-Commands:
-  add       Store the public half of a key in the cluster's key store
-  replace   Replace a stored key; both the old and the new private key sign
-  unlock    Unlock snapshots
-  lock      Lock a snapshot with a stored key
-  keys      Show the cluster's key store
-  generate  Generate a private key; never overwrites one
-  pubkey    Print the public half of a key
-  sign      Sign a challenge without a cluster
-  verify    Verify a signature over a challenge without a cluster
-  config    Show the settings in force, or create a configuration file
-  help      Show help for a command or topic
-
-Options:
-  -h, --help
-          Print help (see a summary with '-h')
-
-  -V, --version
-          Print version
-
-Cluster options:
-      --cluster <NAME>                Cluster name in the configuration file
-      --host <HOST>                   Host name or address [default: this cluster node]
-      --port <PORT>                   Port of the REST API [default: 8000]
-      --credentials-store <PATH>      Credentials file, as for `qq --credentials-store`
-      --ca-file <PEM>                 Trust only these CAs or this certificate (--via rest)
-      --tls-fingerprint <sha256:HEX>  Trust only this certificate (--via rest)
-      --insecure                      Trust any certificate, which exposes the token (--via rest)
-      --qq <PATH>                     Path of the qq program [default: qq, from PATH]
-      --via <TRANSPORT>               How to reach the cluster: qq, rest [default: qq]
-
-Global options:
-      --timeout <SECONDS>  Time limit for each call to a cluster or signer [default: 30]
-      --output <FORMAT>    Output format: text, json [default: text]
-      --color <WHEN>       When to use color: auto, always, never [default: auto]
-      --no-input           Never prompt
-      --config <FILE>      Configuration file [default: ~/.config/qkey/config.toml]
-  -v, --verbose...         Show each step; -vv also shows the programs run
-  -q, --quiet              Hide warnings and progress
-
-See `qkey COMMAND --help` for a command, and `qkey help TOPIC` for these topics:
-exit-codes, environment, key-sources
-
 $ qkey keys lst
---- exit 2
+--- exit 2, hint as above
 error: unrecognized subcommand 'lst'
 
   tip: a similar subcommand exists: 'list'
 
 Usage: qkey keys [COMMAND]
-
-For more information, try '--help'.
-
-$ qkey config
-Configuration file: none
-
-SETTING            VALUE         FROM
-cluster            -             default
-host               -             default
-port               8000          default
-credentials-store  -             default
-token              -             default
-trust              system CAs    default
-qq                 [QQ]  environment, QKEY_QQ
-via                qq            default
-timeout            30            default
-output             text          default
-color              auto          default
-no-input           false         default
-
-No keys are configured.
-
 $ qkey add --nmae x --key alice.pem
---- exit 2
+--- exit 2, hint as above
 error: unexpected argument '--nmae' found
 
   tip: a similar argument exists: '--name'
 
 Usage: qkey add --name <NAME> --key <SOURCE>
-
-For more information, try '--help'.
-
 $ qkey add --name x
---- exit 2
+--- exit 2, hint as above
 error: the following required arguments were not provided:
   --key <SOURCE>
 
 Usage: qkey add --name <NAME> --key <SOURCE>
-
-For more information, try '--help'.
-
 $ qkey unlock --id one
---- exit 2
+--- exit 2, hint as above
 error: invalid value 'one' for '--id <N>': invalid digit found in string
-
-For more information, try '--help'.
-
 $ qkey unlock --id -1
---- exit 2
+--- exit 2, hint as above
 error: unexpected argument '-1' found
 
 Usage: qkey unlock [OPTIONS] <--id <N>|--ids-from <FILE>>
-
-For more information, try '--help'.
-
 $ qkey unlock
---- exit 2
+--- exit 2, hint as above
 error: the following required arguments were not provided:
   <--id <N>|--ids-from <FILE>>
 
 Usage: qkey unlock <--id <N>|--ids-from <FILE>>
-
-For more information, try '--help'.
-
 $ qkey replace -k 1 --new-key alice.pem --attempts 0
---- exit 2
+--- exit 2, hint as above
 error: invalid value '0' for '--attempts <N>': 0 is not in 1..=4294967295
-
-For more information, try '--help'.
-
 $ qkey generate new.pem --format jwk
---- exit 2
+--- exit 2, hint as above
 error: invalid value 'jwk' for '--format <FORMAT>'
   [possible values: pkcs8, sec1, openssh]
-
-For more information, try '--help'.
-
 $ qkey pubkey alice.pem bob.pem
---- exit 2
+--- exit 2, hint as above
 error: unexpected argument 'bob.pem' found
 
 Usage: qkey pubkey [OPTIONS] <SOURCE>
-
-For more information, try '--help'.
-
 $ qkey --hots x keys
---- exit 2
+--- exit 2, hint as above
 error: unexpected argument '--hots' found
 
   tip: a similar argument exists: '--host'
 
 Usage: qkey <COMMAND>
-
-For more information, try '--help'.
-
 $ qkey keys show
 --- exit 2
 error: specify a key id or name
 hint: `qkey keys list` shows them
-
 $ qkey keys show 1 --key-id 1
 --- exit 2
 error: the argument '[ID-OR-NAME]' cannot be used with '--key-id <ID-OR-NAME>'
@@ -851,9 +666,7 @@ Usage: qkey keys show [OPTIONS] <ID-OR-NAME>
 
 For more information, try '--help'.
 
-
 "#]]
-        .raw()
     );
 }
 
@@ -862,43 +675,19 @@ fn usage_error_is_json_object_with_output_json() {
     // No test may find a qq of whoever runs it.
     let mock = Mock::new();
     let qkey = Qkey::with_mock(&mock);
-    assert_data_eq!(
-        transcript(
-            &qkey,
-            [
-                "qkey ad --output json",
-                "qkey --output=json add --nmae x",
-                "QKEY_OUTPUT=json qkey add --name x",
-                "QKEY_OUTPUT=json qkey add --name x --output text",
-                "QKEY_OUTPUT=json qkey add --name x --output=text",
-                "QKEY_OUTPUT=text qkey add --name x --output json",
-                "qkey sign --key alice.pem x --format raw --output json",
-                "qkey keys show --output json",
-                "qkey --output json --version",
-            ]
-        ),
+    assert_session!(
+        qkey,
         str![[r#"
 $ qkey ad --output json
 --- exit 2
 {"error":{"kind":"usage","message":"unrecognized subcommand 'ad'","causes":[],"hint":"see `qkey --help`","exit_code":2}}
-
 $ qkey --output=json add --nmae x
 --- exit 2
 {"error":{"kind":"usage","message":"unexpected argument '--nmae' found","causes":[],"hint":"see `qkey --help`","exit_code":2}}
-
 $ QKEY_OUTPUT=json qkey add --name x
 --- exit 2
 {"error":{"kind":"usage","message":"the following required arguments were not provided: --key <SOURCE>","causes":[],"hint":"see `qkey --help`","exit_code":2}}
-
 $ QKEY_OUTPUT=json qkey add --name x --output text
---- exit 2
-error: the following required arguments were not provided:
-  --key <SOURCE>
-
-Usage: qkey add --name <NAME> --key <SOURCE>
-
-For more information, try '--help'.
-
 $ QKEY_OUTPUT=json qkey add --name x --output=text
 --- exit 2
 error: the following required arguments were not provided:
@@ -907,94 +696,52 @@ error: the following required arguments were not provided:
 Usage: qkey add --name <NAME> --key <SOURCE>
 
 For more information, try '--help'.
-
 $ QKEY_OUTPUT=text qkey add --name x --output json
 --- exit 2
 {"error":{"kind":"usage","message":"the following required arguments were not provided: --key <SOURCE>","causes":[],"hint":"see `qkey --help`","exit_code":2}}
-
 $ qkey sign --key alice.pem x --format raw --output json
 --- exit 2
 {"error":{"kind":"usage","message":"invalid value 'raw' for '--format <FORMAT>' [possible values: base64, der, hex, p1363]","causes":[],"hint":"see `qkey --help`","exit_code":2}}
-
 $ qkey keys show --output json
 --- exit 2
 {"error":{"kind":"usage","message":"specify a key id or name","causes":[],"hint":"`qkey keys list` shows them","exit_code":2}}
-
+$ qkey verify --output json
+--- exit 2
+{"error":{"kind":"usage","message":"the following required arguments were not provided: --signature <SIGNATURE> --public-key <PUBLIC-KEY>","causes":[],"hint":"see `qkey --help`","exit_code":2}}
 $ qkey --output json --version
-qkey 0.1.0
+qkey [VERSION]
 
-
-"#]].raw()
+"#]]
     );
 }
 
 #[test]
-fn json_usage_error_is_one_line() {
-    for line in [
-        "ad",
-        "add",
-        "sign --format raw",
-        "unlock --id x",
-        "verify",
-        "--nonsense",
-    ] {
-        let run = shell::run(&Qkey::new(), &format!("qkey {line} --output json"));
-        assert_eq!(run.code, 2);
-        let error: serde_json::Value = serde_json::from_str(&run.stderr).expect(&run.stderr);
-        assert_eq!(error["error"]["kind"], "usage");
-        assert_eq!(error["error"]["exit_code"], 2);
-        assert_eq!(run.stderr.matches('\n').count(), 1, "{}", run.stderr);
-    }
-}
-
-#[test]
 fn quiet_overrides_verbose() {
-    assert_data_eq!(
-        transcript(
-            &Qkey::new(),
-            [
-                "echo | qkey sign --key 'alice.pem' -vv > /dev/null",
-                "echo | qkey sign --key 'alice.pem' -q > /dev/null",
-                "echo | qkey sign --key 'alice.pem' -vvvq > /dev/null",
-                "echo | QKEY_QUIET=1 qkey sign --key alice.pem > /dev/null",
-                "echo | QKEY_QUIET=0 qkey sign --key alice.pem > /dev/null",
-                "QKEY_VERBOSE=many qkey pubkey alice.pem --format base64",
-                "QKEY_VERBOSE= qkey pubkey alice.pem --format base64",
-                "QKEY_NO_INPUT= qkey pubkey alice.pem --format base64",
-            ]
-        ),
+    assert_session!(
+        Qkey::new(),
         str![[r#"
 $ echo | qkey sign --key 'alice.pem' -vv > /dev/null
 --- exit 0
 warning: the trailing newline was signed too; the cluster will reject this (use `jq -j`)
-
 $ echo | qkey sign --key 'alice.pem' -q > /dev/null
-
 $ echo | qkey sign --key 'alice.pem' -vvvq > /dev/null
-
 $ echo | QKEY_QUIET=1 qkey sign --key alice.pem > /dev/null
-
+--- exit 0
 $ echo | QKEY_QUIET=0 qkey sign --key alice.pem > /dev/null
 --- exit 0
 warning: the trailing newline was signed too; the cluster will reject this (use `jq -j`)
-
 $ QKEY_VERBOSE=many qkey pubkey alice.pem --format base64
 --- exit 2
 error: invalid value 'many' for '--verbose...': invalid digit found in string
 
 For more information, try '--help'.
-
 $ QKEY_VERBOSE= qkey pubkey alice.pem --format base64
---- exit 2
+--- exit 2, hint as above
 error: invalid value '' for '--verbose...': cannot parse integer from empty string
-
-For more information, try '--help'.
-
 $ QKEY_NO_INPUT= qkey pubkey alice.pem --format base64
-MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEgKmJRFWtWTEHhBTiC5rI1rbBJlXJqTNGHl4O+YRUke1drezNEidIVqu/UMnMs+81HL8VwIyyeeCwHkLLEK2aaQ==
+[ALICE]
 
-
-"#]].raw()
+"#]]
     );
 }
 
@@ -1041,107 +788,32 @@ fn closed_pipe_is_not_an_error() {
 }
 
 #[test]
-fn full_stdout_is_an_error() {
-    assert_data_eq!(
-        transcript(
-            &Qkey::new(),
-            [
-                "qkey pubkey alice.pem > /dev/full",
-                "qkey pubkey alice.pem --format der > /dev/full",
-                "qkey sign --key alice.pem x --output json > /dev/full",
-                "qkey config show > /dev/full",
-                "qkey config init --file - > /dev/full",
-                "qkey pubkey alice.pem >&-",
-            ]
-        ),
-        str![[r#"
-$ qkey pubkey alice.pem > /dev/full
---- exit 1
-error: the result cannot be written to stdout
-  caused by: No space left on device (os error 28)
-hint: nothing was changed; redirect the output elsewhere and rerun
-
-$ qkey pubkey alice.pem --format der > /dev/full
---- exit 1
-error: the result cannot be written to stdout
-  caused by: No space left on device (os error 28)
-hint: nothing was changed; redirect the output elsewhere and rerun
-
-$ qkey sign --key alice.pem x --output json > /dev/full
---- exit 1
-{"error":{"kind":"internal","message":"the result cannot be written to stdout","causes":["No space left on device (os error 28)"],"hint":"nothing was changed; redirect the output elsewhere and rerun","exit_code":1}}
-
-$ qkey config show > /dev/full
---- exit 1
-error: the result cannot be written to stdout
-  caused by: No space left on device (os error 28)
-hint: nothing was changed; redirect the output elsewhere and rerun
-
-$ qkey config init --file - > /dev/full
---- exit 1
-error: the result cannot be written to stdout
-  caused by: No space left on device (os error 28)
-hint: nothing was changed; redirect the output elsewhere and rerun
-
-$ qkey pubkey alice.pem >&-
-
-
-"#]].raw()
-    );
-}
-
-#[test]
-fn full_stdout_still_reports_what_was_done() {
+fn full_stdout_is_an_error_that_says_what_was_done() {
     let mock = Mock::with_four_locked(ALICE_PUBLIC);
-    assert_data_eq!(
-        transcript(
-            &Qkey::with_mock(&mock),
-            [
-                "qkey add --name new --key bob.pem > /dev/full",
-                "qkey add --name new --key bob.pem > /dev/full",
-                "qkey unlock --id 1 --key alice.pem --dry-run > /dev/full",
-                "qkey unlock --id 1 --key alice.pem > /dev/full",
-                "qkey unlock --id 2 --id 3 --jobs 1 --key alice.pem > /dev/full",
-                "qkey unlock --id 4 --id 99 --jobs 1 --key alice.pem > /dev/full",
-                "qkey lock --id 1 --lock-key lock --output json > /dev/full",
-                "qkey replace -k lock --old-key alice.pem --new-key carol.pem > /dev/full",
-                "qkey config init > /dev/full",
-                "qkey keys > /dev/full",
-                "qkey --version > /dev/full",
-                "qkey --help --output json > /dev/full",
-            ]
-        ),
+    assert_session!(
+        Qkey::with_mock(&mock),
         str![[r#"
 $ qkey add --name new --key bob.pem > /dev/full
 --- exit 1
-error: Stored key 2 ("new") in the key store, SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s, but the result cannot be written to stdout
+error: Stored key 2 ("new") in the key store, SHA256:[BOB], but the result cannot be written to stdout
   caused by: No space left on device (os error 28)
 hint: rerunning is safe: it reports what is already done
-
 $ qkey add --name new --key bob.pem > /dev/full
---- exit 1
-error: Already stored as key 2 ("new"), SHA256:Bigzvx05JkuLh8XqZqYLvjgVG8sWRtgDPZSXO2abn5s, but the result cannot be written to stdout
+--- exit 1, hint as above
+error: Already stored as key 2 ("new"), SHA256:[BOB], but the result cannot be written to stdout
   caused by: No space left on device (os error 28)
-hint: rerunning is safe: it reports what is already done
-
 $ qkey unlock --id 1 --key alice.pem --dry-run > /dev/full
---- exit 1
+--- exit 1, hint as above
 error: Dry run: key 1 ("lock") can unlock snapshot 1 ("1_before_upgrade"); signature verified, nothing sent, challenge: "Unlock snapshot 1 locked with key 1, expiration \"\"", but the result cannot be written to stdout
   caused by: No space left on device (os error 28)
-hint: rerunning is safe: it reports what is already done
-
 $ qkey unlock --id 1 --key alice.pem > /dev/full
---- exit 1
+--- exit 1, hint as above
 error: Unlocked snapshot 1 ("1_before_upgrade") with key 1 ("lock"), but the result cannot be written to stdout
   caused by: No space left on device (os error 28)
-hint: rerunning is safe: it reports what is already done
-
 $ qkey unlock --id 2 --id 3 --jobs 1 --key alice.pem > /dev/full
---- exit 1
+--- exit 1, hint as above
 error: Unlocked 2, already unlocked 0, failed 0, but the result cannot be written to stdout
   caused by: No space left on device (os error 28)
-hint: rerunning is safe: it reports what is already done
-
 $ qkey unlock --id 4 --id 99 --jobs 1 --key alice.pem > /dev/full
 --- exit 9
 error: snapshot 99 does not exist on cluster:8000
@@ -1152,41 +824,36 @@ error: Unlocked 1, already unlocked 0, failed 1, but the result cannot be writte
 hint: rerunning is safe: it reports what is already done
 error: 1 of 2 snapshots failed
 hint: see the errors above; rerunning is safe: what is already unlocked is left alone
-
 $ qkey lock --id 1 --lock-key lock --output json > /dev/full
 --- exit 1
 {"error":{"kind":"internal","message":"Locked snapshot 1 (\"1_before_upgrade\") with key 1 (\"lock\"), but the result cannot be written to stdout","causes":["No space left on device (os error 28)"],"hint":"rerunning is safe: it reports what is already done","exit_code":1}}
-
 $ qkey replace -k lock --old-key alice.pem --new-key carol.pem > /dev/full
---- exit 1
-error: Replaced key 1 ("lock"), was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4, now SHA256:JSkAIR0avXSXaOU9Y5LHbqSNYBdGNuIp6RwKJix49NQ, but the result cannot be written to stdout
+--- exit 1, hint as above
+error: Replaced key 1 ("lock"), was SHA256:[ALICE], now SHA256:[CAROL], but the result cannot be written to stdout
   caused by: No space left on device (os error 28)
-hint: rerunning is safe: it reports what is already done
-
 $ qkey config init > /dev/full
 --- exit 1
 error: Wrote [DIR]/.config/qkey/config.toml, a template with everything commented out; edit it next, but the result cannot be written to stdout
   caused by: No space left on device (os error 28)
 hint: the file is complete; there is nothing left to do
-
+$ qkey pubkey alice.pem > /dev/full
+$ qkey pubkey alice.pem --format der > /dev/full
+$ qkey config show > /dev/full
+$ qkey config init --file - > /dev/full
 $ qkey keys > /dev/full
---- exit 1
-error: the result cannot be written to stdout
-  caused by: No space left on device (os error 28)
-hint: nothing was changed; redirect the output elsewhere and rerun
-
 $ qkey --version > /dev/full
 --- exit 1
 error: the result cannot be written to stdout
   caused by: No space left on device (os error 28)
 hint: nothing was changed; redirect the output elsewhere and rerun
-
 $ qkey --help --output json > /dev/full
+$ qkey sign --key alice.pem x --output json > /dev/full
 --- exit 1
 {"error":{"kind":"internal","message":"the result cannot be written to stdout","causes":["No space left on device (os error 28)"],"hint":"nothing was changed; redirect the output elsewhere and rerun","exit_code":1}}
+$ qkey pubkey alice.pem >&-
+--- exit 0
 
-
-"#]].raw()
+"#]]
     );
 }
 

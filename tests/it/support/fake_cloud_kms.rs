@@ -54,8 +54,6 @@ pub enum Fault {
     Error(u16, &'static str, &'static str),
     /// These members over those of the answer.
     Members(Value),
-    /// A version is still being made for so many calls.
-    Pending(usize),
 }
 
 /// One call as it came in.
@@ -138,11 +136,6 @@ fn serve(state: &mut State, request: &Request) -> Reply {
         match fault {
             Fault::Error(status, code, message) => return error(*status, code, message),
             Fault::Members(members) => changes = members.clone(),
-            Fault::Pending(0) => {}
-            Fault::Pending(times) => {
-                *times -= 1;
-                return not_enabled(name, "PENDING_GENERATION");
-            }
         }
     }
     let answer = if let Some(name) = name.strip_suffix("/publicKey") {

@@ -46,8 +46,6 @@ struct State {
 pub enum Fault {
     /// An error code and its message.
     Error(&'static str, &'static str),
-    /// This instead of JSON.
-    Body(String),
     Hang,
 }
 
@@ -142,7 +140,6 @@ fn serve(state: &Mutex<State>, request: &Request) -> Reply {
         *times -= 1;
         return match fault {
             Fault::Error(code, message) => error(code, message),
-            Fault::Body(body) => Reply::Json(200, body.clone()),
             Fault::Hang => Reply::Hang,
         };
     }

@@ -65,6 +65,19 @@ pub fn assert_replaces_and_unlocks(mock: &Mock, qkey: &Qkey, source: &str) {
     assert_eq!(mock.lock_key(7), None);
 }
 
+/// Encrypts a key file under a passphrase, into another file.
+pub fn encrypt(qkey: &Qkey, from: &str, to: &str, passphrase: &str) {
+    let pass = qkey.write("pass.tmp", passphrase);
+    prints(
+        qkey,
+        &format!(
+            "openssl pkcs8 -topk8 -v2 aes-256-cbc -in {from} -passout file:pass.tmp -out {to}
+             chmod 600 {to}"
+        ),
+    );
+    fs::remove_file(pass).expect("it was there");
+}
+
 /// `qkey` with a program of the test's own, `bin/NAME`, before all others on PATH.
 pub fn with_program(qkey: Qkey, name: &str, text: &str) -> Qkey {
     let bin = qkey.path("bin");

@@ -14,6 +14,7 @@ pub mod preload;
 pub mod proxy;
 pub mod qkey;
 pub mod rig;
+pub mod session;
 pub mod shell;
 pub mod snapshot;
 pub mod swtpm;

@@ -56,16 +56,6 @@ pub fn prints(qkey: &Qkey, line: &str) -> String {
     run.stdout
 }
 
-/// Runs command lines, and shows each with what came of it, for snapshots.
-pub fn transcript<'a>(qkey: &Qkey, lines: impl IntoIterator<Item = &'a str>) -> String {
-    let mut text = String::new();
-    for line in lines {
-        let run = run(qkey, line).transcript();
-        text.push_str(&format!("$ {line}\n{run}\n"));
-    }
-    text
-}
-
 /// The text with the table of key sources cut short: there are more of them with every release.
 pub fn without_table(text: &str) -> String {
     let mark = "a key source is one of: ";
