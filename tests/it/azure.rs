@@ -34,7 +34,7 @@ fn generate_looks_first_and_requests_a_p256_signing_key() {
     assert_eq!(made.json()["source"], json!(with_version));
     assert_data_eq!(vault.calls().join("\n"), str![[r#"
 GET made.vault.azure.net /keys/new/ 
-POST made.vault.azure.net /keys/new/create {"kty": "EC", "attributes": {"enabled": true}, "key_ops": ["sign", "verify"], "crv": "P-256"}
+POST made.vault.azure.net /keys/new/create {"kty": "EC", "attributes": {"enabled": true}, "keyOps": ["sign", "verify"], "crv": "P-256"}
 "#]].raw());
 }
 
@@ -274,15 +274,19 @@ error: cannot use azurekms://v/k
   caused by: it is disabled
 hint: enable it: `az keyvault key set-attributes --vault-name=v --name=k --enabled true`
 ==== for encryption
-==== for nothing
 --- exit 3
 error: cannot use azurekms://v/k
-  caused by: `az` answered with something other than JSON with a signature: {"key":{"kid":"https://v.vault.azure.net/keys/k/1","kty":"EC-HSM","crv":"P-256","x":"OIU028PmcXIypVonr+7grS94GTjKdWfDqV8…
-hint: the server may not be Azure Key Vault: check the vault's name and the proxy
-==== no point
+  caused by: its permitted operations are wrapKey, unwrapKey, but must include sign
+hint: permit it: `az keyvault key set-attributes --vault-name=v --name=k --ops sign verify`
+==== for nothing
 --- exit 3, hint as above
 error: cannot use azurekms://v/k
+  caused by: its permitted operations are none, but must include sign
+==== no point
+--- exit 3
+error: cannot use azurekms://v/k
   caused by: the public key is truncated or damaged
+hint: the server may not be Azure Key Vault: check the vault's name and the proxy
 ==== odd kid
 --- exit 3, hint as above
 error: cannot use azurekms://v/k
@@ -306,8 +310,8 @@ error: cannot use azurekms://v/k
                     show["attributes"] = json!({ "enabled": false });
                     show
                 }
-                "for encryption" => bob(json!({ "key_ops": ["wrapKey", "unwrapKey"] })),
-                "for nothing" => bob(json!({ "key_ops": [] })),
+                "for encryption" => bob(json!({ "keyOps": ["wrapKey", "unwrapKey"] })),
+                "for nothing" => bob(json!({ "keyOps": [] })),
                 "no point" => bob(json!({ "x": "AAAA" })),
                 _ => bob(json!({ "kid": "https://elsewhere/keys/bob/1?x" })),
             };
@@ -323,24 +327,23 @@ fn signatures_are_p1363_in_either_base64_alphabet() {
     assert_cases!(
         str![[r#"
 ==== Base64
---- exit 3
-error: cannot use azurekms://v/k
-  caused by: `az` answered with something other than JSON with a signature: {"value":"1JTuKZNfE2KT5z7WjGpeadKo4VA2yZXo/Z4zpUvl/JK6IvRUarrUHlHMCNtIoA4RAauM08d7kxm/4R1N71KyGQ==","result":"1JTuKZNfE2…
-hint: the server may not be Azure Key Vault: check the vault's name and the proxy
 ==== Base64url
 MEYCIQDUlO4pk18TYpPnPtaMal5p0qjhUDbJlej9njOlS+X8kgIhALoi9FRqutQeUcwI20igDhEBq4zTx3uTGb/hHU3vUrIZ
 ==== cut short
---- exit 3, hint as above
+--- exit 3
 error: cannot use azurekms://v/k
-  caused by: `az` answered with something other than JSON with a signature: {"value":"1JTuKZNfE2KT5z7WjGpeadKo4VA2yZXo/Z4zpUvl/JK6IvRUarrUHlHMCNtIoA4RAauM08d7kxm/4R1N71Ky","result":"1JTuKZNfE2KT5z…
+  caused by: `az` answered with something other than a signature: 1JTuKZNfE2KT5z7WjGpeadKo4VA2yZXo/Z4zpUvl/JK6IvRUarrUHlHMCNtIoA4RAauM08d7kxm/4R1N71Ky
+hint: qkey expects Base64 of r and s, 32 bytes each
 ==== DER
---- exit 3, hint as above
+--- exit 3
 error: cannot use azurekms://v/k
-  caused by: `az` answered with something other than JSON with a signature: {"value":"MEYCIQDUlO4pk18TYpPnPtaMal5p0qjhUDbJlej9njOlS+X8kgIhALoi9FRqutQeUcwI20igDhEBq4zTx3uTGb/hHU3vUrIZ","result":"ME…
+  caused by: `az` answered with something other than a signature: MEYCIQDUlO4pk18TYpPnPtaMal5p0qjhUDbJlej9njOlS+X8kgIhALoi9FRqutQeUcwI20igDhEBq4zTx3uTGb/hHU3vUrIZ
+hint: qkey expects Base64 of r and s, 32 bytes each; this looks like Base64 of ASN.1 DER
 ==== no JSON
---- exit 3, hint as above
+--- exit 3
 error: cannot use azurekms://v/k
   caused by: `az` answered with something other than JSON with a signature: [31moops
+hint: the server may not be Azure Key Vault: check the vault's name and the proxy
 ==== no signature
 --- exit 3, hint as above
 error: cannot use azurekms://v/k
@@ -357,9 +360,7 @@ error: cannot use azurekms://v/k
             let reply = match case {
                 "no JSON" => "\u{1b}[31moops".to_owned(),
                 "no signature" => "null".to_owned(),
-                // Its name in an older az.
-                "Base64url" => json!({ "signature": value }).to_string(),
-                _ => json!({ "value": value, "result": value }).to_string(),
+                _ => json!({ "signature": value }).to_string(),
             };
             scripted(
                 &format!("[ $3 = sign ] || exec cat show\necho '{reply}'"),

@@ -536,63 +536,44 @@ fn init_creates_a_private_file_and_never_overwrites_one() {
     assert_session!(
         qkey,
         str![[r#"
-$ qkey pubkey relative --format base64
---- exit 3
-error: cannot read the key file relative
-  caused by: No such file or directory (os error 2)
-hint: check the path
-$ cd etc; qkey pubkey relative --format base64 --config qkey.toml
+$ umask 000; qkey config init
+Wrote [DIR]/.config/qkey/config.toml, a template with everything commented out; edit it next.
+$ stat -c '%a %n' .config/qkey .config/qkey/config.toml
+700 .config/qkey
+600 .config/qkey/config.toml
+$ qkey config init
 --- exit 2
-sh: 1: cd: can't cd to etc
-error: cannot read the configuration file qkey.toml
-  caused by: No such file or directory (os error 2)
-hint: `qkey config init` creates one
-$ qkey pubkey uri --format base64
---- exit 3
-error: cannot read the key file uri
-  caused by: No such file or directory (os error 2)
-hint: check the path
-$ qkey pubkey carol.pem --format base64
-[CAROL]
-$ qkey pubkey 'two words' --format base64
---- exit 3, hint as above
-error: cannot read the key file two words
-  caused by: No such file or directory (os error 2)
-$ qkey pubkey ./carol.pem --format base64
-[CAROL]
-$ qkey pubkey home --format base64
---- exit 3, hint as above
-error: cannot read the key file home
-  caused by: No such file or directory (os error 2)
-$ qkey pubkey with-passphrase --format base64
---- exit 3, hint as above
-error: cannot read the key file with-passphrase
-  caused by: No such file or directory (os error 2)
-$ qkey pubkey with-passphrase-at-home --format base64
---- exit 3, hint as above
-error: cannot read the key file with-passphrase-at-home
-  caused by: No such file or directory (os error 2)
-$ qkey pubkey stdin --format base64 <bob.pem
---- exit 3, hint as above
-error: cannot read the key file stdin
-  caused by: No such file or directory (os error 2)
-$ qkey pubkey relativ
---- exit 3, hint as above
-error: cannot read the key file relativ
-  caused by: No such file or directory (os error 2)
-$ qkey pubkey absolute
---- exit 3, hint as above
-error: cannot read the key file absolute
-  caused by: No such file or directory (os error 2)
-$ qkey pubkey missing
-$ qkey sign --key missing x
---- exit 3, hint as above
-error: cannot read the key file missing
-  caused by: No such file or directory (os error 2)
-$ qkey generate missing --output json | grep -o '"source":[^,]*'
-"source":"missing"
-$ test -f etc/missing.pem
---- exit 1
+error: cannot write the configuration file [DIR]/.config/qkey/config.toml
+  caused by: File exists (os error 17)
+hint: qkey never overwrites it; `qkey config init --file -` prints the template
+$ qkey config init --output json
+--- exit 2
+{"error":{"kind":"usage","message":"cannot write the configuration file [DIR]/.config/qkey/config.toml","causes":["File exists (os error 17)"],"hint":"qkey never overwrites it; `qkey config init --file -` prints the template","exit_code":2}}
+$ qkey config init --file sub/folder/other.toml --output json
+{"action":"config init","file":"sub/folder/other.toml"}
+$ qkey config init --config third.toml
+Wrote third.toml, a template with everything commented out; edit it next.
+$ QKEY_CONFIG=fourth.toml qkey config init
+Wrote fourth.toml, a template with everything commented out; edit it next.
+$ qkey config init --file alice.pem/config.toml
+--- exit 2, hint as above
+error: cannot write the configuration file alice.pem/config.toml
+  caused by: File exists (os error 17)
+$ ln -s nowhere dangling; qkey config init --file dangling
+--- exit 2, hint as above
+error: cannot write the configuration file dangling
+  caused by: File exists (os error 17)
+$ env -u HOME XDG_CONFIG_HOME=$PWD/xdg qkey config init
+Wrote [DIR]/xdg/qkey/config.toml, a template with everything commented out; edit it next.
+$ trap '' XFSZ; ulimit -f 0; qkey config init --file new.toml
+--- exit 2
+error: cannot write the configuration file new.toml
+  caused by: File too large (os error 27)
+hint: choose another path with --file PATH
+$ ls new.toml 2>/dev/null
+--- exit 2
+$ head -1 alice.pem
+-----BEGIN PRIVATE KEY-----
 
 "#]]
     );

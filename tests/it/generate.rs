@@ -100,20 +100,20 @@ fn openssl_and_ssh_keygen_read_every_format() {
         );
         let check = "set -e; qkey generate --format FORMAT 'NAME@'
              qkey pubkey --format openssh 'NAME@' > ours
-             ssh-keygen -y -P 'PASS' -f NAME | cut -d ' ' -f 1,2 | diff -w - ours
-             test -z 'PASS' || ! ssh-keygen -y -P 'not this one' -f NAME
+             ssh-keygen -y -P 'TYPED' -f NAME | cut -d ' ' -f 1,2 | diff -w - ours
+             test -z 'TYPED' || ! ssh-keygen -y -P 'not this one' -f NAME
              test FORMAT = openssh && exit
              qkey pubkey 'NAME@' > public.pem
-             openssl pkey -in NAME -passin pass:'PASS' -check -pubout | grep -v valid | cmp - public.pem
+             openssl pkey -in NAME -passin pass:'TYPED' -check -pubout | grep -v valid | cmp - public.pem
              printf challenge > challenge
-             openssl dgst -sha256 -sign NAME -passin pass:'PASS' -out signature challenge
+             openssl dgst -sha256 -sign NAME -passin pass:'TYPED' -out signature challenge
              qkey verify --key 'NAME@' --signature signature --file challenge
              qkey sign --key 'NAME@' --file challenge --format der > signature
              openssl dgst -sha256 -verify public.pem -signature signature challenge";
         let check = check.replace("FORMAT", format).replace("NAME", &name);
         prints(
             &qkey,
-            &check.replace('@', attribute).replace("PASS", passphrase),
+            &check.replace('@', attribute).replace("TYPED", passphrase),
         );
         let text = fs::read_to_string(qkey.path(&name)).unwrap();
         assert!(text.ends_with("-----\n") && text.lines().all(|line| line.len() <= 76));
@@ -128,8 +128,21 @@ fn openssl_and_ssh_keygen_read_every_format() {
         qkey,
         str![[r#"
 $ grep -hE 'BEGIN|Proc-Type' *-*.pem
+-----BEGIN OPENSSH PRIVATE KEY-----
+-----BEGIN OPENSSH PRIVATE KEY-----
+-----BEGIN PRIVATE KEY-----
+-----BEGIN ENCRYPTED PRIVATE KEY-----
+-----BEGIN EC PRIVATE KEY-----
+-----BEGIN EC PRIVATE KEY-----
+Proc-Type: 4,ENCRYPTED
 $ openssl asn1parse -in sec1-.pem | grep -o 'prime256v1'
+prime256v1
 $ openssl asn1parse -in pkcs8-PASSPHRASE.pem | grep -oE ':(PBES2|PBKDF2|hmac.*|aes.*)'
+:PBES2
+:PBKDF2
+:hmacWithSHA256
+:aes-256-cbc
+
 "#]]
     );
 }
