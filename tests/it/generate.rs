@@ -74,7 +74,7 @@ error: Generated private key full.pem, SHA256:[FINGERPRINT], but the result cann
 hint: the key is complete; `qkey pubkey full.pem` prints its public half
 
 "#]],
-        |text| redacted(&text)
+        redacted
     );
     let made = qkey.run(["generate", "shown.pem", "--output=json"]).json();
     let shown = prints(&qkey, "ssh-keygen -yf shown.pem | ssh-keygen -lf -");
@@ -229,7 +229,7 @@ error: cannot write a new key to `-` (stdin)
 hint: specify a path that does not exist yet
 
 "#]],
-        |text| redacted(&text)
+        redacted
     );
     assert_eq!(names(&qkey.path("")), INITIAL);
 }

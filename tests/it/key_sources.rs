@@ -47,7 +47,7 @@ $ qkey pubkey file:gpg:alice --format base64
 [ALICE]
 
 "#]],
-        |text| shell::without_table(&text)
+        shell::without_table
     );
 }
 
@@ -123,7 +123,7 @@ $ qkey pubkey 'alice.pem?format=pem'
 error: "alice.pem?format=…" is not a key source: unknown attribute "format"
 
 "#]],
-        |text| shell::without_table(&text)
+        shell::without_table
     );
 }
 
