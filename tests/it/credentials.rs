@@ -1,4 +1,4 @@
-//! Where `--via rest` finds the token, and where the token goes: to the named cluster alone.
+//! Where `--via rest` finds the token, and that the token goes to the named cluster alone.
 
 use std::{
     fs::{self, File},
@@ -8,20 +8,16 @@ use std::{
 
 use crate::support::{
     core::{Core, TOKEN},
-    qkey::{ALICE_PUBLIC, Qkey, Run, side_by_side},
-    shell::prints,
+    qkey::{Qkey, Run, send},
+    snapshot::{filtered, session, snapshot, table},
 };
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use serde_json::json;
-use snapbox::{IntoData, assert_data_eq, str};
+use snapbox::str;
 
-/// To the simulated Core, whose authority it trusts, without any credentials.
+/// To the simulated Core, whose CA it trusts, without credentials.
 fn without_credentials(core: &Core) -> Qkey {
-    Qkey::new()
-        .env("QKEY_VIA", "rest")
-        .env("QKEY_HOST", "127.0.0.1")
-        .env("QKEY_PORT", &core.port().to_string())
-        .env("QKEY_CA_FILE", core.ca_file().to_str().expect("UTF-8"))
+    Qkey::with_port(core.port()).env("QKEY_CA_FILE", core.ca_file())
 }
 
 /// What `qq login` writes.
@@ -41,72 +37,53 @@ fn logged_in(run: &Run) -> bool {
 }
 
 #[test]
-fn qq_credentials_for_the_cluster_are_used() {
+fn credentials_of_qq_are_used() {
     let core = Core::start();
     for (host, folder) in [
         ("127.0.0.1", ".config"),
         ("LocalHost", ".config"),
         ("127.0.0.1", "xdg"),
     ] {
-        let mut qkey = without_credentials(&core).env("QKEY_HOST", host);
+        let mut qkey = without_credentials(&core);
         if folder == "xdg" {
-            let path = qkey.path("xdg");
-            qkey = qkey.env("XDG_CONFIG_HOME", path.to_str().expect("UTF-8"));
+            let xdg = qkey.path("xdg");
+            qkey = qkey.env("XDG_CONFIG_HOME", xdg);
         }
-        assert!(!logged_in(&qkey.run(["keys"])));
-        // The older place is for all clusters, and comes second.
+        let keys = format!("keys --host={host}");
+        assert!(!logged_in(&qkey.line(&keys)));
+        // The older file is for all clusters, and the fallback.
         qkey.write(".qfsd_cred", stored("of-another-cluster"));
-        assert!(!logged_in(&qkey.run(["keys"])));
+        assert!(!logged_in(&qkey.line(&keys)));
         let store = store_of(&core, &host.to_lowercase());
         qkey.write(&format!("{folder}/{store}"), stored(TOKEN));
-        assert!(logged_in(&qkey.run(["keys"])), "{host} in {folder}");
+        assert!(logged_in(&qkey.line(&keys)), "{host} in {folder}");
     }
-}
-
-#[test]
-fn relative_xdg_config_home_is_ignored() {
-    let core = Core::start();
+    // A relative folder is ignored, and so is another cluster's file.
     let qkey = without_credentials(&core).env("XDG_CONFIG_HOME", "xdg");
-    let store = store_of(&core, "127.0.0.1");
+    let [store, other] = ["127.0.0.1", "localhost"].map(|host| store_of(&core, host));
     qkey.write(&format!("xdg/{store}"), stored("wrong"));
-    qkey.write(&format!(".config/{store}"), stored(TOKEN));
-    assert!(logged_in(&qkey.run(["keys"])));
-}
-
-#[test]
-fn legacy_credentials_file_is_the_fallback() {
-    let core = Core::start();
-    let qkey = without_credentials(&core);
+    qkey.write(&format!(".config/{other}"), stored("wrong"));
     qkey.write(".qfsd_cred", stored(TOKEN));
-    assert!(logged_in(&qkey.run(["keys"])));
-    // Another cluster's do not count.
-    qkey.write(
-        &format!(".config/{}", store_of(&core, "localhost")),
-        stored("wrong"),
-    );
     assert!(logged_in(&qkey.run(["keys"])));
 }
 
 #[test]
 fn missing_credentials_say_how_to_log_in() {
     let core = Core::start();
-    let qkey = without_credentials(&core);
-    assert_data_eq!(qkey.run(["keys"]).transcript(), str![[r#"
+    let lines = ["keys", "keys --credentials-store=nowhere.json"];
+    snapshot!(session(&without_credentials(&core), lines), str![[r#"
+$ qkey keys
 --- exit 6
 error: not logged in to 127.0.0.1:[PORT] (no credentials in [DIR]/.config/qumulo/credentials/127.0.0.1_[PORT] or [DIR]/.qfsd_cred)
   caused by: Error 401: http_unauthorized_error: Need to log in first to establish credentials.
 hint: log in first: `qq --host=127.0.0.1 --port=[PORT] login -u USER`, or provide a token in QKEY_TOKEN or QKEY_TOKEN_FILE
-
-"#]].raw());
-    // A credentials file that is named and not there is the same.
-    let named = ["keys", "--credentials-store", "nowhere.json"];
-    assert_data_eq!(qkey.run(named).transcript(), str![[r#"
+$ qkey keys --credentials-store=nowhere.json
 --- exit 6
 error: not logged in to 127.0.0.1:[PORT] (no credentials in nowhere.json)
   caused by: Error 401: http_unauthorized_error: Need to log in first to establish credentials.
 hint: log in first: `qq --host=127.0.0.1 --port=[PORT] --credentials-store=nowhere.json login -u USER`, or provide a token in QKEY_TOKEN or QKEY_TOKEN_FILE
 
-"#]].raw());
+"#]]);
     assert_eq!(core.count("list_keys"), 2);
 }
 
@@ -172,135 +149,111 @@ fn token_precedence() {
 
 #[test]
 fn config_show_names_the_token_source() {
-    let core = Core::start();
-    let show = ["config", "show"];
-    let line = |qkey: &Qkey| {
-        let run = qkey.run(show);
-        assert!(!format!("{run:?}").contains(TOKEN));
-        let text = run.stdout;
-        let lines = text.lines().filter(|line| {
-            ["credentials-store", "token", "via"].contains(&line.split(' ').next().unwrap())
-        });
-        lines
-            .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ") + "\n")
-            .collect::<String>()
-    };
-    let said = [
-        line(&without_credentials(&core)),
-        line(&without_credentials(&core).env("QKEY_TOKEN", TOKEN)),
-        line(&without_credentials(&core).env("QKEY_TOKEN_FILE", "/run/token")),
-    ];
-    assert_data_eq!(
-        said.join("----\n"),
-        str![[r#"
-credentials-store - default
-token - default
-via rest environment, QKEY_VIA
-----
-credentials-store - default
-token $QKEY_TOKEN environment, QKEY_TOKEN
-via rest environment, QKEY_VIA
-----
-credentials-store - default
-token /run/token environment, QKEY_TOKEN_FILE
-via rest environment, QKEY_VIA
+    let said = ["QKEY_NONE", "QKEY_TOKEN", "QKEY_TOKEN_FILE"].map(|variable| {
+        let run = Qkey::with_port(1).env(variable, TOKEN).line("config show");
+        let line = run.stdout.lines().find(|line| line.starts_with("token "));
+        let words: Vec<&str> = line.expect("a line").split_whitespace().collect();
+        format!("{variable}: {}\n", words.join(" "))
+    });
+    snapshot!(said.concat(), str![[r#"
+QKEY_NONE: token - default
+QKEY_TOKEN: token $QKEY_TOKEN environment, QKEY_TOKEN
+QKEY_TOKEN_FILE: token test-token environment, QKEY_TOKEN_FILE
 
-"#]]
-        .raw()
-    );
+"#]]);
+}
+
+/// What runs say, without the hint of all failed logins.
+fn without_hint(run: &Run) -> String {
+    let said = filtered(run);
+    let hint = said.find("hint: log in first: `qq --host=127.0.0.1 --port=[PORT]");
+    said[..hint.unwrap_or_else(|| panic!("{run:?}"))].to_owned()
 }
 
 #[test]
-fn token_file_has_one_line() {
+fn token_is_one_line() {
     let core = Core::start();
     let qkey = without_credentials(&core).env("QKEY_TOKEN_FILE", "token");
     for text in ["test-token", "test-token\n", "test-token\r\n"] {
         qkey.write("token", text);
         assert!(logged_in(&qkey.run(["keys"])), "{text:?}");
     }
-}
-
-#[test]
-fn invalid_token_is_refused_before_connecting() {
     let core = Core::start();
+    let qkey = without_credentials(&core).env("QKEY_TOKEN_FILE", "token");
     let long = "x".repeat((64 << 10) + 1);
-    let cases: [(&str, &[u8]); 7] = [
-        ("empty", b""),
-        ("a blank line", b"\n"),
-        ("two words", b"test-token x\n"),
-        ("two lines", b"test-token\nHost: elsewhere\n"),
-        ("not UTF-8", b"test-token\xff\n"),
-        ("too long", long.as_bytes()),
-        ("a control character", b"test-token\x1b[0m"),
+    let cases: [&[u8]; 6] = [
+        b"",
+        b"test-token x\n",
+        b"test-token\nHost: elsewhere\n",
+        b"test-token\xff\n",
+        b"test-token\x1b[0m",
+        long.as_bytes(),
     ];
     let mut said = String::new();
-    for (name, text) in cases {
-        let qkey = without_credentials(&core).env("QKEY_TOKEN_FILE", "token");
+    for text in cases {
         qkey.write("token", text);
-        let run = qkey.run(["keys", "-vv"]);
-        assert_eq!(run.code, 6, "{name}");
+        let run = qkey.line("keys -vv");
+        assert!(run.code == 6 && !run.stderr.contains(TOKEN), "{run:?}");
+        let start = &text[..text.len().min(40)];
+        said += &format!(
+            "==== {:?}\n{}",
+            start.escape_ascii().to_string(),
+            without_hint(&run)
+        );
+    }
+    for (variable, value) in [
+        ("QKEY_TOKEN_FILE", "nowhere"),
+        ("QKEY_TOKEN_FILE", "."),
+        ("QKEY_TOKEN_FILE", ""),
+        ("QKEY_TOKEN", ""),
+        ("QKEY_TOKEN", "test-token x"),
+    ] {
+        let run = without_credentials(&core)
+            .env(variable, value)
+            .line("keys -vv");
         assert!(!run.stderr.contains(TOKEN), "{run:?}");
-        said += &format!("==== {name}\n{}", run.stderr);
+        said += &format!("==== {variable}={value}\n{}", without_hint(&run));
     }
-    for (name, path) in [("not there", "nowhere"), ("a folder", "."), ("none", "")] {
-        let qkey = without_credentials(&core).env("QKEY_TOKEN_FILE", path);
-        let run = qkey.run(["keys"]);
-        assert_eq!(run.code, 6, "{name}");
-        said += &format!("==== {name}\n{}", run.stderr);
-    }
-    for token in ["", "test-token x", "test-token\n\n\nx"] {
-        let qkey = without_credentials(&core).env("QKEY_TOKEN", token);
-        let run = qkey.run(["keys", "-vv"]);
-        assert_eq!(run.code, 6, "{token:?}");
-        assert!(!run.stderr.contains(TOKEN), "{run:?}");
-        said += &format!("==== QKEY_TOKEN={token:?}\n{}", run.stderr);
-    }
-    assert_data_eq!(said, str![[r#"
-==== empty
+    snapshot!(said, str![[r#"
+==== ""
+--- exit 6
 error: token holds no token: it must be one line of visible ASCII without spaces
-hint: log in first: `qq --host=127.0.0.1 --port=[PORT] login -u USER`, or provide a token in QKEY_TOKEN or QKEY_TOKEN_FILE
-==== a blank line
+==== "test-token x\\n"
+--- exit 6
 error: token holds no token: it must be one line of visible ASCII without spaces
-hint: log in first: `qq --host=127.0.0.1 --port=[PORT] login -u USER`, or provide a token in QKEY_TOKEN or QKEY_TOKEN_FILE
-==== two words
+==== "test-token\\nHost: elsewhere\\n"
+--- exit 6
 error: token holds no token: it must be one line of visible ASCII without spaces
-hint: log in first: `qq --host=127.0.0.1 --port=[PORT] login -u USER`, or provide a token in QKEY_TOKEN or QKEY_TOKEN_FILE
-==== two lines
-error: token holds no token: it must be one line of visible ASCII without spaces
-hint: log in first: `qq --host=127.0.0.1 --port=[PORT] login -u USER`, or provide a token in QKEY_TOKEN or QKEY_TOKEN_FILE
-==== not UTF-8
+==== "test-token\\xff\\n"
+--- exit 6
 error: cannot read the credentials in token
   caused by: invalid utf-8 sequence of 1 bytes from index 10
-hint: log in first: `qq --host=127.0.0.1 --port=[PORT] login -u USER`, or provide a token in QKEY_TOKEN or QKEY_TOKEN_FILE
-==== too long
+==== "test-token\\x1b[0m"
+--- exit 6
+error: token holds no token: it must be one line of visible ASCII without spaces
+==== "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"
+--- exit 6
 error: cannot read the credentials in token
   caused by: longer than 65536 bytes
-hint: log in first: `qq --host=127.0.0.1 --port=[PORT] login -u USER`, or provide a token in QKEY_TOKEN or QKEY_TOKEN_FILE
-==== a control character
-error: token holds no token: it must be one line of visible ASCII without spaces
-hint: log in first: `qq --host=127.0.0.1 --port=[PORT] login -u USER`, or provide a token in QKEY_TOKEN or QKEY_TOKEN_FILE
-==== not there
+==== QKEY_TOKEN_FILE=nowhere
+--- exit 6
 error: cannot read the credentials in nowhere
   caused by: No such file or directory (os error 2)
-hint: log in first: `qq --host=127.0.0.1 --port=[PORT] login -u USER`, or provide a token in QKEY_TOKEN or QKEY_TOKEN_FILE
-==== a folder
+==== QKEY_TOKEN_FILE=.
+--- exit 6
 error: cannot read the credentials in .
   caused by: Is a directory (os error 21)
-hint: log in first: `qq --host=127.0.0.1 --port=[PORT] login -u USER`, or provide a token in QKEY_TOKEN or QKEY_TOKEN_FILE
-==== none
+==== QKEY_TOKEN_FILE=
+--- exit 6
 error: QKEY_TOKEN_FILE is empty
-hint: log in first: `qq --host=127.0.0.1 --port=[PORT] login -u USER`, or provide a token in QKEY_TOKEN or QKEY_TOKEN_FILE
-==== QKEY_TOKEN=""
+==== QKEY_TOKEN=
+--- exit 6
 error: QKEY_TOKEN holds no token: it must be one line of visible ASCII without spaces
-hint: log in first: `qq --host=127.0.0.1 --port=[PORT] login -u USER`, or provide a token in QKEY_TOKEN or QKEY_TOKEN_FILE
-==== QKEY_TOKEN="test-token x"
+==== QKEY_TOKEN=test-token x
+--- exit 6
 error: QKEY_TOKEN holds no token: it must be one line of visible ASCII without spaces
-hint: log in first: `qq --host=127.0.0.1 --port=[PORT] login -u USER`, or provide a token in QKEY_TOKEN or QKEY_TOKEN_FILE
-==== QKEY_TOKEN="test-token\n\n\nx"
-error: QKEY_TOKEN holds no token: it must be one line of visible ASCII without spaces
-hint: log in first: `qq --host=127.0.0.1 --port=[PORT] login -u USER`, or provide a token in QKEY_TOKEN or QKEY_TOKEN_FILE
 
-"#]].raw());
+"#]]);
     assert_eq!(core.connections(), 0);
 }
 
@@ -325,59 +278,53 @@ fn invalid_credentials_file_is_not_quoted() {
         ("a token of two lines", stored(&format!("{TOKEN}\r\nX: y"))),
         ("empty", String::new()),
     ];
+    let qkey = without_credentials(&core).env("QKEY_CREDENTIALS_STORE", "store.json");
     let mut said = String::new();
     for (name, text) in cases {
-        let qkey = without_credentials(&core).env("QKEY_CREDENTIALS_STORE", "store.json");
         qkey.write("store.json", text);
-        for output in ["text", "json"] {
-            let run = qkey.run(["keys", "-vv", "--output", output]);
-            assert_eq!(run.code, 6, "{name}: {run:?}");
+        let [text, json] = ["text", "json"].map(|output| {
+            let run = qkey.line(&format!("keys -vv --output={output}"));
             assert!(!format!("{run:?}").contains(TOKEN), "{run:?}");
-            if output == "text" {
-                said += &format!("==== {name}\n{}", run.stderr);
-            }
-        }
+            run
+        });
+        assert_eq!(json.code, 6, "{name}: {json:?}");
+        said += &format!("==== {name}\n{}", without_hint(&text));
     }
-    assert_data_eq!(said, str![[r#"
+    snapshot!(said, str![[r#"
 ==== not JSON
+--- exit 6
 error: [CREDENTIALS] is not a credentials file of qq: it must be the JSON with a bearer_token that `qq login` writes
-hint: log in first: `qq --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] login -u USER`, or provide a token in QKEY_TOKEN or QKEY_TOKEN_FILE
 ==== cut off
+--- exit 6
 error: [CREDENTIALS] is not a credentials file of qq: it must be the JSON with a bearer_token that `qq login` writes
-hint: log in first: `qq --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] login -u USER`, or provide a token in QKEY_TOKEN or QKEY_TOKEN_FILE
 ==== another version
+--- exit 6
 error: [CREDENTIALS] is not a credentials file of qq: its version is 2, not 1
-hint: log in first: `qq --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] login -u USER`, or provide a token in QKEY_TOKEN or QKEY_TOKEN_FILE
 ==== no version
+--- exit 6
 error: [CREDENTIALS] is not a credentials file of qq: it must be the JSON with a bearer_token that `qq login` writes
-hint: log in first: `qq --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] login -u USER`, or provide a token in QKEY_TOKEN or QKEY_TOKEN_FILE
 ==== no token
+--- exit 6
 error: [CREDENTIALS] is not a credentials file of qq: it must be the JSON with a bearer_token that `qq login` writes
-hint: log in first: `qq --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] login -u USER`, or provide a token in QKEY_TOKEN or QKEY_TOKEN_FILE
 ==== null
+--- exit 6
 error: [CREDENTIALS] is not a credentials file of qq: it must be the JSON with a bearer_token that `qq login` writes
-hint: log in first: `qq --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] login -u USER`, or provide a token in QKEY_TOKEN or QKEY_TOKEN_FILE
 ==== a list
+--- exit 6
 error: [CREDENTIALS] is not a credentials file of qq: it must be the JSON with a bearer_token that `qq login` writes
-hint: log in first: `qq --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] login -u USER`, or provide a token in QKEY_TOKEN or QKEY_TOKEN_FILE
 ==== an empty token
+--- exit 6
 error: [CREDENTIALS] holds no token: it must be one line of visible ASCII without spaces
-hint: log in first: `qq --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] login -u USER`, or provide a token in QKEY_TOKEN or QKEY_TOKEN_FILE
 ==== a token of two lines
+--- exit 6
 error: [CREDENTIALS] holds no token: it must be one line of visible ASCII without spaces
-hint: log in first: `qq --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] login -u USER`, or provide a token in QKEY_TOKEN or QKEY_TOKEN_FILE
 ==== empty
+--- exit 6
 error: [CREDENTIALS] is not a credentials file of qq: it must be the JSON with a bearer_token that `qq login` writes
-hint: log in first: `qq --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] login -u USER`, or provide a token in QKEY_TOKEN or QKEY_TOKEN_FILE
 
-"#]].raw());
+"#]]);
     assert_eq!(core.connections(), 0);
-}
-
-#[test]
-fn credentials_with_escapes_and_unknown_fields_parse() {
-    let core = Core::start();
-    let qkey = without_credentials(&core).env("QKEY_CREDENTIALS_STORE", "store.json");
+    // Escapes and unknown fields are fine.
     qkey.write(
         "store.json",
         "{\"user\": {\"id\": 500}, \"version\": 1, \"bearer_token\": \"test\\u002dtoken\"}\n",
@@ -399,13 +346,13 @@ fn unreadable_credentials_are_an_error() {
         command.uid(65534);
     }
     let run = qkey.taken(&command.output().expect("qkey runs"));
-    assert_data_eq!(run.transcript(), str![[r#"
+    snapshot!(filtered(&run), str![[r#"
 --- exit 6
 error: cannot read the credentials in store.json
   caused by: Permission denied (os error 13)
 hint: log in first: `qq --host=127.0.0.1 --port=[PORT] --credentials-store=store.json login -u USER`, or provide a token in QKEY_TOKEN or QKEY_TOKEN_FILE
 
-"#]].raw());
+"#]]);
     assert_eq!(core.connections(), 0);
 }
 
@@ -425,7 +372,7 @@ fn credentials_readable_by_others_warn() {
         );
         let run = qkey.run(["keys"]);
         assert!(logged_in(&run));
-        // The environment's file is named as [CREDENTIALS].
+        // The redacted run shows the variable's value as [CREDENTIALS].
         assert_eq!(run.stderr.replace("[CREDENTIALS]", name), expected);
         assert_eq!(qkey.run(["keys", "-q"]).stderr, "");
     }
@@ -448,7 +395,7 @@ fn ca_file_writable_by_others_warns() {
     );
 }
 
-/// Runs `qkey` on a FIFO that nobody writes.
+/// With a FIFO to which nothing writes.
 fn with_fifo(core: &Core, variable: &str) -> Qkey {
     let qkey = without_credentials(core).env(variable, "fifo");
     let made = Command::new("mkfifo").arg(qkey.path("fifo")).status();
@@ -459,142 +406,99 @@ fn with_fifo(core: &Core, variable: &str) -> Qkey {
 #[test]
 fn credentials_fifo_without_writer_times_out() {
     let core = Core::start();
-    let said = side_by_side(&["QKEY_TOKEN_FILE", "QKEY_CREDENTIALS_STORE"], |variable| {
-        let qkey = with_fifo(&core, variable);
-        qkey.run(["keys", "--timeout=1"]).transcript()
+    let said = table(["QKEY_TOKEN_FILE", "QKEY_CREDENTIALS_STORE"], |variable| {
+        without_hint(&with_fifo(&core, variable).line("keys --timeout=1"))
     });
-    assert_data_eq!(said, str![[r#"
+    snapshot!(said, str![[r#"
 ==== QKEY_TOKEN_FILE
 --- exit 6
 error: cannot read the credentials in fifo
   caused by: no end of input within 1 s
-hint: log in first: `qq --host=127.0.0.1 --port=[PORT] login -u USER`, or provide a token in QKEY_TOKEN or QKEY_TOKEN_FILE
 ==== QKEY_CREDENTIALS_STORE
 --- exit 6
 error: cannot read the credentials in [CREDENTIALS]
   caused by: no end of input within 1 s
-hint: log in first: `qq --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] login -u USER`, or provide a token in QKEY_TOKEN or QKEY_TOKEN_FILE
 
-"#]].raw());
+"#]]);
 }
 
 #[test]
 fn interrupt_while_reading_token_exits() {
     let core = Core::start();
     let qkey = with_fifo(&core, "QKEY_TOKEN_FILE");
-    let child = qkey.command(["keys"]).spawn().expect("qkey runs");
-    // Opening it waits for somebody who reads; then nothing is written.
+    let child = qkey.start("keys");
+    // Opening it waits for a reader; then nothing is written.
     let _writer = File::create(qkey.path("fifo")).expect("a FIFO");
-    let pid = Pid::from_raw(child.id().cast_signed()).expect("a process id");
-    kill_process(pid, Signal::INT).expect("qkey takes signals");
-    let run = qkey.taken(&child.wait_with_output().expect("qkey ends"));
-    assert_data_eq!(
-        run.transcript(),
-        str![[r#"
+    send(&child, Signal::INT);
+    let run = qkey.end(child);
+    snapshot!(filtered(&run), str![[r#"
 --- exit 130
 error: cannot read the credentials in fifo
   caused by: interrupted by a signal
 
-"#]]
-        .raw()
-    );
-}
-
-/// A key whose passphrase a program tells, which also writes down its environment.
-const NOSY: &str = "locked.pem?passphrase-command=./nosy";
-
-fn with_nosy_program(qkey: &Qkey) {
-    qkey.write_program("nosy", "#!/bin/sh\nenv >environment\necho passphrase\n");
-    qkey.write("passphrase", "passphrase\n");
-    prints(
-        qkey,
-        "openssl pkcs8 -topk8 -in alice.pem -passout file:passphrase -out locked.pem
-         chmod 600 locked.pem",
-    );
+"#]]);
 }
 
 #[test]
 fn token_is_withheld_from_programs() {
-    let core = Core::start();
-    let key = core.add_key(json!({ "name": "lock", "public_key": ALICE_PUBLIC }));
-    core.add_snapshot(json!({ "id": 7, "lock_key": key }));
-    for via in ["rest", "qq"] {
-        let qkey = without_credentials(&core)
-            .env("QKEY_TOKEN", TOKEN)
-            .env("QKEY_VIA", via);
-        with_nosy_program(&qkey);
-        let unlock = ["unlock", "--id", "7", "--key", NOSY, "--qq=./nosy"];
-        let sign = ["sign", "--key", NOSY, "challenge"];
-        let mut commands = vec![&sign[..]];
-        if via == "rest" {
-            commands.insert(0, &unlock[..]);
-        }
-        for command in commands {
-            let run = qkey.run(command);
-            assert_eq!(run.code, 0, "{run:?}");
-            let environment = fs::read_to_string(qkey.path("environment"));
-            let environment = environment.expect("the program was run");
-            assert!(environment.contains("QKEY_VIA="), "{environment}");
-            assert!(!environment.contains(TOKEN), "{via} {command:?}");
-            fs::remove_file(qkey.path("environment")).expect("it is there");
-        }
+    // It prints a passphrase, and stands in for `qq`.
+    const NOSY: &str = "#!/bin/sh\nenv >environment\ncat passphrase\n";
+    const KEY: &str = "locked.pem?passphrase-command=./nosy";
+    let core = Core::with_lock_key();
+    for line in [
+        format!("unlock --id=2 --key={KEY} --via=rest"),
+        format!("sign --key={KEY} challenge"),
+        "keys --via=qq --qq=./nosy".to_owned(),
+    ] {
+        let qkey = without_credentials(&core).env("QKEY_TOKEN", TOKEN);
+        qkey.encrypt_alice();
+        qkey.write_program("nosy", NOSY);
+        let run = qkey.line(&line);
+        assert_eq!(run.code == 0, !line.starts_with("keys"), "{run:?}");
+        let environment = fs::read_to_string(qkey.path("environment"));
+        let environment = environment.expect("the program ran");
+        assert!(environment.contains("QKEY_VIA="), "{environment}");
+        assert!(!environment.contains(TOKEN), "{line}");
     }
-    assert_eq!(core.snapshot(7)["lock_key"], json!(null));
-    // The program in place of `qq` finds no token either.
-    let qkey = without_credentials(&core)
-        .env("QKEY_TOKEN", TOKEN)
-        .env("QKEY_VIA", "qq");
-    with_nosy_program(&qkey);
-    qkey.run(["keys", "--qq=./nosy"]);
-    let environment = fs::read_to_string(qkey.path("environment")).expect("it was run");
-    assert!(!environment.contains(TOKEN));
 }
 
 #[test]
 fn token_is_never_printed() {
-    let core = Core::start();
-    let key = core.add_key(json!({ "name": "lock", "public_key": ALICE_PUBLIC }));
-    core.add_snapshot(json!({ "id": 7, "lock_key": key }));
-    let answers = [
-        json!({ "kind": "status", "status": 400, "description": format!("Bearer {TOKEN}?") }),
-        json!({ "kind": "status", "status": 401, "error_class": TOKEN }),
-        json!({ "kind": "redirect", "location": format!("https://elsewhere.invalid/{TOKEN}") }),
-        json!({ "kind": "drop_before", "times": 3 }),
-        json!({ "kind": "not_json", "times": 3 }),
-        json!({ "kind": "html_502" }),
-        json!({ "kind": "empty", "times": 3 }),
+    let core = Core::with_lock_key();
+    let replies = [
+        (
+            "status",
+            json!({ "status": 400, "description": format!("Bearer {TOKEN}?") }),
+        ),
+        ("status", json!({ "status": 401, "error_class": TOKEN })),
+        (
+            "redirect",
+            json!({ "location": format!("https://elsewhere.invalid/{TOKEN}") }),
+        ),
+        ("drop_before", json!({ "times": 3 })),
+        ("not_json", json!({})),
+        ("html_502", json!({})),
+        ("slow", json!({ "seconds": 0 })),
     ];
-    for output in ["text", "json"] {
-        for variable in ["QKEY_TOKEN", "QKEY_TOKEN_FILE", "QKEY_CREDENTIALS_STORE"] {
-            let value = match variable {
-                "QKEY_TOKEN" => TOKEN,
-                _ => "token",
-            };
-            let qkey = without_credentials(&core)
-                .env(variable, value)
-                .env("QKEY_OUTPUT", output);
-            qkey.write(
-                "token",
-                match variable {
-                    "QKEY_TOKEN_FILE" => TOKEN.to_owned(),
-                    _ => stored(TOKEN),
-                },
-            );
-            for answer in &answers {
-                core.fault("get_status", answer["kind"].as_str().expect("text"), {
-                    let mut more = answer.clone();
-                    more.as_object_mut().expect("an object").remove("kind");
-                    more
-                });
-                let unlock = ["unlock", "--id=7", "--key=alice.pem", "--dry-run", "-vv"];
-                let run = qkey.run(unlock);
+    for (variable, value) in [
+        ("QKEY_TOKEN", TOKEN),
+        ("QKEY_TOKEN_FILE", "token"),
+        ("QKEY_CREDENTIALS_STORE", "store.json"),
+    ] {
+        let qkey = without_credentials(&core).env(variable, value);
+        qkey.write("token", TOKEN);
+        qkey.write("store.json", stored(TOKEN));
+        for (kind, more) in &replies {
+            for output in ["text", "json"] {
+                core.fault("list_keys", kind, more.clone());
+                let run = qkey.line(&format!("keys -vv --output={output}"));
                 core.clear_faults();
-                assert_ne!(run.code, 0, "{answer}");
-                assert!(!format!("{run:?}").contains(TOKEN), "{answer}: {run:?}");
+                assert_eq!(run.code == 0, *kind == "slow", "{kind} {more}: {run:?}");
+                assert!(
+                    !format!("{run:?}").contains(TOKEN),
+                    "{kind} {more}: {run:?}"
+                );
             }
-            let run = qkey.run(["unlock", "--id=7", "--key=alice.pem", "--dry-run", "-vv"]);
-            assert_eq!(run.code, 0, "{run:?}");
-            assert!(!format!("{run:?}").contains(TOKEN), "{run:?}");
         }
     }
 }

@@ -18,9 +18,10 @@ use crate::support::{
     core::{QQ_VERSION, qq},
     http::read_request,
     qkey::{ALICE_PUBLIC, Qkey, Run},
+    snapshot::{filtered, snapshot, table},
 };
 use serde_json::json;
-use snapbox::{assert_data_eq, str};
+use snapbox::str;
 
 /// Another cluster's address. Nothing can reach it: the namespace has only a loopback device.
 const OTHER: &str = "203.0.113.9";
@@ -57,7 +58,7 @@ impl Node {
             qq(QQ_VERSION).display()
         );
         let program = qkey.write_program("qq", &program);
-        let qkey = qkey.env("QKEY_QQ", program.to_str().expect("UTF-8"));
+        let qkey = qkey.env("QKEY_QQ", program);
         fs::create_dir(qkey.path("qfsd")).expect("a folder");
         let requests = Arc::default();
         let node = Self { qkey, requests };
@@ -110,13 +111,9 @@ impl Node {
         on_node
     }
 
-    fn run(&self, args: &[&str]) -> Run {
-        self.run_with(args, |_| {})
-    }
-
-    fn run_with(&self, args: &[&str], change: impl FnOnce(&mut Command)) -> Run {
-        let mut command = self.qkey.command(args);
-        change(&mut command);
+    /// Runs a command line of `qkey`, split at spaces.
+    fn line(&self, line: &str) -> Run {
+        let command = self.qkey.command(line.split(' '));
         let output = self.command(&command).output().expect("unshare runs");
         self.qkey.taken(&output)
     }
@@ -195,66 +192,63 @@ fn real_qq_sends_the_token_to_the_local_socket() {
 }
 
 #[test]
-fn every_command_refuses_another_host_before_qq_runs() {
+fn other_hosts_are_refused_before_qq_runs() {
     let node = Node::new();
-    for command in [
-        &["add", "--name=new", "--key=alice.pem"][..],
-        &["add", "--name=new", "--key=alice.pem", "--dry-run"],
-        &[
-            "replace",
-            "--key-id=1",
-            "--old-key=alice.pem",
-            "--new-key=bob.pem",
-        ],
-        &["unlock", "--id=7", "--key=alice.pem"],
-        &["unlock", "--id=7", "--id=8", "--key=alice.pem"],
-        &["lock", "--id=7", "--lock-key=1"],
-        &["keys"],
-        &["keys", "show", "1"],
-        &["keys", "usage"],
+    for line in [
+        "add --name=new --key=alice.pem",
+        "add --name=new --key=alice.pem --dry-run",
+        "replace -k1 --old-key=alice.pem --new-key=bob.pem",
+        "unlock --id=7 --key=alice.pem",
+        "unlock --id=7 --id=8 --key=alice.pem",
+        "lock --id=7 --lock-key=1",
+        "keys show 1",
+        "keys usage",
+        // A tunnel to another cluster, which qq would not use.
+        "keys --host=node-3 --port=443",
+        "keys --port=9000",
     ] {
-        let run = node.run(&[command, &["--host", OTHER]].concat());
-        assert_eq!(
-            (run.code, run.stdout.as_str()),
-            (2, ""),
-            "{command:?}: {run:?}"
-        );
+        let run = match line.contains("--port") {
+            true => node.line(line),
+            false => node.line(&format!("{line} --host={OTHER}")),
+        };
+        assert_eq!((run.code, &*run.stdout), (2, ""), "{line}: {run:?}");
     }
-    node.assert_untouched();
-    assert_data_eq!(
-        node.run(&["keys", "--host", OTHER]).transcript(),
-        str![[r#"
+    let said = table(
+        [
+            "keys --host=203.0.113.9",
+            "keys --host=203.0.113.9 --output=json",
+            "keys --host=localhost --port=9000",
+        ],
+        |line| filtered(&node.line(line)),
+    );
+    snapshot!(said, str![[r#"
+==== keys --host=203.0.113.9
 --- exit 2
 error: qq cannot be trusted to reach 203.0.113.9:8000 from this machine
   caused by: this is a cluster node: /run/qfsd/rest.sock exists, and qq 7.5.3 and later sends every request there, whatever host and port it is given
 hint: add --via rest, with --ca-file PEM or --tls-fingerprint sha256:HEX to verify the cluster; for this node's own cluster, omit host and port
-
-"#]]
-    );
-    assert_data_eq!(
-        node.run(&["keys", "--host", OTHER, "--output=json"])
-            .transcript(),
-        str![[r#"
+==== keys --host=203.0.113.9 --output=json
 --- exit 2
 {"error":{"kind":"usage","message":"qq cannot be trusted to reach 203.0.113.9:8000 from this machine","causes":["this is a cluster node: /run/qfsd/rest.sock exists, and qq 7.5.3 and later sends every request there, whatever host and port it is given"],"hint":"add --via rest, with --ca-file PEM or --tls-fingerprint sha256:HEX to verify the cluster; for this node's own cluster, omit host and port","exit_code":2}}
+==== keys --host=localhost --port=9000
+--- exit 2
+error: qq cannot be trusted to reach localhost:9000 from this machine
+  caused by: this is a cluster node: /run/qfsd/rest.sock exists, and qq 7.5.3 and later sends every request there, whatever host and port it is given
+hint: add --via rest, with --ca-file PEM or --tls-fingerprint sha256:HEX to verify the cluster; for this node's own cluster, omit host and port
 
-"#]]
-    );
-    node.assert_untouched();
-}
-
-#[test]
-fn host_from_environment_or_configuration_is_refused() {
-    let node = Node::new();
-    let run = node.run_with(&["keys"], |command| {
-        command.env("QKEY_HOST", OTHER);
-    });
-    assert_eq!(run.code, 2, "{run:?}");
+"#]]);
+    // From the environment or the configuration file.
     node.qkey
         .configure("default-cluster = \"dr\"\n[clusters.dr]\nhost = \"dr.example.com\"\n");
-    for args in [&["keys"][..], &["keys", "--cluster=dr"]] {
-        assert_eq!(node.run(args).code, 2);
+    for line in ["keys", "keys --cluster=dr"] {
+        assert_eq!(node.line(line).code, 2);
     }
+    node.assert_untouched();
+    let node = Node {
+        qkey: node.qkey.env("QKEY_HOST", OTHER),
+        requests: node.requests,
+    };
+    assert_eq!(node.line("keys").code, 2);
     node.assert_untouched();
 }
 
@@ -285,7 +279,7 @@ fn any_file_type_at_the_socket_path_is_refused() {
         ),
     ];
     for (what, node) in nodes {
-        let run = node.run(&["keys", "--host", OTHER]);
+        let run = node.line(&format!("keys --host={OTHER}"));
         assert_eq!(run.code, 2, "{what}: {run:?}");
         node.assert_untouched();
     }
@@ -296,7 +290,7 @@ fn node_without_socket_reaches_other_hosts() {
     let node = Node::with_socket_replaced(|_| {});
     node.qkey
         .write_program("qq", "#!/bin/sh\necho '{\"entries\": []}'\n");
-    let run = node.run(&["keys", "--host", OTHER]);
+    let run = node.line(&format!("keys --host={OTHER}"));
     assert_eq!(
         (run.code, run.stdout.as_str()),
         (0, "The key store is empty.\n"),
@@ -309,7 +303,7 @@ fn socket_appearing_between_calls_is_noticed() {
     let node = Node::with_socket_replaced(|_| {});
     let reply = json!({ "id": 7, "lock_key": null });
     let keys = json!({ "entries": [{ "id": "1", "name": "a", "public_key": ALICE_PUBLIC }] });
-    // The two reads of `lock` run side by side. The second makes the socket, before the submission.
+    // `lock` makes two reads in parallel. The second makes the socket, before the submission.
     node.qkey.write_program(
         "qq",
         &format!(
@@ -321,7 +315,7 @@ fn socket_appearing_between_calls_is_noticed() {
              mkdir first 2>/dev/null || : >qfsd/rest.sock\n"
         ),
     );
-    let run = node.run(&["lock", "--id=7", "--lock-key=1", "--host", OTHER]);
+    let run = node.line(&format!("lock --id=7 --lock-key=1 --host={OTHER}"));
     assert_eq!(run.code, 2, "{run:?}");
     node.assert_untouched();
 }
@@ -329,28 +323,21 @@ fn socket_appearing_between_calls_is_noticed() {
 #[test]
 fn own_names_reach_the_socket() {
     let node = Node::new();
+    let entries = json!({ "entries": [] });
+    node.qkey
+        .write_program("qq", &format!("#!/bin/sh\necho '{entries}'\n"));
     for host in [
-        None,
-        Some("localhost"),
-        Some("LocalHost."),
-        Some("127.0.0.1"),
-        Some("[::1]"),
-        Some("NODE-3.Example.com."),
-        Some("node-3"),
+        "localhost",
+        "LocalHost.",
+        "127.0.0.1",
+        "[::1]",
+        "NODE-3.Example.com.",
+        "node-3",
         // The second address of an interface, as floating addresses are.
-        Some("198.51.100.8"),
+        "198.51.100.8",
     ] {
-        let host: Vec<String> = host
-            .map(|host| format!("--host={host}"))
-            .into_iter()
-            .collect();
-        let args: Vec<&str> = ["keys"]
-            .into_iter()
-            .chain(host.iter().map(String::as_str))
-            .collect();
-        let run = node.run(&args);
-        assert_eq!(run.code, 0, "{host:?}: {run:?}");
-        assert!(run.stdout.contains("local"), "{host:?}: {run:?}");
+        let run = node.line(&format!("keys --host={host}"));
+        assert_eq!(run.code, 0, "{host}: {run:?}");
     }
     for other in [
         "198.51.100.9",
@@ -365,70 +352,32 @@ fn own_names_reach_the_socket() {
         "255.255.255.255",
         "fe80::1%lo",
     ] {
-        let run = node.run(&["keys", "--host", other]);
+        let run = node.line(&format!("keys --host={other}"));
         assert_eq!(run.code, 2, "{other}: {run:?}");
     }
 }
 
 #[test]
-fn forwarded_local_port_is_refused() {
-    let node = Node::new();
-    // A tunnel to another cluster, which qq would not use.
-    for args in [
-        ["keys", "--host=localhost", "--port=9000"],
-        ["keys", "--host=node-3", "--port=443"],
-        ["keys", "--port=9000", "--verbose"],
-    ] {
-        assert_eq!(node.run(&args).code, 2);
-    }
-    node.assert_untouched();
-    assert_data_eq!(
-        node.run(&["keys", "--host=localhost", "--port=9000"])
-            .transcript(),
-        str![[r#"
---- exit 2
-error: qq cannot be trusted to reach localhost:9000 from this machine
-  caused by: this is a cluster node: /run/qfsd/rest.sock exists, and qq 7.5.3 and later sends every request there, whatever host and port it is given
-hint: add --via rest, with --ca-file PEM or --tls-fingerprint sha256:HEX to verify the cluster; for this node's own cluster, omit host and port
-
-"#]]
-    );
-}
-
-#[test]
 fn node_unlocks_its_own_snapshot() {
     let node = Node::new();
-    let run = node.run(&["unlock", "--id=7", "--key=alice.pem"]);
+    let run = node.line("unlock --id=7 --key=alice.pem");
     assert_eq!(run.code, 0, "{run:?}");
     let unlock = format!("POST /v3/snapshots/7/unlock Bearer {TOKEN}");
     assert!(node.requests().contains(&unlock), "{:?}", node.requests());
 }
 
 #[test]
-fn commands_without_a_cluster_ignore_the_socket() {
+fn rest_and_commands_without_a_cluster_ignore_the_socket() {
     let node = Node::new();
-    for command in [
-        &["pubkey", "alice.pem"][..],
-        &["sign", "--key=alice.pem", "text"],
-        &["generate", "new.pem"],
-        &["config", "show"],
+    for (line, code) in [
+        ("pubkey alice.pem", 0),
+        ("sign --key=alice.pem text", 0),
+        ("generate new.pem", 0),
+        ("config show", 0),
+        ("keys --via=rest --insecure --port=9", 7),
     ] {
-        let run = node.run(&[command, &["--host", OTHER]].concat());
-        assert_eq!(run.code, 0, "{command:?}: {run:?}");
+        let run = node.line(&format!("{line} --host={OTHER}"));
+        assert_eq!(run.code, code, "{line}: {run:?}");
     }
-    node.assert_untouched();
-}
-
-#[test]
-fn rest_ignores_the_socket() {
-    let node = Node::new();
-    let run = node.run(&[
-        "keys",
-        "--via=rest",
-        "--insecure",
-        "--host=localhost",
-        "--port=9",
-    ]);
-    assert_eq!(run.code, 7, "{run:?}");
     node.assert_untouched();
 }

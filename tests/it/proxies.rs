@@ -4,11 +4,11 @@ use std::{io::Write, net::TcpListener, thread, time::Duration};
 
 use crate::support::{
     core::{Core, TOKEN},
-    proxy::{Proxy, Serves},
-    qkey::{ALICE_PUBLIC, Qkey, Run},
+    proxy::{Proxy, Serves, free_port},
+    qkey::{Qkey, Run},
+    snapshot::{filtered, snapshot},
 };
-use serde_json::json;
-use snapbox::{IntoData, assert_data_eq, str};
+use snapbox::str;
 
 /// `name:password` in Base64.
 const CREDENTIALS: &str = "bWU6aHVudGVyIDI=";
@@ -17,40 +17,33 @@ fn through(core: &Core, variable: &str, url: &str) -> Qkey {
     Qkey::with_rest(core).env(variable, url)
 }
 
+#[track_caller]
 fn expect_done(run: &Run) {
     assert_eq!(run.code, 0, "{run:?}");
 }
 
-/// With the proxy's port, which differs from run to run, replaced.
+/// The run with the proxy's port replaced.
 fn transcript(proxy: u16, run: &Run) -> String {
-    run.transcript().replace(&proxy.to_string(), "[PROXY]")
+    filtered(run).replace(&proxy.to_string(), "[PROXY]")
 }
 
 #[test]
 fn only_https_proxies_are_used() {
     let core = Core::start();
-    let key = core.add_key(json!({ "name": "lock", "public_key": ALICE_PUBLIC }));
-    core.add_snapshot(json!({ "id": 7, "lock_key": key }));
     let target = format!("127.0.0.1:{}", core.port());
     for variable in ["https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"] {
         let proxy = Proxy::start(Serves::Everybody);
-        let qkey = through(&core, variable, &proxy.url());
-        expect_done(&qkey.run(["unlock", "--id=7", "--key=alice.pem"]));
-        core.modify_snapshot(7, json!({ "lock_key": key }));
-        let targets = proxy.targets();
-        assert!(!targets.is_empty(), "{variable}");
-        assert!(targets.iter().all(|asked| *asked == target), "{targets:?}");
-        // Without a scheme it is the same.
-        let short = proxy.url().replace("http://", "");
-        expect_done(&through(&core, variable, &short).run(["keys"]));
-        assert!(proxy.targets().len() > targets.len());
+        // The scheme is optional.
+        for url in [proxy.url(), proxy.url().replace("http://", "")] {
+            expect_done(&through(&core, variable, &url).run(["keys"]));
+        }
+        assert_eq!(proxy.targets(), [&*target; 2], "{variable}");
     }
+    let proxy = Proxy::start(Serves::Nobody);
     for variable in ["http_proxy", "HTTP_PROXY", "ftp_proxy"] {
-        let proxy = Proxy::start(Serves::Nobody);
         expect_done(&through(&core, variable, &proxy.url()).run(["keys"]));
-        assert_eq!(proxy.targets(), Vec::<String>::new());
     }
-    // An empty one is none.
+    assert_eq!(proxy.targets(), Vec::<String>::new());
     expect_done(&through(&core, "https_proxy", "").run(["keys"]));
 }
 
@@ -109,7 +102,7 @@ fn refusing_proxy_is_named_without_password() {
         said(Serves::Only(CREDENTIALS), "me:hunter3"),
         said(Serves::Nobody, "me:hunter2"),
     ];
-    assert_data_eq!(said.concat(), str![[r#"
+    snapshot!(said.concat(), str![[r#"
 --- exit 7
 error: cannot reach 127.0.0.1:[PORT]: through the proxy 127.0.0.1:[PROXY]: it responded with 407 Proxy Authentication Required
 hint: set the proxy's user and password in HTTPS_PROXY: http://USER:PASSWORD@HOST:PORT
@@ -117,52 +110,30 @@ hint: set the proxy's user and password in HTTPS_PROXY: http://USER:PASSWORD@HOS
 error: cannot reach 127.0.0.1:[PORT]: through the proxy 127.0.0.1:[PROXY]: it responded with 403 Forbidden
 hint: check the proxy that HTTPS_PROXY names, or list the cluster's host in no_proxy; then check --host and --port
 
-"#]].raw());
+"#]]);
     assert_eq!(core.connections(), 0);
 }
 
 #[test]
-fn unreachable_proxy_is_named() {
-    let core = Core::start();
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let port = listener.local_addr().expect("an address").port();
-    drop(listener);
+fn unreachable_proxy_and_cluster_are_named() {
+    let port = free_port();
     let url = format!("http://me:hunter2@127.0.0.1:{port}");
-    let run = through(&core, "https_proxy", &url).run(["keys", "list"]);
-    assert_data_eq!(
-        transcript(port, &run),
-        str![[r#"
---- exit 7
-error: cannot reach 127.0.0.1:[PORT]: through the proxy 127.0.0.1:[PROXY]: Connection refused (os error 111)
-hint: check the proxy that https_proxy names, or list the cluster's host in no_proxy; then check --host and --port
-
-"#]]
-        .raw()
-    );
-}
-
-#[test]
-fn cluster_unreachable_from_proxy() {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let port = listener.local_addr().expect("an address").port();
-    drop(listener);
+    let run = Qkey::with_port(1)
+        .env("https_proxy", url)
+        .run(["keys", "list"]);
+    let said = transcript(port, &run);
     let proxy = Proxy::start(Serves::Everybody);
-    let qkey = Qkey::new()
-        .env("QKEY_VIA", "rest")
-        .env("QKEY_HOST", "127.0.0.1")
-        .env("QKEY_PORT", &port.to_string())
-        .env("https_proxy", &proxy.url());
+    let qkey = Qkey::with_port(free_port()).env("https_proxy", proxy.url());
     let run = qkey.run(["keys", "list"]);
-    assert_data_eq!(
-        transcript(proxy.port(), &run),
-        str![[r#"
+    snapshot!(said + &transcript(proxy.port(), &run), str![[r#"
+--- exit 7
+error: cannot reach [PORT]27.0.0.[PORT]:[PORT]: through the proxy [PORT]27.0.0.[PORT]:[PROXY]: Connection refused (os error [PORT][PORT][PORT])
+hint: check the proxy that https_proxy names, or list the cluster's host in no_proxy; then check --host and --port
 --- exit 7
 error: cannot reach 127.0.0.1:[PORT]: through the proxy 127.0.0.1:[PROXY]: it responded with 502 Bad Gateway
 hint: check the proxy that https_proxy names, or list the cluster's host in no_proxy; then check --host and --port
 
-"#]]
-        .raw()
-    );
+"#]]);
 }
 
 #[test]
@@ -232,15 +203,11 @@ fn invalid_proxy_is_refused_before_connecting() {
         let run = through(&core, "all_proxy", url).run(["keys", "-vv"]);
         assert_eq!(run.code, 2, "{url}: {run:?}");
         assert!(!format!("{run:?}").contains("hunter"), "{run:?}");
-        assert_data_eq!(
-            run.stderr,
-            str![[r#"
+        snapshot!(run.stderr, str![[r#"
 error: all_proxy does not name a usable proxy
 hint: it must be http://HOST:PORT or http://USER:PASSWORD@HOST:PORT
 
-"#]]
-            .raw()
-        );
+"#]]);
     }
     assert_eq!(core.connections(), 0);
 }
@@ -248,27 +215,23 @@ hint: it must be http://HOST:PORT or http://USER:PASSWORD@HOST:PORT
 #[test]
 fn dripping_proxy_times_out() {
     let core = Core::start();
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let port = listener.local_addr().unwrap().port();
     thread::spawn(move || {
         let mut client = listener.accept().unwrap().0;
         let _ = client.write_all(b"HTTP/1.1 200 OK\r\nX: ");
-        // Until it is hung up on.
+        // Until the client hangs up.
         while client.write_all(b"x").is_ok() {
             thread::sleep(Duration::from_millis(100));
         }
     });
     let qkey = through(&core, "https_proxy", &format!("http://127.0.0.1:{port}"));
     let run = qkey.run(["keys", "--timeout=2"]);
-    assert_data_eq!(
-        transcript(port, &run),
-        str![[r#"
+    snapshot!(transcript(port, &run), str![[r#"
 --- exit 7
 error: cannot reach 127.0.0.1:[PORT]: through the proxy 127.0.0.1:[PROXY]: no connection within 2 s
 hint: check whether the cluster responds, or give it more time with --timeout SECONDS
 
-"#]]
-        .raw()
-    );
+"#]]);
     assert_eq!(core.requests(), Vec::<serde_json::Value>::new());
 }

@@ -1,6 +1,6 @@
-//! `--via rest`: what is asked of a cluster's REST API, and over which connections. What can go wrong
-//! is in `rest_failures.rs`, whom it believes in `tls.rs`, where its token comes from in
-//! `credentials.rs`, how it gets through proxies in `proxies.rs`.
+//! `--via rest`: which requests are made, over which connections, to which addresses, and what a
+//! signal does to them. Failures are in `rest_failures.rs`, certificates in `tls.rs`, tokens in
+//! `credentials.rs`, proxies in `proxies.rs`.
 
 use std::{
     fs, iter,
@@ -11,371 +11,64 @@ use std::{
 };
 
 use crate::support::{
+    ceremony::{ADD, CEREMONIES, LOCK, REPLACE, UNLOCK},
     core::Core,
-    qkey::{ALICE_PUBLIC, BOB_PUBLIC, Qkey, Run, side_by_side, wait_until},
-    shell::prints,
+    qkey::{ALICE_PUBLIC, BOB_PUBLIC, Qkey, Run, send, side_by_side, wait_until},
+    snapshot::{filtered, qkey_snapshot, session, snapshot, table},
 };
-use rustix::{
-    net,
-    process::{Pid, Signal, kill_process},
-};
+use rustix::{net, process::Signal};
 use serde_json::json;
-use snapbox::{IntoData, assert_data_eq, str};
+use snapbox::str;
 
-const UNLOCK: [&str; 3] = ["unlock", "--id=7", "--key=alice.pem"];
-const LOCK: [&str; 3] = ["lock", "--id=8", "--lock-key=1"];
-const REPLACE: [&str; 4] = ["replace", "-k1", "--old-key=alice.pem", "--new-key=bob.pem"];
-const ADD: [&str; 5] = ["add", "--name", "new", "--key", "carol.pem"];
-
-/// A cluster that holds Alice's key as key 1, which locks snapshot 7 and not snapshot 8.
-fn core() -> Core {
-    core_with(&[])
-}
-
-fn core_with(options: &[&str]) -> Core {
-    let core = Core::start_with(options);
-    core.add_key(json!({ "name": "lock-2026", "public_key": ALICE_PUBLIC }));
-    core.add_snapshot(json!({ "id": 7, "lock_key": "1" }));
-    core.add_snapshot(json!({ "id": 8 }));
-    core
-}
-
-fn with<'a>(command: &[&'a str], more: &[&'a str]) -> Vec<&'a str> {
-    [command, more].concat()
-}
-
-/// The paths that were asked for.
-fn paths(core: &Core) -> Vec<String> {
-    let requests = core.requests();
-    let paths = requests.iter().map(|request| request["path"].as_str());
-    paths.map(|path| path.expect("text").to_owned()).collect()
-}
-
+#[track_caller]
 fn expect_done(run: &Run) {
     assert_eq!(run.code, 0, "{run:?}");
 }
 
-// Which requests.
+// Requests.
 
 #[test]
 fn verbose_unlock_lists_calls_and_requests() {
-    let core = core();
-    let qkey = Qkey::with_rest(&core);
-    let said = |run: Run| {
-        // How long each took differs, and so does which of those that run side by side is first.
-        let mut lines: Vec<String> = run
-            .stderr
-            .lines()
-            .map(|line| match line.split_once(" in ") {
-                Some((before, time)) => {
-                    let time = time.strip_suffix(" ms").expect("milliseconds");
-                    time.parse::<f64>().expect("a number");
-                    format!("{before} in [TIME] ms")
-                }
-                None => line.to_owned(),
-            })
-            .collect();
-        lines.sort();
-        format!("exit {}\n{}{}\n", run.code, run.stdout, lines.join("\n"))
-    };
-    assert_data_eq!(
-        said(qkey.run(with(&UNLOCK, &["-v"]))),
+    let core = Core::with_lock_key();
+    let run = Qkey::with_rest(&core).line(&format!("{UNLOCK} -vv"));
+    // The times differ, and so does which of parallel requests is first.
+    let lines = run
+        .stderr
+        .lines()
+        .map(|line| match line.split_once(" in ") {
+            Some((before, time)) => {
+                let time = time.strip_suffix(" ms").expect("milliseconds");
+                time.parse::<f64>().expect("a number");
+                format!("{before} in [TIME] ms\n")
+            }
+            None => format!("{line}\n"),
+        });
+    let mut lines: Vec<String> = lines.collect();
+    lines.sort();
+    snapshot!(
+        lines.concat(),
         str![[r#"
-exit 0
-Unlocked snapshot 7 ("7_snapshot") with key 1 ("lock-2026").
-get the challenge to unlock snapshot 7
-list the lock keys
-read snapshot 7
-read snapshot 7
-signing with alice.pem: "Unlock snapshot 7 locked with key 1, expiration \"\""
-unlock snapshot 7
-
-"#]]
-        .raw()
-    );
-    core.modify_snapshot(7, json!({ "lock_key": "1" }));
-    assert_data_eq!(
-        said(qkey.run(with(&UNLOCK, &["-vv"]))),
-        str![[r#"
-exit 0
-Unlocked snapshot 7 ("7_snapshot") with key 1 ("lock-2026").
 GET /v1/file-system/security/keys/: 200 OK in [TIME] ms
-GET /v3/snapshots/7/unlock-challenge: 200 OK in [TIME] ms
-GET /v3/snapshots/status/7: 200 OK in [TIME] ms
-GET /v3/snapshots/status/7: 200 OK in [TIME] ms
-POST /v3/snapshots/7/unlock: 200 OK in [TIME] ms
-get the challenge to unlock snapshot 7
+GET /v3/snapshots/2/unlock-challenge: 200 OK in [TIME] ms
+GET /v3/snapshots/status/2: 200 OK in [TIME] ms
+GET /v3/snapshots/status/2: 200 OK in [TIME] ms
+POST /v3/snapshots/2/unlock: 200 OK in [TIME] ms
+get the challenge to unlock snapshot 2
 list the lock keys
-read snapshot 7
-read snapshot 7
-signing with alice.pem: "Unlock snapshot 7 locked with key 1, expiration \"\""
-unlock snapshot 7
+read snapshot 2
+read snapshot 2
+signing with alice.pem: "Unlock snapshot 2 locked with key 1, expiration \"\""
+unlock snapshot 2
 
 "#]]
-        .raw()
     );
 }
 
 #[test]
-fn rest_works_without_qq() {
-    let core = core();
-    let qkey = Qkey::with_rest(&core).env("PATH", "/nonexistent");
-    for command in [
-        &UNLOCK[..],
-        &LOCK,
-        &REPLACE,
-        &ADD,
-        &["keys"],
-        &["keys", "usage"],
-    ] {
-        expect_done(&qkey.run(command));
-    }
-}
-
-#[test]
-fn transport_precedence() {
-    let core = core();
-    let cluster = |via: &str| {
-        format!(
-            "[clusters.lab]\nhost = \"127.0.0.1\"\nport = {}\nca-file = {:?}\ncredentials-store = {:?}\n{via}\n",
-            core.port(),
-            core.ca_file(),
-            core.credentials(),
-        )
-    };
-    let rest = "via = \"rest\"";
-    let qq = "via = \"qq\"";
-    let defaults = |via: &str| format!("[defaults]\n{via}\nqq = \"/nonexistent/qq\"\n");
-    let code = |file: String, env: &[(&str, &str)], args: &[&str]| {
-        let mut qkey = Qkey::new();
-        for (name, value) in env {
-            qkey = qkey.env(name, value);
-        }
-        qkey.configure(&file);
-        let run = qkey.run(with(&["keys", "--cluster=lab"], args));
-        match run.code {
-            0 => "rest",
-            _ => {
-                assert!(run.stderr.contains("/nonexistent/qq"), "{run:?}");
-                "qq"
-            }
-        }
-    };
-    let env = |via| [("QKEY_VIA", via)];
-    assert_eq!(code(cluster("") + &defaults(""), &[], &[]), "qq");
-    assert_eq!(code(cluster(rest) + &defaults(""), &[], &[]), "rest");
-    assert_eq!(code(cluster("") + &defaults(rest), &[], &[]), "rest");
-    assert_eq!(code(cluster(qq) + &defaults(rest), &[], &[]), "qq");
-    assert_eq!(code(cluster(rest) + &defaults(qq), &[], &[]), "rest");
-    assert_eq!(code(cluster(qq) + &defaults(""), &env("rest"), &[]), "rest");
-    assert_eq!(code(cluster(rest) + &defaults(""), &env("qq"), &[]), "qq");
-    assert_eq!(
-        code(cluster(rest) + &defaults(""), &env("rest"), &["--via=qq"]),
-        "qq"
-    );
-    assert_eq!(
-        code(cluster(qq) + &defaults(""), &env("qq"), &["--via=rest"]),
-        "rest"
-    );
-}
-
-#[test]
-fn missing_host_is_usage_error() {
-    let run = Qkey::new().run(["keys", "--via=rest"]);
-    assert_data_eq!(run.transcript(), str![[r#"
---- exit 2
-error: no cluster selected
-hint: give --host HOST, set QKEY_HOST, or add the cluster to the configuration file (`qkey config init`)
-
-"#]].raw());
-}
-
-#[test]
-fn hints_name_the_same_cluster() {
-    let core = core();
-    let qkey = Qkey::with_rest(&core);
-    let missing = qkey.run(["unlock", "--id=9", "--key=alice.pem"]);
-    assert_data_eq!(missing.transcript(), str![[r#"
---- exit 5
-error: snapshot 9 does not exist on 127.0.0.1:[PORT]
-  caused by: Error 404: fs_no_such_entry_error: There is no snapshot 9.
-hint: `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys usage` shows which snapshots are locked
-
-"#]].raw());
-    let pinned = qkey.run([
-        "unlock",
-        "--id=9",
-        "--key=alice.pem",
-        "--tls-fingerprint",
-        core.fingerprint(),
-    ]);
-    let hint = pinned.stderr.lines().last().expect("a hint");
-    let command = hint.split('`').nth(1).expect("a command");
-    let args: Vec<String> = command
-        .replace("[PORT]", &core.port().to_string())
-        .replace("[CREDENTIALS]", core.credentials().to_str().expect("UTF-8"))
-        .split(' ')
-        .skip(1)
-        .map(str::to_owned)
-        .collect();
-    // As it stands, elsewhere.
-    expect_done(&Qkey::new().run(args));
-}
-
-// Key references.
-
-#[test]
-fn key_names_are_percent_encoded() {
-    let core = core();
-    let qkey = Qkey::with_rest(&core);
-    let names = [
-        "a/b?c#d%2F é",
-        ".",
-        "..",
-        "100%",
-        "%2e%2e",
-        "-k",
-        "a+b&c=d;e",
-        "\u{202e}x\t\n",
-    ];
-    for name in names {
-        core.modify_key("1", json!({ "name": name }));
-        core.clear_requests();
-        let reference = format!("--key-id={name}");
-        let run = qkey.run([
-            "replace",
-            &reference,
-            "--old-key=alice.pem",
-            "--new-key=bob.pem",
-        ]);
-        expect_done(&run);
-        // Once asked for by the name at most, and not at all by another path.
-        for request in core.requests() {
-            assert_eq!(request["status"], 200, "{request}");
-        }
-        let back = qkey.run([
-            "replace",
-            &reference,
-            "--old-key=bob.pem",
-            "--new-key=alice.pem",
-        ]);
-        expect_done(&back);
-    }
-    assert_eq!(core.key("1")["public_key"], ALICE_PUBLIC);
-    core.modify_key("1", json!({ "name": names[0] }));
-    core.clear_requests();
-    let reference = format!("--key-id={}", names[0]);
-    qkey.run([
-        "replace",
-        &reference,
-        "--old-key=alice.pem",
-        "--new-key=bob.pem",
-        "--dry-run",
-    ]);
-    let mut paths = paths(&core);
-    paths.sort();
-    assert_data_eq!(
-        paths.join("\n"),
-        str![[r#"
-/v1/file-system/security/keys/
-/v1/file-system/security/keys/1/key-replacement-challenge
-"#]]
-        .raw()
-    );
-}
-
-// Connections.
-
-#[test]
-fn one_connection_serves_a_whole_command() {
-    let core = core();
-    let qkey = Qkey::with_rest(&core);
-    core.add_key(json!({ "name": "other", "public_key": BOB_PUBLIC }));
-    core.page_limit(1, json!({ "keys": true }));
-    for command in [
-        &UNLOCK[..],
-        &LOCK,
-        &["keys"],
-        &["keys", "show", "1"],
-        &["keys", "usage"],
-        &ADD,
-        &["replace", "-k2", "--old-key=bob.pem", "--new-key=alice.pem"],
-    ] {
-        let before = core.connections();
-        expect_done(&qkey.run(command));
-        let opened = core.connections() - before;
-        // What runs side by side may have one each.
-        assert!(opened <= 2, "{command:?} opened {opened}");
-    }
-}
-
-#[test]
-fn many_snapshots_share_a_few_connections() {
-    let core = core();
-    let ids: Vec<String> = (100..120).map(|id| format!("--id={id}")).collect();
-    for id in 100..120 {
-        core.add_snapshot(json!({ "id": id, "lock_key": "1" }));
-    }
-    let mut args = vec!["unlock", "--key=alice.pem"];
-    args.extend(ids.iter().map(String::as_str));
-    expect_done(&Qkey::with_rest(&core).run(args));
-    let processors = std::thread::available_parallelism().map_or(1, Into::into);
-    assert!(core.connections() <= processors as u64);
-    assert_eq!(core.count("unlock"), 20);
-}
-
-/// Alice's key with a passphrase that takes its time, longer than a connection takes to close.
-const SLOW_KEY: &str = "slow.pem?passphrase-command=./slow-passphrase";
-
-fn write_slow_key(qkey: &Qkey) {
-    qkey.write_program("slow-passphrase", "#!/bin/sh\nsleep 1\necho passphrase\n");
-    qkey.write("passphrase", "passphrase\n");
-    prints(
-        qkey,
-        "openssl pkcs8 -topk8 -in alice.pem -passout file:passphrase -out slow.pem
-         chmod 600 slow.pem",
-    );
-}
-
-#[test]
-fn closed_idle_connection_is_replaced() {
-    let commands = ["unlock", "replace", "add", "keys"];
-    side_by_side(&commands, |command| {
-        for kind in ["close_after_answer", "last_answer"] {
-            let core = core();
-            let qkey = Qkey::with_rest(&core);
-            write_slow_key(&qkey);
-            for on in [
-                "get_status",
-                "unlock_challenge",
-                "list_keys",
-                "replace_challenge",
-            ] {
-                core.fault(on, kind, json!({ "times": 0 }));
-            }
-            let old_key = format!("--old-key={SLOW_KEY}");
-            expect_done(&match command {
-                "unlock" => qkey.run(["unlock", "--id=7", "--key", SLOW_KEY]),
-                "replace" => qkey.run(["replace", "-k1", &old_key, "--new-key=bob.pem"]),
-                "add" => qkey.run(["add", "--name=new", "--key", SLOW_KEY]),
-                _ => qkey.run(["keys", "usage"]),
-            });
-            for submission in ["unlock", "replace_key", "add_key"] {
-                assert!(core.count(submission) <= 1);
-            }
-            for request in core.requests() {
-                assert_eq!(request["status"], 200, "{request}");
-            }
-        }
-        String::new()
-    });
-}
-
-#[test]
-fn chunked_replies_with_unknown_fields_parse() {
+fn ceremonies_need_no_qq_and_accept_chunked_replies_with_unknown_fields() {
     for kind in ["chunked", "with_extra"] {
-        let core = core();
-        let qkey = Qkey::with_rest(&core);
+        let core = Core::with_lock_key();
+        let qkey = Qkey::with_rest(&core).env("PATH", "/nonexistent");
         for on in [
             "list_keys",
             "key_usage",
@@ -389,49 +82,231 @@ fn chunked_replies_with_unknown_fields_parse() {
         ] {
             core.fault(on, kind, json!({ "times": 0 }));
         }
-        for command in [&UNLOCK[..], &LOCK, &ADD, &["keys", "usage"], &REPLACE] {
-            expect_done(&qkey.run(command));
+        for line in [ADD, LOCK, UNLOCK, "keys usage", REPLACE] {
+            let run = qkey.line(line);
+            assert_eq!((run.code, &*run.stderr), (0, ""), "{kind}: {run:?}");
         }
         assert_eq!(core.key("1")["public_key"], BOB_PUBLIC);
     }
+}
+
+#[test]
+fn transport_precedence() {
+    let core = Core::start();
+    let chosen = |cluster: &str, defaults: &str, variable: &str, flag: &str| {
+        let via = |value: &str| match value {
+            "" => String::new(),
+            value => format!("via = \"{value}\"\n"),
+        };
+        let qkey = match variable {
+            "" => Qkey::new(),
+            value => Qkey::new().env("QKEY_VIA", value),
+        };
+        qkey.configure(&format!(
+            "[clusters.lab]\nhost = \"127.0.0.1\"\nport = {}\nca-file = {:?}\ncredentials-store = {:?}\n{}[defaults]\nqq = \"/nonexistent/qq\"\n{}",
+            core.port(),
+            core.ca_file(),
+            core.credentials(),
+            via(cluster),
+            via(defaults),
+        ));
+        let run = qkey.line(format!("keys --cluster=lab {flag}").trim_end());
+        match run.code {
+            0 => "rest",
+            _ if run.stderr.contains("/nonexistent/qq") => "qq",
+            _ => panic!("{run:?}"),
+        }
+    };
+    // The cluster, the defaults, the environment, a flag; and what is chosen.
+    for (cluster, defaults, variable, flag, expected) in [
+        ("", "", "", "", "qq"),
+        ("rest", "", "", "", "rest"),
+        ("", "rest", "", "", "rest"),
+        ("qq", "rest", "", "", "qq"),
+        ("rest", "qq", "", "", "rest"),
+        ("qq", "", "rest", "", "rest"),
+        ("rest", "", "qq", "", "qq"),
+        ("rest", "", "rest", "--via=qq", "qq"),
+        ("qq", "", "qq", "--via=rest", "rest"),
+    ] {
+        let chosen = chosen(cluster, defaults, variable, flag);
+        assert_eq!(
+            chosen, expected,
+            "{cluster:?} {defaults:?} {variable:?} {flag:?}"
+        );
+    }
+}
+
+#[test]
+fn hints_name_the_same_cluster() {
+    let core = Core::start();
+    let qkey = Qkey::with_rest(&core);
+    qkey_snapshot!(
+        qkey,
+        "unlock --id=9 --key=alice.pem".split(' '),
+        str![[r#"
+--- exit 5
+error: snapshot 9 does not exist on 127.0.0.1:[PORT]
+  caused by: Error 404: fs_no_such_entry_error: There is no snapshot 9.
+hint: `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys usage` shows which snapshots are locked
+
+"#]]
+    );
+    let pin = format!("--tls-fingerprint={}", core.fingerprint());
+    let pinned = qkey.line(&format!("unlock --id=9 --key=alice.pem {pin}"));
+    let hint = pinned.stderr.lines().last().expect("a hint");
+    let command = hint.split('`').nth(1).expect("a command");
+    let command = command
+        .replace("[PORT]", &core.port().to_string())
+        .replace("[CREDENTIALS]", core.credentials().to_str().expect("UTF-8"));
+    // The command works as printed, in any environment.
+    let args = command.strip_prefix("qkey ").expect("a command of qkey");
+    expect_done(&Qkey::new().line(args));
+}
+
+#[test]
+fn odd_key_names_are_resolved_to_ids() {
+    let core = Core::with_lock_key();
+    let qkey = Qkey::with_rest(&core);
+    for name in [
+        "a/b?c#d%2F é",
+        "..",
+        "100%",
+        "%2e%2e",
+        "-k",
+        "a+b&c=d;e",
+        "\u{202e}x\t\n",
+    ] {
+        core.modify_key("1", json!({ "name": name }));
+        core.clear_requests();
+        for [old, new] in [["alice", "bob"], ["bob", "alice"]] {
+            let args = [
+                "replace",
+                "-k",
+                name,
+                &format!("--old-key={old}.pem"),
+                &format!("--new-key={new}.pem"),
+            ];
+            expect_done(&qkey.run(args));
+        }
+        for request in core.requests() {
+            let path = request["path"].as_str().expect("text");
+            let keys = "/v1/file-system/security/keys/";
+            assert!(
+                path == keys || path.starts_with(&format!("{keys}1/")),
+                "{path}"
+            );
+        }
+    }
+    assert_eq!(core.count("replace_key"), 2);
+}
+
+// Connections.
+
+#[test]
+fn one_connection_serves_a_whole_command() {
+    let core = Core::with_lock_key();
+    let qkey = Qkey::with_rest(&core);
+    core.add_key(json!({ "name": "other", "public_key": BOB_PUBLIC }));
+    core.page_limit(1, json!({ "keys": true }));
+    for line in [
+        "keys",
+        "keys show 1",
+        "keys usage",
+        ADD,
+        LOCK,
+        UNLOCK,
+        REPLACE,
+    ] {
+        let before = core.connections();
+        expect_done(&qkey.line(line));
+        let opened = core.connections() - before;
+        // Parallel requests may have a connection each.
+        assert!(opened <= 2, "{line} opened {opened}");
+    }
+    let mut unlock = "unlock --key=alice.pem".to_owned();
+    core.add_key(json!({ "name": "lock", "public_key": ALICE_PUBLIC, "id": "50" }));
+    for id in 100..120 {
+        core.add_snapshot(json!({ "id": id, "lock_key": "50" }));
+        unlock += &format!(" --id={id}");
+    }
+    let before = core.connections();
+    expect_done(&qkey.line(&unlock));
+    let processors = std::thread::available_parallelism().map_or(1, Into::into);
+    assert!(core.connections() - before <= processors as u64);
+}
+
+#[test]
+fn closed_idle_connection_is_replaced() {
+    // Opening the key takes longer than a connection takes to close.
+    const SLOW_KEY: &str = "locked.pem?passphrase-command=./slow-passphrase";
+    let commands = [
+        format!("unlock --id=2 --key={SLOW_KEY}"),
+        format!("replace -k1 --old-key={SLOW_KEY} --new-key=bob.pem"),
+        format!("add --name=new --key={SLOW_KEY}"),
+        "keys usage".to_owned(),
+    ];
+    side_by_side(&commands.each_ref().map(String::as_str), |command| {
+        for kind in ["close_after_answer", "last_answer"] {
+            let core = Core::with_lock_key();
+            let qkey = Qkey::with_rest(&core);
+            qkey.encrypt_alice();
+            qkey.write_program("slow-passphrase", "#!/bin/sh\nsleep 1\ncat passphrase\n");
+            for on in [
+                "get_status",
+                "unlock_challenge",
+                "list_keys",
+                "replace_challenge",
+            ] {
+                core.fault(on, kind, json!({ "times": 0 }));
+            }
+            expect_done(&qkey.line(command));
+            for (submission, _) in CEREMONIES {
+                assert!(core.count(submission) <= 1);
+            }
+            for request in core.requests() {
+                assert_eq!(request["status"], 200, "{request}");
+            }
+        }
+        String::new()
+    });
 }
 
 // Addresses.
 
 #[test]
 fn host_may_be_name_or_address() {
-    let core = core();
+    let core = Core::start();
     let qkey = Qkey::with_rest(&core);
-    for host in ["127.0.0.1", "localhost", "LOCALHOST", "LocalHost"] {
+    for host in ["127.0.0.1", "localhost", "LocalHost"] {
         expect_done(&qkey.run(["keys", "--host", host]));
     }
     for request in core.requests() {
         let host = request["host"].as_str().expect("a header");
         assert!(host.ends_with(&format!(":{}", core.port())), "{host}");
     }
-}
-
-#[test]
-fn ipv6_works_with_and_without_brackets() {
-    let core = core_with(&["--bind=::1"]);
+    let core = Core::start_with(&["--bind=::1"]);
     let qkey = Qkey::with_rest(&core);
     for host in ["::1", "[::1]", "0:0:0:0:0:0:0:1"] {
-        expect_done(&qkey.run(with(&["keys", "--host"], &[host])));
+        expect_done(&qkey.run(["keys", "--host", host]));
     }
-    expect_done(&qkey.run(with(&UNLOCK, &["--host=::1"])));
-    let run = qkey.run(["unlock", "--id=9", "--key=alice.pem", "--host=::1"]);
-    assert_data_eq!(run.transcript(), str![[r#"
+    let missing = "unlock --id=9 --key=alice.pem --host=::1";
+    qkey_snapshot!(
+        qkey,
+        missing.split(' '),
+        str![[r#"
 --- exit 5
 error: snapshot 9 does not exist on [::1]:[PORT]
   caused by: Error 404: fs_no_such_entry_error: There is no snapshot 9.
 hint: `qkey --via=rest --host=::1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys usage` shows which snapshots are locked
 
-"#]].raw());
+"#]]
+    );
 }
 
 #[test]
-fn invalid_host_is_refused_before_connecting() {
-    let core = core();
+fn invalid_host_or_port_is_refused_before_connecting() {
+    let core = Core::start();
     let qkey = Qkey::with_rest(&core);
     for host in [
         "a b",
@@ -471,62 +346,44 @@ fn invalid_host_is_refused_before_connecting() {
         );
         assert_eq!(run.stderr, expected);
     }
-    assert_data_eq!(
-        qkey.run(["keys", "--host="]).transcript(),
+    let lines = [
+        "keys --host=",
+        "keys --port=65536",
+        "keys --port=x",
+        "keys --port=0",
+    ];
+    snapshot!(
+        session(&qkey, lines),
         str![[r#"
+$ qkey keys --host=
 --- exit 2
 error: the host is empty
 hint: give a host name or an address, or omit it on a cluster node
-
-"#]]
-        .raw()
-    );
-    assert_eq!(core.connections(), 0);
-}
-
-#[test]
-fn invalid_port_is_usage_error() {
-    let core = core();
-    let qkey = Qkey::with_rest(&core);
-    let mut said = String::new();
-    for port in ["65536", "-1", "x", "0"] {
-        said += &qkey.run(["keys", &format!("--port={port}")]).transcript();
-    }
-    assert_data_eq!(
-        said,
-        str![[r#"
+$ qkey keys --port=65536
 --- exit 2
 error: invalid value '65536' for '--port <PORT>': 65536 is not in 0..=65535
 
 For more information, try '--help'.
---- exit 2
-error: invalid value '-1' for '--port <PORT>': -1 is not in 0..=65535
-
-For more information, try '--help'.
+$ qkey keys --port=x
 --- exit 2
 error: invalid value 'x' for '--port <PORT>': invalid digit found in string
 
 For more information, try '--help'.
+$ qkey keys --port=0
 --- exit 7
 error: cannot reach 127.0.0.1:0: Connection refused (os error 111)
 hint: check --host and --port (or the cluster's entry in the configuration file), and the network
 
 "#]]
-        .raw()
     );
     assert_eq!(core.connections(), 0);
 }
 
-// Signals.
-
-fn start(qkey: &Qkey, args: &[&str]) -> Child {
-    qkey.command(args).spawn().expect("qkey runs")
-}
+// Timeouts and signals.
 
 fn interrupt(qkey: &Qkey, child: Child) -> Run {
-    let pid = Pid::from_raw(child.id().cast_signed()).expect("a process id");
-    kill_process(pid, Signal::INT).expect("qkey takes signals");
-    let run = qkey.taken(&child.wait_with_output().expect("qkey ends"));
+    send(&child, Signal::INT);
+    let run = qkey.end(child);
     assert_eq!(run.code, 130, "{run:?}");
     run
 }
@@ -555,46 +412,32 @@ impl Deaf {
             _listener: listener,
         }
     }
-
-    fn qkey(&self) -> Qkey {
-        Qkey::new()
-            .env("QKEY_VIA", "rest")
-            .env("QKEY_HOST", "127.0.0.1")
-            .env("QKEY_PORT", &self.port.to_string())
-    }
 }
 
 #[test]
-fn connecting_times_out() {
+fn connecting_times_out_and_is_interrupted() {
     let deaf = Deaf::start();
-    let run = deaf.qkey().run(with(&UNLOCK, &["--timeout=1"]));
-    assert_data_eq!(
-        run.transcript(),
+    let qkey = Qkey::with_port(deaf.port);
+    qkey_snapshot!(
+        qkey,
+        format!("{UNLOCK} --timeout=1").split(' '),
         str![[r#"
 --- exit 7
 error: cannot reach 127.0.0.1:[PORT]: no connection within 1 s
 hint: check whether the cluster responds, or give it more time with --timeout SECONDS
 
 "#]]
-        .raw()
     );
-}
-
-#[test]
-fn interrupt_while_connecting_exits() {
-    let deaf = Deaf::start();
-    let qkey = deaf.qkey();
-    let child = start(&qkey, &["lock", "--id=7", "--lock-key=1", "--timeout=600"]);
+    let child = qkey.start("lock --id=7 --lock-key=1 --timeout=600");
     wait_until("an attempt to connect", || is_connecting_to(deaf.port));
-    assert_data_eq!(
-        interrupt(&qkey, child).transcript(),
+    snapshot!(
+        filtered(&interrupt(&qkey, child)),
         str![[r#"
 --- exit 130
 error: interrupted before the request to read snapshot 7
 hint: nothing was submitted by this step; run this again
 
 "#]]
-        .raw()
     );
 }
 
@@ -610,94 +453,120 @@ fn is_connecting_to(port: u16) -> bool {
 }
 
 #[test]
-fn interrupt_during_hanging_read_exits() {
-    let cases = [
-        "a slow answer",
-        "a dripping answer",
-        "a pause before the next try",
-    ];
-    let said = side_by_side(&cases, |case| {
-        let core = core();
+fn interrupted_read_sends_nothing() {
+    let cases = ["slow", "drip", "a pause before a retry"];
+    let said = table(cases, |case| {
+        let core = Core::start();
         let qkey = Qkey::with_rest(&core);
-        match case {
-            "a slow answer" => core.fault("list_keys", "slow", json!({ "seconds": 300 })),
-            "a dripping answer" => core.fault("list_keys", "drip", json!({ "seconds": 3 })),
+        match *case {
+            "slow" => core.fault("list_keys", case, json!({ "seconds": 300 })),
+            "drip" => core.fault("list_keys", case, json!({ "seconds": 3 })),
             _ => {
                 let busy = json!({ "status": 503, "retry_after": 100 });
                 core.fault("list_keys", "status", busy);
             }
         }
-        let child = start(&qkey, &["keys", "list", "--timeout=600"]);
+        let child = qkey.start("keys --timeout=600");
         wait_until("a read", || core.count("list_keys") == 1);
         let run = interrupt(&qkey, child);
         assert_eq!(core.count("list_keys"), 1);
-        run.transcript()
+        filtered(&run)
     });
-    assert_data_eq!(
+    snapshot!(
         said,
         str![[r#"
-==== a slow answer
+==== slow
 --- exit 130
 error: interrupted during the request to list the lock keys
 hint: nothing was submitted by this step; run this again
-==== a dripping answer
+==== drip
 --- exit 130
 error: interrupted during the request to list the lock keys
 hint: nothing was submitted by this step; run this again
-==== a pause before the next try
+==== a pause before a retry
 --- exit 130
 error: interrupted before the request to list the lock keys
 hint: nothing was submitted by this step; run this again
 
 "#]]
-        .raw()
     );
 }
 
 #[test]
-fn interrupt_during_hanging_submission_reports_unconfirmed() {
-    let cases = ["unlock", "lock", "replace_key", "add_key"];
-    let said = side_by_side(&cases, |on| {
-        let command = match on {
-            "unlock" => &UNLOCK[..],
-            "lock" => &LOCK,
-            "replace_key" => &REPLACE,
-            _ => &ADD,
-        };
-        let core = core();
-        let qkey = Qkey::with_rest(&core);
-        core.fault(on, "slow", json!({ "seconds": 300 }));
-        let child = start(&qkey, &with(command, &["--timeout=600"]));
-        wait_until("a submission", || core.count(on) == 1);
-        let run = interrupt(&qkey, child);
-        assert_eq!(core.count(on), 1);
-        run.transcript()
+fn interrupted_submission_is_looked_up_once() {
+    let cases = ["slow", "slow_after"].map(|kind| {
+        CEREMONIES.map(|(operation, ceremony)| format!("{operation} {kind} {ceremony}"))
     });
-    assert_data_eq!(said, str![[r#"
-==== unlock
---- exit 130
-warning: stopping; waiting up to 8 s for what was already sent (a second signal stops at once)
-error: no reply to the request to unlock snapshot 7 ("7_snapshot"): not done so far, and may still be
-  caused by: interrupted during the request to unlock snapshot 7
-hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys usage` shows whether it was done; rerunning is safe: qkey looks first
-==== lock
---- exit 130
-warning: stopping; waiting up to 8 s for what was already sent (a second signal stops at once)
-error: no reply to the request to lock snapshot 8 ("8_snapshot"): not done so far, and may still be
-  caused by: interrupted during the request to lock snapshot 8
-hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys usage` shows whether it was done; rerunning is safe: qkey looks first
-==== replace_key
---- exit 130
-warning: stopping; waiting up to 8 s for what was already sent (a second signal stops at once)
-error: no reply to the request to replace key 1 ("lock-2026"): not done so far, and may still be
-  caused by: interrupted during the request to replace key 1
-hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows whether it was done; rerunning is safe: qkey looks first
-==== add_key
+    let cases: Vec<&str> = cases.iter().flatten().map(String::as_str).collect();
+    // Each waits for its lookup.
+    let said = side_by_side(&cases, |case| {
+        let mut words = case.splitn(3, ' ');
+        let [operation, kind, ceremony] = [(); 3].map(|()| words.next().expect("a word"));
+        let core = Core::with_lock_key();
+        let qkey = Qkey::with_rest(&core);
+        core.fault(operation, kind, json!({ "seconds": 300 }));
+        let child = qkey.start(&format!("{ceremony} --timeout=600"));
+        wait_until("a submission", || core.count(operation) == 1);
+        send(&child, Signal::INT);
+        let run = qkey.end(child);
+        assert_eq!(core.count(operation), 1, "{kind}");
+        core.clear_faults();
+        expect_done(&qkey.line(ceremony));
+        let submitted = if kind == "slow" { 2 } else { 1 };
+        assert_eq!(core.count(operation), submitted, "{kind}, run again");
+        filtered(&run)
+    });
+    snapshot!(
+        said,
+        str![[r#"
+==== add_key slow add --name=new --key=carol.pem
 --- exit 130
 warning: stopping; waiting up to 8 s for what was already sent (a second signal stops at once)
 error: no reply to the request to add key "new": not done so far, and may still be
   caused by: interrupted during the request to store key "new"
 hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows whether it was done; rerunning is safe: qkey looks first
+==== lock slow lock --id=3 --lock-key=1
+--- exit 130
+warning: stopping; waiting up to 8 s for what was already sent (a second signal stops at once)
+error: no reply to the request to lock snapshot 3 ("3_snapshot"): not done so far, and may still be
+  caused by: interrupted during the request to lock snapshot 3
+hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys usage` shows whether it was done; rerunning is safe: qkey looks first
+==== unlock slow unlock --id=2 --key=alice.pem
+--- exit 130
+warning: stopping; waiting up to 8 s for what was already sent (a second signal stops at once)
+error: no reply to the request to unlock snapshot 2 ("2_snapshot"): not done so far, and may still be
+  caused by: interrupted during the request to unlock snapshot 2
+hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys usage` shows whether it was done; rerunning is safe: qkey looks first
+==== replace_key slow replace -k1 --old-key=alice.pem --new-key=bob.pem
+--- exit 130
+warning: stopping; waiting up to 8 s for what was already sent (a second signal stops at once)
+error: no reply to the request to replace key 1 ("lock-2026"): not done so far, and may still be
+  caused by: interrupted during the request to replace key 1
+hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows whether it was done; rerunning is safe: qkey looks first
+==== add_key slow_after add --name=new --key=carol.pem
+Stored key 2 ("new") in the key store.
+  SHA256:[CAROL]
+--- exit 0
+warning: stopping; waiting up to 8 s for what was already sent (a second signal stops at once)
+warning: no reply to the request to add key "new" (interrupted during the request to store key "new"); checked: it was done
+==== lock slow_after lock --id=3 --lock-key=1
+Locked snapshot 3 ("3_snapshot") with key 1 ("lock-2026").
+--- exit 0
+warning: stopping; waiting up to 8 s for what was already sent (a second signal stops at once)
+warning: no reply to the request to lock snapshot 3 ("3_snapshot") (interrupted during the request to lock snapshot 3); checked: it was done
+==== unlock slow_after unlock --id=2 --key=alice.pem
+Unlocked snapshot 2 ("2_snapshot") with key 1 ("lock-2026").
+--- exit 0
+warning: stopping; waiting up to 8 s for what was already sent (a second signal stops at once)
+warning: no reply to the request to unlock snapshot 2 ("2_snapshot") (interrupted during the request to unlock snapshot 2); checked: it was done
+==== replace_key slow_after replace -k1 --old-key=alice.pem --new-key=bob.pem
+Replaced key 1 ("lock-2026").
+  was SHA256:[ALICE]
+  now SHA256:[BOB]
+--- exit 0
+warning: stopping; waiting up to 8 s for what was already sent (a second signal stops at once)
+warning: no reply to the request to replace key 1 ("lock-2026") (interrupted during the request to replace key 1); checked: it was done
 
-"#]].raw());
+"#]]
+    );
 }

@@ -1,5 +1,4 @@
-//! `examples/rotate.sh`: over the mock `qq` and straight to the REST API, killed at every step, and
-//! over the real `qq`.
+//! `examples/rotate.sh`, killed at every step.
 
 use std::{
     env, fs,
@@ -12,15 +11,21 @@ use std::{
 };
 
 use crate::support::{
-    core::{Core, QQ_VERSION},
+    ceremony::{mock, submissions},
+    core::Core,
     mock::Mock,
-    qkey::{ALICE_PUBLIC, CAROL_PUBLIC, Qkey, Run, public_key_base64, wait_until},
+    qkey::{ALICE_PUBLIC, CAROL_PUBLIC, Qkey, Run, end_sleepers, public_key_base64, wait_until},
+    snapshot::{filtered, snapshot},
 };
-use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::json;
-use snapbox::{assert_data_eq, str};
+use snapbox::str;
 
-/// The folder that holds `lock.pem`, which is alice's key, beside a `bin` from which the script takes what it runs.
+/// Where the script keeps alice's key once it is replaced.
+const ARCHIVE: &str = "lock.pem.old-qDNOdPfn_SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4";
+const ROTATE: [&str; 2] = ["1", "lock.pem"];
+
+/// A folder with `lock.pem`, which is alice's key, and a `bin` with the programs that the script runs.
 struct Keys {
     qkey: Qkey,
 }
@@ -56,14 +61,6 @@ impl Keys {
             symlink(&step, bin.join(program)).unwrap();
         }
         Self { qkey }
-    }
-
-    /// A mock cluster that holds the key as key 1, named "vault", with snapshot 2 locked.
-    fn with_mock(mock: &Mock) -> Self {
-        let keys = Self::new(Qkey::with_mock(mock));
-        assert_eq!(mock.add_key("vault", "", ALICE_PUBLIC), "1");
-        mock.set_snapshot_field(2, "lock_key", "1");
-        keys
     }
 
     /// The script, in a process group of its own.
@@ -126,30 +123,19 @@ impl Keys {
     }
 
     /// Panics unless the key was rotated once, with the old one archived and nothing left over.
+    #[track_caller]
     fn assert_rotated(&self, held: &str, what: &str) {
-        assert_ne!(held, ALICE_PUBLIC, "{what}: the cluster holds another key");
-        assert_eq!(
-            self.public("lock.pem"),
-            held,
-            "{what}: and that is the one in use"
-        );
-        let beside = self.beside();
-        assert_eq!(
-            beside,
-            ["lock.pem.old-qDNOdPfn_SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4"],
-            "{what}: only the old key is beside it"
-        );
-        assert_eq!(
-            self.public(&beside[0]),
-            ALICE_PUBLIC,
-            "{what}: it is the old key"
-        );
-        for name in ["lock.pem", &beside[0]] {
-            let mode = fs::metadata(self.qkey.path(name))
-                .unwrap()
-                .permissions()
-                .mode();
-            assert_eq!(mode & 0o777, 0o600, "{what}: {name}");
+        assert_ne!(held, ALICE_PUBLIC, "{what}");
+        assert_eq!(self.public("lock.pem"), held, "{what}");
+        assert_eq!(self.beside(), [ARCHIVE], "{what}");
+        assert_eq!(self.public(ARCHIVE), ALICE_PUBLIC, "{what}");
+        for name in ["lock.pem", ARCHIVE] {
+            let metadata = fs::metadata(self.qkey.path(name)).unwrap();
+            assert_eq!(
+                metadata.permissions().mode() & 0o777,
+                0o600,
+                "{what}: {name}"
+            );
         }
     }
 
@@ -157,144 +143,52 @@ impl Keys {
     fn assert_untouched(&self, held: &str) {
         assert_eq!(held, ALICE_PUBLIC);
         assert_eq!(self.public("lock.pem"), ALICE_PUBLIC);
-        assert!(self.beside().is_empty(), "{:?}", self.beside());
+        assert_eq!(self.beside(), [""; 0]);
     }
 }
 
-/// Ends what a fault has left sleeping.
-fn end_sleepers(mock: &Mock) {
-    for sleeper in mock.sleepers() {
-        let _ = kill_process(pid(sleeper), Signal::KILL);
-    }
-}
-
-fn pid(id: u32) -> Pid {
-    Pid::from_raw(id.try_into().unwrap()).unwrap()
+fn held(core: &Core) -> String {
+    core.key("1")["public_key"].as_str().unwrap().to_owned()
 }
 
 fn kill_group(child: &mut Child) {
-    kill_process_group(pid(child.id()), Signal::KILL).unwrap();
+    kill_process_group(Pid::from_child(child), Signal::KILL).unwrap();
     child.wait().unwrap();
 }
 
 #[test]
-fn a_key_is_rotated() {
-    let mock = Mock::new();
-    let keys = Keys::with_mock(&mock);
-    let run = keys.run(&["vault", "lock.pem"]);
-    let new = public_fingerprint(&keys, "lock.pem");
-    assert_data_eq!(
-        run.transcript().replace(&new, "[NEW]"),
+fn key_is_rotated() {
+    let core = Core::with_lock_key();
+    core.modify_key("1", json!({ "name": "vault of böb" }));
+    let keys = Keys::new(Qkey::with_rest(&core));
+    let run = keys.run(&["vault of böb", "lock.pem"]);
+    let new = keys.qkey.line("--output=json pubkey lock.pem").json();
+    let new = new["fingerprint"].as_str().unwrap().to_owned();
+    snapshot!(
+        filtered(&run).replace(&new, "[NEW]"),
         str![[r#"
-Replaced key 1 ("vault").
-  was SHA256:qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
+Replaced key 1 ("vault of böb").
+  was SHA256:[ALICE]
   now [NEW]
 --- exit 0
 rotate.sh: done: the cluster holds ./lock.pem; the old key is ./lock.pem.old-qDNOdPfn_SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4
 
 "#]]
     );
-    keys.assert_rotated(&mock.public_key("1"), "a run without faults");
-    assert_eq!(mock.count("fs_security_replace_key"), 1);
-    let unlock = keys.qkey.run(["unlock", "--id=2", "--key=lock.pem"]);
-    assert_eq!((unlock.code, mock.lock_key(2)), (0, None), "{unlock:?}");
-}
-
-fn public_fingerprint(keys: &Keys, file: &str) -> String {
-    let key = keys.qkey.run(["--output=json", "pubkey", file]).json();
-    key["fingerprint"].as_str().unwrap().to_owned()
-}
-
-#[test]
-fn a_key_is_rotated_through_the_real_qq() {
-    a_key_is_rotated_although_the_answer_is_lost(|core| Qkey::with_core(core, QQ_VERSION));
-}
-
-#[test]
-fn a_key_is_rotated_straight_over_rest() {
-    a_key_is_rotated_although_the_answer_is_lost(Qkey::with_rest);
-}
-
-fn a_key_is_rotated_although_the_answer_is_lost(qkey: impl Fn(&Core) -> Qkey) {
-    let core = Core::start();
-    let keys = Keys::new(qkey(&core));
-    let id = core.add_key(json!({ "name": "vault of böb", "public_key": ALICE_PUBLIC }));
-    core.add_snapshot(json!({ "id": 7, "lock_key": id }));
-    let held = || core.key(&id)["public_key"].as_str().unwrap().to_owned();
-
-    // The answer is lost, and so is every attempt to look: four, of three requests each.
-    core.fault("replace_key", "drop_after", json!({}));
-    core.fault("list_keys", "slow", json!({ "seconds": 0, "times": 2 }));
-    core.fault("list_keys", "status", json!({ "status": 503, "times": 12 }));
-    let run = keys.run(&["vault of böb", "lock.pem"]);
-    assert_eq!(run.code, 8, "{run:?}");
-    assert_eq!(keys.in_use(&held()), Some("lock.pem.new"));
-
-    let run = keys.run(&["vault of böb", "lock.pem"]);
-    assert_eq!(run.code, 0, "{run:?}");
-    keys.assert_rotated(&held(), "a second run");
+    keys.assert_rotated(&held(&core), "a run without faults");
     assert_eq!(core.count("replace_key"), 1);
-    let unlock = keys.qkey.run(["unlock", "--id=7", "--key=lock.pem"]);
+    let unlock = keys.qkey.line("unlock --id=2 --key=lock.pem");
     assert_eq!(unlock.code, 0, "{unlock:?}");
-    assert_eq!(core.snapshot(7)["lock_key"], json!(null));
-}
-
-/// A cluster that holds alice's key as key 1, named "vault", which locks snapshot 2.
-trait Vault {
-    fn keys(&self) -> Keys;
-    /// The public key that it holds.
-    fn held(&self) -> String;
-    fn replacements(&self) -> usize;
-}
-
-impl Vault for Mock {
-    fn keys(&self) -> Keys {
-        Keys::with_mock(self)
-    }
-
-    fn held(&self) -> String {
-        self.public_key("1")
-    }
-
-    fn replacements(&self) -> usize {
-        self.count("fs_security_replace_key")
-    }
-}
-
-/// Over REST.
-impl Vault for Core {
-    fn keys(&self) -> Keys {
-        self.add_key(json!({ "name": "vault", "public_key": ALICE_PUBLIC }));
-        self.add_snapshot(json!({ "id": 2, "lock_key": "1" }));
-        Keys::new(Qkey::with_rest(self))
-    }
-
-    fn held(&self) -> String {
-        self.key("1")["public_key"].as_str().unwrap().to_owned()
-    }
-
-    fn replacements(&self) -> usize {
-        self.count("replace_key")
-    }
 }
 
 #[test]
-fn killed_at_any_step_resumes() {
-    killed_at_any_step(Mock::new);
-}
-
-#[test]
-fn killed_at_any_step_over_rest_resumes() {
-    killed_at_any_step(Core::start);
-}
-
-fn killed_at_any_step<V: Vault>(new: impl Fn() -> V) {
+fn rotation_killed_at_any_step_resumes() {
     let mut killed = 0;
     for (when, step) in (1..).flat_map(|step| [("before", step), ("after", step)]) {
         let what = format!("killed {when} step {step}");
-        let vault = new();
-        let keys = vault.keys();
-        let mut command = keys.rotate(&["vault", "lock.pem"]);
+        let core = Core::with_lock_key();
+        let keys = Keys::new(Qkey::with_rest(&core));
+        let mut command = keys.rotate(&ROTATE);
         let output = command
             .env("STOP", format!("{when} {step}"))
             .output()
@@ -304,218 +198,155 @@ fn killed_at_any_step<V: Vault>(new: impl Fn() -> V) {
         }
         assert_eq!(output.status.signal(), Some(9), "{what}: {output:?}");
         killed += 1;
-        assert!(
-            keys.in_use(&vault.held()).is_some(),
-            "{what}: the cluster's key is at hand"
-        );
-        let unlock = [
-            "unlock",
-            "--dry-run",
-            "--id=2",
-            "--key=lock.pem",
-            "--key=lock.pem.new",
-        ];
-        let unlock = keys.qkey.run(unlock);
+        assert!(keys.in_use(&held(&core)).is_some(), "{what}");
+        let unlock = "unlock --dry-run --id=2 --key=lock.pem --key=lock.pem.new";
+        let unlock = keys.qkey.line(unlock);
         assert_eq!(unlock.code, 0, "{what}: {unlock:?}");
 
-        // Once the new key has its name nothing is left to do, and only --finish says so.
-        let run = keys.run(&["--finish", "vault", "lock.pem"]);
+        // Once the new key has its name, nothing is left to do, and only --finish says so.
+        let run = keys.run(&["--finish", "1", "lock.pem"]);
         assert_eq!(run.code, 0, "{what}: {run:?}");
-        if vault.held() == ALICE_PUBLIC {
-            assert!(keys.beside().is_empty(), "{what}: nothing was begun yet");
-            let run = keys.run(&["vault", "lock.pem"]);
+        if held(&core) == ALICE_PUBLIC {
+            assert_eq!(keys.beside(), [""; 0], "{what}: nothing was begun");
+            let run = keys.run(&ROTATE);
             assert_eq!(run.code, 0, "{what}: {run:?}");
         }
-        keys.assert_rotated(&vault.held(), &what);
-        assert_eq!(vault.replacements(), 1, "{what}");
+        keys.assert_rotated(&held(&core), &what);
+        assert_eq!(core.count("replace_key"), 1, "{what}");
     }
-    // qkey six times (the old key held, generate, replace, the new key held, pubkey), ln, mv.
+    // qkey five times (the old key held, generate, replace, the new key held, pubkey), ln, mv.
     assert_eq!(killed, 14);
 }
 
 #[test]
-fn killed_during_submission_resumes() {
-    for (command, nth, fault, submissions) in [
-        ("fs_security_list_keys", 1, "hang", 1),
-        ("fs_security_list_keys", 2, "hang", 1),
-        ("fs_security_list_keys", 3, "hang", 1),
-        ("fs_security_get_key_replace_challenge", 2, "hang-after", 1),
-        ("fs_security_replace_key", 1, "hang", 2),
-        ("fs_security_replace_key", 1, "hang-after", 1),
-        (
-            "fs_security_replace_key",
-            1,
-            "hang-with-grandchild-and-stay",
-            1,
-        ),
-    ] {
-        let what = format!("{fault} at {command} {nth}");
-        let mock = Mock::new();
-        let keys = Keys::with_mock(&mock);
-        for _ in 1..nth {
-            mock.fault(command, "");
-        }
-        mock.fault(command, fault);
-        let mut child = keys.rotate(&["1", "lock.pem"]).spawn().unwrap();
-        wait_until(&what, || !mock.sleepers().is_empty());
-        kill_group(&mut child);
-        assert!(keys.in_use(&mock.public_key("1")).is_some(), "{what}");
+fn rotation_killed_during_submission_resumes() {
+    for (fault, submitted) in [("hang", 2), ("hang-with-grandchild-and-stay", 1)] {
+        let mock = mock();
+        let keys = Keys::new(Qkey::with_mock(&mock));
+        mock.fault("fs_security_replace_key", fault);
+        let mut child = keys.rotate(&ROTATE).spawn().unwrap();
+        wait_until(fault, || !mock.sleepers().is_empty());
+        // Another rotation does not interfere.
+        let second = keys.run(&ROTATE);
+        snapshot!(
+            filtered(&second),
+            str![[r#"
+--- exit 1
+rotate.sh: another rotation is running in ./
 
-        // What the killed qkey had started still sleeps, and is in nobody's way.
-        let run = keys.run(&["1", "lock.pem"]);
-        assert_eq!(run.code, 0, "{what}: {run:?}");
-        keys.assert_rotated(&mock.public_key("1"), &what);
-        assert_eq!(mock.count("fs_security_replace_key"), submissions, "{what}");
+"#]]
+        );
+        kill_group(&mut child);
+        assert!(keys.in_use(&mock.public_key("1")).is_some(), "{fault}");
+
+        // What the killed qkey had started still sleeps, and does not interfere either.
+        let run = keys.run(&ROTATE);
+        assert_eq!(run.code, 0, "{fault}: {run:?}");
+        keys.assert_rotated(&mock.public_key("1"), fault);
+        assert_eq!(submissions(&mock), submitted, "{fault}");
         end_sleepers(&mock);
     }
 }
 
+/// The script goes by the exit code of `qkey`: one fault for each.
 #[test]
-fn lost_reply_or_refusal_stops_and_resumes() {
-    // Each with the code of the first run.
-    for (fault, code) in [
-        ("drop-after", 0),
-        ("drop-before", 8),
-        ("timeout-after", 0),
-        ("timeout-before", 8),
-        ("kill-9-after", 0),
-        ("kill-9", 8),
-        ("garbage-after", 0),
-        ("garbage", 8),
-        ("empty-after", 0),
-        ("truncated", 0),
-        ("traceback-after", 0),
-        ("refused-connection", 7),
-        ("status 503 http_service_unavailable_error Later.", 8),
-        ("status 403 http_forbidden_error No.", 6),
-        ("status 400 invalid_request_error No.", 5),
-        ("unauthenticated", 6),
-        ("stale", 0),
-    ] {
-        let mock = Mock::new();
-        let keys = Keys::with_mock(&mock);
-        mock.fault("fs_security_replace_key", fault);
-        let run = keys.run(&["vault", "lock.pem"]);
-        assert_eq!(run.code, code, "{fault}: {run:?}");
-        assert!(keys.in_use(&mock.public_key("1")).is_some(), "{fault}");
+fn failed_rotation_stops_and_resumes() {
+    let cases = [
+        ("replace_key", "drop_after", json!({}), 0),
+        ("replace_key", "stale", json!({}), 0),
+        ("replace_key", "status", json!({ "status": 400 }), 5),
+        ("replace_key", "status", json!({ "status": 403 }), 6),
+        (
+            "replace_key",
+            "status",
+            json!({ "status": 429, "retry_after": 0 }),
+            7,
+        ),
+        ("replace_key", "drop_before", json!({}), 8),
+    ];
+    for (on, kind, more, code) in cases {
+        let core = Core::with_lock_key();
+        let keys = Keys::new(Qkey::with_rest(&core));
+        core.fault(on, kind, more);
+        let run = keys.run(&ROTATE);
+        assert_eq!(run.code, code, "{kind}: {run:?}");
+        assert!(keys.in_use(&held(&core)).is_some(), "{kind}");
         if code != 0 {
-            assert_eq!(keys.beside(), ["lock.pem.new"], "{fault}");
-            let run = keys.run(&["vault", "lock.pem"]);
-            assert_eq!(run.code, 0, "{fault}: {run:?}");
+            assert_eq!(keys.beside(), ["lock.pem.new"], "{kind}");
+            let run = keys.run(&ROTATE);
+            assert_eq!(run.code, 0, "{kind}: {run:?}");
         }
-        keys.assert_rotated(&mock.public_key("1"), fault);
+        keys.assert_rotated(&held(&core), kind);
     }
 }
 
 #[test]
-fn unreadable_cluster_stops_and_resumes() {
-    let mock = Mock::new();
-    let keys = Keys::with_mock(&mock);
-    mock.fault("fs_security_replace_key", "drop-after");
-    for fault in ["", "", "always drop-before"] {
-        mock.fault("fs_security_list_keys", fault);
+fn unconfirmed_rotation_stops_and_resumes() {
+    let core = Core::with_lock_key();
+    let keys = Keys::new(Qkey::with_rest(&core));
+    // The reply is lost, and every attempt to look fails.
+    core.fault("replace_key", "drop_after", json!({}));
+    core.fault("list_keys", "slow", json!({ "seconds": 0, "times": 2 }));
+    core.fault("list_keys", "status", json!({ "status": 503, "times": 0 }));
+    for code in [8, 7] {
+        let run = keys.run(&ROTATE);
+        assert_eq!(run.code, code, "{run:?}");
+        assert_eq!(keys.beside(), ["lock.pem.new"]);
     }
-    let run = keys.run(&["vault", "lock.pem"]);
-    assert_data_eq!(
-        run.transcript(),
-        str![[r#"
---- exit 8
-error: the request to replace key 1 ("vault") was sent, but the result could not be confirmed
-  caused by: lost the connection to cluster:8000 during the request to replace key 1: Remote end closed connection without response
-hint: keep every key; `[QQ] --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
-
-"#]]
-    );
-    assert_eq!(keys.beside(), ["lock.pem.new"]);
-
-    let run = keys.run(&["vault", "lock.pem"]);
-    assert_eq!(run.code, 7, "{run:?}");
-    assert_eq!(keys.beside(), ["lock.pem.new"]);
-
-    fs::remove_file(mock.state().join("faults/fs_security_list_keys")).unwrap();
-    let run = keys.run(&["vault", "lock.pem"]);
+    core.clear_faults();
+    let run = keys.run(&ROTATE);
     assert_eq!(run.code, 0, "{run:?}");
-    keys.assert_rotated(&mock.public_key("1"), "the third run");
-    assert_eq!(mock.count("fs_security_replace_key"), 1);
+    keys.assert_rotated(&held(&core), "the third run");
+    assert_eq!(core.count("replace_key"), 1);
 }
 
 #[test]
 fn wrong_old_key_makes_no_new_key() {
-    let mock = Mock::new();
-    let keys = Keys::with_mock(&mock);
-    let run = keys.run(&["vault", "bob.pem"]);
-    assert_data_eq!(
-        run.transcript(),
+    let core = Core::with_lock_key();
+    let keys = Keys::new(Qkey::with_rest(&core));
+    snapshot!(
+        filtered(&keys.run(&["1", "bob.pem"])),
         str![[r#"
 --- exit 4
-error: ./bob.pem (SHA256:Bigzvx05JkuL) does not match key 1 ("vault")
-hint: nothing was sent; you need the private key for SHA256:qDNOdPfn/SvG
+error: ./bob.pem (SHA256:[BOB…]) does not match key 1 ("lock-2026")
+hint: nothing was sent; you need the private key for SHA256:[ALICE…]
 
 "#]]
     );
-    keys.assert_untouched(&mock.public_key("1"));
-    assert!(!keys.qkey.path("bob.pem.new").exists());
-    assert_eq!(mock.count("fs_security_replace_key"), 0);
-}
-
-#[test]
-fn key_replaced_by_another_admin_is_kept() {
-    let mock = Mock::new();
-    let keys = Keys::with_mock(&mock);
-    mock.fault("fs_security_replace_key", "drop-before");
-    assert_eq!(keys.run(&["vault", "lock.pem"]).code, 8);
-    mock.set_key_field("1", "public_key", CAROL_PUBLIC);
-    let run = keys.run(&["vault", "lock.pem"]);
-    assert_data_eq!(
-        run.transcript(),
-        str![[r#"
---- exit 4
-rotate.sh: continuing with ./lock.pem.new
-error: ./lock.pem (SHA256:qDNOdPfn/SvG) does not match key 1 ("vault")
-hint: nothing was sent; you need the private key for SHA256:JSkAIR0avXSX
-
-"#]]
-    );
-    assert_eq!(keys.public("lock.pem"), ALICE_PUBLIC);
-    assert_eq!(keys.beside(), ["lock.pem.new"]);
-}
-
-#[test]
-fn finish_starts_nothing() {
-    let mock = Mock::new();
-    let keys = Keys::with_mock(&mock);
-    assert_data_eq!(
-        keys.run(&["--finish", "vault", "lock.pem"]).transcript(),
+    // --finish starts nothing.
+    snapshot!(
+        filtered(&keys.run(&["--finish", "1", "lock.pem"])),
         str![[r#"
 --- exit 0
 rotate.sh: nothing to finish: the cluster holds ./lock.pem
 
 "#]]
     );
-    assert_eq!(keys.run(&["--finish", "vault", "bob.pem"]).code, 4);
-    keys.assert_untouched(&mock.public_key("1"));
+    assert_eq!(keys.run(&["--finish", "1", "bob.pem"]).code, 4);
+    keys.assert_untouched(&held(&core));
+    assert!(!keys.qkey.path("bob.pem.new").exists());
+    assert_eq!(core.count("replace_key"), 0);
 }
 
 #[test]
-fn concurrent_rotations_do_not_mix() {
-    let mock = Mock::new();
-    let keys = Keys::with_mock(&mock);
-    mock.fault("fs_security_replace_key", "hang");
-    let mut first = keys.rotate(&["vault", "lock.pem"]).spawn().unwrap();
-    wait_until("the first submission", || !mock.sleepers().is_empty());
-    let second = keys.run(&["vault", "lock.pem"]);
-    assert_data_eq!(
-        second.transcript(),
+fn key_replaced_by_someone_else_is_kept() {
+    let mock = mock();
+    let keys = Keys::new(Qkey::with_mock(&mock));
+    mock.fault("fs_security_replace_key", "drop-before");
+    assert_eq!(keys.run(&ROTATE).code, 8);
+    mock.set_key_field("1", "public_key", CAROL_PUBLIC);
+    snapshot!(
+        filtered(&keys.run(&ROTATE)),
         str![[r#"
---- exit 1
-rotate.sh: another rotation is running in ./
+--- exit 4
+rotate.sh: continuing with ./lock.pem.new
+error: ./lock.pem (SHA256:[ALICE…]) does not match key 1 ("lock-2026")
+hint: nothing was sent; you need the private key for SHA256:[CAROL…]
 
 "#]]
     );
-    kill_group(&mut first);
-    end_sleepers(&mock);
-    assert_eq!(keys.run(&["vault", "lock.pem"]).code, 0);
-    keys.assert_rotated(&mock.public_key("1"), "after both");
+    assert_eq!(keys.public("lock.pem"), ALICE_PUBLIC);
+    assert_eq!(keys.beside(), ["lock.pem.new"]);
 }
 
 #[test]
@@ -547,8 +378,8 @@ fn encrypted_key_file_is_replaced_by_encrypted_one() {
 
 #[test]
 fn odd_file_names_work() {
-    let mock = Mock::new();
-    let keys = Keys::with_mock(&mock);
+    let mock = mock();
+    let keys = Keys::new(Qkey::with_mock(&mock));
     for name in ["-x", "a b", "q:r%", "sub/ключ"] {
         let file = keys
             .qkey
@@ -562,8 +393,8 @@ fn odd_file_names_work() {
 
 #[test]
 fn unrotatable_sources_are_reported() {
-    let mock = Mock::new();
-    let keys = Keys::with_mock(&mock);
+    let core = Core::with_lock_key();
+    let keys = Keys::new(Qkey::with_rest(&core));
     symlink("lock.pem", keys.qkey.path("link.pem")).unwrap();
     for (args, code, words) in [
         (&[][..], 2, "usage: rotate.sh"),
@@ -574,29 +405,28 @@ fn unrotatable_sources_are_reported() {
         (&["vault", "link.pem"], 2, "./link.pem is a symbolic link"),
         (&["vault", "."], 2, "./. is a directory"),
         (&["vault", "a?b"], 2, "a question mark"),
-        (&["valt", "lock.pem"], 5, "did you mean \"vault\"?"),
+        (&["lock-2062", "lock.pem"], 5, "did you mean \"lock-2026\"?"),
     ] {
         let run = keys.run(args);
         assert_eq!(run.code, code, "{args:?}: {run:?}");
         assert!(run.stderr.contains(words), "{args:?}: {run:?}");
     }
-    keys.assert_untouched(&mock.public_key("1"));
+    keys.assert_untouched(&held(&core));
 }
 
 #[test]
 fn existing_archive_is_left_alone() {
-    let mock = Mock::new();
-    let keys = Keys::with_mock(&mock);
-    let archive = "lock.pem.old-qDNOdPfn_SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4";
-    keys.qkey.write(archive, "notes\n");
-    let run = keys.run(&["vault", "lock.pem"]);
+    let core = Core::with_lock_key();
+    let keys = Keys::new(Qkey::with_rest(&core));
+    keys.qkey.write(ARCHIVE, "notes\n");
+    let run = keys.run(&ROTATE);
     assert_eq!(run.code, 1, "{run:?}");
     assert!(run.stderr.contains("then run this again"), "{run:?}");
     assert_eq!(keys.public("lock.pem"), ALICE_PUBLIC);
-    assert_eq!(keys.in_use(&mock.public_key("1")), Some("lock.pem.new"));
+    assert_eq!(keys.in_use(&held(&core)), Some("lock.pem.new"));
 
-    // As it says: a copy of one's own does as well.
-    fs::copy(keys.qkey.path("lock.pem"), keys.qkey.path(archive)).unwrap();
-    assert_eq!(keys.run(&["vault", "lock.pem"]).code, 0);
-    keys.assert_rotated(&mock.public_key("1"), "after the copy");
+    // As it says: a copy made by hand does as well.
+    fs::copy(keys.qkey.path("lock.pem"), keys.qkey.path(ARCHIVE)).unwrap();
+    assert_eq!(keys.run(&ROTATE).code, 0);
+    keys.assert_rotated(&held(&core), "after the copy");
 }

@@ -1,9 +1,10 @@
-//! Whom `--via rest` believes to be the cluster.
+//! Which certificates `--via rest` trusts.
 
 use std::{
     fs,
     io::{self, Read, Write},
     net::{Shutdown, TcpListener, TcpStream},
+    path::Path,
     process::Command,
     sync::{
         Arc,
@@ -16,7 +17,10 @@ use std::{
 use crate::support::{
     core::{Core, QQ_VERSION, Shown},
     mock::Mock,
+    proxy::free_port,
     qkey::{Qkey, Run},
+    shell::prints,
+    snapshot::{filtered, qkey_snapshot, session, snapshot, table},
 };
 use rustls::{
     crypto::ring,
@@ -24,168 +28,116 @@ use rustls::{
     sign::{CertifiedKey, SingleCertAndKey},
 };
 use serde_json::json;
-use snapbox::{IntoData, assert_data_eq, str};
+use snapbox::str;
 
-/// To the simulated Core, of which nothing is known but where it is.
+/// With a token for the simulated Core, and without trust in its certificate.
 fn trusting_nobody(core: &Core) -> Qkey {
-    Qkey::new()
-        .env("QKEY_VIA", "rest")
-        .env("QKEY_HOST", "127.0.0.1")
-        .env("QKEY_PORT", &core.port().to_string())
-        .env("QKEY_CREDENTIALS_STORE", path(core.credentials()))
+    Qkey::with_port(core.port()).env("QKEY_CREDENTIALS_STORE", core.credentials())
 }
 
-fn path(path: &std::path::Path) -> &str {
+fn path(path: &Path) -> &str {
     path.to_str().expect("UTF-8")
 }
 
-/// With the fingerprints, which differ from run to run, replaced.
-fn transcript(core: &Core, run: &Run) -> String {
-    run.transcript()
-        .replace(core.fingerprint(), "sha256:[CORE]")
-        .replace(path(core.ca_file()), "[CA]")
-}
-
+#[track_caller]
 fn expect_trust(run: &Run) {
     assert_eq!(run.code, 0, "{run:?}");
 }
 
-/// With what the clock says replaced.
-fn without_clock(text: &str) -> String {
-    let mut parts = text.split("clock says ");
-    let first = parts.next().unwrap_or_default().to_owned();
-    parts.fold(first, |said, part| {
-        let (time, rest) = part.split_at("2026-11-25 21:05 UTC".len());
-        assert!(time.ends_with(" UTC"), "{time}");
-        said + "clock says [NOW]" + rest
-    })
+/// Expects a refused certificate, and no request to the server.
+#[track_caller]
+fn expect_distrust(core: &Core, run: &Run) {
+    assert_eq!(run.code, 7, "{run:?}");
+    assert_eq!(core.requests(), Vec::<serde_json::Value>::new());
 }
 
-/// Whether curl, which trusts these certificates alone, takes the Core's.
+/// Whether curl, which trusts only these certificates, accepts the Core's.
 fn curl_accepts(core: &Core) -> bool {
     let url = format!("https://127.0.0.1:{}/v1/version", core.port());
     let status = Command::new("curl")
-        .args([
-            "--silent",
-            "--output",
-            "/dev/null",
-            "--noproxy",
-            "*",
-            "--cacert",
-        ])
+        .args("--silent --output /dev/null --noproxy * --cacert".split(' '))
         .args([path(core.ca_file()), &url])
-        .status()
-        .expect("curl runs");
-    status.success()
-}
-
-/// Expects a refused certificate, and no request to the server.
-fn expect_none(core: &Core, run: &Run) {
-    assert_eq!(run.code, 7, "{run:?}");
-    assert_eq!(core.requests(), Vec::<serde_json::Value>::new());
+        .status();
+    status.expect("curl runs").success()
 }
 
 const OTHER: &str = "sha256:00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
 
 #[test]
-fn certificate_of_an_unknown_ca_is_refused() {
+fn hints_for_untrusted_certificates_with_system_cas() {
     let core = Core::start();
     let qkey = trusting_nobody(&core);
-    let run = qkey.run(["keys"]);
-    expect_none(&core, &run);
-    assert_data_eq!(transcript(&core, &run), str![[r#"
+    let kinds = ["signed", "self-signed", "intermediate"];
+    let said = table(kinds, |kind| {
+        let shown = core.show(json!({ "certificate": kind }));
+        let runs = [&["keys"][..], &["keys", "--output=json"]].map(|args| qkey.run(args));
+        let pin = runs[0].stderr.split_whitespace();
+        let pin = pin
+            .filter(|word| word.starts_with("--tls-fingerprint="))
+            .last();
+        expect_distrust(&core, &runs[0]);
+        // The pin in the hint works as printed.
+        let pin = pin.expect("a pin").trim_end_matches(',');
+        expect_trust(&qkey.run(["keys", pin]));
+        core.clear_requests();
+        let runs = match *kind {
+            "signed" => runs.each_ref().map(filtered).concat(),
+            _ => filtered(&runs[0]),
+        };
+        runs.replace(&shown.fingerprint, "sha256:[SHOWN]")
+    });
+    snapshot!(said, str![[r#"
+==== signed
 --- exit 7
 error: the certificate of 127.0.0.1:[PORT] is not trusted
   caused by: it was issued by "simulated-ca", which this system does not trust, and the server sent no intermediate certificates
-hint: its fingerprint is sha256:[CORE]; if the cluster's administrator confirms it, pin the certificate with --tls-fingerprint=sha256:[CORE], or trust the CA that signed it with --ca-file PEM
-
-"#]].raw());
-    let run = qkey.run(["keys", "--output=json"]);
-    expect_none(&core, &run);
-    assert_data_eq!(transcript(&core, &run), str![[r#"
+hint: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms it, pin the certificate with --tls-fingerprint=sha256:[SHOWN], or trust the CA that signed it with --ca-file PEM
 --- exit 7
-{"error":{"kind":"unreachable","message":"the certificate of 127.0.0.1:[PORT] is not trusted","causes":["it was issued by \"simulated-ca\", which this system does not trust, and the server sent no intermediate certificates"],"hint":"its fingerprint is sha256:[CORE]; if the cluster's administrator confirms it, pin the certificate with --tls-fingerprint=sha256:[CORE], or trust the CA that signed it with --ca-file PEM","exit_code":7}}
+{"error":{"kind":"unreachable","message":"the certificate of 127.0.0.1:[PORT] is not trusted","causes":["it was issued by \"simulated-ca\", which this system does not trust, and the server sent no intermediate certificates"],"hint":"its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms it, pin the certificate with --tls-fingerprint=sha256:[SHOWN], or trust the CA that signed it with --ca-file PEM","exit_code":7}}
+==== self-signed
+--- exit 7
+error: the certificate of 127.0.0.1:[PORT] is not trusted
+  caused by: it is self-signed, and this system does not trust it
+hint: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms it, pin the certificate with --tls-fingerprint=sha256:[SHOWN], or save it to a file and trust that with --ca-file PEM
+==== intermediate
+--- exit 7
+error: the certificate of 127.0.0.1:[PORT] is not trusted
+  caused by: its chain ends at "simulated-ca", which this system does not trust
+hint: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms it, pin the certificate with --tls-fingerprint=sha256:[SHOWN], or trust the CA that signed it with --ca-file PEM
 
-"#]].raw());
-}
-
-#[test]
-fn fingerprint_in_the_hint_is_accepted_when_pinned() {
-    let core = Core::start();
-    let qkey = trusting_nobody(&core);
-    let run = qkey.run(["keys"]);
-    let pin = run
-        .stderr
-        .split_whitespace()
-        .find(|word| word.starts_with("--tls-fingerprint="));
-    expect_trust(&qkey.run([
-        "keys",
-        pin.expect("it is in the hint").trim_end_matches(','),
-    ]));
+"#]]);
 }
 
 #[test]
 fn system_cas_are_trusted_for_certificate_names() {
+    let core = Core::start();
     for (certificate, host, trusted) in [
         ("signed", "127.0.0.1", true),
-        ("signed", "localhost", true),
         ("signed", "LocalHost", true),
         ("wrong-name", "127.0.0.1", false),
-        ("expired", "127.0.0.1", false),
     ] {
-        let core = Core::start_with(&[&format!("--certificate={certificate}")]);
-        let qkey = trusting_nobody(&core)
-            .env("SSL_CERT_FILE", path(core.ca_file()))
-            .env("QKEY_HOST", host);
-        let run = qkey.run(["keys"]);
+        core.show(json!({ "certificate": certificate }));
+        core.clear_requests();
+        let qkey = trusting_nobody(&core).env("SSL_CERT_FILE", core.ca_file());
+        let run = qkey.run(["keys", "--host", host]);
         match trusted {
             true => expect_trust(&run),
-            false => expect_none(&core, &run),
+            false => expect_distrust(&core, &run),
         }
     }
-}
-
-#[test]
-fn system_without_trusted_cas() {
-    let core = Core::start();
     let qkey = trusting_nobody(&core)
         .env("SSL_CERT_FILE", "/dev/null")
         .env("SSL_CERT_DIR", "nowhere");
-    let run = qkey.run(["keys"]);
-    assert_data_eq!(transcript(&core, &run), str![[r#"
+    qkey_snapshot!(qkey, ["keys"], str![[r#"
 --- exit 2
 error: this system does not trust any certificate authorities
   caused by: opening directory: No such file or directory (os error 2) at 'nowhere'
   caused by: No such file or directory (os error 2)
 hint: install the package ca-certificates, trust the cluster's CA with --ca-file PEM, or pin the cluster's certificate with --tls-fingerprint
 
-"#]].raw());
-    assert_eq!(core.connections(), 0);
+"#]]);
+    core.show(json!({}));
     expect_trust(&qkey.run(["keys", "--ca-file", path(core.ca_file())]));
-}
-
-#[test]
-fn certificates_with_system_cas() {
-    let core = Core::start();
-    let mut said = String::new();
-    for kind in ["self-signed", "self-signed-ca", "intermediate"] {
-        let shown = core.show(json!({ "certificate": kind }));
-        let run = trusting_nobody(&core).run(["keys"]);
-        expect_none(&core, &run);
-        said += &run.stderr.replace(&shown.fingerprint, "sha256:[SHOWN]");
-    }
-    assert_data_eq!(said, str![[r#"
-error: the certificate of 127.0.0.1:[PORT] is not trusted
-  caused by: it is self-signed, and this system does not trust it
-hint: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms it, pin the certificate with --tls-fingerprint=sha256:[SHOWN], or save it to a file and trust that with --ca-file PEM
-error: the certificate of 127.0.0.1:[PORT] is not trusted
-  caused by: it is self-signed, and this system does not trust it
-hint: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms it, pin the certificate with --tls-fingerprint=sha256:[SHOWN], or save it to a file and trust that with --ca-file PEM
-error: the certificate of 127.0.0.1:[PORT] is not trusted
-  caused by: its chain ends at "simulated-ca", which this system does not trust
-hint: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms it, pin the certificate with --tls-fingerprint=sha256:[SHOWN], or trust the CA that signed it with --ca-file PEM
-
-"#]].raw());
 }
 
 /// The kinds of `tests/it/support/certificates.py`, with what is trusted in `--ca-file`.
@@ -255,238 +207,160 @@ const CERTIFICATES: &[&str] = &[
 #[test]
 fn certificates_with_ca_file() {
     let core = Core::start();
-    let mut said = String::new();
+    // Kinds with the same outcome share an entry.
+    let mut outcomes: Vec<(String, Vec<&str>)> = Vec::new();
     for kind in CERTIFICATES {
         let shown = core.show(json!({ "certificate": kind }));
         let qkey = trusting_nobody(&core);
         let run = qkey.run(["keys", "--ca-file", path(core.ca_file())]);
         // In the store of the system it counts the same.
-        let system = trusting_nobody(&core).env("SSL_CERT_FILE", path(core.ca_file()));
+        let system = trusting_nobody(&core).env("SSL_CERT_FILE", core.ca_file());
         assert_eq!(system.run(["keys"]).code, run.code, "{kind}");
         let curl = match curl_accepts(&core) {
             true => "accepts",
             false => "refuses",
         };
-        said += &format!("==== {kind}: exit {}, curl {curl}\n", run.code);
-        said += &run
+        let pin = format!(
+            "its fingerprint is {0}; if the cluster's administrator confirms it, pin the certificate with --tls-fingerprint={0}",
+            shown.fingerprint
+        );
+        let stderr = run
             .stderr
+            .replace(&pin, "[PIN]")
             .replace(&shown.fingerprint, "sha256:[SHOWN]")
             .replace(&shown.ca_fingerprint, "sha256:[CA]")
-            .replace(path(core.ca_file()), "[CA]");
+            .replace(path(core.ca_file()), "[CA]")
+            .replace(
+                "error: the certificate of 127.0.0.1:[PORT] is not trusted\n  caused by: ",
+                "untrusted: ",
+            );
+        let outcome = format!("exit {}, curl {curl}\n{}", run.code, without_clock(&stderr));
+        match outcomes.iter_mut().find(|(other, _)| *other == outcome) {
+            Some((_, kinds)) => kinds.push(kind),
+            None => outcomes.push((outcome, vec![kind])),
+        }
         if run.code == 0 {
             continue;
         }
         assert_eq!(run.code, 7, "{kind}: {run:?}");
-        // A hint that names a way out works, as printed.
-        let pin = run
-            .stderr
-            .contains(&format!("--tls-fingerprint={}", shown.fingerprint));
+        // A pin works exactly where the hint names it.
         let pinned = qkey.run(["keys", "--tls-fingerprint", &shown.fingerprint]);
-        assert_eq!(pin, pinned.code == 0, "{kind}: {run:?}, pinned: {pinned:?}");
-        if run.stderr.contains("--via qq") {
+        let is_named = stderr.contains("[PIN]");
+        assert_eq!(is_named, pinned.code == 0, "{kind}: {pinned:?}");
+        if *kind == "rsa-1024" {
+            assert!(run.stderr.contains("--via qq works"), "{run:?}");
             expect_trust(&Qkey::with_core(&core, QQ_VERSION).run(["keys"]));
         }
     }
-    let said = without_clock(&said);
-    assert_data_eq!(said, str![[r#"
-==== signed: exit 0, curl accepts
-==== self-signed: exit 0, curl accepts
-==== self-signed-ca: exit 0, curl accepts
-==== self-signed-not-ca: exit 0, curl accepts
-==== unknown-issuer-itself: exit 0, curl accepts
-==== expired: exit 7, curl refuses
-error: the certificate of 127.0.0.1:[PORT] is not trusted
-  caused by: it expired on 2020-12-31 23:59 UTC; this machine's clock says [NOW]
-hint: renew the certificate; until then: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms it, pin the certificate with --tls-fingerprint=sha256:[SHOWN]
-==== expired-itself: exit 7, curl refuses
-error: the certificate of 127.0.0.1:[PORT] is not trusted
-  caused by: it expired on 2020-12-31 23:59 UTC; this machine's clock says [NOW]
-hint: renew the certificate; until then: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms it, pin the certificate with --tls-fingerprint=sha256:[SHOWN]
-==== not-yet-valid: exit 7, curl refuses
-error: the certificate of 127.0.0.1:[PORT] is not trusted
-  caused by: it is not valid before 2100-01-01 00:00 UTC; this machine's clock says [NOW]
-hint: check this machine's clock; if it is right: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms it, pin the certificate with --tls-fingerprint=sha256:[SHOWN]
-==== not-yet-valid-itself: exit 7, curl refuses
-error: the certificate of 127.0.0.1:[PORT] is not trusted
-  caused by: it is not valid before 2100-01-01 00:00 UTC; this machine's clock says [NOW]
-hint: check this machine's clock; if it is right: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms it, pin the certificate with --tls-fingerprint=sha256:[SHOWN]
+    let said = outcomes
+        .iter()
+        .map(|(outcome, kinds)| format!("==== {}: {outcome}", kinds.join(", ")));
+    snapshot!(said.collect::<String>(), str![[r#"
+==== signed, self-signed, self-signed-ca, self-signed-not-ca, unknown-issuer-itself, intermediate, rsa-2048, rsa-2048-itself, p384, ed25519, ed25519-itself, p256-sha512-itself, rsa-pss, sha1-itself: exit 0, curl accepts
+==== expired, expired-itself: exit 7, curl refuses
+untrusted: it expired on 2020-12-31 23:59 UTC; this machine's clock says [NOW]
+hint: renew the certificate; until then: [PIN]
+==== not-yet-valid, not-yet-valid-itself: exit 7, curl refuses
+untrusted: it is not valid before 2100-01-01 00:00 UTC; this machine's clock says [NOW]
+hint: check this machine's clock; if it is right: [PIN]
 ==== authority-expired: exit 7, curl refuses
-error: the certificate of 127.0.0.1:[PORT] is not trusted
-  caused by: the CA certificate "simulated-ca" expired on 2020-12-31 23:59 UTC; this machine's clock says [NOW]
-hint: renew the certificate; until then: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms it, pin the certificate with --tls-fingerprint=sha256:[SHOWN]
+untrusted: the CA certificate "simulated-ca" expired on 2020-12-31 23:59 UTC; this machine's clock says [NOW]
+hint: renew the certificate; until then: [PIN]
 ==== authority-not-yet-valid: exit 7, curl refuses
-error: the certificate of 127.0.0.1:[PORT] is not trusted
-  caused by: the CA certificate "simulated-ca" is not valid before 2100-01-01 00:00 UTC; this machine's clock says [NOW]
-hint: check this machine's clock; if it is right: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms it, pin the certificate with --tls-fingerprint=sha256:[SHOWN]
+untrusted: the CA certificate "simulated-ca" is not valid before 2100-01-01 00:00 UTC; this machine's clock says [NOW]
+hint: check this machine's clock; if it is right: [PIN]
 ==== dates-reversed: exit 7, curl refuses
-error: the certificate of 127.0.0.1:[PORT] is not trusted
-  caused by: its validity period ends before it begins
-hint: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms it, pin the certificate with --tls-fingerprint=sha256:[SHOWN]
-==== wrong-name: exit 7, curl refuses
-error: the certificate of 127.0.0.1:[PORT] is not trusted
-  caused by: it is for elsewhere.test, not for 127.0.0.1
-hint: connect with --host to a name or address that the certificate lists; if none of them reaches the cluster: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms it, pin the certificate with --tls-fingerprint=sha256:[SHOWN]
-==== wrong-name-itself: exit 7, curl refuses
-error: the certificate of 127.0.0.1:[PORT] is not trusted
-  caused by: it is for elsewhere.test, not for 127.0.0.1
-hint: connect with --host to a name or address that the certificate lists; if none of them reaches the cluster: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms it, pin the certificate with --tls-fingerprint=sha256:[SHOWN]
+untrusted: its validity period ends before it begins
+hint: [PIN]
+==== wrong-name, wrong-name-itself: exit 7, curl refuses
+untrusted: it is for elsewhere.test, not for 127.0.0.1
+hint: connect with --host to a name or address that the certificate lists; if none of them reaches the cluster: [PIN]
 ==== wrong-address: exit 7, curl refuses
-error: the certificate of 127.0.0.1:[PORT] is not trusted
-  caused by: it is for 127.0.0.2, not for 127.0.0.1
-hint: connect with --host to a name or address that the certificate lists; if none of them reaches the cluster: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms it, pin the certificate with --tls-fingerprint=sha256:[SHOWN]
-==== address-as-dns-name: exit 7, curl refuses
-error: the certificate of 127.0.0.1:[PORT] is not trusted
-  caused by: it lists 127.0.0.1 as a DNS name, not as an IP address
-hint: connect with --host to a name or address that the certificate lists; if none of them reaches the cluster: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms it, pin the certificate with --tls-fingerprint=sha256:[SHOWN]
-==== address-as-dns-name-itself: exit 7, curl refuses
-error: the certificate of 127.0.0.1:[PORT] is not trusted
-  caused by: it lists 127.0.0.1 as a DNS name, not as an IP address
-hint: connect with --host to a name or address that the certificate lists; if none of them reaches the cluster: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms it, pin the certificate with --tls-fingerprint=sha256:[SHOWN]
+untrusted: it is for 127.0.0.2, not for 127.0.0.1
+hint: connect with --host to a name or address that the certificate lists; if none of them reaches the cluster: [PIN]
+==== address-as-dns-name, address-as-dns-name-itself: exit 7, curl refuses
+untrusted: it lists 127.0.0.1 as a DNS name, not as an IP address
+hint: connect with --host to a name or address that the certificate lists; if none of them reaches the cluster: [PIN]
 ==== many-names: exit 7, curl refuses
-error: the certificate of 127.0.0.1:[PORT] is not trusted
-  caused by: it is for node1.qumulo.test, node2.qumulo.test, node3.qumulo.test, node4.qumulo.test, node5.qumulo.test and 35 more, not for 127.0.0.1
-hint: connect with --host to a name or address that the certificate lists; if none of them reaches the cluster: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms it, pin the certificate with --tls-fingerprint=sha256:[SHOWN]
-==== common-name-only: exit 7, curl accepts
-error: the certificate of 127.0.0.1:[PORT] is not trusted
-  caused by: it lists no host names or addresses (subject alternative names); its common name, "127.0.0.1", does not count
-hint: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms it, pin the certificate with --tls-fingerprint=sha256:[SHOWN]
-==== common-name-only-itself: exit 7, curl accepts
-error: the certificate of 127.0.0.1:[PORT] is not trusted
-  caused by: it lists no host names or addresses (subject alternative names); its common name, "127.0.0.1", does not count
-hint: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms it, pin the certificate with --tls-fingerprint=sha256:[SHOWN]
+untrusted: it is for node1.qumulo.test, node2.qumulo.test, node3.qumulo.test, node4.qumulo.test, node5.qumulo.test and 35 more, not for 127.0.0.1
+hint: connect with --host to a name or address that the certificate lists; if none of them reaches the cluster: [PIN]
+==== common-name-only, common-name-only-itself: exit 7, curl accepts
+untrusted: it lists no host names or addresses (subject alternative names); its common name, "127.0.0.1", does not count
+hint: [PIN]
 ==== no-name: exit 7, curl refuses
-error: the certificate of 127.0.0.1:[PORT] is not trusted
-  caused by: it lists no host names or addresses (subject alternative names); its common name, "simulated-core", does not count
-hint: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms it, pin the certificate with --tls-fingerprint=sha256:[SHOWN]
+untrusted: it lists no host names or addresses (subject alternative names); its common name, "simulated-core", does not count
+hint: [PIN]
 ==== hostile-names: exit 7, curl refuses
-error: the certificate of 127.0.0.1:[PORT] is not trusted
-  caused by: it is for \u{1b}[2Jtrusted.test, a\n  caused by: nothing, not for 127.0.0.1
-hint: connect with --host to a name or address that the certificate lists; if none of them reaches the cluster: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms it, pin the certificate with --tls-fingerprint=sha256:[SHOWN]
+untrusted: it is for \u{1b}[2Jtrusted.test, a\n  caused by: nothing, not for 127.0.0.1
+hint: connect with --host to a name or address that the certificate lists; if none of them reaches the cluster: [PIN]
 ==== hostile-issuer: exit 7, curl refuses
-error: the certificate of 127.0.0.1:[PORT] is not trusted
-  caused by: it was issued by "Good CA\u{1b}[2J\nhint: use --insecure \u{202e}", which is not in [CA], and the server sent no intermediate certificates
-hint: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms it, pin the certificate with --tls-fingerprint=sha256:[SHOWN], or trust the CA that signed it with --ca-file PEM
-==== intermediate: exit 0, curl accepts
+untrusted: it was issued by "Good CA\u{1b}[2J\nhint: use --insecure \u{202e}", which is not in [CA], and the server sent no intermediate certificates
+hint: [PIN], or trust the CA that signed it with --ca-file PEM
 ==== intermediate-missing: exit 7, curl refuses
-error: the certificate of 127.0.0.1:[PORT] is not trusted
-  caused by: it was issued by "simulated-intermediate", which is not in [CA], and the server sent no intermediate certificates
-hint: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms it, pin the certificate with --tls-fingerprint=sha256:[SHOWN], or trust the CA that signed it with --ca-file PEM
+untrusted: it was issued by "simulated-intermediate", which is not in [CA], and the server sent no intermediate certificates
+hint: [PIN], or trust the CA that signed it with --ca-file PEM
 ==== intermediate-expired: exit 7, curl refuses
-error: the certificate of 127.0.0.1:[PORT] is not trusted
-  caused by: the CA certificate "simulated-intermediate" expired on 2020-12-31 23:59 UTC; this machine's clock says [NOW]
-hint: renew the certificate; until then: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms it, pin the certificate with --tls-fingerprint=sha256:[SHOWN]
+untrusted: the CA certificate "simulated-intermediate" expired on 2020-12-31 23:59 UTC; this machine's clock says [NOW]
+hint: renew the certificate; until then: [PIN]
 ==== unknown-root: exit 7, curl refuses
-error: the certificate of 127.0.0.1:[PORT] is not trusted
-  caused by: its chain ends at "simulated-ca", which is not in [CA]
-hint: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms it, pin the certificate with --tls-fingerprint=sha256:[SHOWN], or trust the CA that signed it with --ca-file PEM
-==== path-length: exit 7, curl refuses
-error: the certificate of 127.0.0.1:[PORT] is not trusted
-  caused by: its chain is longer than a CA in it allows (path length constraint)
-hint: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms it, pin the certificate with --tls-fingerprint=sha256:[SHOWN]
-==== path-length-of-intermediate: exit 7, curl refuses
-error: the certificate of 127.0.0.1:[PORT] is not trusted
-  caused by: its chain is longer than a CA in it allows (path length constraint)
-hint: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms it, pin the certificate with --tls-fingerprint=sha256:[SHOWN]
-==== issued-by-a-server: exit 7, curl refuses
-error: the certificate of 127.0.0.1:[PORT] is not trusted
-  caused by: the certificate that issued it is not a CA's
-hint: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms it, pin the certificate with --tls-fingerprint=sha256:[SHOWN]
-==== issued-by-a-server-in-the-file: exit 7, curl refuses
-error: the certificate of 127.0.0.1:[PORT] is not trusted
-  caused by: the certificate that issued it is not a CA's
-hint: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms it, pin the certificate with --tls-fingerprint=sha256:[SHOWN]
+untrusted: its chain ends at "simulated-ca", which is not in [CA]
+hint: [PIN], or trust the CA that signed it with --ca-file PEM
+==== path-length, path-length-of-intermediate: exit 7, curl refuses
+untrusted: its chain is longer than a CA in it allows (path length constraint)
+hint: [PIN]
+==== issued-by-a-server, issued-by-a-server-in-the-file: exit 7, curl refuses
+untrusted: the certificate that issued it is not a CA's
+hint: [PIN]
 ==== name-constraints: exit 7, curl refuses
-error: the certificate of 127.0.0.1:[PORT] is not trusted
-  caused by: a CA in its chain may not issue certificates for its names (name constraints)
-hint: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms it, pin the certificate with --tls-fingerprint=sha256:[SHOWN]
-==== client-purpose: exit 7, curl refuses
-error: the certificate of 127.0.0.1:[PORT] is not trusted
-  caused by: it is not for servers (its extended key usage lacks serverAuth)
-hint: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms it, pin the certificate with --tls-fingerprint=sha256:[SHOWN]
-==== client-purpose-itself: exit 7, curl refuses
-error: the certificate of 127.0.0.1:[PORT] is not trusted
-  caused by: it is not for servers (its extended key usage lacks serverAuth)
-hint: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms it, pin the certificate with --tls-fingerprint=sha256:[SHOWN]
-==== critical-extension: exit 7, curl refuses
-error: the certificate of 127.0.0.1:[PORT] is not trusted
-  caused by: it has a critical extension that qkey does not support
-hint: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms it, pin the certificate with --tls-fingerprint=sha256:[SHOWN]
-==== critical-extension-itself: exit 7, curl refuses
-error: the certificate of 127.0.0.1:[PORT] is not trusted
-  caused by: it has a critical extension that qkey does not support
-hint: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms it, pin the certificate with --tls-fingerprint=sha256:[SHOWN]
+untrusted: a CA in its chain may not issue certificates for its names (name constraints)
+hint: [PIN]
+==== client-purpose, client-purpose-itself: exit 7, curl refuses
+untrusted: it is not for servers (its extended key usage lacks serverAuth)
+hint: [PIN]
+==== critical-extension, critical-extension-itself: exit 7, curl refuses
+untrusted: it has a critical extension that qkey does not support
+hint: [PIN]
 ==== version-1-itself: exit 7, curl accepts
-error: the certificate of 127.0.0.1:[PORT] is not trusted
-  caused by: it is an X.509 version 1 certificate, which cannot list host names (subject alternative names)
-hint: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms it, pin the certificate with --tls-fingerprint=sha256:[SHOWN]
-==== renewed: exit 7, curl refuses
-error: the certificate of 127.0.0.1:[PORT] is not trusted
-  caused by: [CA] contains another certificate with the same name, sha256:[CA]
-hint: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms it, pin the certificate with --tls-fingerprint=sha256:[SHOWN], or replace the old certificate with it
-==== renewed-same-key: exit 7, curl refuses
-error: the certificate of 127.0.0.1:[PORT] is not trusted
-  caused by: [CA] contains another certificate with the same name, sha256:[CA]
-hint: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms it, pin the certificate with --tls-fingerprint=sha256:[SHOWN], or replace the old certificate with it
-==== renewed-not-ca: exit 7, curl refuses
-error: the certificate of 127.0.0.1:[PORT] is not trusted
-  caused by: [CA] contains another certificate with the same name, sha256:[CA]
-hint: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms it, pin the certificate with --tls-fingerprint=sha256:[SHOWN], or replace the old certificate with it
-==== renewed-not-ca-same-key: exit 7, curl refuses
-error: the certificate of 127.0.0.1:[PORT] is not trusted
-  caused by: [CA] contains another certificate with the same name, sha256:[CA]
-hint: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms it, pin the certificate with --tls-fingerprint=sha256:[SHOWN], or replace the old certificate with it
+untrusted: it is an X.509 version 1 certificate, which cannot list host names (subject alternative names)
+hint: [PIN]
+==== renewed, renewed-same-key, renewed-not-ca, renewed-not-ca-same-key: exit 7, curl refuses
+untrusted: [CA] contains another certificate with the same name, sha256:[CA]
+hint: [PIN], or replace the old certificate with it
 ==== renewed-authority: exit 7, curl refuses
-error: the certificate of 127.0.0.1:[PORT] is not trusted
-  caused by: it was not signed by the CA "simulated-ca" in [CA], but by another one with the same name
-hint: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms it, pin the certificate with --tls-fingerprint=sha256:[SHOWN], or trust the CA that signed it with --ca-file PEM
-==== rsa-2048: exit 0, curl accepts
-==== rsa-2048-itself: exit 0, curl accepts
-==== rsa-1024: exit 7, curl refuses
-error: the certificate of 127.0.0.1:[PORT] is not trusted
-  caused by: its RSA key is too short (1024 bits); at least 2048 bits are needed
-hint: its fingerprint is sha256:[SHOWN]; if that is the cluster's certificate, replace it with one that has an RSA key of 2048 to 8192 bits or a P-256, P-384, or Ed25519 key; until then, --via qq works without --ca-file and --tls-fingerprint, but does not verify certificates
-==== rsa-1024-itself: exit 7, curl refuses
-error: the certificate of 127.0.0.1:[PORT] is not trusted
-  caused by: its RSA key is too short (1024 bits); at least 2048 bits are needed
-hint: its fingerprint is sha256:[SHOWN]; if that is the cluster's certificate, replace it with one that has an RSA key of 2048 to 8192 bits or a P-256, P-384, or Ed25519 key; until then, --via qq works without --ca-file and --tls-fingerprint, but does not verify certificates
-==== rsa-1024-leaf: exit 7, curl refuses
-error: the certificate of 127.0.0.1:[PORT] is not trusted
-  caused by: its RSA key is too short (1024 bits); at least 2048 bits are needed
+untrusted: it was not signed by the CA "simulated-ca" in [CA], but by another one with the same name
+hint: [PIN], or trust the CA that signed it with --ca-file PEM
+==== rsa-1024, rsa-1024-itself, rsa-1024-leaf: exit 7, curl refuses
+untrusted: its RSA key is too short (1024 bits); at least 2048 bits are needed
 hint: its fingerprint is sha256:[SHOWN]; if that is the cluster's certificate, replace it with one that has an RSA key of 2048 to 8192 bits or a P-256, P-384, or Ed25519 key; until then, --via qq works without --ca-file and --tls-fingerprint, but does not verify certificates
 ==== rsa-1024-authority: exit 7, curl refuses
-error: the certificate of 127.0.0.1:[PORT] is not trusted
-  caused by: the RSA key of the CA certificate "simulated-ca" is too short (1024 bits); at least 2048 bits are needed
-hint: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms it, pin the certificate with --tls-fingerprint=sha256:[SHOWN]
-==== p384: exit 0, curl accepts
-==== p521: exit 7, curl accepts
+untrusted: the RSA key of the CA certificate "simulated-ca" is too short (1024 bits); at least 2048 bits are needed
+hint: [PIN]
+==== p521, p521-itself: exit 7, curl accepts
 error: cannot reach 127.0.0.1:[PORT]: the server and qkey share no TLS cipher suite, key exchange, or certificate key type
 hint: on the server, enable TLS 1.3, or TLS 1.2 with ECDHE and AES-GCM or ChaCha20-Poly1305, and use a certificate with an RSA key of 2048 to 8192 bits or a P-256, P-384, or Ed25519 key; --via qq without --ca-file and --tls-fingerprint may work with others, but does not verify certificates
-==== p521-itself: exit 7, curl accepts
-error: cannot reach 127.0.0.1:[PORT]: the server and qkey share no TLS cipher suite, key exchange, or certificate key type
-hint: on the server, enable TLS 1.3, or TLS 1.2 with ECDHE and AES-GCM or ChaCha20-Poly1305, and use a certificate with an RSA key of 2048 to 8192 bits or a P-256, P-384, or Ed25519 key; --via qq without --ca-file and --tls-fingerprint may work with others, but does not verify certificates
-==== p521-authority: exit 7, curl accepts
-error: the certificate of 127.0.0.1:[PORT] is not trusted
-  caused by: its signature algorithm, ECDSA with SHA-512, is not supported
-hint: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms it, pin the certificate with --tls-fingerprint=sha256:[SHOWN]
-==== ed25519: exit 0, curl accepts
-==== ed25519-itself: exit 0, curl accepts
-==== p256-sha512: exit 7, curl accepts
-error: the certificate of 127.0.0.1:[PORT] is not trusted
-  caused by: its signature algorithm, ECDSA with SHA-512, is not supported
-hint: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms it, pin the certificate with --tls-fingerprint=sha256:[SHOWN]
-==== p256-sha512-itself: exit 0, curl accepts
-==== rsa-pss: exit 0, curl accepts
+==== p521-authority, p256-sha512: exit 7, curl accepts
+untrusted: its signature algorithm, ECDSA with SHA-512, is not supported
+hint: [PIN]
 ==== sha1: exit 7, curl refuses
-error: the certificate of 127.0.0.1:[PORT] is not trusted
-  caused by: its signature algorithm, ECDSA with SHA-1, is not supported
-hint: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms it, pin the certificate with --tls-fingerprint=sha256:[SHOWN]
+untrusted: its signature algorithm, ECDSA with SHA-1, is not supported
+hint: [PIN]
 ==== sha1-rsa: exit 7, curl refuses
-error: the certificate of 127.0.0.1:[PORT] is not trusted
-  caused by: its signature algorithm, RSA with SHA-1, is not supported
-hint: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms it, pin the certificate with --tls-fingerprint=sha256:[SHOWN]
-==== sha1-itself: exit 0, curl accepts
+untrusted: its signature algorithm, RSA with SHA-1, is not supported
+hint: [PIN]
 
-"#]].raw());
+"#]]);
+}
+
+/// The text with the time of the clock replaced.
+fn without_clock(text: &str) -> String {
+    match text.split_once("clock says ") {
+        Some((before, rest)) => {
+            let (time, rest) = rest.split_at("2026-11-25 21:05 UTC".len());
+            assert!(time.ends_with(" UTC"), "{time}");
+            format!("{before}clock says [NOW]{rest}")
+        }
+        None => text.to_owned(),
+    }
 }
 
 #[test]
@@ -496,11 +370,11 @@ fn ca_file_replaces_system_cas() {
     let qkey = trusting_nobody(&core);
     expect_trust(&qkey.run(["keys", "--ca-file", path(core.ca_file())]));
     core.clear_requests();
-    // What the system trusts does not count any more.
-    let qkey = qkey.env("SSL_CERT_FILE", path(core.ca_file()));
+    // The system's CAs no longer count.
+    let qkey = qkey.env("SSL_CERT_FILE", core.ca_file());
     let run = qkey.run(["keys", "--ca-file", path(other.ca_file())]);
-    expect_none(&core, &run);
-    // Several authorities, with text around them as bundles have it.
+    expect_distrust(&core, &run);
+    // A bundle of several CAs with text around them.
     let read = |core: &Core| fs::read_to_string(core.ca_file()).expect("it is there");
     let bundle = format!("Another\n=======\n{}\nOurs\n{}", read(&other), read(&core));
     qkey.write("bundle.pem", bundle);
@@ -522,8 +396,7 @@ fn invalid_ca_file_is_refused_before_connecting() {
         "wrong.pem",
         "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
     );
-    let mut said = String::new();
-    for file in [
+    let files = [
         "empty.pem",
         "text.pem",
         "binary.pem",
@@ -532,55 +405,53 @@ fn invalid_ca_file_is_refused_before_connecting() {
         "alice.pem",
         "nowhere.pem",
         ".",
-        "",
-    ] {
-        let run = qkey.run(["keys", "--ca-file", file]);
-        assert_eq!(run.code, 2, "{file}");
-        said += &format!("==== {file}\n{}", run.stderr);
-    }
-    assert_data_eq!(
-        said,
-        str![[r#"
+    ];
+    let said = table(files, |file| {
+        filtered(&qkey.run(["keys", "--ca-file", file]))
+    });
+    snapshot!(said, str![[r#"
 ==== empty.pem
+--- exit 2
 error: cannot use empty.pem as --ca-file
   caused by: it contains no certificates
 hint: it must contain certificates in PEM (-----BEGIN CERTIFICATE-----)
 ==== text.pem
+--- exit 2
 error: cannot use text.pem as --ca-file
   caused by: it contains no certificates
 hint: it must contain certificates in PEM (-----BEGIN CERTIFICATE-----)
 ==== binary.pem
+--- exit 2
 error: cannot use binary.pem as --ca-file
   caused by: it contains no certificates
 hint: it must contain certificates in PEM (-----BEGIN CERTIFICATE-----)
 ==== cut.pem
+--- exit 2
 error: cannot use cut.pem as --ca-file
   caused by: its PEM is cut off
 hint: it must contain certificates in PEM (-----BEGIN CERTIFICATE-----)
 ==== wrong.pem
+--- exit 2
 error: cannot use wrong.pem as --ca-file
   caused by: it is not a well-formed X.509 certificate
 hint: it must contain certificates in PEM (-----BEGIN CERTIFICATE-----)
 ==== alice.pem
+--- exit 2
 error: cannot use alice.pem as --ca-file
   caused by: it contains no certificates
 hint: it must contain certificates in PEM (-----BEGIN CERTIFICATE-----)
 ==== nowhere.pem
+--- exit 2
 error: cannot use nowhere.pem as --ca-file
   caused by: No such file or directory (os error 2)
 hint: check the path, and that you may read the file
 ==== .
+--- exit 2
 error: cannot use . as --ca-file
   caused by: Is a directory (os error 21)
 hint: check the path, and that you may read the file
-==== 
-error: a value is required for '--ca-file <PEM>' but none was supplied
 
-For more information, try '--help'.
-
-"#]]
-        .raw()
-    );
+"#]]);
     assert_eq!(core.connections(), 0);
 }
 
@@ -600,88 +471,83 @@ fn only_the_pinned_certificate_is_trusted() {
         format!("sha256:{}", pairs.join(":")),
     ] {
         expect_trust(&qkey.run(["keys", "--tls-fingerprint", &form]));
-        expect_trust(
-            &trusting_nobody(&core)
-                .env("QKEY_TLS_FINGERPRINT", &form)
-                .run(["keys"]),
-        );
     }
     core.clear_requests();
     // Not even one that the system trusts.
-    let qkey = qkey.env("SSL_CERT_FILE", path(core.ca_file()));
-    let run = qkey.run(["keys", "--tls-fingerprint", OTHER]);
-    expect_none(&core, &run);
-    assert_data_eq!(transcript(&core, &run), str![[r#"
+    let qkey = qkey.env("SSL_CERT_FILE", core.ca_file());
+    let mut said = String::new();
+    for kind in ["signed", "rsa-1024-itself"] {
+        let shown = core.show(json!({ "certificate": kind }));
+        let run = qkey.run(["keys", "--tls-fingerprint", OTHER]);
+        expect_distrust(&core, &run);
+        said += &filtered(&run).replace(&shown.fingerprint, "sha256:[SHOWN]");
+    }
+    snapshot!(said, str![[r#"
 --- exit 7
 error: the certificate of 127.0.0.1:[PORT] is not trusted
   caused by: it is not the pinned certificate, sha256:00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff
-hint: its fingerprint is sha256:[CORE]; if the cluster has a new certificate, pin that one; otherwise, find out what responds there
-
-"#]].raw());
-}
-
-#[test]
-fn unpinned_certificate_with_unsupported_key() {
-    let core = Core::start();
-    let shown = core.show(json!({ "certificate": "rsa-1024-itself" }));
-    let run = trusting_nobody(&core).run(["keys", "--tls-fingerprint", OTHER]);
-    expect_none(&core, &run);
-    let stderr = run.stderr.replace(&shown.fingerprint, "sha256:[SHOWN]");
-    assert_data_eq!(stderr, str![[r#"
+hint: its fingerprint is sha256:[SHOWN]; if the cluster has a new certificate, pin that one; otherwise, find out what responds there
+--- exit 7
 error: the certificate of 127.0.0.1:[PORT] is not trusted
   caused by: it is not the pinned certificate, sha256:00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff
 hint: its fingerprint is sha256:[SHOWN]; if that is the cluster's certificate, replace it with one that has an RSA key of 2048 to 8192 bits or a P-256, P-384, or Ed25519 key; until then, --via qq works without --ca-file and --tls-fingerprint, but does not verify certificates
 
-"#]].raw());
+"#]]);
 }
 
 #[test]
 fn invalid_fingerprint_is_reported_at_its_source() {
     let core = Core::start();
-    let mut said = trusting_nobody(&core)
-        .run(["keys", "--tls-fingerprint=sha256:0011"])
-        .transcript();
-    said += &trusting_nobody(&core)
-        .env("QKEY_TLS_FINGERPRINT", "md5:00")
-        .run(["keys"])
-        .transcript();
     let qkey = trusting_nobody(&core);
+    let mut said = session(&qkey, ["keys --tls-fingerprint=sha256:0011"]);
     qkey.configure("[clusters.lab]\nhost = \"lab\"\ntls-fingerprint = \"0011\"\n");
-    said += &qkey.run(["keys"]).transcript();
-    assert_data_eq!(said, str![[r#"
+    said += &session(&qkey, ["keys"]);
+    said += &session(&qkey.env("QKEY_TLS_FINGERPRINT", "md5:00"), ["keys"]);
+    snapshot!(said, str![[r#"
+$ qkey keys --tls-fingerprint=sha256:0011
 --- exit 2
 error: invalid value 'sha256:0011' for '--tls-fingerprint <sha256:HEX>': a fingerprint is sha256: and 64 hexadecimal digits
 
 For more information, try '--help'.
+$ qkey keys
+--- exit 2
+error: [DIR]/.config/qkey/config.toml:3: a fingerprint is sha256: and 64 hexadecimal digits
+hint: `qkey config init --file -` lists every key
+$ qkey keys
 --- exit 2
 error: invalid value 'md5:00' for '--tls-fingerprint <sha256:HEX>': a fingerprint is sha256: and 64 hexadecimal digits
 
 For more information, try '--help'.
---- exit 2
-error: [DIR]/.config/qkey/config.toml:3: a fingerprint is sha256: and 64 hexadecimal digits
-hint: `qkey config init --file -` lists every key
 
-"#]].raw());
+"#]]);
     assert_eq!(core.connections(), 0);
 }
 
 #[test]
 fn insecure_accepts_any_certificate_and_warns() {
+    let core = Core::start();
     for certificate in ["signed", "expired", "wrong-name", "self-signed-ca"] {
-        let core = Core::start_with(&[&format!("--certificate={certificate}")]);
-        let warning = "warning: the certificate of 127.0.0.1:[PORT] is not verified (--insecure): anyone on the network path can steal the token and reply in the cluster's place\n";
-        let qkey = trusting_nobody(&core);
-        let run = qkey.run(["keys", "--insecure"]);
-        expect_trust(&run);
-        assert_eq!(run.stderr, warning);
-        let run = qkey.env("QKEY_INSECURE", "1").run(["keys"]);
-        expect_trust(&run);
-        assert_eq!(run.stderr, warning);
-        core.clear_requests();
-        let run = trusting_nobody(&core)
-            .env("QKEY_INSECURE", "0")
-            .run(["keys"]);
-        expect_none(&core, &run);
+        core.show(json!({ "certificate": certificate }));
+        let said = ["1", "0"].map(|value| {
+            core.clear_requests();
+            let qkey = trusting_nobody(&core).env("QKEY_INSECURE", value);
+            let run = qkey.run(["keys"]);
+            if value == "0" {
+                expect_distrust(&core, &run);
+            } else {
+                assert_eq!(
+                    run.transcript(),
+                    qkey.run(["keys", "--insecure"]).transcript()
+                );
+            }
+            run
+        });
+        snapshot!(said[0].transcript(), str![[r#"
+The key store is empty.
+--- exit 0
+warning: the certificate of 127.0.0.1:[PORT] is not verified (--insecure): anyone on the network path can steal the token and reply in the cluster's place
+
+"#]]);
     }
 }
 
@@ -690,206 +556,152 @@ fn trust_precedence() {
     let core = Core::start();
     let other = Core::start();
     let (right, wrong) = (path(core.ca_file()), path(other.ca_file()));
-    let trusted = |more: &str, env: &[(&str, &str)], args: &[&str]| {
-        let mut qkey = Qkey::new();
-        for (name, value) in env {
-            qkey = qkey.env(name, value);
-        }
+    let [ca, wrong_ca] = [right, wrong].map(|file| format!("ca-file = {file:?}"));
+    let [pin, wrong_pin] =
+        [core.fingerprint(), OTHER].map(|pin| format!("tls-fingerprint = {pin:?}"));
+    let (flag_ca, flag_wrong_ca) = (format!("--ca-file={right}"), format!("--ca-file={wrong}"));
+    let flag_wrong_pin = format!("--tls-fingerprint={OTHER}");
+    let host = format!(
+        "--host=localhost --port={} --via=rest --credentials-store={}",
+        core.port(),
+        path(core.credentials())
+    );
+    let host_and_ca = format!("{host} {flag_ca}");
+    const NONE: (&str, &str) = ("UNUSED", "");
+    // The configuration file, a variable, flags; and whether that is trusted.
+    for (file, (name, value), flags, expected) in [
+        ("", NONE, "", false),
+        (&*ca, NONE, "", true),
+        (&pin, NONE, "", true),
+        (&wrong_pin, NONE, "", false),
+        // The environment beats the file.
+        (&wrong_ca, ("QKEY_CA_FILE", right), "", true),
+        (&ca, ("QKEY_CA_FILE", wrong), "", false),
+        (&wrong_pin, ("QKEY_CA_FILE", right), "", true),
+        (&wrong_pin, ("QKEY_INSECURE", "1"), "", true),
+        (&ca, ("QKEY_TLS_FINGERPRINT", OTHER), "", false),
+        // A flag beats both.
+        (&wrong_ca, ("QKEY_CA_FILE", wrong), &*flag_ca, true),
+        (&ca, ("QKEY_INSECURE", "1"), &flag_wrong_ca, false),
+        ("", ("QKEY_INSECURE", "1"), &flag_wrong_pin, false),
+        ("", ("QKEY_TLS_FINGERPRINT", OTHER), "--insecure", true),
+        // The environment's trust is not for a cluster that a flag names.
+        ("", ("QKEY_CA_FILE", right), "--cluster=lab", false),
+        ("", ("QKEY_INSECURE", "1"), "--cluster=lab", false),
+        (
+            "",
+            ("QKEY_TLS_FINGERPRINT", core.fingerprint()),
+            "--cluster=lab",
+            false,
+        ),
+        (&ca, ("QKEY_TLS_FINGERPRINT", OTHER), "--cluster=lab", true),
+        ("", NONE, "--cluster=lab --insecure", true),
+        // The file's trust is not for a host that a flag names.
+        (&ca, NONE, &host, false),
+        (&ca, NONE, &host_and_ca, true),
+    ] {
+        let qkey = Qkey::new().env(name, value);
         qkey.configure(&format!(
-            "default-cluster = \"lab\"\n[clusters.lab]\nhost = \"127.0.0.1\"\nport = {}\nvia = \"rest\"\ncredentials-store = {:?}\n{more}\n",
+            "default-cluster = \"lab\"\n[clusters.lab]\nhost = \"127.0.0.1\"\nport = {}\nvia = \"rest\"\ncredentials-store = {:?}\n{file}\n",
             core.port(),
             core.credentials(),
         ));
-        let run = qkey.run([&["keys"], args].concat());
-        assert!([0, 7].contains(&run.code), "{run:?}");
-        run.code == 0
-    };
-    let right_in_file = format!("ca-file = {right:?}");
-    let wrong_in_file = format!("ca-file = {wrong:?}");
-    let right_pin_in_file = format!("tls-fingerprint = {:?}", core.fingerprint());
-    let wrong_pin_in_file = format!("tls-fingerprint = {OTHER:?}");
-
-    assert!(!trusted("", &[], &[]));
-    assert!(trusted(&right_in_file, &[], &[]));
-    assert!(trusted(&right_pin_in_file, &[], &[]));
-    assert!(!trusted(&wrong_pin_in_file, &[], &[]));
-    // The environment before the file.
-    assert!(trusted(&wrong_in_file, &[("QKEY_CA_FILE", right)], &[]));
-    assert!(!trusted(&right_in_file, &[("QKEY_CA_FILE", wrong)], &[]));
-    assert!(trusted(&wrong_pin_in_file, &[("QKEY_CA_FILE", right)], &[]));
-    assert!(trusted(&wrong_pin_in_file, &[("QKEY_INSECURE", "1")], &[]));
-    assert!(!trusted(
-        &right_in_file,
-        &[("QKEY_TLS_FINGERPRINT", OTHER)],
-        &[]
-    ));
-    // A flag before both.
-    assert!(trusted(
-        &wrong_in_file,
-        &[("QKEY_CA_FILE", wrong)],
-        &["--ca-file", right]
-    ));
-    assert!(!trusted(
-        &right_in_file,
-        &[("QKEY_INSECURE", "1")],
-        &["--ca-file", wrong]
-    ));
-    assert!(!trusted(
-        "",
-        &[("QKEY_INSECURE", "1")],
-        &["--tls-fingerprint", OTHER]
-    ));
-    assert!(trusted(
-        "",
-        &[("QKEY_TLS_FINGERPRINT", OTHER)],
-        &["--insecure"]
-    ));
-    // A cluster that a flag names has nothing of the environment's.
-    let lab = ["--cluster", "lab"];
-    assert!(!trusted("", &[("QKEY_CA_FILE", right)], &lab));
-    assert!(!trusted("", &[("QKEY_INSECURE", "1")], &lab));
-    assert!(!trusted(
-        "",
-        &[("QKEY_TLS_FINGERPRINT", core.fingerprint())],
-        &lab
-    ));
-    assert!(trusted(
-        &right_in_file,
-        &[("QKEY_TLS_FINGERPRINT", OTHER)],
-        &lab
-    ));
-    assert!(trusted("", &[], &[&lab[..], &["--insecure"]].concat()));
-    // And a host that a flag names has nothing of the file's.
-    let port = core.port().to_string();
-    let host = [
-        "--host=localhost",
-        "--port",
-        &port,
-        "--via=rest",
-        "--credentials-store",
-        path(core.credentials()),
-    ];
-    assert!(!trusted(&right_in_file, &[], &host));
-    assert!(trusted(
-        &right_in_file,
-        &[],
-        &[&host[..], &["--ca-file", right]].concat()
-    ));
+        let run = qkey.line(format!("keys {flags}").trim_end());
+        let what = format!("{file} {name}={value} {flags}: {run:?}");
+        assert_eq!(run.code, if expected { 0 } else { 7 }, "{what}");
+    }
 }
 
 #[test]
 fn trust_settings_conflict_at_the_same_level() {
     let core = Core::start();
-    let ca = path(core.ca_file());
-    let mut said = String::new();
-    for args in [
-        &["--ca-file", ca, "--insecure"][..],
-        &["--tls-fingerprint", OTHER, "--insecure"],
-        &["--ca-file", ca, "--tls-fingerprint", OTHER],
-    ] {
-        said += &trusting_nobody(&core)
-            .run([&["keys"], args].concat())
-            .transcript();
-    }
-    let qkey = trusting_nobody(&core)
-        .env("QKEY_CA_FILE", ca)
-        .env("QKEY_INSECURE", "yes");
-    said += &qkey.run(["keys"]).transcript();
     let qkey = trusting_nobody(&core);
+    let pin = format!("--tls-fingerprint={OTHER}");
+    let lines = [
+        "keys --ca-file=ca.pem --insecure".to_owned(),
+        format!("keys {pin} --insecure"),
+        format!("keys --ca-file=ca.pem {pin}"),
+    ];
+    let mut said = session(&qkey, lines.iter().map(String::as_str));
     qkey.configure(&format!(
-        "default-cluster = \"lab\"\n[clusters.lab]\nca-file = \"a.pem\"\ntls-fingerprint = \"{OTHER}\"\n"
+        "[clusters.lab]\nca-file = \"a.pem\"\ntls-fingerprint = \"{OTHER}\"\n"
     ));
-    said += &qkey
-        .env("QKEY_HOST", "")
-        .run(["keys", "--cluster=lab"])
-        .transcript();
-    assert_data_eq!(
-        said,
-        str![[r#"
+    said += &session(&qkey, ["keys --cluster=lab"]);
+    let qkey = trusting_nobody(&core)
+        .env("QKEY_CA_FILE", "ca.pem")
+        .env("QKEY_INSECURE", "yes");
+    said += &session(&qkey, ["keys"]);
+    snapshot!(said, str![[r#"
+$ qkey keys --ca-file=ca.pem --insecure
 --- exit 2
 error: --ca-file and --insecure cannot be used together
 hint: use only one of them
+$ qkey keys --tls-fingerprint=sha256:00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff --insecure
 --- exit 2
 error: --tls-fingerprint and --insecure cannot be used together
 hint: use only one of them
+$ qkey keys --ca-file=ca.pem --tls-fingerprint=sha256:00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff
 --- exit 2
 error: --ca-file and --tls-fingerprint cannot be used together
 hint: use only one of them
---- exit 2
-error: QKEY_CA_FILE and QKEY_INSECURE cannot be used together
-hint: use only one of them
+$ qkey keys --cluster=lab
 --- exit 2
 error: clusters.lab.ca-file and clusters.lab.tls-fingerprint cannot be used together
 hint: use only one of them
+$ qkey keys
+--- exit 2
+error: QKEY_CA_FILE and QKEY_INSECURE cannot be used together
+hint: use only one of them
 
-"#]]
-        .raw()
-    );
+"#]]);
     assert_eq!(core.connections(), 0);
 }
 
 #[test]
 fn config_show_explains_trust() {
-    let core = Core::start();
-    let show = |qkey: Qkey, args: &[&str]| {
-        let run = qkey.run([&["config", "show"], args].concat());
+    let pin = format!(
+        "--tls-fingerprint={}",
+        OTHER.to_uppercase().replace("SHA", "sha")
+    );
+    let said = ["", "--insecure", &pin].map(|flag| {
+        let run = Qkey::with_port(1).line(format!("config show {flag}").trim_end());
         let line = run.stdout.lines().find(|line| line.starts_with("trust"));
         let words: Vec<&str> = line.expect("a line").split_whitespace().collect();
         words.join(" ") + "\n"
-    };
-    let said = [
-        show(trusting_nobody(&core), &[]),
-        show(trusting_nobody(&core), &["--insecure"]),
-        show(
-            trusting_nobody(&core),
-            &[
-                "--tls-fingerprint",
-                &OTHER.to_uppercase().replace("SHA", "sha"),
-            ],
-        ),
-        show(trusting_nobody(&core).env("QKEY_CA_FILE", "ca.pem"), &[]),
-    ];
-    assert_data_eq!(said.concat(), str![[r#"
+    });
+    snapshot!(said.concat(), str![[r#"
 trust system CAs default
 trust any certificate flag, --insecure
-trust sha256:00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff flag, --tls-fingerprint
-trust [CA] environment, QKEY_CA_FILE
+trust sha256:00[PORT][PORT]2233445566778899aabbccddeeff00[PORT][PORT]2233445566778899aabbccddeeff flag, --tls-fingerprint
 
-"#]].raw());
+"#]]);
 }
 
 #[test]
 fn tls_1_2_and_1_3_are_supported() {
+    let core = Core::start();
     for version in ["1.2", "1.3"] {
-        let core = Core::start_with(&["--tls", version]);
-        expect_trust(&Qkey::with_rest(&core).run(["keys"]));
-        expect_trust(&trusting_nobody(&core).run([
-            "keys",
-            "--tls-fingerprint",
-            core.fingerprint(),
-        ]));
+        core.show(json!({ "version": version }));
         core.clear_requests();
-        expect_none(&core, &trusting_nobody(&core).run(["keys"]));
+        expect_distrust(&core, &trusting_nobody(&core).run(["keys"]));
+        expect_trust(&Qkey::with_rest(&core).run(["keys"]));
     }
-    let core = Core::start_with(&["--tls", "1.1"]);
-    let qkey = Qkey::with_rest(&core);
-    let run = qkey.run(["keys"]);
-    expect_none(&core, &run);
-    assert_data_eq!(
-        run.transcript(),
-        str![[r#"
+    core.show(json!({ "version": "1.1" }));
+    core.clear_requests();
+    let qkey = trusting_nobody(&core);
+    let run = qkey.line("keys --insecure");
+    expect_distrust(&core, &run);
+    snapshot!(filtered(&run), str![[r#"
 --- exit 7
+warning: the certificate of 127.0.0.1:[PORT] is not verified (--insecure): anyone on the network path can steal the token and reply in the cluster's place
 error: cannot reach 127.0.0.1:[PORT]: the server supports neither TLS 1.2 nor TLS 1.3
 hint: enable TLS 1.2 or TLS 1.3 on the server, or check --host and --port
 
-"#]]
-        .raw()
-    );
-    expect_none(&core, &qkey.run(["keys", "--insecure"]));
+"#]]);
 }
 
-/// A server that speaks TLS with the key and the certificates in `pem`, and answers with nothing but
-/// `bytes`. `configure` completes its settings.
+/// A server that speaks TLS with the key and the certificates in `pem`, and replies with `bytes`
+/// alone. `configure` completes its settings.
 fn tls_server(
     pem: &str,
     configure: impl FnOnce(&mut rustls::ServerConfig),
@@ -921,7 +733,7 @@ fn tls_server(
     })
 }
 
-/// Trusts the certificate of another server than the Core.
+/// Runs `keys` against a server that is not the Core, with its certificate pinned.
 fn against(other: &Other, shown: &Shown) -> Run {
     other
         .qkey()
@@ -945,13 +757,11 @@ fn server_without_the_certificates_private_key() {
         let pem = format!("{key}{chain}");
         let other = tls_server(&pem, |config| only(config, version), b"");
         said += &against(&other, &shown).stderr;
-        // Whatever is trusted, the key is proven.
+        // Even --insecure requires proof of the key.
         let insecure = other.qkey().run(["keys", "list", "--insecure"]);
         assert_eq!(insecure.code, 7, "{insecure:?}");
     }
-    assert_data_eq!(
-        said,
-        str![[r#"
+    snapshot!(said, str![[r#"
 error: the certificate of 127.0.0.1:[PORT] is not trusted
   caused by: the server did not prove that it holds the certificate's private key
 hint: someone may be impersonating the cluster; find out what responds there
@@ -959,9 +769,7 @@ error: the certificate of 127.0.0.1:[PORT] is not trusted
   caused by: the server did not prove that it holds the certificate's private key
 hint: someone may be impersonating the cluster; find out what responds there
 
-"#]]
-        .raw()
-    );
+"#]]);
 }
 
 /// Restricts a server to one version of TLS.
@@ -988,9 +796,7 @@ fn server_without_http_1_1() {
     let settings = tls_server(pem, |_| {}, b"\0\0\0\x04\0\0\0\0\0");
     let goaway = tls_server(pem, |_| {}, b"\0\0\x08\x07\0\0\0\0\0\0\0\0\0\0\0\0\x01");
     let said = [&alpn, &settings, &goaway].map(|other| against(other, &shown).transcript());
-    assert_data_eq!(
-        said.concat(),
-        str![[r#"
+    snapshot!(said.concat(), str![[r#"
 --- exit 7
 error: cannot reach 127.0.0.1:[PORT]: the server does not speak HTTP/1.1
 hint: check --host and --port: the REST API of a cluster speaks HTTP/1.1
@@ -1003,9 +809,7 @@ error: unexpected reply from 127.0.0.1:[PORT] to the request to list the lock ke
   caused by: it is HTTP/2, not HTTP/1.1
 hint: check --host and --port: a proxy or another service may respond there
 
-"#]]
-        .raw()
-    );
+"#]]);
 }
 
 #[test]
@@ -1022,20 +826,16 @@ fn server_that_requires_a_client_certificate() {
             "--tls-fingerprint",
             &shown.fingerprint,
         ]);
-        expect_none(&core, &run);
+        expect_distrust(&core, &run);
         said += &run.stderr;
     }
-    assert_data_eq!(
-        said,
-        str![[r#"
+    snapshot!(said, str![[r#"
 error: cannot reach 127.0.0.1:[PORT]: the server requires a client certificate
 hint: qkey cannot present one; check --host and --port, or bypass the gateway that asks for it
 error: cannot reach 127.0.0.1:[PORT]: the server requires a client certificate
 hint: qkey cannot present one; check --host and --port, or bypass the gateway that asks for it
 
-"#]]
-        .raw()
-    );
+"#]]);
 }
 
 #[test]
@@ -1051,91 +851,56 @@ fn tls_alerts() {
         let code = CODES[next.load(Ordering::Relaxed)];
         let _ = connection.write_all(&[21, 3, 3, 0, 2, 2, code]);
     });
-    let mut said = String::new();
+    // Alerts with the same words share an entry.
+    let mut outcomes: Vec<(String, Vec<String>)> = Vec::new();
     for (i, alert) in CODES.iter().enumerate() {
         code.store(i, Ordering::Relaxed);
         let run = other.qkey().run(["keys", "list"]);
         assert_eq!(run.code, 7, "{run:?}");
-        let stderr = run
-            .stderr
-            .replace("error: cannot reach 127.0.0.1:[PORT]: ", "");
-        said += &format!("{alert}: {stderr}");
+        let prefix = "error: cannot reach 127.0.0.1:[PORT]: ";
+        let said = run.stderr.strip_prefix(prefix).expect("the cause");
+        let (words, named) = match said.split_once("with the alert ") {
+            Some((before, rest)) => {
+                let (name, hint) = rest.split_once('\n').expect("a hint");
+                (
+                    format!("{before}with the alert [NAME]\n{hint}"),
+                    format!("{alert} {name}"),
+                )
+            }
+            None => (said.to_owned(), alert.to_string()),
+        };
+        match outcomes.iter_mut().find(|(other, _)| *other == words) {
+            Some((_, alerts)) => alerts.push(named),
+            None => outcomes.push((words, vec![named])),
+        }
     }
-    assert_data_eq!(said, str![[r#"
-0: the server closed the TLS connection with the alert close_notify
+    let said = outcomes
+        .iter()
+        .map(|(words, alerts)| format!("==== {}\n{words}", alerts.join(", ")));
+    snapshot!(said.collect::<String>(), str![[r#"
+==== 0 close_notify, 10 unexpected_message, 22 record_overflow, 30 decompression_failure, 42 bad_certificate, 43 unsupported_certificate, 44 certificate_revoked, 45 certificate_expired, 46 certificate_unknown, 47 illegal_parameter, 48 unknown_ca, 49 access_denied, 50 decode_error, 60 export_restriction, 80 internal_error, 86 inappropriate_fallback, 90 user_canceled, 100 no_renegotiation, 109 missing_extension, 110 unsupported_extension, 111 certificate_unobtainable, 113 bad_certificate_status_response, 114 bad_certificate_hash_value, 115 unknown_psk_identity, 121 ech_required, 200 200
+the server closed the TLS connection with the alert [NAME]
 hint: check --host and --port: another service may be listening there; otherwise, check the server's TLS settings
-10: the server closed the TLS connection with the alert unexpected_message
-hint: check --host and --port: another service may be listening there; otherwise, check the server's TLS settings
-20: TLS data was corrupted in transit
+==== 20, 21, 51
+TLS data was corrupted in transit
 hint: check the network, and any proxy or firewall that inspects TLS connections
-21: TLS data was corrupted in transit
-hint: check the network, and any proxy or firewall that inspects TLS connections
-22: the server closed the TLS connection with the alert record_overflow
-hint: check --host and --port: another service may be listening there; otherwise, check the server's TLS settings
-30: the server closed the TLS connection with the alert decompression_failure
-hint: check --host and --port: another service may be listening there; otherwise, check the server's TLS settings
-40: the server and qkey share no TLS cipher suite, key exchange, or certificate key type
+==== 40, 71
+the server and qkey share no TLS cipher suite, key exchange, or certificate key type
 hint: on the server, enable TLS 1.3, or TLS 1.2 with ECDHE and AES-GCM or ChaCha20-Poly1305, and use a certificate with an RSA key of 2048 to 8192 bits or a P-256, P-384, or Ed25519 key; --via qq without --ca-file and --tls-fingerprint may work with others, but does not verify certificates
-41: the server requires a client certificate
+==== 41, 116
+the server requires a client certificate
 hint: qkey cannot present one; check --host and --port, or bypass the gateway that asks for it
-42: the server closed the TLS connection with the alert bad_certificate
-hint: check --host and --port: another service may be listening there; otherwise, check the server's TLS settings
-43: the server closed the TLS connection with the alert unsupported_certificate
-hint: check --host and --port: another service may be listening there; otherwise, check the server's TLS settings
-44: the server closed the TLS connection with the alert certificate_revoked
-hint: check --host and --port: another service may be listening there; otherwise, check the server's TLS settings
-45: the server closed the TLS connection with the alert certificate_expired
-hint: check --host and --port: another service may be listening there; otherwise, check the server's TLS settings
-46: the server closed the TLS connection with the alert certificate_unknown
-hint: check --host and --port: another service may be listening there; otherwise, check the server's TLS settings
-47: the server closed the TLS connection with the alert illegal_parameter
-hint: check --host and --port: another service may be listening there; otherwise, check the server's TLS settings
-48: the server closed the TLS connection with the alert unknown_ca
-hint: check --host and --port: another service may be listening there; otherwise, check the server's TLS settings
-49: the server closed the TLS connection with the alert access_denied
-hint: check --host and --port: another service may be listening there; otherwise, check the server's TLS settings
-50: the server closed the TLS connection with the alert decode_error
-hint: check --host and --port: another service may be listening there; otherwise, check the server's TLS settings
-51: TLS data was corrupted in transit
-hint: check the network, and any proxy or firewall that inspects TLS connections
-60: the server closed the TLS connection with the alert export_restriction
-hint: check --host and --port: another service may be listening there; otherwise, check the server's TLS settings
-70: the server supports neither TLS 1.2 nor TLS 1.3
+==== 70
+the server supports neither TLS 1.2 nor TLS 1.3
 hint: enable TLS 1.2 or TLS 1.3 on the server, or check --host and --port
-71: the server and qkey share no TLS cipher suite, key exchange, or certificate key type
-hint: on the server, enable TLS 1.3, or TLS 1.2 with ECDHE and AES-GCM or ChaCha20-Poly1305, and use a certificate with an RSA key of 2048 to 8192 bits or a P-256, P-384, or Ed25519 key; --via qq without --ca-file and --tls-fingerprint may work with others, but does not verify certificates
-80: the server closed the TLS connection with the alert internal_error
-hint: check --host and --port: another service may be listening there; otherwise, check the server's TLS settings
-86: the server closed the TLS connection with the alert inappropriate_fallback
-hint: check --host and --port: another service may be listening there; otherwise, check the server's TLS settings
-90: the server closed the TLS connection with the alert user_canceled
-hint: check --host and --port: another service may be listening there; otherwise, check the server's TLS settings
-100: the server closed the TLS connection with the alert no_renegotiation
-hint: check --host and --port: another service may be listening there; otherwise, check the server's TLS settings
-109: the server closed the TLS connection with the alert missing_extension
-hint: check --host and --port: another service may be listening there; otherwise, check the server's TLS settings
-110: the server closed the TLS connection with the alert unsupported_extension
-hint: check --host and --port: another service may be listening there; otherwise, check the server's TLS settings
-111: the server closed the TLS connection with the alert certificate_unobtainable
-hint: check --host and --port: another service may be listening there; otherwise, check the server's TLS settings
-112: the server does not recognize this host name
+==== 112
+the server does not recognize this host name
 hint: check --host: use a host name that the cluster is configured with
-113: the server closed the TLS connection with the alert bad_certificate_status_response
-hint: check --host and --port: another service may be listening there; otherwise, check the server's TLS settings
-114: the server closed the TLS connection with the alert bad_certificate_hash_value
-hint: check --host and --port: another service may be listening there; otherwise, check the server's TLS settings
-115: the server closed the TLS connection with the alert unknown_psk_identity
-hint: check --host and --port: another service may be listening there; otherwise, check the server's TLS settings
-116: the server requires a client certificate
-hint: qkey cannot present one; check --host and --port, or bypass the gateway that asks for it
-120: the server does not speak HTTP/1.1
+==== 120
+the server does not speak HTTP/1.1
 hint: check --host and --port: the REST API of a cluster speaks HTTP/1.1
-121: the server closed the TLS connection with the alert ech_required
-hint: check --host and --port: another service may be listening there; otherwise, check the server's TLS settings
-200: the server closed the TLS connection with the alert 200
-hint: check --host and --port: another service may be listening there; otherwise, check the server's TLS settings
 
-"#]].raw());
+"#]]);
 }
 
 #[test]
@@ -1151,15 +916,7 @@ fn ca_file_in_other_forms() {
         "damaged-and-good.pem",
         format!("{damaged}{pem}{malformed}{}", &pem[..200]),
     );
-    let openssl = |arguments: &str| {
-        let script = format!("openssl {arguments}");
-        let mut shell = Command::new("sh");
-        let status = shell
-            .args(["-c", &script])
-            .current_dir(qkey.path("."))
-            .status();
-        assert!(status.expect("a shell").success(), "{script}");
-    };
+    let openssl = |arguments: &str| drop(prints(&qkey, &format!("openssl {arguments}")));
     qkey.write("ca file.pem", &pem);
     openssl("x509 -in 'ca file.pem' -outform der -out der.crt");
     openssl("x509 -in 'ca file.pem' -trustout -addtrust serverAuth -out trusted.pem");
@@ -1183,13 +940,11 @@ fn ca_file_in_other_forms() {
         said += &format!("==== {file}: exit {}\n{}", run.code, run.stderr);
         // The command in the hint makes a file that is accepted.
         if let Some(command) = run.stderr.split('`').nth(1) {
-            openssl(&format!("version >openssl.txt && {command}"));
+            prints(&qkey, command);
             expect_trust(&qkey.run(["keys", "--ca-file", "ca.pem"]));
         }
     }
-    assert_data_eq!(
-        said,
-        str![[r#"
+    snapshot!(said, str![[r#"
 ==== bom.pem: exit 0
 ==== damaged-and-good.pem: exit 0
 warning: ignoring certificate 1 in damaged-and-good.pem: it is not a well-formed X.509 certificate
@@ -1212,12 +967,10 @@ error: cannot use utf16.pem as --ca-file
   caused by: it is UTF-16 text
 hint: convert it: `iconv -f utf-16 -t utf-8 utf16.pem >ca.pem`
 
-"#]]
-        .raw()
-    );
+"#]]);
 }
 
-/// Something else than a cluster on a port, until the test ends: `serve` has each connection.
+/// A server that is no cluster, until the test program ends: `serve` gets each connection.
 struct Other {
     port: u16,
     connections: Arc<AtomicUsize>,
@@ -1229,7 +982,6 @@ impl Other {
         let port = listener.local_addr().expect("an address").port();
         let connections = Arc::<AtomicUsize>::default();
         let count = connections.clone();
-        // It ends with the test program.
         thread::spawn(move || {
             for connection in listener.incoming().flatten() {
                 count.fetch_add(1, Ordering::Relaxed);
@@ -1240,11 +992,7 @@ impl Other {
     }
 
     fn qkey(&self) -> Qkey {
-        Qkey::new()
-            .env("QKEY_VIA", "rest")
-            .env("QKEY_HOST", "127.0.0.1")
-            .env("QKEY_PORT", &self.port.to_string())
-            .env("QKEY_TOKEN", "test-token")
+        Qkey::with_port(self.port).env("QKEY_TOKEN", "test-token")
     }
 }
 
@@ -1260,16 +1008,12 @@ fn plain_http_server_gets_no_request() {
         let _ = connection.write_all(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n");
     });
     let run = other.qkey().run(["unlock", "--id=7", "--key=alice.pem"]);
-    assert_data_eq!(
-        run.transcript(),
-        str![[r#"
+    snapshot!(filtered(&run), str![[r#"
 --- exit 7
 error: cannot reach 127.0.0.1:[PORT]: the server does not speak TLS
 hint: check --host and --port: --via rest needs the cluster's HTTPS port (8000 by default)
 
-"#]]
-        .raw()
-    );
+"#]]);
     for bytes in heard.try_iter() {
         assert!(!String::from_utf8_lossy(&bytes).contains("test-token"));
         assert_eq!(bytes[0], 22, "a TLS handshake, and nothing else");
@@ -1283,16 +1027,12 @@ fn silent_server_times_out() {
     let other = Other::start(move |connection| drop(sender.send(connection)));
     for command in [&["keys"][..], &["lock", "--id=7", "--lock-key=1"]] {
         let run = other.qkey().run([command, &["--timeout=1"]].concat());
-        assert_data_eq!(
-            run.transcript(),
-            str![[r#"
+        snapshot!(filtered(&run), str![[r#"
 --- exit 7
 error: cannot reach 127.0.0.1:[PORT]: no connection within 1 s
 hint: check whether the cluster responds, or give it more time with --timeout SECONDS
 
-"#]]
-            .raw()
-        );
+"#]]);
     }
     kept.extend(receiver.try_iter());
     assert!(!kept.is_empty());
@@ -1305,67 +1045,60 @@ fn immediate_close_is_retried_twice() {
         let _ = connection.read(&mut [0; 4096]);
     });
     let run = other.qkey().run(["keys", "list"]);
-    assert_data_eq!(
-        run.transcript(),
-        str![[r#"
+    snapshot!(filtered(&run), str![[r#"
 --- exit 7
 error: cannot reach 127.0.0.1:[PORT]: the connection was closed before a request was sent
 hint: check --host and --port (or the cluster's entry in the configuration file), and the network
 
-"#]]
-        .raw()
-    );
+"#]]);
     assert_eq!(other.connections.load(Ordering::Relaxed), 3);
 }
 
 #[test]
 fn refused_connection_and_unknown_host() {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let port = listener.local_addr().expect("an address").port();
-    drop(listener);
-    let qkey = Qkey::new()
-        .env("QKEY_VIA", "rest")
-        .env("QKEY_HOST", "127.0.0.1")
-        .env("QKEY_PORT", &port.to_string());
-    assert_data_eq!(
-        qkey.run(["keys"]).transcript(),
-        str![[r#"
+    let qkey = Qkey::with_port(free_port());
+    qkey_snapshot!(qkey, ["keys"], str![[r#"
 --- exit 7
 error: cannot reach 127.0.0.1:[PORT]: Connection refused (os error 111)
 hint: check --host and --port (or the cluster's entry in the configuration file), and the network
 
-"#]]
-        .raw()
-    );
-    let unknown = ["keys", "--host=unknown.invalid"];
-    // The system's own words for it follow.
-    let run = qkey.run(unknown);
-    let expected = "error: cannot reach unknown.invalid:[PORT]: ";
-    assert_eq!(run.code, 7);
-    assert!(run.stderr.starts_with(expected), "{run:?}");
+"#]]);
+    let run = qkey.line("keys --host=unknown.invalid");
+    // The rest depends on the resolver.
+    let start = "error: cannot reach unknown.invalid:[PORT]: ";
+    assert!(run.code == 7 && run.stderr.starts_with(start), "{run:?}");
 }
 
 #[test]
 fn trust_flags_have_no_effect_through_qq() {
     let mock = Mock::new();
     let qkey = Qkey::with_mock(&mock);
-    let fingerprint = format!("--tls-fingerprint={OTHER}");
-    for flag in ["--ca-file=ca.pem", &fingerprint, "--insecure"] {
-        let run = qkey.run(["keys", flag]);
-        let name = flag.split('=').next().unwrap();
-        assert_eq!(run.code, 2, "{run:?}");
-        let message = format!(
-            "error: {name} has no effect with --via qq: qq does not verify certificates\nhint: add --via rest, or omit {name}\n"
-        );
-        assert_eq!(run.stderr, message);
-    }
+    let pin = format!("keys --tls-fingerprint={OTHER}");
+    let lines = ["keys --ca-file=ca.pem", &pin, "keys --insecure"];
+    snapshot!(session(&qkey, lines), str![[r#"
+$ qkey keys --ca-file=ca.pem
+--- exit 2
+error: --ca-file has no effect with --via qq: qq does not verify certificates
+hint: add --via rest, or omit --ca-file
+$ qkey keys --tls-fingerprint=sha256:00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff
+--- exit 2
+error: --tls-fingerprint has no effect with --via qq: qq does not verify certificates
+hint: add --via rest, or omit --tls-fingerprint
+$ qkey keys --insecure
+--- exit 2
+error: --insecure has no effect with --via qq: qq does not verify certificates
+hint: add --via rest, or omit --insecure
+
+"#]]);
     assert_eq!(mock.calls(), Vec::<Vec<String>>::new());
-
     let qkey = qkey.env("QKEY_TLS_FINGERPRINT", OTHER);
-    assert_data_eq!(qkey.run(["keys", "list"]).stderr, str![[r#"
+    snapshot!(session(&qkey, ["keys list", "keys --via=qq"]), str![[r#"
+$ qkey keys list
+The key store is empty.
+--- exit 0
 warning: QKEY_TLS_FINGERPRINT has no effect with --via qq: qq does not verify certificates; use --via rest
+$ qkey keys --via=qq
+The key store is empty.
 
-"#]].raw());
-    let typed = qkey.run(["keys", "--via=qq"]);
-    assert_eq!((typed.code, typed.stderr.as_str()), (0, ""));
+"#]]);
 }

@@ -1,1679 +1,579 @@
-//! The table: ceremonies × faults × transports. Each scenario runs against the simulated Qumulo Core
-//! over REST first, because that costs milliseconds, then through the real `qq` of up to three
-//! versions, and every transport must give the same result: see [`over`]. The whole loss table runs
-//! over REST; the real `qq` gets one loss of each class that it turns into something else, and a
-//! `qq` that misbehaves as a process is a wrapper around the mock: see [`PROCESS_LOSSES`]. What only
-//! the REST API has (certificates, tokens, connections) is in `rest.rs`.
+//! What all transports have in common: every command over REST and through each `qq`, and the loss
+//! table, which says what becomes of a submission whose reply is lost. The losses are those of the
+//! REST API, where a run costs milliseconds; the real `qq` meets one of each class that it turns into
+//! words of its own, and a `qq` that misbehaves as a process stands in front of the mock.
 
-use std::{cell::RefCell, fmt, fs, panic::resume_unwind, process::Command, thread};
+use std::{fs, thread};
 
 use crate::support::{
+    ceremony::{ADD, CEREMONIES, LOCK, REPLACE, UNLOCK, mock, qq_command},
     core::{Core, QQ_VERSION, qq},
-    mock::Mock,
     qkey::{
-        ALICE_PUBLIC, BOB_PUBLIC, CAROL_PUBLIC, Qkey, Run, expect_no_sleepers, is_alive,
-        side_by_side, wait_until,
+        BOB_PUBLIC, CAROL_PUBLIC, Qkey, Run, expect_no_sleepers, is_alive, send, side_by_side,
+        wait_until,
     },
-    snapshot::filtered,
+    snapshot::{filter, filtered, qkey_snapshot, session, snapshot, table},
 };
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use serde_json::{Value, json};
-use snapbox::{IntoData, assert_data_eq, str};
+use snapbox::str;
 
-/// How `qkey` reaches the Core.
-#[derive(Clone, Copy, Debug)]
-enum Transport {
-    /// Through the `qq` program of this version.
-    Qq(&'static str),
-    Rest,
-}
+/// The `qq` that names a key by `--id` or `--name`, and complains on stdout.
+const OLD_QQ: &str = "6.1.0.3";
 
-/// The one that names a key by `--id` or `--name`, and complains on stdout.
-const OLD_QQ: Transport = Transport::Qq("6.1.0.3");
-const NEW_QQ: Transport = Transport::Qq(QQ_VERSION);
-
-const REST: [Transport; 1] = [Transport::Rest];
-const BOTH: [Transport; 2] = [Transport::Rest, NEW_QQ];
-const WITH_OLD_QQ: [Transport; 3] = [Transport::Rest, OLD_QQ, NEW_QQ];
-const ALL: [Transport; 4] = [Transport::Rest, OLD_QQ, Transport::Qq("6.1.1"), NEW_QQ];
-
-impl fmt::Display for Transport {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Qq(version) => write!(f, "qq {version}"),
-            Self::Rest => f.write_str("rest"),
-        }
-    }
-}
-
-/// A Core, and `qkey` that reaches it over one transport.
-struct Lab {
-    transport: Transport,
-    core: Core,
-    qkey: Qkey,
-    /// Variables on top of those of `qkey`; without a value they are taken away.
-    env: RefCell<Vec<(String, Option<String>)>>,
-    /// What was run, and what it said.
-    runs: RefCell<Vec<(String, Run)>>,
-    /// What the next run is about.
-    note: RefCell<String>,
-}
-
-impl Lab {
-    /// The Core is empty.
-    fn new(transport: Transport) -> Self {
-        let core = Core::start();
-        let qkey = match transport {
-            Transport::Qq(version) => Qkey::with_core(&core, version),
-            Transport::Rest => Qkey::with_rest(&core),
-        };
-        Self {
-            transport,
-            core,
-            qkey,
-            env: RefCell::default(),
-            runs: RefCell::default(),
-            note: RefCell::default(),
-        }
-    }
-
-    /// Puts alice's key into the Core as key 1, named "vault", which locks the snapshots 7 and 8;
-    /// the snapshot 9 is not locked.
-    fn hold_vault(&self) {
-        let vault = json!({ "name": "vault", "public_key": ALICE_PUBLIC });
-        assert_eq!(self.core.add_key(vault), "1");
-        for (id, lock_key) in [(7, json!("1")), (8, json!("1")), (9, Value::Null)] {
-            self.core
-                .add_snapshot(json!({ "id": id, "lock_key": lock_key }));
-        }
-    }
-
-    fn set(&self, name: &str, value: &str) {
-        let value = Some(value.to_owned());
-        self.env.borrow_mut().push((name.to_owned(), value));
-    }
-
-    fn unset(&self, name: &str) {
-        self.env.borrow_mut().push((name.to_owned(), None));
-    }
-
-    fn command(&self, args: &[&str]) -> Command {
-        let mut command = self.qkey.command(args);
-        for (name, value) in &*self.env.borrow() {
-            match value {
-                Some(value) => command.env(name, value),
-                None => command.env_remove(name),
-            };
-        }
-        command
-    }
-
-    /// Says what the next run is about.
-    fn note(&self, note: &str) {
-        *self.note.borrow_mut() = format!("# {note}\n");
-    }
-
-    fn run(&self, args: &[&str]) -> Run {
-        self.run_with(args, |_| {})
-    }
-
-    /// Runs it, and does something else meanwhile, given its process id.
-    fn run_with(&self, args: &[&str], meanwhile: impl FnOnce(u32)) -> Run {
-        let child = self.command(args).spawn().expect("qkey runs");
-        meanwhile(child.id());
-        let output = child.wait_with_output().expect("qkey ends");
-        let run = || {
-            let mut run = self.qkey.taken(&output);
-            // Only a slow machine shows progress.
-            let lines = run.stderr.split_inclusive('\n');
-            run.stderr = lines
-                .filter(|line| !line.starts_with("unlocking snapshots: "))
-                .collect();
-            run
-        };
-        let title = format!("{}$ qkey {}\n", self.note.take(), args.join(" "));
-        self.runs.borrow_mut().push((title, run()));
-        run()
-    }
-
-    /// Runs it and expects success.
-    fn done(&self, args: &[&str]) -> Run {
-        let run = self.run(args);
-        assert_eq!(run.code, 0, "{}: {args:?}: {run:#?}", self.transport);
-        run
-    }
-
-    /// The public key that the Core holds.
-    fn held(&self, id: &str) -> Value {
-        self.core.key(id)["public_key"].clone()
-    }
-
-    fn lock_key(&self, snapshot: u64) -> Value {
-        self.core.snapshot(snapshot)["lock_key"].clone()
-    }
-
-    /// Panics unless this is what the vault of [`Lab::hold_vault`] still is.
-    fn assert_unchanged(&self, what: &str) {
-        let what = format!("{}: {what}", self.transport);
-        let keys = self.core.state()["keys"].as_array().unwrap().len();
-        assert_eq!((keys, self.held("1")), (1, json!(ALICE_PUBLIC)), "{what}");
-        let locks = [7, 8, 9].map(|id| self.lock_key(id));
-        assert_eq!(locks, [json!("1"), json!("1"), Value::Null], "{what}");
-    }
-
-    /// The requests that were to change something, in order for each key and snapshot.
-    fn submissions(&self) -> Vec<Value> {
-        let mut submissions = self.core.requests();
-        submissions.retain(|request| request["method"] != "GET");
-        for submission in &mut submissions {
-            let fields = submission.as_object_mut().expect("an object");
-            fields.retain(|name, _| !["host", "connection"].contains(&&**name));
-        }
-        submissions.sort_by_key(|submission| submission["path"].to_string());
-        submissions
-    }
-}
-
-/// Runs a scenario over each transport, each with a Core of its own, and expects the same of all: exit
-/// codes, stdout, stderr but for what [`neutral`] names, what the Core holds in the end, and what
-/// was submitted to it. Returns what `qkey` said, once where all said the same.
-fn over(transports: &[Transport], scenario: impl Fn(&Lab) + Sync) -> String {
-    compared(transports, scenario, true)
-}
-
-/// As [`over`], where each transport has its own words for what is wrong.
-fn over_in_own_words(transports: &[Transport], scenario: impl Fn(&Lab) + Sync) -> String {
-    compared(transports, scenario, false)
-}
-
-fn compared(transports: &[Transport], scenario: impl Fn(&Lab) + Sync, same_words: bool) -> String {
-    let lab_of = &|transport| {
-        let lab = Lab::new(transport);
-        scenario(&lab);
-        lab
-    };
-    // A scenario that fails over the first transport does not wait for the others.
-    let (&first, others) = transports.split_first().expect("at least one transport");
-    let mut labs = vec![lab_of(first)];
+/// Runs a case per thread; returns the results in order.
+fn in_parallel<C: Sync, T: Send>(cases: &[C], run: impl Fn(&C) -> T + Sync) -> Vec<T> {
     thread::scope(|scope| {
-        let threads: Vec<_> = others
-            .iter()
-            .map(|&transport| scope.spawn(move || lab_of(transport)))
-            .collect();
-        let joined = threads.into_iter().map(|thread| thread.join());
-        labs.extend(joined.map(|lab| lab.unwrap_or_else(|panic| resume_unwind(panic))));
-    });
-    let [first, others @ ..] = &labs[..] else {
-        unreachable!("labs has the first");
-    };
-    for lab in others {
-        let transports = format!("{} and {}", first.transport, lab.transport);
-        let (runs, first_runs) = (lab.runs.borrow(), first.runs.borrow());
-        assert_eq!(runs.len(), first_runs.len(), "{transports}");
-        for ((title, run), (first_title, first_run)) in runs.iter().zip(&*first_runs) {
-            assert_eq!(title, first_title, "{transports}");
-            let what = format!("{transports}: {title}{run:#?}{first_run:#?}");
-            assert_eq!(run.code, first_run.code, "{what}");
-            assert_eq!(run.stdout, first_run.stdout, "{what}");
-            if same_words {
-                let [words, first_words] = [run, first_run].map(|run| neutral(&run.stderr));
-                assert_eq!(words, first_words, "{what}");
-            }
-        }
-        assert_eq!(lab.core.state(), first.core.state(), "{transports}");
-        assert_eq!(lab.submissions(), first.submissions(), "{transports}");
-    }
-    let runs = first.runs.borrow();
-    let said = runs.iter().enumerate().map(|(index, (title, _))| {
-        let said = said_over(&labs, index);
-        format!("{title}{said}")
-    });
-    said.collect()
+        let run = &run;
+        let threads: Vec<_> = cases.iter().map(|case| scope.spawn(|| run(case))).collect();
+        let results = threads.into_iter().map(|thread| thread.join());
+        results.map(|result| result.expect("no panic")).collect()
+    })
 }
 
-/// What one run said, under the transports where it said that, if not all said the same.
-fn said_over(labs: &[Lab], index: usize) -> String {
-    let mut said: Vec<(Vec<String>, String)> = Vec::new();
-    for lab in labs {
-        let transcript = filtered(&lab.runs.borrow()[index].1);
-        match said.iter_mut().find(|(_, other)| *other == transcript) {
-            Some((transports, _)) => transports.push(lab.transport.to_string()),
-            None => said.push((vec![lab.transport.to_string()], transcript)),
-        }
+/// The requests that were to change something, in order for each key and snapshot.
+fn submissions(core: &Core) -> Vec<Value> {
+    let mut submissions = core.requests();
+    submissions.retain(|request| request["method"] != "GET");
+    for submission in &mut submissions {
+        let fields = submission.as_object_mut().expect("an object");
+        fields.retain(|name, _| !["host", "connection"].contains(&&**name));
     }
-    match &said[..] {
-        [(_, transcript)] => transcript.clone(),
-        several => several
-            .iter()
-            .map(|(transports, transcript)| {
-                format!("==== over {}\n{transcript}", transports.join(", "))
-            })
-            .collect(),
-    }
+    submissions.sort_by_key(|submission| submission["path"].to_string());
+    submissions
 }
 
-/// What may differ between the transports: the commands in hints, who gave no usable answer, and the words
-/// that are quoted of `qq`, of the connection or of such an answer.
-fn neutral(stderr: &str) -> String {
-    let own_words = [
-        "`[QQ]` ",
-        "qumulo.",
-        "status ",
-        "expected ",
-        "it redirects ",
-    ];
-    let is_own = |line: &str| {
-        let cause = line.strip_prefix("  caused by: ");
-        cause.is_some_and(|cause| own_words.iter().any(|words| cause.starts_with(words)))
-    };
-    let lines = stderr.lines().map(without_commands);
-    let neutral = lines.filter(|line| !is_own(line));
-    let neutral = neutral.map(|line| unquoted(&line));
-    neutral.collect::<Vec<_>>().join("\n")
-}
-
-/// Only what `qkey` itself has to say differs in hints: a token is no matter of `qq`'s, no command of
-/// `qkey` shows all snapshots, and where no `qq` is run, no `qq` can be tried by hand.
-const HINTS: [(&str, &str); 3] = [
-    (", or provide a token in QKEY_TOKEN or QKEY_TOKEN_FILE", ""),
-    ("shows which snapshots are locked", "shows what exists"),
-    (
-        "check that `[COMMAND]` works; if it does, run this again with -vv and report the output",
-        "check --host and --port: a proxy or another service may respond there",
-    ),
-];
-
-fn without_commands(line: &str) -> String {
-    let programs = ["[QQ] --", "[DIR]/qq --", "qq --host", "qkey --via=rest "];
-    let pieces = line.split('`').map(|piece| {
-        let is_command = programs.iter().any(|program| piece.starts_with(program));
-        if is_command { "[COMMAND]" } else { piece }
-    });
-    let line = pieces.collect::<Vec<_>>().join("`");
-    HINTS
-        .iter()
-        .fold(line, |line, (of_one, of_all)| line.replace(of_one, of_all))
-}
-
-/// The line with `[WORDS]` in place of the transport's own explanation, and without the source of the
-/// token, which only REST knows.
-fn unquoted(line: &str) -> String {
-    let after = line.find("); checked: ");
-    let after = &line[after.unwrap_or(line.len())..];
-    let call = |rest: &str| {
-        let rest = rest.strip_suffix(after).unwrap_or(rest);
-        rest.split(": ").next().unwrap_or_default().to_owned()
-    };
-    if let Some((before, _)) = line.split_once("not logged in to 127.0.0.1:[PORT] (") {
-        return format!("{before}not logged in to 127.0.0.1:[PORT]");
-    }
-    if let Some((before, rest)) = line.split_once("cannot reach ") {
-        return format!("{before}cannot reach {}: [WORDS]{after}", call(rest));
-    }
-    let silent = [
-        "unexpected reply from ",
-        "no reply from ",
-        "lost the connection to ",
-    ];
-    for silent in silent {
-        if let Some((before, rest)) = line.split_once(silent)
-            && let Some((_, rest)) = rest.split_once(" the request to ")
-        {
-            return format!("{before}no usable reply to {}{after}", call(rest));
-        }
-    }
-    match line.split_once("qq failed to ") {
-        Some((before, rest)) => format!("{before}no usable reply to {}{after}", call(rest)),
-        None => line.to_owned(),
-    }
-}
-
-const ADD: [&str; 5] = ["add", "--name", "spare", "--key", "carol.pem"];
-const REPLACE: [&str; 6] = [
-    "replace",
-    "--key-id=vault",
-    "--old-key",
-    "alice.pem",
-    "--new-key",
-    "bob.pem",
-];
-const LOCK: [&str; 3] = ["lock", "--id=9", "--lock-key=vault"];
-const UNLOCK: [&str; 4] = ["unlock", "--id=7", "--key", "alice.pem"];
-
-/// Each submission, and what makes it of the vault of [`Lab::hold_vault`].
-const SUBMISSIONS: [(&str, &[&str]); 4] = [
-    ("add_key", &ADD),
-    ("replace_key", &REPLACE),
-    ("lock", &LOCK),
-    ("unlock", &UNLOCK),
-];
-
-// ---------------------------------------------------------------------------------------------
-// Every ceremony
-// ---------------------------------------------------------------------------------------------
-
+/// Names and challenges that argument parsers, URLs, JSON, and Python's encodings could spoil.
 #[test]
-fn ceremonies_print_the_same_over_every_transport() {
-    let said = over(&ALL, |lab| {
-        let core = &lab.core;
-        let submissions = |operation: &str| core.count(operation);
-        let dry_run = |args: &[&str]| lab.run(&[args, &["--dry-run"]].concat());
-        lab.run(&["keys"]);
-
-        let add = [
-            "add",
-            "--name=vault",
-            "--comment=in the safe",
-            "--key=alice.pem",
-        ];
-        dry_run(&add);
-        assert_eq!(submissions("add_key"), 0);
-        lab.run(&add);
-        let stored = core.key("1");
-        assert_eq!(stored["name"], "vault");
-        assert_eq!(stored["comment"], "in the safe");
-        assert_eq!(stored["public_key"], ALICE_PUBLIC);
-        lab.run(&add);
-        assert_eq!(submissions("add_key"), 1);
-
-        lab.run(&["keys", "list"]);
-        lab.run(&["keys", "show", "vault"]);
-
+fn every_command_does_the_same_over_every_transport() {
+    const NAME: &str = "--a/b ?#%20 '\"\\ é🔑\n ";
+    let transports = [None, Some(OLD_QQ), Some("6.1.1"), Some(QQ_VERSION)];
+    let outcomes = in_parallel(&transports, |version| {
+        let core = Core::start();
+        let qkey = match version {
+            Some(version) => Qkey::with_core(&core, version),
+            None => Qkey::with_rest(&core),
+        };
+        let qkey = qkey
+            .env("LC_ALL", "C")
+            .env("PYTHONIOENCODING", "latin-1")
+            .env("PYTHONUTF8", "0");
         for id in [7, 8, 9] {
             core.add_snapshot(json!({ "id": id }));
         }
-        let lock = ["lock", "--id=7", "--lock-key=vault"];
-        dry_run(&lock);
-        assert_eq!((submissions("lock"), lab.lock_key(7)), (0, Value::Null));
-        lab.run(&lock);
-        assert_eq!(lab.lock_key(7), "1");
-        lab.run(&lock);
-        assert_eq!(submissions("lock"), 1);
-        core.modify_snapshot(8, json!({ "lock_key": "1" }));
-        core.modify_snapshot(9, json!({ "lock_key": "1" }));
-
-        core.page_limit(2, json!({}));
-        lab.run(&["keys", "usage", "vault"]);
-
-        dry_run(&REPLACE);
-        assert_eq!(submissions("replace_key"), 0);
-        assert_eq!(lab.held("1"), ALICE_PUBLIC);
-        lab.run(&REPLACE);
-        let stored = core.key("1");
-        assert_eq!(stored["name"], "vault");
-        assert_eq!(stored["comment"], "in the safe");
-        assert_eq!(stored["public_key"], BOB_PUBLIC);
-        lab.run(&REPLACE);
-        assert_eq!(submissions("replace_key"), 1);
-
-        // With the old key, then with the new one.
-        lab.run(&UNLOCK);
-        let unlock = ["unlock", "--id=7", "--key=bob.pem"];
-        dry_run(&unlock);
-        assert_eq!((submissions("unlock"), lab.lock_key(7)), (0, json!("1")));
-        lab.run(&unlock);
-        assert_eq!((submissions("unlock"), lab.lock_key(7)), (1, Value::Null));
-    });
-    assert_data_eq!(
-        said,
-        str![[r#"
-$ qkey keys
-The key store is empty.
-$ qkey add --name=vault --comment=in the safe --key=alice.pem --dry-run
-Dry run: key "vault" can be stored; signature verified, nothing sent.
-  SHA256:[ALICE]
-$ qkey add --name=vault --comment=in the safe --key=alice.pem
-Stored key 1 ("vault") in the key store.
-  SHA256:[ALICE]
-$ qkey add --name=vault --comment=in the safe --key=alice.pem
-Already stored as key 1 ("vault").
-  SHA256:[ALICE]
-$ qkey keys list
-ID  NAME   STATE    FINGERPRINT          CONFIGURED KEY  COMMENT
-1   vault  enabled  SHA256:[ALICE…]  -               in the safe
-$ qkey keys show vault
-id              1
-name            vault
-comment         in the safe
-state           enabled
-fingerprint     SHA256:[ALICE]
-public key      [ALICE]
-configured key  -
-$ qkey lock --id=7 --lock-key=vault --dry-run
-Dry run: key 1 ("vault") can lock snapshot 7 ("7_snapshot"); nothing sent.
-$ qkey lock --id=7 --lock-key=vault
-Locked snapshot 7 ("7_snapshot") with key 1 ("vault").
-$ qkey lock --id=7 --lock-key=vault
-Snapshot 7 ("7_snapshot") is already locked with key 1 ("vault").
-$ qkey keys usage vault
-key 1 ("vault") protects:
-  snapshot 7
-  snapshot 8
-  snapshot 9
-$ qkey replace --key-id=vault --old-key alice.pem --new-key bob.pem --dry-run
-Dry run: key 1 ("vault") can be replaced; both signatures verified, nothing sent.
-  is SHA256:[ALICE]
-  to SHA256:[BOB]
-  challenge: "Replace key 1 version 1, name \"vault\", comment \"in the safe\""
-$ qkey replace --key-id=vault --old-key alice.pem --new-key bob.pem
-Replaced key 1 ("vault").
-  was SHA256:[ALICE]
-  now SHA256:[BOB]
-$ qkey replace --key-id=vault --old-key alice.pem --new-key bob.pem
-Key 1 ("vault") already holds the new key.
-  SHA256:[BOB]
-$ qkey unlock --id=7 --key alice.pem
---- exit 4
-error: alice.pem (SHA256:[ALICE…]) does not match key 1 ("vault")
-hint: nothing was sent; you need the private key for SHA256:[BOB…]
-$ qkey unlock --id=7 --key=bob.pem --dry-run
-Dry run: key 1 ("vault") can unlock snapshot 7 ("7_snapshot"); signature verified, nothing sent.
-  challenge: "Unlock snapshot 7 locked with key 1, expiration \"\""
-$ qkey unlock --id=7 --key=bob.pem
-Unlocked snapshot 7 ("7_snapshot") with key 1 ("vault").
-
-"#]]
-        .raw()
-    );
-}
-
-#[test]
-fn unlock_of_several_prints_one_object_per_snapshot() {
-    over(&BOTH, |lab| {
-        lab.hold_vault();
-        lab.core.modify_snapshot(7, json!({ "lock_key": null }));
-        lab.core.modify_snapshot(9, json!({ "lock_key": "1" }));
-        let several = [&UNLOCK[..], &["--id=8", "--id=9", "--output=json"]].concat();
-        let run = lab.done(&several);
-        let lines = run.stdout.lines();
-        let lines: Vec<Value> = lines
-            .map(|line| serde_json::from_str(line).unwrap())
-            .collect();
-        let changed: Vec<&Value> = lines.iter().map(|line| &line["changed"]).collect();
-        assert_eq!(
-            changed,
-            [&json!(false), &json!(true), &json!(true), &Value::Null]
-        );
-        let summary = ["asked", "changed", "unchanged", "failed"].map(|name| {
-            let number = lines[3]["summary"][name].as_u64();
-            number.expect("a number")
-        });
-        assert_eq!(summary, [3, 2, 1, 0]);
-        let locks = [7, 8, 9].map(|id| lab.lock_key(id));
-        assert_eq!(locks, [Value::Null, Value::Null, Value::Null]);
-    });
-}
-
-// ---------------------------------------------------------------------------------------------
-// Odd texts
-// ---------------------------------------------------------------------------------------------
-
-fn a_key_with_an_odd_name_is_added_shown_and_replaced(transports: &[Transport], names: &[&str]) {
-    over(transports, |lab| {
-        for (index, name) in names.iter().enumerate() {
-            let id = (index + 1).to_string();
-            let comment = format!("{name} {name}");
-            lab.done(&[
-                "add",
-                "--name",
-                name,
-                "--comment",
-                &comment,
-                "--key=alice.pem",
-                "-q",
-            ]);
-            let stored = lab.core.key(&id);
-            assert_eq!(stored["name"], **name);
-            assert_eq!(stored["comment"], comment);
-            lab.done(&[
+        core.challenge_text(Some("\"\\ é\n🔑 \u{1} \n"));
+        core.page_limit(1, json!({}));
+        let add = [
+            "add",
+            "--name",
+            NAME,
+            "--comment",
+            "-é\n🔑",
+            "--key=alice.pem",
+        ];
+        let mut said = filtered(&qkey.run(add));
+        for id in [8, 9] {
+            core.modify_snapshot(id, json!({ "lock_key": "1" }));
+        }
+        for args in [
+            &["lock", "--id=7", "--lock-key", NAME][..],
+            &["keys"],
+            &["keys", "usage", "-k", NAME],
+            &[
                 "replace",
-                "--key-id",
-                name,
+                "-k",
+                NAME,
                 "--old-key=alice.pem",
                 "--new-key=bob.pem",
-                "-q",
-            ]);
-            assert_eq!(lab.held(&id), BOB_PUBLIC, "{name}");
+            ],
+            &["unlock", "--id=7", "--key=bob.pem"],
+        ] {
+            said += &filtered(&qkey.run(args));
         }
-        let listed = lab.done(&["keys", "--output=json"]).json();
-        let listed = listed["keys"].as_array().unwrap().iter();
-        let listed: Vec<&str> = listed.map(|key| key["name"].as_str().unwrap()).collect();
-        assert_eq!(listed, names);
-        assert_eq!(lab.core.count("add_key"), names.len());
-        assert_eq!(lab.core.count("replace_key"), names.len());
+        // No challenge is signed for two snapshots.
+        core.challenge_text(None);
+        let run = qkey.line("unlock --id=8 --id=9 --key=bob.pem --quiet");
+        assert_eq!(run.code, 0, "{run:?}");
+        (said, core.state(), submissions(&core))
     });
+    for (version, outcome) in transports.iter().zip(&outcomes) {
+        assert_eq!(*outcome, outcomes[0], "{version:?}");
+    }
+    let (said, state, _) = &outcomes[0];
+    assert_eq!(state["keys"][0]["name"], NAME);
+    assert_eq!(state["keys"][0]["comment"], "-é\n🔑");
+    snapshot!(said, str![""]);
 }
 
 #[test]
-fn odd_key_names_survive_rest() {
-    a_key_with_an_odd_name_is_added_shown_and_replaced(
-        &REST,
-        &[
-            " spaces  around ",
-            "a/b?c#d%2Fe",
-            "Schlüssel Ω ключ 鍵 🔑",
-            r#"it's "quoted" \ and $(so) on"#,
-            "--json",
-            "..",
-            "two\nlines",
-        ],
-    );
-}
-
-#[test]
-fn odd_key_names_survive_both_dialects_of_qq() {
-    a_key_with_an_odd_name_is_added_shown_and_replaced(
-        &WITH_OLD_QQ,
-        &["--a/b ?#%", "'\"\\ 🔑 ключ\n ", ".."],
-    );
-}
-
-#[test]
-fn oddly_named_key_locks_and_shows_usage() {
-    let name = "-a/b ?#%20 \"é🔑\"";
-    over(&WITH_OLD_QQ, |lab| {
-        lab.hold_vault();
-        lab.core.modify_key("1", json!({ "name": name }));
-        lab.done(&["lock", "--id=9", "--lock-key", name]);
-        assert_eq!(lab.lock_key(9), "1");
-        let usage = lab
-            .done(&["keys", "usage", "-k", name, "--output=json"])
-            .json();
-        let snapshot = |id: &str| json!({ "type": "snapshot", "id": id });
-        assert_eq!(
-            usage["keys"][0]["usages"],
-            json!([snapshot("7"), snapshot("8"), snapshot("9")])
-        );
-    });
-}
-
-fn an_odd_challenge_is_signed_byte_for_byte(transports: &[Transport], challenges: &[&str]) {
-    over(transports, |lab| {
-        lab.hold_vault();
-        let mut keys = [("alice", ALICE_PUBLIC), ("bob", BOB_PUBLIC)];
-        for challenge in challenges {
-            lab.core.challenge_text(Some(challenge));
-            let [old, new] = keys.map(|(name, _)| format!("{name}.pem"));
-            lab.done(&["replace", "-k1", "--old-key", &old, "--new-key", &new]);
-            assert_eq!(lab.held("1"), keys[1].1);
-            lab.core.modify_snapshot(7, json!({ "lock_key": "1" }));
-            lab.done(&["unlock", "--id=7", "--key", &new]);
-            assert_eq!(lab.lock_key(7), Value::Null);
-            keys.swap(0, 1);
-        }
-        assert_eq!(lab.core.count("replace_key"), challenges.len());
-        assert_eq!(lab.core.count("unlock"), challenges.len());
-    });
-}
-
-#[test]
-fn odd_challenges_are_signed_byte_for_byte_over_rest() {
-    let long = "challenge ".repeat(1_000);
-    an_odd_challenge_is_signed_byte_for_byte(
-        &REST,
-        &[
-            " ",
-            r#""quotes" and \backslashes\ \n \u0041"#,
-            " lines\nand\r\nblanks around \t \n ",
-            "é Ω 🔑 \u{2028} \u{fffd} \u{1} \u{7f}",
-            &long,
-        ],
-    );
-}
-
-#[test]
-fn odd_challenges_are_signed_byte_for_byte_through_qq() {
-    let long = "längs 🔑 ".repeat(1_250);
-    an_odd_challenge_is_signed_byte_for_byte(&WITH_OLD_QQ, &["\"\\ é\n🔑 \u{1} \n", &long]);
-}
-
-#[test]
-fn user_locale_does_not_affect_qq() {
-    let c = &[("LC_ALL", "C")][..];
-    let latin_1 = &[
-        ("LC_ALL", "C"),
-        ("PYTHONIOENCODING", "latin-1"),
-        ("PYTHONUTF8", "0"),
+fn real_qq_failures_are_classified() {
+    let faults = [
+        ("status", json!({ "status": 400 })),
+        ("status", json!({ "status": 403 })),
+        ("status", json!({ "status": 404 })),
+        ("status", json!({ "status": 429, "times": 0 })),
+        ("status", json!({ "status": 500 })),
+        ("html_502", json!({})),
+        ("truncated", json!({})),
+        ("drop_before", json!({ "times": 0 })),
+        ("cut", json!({ "times": 0 })),
     ];
-    for (transports, locale) in [(&[NEW_QQ][..], c), (&[OLD_QQ, NEW_QQ], latin_1)] {
-        over(transports, |lab| {
-            let what = format!("{} {locale:?}", lab.transport);
-            lab.hold_vault();
-            for (name, value) in locale {
-                lab.set(name, value);
-            }
-            let name = "clé 🔑";
-            lab.core.challenge_text(Some("défi 🔑"));
-            lab.done(&["add", "--name", name, "--comment=é🔑", "--key=carol.pem"]);
-            let stored = lab.core.key("2");
-            assert_eq!(stored["name"], name, "{what}");
-            assert_eq!(stored["comment"], "é🔑", "{what}");
-            lab.done(&REPLACE);
-            assert_eq!(lab.held("1"), BOB_PUBLIC, "{what}");
-            let shown = lab.done(&["keys", "show", name]);
-            assert!(shown.stdout.contains(name), "{what}: {shown:?}");
-        });
-    }
-}
-
-// ---------------------------------------------------------------------------------------------
-// Odd answers that are answers all the same
-// ---------------------------------------------------------------------------------------------
-
-/// Every operation that a ceremony needs.
-const OPERATIONS: [&str; 9] = [
-    "list_keys",
-    "key_usage",
-    "add_key",
-    "replace_challenge",
-    "replace_key",
-    "get_status",
-    "lock",
-    "unlock_challenge",
-    "unlock",
-];
-
-/// Every ceremony once, for the vault of [`Lab::hold_vault`].
-fn every_ceremony(lab: &Lab) {
-    for (_, args) in SUBMISSIONS {
-        // Bob's key locks the snapshot since the replacement.
-        let args = args.iter().map(|arg| match (args[0], *arg) {
-            ("unlock", "alice.pem") => "bob.pem",
-            (_, arg) => arg,
-        });
-        lab.done(&args.collect::<Vec<_>>());
-    }
-    lab.done(&["keys", "usage", "vault"]);
-    for (operation, _) in SUBMISSIONS {
-        assert_eq!(
-            lab.core.count(operation),
-            1,
-            "{}: {operation}",
-            lab.transport
-        );
-    }
-    assert_eq!(lab.core.key("2")["name"], "spare");
-    assert_eq!(lab.held("1"), BOB_PUBLIC);
-    assert_eq!(
-        (lab.lock_key(7), lab.lock_key(9)),
-        (Value::Null, json!("1"))
-    );
-}
-
-#[test]
-fn unknown_fields_and_chunked_replies_are_accepted() {
-    let kinds = ["with_extra", "chunked"];
-    for (begin, transports) in [&BOTH[..], &REST].into_iter().enumerate() {
-        over(transports, |lab| {
-            lab.hold_vault();
-            let kinds = kinds.iter().cycle().skip(begin);
-            for (operation, kind) in OPERATIONS.into_iter().zip(kinds) {
-                lab.core.fault(operation, kind, times(0, json!({})));
-            }
-            every_ceremony(lab);
-        });
-    }
-}
-
-#[test]
-fn paged_usage_is_shown_completely_or_not_at_all() {
-    let said = over(&BOTH, |lab| {
-        lab.hold_vault();
-        for id in 11..=15 {
-            lab.core.add_snapshot(json!({ "id": id, "lock_key": "1" }));
-        }
-        for limit in [1, 3] {
-            lab.core.page_limit(limit, json!({}));
-            let run = lab.done(&["keys", "usage", "vault"]);
-            assert_eq!(run.stdout.lines().count(), 1 + 7, "{limit}: {run:?}");
-        }
-        lab.core.page_limit(4, json!({}));
-        lab.core.fault("key_usage", "slow", json!({ "seconds": 0 }));
-        let away = json!({ "status": 500, "times": 0 });
-        lab.core.fault("key_usage", "status", away);
-        let run = lab.run(&["keys", "usage", "vault", "-q"]);
-        assert!(run.stdout.is_empty(), "not a part of it: {run:?}");
-    });
-    assert_data_eq!(
-        said,
-        str![[r#"
-$ qkey keys usage vault
-key 1 ("vault") protects:
-  snapshot 7
-  snapshot 8
-  snapshot 11
-  snapshot 12
-  snapshot 13
-  snapshot 14
-  snapshot 15
-$ qkey keys usage vault
-key 1 ("vault") protects:
-  snapshot 7
-  snapshot 8
-  snapshot 11
-  snapshot 12
-  snapshot 13
-  snapshot 14
-  snapshot 15
-$ qkey keys usage vault -q
---- exit 5
-error: 127.0.0.1:[PORT] failed to list what key 1 protects
-  caused by: Error 500: http_internal_server_error: Simulated failure 500.
-hint: the cluster reports an internal problem; check its health, then run this again
-
-"#]]
-        .raw()
-    );
-}
-
-#[test]
-fn reply_without_required_field_is_unusable() {
-    let said = over(&REST, |lab| {
-        lab.hold_vault();
-        let without = |operation: &str, field: &str, args: &[&str]| {
-            lab.note(&format!("{operation} without {field}"));
-            let field = json!({ "field": field, "times": 0 });
-            lab.core.fault(operation, "without", field);
-            lab.run(args);
-            lab.core.clear_faults();
+    let inner = json!({ "error_class": "inner_error", "description": "Inner.", "module": "m", "stack": [], "user_visible": true });
+    let of_new_qq = [
+        ("status", json!({ "status": 400, "inner": inner })),
+        ("empty", json!({})),
+    ];
+    let said = in_parallel(&[OLD_QQ, QQ_VERSION], |version| {
+        let core = Core::start();
+        let qkey = Qkey::with_core(&core, version);
+        let of_fault = |(kind, more): &(&str, Value)| {
+            core.clear_faults();
+            core.fault("list_keys", kind, more.clone());
+            format!("==== {kind} {more}\n{}", filtered(&qkey.line("keys")))
         };
-        without("list_keys", "public_key", &["keys"]);
-        without("list_keys", "id", &REPLACE);
-        without("replace_challenge", "challenge", &REPLACE);
-        without("get_status", "lock_key", &UNLOCK);
-        without("unlock_challenge", "challenge", &UNLOCK);
-        assert_eq!(lab.submissions(), [Value::Null; 0]);
-        // What may be missing.
-        without(
-            "get_status",
-            "name",
-            &[&UNLOCK[..], &["--dry-run"]].concat(),
-        );
-        without("list_keys", "comment", &["keys", "show", "vault"]);
-        lab.assert_unchanged("nothing was sent");
-        // What was done is looked up.
-        without("add_key", "id", &ADD);
-        without("replace_key", "public_key", &REPLACE);
+        let mut said: String = faults.iter().map(of_fault).collect();
+        qkey.write("bad.json", "not JSON");
+        core.clear_faults();
+        let lines = [
+            "keys --credentials-store=bad.json",
+            "keys --credentials-store=none.json",
+            "keys --port=1",
+        ];
+        said += &session(&qkey, lines);
+        let unresolvable = qkey.line("keys --host=qumulo.invalid");
+        // The rest depends on the resolver.
+        let start = "error: cannot reach qumulo.invalid:[PORT]: ";
+        assert!(unresolvable.stderr.starts_with(start), "{unresolvable:?}");
+        let more = of_new_qq.iter().filter(|_| *version == QQ_VERSION);
+        (said, more.map(of_fault).collect::<String>())
     });
-    assert_data_eq!(said, str![[r##"
-# list_keys without public_key
-$ qkey keys
---- exit 7
-error: unexpected reply from 127.0.0.1:[PORT] to the request to list the lock keys
-  caused by: expected a list of keys in JSON (missing field `public_key` at line 1 column 75), got: {"entries": [{"id": "1", "name": "vault", "comment": "", "disabled": false}]}
-hint: check --host and --port: a proxy or another service may respond there
-# list_keys without id
-$ qkey replace --key-id=vault --old-key alice.pem --new-key bob.pem
---- exit 7
-error: unexpected reply from 127.0.0.1:[PORT] to the request to list the lock keys
-  caused by: expected a list of keys in JSON (missing field `id` at line 1 column 206), got: {"entries": [{"name": "vault", "comment": "", "disabled": false, "public_key": "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEgKmJ…
-hint: check --host and --port: a proxy or another service may respond there
-# replace_challenge without challenge
-$ qkey replace --key-id=vault --old-key alice.pem --new-key bob.pem
---- exit 7
-error: unexpected reply from 127.0.0.1:[PORT] to the request to get the challenge to replace key 1
-  caused by: expected a challenge in JSON (missing field `challenge` at line 1 column 2), got: {}
-hint: check --host and --port: a proxy or another service may respond there
-# get_status without lock_key
-$ qkey unlock --id=7 --key alice.pem
---- exit 7
-error: unexpected reply from 127.0.0.1:[PORT] to the request to read snapshot 7
-  caused by: expected the snapshot's status in JSON (missing field `lock_key` at line 1 column 208), got: {"id": 7, "name": "7_snapshot", "timestamp": "2026-01-01T00:00:00Z", "expiration": "", "policy_id": null, "policy_name":…
-hint: check --host and --port: a proxy or another service may respond there
-# unlock_challenge without challenge
-$ qkey unlock --id=7 --key alice.pem
---- exit 7
-error: unexpected reply from 127.0.0.1:[PORT] to the request to get the challenge to unlock snapshot 7
-  caused by: expected a challenge in JSON (missing field `challenge` at line 1 column 2), got: {}
-hint: check --host and --port: a proxy or another service may respond there
-# get_status without name
-$ qkey unlock --id=7 --key alice.pem --dry-run
-Dry run: key 1 ("vault") can unlock snapshot 7; signature verified, nothing sent.
-  challenge: "Unlock snapshot 7 locked with key 1, expiration \"\""
-# list_keys without comment
-$ qkey keys show vault
-id              1
-name            vault
-comment
-state           enabled
-fingerprint     SHA256:[ALICE]
-public key      [ALICE]
-configured key  -
-# add_key without id
-$ qkey add --name spare --key carol.pem
-Stored key 2 ("spare") in the key store.
-  SHA256:[CAROL]
---- exit 0
-warning: unexpected reply to the request to add key "spare" (unexpected reply from 127.0.0.1:[PORT] to the request to store key "spare": expected the key in JSON (missing field `id` at line 1 column 193), got: {"name": "spare", "comment": "", "disabled": false, "public_key": "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE4pvPqFpgnVaiL1Uq9…); checked: it was done
-# replace_key without public_key
-$ qkey replace --key-id=vault --old-key alice.pem --new-key bob.pem
-Replaced key 1 ("vault").
-  was SHA256:[ALICE]
-  now SHA256:[BOB]
---- exit 0
-warning: unexpected reply to the request to replace key 1 ("vault") (unexpected reply from 127.0.0.1:[PORT] to the request to replace key 1: expected the key in JSON (missing field `public_key` at line 1 column 62), got: {"id": "1", "name": "vault", "comment": "", "disabled": false}); checked: it was done
-
-"##]].raw());
-}
-
-// ---------------------------------------------------------------------------------------------
-// Stale challenges
-// ---------------------------------------------------------------------------------------------
-
-#[test]
-fn stale_challenge_is_fetched_and_signed_again() {
-    over(&WITH_OLD_QQ, |lab| {
-        lab.hold_vault();
-        // The snapshot first: its key is replaced afterwards.
-        for (operation, args) in [("unlock", &UNLOCK[..]), ("replace_key", &REPLACE)] {
-            lab.core.fault(operation, "stale", json!({}));
-            let run = lab.done(args);
-            assert_eq!(run.stderr, "", "{}", lab.transport);
-            assert_eq!(lab.core.count(operation), 2, "{}", lab.transport);
-        }
-        assert_eq!(lab.lock_key(7), Value::Null);
-        assert_eq!(lab.held("1"), BOB_PUBLIC);
-    });
+    assert_eq!(said[0].0, said[1].0);
+    snapshot!(format!("{}{}", said[1].0, said[1].1), str![""]);
 }
 
 #[test]
-fn always_stale_challenge_stops_after_attempts() {
-    let said = over(&REST, |lab| {
-        lab.hold_vault();
-        for operation in ["replace_key", "unlock"] {
-            lab.core.fault(operation, "stale", json!({ "times": 0 }));
-        }
-        for (operation, args) in [("replace_key", &REPLACE[..]), ("unlock", &UNLOCK)] {
-            for attempts in 1..=3 {
-                lab.core.clear_requests();
-                lab.run(&[args, &[&format!("--attempts={attempts}")]].concat());
-                assert_eq!(lab.core.count(operation), attempts, "{operation}");
-            }
-            lab.core.clear_requests();
-            lab.run(args);
-            assert_eq!(lab.core.count(operation), 2, "{operation}: the default");
-        }
-        lab.assert_unchanged("stale");
-    });
-    assert_data_eq!(said, str![[r#"
-$ qkey replace --key-id=vault --old-key alice.pem --new-key bob.pem --attempts=1
---- exit 5
-error: the challenge changed before the submission
-  caused by: 127.0.0.1:[PORT] refused to replace key 1
-  caused by: Error 400: invalid_request_error: The old key verification signature does not match the challenge.
-hint: something keeps changing it (a name, a comment, an expiration); run this again, or raise --attempts
-$ qkey replace --key-id=vault --old-key alice.pem --new-key bob.pem --attempts=2
---- exit 5
-error: the challenge changed before each of 2 submissions
-  caused by: 127.0.0.1:[PORT] refused to replace key 1
-  caused by: Error 400: invalid_request_error: The old key verification signature does not match the challenge.
-hint: something keeps changing it (a name, a comment, an expiration); run this again, or raise --attempts
-$ qkey replace --key-id=vault --old-key alice.pem --new-key bob.pem --attempts=3
---- exit 5
-error: the challenge changed before each of 3 submissions
-  caused by: 127.0.0.1:[PORT] refused to replace key 1
-  caused by: Error 400: invalid_request_error: The old key verification signature does not match the challenge.
-hint: something keeps changing it (a name, a comment, an expiration); run this again, or raise --attempts
-$ qkey replace --key-id=vault --old-key alice.pem --new-key bob.pem
---- exit 5
-error: the challenge changed before each of 2 submissions
-  caused by: 127.0.0.1:[PORT] refused to replace key 1
-  caused by: Error 400: invalid_request_error: The old key verification signature does not match the challenge.
-hint: something keeps changing it (a name, a comment, an expiration); run this again, or raise --attempts
-$ qkey unlock --id=7 --key alice.pem --attempts=1
---- exit 5
-error: the challenge changed before the submission
-  caused by: 127.0.0.1:[PORT] refused to unlock snapshot 7
-  caused by: Error 400: invalid_request_error: The signature does not match the challenge.
-hint: something keeps changing it (a name, a comment, an expiration); run this again, or raise --attempts
-$ qkey unlock --id=7 --key alice.pem --attempts=2
---- exit 5
-error: the challenge changed before each of 2 submissions
-  caused by: 127.0.0.1:[PORT] refused to unlock snapshot 7
-  caused by: Error 400: invalid_request_error: The signature does not match the challenge.
-hint: something keeps changing it (a name, a comment, an expiration); run this again, or raise --attempts
-$ qkey unlock --id=7 --key alice.pem --attempts=3
---- exit 5
-error: the challenge changed before each of 3 submissions
-  caused by: 127.0.0.1:[PORT] refused to unlock snapshot 7
-  caused by: Error 400: invalid_request_error: The signature does not match the challenge.
-hint: something keeps changing it (a name, a comment, an expiration); run this again, or raise --attempts
-$ qkey unlock --id=7 --key alice.pem
---- exit 5
-error: the challenge changed before each of 2 submissions
-  caused by: 127.0.0.1:[PORT] refused to unlock snapshot 7
-  caused by: Error 400: invalid_request_error: The signature does not match the challenge.
-hint: something keeps changing it (a name, a comment, an expiration); run this again, or raise --attempts
-
-"#]].raw());
+fn old_qq_without_host_uses_localhost() {
+    let core = Core::with_lock_key();
+    let qkey = Qkey::with_core(&core, OLD_QQ);
+    let mut command = qkey.command(["keys"]);
+    let output = command.env_remove("QKEY_HOST").output().expect("qkey runs");
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    assert!(stdout.contains("lock-2026"), "{output:?}");
 }
 
-// ---------------------------------------------------------------------------------------------
-// Lost answers
-// ---------------------------------------------------------------------------------------------
+#[test]
+fn terminated_submission_leaves_no_qq() {
+    let core = Core::with_lock_key();
+    let qkey = Qkey::with_core(&core, QQ_VERSION);
+    let text = format!(
+        "#!/bin/sh\necho $$ >>pids\nexec '{}' \"$@\"\n",
+        qq(QQ_VERSION).display()
+    );
+    qkey.write_program("qq", &text);
+    core.fault("unlock", "slow", json!({ "seconds": 600 }));
+    let child = qkey.start(&format!("{UNLOCK} --qq=./qq --output=json"));
+    wait_until("the submission", || core.count("unlock") == 1);
+    send(&child, Signal::TERM);
+    let run = qkey.end(child);
+    let pids = fs::read_to_string(qkey.path("pids")).expect("qq ran");
+    for pid in pids.lines() {
+        wait_until("the end of qq", || !is_alive(pid.parse().expect("a pid")));
+    }
+    // A busy machine may have no time for the lookup: the words differ.
+    let error: Value = serde_json::from_str(&run.stderr).expect("JSON");
+    assert_eq!(
+        (run.code, &error["error"]["kind"]),
+        (143, &json!("terminated"))
+    );
+}
 
-/// What happens to the answer of a submission.
+// Losses.
+
+/// What happens to the reply to a submission.
 struct Loss {
     kind: &'static str,
     more: Value,
-    /// The exit code when the Core did not carry it out; none when it did.
+    /// The exit code when the Core did not carry the submission out; `None` when it did.
     not_done: Option<i32>,
 }
 
 fn losses() -> Vec<Loss> {
-    let loss = |kind, more, not_done| Loss {
+    let done = |kind, more| Loss {
         kind,
         more,
-        not_done,
+        not_done: None,
+    };
+    let not_done = |kind, more, code| Loss {
+        kind,
+        more,
+        not_done: Some(code),
     };
     vec![
-        loss("drop_after", json!({}), None),
-        loss("drop_before", json!({}), Some(8)),
-        loss("drop_before", json!({ "late": true }), Some(8)),
-        loss("cut_after", json!({}), None),
-        loss("not_json_after", json!({}), None),
-        loss("truncated_after", json!({}), None),
-        loss("empty_after", json!({}), None),
-        loss("empty", json!({}), Some(8)),
-        loss("empty", json!({ "status": 500, "late": true }), Some(8)),
-        loss("empty", json!({ "status": 404, "late": true }), Some(8)),
-        loss(
-            "redirect",
-            json!({ "location": "/v1", "late": true }),
-            Some(8),
-        ),
-        loss("html_502", json!({}), Some(8)),
-        loss("html_502", json!({ "late": true }), Some(8)),
-        loss("cut", json!({ "late": true }), Some(8)),
-        loss("html_502_after", json!({}), None),
-        loss("status_after", json!({ "status": 500 }), None),
-        loss("status_after", json!({ "status": 503 }), None),
-        loss("status", json!({ "status": 500 }), Some(5)),
-        loss("status", json!({ "status": 503 }), Some(8)),
-        loss("status", json!({ "status": 408, "late": true }), Some(8)),
-        // Longer than the test takes: nobody waits beyond the deadline.
-        loss("slow_after", json!({ "seconds": 600 }), None),
-        loss("slow", json!({ "seconds": 600 }), Some(8)),
+        done("drop_after", json!({})),
+        done("cut_after", json!({})),
+        done("not_json_after", json!({})),
+        done("truncated_after", json!({})),
+        done("empty_after", json!({})),
+        done("html_502_after", json!({})),
+        done("status_after", json!({ "status": 500 })),
+        done("status_after", json!({ "status": 503 })),
+        // Longer than the test takes: nothing waits past its timeout.
+        done("slow_after", json!({ "seconds": 600 })),
+        not_done("status", json!({ "status": 500 }), 5),
+        not_done("status", json!({ "status": 503, "retry_after": 0 }), 8),
+        not_done("status", json!({ "status": 408, "late": true }), 8),
+        not_done("drop_before", json!({ "late": true }), 8),
+        not_done("cut", json!({ "late": true }), 8),
+        not_done("html_502", json!({ "late": true }), 8),
+        not_done("empty", json!({ "late": true }), 8),
+        not_done("empty", json!({ "status": 404, "late": true }), 8),
+        not_done("empty", json!({ "status": 500, "late": true }), 8),
+        not_done("empty", json!({ "status": 503 }), 8),
+        not_done("redirect", json!({ "location": "/v1", "late": true }), 8),
+        not_done("slow", json!({ "seconds": 600 }), 8),
     ]
 }
 
-/// Puts into the Core what the submission numbered `number` needs, and says how it is made.
-fn prepare(lab: &Lab, operation: &str, number: u64) -> Vec<String> {
-    let snapshot = 100 + number;
-    let lock = |lock_key: Value| {
-        let snapshot = json!({ "id": snapshot, "lock_key": lock_key });
-        lab.core.add_snapshot(snapshot);
-    };
-    let args = match operation {
-        "add_key" => format!("add --name=new-{number} --key=carol.pem"),
-        "replace_key" => {
-            let key = json!({ "name": format!("old-{number}"), "public_key": ALICE_PUBLIC });
-            lab.core.add_key(key);
-            format!("replace -k old-{number} --old-key=alice.pem --new-key=bob.pem")
-        }
-        "lock" => {
-            lock(Value::Null);
-            format!("lock --id={snapshot} --lock-key=vault")
-        }
-        _ => {
-            lock(json!("1"));
-            format!("unlock --id={snapshot} --key=alice.pem")
-        }
-    };
-    args.split(' ').map(str::to_owned).collect()
-}
-
-/// Whether the Core has carried out what [`prepare`] has prepared.
-fn is_done(lab: &Lab, operation: &str, number: u64) -> bool {
-    let keys = lab.core.state()["keys"].clone();
-    let key = |name: String| {
-        let mut keys = keys.as_array().unwrap().iter();
-        keys.find(|key| key["name"] == name).cloned()
-    };
+/// Whether a Core shows what a ceremony is to bring about.
+fn is_done(core: &Core, operation: &str) -> bool {
     match operation {
-        "add_key" => key(format!("new-{number}")).is_some(),
-        "replace_key" => key(format!("old-{number}")).unwrap()["public_key"] == BOB_PUBLIC,
-        "lock" => lab.lock_key(100 + number) == "1",
-        _ => lab.lock_key(100 + number) == Value::Null,
+        "add_key" => core.state()["keys"].as_array().expect("a list").len() == 2,
+        "replace_key" => core.key("1")["public_key"] == BOB_PUBLIC,
+        "lock" => core.snapshot(3)["lock_key"] == "1",
+        _ => core.snapshot(2)["lock_key"].is_null(),
     }
 }
 
-/// Meets each loss in turn, and compares what is said with what the Core holds.
-fn every_loss_is_looked_up(transports: &[Transport], operation: &str, losses: &[Loss]) -> String {
-    // They wait more than they work.
-    const PER_CORE: usize = 6;
-    thread::scope(|scope| {
-        let threads: Vec<_> = losses
-            .chunks(PER_CORE)
-            .map(|losses| scope.spawn(move || losses_are_looked_up(transports, operation, losses)))
-            .collect();
-        let joined = threads.into_iter().map(|thread| thread.join());
-        joined
-            .map(|said| said.unwrap_or_else(|panic| resume_unwind(panic)))
-            .collect()
-    })
+/// Loses the reply to a submission, and compares what is reported with what the Core holds. `slow` is
+/// the timeout where all of it passes.
+fn lost(
+    operation: &str,
+    ceremony: &str,
+    loss: &Loss,
+    slow: u64,
+    qkey: impl Fn(&Core) -> Qkey,
+) -> String {
+    let Loss {
+        kind,
+        more,
+        not_done,
+    } = loss;
+    let what = format!("{operation} {kind} {more}");
+    let core = Core::with_lock_key();
+    core.fault(operation, kind, more.clone());
+    let timeout = if kind.starts_with("slow") { slow } else { 60 };
+    let run = qkey(&core).line(&format!("{ceremony} --timeout={timeout}"));
+    assert_eq!(core.count(operation), 1, "{what}: never sent again");
+    assert_eq!(is_done(&core, operation), not_done.is_none(), "{what}");
+    expect_report(&run, *not_done, &what);
+    if more["late"] == true {
+        core.carry_out_late();
+        assert!(is_done(&core, operation), "{what}: late");
+    }
+    format!("==== {kind} {more}\n{}", without_hints(&run))
 }
 
-fn losses_are_looked_up(transports: &[Transport], operation: &str, losses: &[Loss]) -> String {
-    // Nothing is lost with an empty answer where the API has no other.
-    let says_nothing = ["lock", "unlock"].contains(&operation);
-    over(transports, |lab| {
-        lab.hold_vault();
-        for (number, loss) in (0..).zip(losses) {
-            let what = format!("{}: {operation} {} {}", lab.transport, loss.kind, loss.more);
-            let mut args = prepare(lab, operation, number);
-            if loss.kind.starts_with("slow") {
-                args.push("--timeout=8".to_owned());
-            }
-            let args: Vec<&str> = args.iter().map(String::as_str).collect();
-            lab.note(&format!("{} {}", loss.kind, loss.more));
-            lab.core.fault(operation, loss.kind, loss.more.clone());
-            let before = lab.core.count(operation);
-            let run = lab.run(&args);
-            let is_done = is_done(lab, operation, number);
-            assert_eq!(lab.core.count(operation) - before, 1, "{what}: once");
-            assert_eq!(is_done, loss.not_done.is_none(), "{what}: in the Core");
-            assert_eq!(run.code, loss.not_done.unwrap_or(0), "{what}: {run:#?}");
-            let words = match loss.not_done {
-                None if loss.kind == "empty_after" && says_nothing => "",
-                None => "); checked: it was done",
-                Some(8) => "not done so far, and may still be",
-                Some(_) => "checked: it was not done",
-            };
-            assert!(run.stderr.contains(words), "{what}: {run:#?}");
-            assert_eq!(run.stdout.is_empty(), !is_done, "{what}: {run:#?}");
-            if loss.more["late"] == true {
-                lab.core.carry_out_late();
-                assert!(self::is_done(lab, operation, number), "{what}: late");
-            }
-        }
-    })
+fn expect_report(run: &Run, not_done: Option<i32>, what: &str) {
+    assert_eq!(run.code, not_done.unwrap_or(0), "{what}: {run:?}");
+    assert_eq!(run.stdout.is_empty(), not_done.is_some(), "{what}: {run:?}");
+    let words = match not_done {
+        // An empty reply to lock or unlock is the usual one.
+        None if run.stderr.is_empty() => what.ends_with("lock empty_after {}").then_some(""),
+        None => Some("); checked: it was done"),
+        Some(8) => Some("not done so far, and may still be"),
+        Some(7) => Some("cannot reach"),
+        Some(_) => Some("checked: it was not done"),
+    };
+    let words = words.unwrap_or_else(|| panic!("{what}: no warning"));
+    assert!(run.stderr.contains(words), "{what}: {run:?}");
+    if not_done == Some(8) {
+        assert!(
+            run.stderr.contains("hint: keep every key; `"),
+            "{what}: {run:?}"
+        );
+    }
 }
 
-/// Replies about something other than was asked for, and 200s with which nothing was done.
+/// What a run says on stderr, without the hints, which are all alike.
+fn without_hints(run: &Run) -> String {
+    let lines = run.stderr.split_inclusive('\n');
+    let said: String = lines.filter(|line| !line.starts_with("hint: ")).collect();
+    filter(&said)
+}
+
 #[test]
-fn reply_about_another_object_never_counts_as_success() {
-    let other = json!({ "set": { "id": 8, "lock_key": null } });
-    let key = json!({ "set": { "id": "9" } });
-    let said = over(&REST, |lab| {
-        lab.hold_vault();
-        let always = |more: &Value| {
-            let mut more = more.clone();
-            more["times"] = json!(0);
-            more
-        };
-        for (what, on, kind, more, args) in [
-            (
-                "another snapshot's status",
-                "get_status",
-                "edited",
-                &other,
-                &UNLOCK[..],
-            ),
-            (
-                "another snapshot's status",
-                "get_status",
-                "edited",
-                &other,
-                &LOCK,
-            ),
-            ("an empty 200", "unlock", "empty", &json!({}), &UNLOCK),
-            ("an empty 200", "lock", "empty", &json!({}), &LOCK),
-            ("another key", "replace_key", "edited", &key, &REPLACE),
-            ("another key", "add_key", "edited", &key, &ADD),
-        ] {
-            lab.note(what);
-            lab.core.fault(on, kind, always(more));
-            let run = lab.run(args);
-            assert_ne!(run.code, 0, "{what}: {run:#?}");
-            lab.assert_unchanged(what);
-            lab.core.clear_faults();
-        }
+fn every_lost_reply_is_looked_up() {
+    let losses = losses();
+    let said = in_parallel(&CEREMONIES, |(operation, ceremony)| {
+        // The slow ones wait more than they work.
+        let said = in_parallel(&[&losses[..7], &losses[7..14], &losses[14..]], |losses| {
+            let said = losses.iter();
+            said.map(|loss| lost(operation, ceremony, loss, 4, Qkey::with_rest))
+                .collect::<String>()
+        });
+        said.concat()
     });
-    assert_data_eq!(said, str![[r##"
-# another snapshot's status
-$ qkey unlock --id=7 --key alice.pem
---- exit 7
-error: unexpected reply from 127.0.0.1:[PORT] to the request to read snapshot 7
-  caused by: expected the snapshot's status in JSON (it is about another object), got: {"id": 8, "name": "7_snapshot", "timestamp": "2026-01-01T00:00:00Z", "expiration": "", "policy_id": null, "policy_name":…
-hint: check --host and --port: a proxy or another service may respond there
-# another snapshot's status
-$ qkey lock --id=9 --lock-key=vault
---- exit 7
-error: unexpected reply from 127.0.0.1:[PORT] to the request to read snapshot 9
-  caused by: expected the snapshot's status in JSON (it is about another object), got: {"id": 8, "name": "9_snapshot", "timestamp": "2026-01-01T00:00:00Z", "expiration": "", "policy_id": null, "policy_name":…
-hint: check --host and --port: a proxy or another service may respond there
-# an empty 200
-$ qkey unlock --id=7 --key alice.pem
---- exit 8
-error: the cluster accepted the request to unlock snapshot 7 ("7_snapshot"), but does not show it: not done so far, and may still be
-hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys usage` shows whether it was done; rerunning is safe: qkey looks first
-# an empty 200
-$ qkey lock --id=9 --lock-key=vault
---- exit 8
-error: the cluster accepted the request to lock snapshot 9 ("9_snapshot"), but does not show it: not done so far, and may still be
-hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys usage` shows whether it was done; rerunning is safe: qkey looks first
-# another key
-$ qkey replace --key-id=vault --old-key alice.pem --new-key bob.pem
---- exit 8
-error: unexpected reply to the request to replace key 1 ("vault"): not done so far, and may still be
-  caused by: unexpected reply from 127.0.0.1:[PORT] to the request to replace key 1
-  caused by: expected the key in JSON (it is about another object), got: {"id": "9", "name": "vault", "comment": "", "disabled": false, "public_key": "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEOIU028…
-hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows whether it was done; rerunning is safe: qkey looks first
-# another key
-$ qkey add --name spare --key carol.pem
---- exit 8
-error: the cluster accepted the request to add key "spare", but does not show it: not done so far, and may still be
-hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows whether it was done; rerunning is safe: qkey looks first
-
-"##]].raw());
-}
-
-#[test]
-fn reply_about_another_key_is_looked_up() {
-    let said = over(&BOTH, |lab| {
-        lab.hold_vault();
-        for (what, on, set, args) in [
-            (
-                "another name",
-                "add_key",
-                json!({ "name": "other" }),
-                &ADD[..],
-            ),
-            ("another id", "replace_key", json!({ "id": "2" }), &REPLACE),
-        ] {
-            lab.note(what);
-            lab.core.fault(on, "edited_after", json!({ "set": set }));
-            lab.done(args);
-        }
-    });
-    assert_data_eq!(said, str![[r##"
-# another name
-$ qkey add --name spare --key carol.pem
-==== over rest
-Stored key 2 ("spare") in the key store.
-  SHA256:[CAROL]
---- exit 0
-warning: unexpected reply to the request to add key "spare" (unexpected reply from 127.0.0.1:[PORT] to the request to store key "spare": expected the key in JSON (it is about another object), got: {"id": "2", "name": "other", "comment": "", "disabled": false, "public_key": "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE4pvPqF…); checked: it was done
-==== over qq 7.10.2.1
-Stored key 2 ("spare") in the key store.
-  SHA256:[CAROL]
---- exit 0
-warning: unexpected reply to the request to add key "spare" (unexpected reply from 127.0.0.1:[PORT] to the request to store key "spare": expected the key in JSON (it is about another object), got: {     "comment": "",     "disabled": false,     "id": "2",     "name": "other",     "public_key": "MFkwEwYHKoZIzj0CAQYIK…); checked: it was done
-# another id
-$ qkey replace --key-id=vault --old-key alice.pem --new-key bob.pem
-==== over rest
-Replaced key 1 ("vault").
-  was SHA256:[ALICE]
-  now SHA256:[BOB]
---- exit 0
-warning: unexpected reply to the request to replace key 1 ("vault") (unexpected reply from 127.0.0.1:[PORT] to the request to replace key 1: expected the key in JSON (it is about another object), got: {"id": "2", "name": "vault", "comment": "", "disabled": false, "public_key": "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEOIU028…); checked: it was done
-==== over qq 7.10.2.1
-Replaced key 1 ("vault").
-  was SHA256:[ALICE]
-  now SHA256:[BOB]
---- exit 0
-warning: unexpected reply to the request to replace key 1 ("vault") (unexpected reply from 127.0.0.1:[PORT] to the request to replace key 1: expected the key in JSON (it is about another object), got: {     "comment": "",     "disabled": false,     "id": "2",     "name": "vault",     "public_key": "MFkwEwYHKoZIzj0CAQYIK…); checked: it was done
-
-"##]].raw());
-}
-
-#[test]
-fn refused_listing_falls_back_to_status_per_snapshot() {
-    over(&REST, |lab| {
-        lab.hold_vault();
-        let refused = json!({ "status": 403, "times": 0 });
-        lab.core.fault("list_statuses", "status", refused);
-        lab.done(&["unlock", "--id=7", "--id=8", "--key", "alice.pem"]);
-        assert_eq!(lab.core.count("list_statuses"), 1);
-        assert_eq!(lab.core.count("get_status"), 4);
-    });
-}
-
-#[test]
-fn accepted_but_ignored_unlocks_are_reported_as_unknown() {
-    let said = over(&[NEW_QQ, Transport::Rest], |lab| {
-        lab.hold_vault();
-        lab.core.fault("unlock", "empty", json!({ "id": 8 }));
-        let several = ["unlock", "--id=7", "--id=8", "--id=9", "--key", "alice.pem"];
-        let run = lab.run(&several);
-        assert_eq!(run.code, 8);
-        assert_eq!([7, 8].map(|id| lab.lock_key(id)), [Value::Null, json!("1")]);
-        assert_eq!(lab.core.count("list_statuses"), 4);
-    });
-    assert_data_eq!(said, str![[r#"
-$ qkey unlock --id=7 --id=8 --id=9 --key alice.pem
-==== over qq 7.10.2.1
-Unlocked snapshot 7 ("7_snapshot") with key 1 ("vault").
-Snapshot 9 ("9_snapshot") is already unlocked.
-Unlocked 1, already unlocked 1, failed 0, result unknown 1.
---- exit 8
-error: the cluster accepted the request to unlock snapshot 8 ("8_snapshot"), but does not show it: not done so far, and may still be
-hint: keep every key; `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] snapshot_get_status --id=8` shows whether it was done; rerunning is safe: qkey looks first
-error: the result for 1 of 3 snapshots is unknown
-hint: see the errors above; rerunning is safe: what is already unlocked is left alone
-==== over rest
-Unlocked snapshot 7 ("7_snapshot") with key 1 ("vault").
-Snapshot 9 ("9_snapshot") is already unlocked.
-Unlocked 1, already unlocked 1, failed 0, result unknown 1.
---- exit 8
-error: the cluster accepted the request to unlock snapshot 8 ("8_snapshot"), but does not show it: not done so far, and may still be
-hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys usage` shows whether it was done; rerunning is safe: qkey looks first
-error: the result for 1 of 3 snapshots is unknown
-hint: see the errors above; rerunning is safe: what is already unlocked is left alone
-
-"#]].raw());
-}
-
-#[test]
-fn lost_add_is_looked_up_over_rest() {
-    every_loss_is_looked_up(&REST, "add_key", &losses());
-}
-
-#[test]
-fn lost_lock_is_looked_up_over_rest() {
-    every_loss_is_looked_up(&REST, "lock", &losses());
-}
-
-#[test]
-fn lost_unlock_is_looked_up_over_rest() {
-    every_loss_is_looked_up(&REST, "unlock", &losses());
-}
-
-#[test]
-fn lost_replacement_messages_over_rest() {
-    let said = every_loss_is_looked_up(&REST, "replace_key", &losses());
-    // It is the same key each time.
-    let lines = said.split_inclusive('\n');
-    let said: String = lines
-        .filter(|line| !line.contains("the new key is also stored as"))
-        .collect();
-    assert_data_eq!(said, str![[r##"
-# drop_after {}
-$ qkey replace -k old-0 --old-key=alice.pem --new-key=bob.pem
-Replaced key 2 ("old-0").
-  was SHA256:[ALICE]
-  now SHA256:[BOB]
---- exit 0
-warning: no reply to the request to replace key 2 ("old-0") (lost the connection to 127.0.0.1:[PORT] during the request to replace key 2: it was closed before the whole response had arrived); checked: it was done
-# drop_before {}
-$ qkey replace -k old-1 --old-key=alice.pem --new-key=bob.pem
---- exit 8
-error: no reply to the request to replace key 3 ("old-1"): not done so far, and may still be
-  caused by: lost the connection to 127.0.0.1:[PORT] during the request to replace key 3: it was closed before the whole response had arrived
-hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows whether it was done; rerunning is safe: qkey looks first
-# drop_before {"late":true}
-$ qkey replace -k old-2 --old-key=alice.pem --new-key=bob.pem
---- exit 8
-error: no reply to the request to replace key 4 ("old-2"): not done so far, and may still be
-  caused by: lost the connection to 127.0.0.1:[PORT] during the request to replace key 4: it was closed before the whole response had arrived
-hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows whether it was done; rerunning is safe: qkey looks first
-# cut_after {}
-$ qkey replace -k old-3 --old-key=alice.pem --new-key=bob.pem
-Replaced key 5 ("old-3").
-  was SHA256:[ALICE]
-  now SHA256:[BOB]
---- exit 0
-warning: no reply to the request to replace key 5 ("old-3") (lost the connection to 127.0.0.1:[PORT] during the request to replace key 5: it was closed before the whole response had arrived); checked: it was done
-# not_json_after {}
-$ qkey replace -k old-4 --old-key=alice.pem --new-key=bob.pem
-Replaced key 6 ("old-4").
-  was SHA256:[ALICE]
-  now SHA256:[BOB]
---- exit 0
-warning: unexpected reply to the request to replace key 6 ("old-4") (unexpected reply from 127.0.0.1:[PORT] to the request to replace key 6: expected the key in JSON, got: This is not JSON.); checked: it was done
-# truncated_after {}
-$ qkey replace -k old-5 --old-key=alice.pem --new-key=bob.pem
-Replaced key 7 ("old-5").
-  was SHA256:[ALICE]
-  now SHA256:[BOB]
---- exit 0
-warning: unexpected reply to the request to replace key 7 ("old-5") (unexpected reply from 127.0.0.1:[PORT] to the request to replace key 7: expected the key in JSON, got: {"id": "7", "name": "old-5", "comment": "", "disabled": false, "public_key": "MFkwEwYHKoZIzj0CAQYIKoZI); checked: it was done
-# empty_after {}
-$ qkey replace -k old-0 --old-key=alice.pem --new-key=bob.pem
-Replaced key 2 ("old-0").
-  was SHA256:[ALICE]
-  now SHA256:[BOB]
---- exit 0
-warning: unexpected reply to the request to replace key 2 ("old-0") (unexpected reply from 127.0.0.1:[PORT] to the request to replace key 2: expected the key in JSON, got: (nothing)); checked: it was done
-# empty {}
-$ qkey replace -k old-1 --old-key=alice.pem --new-key=bob.pem
---- exit 8
-error: unexpected reply to the request to replace key 3 ("old-1"): not done so far, and may still be
-  caused by: unexpected reply from 127.0.0.1:[PORT] to the request to replace key 3
-  caused by: expected the key in JSON, got: (nothing)
-hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows whether it was done; rerunning is safe: qkey looks first
-# empty {"status":500,"late":true}
-$ qkey replace -k old-2 --old-key=alice.pem --new-key=bob.pem
---- exit 8
-error: unexpected reply to the request to replace key 4 ("old-2"): not done so far, and may still be
-  caused by: unexpected reply from 127.0.0.1:[PORT] to the request to replace key 4
-  caused by: status 500: (nothing)
-hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows whether it was done; rerunning is safe: qkey looks first
-# empty {"status":404,"late":true}
-$ qkey replace -k old-3 --old-key=alice.pem --new-key=bob.pem
---- exit 8
-error: unexpected reply to the request to replace key 5 ("old-3"): not done so far, and may still be
-  caused by: unexpected reply from 127.0.0.1:[PORT] to the request to replace key 5
-  caused by: status 404: (nothing)
-hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows whether it was done; rerunning is safe: qkey looks first
-# redirect {"location":"/v1","late":true}
-$ qkey replace -k old-4 --old-key=alice.pem --new-key=bob.pem
---- exit 8
-error: unexpected reply to the request to replace key 6 ("old-4"): not done so far, and may still be
-  caused by: unexpected reply from 127.0.0.1:[PORT] to the request to replace key 6
-  caused by: it redirects to /v1, which qkey does not follow
-hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows whether it was done; rerunning is safe: qkey looks first
-# html_502 {}
-$ qkey replace -k old-5 --old-key=alice.pem --new-key=bob.pem
---- exit 8
-error: unexpected reply to the request to replace key 7 ("old-5"): not done so far, and may still be
-  caused by: unexpected reply from 127.0.0.1:[PORT] to the request to replace key 7
-  caused by: status 502: <html>  <head><title>502 Bad Gateway</title></head>  <body>  <center><h1>502 Bad Gateway</h1></center>  </body>  </html>
-hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows whether it was done; rerunning is safe: qkey looks first
-# html_502 {"late":true}
-$ qkey replace -k old-0 --old-key=alice.pem --new-key=bob.pem
---- exit 8
-error: unexpected reply to the request to replace key 2 ("old-0"): not done so far, and may still be
-  caused by: unexpected reply from 127.0.0.1:[PORT] to the request to replace key 2
-  caused by: status 502: <html>  <head><title>502 Bad Gateway</title></head>  <body>  <center><h1>502 Bad Gateway</h1></center>  </body>  </html>
-hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows whether it was done; rerunning is safe: qkey looks first
-# cut {"late":true}
-$ qkey replace -k old-1 --old-key=alice.pem --new-key=bob.pem
---- exit 8
-error: no reply to the request to replace key 3 ("old-1"): not done so far, and may still be
-  caused by: lost the connection to 127.0.0.1:[PORT] during the request to replace key 3: it was closed before the whole response had arrived
-hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows whether it was done; rerunning is safe: qkey looks first
-# html_502_after {}
-$ qkey replace -k old-2 --old-key=alice.pem --new-key=bob.pem
-Replaced key 4 ("old-2").
-  was SHA256:[ALICE]
-  now SHA256:[BOB]
---- exit 0
-warning: unexpected reply to the request to replace key 4 ("old-2") (unexpected reply from 127.0.0.1:[PORT] to the request to replace key 4: status 502: <html>  <head><title>502 Bad Gateway</title></head>  <body>  <center><h1>502 Bad Gateway</h1></center>  </body>  </html>); checked: it was done
-# status_after {"status":500}
-$ qkey replace -k old-3 --old-key=alice.pem --new-key=bob.pem
-Replaced key 5 ("old-3").
-  was SHA256:[ALICE]
-  now SHA256:[BOB]
---- exit 0
-warning: the cluster failed to process the request to replace key 5 ("old-3") (127.0.0.1:[PORT] failed to replace key 5: Error 500: http_internal_server_error: Simulated failure 500.); checked: it was done
-# status_after {"status":503}
-$ qkey replace -k old-4 --old-key=alice.pem --new-key=bob.pem
-Replaced key 6 ("old-4").
-  was SHA256:[ALICE]
-  now SHA256:[BOB]
---- exit 0
-warning: unexpected reply to the request to replace key 6 ("old-4") (127.0.0.1:[PORT] failed to replace key 6: Error 503: http_service_unavailable_error: Simulated failure 503.); checked: it was done
-# status {"status":500}
-$ qkey replace -k old-5 --old-key=alice.pem --new-key=bob.pem
---- exit 5
-error: the cluster failed to process the request to replace key 7 ("old-5"); checked: it was not done
-  caused by: 127.0.0.1:[PORT] failed to replace key 7
+    // The words differ by ceremony only in its name.
+    snapshot!(
+        &said[3],
+        str![[r#"
+==== drop_after {}
+warning: no reply to the request to replace key 1 ("lock-2026") (lost the connection to 127.0.0.1:[PORT] during the request to replace key 1: it was closed before the whole response had arrived); checked: it was done
+==== cut_after {}
+warning: no reply to the request to replace key 1 ("lock-2026") (lost the connection to 127.0.0.1:[PORT] during the request to replace key 1: it was closed before the whole response had arrived); checked: it was done
+==== not_json_after {}
+warning: unexpected reply to the request to replace key 1 ("lock-2026") (unexpected reply from 127.0.0.1:[PORT] to the request to replace key 1: expected the key in JSON, got: This is not JSON.); checked: it was done
+==== truncated_after {}
+warning: unexpected reply to the request to replace key 1 ("lock-2026") (unexpected reply from 127.0.0.1:[PORT] to the request to replace key 1: expected the key in JSON, got: {"id": "1", "name": "lock-2026", "comment": "", "disabled": false, "public_key": "MFkwEwYHKoZIzj0CAQYIKo); checked: it was done
+==== empty_after {}
+warning: unexpected reply to the request to replace key 1 ("lock-2026") (unexpected reply from 127.0.0.1:[PORT] to the request to replace key 1: expected the key in JSON, got: (nothing)); checked: it was done
+==== html_502_after {}
+warning: unexpected reply to the request to replace key 1 ("lock-2026") (unexpected reply from 127.0.0.1:[PORT] to the request to replace key 1: status 502: <html>  <head><title>502 Bad Gateway</title></head>  <body>  <center><h1>502 Bad Gateway</h1></center>  </body>  </html>); checked: it was done
+==== status_after {"status":500}
+warning: the cluster failed to process the request to replace key 1 ("lock-2026") (127.0.0.1:[PORT] failed to replace key 1: Error 500: http_internal_server_error: Simulated failure 500.); checked: it was done
+==== status_after {"status":503}
+warning: unexpected reply to the request to replace key 1 ("lock-2026") (127.0.0.1:[PORT] failed to replace key 1: Error 503: http_service_unavailable_error: Simulated failure 503.); checked: it was done
+==== slow_after {"seconds":600}
+warning: no reply to the request to replace key 1 ("lock-2026") (no reply from 127.0.0.1:[PORT] within 4 s to the request to replace key 1); checked: it was done
+==== status {"status":500}
+error: the cluster failed to process the request to replace key 1 ("lock-2026"); checked: it was not done
+  caused by: 127.0.0.1:[PORT] failed to replace key 1
   caused by: Error 500: http_internal_server_error: Simulated failure 500.
-hint: check the cluster's health, then run this again; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows what it holds
-# status {"status":503}
-$ qkey replace -k old-0 --old-key=alice.pem --new-key=bob.pem
---- exit 8
-error: unexpected reply to the request to replace key 2 ("old-0"): not done so far, and may still be
-  caused by: 127.0.0.1:[PORT] failed to replace key 2
+==== status {"status":503,"retry_after":0}
+error: unexpected reply to the request to replace key 1 ("lock-2026"): not done so far, and may still be
+  caused by: 127.0.0.1:[PORT] failed to replace key 1
   caused by: Error 503: http_service_unavailable_error: Simulated failure 503.
-hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows whether it was done; rerunning is safe: qkey looks first
-# status {"status":408,"late":true}
-$ qkey replace -k old-1 --old-key=alice.pem --new-key=bob.pem
---- exit 8
-error: unexpected reply to the request to replace key 3 ("old-1"): not done so far, and may still be
-  caused by: 127.0.0.1:[PORT] failed to replace key 3
+==== status {"status":408,"late":true}
+error: unexpected reply to the request to replace key 1 ("lock-2026"): not done so far, and may still be
+  caused by: 127.0.0.1:[PORT] failed to replace key 1
   caused by: Error 408: unknown_error: Simulated failure 408.
-hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows whether it was done; rerunning is safe: qkey looks first
-# slow_after {"seconds":600}
-$ qkey replace -k old-2 --old-key=alice.pem --new-key=bob.pem --timeout=8
-Replaced key 4 ("old-2").
-  was SHA256:[ALICE]
-  now SHA256:[BOB]
---- exit 0
-warning: no reply to the request to replace key 4 ("old-2") (no reply from 127.0.0.1:[PORT] within 8 s to the request to replace key 4); checked: it was done
-# slow {"seconds":600}
-$ qkey replace -k old-3 --old-key=alice.pem --new-key=bob.pem --timeout=8
---- exit 8
-error: no reply to the request to replace key 5 ("old-3"): not done so far, and may still be
-  caused by: no reply from 127.0.0.1:[PORT] within 8 s to the request to replace key 5
-hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows whether it was done; rerunning is safe: qkey looks first
+==== drop_before {"late":true}
+error: no reply to the request to replace key 1 ("lock-2026"): not done so far, and may still be
+  caused by: lost the connection to 127.0.0.1:[PORT] during the request to replace key 1: it was closed before the whole response had arrived
+==== cut {"late":true}
+error: no reply to the request to replace key 1 ("lock-2026"): not done so far, and may still be
+  caused by: lost the connection to 127.0.0.1:[PORT] during the request to replace key 1: it was closed before the whole response had arrived
+==== html_502 {"late":true}
+error: unexpected reply to the request to replace key 1 ("lock-2026"): not done so far, and may still be
+  caused by: unexpected reply from 127.0.0.1:[PORT] to the request to replace key 1
+  caused by: status 502: <html>  <head><title>502 Bad Gateway</title></head>  <body>  <center><h1>502 Bad Gateway</h1></center>  </body>  </html>
+==== empty {"late":true}
+error: unexpected reply to the request to replace key 1 ("lock-2026"): not done so far, and may still be
+  caused by: unexpected reply from 127.0.0.1:[PORT] to the request to replace key 1
+  caused by: expected the key in JSON, got: (nothing)
+==== empty {"status":404,"late":true}
+error: unexpected reply to the request to replace key 1 ("lock-2026"): not done so far, and may still be
+  caused by: unexpected reply from 127.0.0.1:[PORT] to the request to replace key 1
+  caused by: status 404: (nothing)
+==== empty {"status":500,"late":true}
+error: unexpected reply to the request to replace key 1 ("lock-2026"): not done so far, and may still be
+  caused by: unexpected reply from 127.0.0.1:[PORT] to the request to replace key 1
+  caused by: status 500: (nothing)
+==== empty {"status":503}
+error: unexpected reply to the request to replace key 1 ("lock-2026"): not done so far, and may still be
+  caused by: unexpected reply from 127.0.0.1:[PORT] to the request to replace key 1
+  caused by: status 503: (nothing)
+==== redirect {"location":"/v1","late":true}
+error: unexpected reply to the request to replace key 1 ("lock-2026"): not done so far, and may still be
+  caused by: unexpected reply from 127.0.0.1:[PORT] to the request to replace key 1
+  caused by: it redirects to /v1, which qkey does not follow
+==== slow {"seconds":600}
+error: no reply to the request to replace key 1 ("lock-2026"): not done so far, and may still be
+  caused by: no reply from 127.0.0.1:[PORT] within 4 s to the request to replace key 1
 
-"##]].raw());
-}
-
-/// The losses of these kinds.
-fn losses_of(kinds: &[&str]) -> Vec<Loss> {
-    let mut losses = losses();
-    losses.retain(|loss| kinds.contains(&loss.kind));
-    losses
+"#]]
+    );
 }
 
 #[test]
-fn lost_replacement_is_looked_up_through_both_dialects_of_qq() {
-    let kinds = ["drop_after", "truncated_after", "empty_after", "status"];
-    every_loss_is_looked_up(&WITH_OLD_QQ, "replace_key", &losses_of(&kinds));
-}
-
-#[test]
-fn one_loss_of_each_class_is_looked_up_through_qq() {
-    let classes: [(&str, &[&str]); 4] = [
-        ("add_key", &["not_json_after", "html_502"]),
-        ("replace_key", &["drop_before", "slow_after"]),
-        ("lock", &["cut_after", "redirect"]),
-        ("unlock", &["status_after", "cut", "slow"]),
+fn one_loss_of_each_class_is_looked_up_through_real_qq() {
+    let cases = [
+        (QQ_VERSION, "add_key", ADD, "not_json_after"),
+        (QQ_VERSION, "lock", LOCK, "cut_after"),
+        (QQ_VERSION, "lock", LOCK, "redirect"),
+        (QQ_VERSION, "unlock", UNLOCK, "drop_before"),
+        (QQ_VERSION, "unlock", UNLOCK, "slow_after"),
+        (QQ_VERSION, "replace_key", REPLACE, "html_502"),
+        (OLD_QQ, "replace_key", REPLACE, "drop_after"),
+        (OLD_QQ, "replace_key", REPLACE, "empty_after"),
+        (OLD_QQ, "replace_key", REPLACE, "status"),
     ];
-    thread::scope(|scope| {
-        for (operation, kinds) in classes {
-            scope.spawn(move || every_loss_is_looked_up(&BOTH, operation, &losses_of(kinds)));
-        }
+    let said = in_parallel(&cases, |(version, operation, ceremony, kind)| {
+        let losses = losses();
+        let loss = losses.iter().find(|loss| loss.kind == *kind);
+        let loss = loss.expect("a loss of the table");
+        lost(operation, ceremony, loss, 15, |core| {
+            Qkey::with_core(core, version)
+        })
     });
+    snapshot!(said.concat(), str![""]);
 }
 
-/// What a `qq` that misbehaves as a process does to a submission: shell commands that stand in for
-/// the program `$qq`, and whether the cluster carries the submission out.
-const PROCESS_LOSSES: [(&str, &str, bool); 11] = [
-    ("killed before", "kill -9 $$", false),
-    ("killed after", r#""$qq" "$@" >/dev/null; kill -9 $$"#, true),
-    ("exit 3 before", "echo something odd >&2; exit 3", false),
-    ("garbage before", "echo '<html>'; exit 0", false),
+#[test]
+fn connection_refused_at_submission_is_no_loss() {
+    let core = Core::with_lock_key();
+    let qkey = Qkey::with_rest(&core).env("CORE", core.pid().to_string());
+    qkey.encrypt_alice();
+    // The key is opened between the reads and the submission.
+    qkey.write_program("kill-core", "#!/bin/sh\nkill -9 $CORE && cat passphrase\n");
+    let key = "locked.pem?passphrase-command=./kill-core";
+    qkey_snapshot!(
+        qkey,
+        ["unlock", "--id=2", "--key", key],
+        str![[r#"
+--- exit 7
+error: cannot reach 127.0.0.1:[PORT]: Connection refused (os error 111)
+hint: check --host and --port (or the cluster's entry in the configuration file), and the network
+
+"#]]
+    );
+}
+
+/// What a `qq` that misbehaves as a process does to a submission: shell commands in place of the
+/// program `$qq`, and the exit code of `qkey`.
+const PROCESS_LOSSES: [(&str, &str, i32); 14] = [
+    ("killed before", "kill -9 $$", 8),
+    ("killed after", r#""$qq" "$@" >/dev/null; kill -9 $$"#, 0),
+    ("exit 3 before", "echo something odd >&2; exit 3", 8),
+    // The exit code of argparse is 2.
+    (
+        "argparse's words before",
+        "echo 'usage: wrapper [-h]' >&2; echo 'wrapper: error: no log' >&2; exit 3",
+        8,
+    ),
+    (
+        "argparse's words after",
+        r#""$qq" "$@" >/dev/null; echo 'usage: wrapper [-h]' >&2; echo 'wrapper: error: no log' >&2; exit 3"#,
+        0,
+    ),
+    (
+        "connection refused",
+        "echo 'Connection error: [Errno 111] Connection refused' >&2; exit 1",
+        7,
+    ),
+    ("garbage before", "echo '<html>'; exit 0", 8),
     (
         "garbage after",
         r#""$qq" "$@" >/dev/null; echo '<html>'; exit 0"#,
-        true,
+        0,
     ),
-    ("empty before", "exit 0", false),
-    ("empty after", r#""$qq" "$@" >/dev/null; exit 0"#, true),
-    ("truncated after", r#""$qq" "$@" | head -c 8; exit 0"#, true),
+    ("empty before", "exit 0", 8),
+    ("empty after", r#""$qq" "$@" >/dev/null; exit 0"#, 0),
+    ("truncated after", r#""$qq" "$@" | head -c 8; exit 0"#, 0),
     (
         "huge before",
         r"head -c 67108864 /dev/zero | tr '\0' x; exit 0",
-        false,
+        8,
     ),
     (
         "hang before",
         r#"echo $$ >>"$QQ_MOCK_STATE/sleepers"; exec sleep 300"#,
-        false,
+        8,
     ),
     (
         "hang after",
         r#""$qq" "$@"; echo $$ >>"$QQ_MOCK_STATE/sleepers"; exec sleep 300"#,
-        true,
+        0,
     ),
 ];
 
-/// Each submission to the mock: the command of `qq`, and what makes `qkey` run it.
-const MOCK_SUBMISSIONS: [(&str, &[&str]); 4] = [
-    ("fs_security_add_key", &ADD),
-    ("fs_security_replace_key", &REPLACE),
-    (
-        "snapshot_lock_snapshot",
-        &["lock", "--id=2", "--lock-key=vault"],
-    ),
-    (
-        "snapshot_unlock_snapshot",
-        &["unlock", "--id=1", "--key=alice.pem"],
-    ),
-];
+/// Has `qq` misbehave at a submission, and compares what is reported with what the mock holds.
+fn lost_by_qq(operation: &str, ceremony: &str, fault: &str) -> String {
+    let loss = PROCESS_LOSSES.iter().find(|(name, ..)| *name == fault);
+    let &(_, shell, code) = loss.expect("a process loss");
+    let what = format!("{operation}: {fault}");
+    let mock = mock();
+    let command = qq_command(operation);
+    let qq = mock.program();
+    let hook = format!(
+        "qq='{}'\ncase \"$*\" in *{command}*) echo >>submissions; {shell};; esac",
+        qq.display()
+    );
+    let qkey = Qkey::with_mock(&mock).between(&mock, &hook);
+    let timeout = if fault.starts_with("hang") { 4 } else { 60 };
+    let run = qkey.line(&format!("{ceremony} --timeout={timeout}"));
+    expect_no_sleepers(&mock);
+    let submitted = fs::read_to_string(qkey.path("submissions")).expect("a submission");
+    assert_eq!(submitted.lines().count(), 1, "{what}: never sent again");
+    let is_done = match operation {
+        "add_key" => mock.key_ids().len() == 2,
+        "replace_key" => mock.public_key("1") == BOB_PUBLIC,
+        "lock" => mock.lock_key(3).is_some(),
+        _ => mock.lock_key(2).is_none(),
+    };
+    assert_eq!(is_done, code == 0, "{what}: {run:?}");
+    expect_report(&run, (code != 0).then_some(code), &what);
+    without_hints(&run)
+}
 
 #[test]
-fn qq_that_misbehaves_during_a_submission_is_looked_up() {
-    let (submissions, faults) = (MOCK_SUBMISSIONS, PROCESS_LOSSES);
-    let cases = submissions.iter().flat_map(|submission| {
-        let names = faults
-            .iter()
-            .map(|fault| format!("{}: {}", submission.0, fault.0));
-        names.collect::<Vec<_>>()
-    });
-    let cases: Vec<String> = cases.collect();
-    let cases: Vec<&str> = cases.iter().map(String::as_str).collect();
-    let said = side_by_side(&cases, |case| {
-        let (command, fault) = case.split_once(": ").expect("both");
-        let &(_, args) = submissions.iter().find(|one| one.0 == command).expect("it");
-        let &(_, shell, done) = faults.iter().find(|one| one.0 == fault).expect("it");
-        let mock = Mock::new();
-        mock.add_key("vault", "", ALICE_PUBLIC);
-        mock.set_snapshot_field(1, "lock_key", "1");
-        let qq = mock.program();
-        let hook = format!(
-            "qq='{}'\ncase \"$*\" in *{command}*) echo >>submissions; {shell};; esac",
-            qq.display()
-        );
-        let qkey = Qkey::with_mock(&mock).between(&mock, &hook);
-        let timeout = if fault.starts_with("hang") {
-            "--timeout=4"
-        } else {
-            "--timeout=60"
-        };
-        let run = qkey.run([args, &[timeout]].concat());
-        expect_no_sleepers(&mock);
-        let submitted = fs::read_to_string(qkey.path("submissions")).expect("a submission");
-        assert_eq!(submitted.lines().count(), 1, "{case}: {run:?}");
-        let is_done = match command {
-            "fs_security_add_key" => mock.key_ids().len() == 2,
-            "fs_security_replace_key" => mock.public_key("1") == BOB_PUBLIC,
-            "snapshot_lock_snapshot" => mock.lock_key(2).as_deref() == Some("1"),
-            _ => mock.lock_key(1).is_none(),
-        };
-        assert_eq!(is_done, done, "{case}: {run:?}");
-        assert_eq!(run.code, if done { 0 } else { 8 }, "{case}: {run:?}");
-        let words = if done {
-            "); checked: it was done"
-        } else {
-            "not done so far, and may still be"
-        };
-        assert!(run.stderr.contains(words), "{case}: {run:?}");
-        assert_eq!(run.stdout.is_empty(), !done, "{case}: {run:?}");
-        // The words differ by the submission only in its name.
-        if command == "fs_security_add_key" {
-            filtered(&run)
-        } else {
-            String::new()
-        }
-    });
-    let (said, _) = said
-        .split_once("==== fs_security_replace_key")
-        .expect("the next one");
-    assert_data_eq!(said, str![[r#"
-==== fs_security_add_key: killed before
---- exit 8
-error: no reply to the request to add key "spare": not done so far, and may still be
-  caused by: qq failed to store key "spare"
+fn qq_that_misbehaves_at_a_submission_is_looked_up() {
+    let faults = PROCESS_LOSSES.map(|(name, ..)| name);
+    let said = side_by_side(&faults, |fault| lost_by_qq("replace_key", REPLACE, fault));
+    snapshot!(
+        said,
+        str![[r#"
+==== killed before
+error: no reply to the request to replace key 1 ("lock-2026"): not done so far, and may still be
+  caused by: qq failed to replace key 1
   caused by: `[DIR]/qq-between` was killed by signal 9
-hint: keep every key; `[DIR]/qq-between --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
-==== fs_security_add_key: killed after
-Stored key 2 ("spare") in the key store.
-  SHA256:[CAROL]
---- exit 0
-warning: no reply to the request to add key "spare" (qq failed to store key "spare": `[DIR]/qq-between` was killed by signal 9); checked: it was done
-==== fs_security_add_key: exit 3 before
---- exit 8
-error: no reply to the request to add key "spare": not done so far, and may still be
-  caused by: qq failed to store key "spare"
+==== killed after
+warning: no reply to the request to replace key 1 ("lock-2026") (qq failed to replace key 1: `[DIR]/qq-between` was killed by signal 9); checked: it was done
+==== exit 3 before
+error: no reply to the request to replace key 1 ("lock-2026"): not done so far, and may still be
+  caused by: qq failed to replace key 1
   caused by: `[DIR]/qq-between` exited with 3: something odd
-hint: keep every key; `[DIR]/qq-between --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
-==== fs_security_add_key: garbage before
---- exit 8
-error: unexpected reply to the request to add key "spare": not done so far, and may still be
-  caused by: unexpected reply from cluster:8000 to the request to store key "spare"
+==== argparse\'s words before
+error: no reply to the request to replace key 1 ("lock-2026"): not done so far, and may still be
+  caused by: qq failed to replace key 1
+  caused by: `[DIR]/qq-between` exited with 3: usage: wrapper [-h]
+    wrapper: error: no log
+==== argparse\'s words after
+warning: no reply to the request to replace key 1 ("lock-2026") (qq failed to replace key 1: `[DIR]/qq-between` exited with 3: usage: wrapper [-h] wrapper: error: no log); checked: it was done
+==== connection refused
+error: cannot reach cluster:8000: [Errno 111] Connection refused
+==== garbage before
+error: unexpected reply to the request to replace key 1 ("lock-2026"): not done so far, and may still be
+  caused by: unexpected reply from cluster:8000 to the request to replace key 1
   caused by: expected the key in JSON, got: <html>
-hint: keep every key; `[DIR]/qq-between --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
-==== fs_security_add_key: garbage after
-Stored key 2 ("spare") in the key store.
-  SHA256:[CAROL]
---- exit 0
-warning: unexpected reply to the request to add key "spare" (unexpected reply from cluster:8000 to the request to store key "spare": expected the key in JSON, got: <html>); checked: it was done
-==== fs_security_add_key: empty before
---- exit 8
-error: unexpected reply to the request to add key "spare": not done so far, and may still be
-  caused by: unexpected reply from cluster:8000 to the request to store key "spare"
+==== garbage after
+warning: unexpected reply to the request to replace key 1 ("lock-2026") (unexpected reply from cluster:8000 to the request to replace key 1: expected the key in JSON, got: <html>); checked: it was done
+==== empty before
+error: unexpected reply to the request to replace key 1 ("lock-2026"): not done so far, and may still be
+  caused by: unexpected reply from cluster:8000 to the request to replace key 1
   caused by: expected the key in JSON, got: (nothing)
-hint: keep every key; `[DIR]/qq-between --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
-==== fs_security_add_key: empty after
-Stored key 2 ("spare") in the key store.
-  SHA256:[CAROL]
---- exit 0
-warning: unexpected reply to the request to add key "spare" (unexpected reply from cluster:8000 to the request to store key "spare": expected the key in JSON, got: (nothing)); checked: it was done
-==== fs_security_add_key: truncated after
-Stored key 2 ("spare") in the key store.
-  SHA256:[CAROL]
---- exit 0
-warning: unexpected reply to the request to add key "spare" (unexpected reply from cluster:8000 to the request to store key "spare": expected the key in JSON, got: {     "c); checked: it was done
-==== fs_security_add_key: huge before
---- exit 8
-error: unexpected reply to the request to add key "spare": not done so far, and may still be
+==== empty after
+warning: unexpected reply to the request to replace key 1 ("lock-2026") (unexpected reply from cluster:8000 to the request to replace key 1: expected the key in JSON, got: (nothing)); checked: it was done
+==== truncated after
+warning: unexpected reply to the request to replace key 1 ("lock-2026") (unexpected reply from cluster:8000 to the request to replace key 1: expected the key in JSON, got: {     "c); checked: it was done
+==== huge before
+error: unexpected reply to the request to replace key 1 ("lock-2026"): not done so far, and may still be
   caused by: the reply from cluster:8000 is too large: the reply is larger than 256 KiB
-hint: keep every key; `[DIR]/qq-between --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
-==== fs_security_add_key: hang before
---- exit 8
-error: no reply to the request to add key "spare": not done so far, and may still be
-  caused by: qq failed to store key "spare"
+==== hang before
+error: no reply to the request to replace key 1 ("lock-2026"): not done so far, and may still be
+  caused by: qq failed to replace key 1
   caused by: `[DIR]/qq-between` did not finish within 4 s and was killed
-hint: keep every key; `[DIR]/qq-between --host=cluster fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
-==== fs_security_add_key: hang after
-Stored key 2 ("spare") in the key store.
-  SHA256:[CAROL]
---- exit 0
-warning: no reply to the request to add key "spare" (qq failed to store key "spare": `[DIR]/qq-between` did not finish within 4 s and was killed); checked: it was done
+==== hang after
+warning: no reply to the request to replace key 1 ("lock-2026") (qq failed to replace key 1: `[DIR]/qq-between` did not finish within 4 s and was killed); checked: it was done
 
-"#]].raw());
+"#]]
+    );
+    for (operation, ceremony) in &CEREMONIES[..3] {
+        side_by_side(&["killed before", "garbage after"], |fault| {
+            lost_by_qq(operation, ceremony, fault)
+        });
+    }
+    // The first command of `lock` that names a key is the submission itself: these words must not be
+    // taken for those of another dialect.
+    side_by_side(
+        &["argparse's words before", "argparse's words after"],
+        |fault| lost_by_qq("lock", LOCK, fault),
+    );
 }
 
-#[test]
-fn challenge_that_is_empty_or_not_utf8_is_not_signed() {
-    let said = [r#"{"challenge": ""}"#, r#"{"challenge": "\377"}"#].map(|reply| {
-        let mock = Mock::new();
-        mock.add_key("vault", "", ALICE_PUBLIC);
-        let hook = format!("case \"$*\" in *challenge*) printf '{reply}'; exit 0;; esac");
-        let qkey = Qkey::with_mock(&mock).between(&mock, &hook);
-        let run = qkey.run(REPLACE);
-        assert_eq!(mock.count("fs_security_replace_key"), 0);
-        filtered(&run)
-    });
-    assert_data_eq!(said.concat(), str![[r#"
---- exit 7
-error: unexpected reply from cluster:8000 to the request to get the challenge to replace key "vault"
-  caused by: expected a challenge in JSON, got: {"challenge": ""}
-hint: check that `[DIR]/qq-between --host=cluster fs_security_get_key_replace_challenge --help` works; if it does, run this again with -vv and report the output
---- exit 7
-error: unexpected reply from cluster:8000 to the request to get the challenge to replace key "vault"
-  caused by: expected a challenge in JSON, got: {"challenge": "�"}
-hint: check that `[DIR]/qq-between --host=cluster fs_security_get_key_replace_challenge --help` works; if it does, run this again with -vv and report the output
+// The lookup after a loss.
 
-"#]].raw());
-    over(&REST, |lab| {
-        lab.hold_vault();
-        lab.core.challenge_text(Some(""));
-        for args in [&REPLACE[..], &UNLOCK] {
-            assert_eq!(lab.run(args).code, 7);
-        }
-        lab.assert_unchanged("nothing was signed");
-        assert_eq!(lab.submissions(), [Value::Null; 0]);
-    });
-}
-
-/// The read that confirms each submission.
+/// The read that confirms a submission.
 fn confirming_read(operation: &str) -> &'static str {
     match operation {
         "add_key" | "replace_key" => "list_keys",
@@ -1682,886 +582,203 @@ fn confirming_read(operation: &str) -> &'static str {
 }
 
 #[test]
-fn lost_submission_is_unknown_while_the_state_cannot_be_read() {
-    over(&REST, |lab| {
-        lab.hold_vault();
-        // The replacement last: it changes the key that unlocks.
-        for (operation, args) in [0, 2, 3, 1].map(|index| SUBMISSIONS[index]) {
-            let what = format!("{}: {operation}", lab.transport);
-            let read = confirming_read(operation);
-            lab.core.fault(operation, "drop_after", json!({}));
-            // The first read goes well.
-            lab.core.fault(read, "slow", json!({ "seconds": 0 }));
-            lab.core
-                .fault(read, "status", json!({ "status": 503, "times": 0 }));
-            let run = lab.run(&[args, &["--output=json"]].concat());
-            assert_eq!(run.code, 8, "{what}: {run:?}");
-            let error: Value = serde_json::from_str(&run.stderr).expect("JSON");
-            assert_eq!(error["error"]["kind"], "unknown", "{what}");
-            assert_eq!(error["error"]["exit_code"], 8, "{what}");
-            assert_eq!(lab.core.count(operation), 1, "{what}");
-            lab.core.clear_faults();
-            lab.done(args);
-            assert_eq!(lab.core.count(operation), 1, "{what}: again");
-        }
+fn lost_submission_is_unknown_while_the_lookup_fails() {
+    let said = table(CEREMONIES.map(|(operation, _)| operation), |operation| {
+        let (_, ceremony) = CEREMONIES
+            .iter()
+            .find(|one| one.0 == *operation)
+            .expect("it");
+        let core = Core::with_lock_key();
+        let qkey = Qkey::with_rest(&core);
+        let read = confirming_read(operation);
+        core.fault(operation, "drop_after", json!({}));
+        // The first read succeeds.
+        core.fault(read, "slow", json!({ "seconds": 0 }));
+        core.fault(read, "status", json!({ "status": 503, "times": 0 }));
+        let run = qkey.line(ceremony);
+        core.clear_faults();
+        let again = qkey.line(ceremony);
+        assert_eq!(core.count(operation), 1, "rerunning is safe");
+        filtered(&run) + &filtered(&again)
     });
-}
-
-#[test]
-fn lost_unlock_with_failing_lookup_is_unknown() {
-    let said = over(&BOTH, |lab| {
-        lab.hold_vault();
-        lab.core.fault("unlock", "drop_after", json!({}));
-        lab.core
-            .fault("get_status", "slow", json!({ "seconds": 0 }));
-        lab.core
-            .fault("get_status", "status", json!({ "status": 503, "times": 0 }));
-        lab.run(&UNLOCK);
-        assert_eq!(lab.core.count("unlock"), 1);
-        assert_eq!(lab.lock_key(7), Value::Null);
-
-        // As it says: running it again is safe.
-        lab.core.clear_faults();
-        lab.done(&UNLOCK);
-        assert_eq!(lab.core.count("unlock"), 1);
-    });
-    assert_data_eq!(said, str![[r#"
-$ qkey unlock --id=7 --key alice.pem
-==== over rest
+    snapshot!(
+        said,
+        str![[r#"
+==== add_key
 --- exit 8
-error: the request to unlock snapshot 7 ("7_snapshot") was sent, but the result could not be confirmed
-  caused by: lost the connection to 127.0.0.1:[PORT] during the request to unlock snapshot 7: it was closed before the whole response had arrived
+error: the request to add key "new" was sent, but the result could not be confirmed
+  caused by: lost the connection to 127.0.0.1:[PORT] during the request to store key "new": it was closed before the whole response had arrived
+hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows whether it was done; rerunning is safe: qkey looks first
+Already stored as key 2 ("new").
+  SHA256:[CAROL]
+==== lock
+--- exit 8
+error: the request to lock snapshot 3 ("3_snapshot") was sent, but the result could not be confirmed
+  caused by: lost the connection to 127.0.0.1:[PORT] during the request to lock snapshot 3: it was closed before the whole response had arrived
 hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys usage` shows whether it was done; rerunning is safe: qkey looks first
-==== over qq 7.10.2.1
+Snapshot 3 ("3_snapshot") is already locked with key 1 ("lock-2026").
+==== unlock
 --- exit 8
-error: the request to unlock snapshot 7 ("7_snapshot") was sent, but the result could not be confirmed
-  caused by: lost the connection to 127.0.0.1:[PORT] during the request to unlock snapshot 7: Remote end closed connection without response
-hint: keep every key; `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] snapshot_get_status --id=7` shows whether it was done; rerunning is safe: qkey looks first
-$ qkey unlock --id=7 --key alice.pem
-Snapshot 7 ("7_snapshot") is already unlocked.
+error: the request to unlock snapshot 2 ("2_snapshot") was sent, but the result could not be confirmed
+  caused by: lost the connection to 127.0.0.1:[PORT] during the request to unlock snapshot 2: it was closed before the whole response had arrived
+hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys usage` shows whether it was done; rerunning is safe: qkey looks first
+Snapshot 2 ("2_snapshot") is already unlocked.
+==== replace_key
+--- exit 8
+error: the request to replace key 1 ("lock-2026") was sent, but the result could not be confirmed
+  caused by: lost the connection to 127.0.0.1:[PORT] during the request to replace key 1: it was closed before the whole response had arrived
+hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows whether it was done; rerunning is safe: qkey looks first
+Key 1 ("lock-2026") already holds the new key.
+  SHA256:[BOB]
 
-"#]].raw());
+"#]]
+    );
 }
 
 #[test]
-fn lost_lock_of_snapshot_locked_by_another_admin_is_unknown() {
-    let said = over(&BOTH, |lab| {
-        lab.hold_vault();
-        let carol = json!({ "name": "carol's", "public_key": CAROL_PUBLIC });
-        assert_eq!(lab.core.add_key(carol), "2");
-        lab.core.fault("lock", "drop_before", json!({}));
-        // Another administrator locks it with another key while qkey waits for its first look.
-        let held_up = json!({ "seconds": 0.5, "times": 0 });
-        lab.core
-            .fault("get_status", "slow", json!({ "seconds": 0 }));
-        lab.core.fault("get_status", "slow", held_up);
-        lab.run_with(&LOCK, |_| {
-            wait_until("the submission", || lab.core.count("lock") == 1);
-            lab.core.modify_snapshot(9, json!({ "lock_key": "2" }));
-        });
-        assert_eq!(lab.core.count("lock"), 1);
-        assert_eq!(lab.lock_key(9), "2");
+fn lookup_is_retried() {
+    let core = Core::with_lock_key();
+    core.fault("unlock", "drop_after", json!({}));
+    core.fault("get_status", "slow", json!({ "seconds": 0 }));
+    core.fault("get_status", "status", json!({ "status": 503, "times": 2 }));
+    let run = Qkey::with_rest(&core).line(UNLOCK);
+    assert_eq!(
+        (run.code, core.count("unlock"), core.count("get_status")),
+        (0, 1, 4)
+    );
+}
+
+#[test]
+fn change_by_someone_else_after_a_loss_is_a_conflict() {
+    let said = table(CEREMONIES.map(|(operation, _)| operation), |operation| {
+        let (_, ceremony) = CEREMONIES
+            .iter()
+            .find(|one| one.0 == *operation)
+            .expect("it");
+        let mock = mock();
+        mock.add_key("other", "", BOB_PUBLIC);
+        let change = match *operation {
+            "add_key" => "printf new >keys/2/name".to_owned(),
+            "replace_key" => format!("printf %s {CAROL_PUBLIC} >keys/1/public_key"),
+            "lock" => "printf 2 >snapshots/3/lock_key".to_owned(),
+            _ => "printf 2 >snapshots/2/lock_key".to_owned(),
+        };
+        let command = qq_command(operation);
+        let hook = format!(
+            "case \"$*\" in *{command}*) cd \"$QQ_MOCK_STATE\"; {change}; kill -9 $$;; esac"
+        );
+        filtered(&Qkey::with_mock(&mock).between(&mock, &hook).line(ceremony))
     });
-    assert_data_eq!(said, str![[r#"
-$ qkey lock --id=9 --lock-key=vault
-==== over rest
+    snapshot!(
+        said,
+        str![[r#"
+==== add_key
 --- exit 8
-error: the request to lock snapshot 9 ("9_snapshot") was sent, and now it is locked with key 2
-  caused by: lost the connection to 127.0.0.1:[PORT] during the request to lock snapshot 9: it was closed before the whole response had arrived
-hint: someone else may be making changes; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys usage` shows what the cluster holds
-==== over qq 7.10.2.1
+error: the request to add key "new" was sent, and now key 2 ("new") holds another public key
+  caused by: qq failed to store key "new"
+  caused by: `[DIR]/qq-between` was killed by signal 9
+hint: someone else may be making changes; `[DIR]/qq-between --host=cluster fs_security_list_keys` shows what the cluster holds
+==== lock
 --- exit 8
-error: the request to lock snapshot 9 ("9_snapshot") was sent, and now it is locked with key 2
-  caused by: lost the connection to 127.0.0.1:[PORT] during the request to lock snapshot 9: Remote end closed connection without response
-hint: someone else may be making changes; `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] snapshot_get_status --id=9` shows what the cluster holds
+error: the request to lock snapshot 3 ("3_nightly_projects") was sent, and now it is locked with key 2
+  caused by: qq failed to lock snapshot 3
+  caused by: `[DIR]/qq-between` was killed by signal 9
+hint: someone else may be making changes; `[DIR]/qq-between --host=cluster snapshot_get_status --id=3` shows what the cluster holds
+==== unlock
+--- exit 8
+error: the request to unlock snapshot 2 ("2_quarter_end") was sent, and now it is locked with key 2
+  caused by: qq failed to unlock snapshot 2
+  caused by: `[DIR]/qq-between` was killed by signal 9
+hint: someone else may be making changes; `[DIR]/qq-between --host=cluster snapshot_get_status --id=2` shows what the cluster holds
+==== replace_key
+--- exit 8
+error: the request to replace key 1 ("lock-2026") was sent, and now key 1 ("lock-2026") holds a third key
+  caused by: qq failed to replace key 1
+  caused by: `[DIR]/qq-between` was killed by signal 9
+hint: someone else may be making changes; `[DIR]/qq-between --host=cluster fs_security_list_keys` shows what the cluster holds
 
-"#]].raw());
+"#]]
+    );
 }
 
-// ---------------------------------------------------------------------------------------------
-// Reads that fail
-// ---------------------------------------------------------------------------------------------
+#[test]
+fn reply_about_another_object_never_counts_as_success() {
+    let cases = [
+        (
+            "get_status",
+            UNLOCK,
+            "edited",
+            json!({ "set": { "id": 8, "lock_key": null } }),
+        ),
+        (
+            "get_status",
+            LOCK,
+            "edited",
+            json!({ "set": { "id": 8, "lock_key": "1" } }),
+        ),
+        ("unlock", UNLOCK, "empty", json!({})),
+        ("lock", LOCK, "empty", json!({})),
+        (
+            "replace_key",
+            REPLACE,
+            "edited",
+            json!({ "set": { "id": "9" } }),
+        ),
+        ("add_key", ADD, "edited", json!({ "set": { "id": "9" } })),
+        // Done, but the reply is about something else.
+        (
+            "replace_key",
+            REPLACE,
+            "edited_after",
+            json!({ "set": { "id": "2" } }),
+        ),
+        (
+            "add_key",
+            ADD,
+            "edited_after",
+            json!({ "set": { "name": "other" } }),
+        ),
+    ];
+    let mut said = String::new();
+    for (on, ceremony, kind, more) in cases {
+        let core = Core::with_lock_key();
+        let before = core.state();
+        let more_times = with_times(more.clone(), 0);
+        core.fault(on, kind, more_times);
+        let run = Qkey::with_rest(&core).line(ceremony);
+        let is_unchanged = core.state() == before;
+        assert_eq!(is_unchanged, run.code != 0, "{on} {kind} {more}: {run:?}");
+        said += &format!("==== {on} {kind} {more}\n{}", without_hints(&run));
+    }
+    snapshot!(
+        said,
+        str![[r#"
+==== get_status edited {"set":{"id":8,"lock_key":null}}
+error: unexpected reply from 127.0.0.1:[PORT] to the request to read snapshot 2
+  caused by: expected the snapshot's status in JSON (it is about another object), got: {"id": 8, "name": "2_snapshot", "timestamp": "2026-01-01T00:00:00Z", "expiration": "", "policy_id": null, "policy_name":…
+==== get_status edited {"set":{"id":8,"lock_key":"1"}}
+error: unexpected reply from 127.0.0.1:[PORT] to the request to read snapshot 3
+  caused by: expected the snapshot's status in JSON (it is about another object), got: {"id": 8, "name": "3_snapshot", "timestamp": "2026-01-01T00:00:00Z", "expiration": "", "policy_id": null, "policy_name":…
+==== unlock empty {}
+error: the cluster accepted the request to unlock snapshot 2 ("2_snapshot"), but does not show it: not done so far, and may still be
+==== lock empty {}
+error: the cluster accepted the request to lock snapshot 3 ("3_snapshot"), but does not show it: not done so far, and may still be
+==== replace_key edited {"set":{"id":"9"}}
+error: unexpected reply to the request to replace key 1 ("lock-2026"): not done so far, and may still be
+  caused by: unexpected reply from 127.0.0.1:[PORT] to the request to replace key 1
+  caused by: expected the key in JSON (it is about another object), got: {"id": "9", "name": "lock-2026", "comment": "", "disabled": false, "public_key": "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEOI…
+==== add_key edited {"set":{"id":"9"}}
+error: the cluster accepted the request to add key "new", but does not show it: not done so far, and may still be
+==== replace_key edited_after {"set":{"id":"2"}}
+warning: unexpected reply to the request to replace key 1 ("lock-2026") (unexpected reply from 127.0.0.1:[PORT] to the request to replace key 1: expected the key in JSON (it is about another object), got: {"id": "2", "name": "lock-2026", "comment": "", "disabled": false, "public_key": "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEOI…); checked: it was done
+==== add_key edited_after {"set":{"name":"other"}}
+warning: unexpected reply to the request to add key "new" (unexpected reply from 127.0.0.1:[PORT] to the request to store key "new": expected the key in JSON (it is about another object), got: {"id": "2", "name": "other", "comment": "", "disabled": false, "public_key": "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE4pvPqF…); checked: it was done
 
-/// Each read, and what makes it of the vault of [`Lab::hold_vault`].
-const READS: [(&str, &[&str]); 5] = [
-    ("list_keys", &["keys", "list"]),
-    ("key_usage", &["keys", "usage", "vault"]),
-    ("replace_challenge", &REPLACE),
-    ("get_status", &UNLOCK),
-    ("unlock_challenge", &UNLOCK),
-];
-
-/// What may be over soon.
-fn passing() -> [(&'static str, Value); 5] {
-    [
-        ("drop_before", json!({})),
-        ("cut", json!({})),
-        ("status", json!({ "status": 503 })),
-        ("status", json!({ "status": 429 })),
-        ("status", json!({ "status": 429, "retry_after": 1 })),
-    ]
+"#]]
+    );
 }
 
-fn times(times: u64, mut fault: Value) -> Value {
+fn with_times(mut fault: Value, times: u64) -> Value {
     fault["times"] = times.into();
     fault
-}
-
-#[test]
-fn every_read_is_retried_twice() {
-    over(&REST, |lab| {
-        lab.hold_vault();
-        for (operation, args) in READS {
-            let args = match operation {
-                "list_keys" | "key_usage" => args.to_vec(),
-                _ => [args, &["--dry-run"]].concat(),
-            };
-            lab.core.clear_requests();
-            lab.core
-                .fault(operation, "drop_before", times(2, json!({})));
-            let run = lab.done(&args);
-            assert_eq!(run.stderr, "", "{}: {operation}", lab.transport);
-            assert_eq!(
-                lab.core.count(operation),
-                3,
-                "{}: {operation}",
-                lab.transport
-            );
-        }
-    });
-}
-
-#[test]
-fn transient_read_failure_is_retried() {
-    over(&WITH_OLD_QQ, |lab| {
-        lab.hold_vault();
-        for (kind, more) in passing() {
-            let what = format!("{}: {kind} {more}", lab.transport);
-            lab.core.clear_requests();
-            lab.core.fault("list_keys", kind, more);
-            let run = lab.done(&["keys"]);
-            assert_eq!(run.stderr, "", "{what}");
-            assert_eq!(lab.core.count("list_keys"), 2, "{what}");
-        }
-    });
-}
-
-#[test]
-fn persistent_transient_failure_stops_after_three_reads() {
-    let said = over(&REST, |lab| {
-        lab.hold_vault();
-        for (kind, more) in passing() {
-            let what = format!("{}: {kind} {more}", lab.transport);
-            lab.core.clear_faults();
-            lab.core.clear_requests();
-            lab.note(&format!("{kind} {more}"));
-            lab.core.fault("list_keys", kind, times(0, more));
-            lab.run(&["keys"]);
-            assert_eq!(lab.core.count("list_keys"), 3, "{what}");
-        }
-    });
-    assert_data_eq!(said, str![[r##"
-# drop_before {}
-$ qkey keys
---- exit 7
-error: lost the connection to 127.0.0.1:[PORT] during the request to list the lock keys: it was closed before the whole response had arrived
-hint: check whether the cluster is up, and whether a proxy or firewall cuts connections
-# cut {}
-$ qkey keys
---- exit 7
-error: lost the connection to 127.0.0.1:[PORT] during the request to list the lock keys: it was closed before the whole response had arrived
-hint: check whether the cluster is up, and whether a proxy or firewall cuts connections
-# status {"status":503}
-$ qkey keys
---- exit 7
-error: 127.0.0.1:[PORT] failed to list the lock keys
-  caused by: Error 503: http_service_unavailable_error: Simulated failure 503.
-hint: the cluster, or a proxy in front of it, is not ready; try again later
-# status {"status":429}
-$ qkey keys
---- exit 7
-error: 127.0.0.1:[PORT] refused to list the lock keys
-  caused by: Error 429: unknown_error: Simulated failure 429.
-hint: the cluster, or a proxy in front of it, is not ready; try again later
-# status {"status":429,"retry_after":1}
-$ qkey keys
---- exit 7
-error: 127.0.0.1:[PORT] refused to list the lock keys
-  caused by: Error 429: unknown_error: Simulated failure 429.
-hint: the cluster, or a proxy in front of it, is not ready; try again later
-
-"##]].raw());
-}
-
-#[test]
-fn permanent_read_failure_is_not_retried() {
-    let said = over(&BOTH, |lab| {
-        lab.hold_vault();
-        for (kind, more) in [
-            ("html_502", json!({})),
-            ("not_json", json!({})),
-            ("truncated", json!({})),
-            ("empty", json!({})),
-            ("status", json!({ "status": 500 })),
-            ("status", json!({ "status": 403 })),
-        ] {
-            let what = format!("{}: {kind} {more}", lab.transport);
-            lab.core.clear_requests();
-            lab.note(&format!("{kind} {more}"));
-            lab.core.fault("list_keys", kind, more);
-            lab.run(&["keys"]);
-            assert_eq!(lab.core.count("list_keys"), 1, "{what}");
-        }
-    });
-    assert_data_eq!(said, str![[r##"
-# html_502 {}
-$ qkey keys
-==== over rest
---- exit 7
-error: unexpected reply from 127.0.0.1:[PORT] to the request to list the lock keys
-  caused by: status 502: <html>  <head><title>502 Bad Gateway</title></head>  <body>  <center><h1>502 Bad Gateway</h1></center>  </body>  </html>
-hint: check --host and --port: a proxy or another service may respond there
-==== over qq 7.10.2.1
---- exit 7
-error: unexpected reply from 127.0.0.1:[PORT] to the request to list the lock keys
-  caused by: qumulo.lib.request.APIException: Error loading data: Expecting value: line 1 column 1 (char 0)
-hint: check --host and --port: a proxy or another service may respond there
-# not_json {}
-$ qkey keys
-==== over rest
---- exit 7
-error: unexpected reply from 127.0.0.1:[PORT] to the request to list the lock keys
-  caused by: expected a list of keys in JSON, got: This is not JSON.
-hint: check --host and --port: a proxy or another service may respond there
-==== over qq 7.10.2.1
---- exit 7
-error: unexpected reply from 127.0.0.1:[PORT] to the request to list the lock keys
-  caused by: qumulo.lib.request.APIException: Error loading data: Expecting value: line 1 column 1 (char 0)
-hint: check --host and --port: a proxy or another service may respond there
-# truncated {}
-$ qkey keys
-==== over rest
---- exit 7
-error: unexpected reply from 127.0.0.1:[PORT] to the request to list the lock keys
-  caused by: expected a list of keys in JSON, got: {"entries": [{"id": "1", "name": "vault", "comment": "", "disabled": false, "public_key": "MFkwEwYHKoZIzj0CAQ
-hint: check --host and --port: a proxy or another service may respond there
-==== over qq 7.10.2.1
---- exit 7
-error: unexpected reply from 127.0.0.1:[PORT] to the request to list the lock keys
-  caused by: qumulo.lib.request.APIException: Error loading data: Unterminated string starting at: line 1 column 91 (char 90)
-hint: check --host and --port: a proxy or another service may respond there
-# empty {}
-$ qkey keys
-==== over rest
---- exit 7
-error: unexpected reply from 127.0.0.1:[PORT] to the request to list the lock keys
-  caused by: expected a list of keys in JSON, got: (nothing)
-hint: check --host and --port: a proxy or another service may respond there
-==== over qq 7.10.2.1
---- exit 7
-error: unexpected reply from 127.0.0.1:[PORT] to the request to list the lock keys
-  caused by: expected a list of keys in JSON, got: (nothing)
-hint: check that `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] fs_security_list_keys --help` works; if it does, run this again with -vv and report the output
-# status {"status":500}
-$ qkey keys
---- exit 5
-error: 127.0.0.1:[PORT] failed to list the lock keys
-  caused by: Error 500: http_internal_server_error: Simulated failure 500.
-hint: the cluster reports an internal problem; check its health, then run this again
-# status {"status":403}
-$ qkey keys
---- exit 6
-error: 127.0.0.1:[PORT] denied permission to list the lock keys
-  caused by: Error 403: http_forbidden_error: Simulated failure 403.
-hint: log in as a user whose role includes PRIVILEGE_FS_KEY_MANAGEMENT_READ; role changes take effect at the next login
-
-"##]].raw());
-}
-
-#[test]
-fn ceremonies_survive_one_transient_failure_per_read() {
-    over(&REST, |lab| {
-        lab.hold_vault();
-        for (operation, (kind, more)) in OPERATIONS.into_iter().zip(passing().into_iter().cycle()) {
-            if !SUBMISSIONS.iter().any(|(other, _)| *other == operation) {
-                lab.core.fault(operation, kind, more);
-            }
-        }
-        every_ceremony(lab);
-    });
-}
-
-#[test]
-fn confirming_read_is_retried() {
-    over(&REST, |lab| {
-        lab.hold_vault();
-        lab.core.fault("unlock", "drop_after", json!({}));
-        lab.core
-            .fault("get_status", "slow", json!({ "seconds": 0 }));
-        lab.core
-            .fault("get_status", "status", json!({ "status": 503, "times": 2 }));
-        lab.done(&UNLOCK);
-        assert_eq!(lab.core.count("unlock"), 1, "{}", lab.transport);
-        assert_eq!(lab.core.count("get_status"), 4, "{}", lab.transport);
-    });
-}
-
-#[test]
-fn timed_out_read_is_not_retried() {
-    let said = over(&BOTH, |lab| {
-        lab.hold_vault();
-        let for_ever = json!({ "seconds": 600, "times": 0 });
-        lab.core.fault("list_keys", "slow", for_ever);
-        lab.run(&["keys", "--timeout=4"]);
-        assert_eq!(lab.core.count("list_keys"), 1, "{}", lab.transport);
-    });
-    assert_data_eq!(
-        said,
-        str![[r#"
-$ qkey keys --timeout=4
-==== over rest
---- exit 7
-error: no reply from 127.0.0.1:[PORT] within 4 s to the request to list the lock keys
-hint: check whether the cluster responds, or give it more time with --timeout SECONDS
-==== over qq 7.10.2.1
---- exit 7
-error: qq failed to list the lock keys
-  caused by: `[QQ]` did not finish within 4 s and was killed
-hint: check whether the cluster responds, or give it more time with --timeout SECONDS
-
-"#]]
-        .raw()
-    );
-}
-
-#[test]
-fn parallel_reads_behind_a_timed_out_read_report_it() {
-    over_in_own_words(&BOTH, |lab| {
-        lab.hold_vault();
-        let for_ever = json!({ "seconds": 600, "times": 0 });
-        lab.core.fault("list_keys", "slow", for_ever);
-        let no_answer = match lab.transport {
-            Transport::Qq(_) => "error: qq failed to ",
-            // Whichever of those that share the connection comes first.
-            Transport::Rest => "error: no reply from 127.0.0.1:[PORT] ",
-        };
-        for args in [&LOCK[..], &UNLOCK, &LOCK, &UNLOCK] {
-            let run = lab.run(&[args, &["--timeout=4"]].concat());
-            assert_eq!(run.code, 7, "{}: {run:?}", lab.transport);
-            assert!(
-                run.stderr.starts_with(no_answer),
-                "{}: {run:?}",
-                lab.transport
-            );
-        }
-    });
-}
-
-// ---------------------------------------------------------------------------------------------
-// Refusals
-// ---------------------------------------------------------------------------------------------
-
-#[test]
-fn missing_credentials_hint_at_login() {
-    let said = over(&WITH_OLD_QQ, |lab| {
-        lab.hold_vault();
-        lab.set("QKEY_CREDENTIALS_STORE", "none.json");
-        lab.run(&["keys"]);
-    });
-    assert_data_eq!(said, str![[r#"
-$ qkey keys
-==== over rest
---- exit 6
-error: not logged in to 127.0.0.1:[PORT] (no credentials in none.json)
-  caused by: Error 401: http_unauthorized_error: Need to log in first to establish credentials.
-hint: log in first: `qq --host=127.0.0.1 --port=[PORT] --credentials-store=none.json login -u USER`, or provide a token in QKEY_TOKEN or QKEY_TOKEN_FILE
-==== over qq 6.1.0.3, qq 7.10.2.1
---- exit 6
-error: not logged in to 127.0.0.1:[PORT]
-  caused by: Error 401: http_unauthorized_error: Need to log in first to establish credentials.
-hint: log in first: `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=none.json login -u USER`
-
-"#]].raw());
-}
-
-#[test]
-fn expired_credentials_exit_6() {
-    over(&BOTH, |lab| {
-        lab.hold_vault();
-        lab.set("QKEY_CREDENTIALS_STORE", "old.json");
-        lab.qkey
-            .write("old.json", r#"{"bearer_token": "expired", "version": 1}"#);
-        for (_, args) in SUBMISSIONS {
-            let run = lab.run(args);
-            assert_eq!(run.code, 6, "{run:?}");
-            assert!(run.stderr.contains("log in first"), "{run:?}");
-        }
-        assert_eq!(lab.submissions(), [Value::Null; 0]);
-    });
-}
-
-#[test]
-fn corrupt_credentials_are_reported_before_any_request() {
-    // Whose parser it is shows.
-    let said = over_in_own_words(&WITH_OLD_QQ, |lab| {
-        lab.set("QKEY_CREDENTIALS_STORE", "bad.json");
-        lab.qkey.write("bad.json", "not JSON");
-        lab.run(&["keys"]);
-        assert_eq!(lab.core.requests().len(), 0, "{}", lab.transport);
-    });
-    assert_data_eq!(said, str![[r#"
-$ qkey keys
-==== over rest
---- exit 6
-error: bad.json is not a credentials file of qq: it must be the JSON with a bearer_token that `qq login` writes
-hint: log in first: `qq --host=127.0.0.1 --port=[PORT] --credentials-store=bad.json login -u USER`, or provide a token in QKEY_TOKEN or QKEY_TOKEN_FILE
-==== over qq 6.1.0.3, qq 7.10.2.1
---- exit 6
-error: qq cannot read its credentials for 127.0.0.1:[PORT]: Expecting value: line 1 column 1 (char 0)
-hint: log in first: `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=bad.json login -u USER`
-
-"#]].raw());
-}
-
-#[test]
-fn refused_submission_quotes_the_cluster() {
-    let forbidden = json!({ "status": 403, "description": "You may not.", "error_class": "http_forbidden_error" });
-    let taken = json!({ "status": 409, "description": "Somebody was faster." });
-    let nested = json!({
-        "status": 400,
-        "description": "Outer.",
-        "inner": { "error_class": "inner_error", "description": "Inner.", "module": "m", "stack": [], "user_visible": true },
-    });
-    let said = over(&BOTH, |lab| {
-        lab.hold_vault();
-        for ((operation, args), refusal) in SUBMISSIONS
-            .into_iter()
-            .zip([&taken, &forbidden, &nested, &taken])
-        {
-            lab.core.fault(operation, "status", refusal.clone());
-            lab.run(args);
-            assert_eq!(
-                lab.core.count(operation),
-                1,
-                "{}: {operation}",
-                lab.transport
-            );
-        }
-        lab.assert_unchanged("refused");
-    });
-    assert_data_eq!(said, str![[r#"
-$ qkey add --name spare --key carol.pem
---- exit 5
-error: 127.0.0.1:[PORT] refused to store key "spare"
-  caused by: Error 409: fs_entry_exists_error: Somebody was faster.
-hint: nothing was changed; fix what the cluster reports, then run this again
-$ qkey replace --key-id=vault --old-key alice.pem --new-key bob.pem
---- exit 6
-error: 127.0.0.1:[PORT] denied permission to replace key 1
-  caused by: Error 403: http_forbidden_error: You may not.
-hint: log in as a user whose role includes PRIVILEGE_FS_KEY_MANAGEMENT_WRITE; role changes take effect at the next login; the cluster now holds a signature made with alice.pem over its challenge
-$ qkey lock --id=9 --lock-key=vault
---- exit 5
-error: 127.0.0.1:[PORT] refused to lock snapshot 9
-  caused by: Error 400: invalid_request_error: Outer. (inner_error: Inner.)
-hint: nothing was changed; fix what the cluster reports, then run this again
-$ qkey unlock --id=7 --key alice.pem
---- exit 5
-error: 127.0.0.1:[PORT] refused to unlock snapshot 7
-  caused by: Error 409: fs_entry_exists_error: Somebody was faster.
-hint: nothing was changed; fix what the cluster reports, then run this again; the cluster now holds a signature made with alice.pem over its challenge
-
-"#]].raw());
-}
-
-/// Every submission × every refusal: sent once, nothing changed, the exit code of the status.
-fn refused_submissions(transports: &[Transport], submissions: &[(&str, &[&str])]) {
-    let refusals = [(400, 5), (401, 6), (403, 6), (404, 5), (409, 5), (429, 7)];
-    over(transports, |lab| {
-        lab.hold_vault();
-        for (operation, args) in submissions {
-            for (status, code) in refusals {
-                let what = format!("{}: {operation}: {status}", lab.transport);
-                let refusal = json!({ "status": status, "description": "Not to my liking." });
-                lab.core.clear_requests();
-                lab.core.fault(operation, "status", refusal);
-                let run = lab.run(args);
-                assert_eq!(run.code, code, "{what}: {run:?}");
-                assert_eq!(lab.core.count(operation), 1, "{what}");
-                if status != 401 {
-                    let words = format!("Error {status}: ");
-                    assert!(run.stderr.contains(&words), "{what}: {run:?}");
-                }
-                assert!(run.stderr.contains("Not to my liking."), "{what}: {run:?}");
-                lab.assert_unchanged(&what);
-            }
-        }
-    });
-}
-
-#[test]
-fn refused_submissions_change_nothing_and_are_not_retried() {
-    refused_submissions(&REST, &SUBMISSIONS);
-}
-
-#[test]
-fn refused_replacement_is_understood_from_every_qq() {
-    refused_submissions(&WITH_OLD_QQ, &SUBMISSIONS[1..2]);
-}
-
-#[test]
-fn missing_snapshots_and_keys_exit_5() {
-    let said = over(&[NEW_QQ, Transport::Rest], |lab| {
-        lab.hold_vault();
-        lab.run(&["unlock", "--id=99", "--key=alice.pem"]);
-        lab.run(&["lock", "--id=99", "--lock-key=vault"]);
-        lab.run(&["replace", "-k5", "--old-key=alice.pem", "--new-key=bob.pem"]);
-        lab.run(&[
-            "replace",
-            "-knone",
-            "--old-key=alice.pem",
-            "--new-key=bob.pem",
-        ]);
-        lab.run(&["unlock", "--id=99", "--id=7", "--key=alice.pem"]);
-        assert_eq!(lab.lock_key(7), Value::Null);
-    });
-    assert_data_eq!(said, str![[r#"
-$ qkey unlock --id=99 --key=alice.pem
-==== over qq 7.10.2.1
---- exit 5
-error: snapshot 99 does not exist on 127.0.0.1:[PORT]
-  caused by: Error 404: fs_no_such_entry_error: There is no snapshot 99.
-hint: `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] snapshot_list_statuses` shows what exists
-==== over rest
---- exit 5
-error: snapshot 99 does not exist on 127.0.0.1:[PORT]
-  caused by: Error 404: fs_no_such_entry_error: There is no snapshot 99.
-hint: `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys usage` shows which snapshots are locked
-$ qkey lock --id=99 --lock-key=vault
-==== over qq 7.10.2.1
---- exit 5
-error: snapshot 99 does not exist on 127.0.0.1:[PORT]
-  caused by: Error 404: fs_no_such_entry_error: There is no snapshot 99.
-hint: `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] snapshot_list_statuses` shows what exists
-==== over rest
---- exit 5
-error: snapshot 99 does not exist on 127.0.0.1:[PORT]
-  caused by: Error 404: fs_no_such_entry_error: There is no snapshot 99.
-hint: `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys usage` shows which snapshots are locked
-$ qkey replace -k5 --old-key=alice.pem --new-key=bob.pem
---- exit 5
-error: no lock key with id 5
-hint: `qkey keys list` shows them all
-$ qkey replace -knone --old-key=alice.pem --new-key=bob.pem
---- exit 5
-error: no lock key named "none"
-hint: `qkey keys list` shows them all
-$ qkey unlock --id=99 --id=7 --key=alice.pem
-==== over qq 7.10.2.1
-Unlocked snapshot 7 ("7_snapshot") with key 1 ("vault").
-Unlocked 1, already unlocked 0, failed 1.
---- exit 9
-error: snapshot 99 does not exist on 127.0.0.1:[PORT]
-  caused by: Error 404: fs_no_such_entry_error: There is no snapshot 99.
-hint: `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] snapshot_list_statuses` shows what exists
-error: 1 of 2 snapshots failed
-hint: see the errors above; rerunning is safe: what is already unlocked is left alone
-==== over rest
-Unlocked snapshot 7 ("7_snapshot") with key 1 ("vault").
-Unlocked 1, already unlocked 0, failed 1.
---- exit 9
-error: snapshot 99 does not exist on 127.0.0.1:[PORT]
-  caused by: Error 404: fs_no_such_entry_error: There is no snapshot 99.
-hint: `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys usage` shows which snapshots are locked
-error: 1 of 2 snapshots failed
-hint: see the errors above; rerunning is safe: what is already unlocked is left alone
-
-"#]].raw());
-}
-
-#[test]
-fn taken_name_and_disabled_key_are_found_before_submission() {
-    let said = over(&BOTH, |lab| {
-        lab.hold_vault();
-        lab.run(&["add", "--name=vault", "--key=carol.pem"]);
-        lab.core.modify_key("1", json!({ "disabled": true }));
-        lab.run(&LOCK);
-        assert_eq!(lab.submissions(), [Value::Null; 0]);
-        // A disabled key still unlocks.
-        lab.run(&UNLOCK);
-    });
-    assert_data_eq!(said, str![[r#"
-$ qkey add --name=vault --key=carol.pem
---- exit 4
-error: "vault" is already used by key 1, with a different public key
-hint: nothing was sent; choose another --name, or replace that key: `qkey replace --key-id 1 --new-key SOURCE`
-$ qkey lock --id=9 --lock-key=vault
-==== over rest
---- exit 5
-error: key 1 ("vault") is disabled and cannot lock snapshots
-hint: nothing was sent; choose another key, or enable it: `qq --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] fs_security_modify_key --key=1 --enable`
-==== over qq 7.10.2.1
---- exit 5
-error: key 1 ("vault") is disabled and cannot lock snapshots
-hint: nothing was sent; choose another key, or enable it: `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] fs_security_modify_key --key=1 --enable`
-$ qkey unlock --id=7 --key alice.pem
-Unlocked snapshot 7 ("7_snapshot") with key 1 ("vault").
-
-"#]].raw());
-}
-
-#[test]
-fn unavailable_cluster_exits_7_before_submission() {
-    for (kind, more) in [
-        ("status", json!({ "status": 503 })),
-        ("html_502", json!({})),
-    ] {
-        over(&REST, |lab| {
-            lab.hold_vault();
-            for operation in OPERATIONS {
-                lab.core.fault(operation, kind, times(0, more.clone()));
-            }
-            for (_, args) in SUBMISSIONS {
-                let run = lab.run(args);
-                assert_eq!(run.code, 7, "{}: {kind}: {run:?}", lab.transport);
-            }
-            assert_eq!(lab.submissions(), [Value::Null; 0]);
-        });
-    }
-}
-
-// ---------------------------------------------------------------------------------------------
-// No cluster
-// ---------------------------------------------------------------------------------------------
-
-#[test]
-fn unreachable_cluster_is_named() {
-    let said = over(&WITH_OLD_QQ, |lab| {
-        // Nobody listens there.
-        lab.run(&[&REPLACE[..], &["--port=1"]].concat());
-    });
-    assert_data_eq!(
-        said,
-        str![[r#"
-$ qkey replace --key-id=vault --old-key alice.pem --new-key bob.pem --port=1
-==== over rest
---- exit 7
-error: cannot reach 127.0.0.1:1: Connection refused (os error 111)
-hint: check --host and --port (or the cluster's entry in the configuration file), and the network
-==== over qq 6.1.0.3, qq 7.10.2.1
---- exit 7
-error: cannot reach 127.0.0.1:1: [Errno 111] Connection refused
-hint: check --host and --port (or the cluster's entry in the configuration file), and the network
-
-"#]]
-        .raw()
-    );
-}
-
-#[test]
-fn unresolvable_host_is_named() {
-    over(&WITH_OLD_QQ, |lab| {
-        let run = lab.run(&["keys", "--host=qumulo.invalid"]);
-        assert_eq!(run.code, 7, "{run:?}");
-        // Which words follow depends on the resolver.
-        let words = "error: cannot reach qumulo.invalid:[PORT]: ";
-        assert!(run.stderr.starts_with(words), "{run:?}");
-    });
-}
-
-#[test]
-fn missing_host_is_a_usage_error() {
-    let said = over(&BOTH, |lab| {
-        lab.unset("QKEY_HOST");
-        lab.run(&["keys"]);
-    });
-    assert_data_eq!(said, str![[r#"
-$ qkey keys
---- exit 2
-error: no cluster selected
-hint: give --host HOST, set QKEY_HOST, or add the cluster to the configuration file (`qkey config init`)
-
-"#]].raw());
-}
-
-#[test]
-fn old_qq_without_host_uses_localhost() {
-    over(&[OLD_QQ], |lab| {
-        lab.hold_vault();
-        lab.unset("QKEY_HOST");
-        let run = lab.done(&["keys"]);
-        assert!(run.stdout.contains("vault"), "{run:?}");
-    });
-}
-
-#[test]
-fn missing_and_non_executable_qq_are_distinguished() {
-    let qkey = Qkey::new().env("QKEY_HOST", "127.0.0.1");
-    let run = qkey.run(["keys", "--qq=./none"]);
-    assert_eq!(run.code, 7, "{run:?}");
-    assert!(run.stderr.contains("`./none` was not found"), "{run:?}");
-    let run = qkey.run(["keys", "--qq=./alice.pem"]);
-    assert_eq!(run.code, 7, "{run:?}");
-    assert!(
-        run.stderr.contains("`./alice.pem` is not executable"),
-        "{run:?}"
-    );
-}
-
-#[test]
-fn rest_needs_no_qq() {
-    over(&[Transport::Rest], |lab| {
-        lab.hold_vault();
-        lab.set("QKEY_QQ", "./none");
-        every_ceremony(lab);
-    });
-}
-
-// ---------------------------------------------------------------------------------------------
-// Signals
-// ---------------------------------------------------------------------------------------------
-
-/// Has the Core sit on some operations until the test is over, and sends a signal once it does. No
-/// `qq` may stay behind.
-fn signalled(lab: &Lab, args: &[&str], operations: &[&str], signal: Signal) -> Run {
-    if let Transport::Qq(version) = lab.transport {
-        let qq = qq(version);
-        let noting = format!(
-            "#!/bin/sh\necho $$ >>pids\nexec '{}' \"$@\"\n",
-            qq.display()
-        );
-        let noting = lab.qkey.write_program("qq", &noting);
-        lab.set("QKEY_QQ", noting.to_str().unwrap());
-    }
-    for operation in operations {
-        let for_ever = json!({ "seconds": 600, "times": 0 });
-        lab.core.fault(operation, "slow", for_ever);
-    }
-    lab.core.clear_requests();
-    let sits_on_one = |requests: Vec<Value>| {
-        let mut operations = operations.iter();
-        operations.any(|operation| requests.iter().any(|one| one["operation"] == *operation))
-    };
-    // The last resort of a process that does not end by itself has fewer words, or none.
-    let run = lab.run_with(args, |pid| {
-        wait_until("the request", || sits_on_one(lab.core.requests()));
-        let pid = Pid::from_raw(pid.cast_signed()).unwrap();
-        kill_process(pid, signal).unwrap();
-    });
-    let pids = fs::read_to_string(lab.qkey.path("pids")).unwrap_or_default();
-    for pid in pids.lines() {
-        wait_until("the end of qq", || !is_alive(pid.parse().unwrap()));
-    }
-    lab.core.clear_faults();
-    run
-}
-
-const SIGNALS: [(Signal, i32); 2] = [(Signal::INT, 130), (Signal::TERM, 143)];
-
-#[test]
-fn interrupted_submission_is_unknown_and_leaves_no_qq() {
-    let said = over(&[NEW_QQ, Transport::Rest], |lab| {
-        lab.hold_vault();
-        for ((operation, args), (signal, code)) in
-            SUBMISSIONS.into_iter().zip(SIGNALS.into_iter().cycle())
-        {
-            let run = signalled(lab, args, &[operation], signal);
-            assert_eq!(run.code, code, "{}: {run:?}", lab.transport);
-            assert_eq!(lab.core.count(operation), 1, "{}", lab.transport);
-        }
-        lab.assert_unchanged("the Core still sits on it");
-    });
-    assert_data_eq!(said, str![[r#"
-$ qkey add --name spare --key carol.pem
-==== over qq 7.10.2.1
---- exit 130
-warning: stopping; waiting up to 8 s for what was already sent (a second signal stops at once)
-error: no reply to the request to add key "spare": not done so far, and may still be
-  caused by: interrupted during the request to store key "spare"
-hint: keep every key; `[DIR]/qq --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
-==== over rest
---- exit 130
-warning: stopping; waiting up to 8 s for what was already sent (a second signal stops at once)
-error: no reply to the request to add key "spare": not done so far, and may still be
-  caused by: interrupted during the request to store key "spare"
-hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows whether it was done; rerunning is safe: qkey looks first
-$ qkey replace --key-id=vault --old-key alice.pem --new-key bob.pem
-==== over qq 7.10.2.1
---- exit 143
-warning: stopping; waiting up to 8 s for what was already sent (a second signal stops at once)
-error: no reply to the request to replace key 1 ("vault"): not done so far, and may still be
-  caused by: interrupted during the request to replace key 1
-hint: keep every key; `[DIR]/qq --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] fs_security_list_keys` shows whether it was done; rerunning is safe: qkey looks first
-==== over rest
---- exit 143
-warning: stopping; waiting up to 8 s for what was already sent (a second signal stops at once)
-error: no reply to the request to replace key 1 ("vault"): not done so far, and may still be
-  caused by: interrupted during the request to replace key 1
-hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys list` shows whether it was done; rerunning is safe: qkey looks first
-$ qkey lock --id=9 --lock-key=vault
-==== over qq 7.10.2.1
---- exit 130
-warning: stopping; waiting up to 8 s for what was already sent (a second signal stops at once)
-error: no reply to the request to lock snapshot 9 ("9_snapshot"): not done so far, and may still be
-  caused by: interrupted during the request to lock snapshot 9
-hint: keep every key; `[DIR]/qq --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] snapshot_get_status --id=9` shows whether it was done; rerunning is safe: qkey looks first
-==== over rest
---- exit 130
-warning: stopping; waiting up to 8 s for what was already sent (a second signal stops at once)
-error: no reply to the request to lock snapshot 9 ("9_snapshot"): not done so far, and may still be
-  caused by: interrupted during the request to lock snapshot 9
-hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys usage` shows whether it was done; rerunning is safe: qkey looks first
-$ qkey unlock --id=7 --key alice.pem
-==== over qq 7.10.2.1
---- exit 143
-warning: stopping; waiting up to 8 s for what was already sent (a second signal stops at once)
-error: no reply to the request to unlock snapshot 7 ("7_snapshot"): not done so far, and may still be
-  caused by: interrupted during the request to unlock snapshot 7
-hint: keep every key; `[DIR]/qq --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] snapshot_get_status --id=7` shows whether it was done; rerunning is safe: qkey looks first
-==== over rest
---- exit 143
-warning: stopping; waiting up to 8 s for what was already sent (a second signal stops at once)
-error: no reply to the request to unlock snapshot 7 ("7_snapshot"): not done so far, and may still be
-  caused by: interrupted during the request to unlock snapshot 7
-hint: keep every key; `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys usage` shows whether it was done; rerunning is safe: qkey looks first
-
-"#]].raw());
-}
-
-#[test]
-fn interrupted_read_sends_nothing() {
-    // Which of the calls side by side is named, and whether it had begun, is a matter of chance.
-    over_in_own_words(&BOTH, |lab| {
-        lab.hold_vault();
-        let readings: [(&[&str], &[&str]); 3] = [
-            (&["keys"], &["list_keys"]),
-            (&REPLACE, &["list_keys", "replace_challenge"]),
-            (&LOCK, &["list_keys", "get_status"]),
-        ];
-        for ((args, operations), (signal, code)) in
-            readings.into_iter().zip(SIGNALS.into_iter().cycle())
-        {
-            let run = signalled(lab, args, operations, signal);
-            assert_eq!(run.code, code, "{}: {run:?}", lab.transport);
-            let [error, hint] = ["error: interrupted ", "hint: nothing was submitted"];
-            let lines: Vec<&str> = run.stderr.lines().collect();
-            assert!(lines[0].starts_with(error), "{}: {run:?}", lab.transport);
-            assert!(lines[1].starts_with(hint), "{}: {run:?}", lab.transport);
-            assert_eq!(lab.submissions(), [Value::Null; 0]);
-        }
-    });
-}
-
-#[test]
-fn terminated_submission_reports_its_kind_in_json() {
-    over(&[Transport::Rest, OLD_QQ], |lab| {
-        lab.hold_vault();
-        let args = [&UNLOCK[..], &["--output=json"]].concat();
-        let run = signalled(lab, &args, &["unlock"], Signal::TERM);
-        assert_eq!(run.code, 143, "{run:?}");
-        assert_eq!(lab.lock_key(7), "1");
-        let error: Value = serde_json::from_str(&run.stderr).unwrap();
-        assert_eq!(error["error"]["kind"], "terminated");
-        assert_eq!(error["error"]["exit_code"], 143);
-    });
 }

@@ -37,6 +37,8 @@ Commands
                                                 so far; requests that were being answered at the
                                                 same moment, at most
     {"op": "clear_requests"}                    forget the requests and the most at a time
+    {"op": "reset"}                             start over, as if the program had just started, with
+                                                the same certificate
     {"op": "clock"}                             {"processor_seconds": S} that this program has used
     {"op": "tls", "certificate": KIND, ...}     show this certificate from now on; "version" is the
                                                 only TLS version, "protocols" are offered by ALPN,
@@ -814,6 +816,11 @@ class Core:
             self.most_at_a_time = self.under_way
         elif operation == 'connections':
             return {'opened': self.connections, 'most_at_a_time': self.most_at_a_time}
+        elif operation == 'reset':
+            # Requests under way stay with the old Core.
+            core = Core(self.token)
+            core.server = self.server
+            self.server.core = core
         elif operation == 'clock':
             return {'processor_seconds': time.process_time()}
         elif operation == 'tls':
@@ -1092,7 +1099,7 @@ def main():
     }
     print(json.dumps(ready), flush=True)
     for line in sys.stdin.buffer:
-        print(reply_to(core, line), flush=True)
+        print(reply_to(server.core, line), flush=True)
 
 
 if __name__ == '__main__':

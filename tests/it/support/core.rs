@@ -1,16 +1,16 @@
 //! A simulated Qumulo Core for a test: starts `core.py` beside this file, ends it with the test.
 
-// Each integration test is a crate of its own and uses only some of this.
-#![allow(dead_code)]
-
-use std::io::{BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
+
+use super::qkey::ALICE_PUBLIC;
 
 /// The bearer token that the simulated Core takes.
 pub const TOKEN: &str = "test-token";
@@ -37,28 +37,37 @@ fn tool(version: &str, name: &str) -> PathBuf {
 
 /// A running simulated Core. See `core.py` for what it does and for its commands.
 pub struct Core {
-    process: Child,
-    /// Taken, and so closed, when the Core is to end.
-    control: Mutex<Option<Control>>,
+    /// `None` only while it is dropped.
+    server: Mutex<Option<Server>>,
     port: u16,
+    pid: u32,
     files: TempDir,
     credentials: PathBuf,
     ca_file: PathBuf,
     fingerprint: String,
+    /// Whether another test can use the server: it shows the certificate that it started with.
+    is_reusable: AtomicBool,
 }
 
-/// What a Core shows, and what is in its `ca_file`; fingerprints are `sha256:` and 64 lower-case
-/// digits.
+/// The program `core.py`, which takes longer to start than most tests take.
+struct Server {
+    process: Child,
+    /// Closed when the program is to end.
+    commands: Option<ChildStdin>,
+    replies: BufReader<ChildStdout>,
+    /// What it said about itself.
+    ready: Value,
+}
+
+/// The servers that no test uses at the moment; they end with this process.
+static IDLE: Mutex<Vec<Server>> = Mutex::new(Vec::new());
+
+/// The certificates that a Core shows; fingerprints are `sha256:` and 64 lower-case digits.
 pub struct Shown {
     pub fingerprint: String,
     pub ca_fingerprint: String,
-    /// The server's private key and what it shows.
+    /// The server's private key and its certificate chain.
     pub server_pem: String,
-}
-
-struct Control {
-    commands: ChildStdin,
-    replies: BufReader<ChildStdout>,
 }
 
 impl Core {
@@ -67,30 +76,26 @@ impl Core {
         Core::start_with(&[])
     }
 
-    /// Likewise, with options of `core.py`, such as `--certificate=expired`.
+    /// Starts a Core as for [`ADD`](super::ceremony::ADD): it holds alice's key as key 1, named
+    /// "lock-2026", which locks snapshot 2 and not snapshot 3.
+    pub fn with_lock_key() -> Core {
+        let core = Core::start();
+        core.add_key(json!({ "name": "lock-2026", "public_key": ALICE_PUBLIC }));
+        core.add_snapshot(json!({ "id": 2, "lock_key": "1" }));
+        core.add_snapshot(json!({ "id": 3 }));
+        core
+    }
+
+    /// Starts an empty Core with options of `core.py`, such as `--certificate=expired`.
     pub fn start_with(options: &[&str]) -> Core {
-        let mut process = Command::new(tool(QQ_VERSION, "python"))
-            .arg("-B")
-            .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/support/core.py"))
-            .arg(format!("--token={TOKEN}"))
-            .args(options)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("starting the simulated Core");
-        let mut control = Control {
-            commands: process.stdin.take().expect("its stdin is piped"),
-            replies: BufReader::new(process.stdout.take().expect("its stdout is piped")),
+        let idle = match options {
+            [] => lock(&IDLE).pop(),
+            _ => None,
         };
-        let ready = control.read_reply();
-        let text = |name: &str| {
-            let text = ready[name].as_str();
-            text.unwrap_or_else(|| panic!("the simulated Core names its {name}"))
-        };
-        let port = ready["port"]
-            .as_u64()
-            .and_then(|port| u16::try_from(port).ok())
-            .expect("the simulated Core names its port");
+        let server = idle.unwrap_or_else(|| Server::start(options));
+        let text = |name: &str| server.ready[name].as_str().expect("text").to_owned();
+        let port = server.ready["port"].as_u64();
+        let port = port.and_then(|port| u16::try_from(port).ok());
 
         let files = TempDir::new().expect("making a directory for credentials");
         let credentials = files.path().join("credentials.json");
@@ -109,19 +114,25 @@ impl Core {
         std::fs::set_permissions(&ca_file, mode).expect("a mode");
 
         Core {
-            process,
-            control: Mutex::new(Some(control)),
-            port,
+            port: port.expect("a port"),
+            pid: server.process.id(),
             files,
             credentials,
             ca_file,
-            fingerprint: text("fingerprint").to_owned(),
+            fingerprint: text("fingerprint"),
+            is_reusable: AtomicBool::new(options.is_empty()),
+            server: Mutex::new(Some(server)),
         }
     }
 
     /// The port that it listens on, on 127.0.0.1 unless `--bind` has named another address.
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    /// The process that is the Core.
+    pub fn pid(&self) -> u32 {
+        self.pid
     }
 
     /// A credentials file that it accepts, for `--credentials-store`.
@@ -146,10 +157,9 @@ impl Core {
 
     /// Sends one command and returns the reply; panics when the Core cannot carry it out.
     pub fn command(&self, command: Value) -> Value {
-        let mut control = self.control.lock().unwrap_or_else(PoisonError::into_inner);
-        let control = control.as_mut().expect("only dropping a Core closes it");
-        writeln!(control.commands, "{command}").expect("writing to the simulated Core");
-        let reply = control.read_reply();
+        let mut server = lock(&self.server);
+        let server = server.as_mut().expect("only dropping a Core takes it");
+        let reply = server.command(&command).expect("the Core replies");
         if let Some(error) = reply.get("error") {
             panic!("the simulated Core could not carry out {command}: {error}");
         }
@@ -191,6 +201,7 @@ impl Core {
     /// Shows another certificate from now on, whose authority is then in `ca_file`: the options of
     /// the command `tls`, such as `{"certificate": "expired"}`.
     pub fn show(&self, options: Value) -> Shown {
+        self.is_reusable.store(false, Ordering::Relaxed);
         let shown = self.command(with(options, json!({ "op": "tls" })));
         let text = |name: &str| shown[name].as_str().expect("it is text").to_owned();
         std::fs::write(&self.ca_file, text("ca")).expect("writing the certificate");
@@ -250,46 +261,75 @@ impl Core {
 
     /// How many connections have been opened so far.
     pub fn connections(&self) -> u64 {
-        self.connection_count("opened")
+        let connections = self.command(json!({ "op": "connections" }));
+        connections["opened"].as_u64().expect("a number")
     }
 
-    /// How many requests were being answered at the same moment, at most, since `clear_requests`.
-    pub fn most_at_a_time(&self) -> u64 {
-        self.connection_count("most_at_a_time")
-    }
-
-    fn connection_count(&self, name: &str) -> u64 {
-        self.command(json!({ "op": "connections" }))[name]
-            .as_u64()
-            .expect("the simulated Core counts its connections")
-    }
-
-    /// Forgets the requests so far, and how many there were at a time.
+    /// Forgets the requests so far.
     pub fn clear_requests(&self) {
         self.command(json!({ "op": "clear_requests" }));
     }
 }
 
 impl Drop for Core {
+    // A test may be unwinding here: no panics.
     fn drop(&mut self) {
-        // The end of its standard input is what ends it. A test may be unwinding here: no panics.
-        self.control
-            .get_mut()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
+        let server = lock(&self.server).take();
+        if !self.is_reusable.load(Ordering::Relaxed) || std::thread::panicking() {
+            return;
+        }
+        if let Some(mut server) = server
+            && server.command(&json!({ "op": "reset" })).is_ok()
+        {
+            lock(&IDLE).push(server);
+        }
+    }
+}
+
+impl Server {
+    fn start(options: &[&str]) -> Self {
+        let mut process = Command::new(tool(QQ_VERSION, "python"))
+            .arg("-B")
+            .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/support/core.py"))
+            .arg(format!("--token={TOKEN}"))
+            .args(options)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("starting the simulated Core");
+        let mut server = Self {
+            commands: process.stdin.take(),
+            replies: BufReader::new(process.stdout.take().expect("its stdout is piped")),
+            process,
+            ready: Value::Null,
+        };
+        server.ready = server.read_reply().expect("the Core starts");
+        server
+    }
+
+    fn command(&mut self, command: &Value) -> io::Result<Value> {
+        let commands = self.commands.as_mut();
+        writeln!(commands.expect("only dropping closes it"), "{command}")?;
+        self.read_reply()
+    }
+
+    fn read_reply(&mut self) -> io::Result<Value> {
+        let mut line = String::new();
+        self.replies.read_line(&mut line)?;
+        Ok(serde_json::from_str(&line)?)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // The end of its standard input ends it.
+        self.commands.take();
         let _ = self.process.wait();
     }
 }
 
-impl Control {
-    fn read_reply(&mut self) -> Value {
-        let mut line = String::new();
-        self.replies
-            .read_line(&mut line)
-            .expect("reading from the simulated Core");
-        serde_json::from_str(&line)
-            .unwrap_or_else(|error| panic!("the simulated Core said {line:?}: {error}"))
-    }
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The fields of both objects.

@@ -3,6 +3,7 @@
 
 pub mod aws;
 pub mod azure;
+pub mod ceremony;
 pub mod core;
 pub mod fake_cloud_kms;
 pub mod fake_kms;

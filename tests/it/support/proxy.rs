@@ -1,7 +1,5 @@
 //! A CONNECT-only proxy on a free port of 127.0.0.1.
 
-#![allow(dead_code)]
-
 use std::{
     io::{self, BufRead, BufReader, Write},
     net::{Shutdown, TcpListener, TcpStream},
@@ -11,6 +9,12 @@ use std::{
     },
     thread,
 };
+
+/// A port on which nothing listens.
+pub fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    listener.local_addr().expect("an address").port()
+}
 
 /// Which clients a proxy serves.
 pub enum Serves {

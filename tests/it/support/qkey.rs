@@ -9,7 +9,7 @@ use std::{
         process::CommandExt,
     },
     path::{Path, PathBuf},
-    process::{Command, Output, Stdio},
+    process::{Child, Command, Output, Stdio},
     sync::{
         OnceLock,
         atomic::{AtomicUsize, Ordering},
@@ -18,6 +18,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use super::{core::Core, mock::Mock};
@@ -103,37 +104,37 @@ impl Qkey {
     pub fn with_mock(mock: &Mock) -> Self {
         Self::new()
             .env("QKEY_HOST", "cluster")
-            .env("QKEY_QQ", mock.program().to_str().expect("UTF-8"))
-            .env("QQ_MOCK_STATE", mock.state().to_str().expect("UTF-8"))
+            .env("QKEY_QQ", mock.program())
+            .env("QQ_MOCK_STATE", mock.state())
     }
 
     /// Against the real `qq` of a version, which talks to the simulated Core.
     pub fn with_core(core: &Core, version: &str) -> Self {
         Self::new()
             .env("QKEY_HOST", "127.0.0.1")
-            .env("QKEY_PORT", &core.port().to_string())
-            .env(
-                "QKEY_CREDENTIALS_STORE",
-                core.credentials().to_str().expect("UTF-8"),
-            )
-            .env("QKEY_QQ", super::core::qq(version).to_str().expect("UTF-8"))
+            .env("QKEY_PORT", core.port().to_string())
+            .env("QKEY_CREDENTIALS_STORE", core.credentials())
+            .env("QKEY_QQ", super::core::qq(version))
     }
 
-    /// Straight to the REST API of the simulated Core, whose authority it trusts.
-    pub fn with_rest(core: &Core) -> Self {
+    /// Over REST to a local port, without credentials and without trust in any certificate.
+    pub fn with_port(port: u16) -> Self {
         Self::new()
             .env("QKEY_VIA", "rest")
             .env("QKEY_HOST", "127.0.0.1")
-            .env("QKEY_PORT", &core.port().to_string())
-            .env(
-                "QKEY_CREDENTIALS_STORE",
-                core.credentials().to_str().expect("UTF-8"),
-            )
-            .env("QKEY_CA_FILE", core.ca_file().to_str().expect("UTF-8"))
+            .env("QKEY_PORT", port.to_string())
     }
 
-    /// Adds a variable to the environment.
-    pub fn env(mut self, name: &str, value: &str) -> Self {
+    /// Over REST to the simulated Core, whose CA it trusts.
+    pub fn with_rest(core: &Core) -> Self {
+        Self::with_port(core.port())
+            .env("QKEY_CREDENTIALS_STORE", core.credentials())
+            .env("QKEY_CA_FILE", core.ca_file())
+    }
+
+    /// Adds a variable, in UTF-8, to the environment.
+    pub fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
+        let value = value.as_ref().to_str().expect("UTF-8");
         self.env.push((name.to_owned(), value.to_owned()));
         self
     }
@@ -179,7 +180,18 @@ impl Qkey {
         let program = mock.program();
         let text = format!("#!/bin/sh\n{hook}\nexec '{}' \"$@\"\n", program.display());
         let path = self.write_program("qq-between", &text);
-        self.env("QKEY_QQ", path.to_str().expect("UTF-8"))
+        self.env("QKEY_QQ", path)
+    }
+
+    /// Encrypts `alice.pem` with the passphrase "open sesame"; returns the file's name.
+    pub fn encrypt_alice(&self) -> &'static str {
+        self.write("passphrase", "open sesame");
+        super::shell::prints(
+            self,
+            "openssl pkcs8 -topk8 -iter 1 -in alice.pem -passout file:passphrase -out locked.pem
+             chmod 600 locked.pem",
+        );
+        "locked.pem"
     }
 
     /// Writes the configuration file.
@@ -222,6 +234,21 @@ impl Qkey {
         self.taken(&output)
     }
 
+    /// Runs a command line, split at spaces.
+    pub fn line(&self, line: &str) -> Run {
+        self.run(line.split(' '))
+    }
+
+    /// Starts a command line, split at spaces.
+    pub fn start(&self, line: &str) -> Child {
+        self.command(line.split(' ')).spawn().expect("qkey runs")
+    }
+
+    /// Waits for the end of what [`Qkey::start`] has started.
+    pub fn end(&self, child: Child) -> Run {
+        self.taken(&child.wait_with_output().expect("qkey ends"))
+    }
+
     /// As [`Qkey::run`], with something on stdin.
     pub fn run_with_stdin<I: AsRef<OsStr>>(
         &self,
@@ -235,7 +262,7 @@ impl Qkey {
             .expect("qkey runs");
         // It may end without reading all.
         let _ = child.stdin.take().expect("a pipe").write_all(stdin);
-        self.taken(&child.wait_with_output().expect("qkey ends"))
+        self.end(child)
     }
 
     /// An output with what differs from run to run replaced: the folder by `[DIR]`, `qq` by
@@ -249,27 +276,26 @@ impl Qkey {
     }
 
     fn redact(&self, bytes: &[u8]) -> String {
-        let text = String::from_utf8_lossy(bytes).into_owned();
-        let dir = self.folder.path().to_string_lossy();
-        let text = text.replace(dir.as_ref(), "[DIR]");
-        let find = |wanted: &str| self.env.iter().find(|(name, _)| name == wanted);
-        let text = match find("QKEY_QQ") {
-            Some((_, qq)) => text.replace(qq.as_str(), "[QQ]"),
-            None => text,
-        };
-        let text = match find("QKEY_CA_FILE") {
-            Some((_, path)) => text.replace(path.as_str(), "[CA]"),
-            None => text,
-        };
-        let text = match find("QKEY_CREDENTIALS_STORE") {
-            Some((_, path)) => text.replace(path.as_str(), "[CREDENTIALS]"),
-            None => text,
-        };
-        match find("QKEY_PORT") {
-            Some((_, port)) => text.replace(port.as_str(), "[PORT]"),
-            None => text,
-        }
+        let text = String::from_utf8_lossy(bytes);
+        let text = text.replace(&*self.folder.path().to_string_lossy(), "[DIR]");
+        let shown = [
+            ("QKEY_QQ", "[QQ]"),
+            ("QKEY_CA_FILE", "[CA]"),
+            ("QKEY_CREDENTIALS_STORE", "[CREDENTIALS]"),
+            ("QKEY_PORT", "[PORT]"),
+        ];
+        shown.iter().fold(text, |text, (variable, shown)| {
+            match self.env.iter().find(|(name, _)| name == variable) {
+                Some((_, value)) => text.replace(value.as_str(), shown),
+                None => text,
+            }
+        })
     }
+}
+
+/// Sends a signal to a process of this test.
+pub fn send(child: &Child, signal: Signal) {
+    kill_process(Pid::from_child(child), signal).expect("it runs");
 }
 
 impl Run {
@@ -363,8 +389,8 @@ pub fn expect_no_sleepers(mock: &Mock) {
 pub fn end_sleepers(mock: &Mock) {
     for sleeper in mock.sleepers() {
         assert!(is_alive(sleeper), "it was waited for or ended");
-        let pid = rustix::process::Pid::from_raw(sleeper.cast_signed()).expect("a process id");
-        rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("it is ours");
+        let pid = Pid::from_raw(sleeper.cast_signed()).expect("a process id");
+        kill_process(pid, Signal::KILL).expect("it is ours");
     }
     expect_no_sleepers(mock);
 }

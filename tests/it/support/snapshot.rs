@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 
 use regex::Regex;
 
-use super::qkey::{ALICE_PUBLIC, BOB_PUBLIC, CAROL_PUBLIC, Run};
+use super::qkey::{ALICE_PUBLIC, BOB_PUBLIC, CAROL_PUBLIC, Qkey, Run};
 
 /// The fingerprints of the three test keys, as `SHA256:` shows them.
 const ALICE_FINGERPRINT: &str = "qDNOdPfn/SvGJI8mBwuRTxvD69XALN3M7ODcblF86v4";
@@ -25,6 +25,33 @@ macro_rules! qkey_snapshot {
     };
 }
 pub(crate) use qkey_snapshot;
+
+/// Compares a text with a snapshot as it stands: no separator is normalized.
+macro_rules! snapshot {
+    ($text:expr, $expected:expr $(,)?) => {
+        snapbox::assert_data_eq!($text, snapbox::IntoData::raw($expected))
+    };
+}
+pub(crate) use snapshot;
+
+/// Runs command lines of `qkey`, split at spaces, and shows each with its run.
+pub fn session<'a>(qkey: &Qkey, lines: impl IntoIterator<Item = &'a str>) -> String {
+    let runs = lines
+        .into_iter()
+        .map(|line| format!("$ qkey {line}\n{}", filtered(&qkey.line(line))));
+    runs.collect()
+}
+
+/// Runs each case, and shows it with its name.
+pub fn table<T: std::fmt::Display>(
+    cases: impl IntoIterator<Item = T>,
+    mut run: impl FnMut(&T) -> String,
+) -> String {
+    let shown = cases
+        .into_iter()
+        .map(|case| format!("==== {case}\n{}", run(&case)));
+    shown.collect()
+}
 
 /// A run as one text, with [`filter`] applied.
 pub fn filtered(run: &Run) -> String {
