@@ -71,7 +71,9 @@ fn credentials_of_qq_are_used() {
 fn missing_credentials_say_how_to_log_in() {
     let core = Core::start();
     let lines = ["keys", "keys --credentials-store=nowhere.json"];
-    snapshot!(session(&without_credentials(&core), lines), str![[r#"
+    snapshot!(
+        session(&without_credentials(&core), lines),
+        str![[r#"
 $ qkey keys
 --- exit 6
 error: not logged in to 127.0.0.1:[PORT] (no credentials in [DIR]/.config/qumulo/credentials/127.0.0.1_[PORT] or [DIR]/.qfsd_cred)
@@ -83,7 +85,8 @@ error: not logged in to 127.0.0.1:[PORT] (no credentials in nowhere.json)
   caused by: Error 401: http_unauthorized_error: Need to log in first to establish credentials.
 hint: log in first: `qq --host=127.0.0.1 --port=[PORT] --credentials-store=nowhere.json login -u USER`, or provide a token in QKEY_TOKEN or QKEY_TOKEN_FILE
 
-"#]]);
+"#]]
+    );
     assert_eq!(core.count("list_keys"), 2);
 }
 
@@ -155,12 +158,15 @@ fn config_show_names_the_token_source() {
         let words: Vec<&str> = line.expect("a line").split_whitespace().collect();
         format!("{variable}: {}\n", words.join(" "))
     });
-    snapshot!(said.concat(), str![[r#"
+    snapshot!(
+        said.concat(),
+        str![[r#"
 QKEY_NONE: token - default
 QKEY_TOKEN: token $QKEY_TOKEN environment, QKEY_TOKEN
 QKEY_TOKEN_FILE: token test-token environment, QKEY_TOKEN_FILE
 
-"#]]);
+"#]]
+    );
 }
 
 /// What runs say, without the hint of all failed logins.
@@ -214,7 +220,9 @@ fn token_is_one_line() {
         assert!(!run.stderr.contains(TOKEN), "{run:?}");
         said += &format!("==== {variable}={value}\n{}", without_hint(&run));
     }
-    snapshot!(said, str![[r#"
+    snapshot!(
+        said,
+        str![[r#"
 ==== ""
 --- exit 6
 error: token holds no token: it must be one line of visible ASCII without spaces
@@ -253,7 +261,8 @@ error: QKEY_TOKEN holds no token: it must be one line of visible ASCII without s
 --- exit 6
 error: QKEY_TOKEN holds no token: it must be one line of visible ASCII without spaces
 
-"#]]);
+"#]]
+    );
     assert_eq!(core.connections(), 0);
 }
 
@@ -290,7 +299,9 @@ fn invalid_credentials_file_is_not_quoted() {
         assert_eq!(json.code, 6, "{name}: {json:?}");
         said += &format!("==== {name}\n{}", without_hint(&text));
     }
-    snapshot!(said, str![[r#"
+    snapshot!(
+        said,
+        str![[r#"
 ==== not JSON
 --- exit 6
 error: [CREDENTIALS] is not a credentials file of qq: it must be the JSON with a bearer_token that `qq login` writes
@@ -322,7 +333,8 @@ error: [CREDENTIALS] holds no token: it must be one line of visible ASCII withou
 --- exit 6
 error: [CREDENTIALS] is not a credentials file of qq: it must be the JSON with a bearer_token that `qq login` writes
 
-"#]]);
+"#]]
+    );
     assert_eq!(core.connections(), 0);
     // Escapes and unknown fields are fine.
     qkey.write(
@@ -346,13 +358,16 @@ fn unreadable_credentials_are_an_error() {
         command.uid(65534);
     }
     let run = qkey.taken(&command.output().expect("qkey runs"));
-    snapshot!(filtered(&run), str![[r#"
+    snapshot!(
+        filtered(&run),
+        str![[r#"
 --- exit 6
 error: cannot read the credentials in store.json
   caused by: Permission denied (os error 13)
 hint: log in first: `qq --host=127.0.0.1 --port=[PORT] --credentials-store=store.json login -u USER`, or provide a token in QKEY_TOKEN or QKEY_TOKEN_FILE
 
-"#]]);
+"#]]
+    );
     assert_eq!(core.connections(), 0);
 }
 
@@ -409,7 +424,9 @@ fn credentials_fifo_without_writer_times_out() {
     let said = table(["QKEY_TOKEN_FILE", "QKEY_CREDENTIALS_STORE"], |variable| {
         without_hint(&with_fifo(&core, variable).line("keys --timeout=1"))
     });
-    snapshot!(said, str![[r#"
+    snapshot!(
+        said,
+        str![[r#"
 ==== QKEY_TOKEN_FILE
 --- exit 6
 error: cannot read the credentials in fifo
@@ -419,7 +436,8 @@ error: cannot read the credentials in fifo
 error: cannot read the credentials in [CREDENTIALS]
   caused by: no end of input within 1 s
 
-"#]]);
+"#]]
+    );
 }
 
 #[test]
@@ -431,12 +449,15 @@ fn interrupt_while_reading_token_exits() {
     let _writer = File::create(qkey.path("fifo")).expect("a FIFO");
     send(&child, Signal::INT);
     let run = qkey.end(child);
-    snapshot!(filtered(&run), str![[r#"
+    snapshot!(
+        filtered(&run),
+        str![[r#"
 --- exit 130
 error: cannot read the credentials in fifo
   caused by: interrupted by a signal
 
-"#]]);
+"#]]
+    );
 }
 
 #[test]

@@ -48,6 +48,7 @@ impl Node {
     fn new() -> Self {
         let qkey = Qkey::new()
             .env("QKEY_CREDENTIALS_STORE", "token")
+            .env("QKEY_TIMEOUT", "300")
             .env("PYTHONDONTWRITEBYTECODE", "1");
         qkey.write(
             "token",
@@ -221,7 +222,9 @@ fn other_hosts_are_refused_before_qq_runs() {
         ],
         |line| filtered(&node.line(line)),
     );
-    snapshot!(said, str![[r#"
+    snapshot!(
+        said,
+        str![[r#"
 ==== keys --host=203.0.113.9
 --- exit 2
 error: qq cannot be trusted to reach 203.0.113.9:8000 from this machine
@@ -236,7 +239,8 @@ error: qq cannot be trusted to reach localhost:9000 from this machine
   caused by: this is a cluster node: /run/qfsd/rest.sock exists, and qq 7.5.3 and later sends every request there, whatever host and port it is given
 hint: add --via rest, with --ca-file PEM or --tls-fingerprint sha256:HEX to verify the cluster; for this node's own cluster, omit host and port
 
-"#]]);
+"#]]
+    );
     // From the environment or the configuration file.
     node.qkey
         .configure("default-cluster = \"dr\"\n[clusters.dr]\nhost = \"dr.example.com\"\n");

@@ -102,7 +102,9 @@ fn refusing_proxy_is_named_without_password() {
         said(Serves::Only(CREDENTIALS), "me:hunter3"),
         said(Serves::Nobody, "me:hunter2"),
     ];
-    snapshot!(said.concat(), str![[r#"
+    snapshot!(
+        said.concat(),
+        str![[r#"
 --- exit 7
 error: cannot reach 127.0.0.1:[PORT]: through the proxy 127.0.0.1:[PROXY]: it responded with 407 Proxy Authentication Required
 hint: set the proxy's user and password in HTTPS_PROXY: http://USER:PASSWORD@HOST:PORT
@@ -110,7 +112,8 @@ hint: set the proxy's user and password in HTTPS_PROXY: http://USER:PASSWORD@HOS
 error: cannot reach 127.0.0.1:[PORT]: through the proxy 127.0.0.1:[PROXY]: it responded with 403 Forbidden
 hint: check the proxy that HTTPS_PROXY names, or list the cluster's host in no_proxy; then check --host and --port
 
-"#]]);
+"#]]
+    );
     assert_eq!(core.connections(), 0);
 }
 
@@ -125,7 +128,9 @@ fn unreachable_proxy_and_cluster_are_named() {
     let proxy = Proxy::start(Serves::Everybody);
     let qkey = Qkey::with_port(free_port()).env("https_proxy", proxy.url());
     let run = qkey.run(["keys", "list"]);
-    snapshot!(said + &transcript(proxy.port(), &run), str![[r#"
+    snapshot!(
+        said + &transcript(proxy.port(), &run),
+        str![[r#"
 --- exit 7
 error: cannot reach [PORT]27.0.0.[PORT]:[PORT]: through the proxy [PORT]27.0.0.[PORT]:[PROXY]: Connection refused (os error [PORT][PORT][PORT])
 hint: check the proxy that https_proxy names, or list the cluster's host in no_proxy; then check --host and --port
@@ -133,7 +138,8 @@ hint: check the proxy that https_proxy names, or list the cluster's host in no_p
 error: cannot reach 127.0.0.1:[PORT]: through the proxy 127.0.0.1:[PROXY]: it responded with 502 Bad Gateway
 hint: check the proxy that https_proxy names, or list the cluster's host in no_proxy; then check --host and --port
 
-"#]]);
+"#]]
+    );
 }
 
 #[test]
@@ -203,11 +209,14 @@ fn invalid_proxy_is_refused_before_connecting() {
         let run = through(&core, "all_proxy", url).run(["keys", "-vv"]);
         assert_eq!(run.code, 2, "{url}: {run:?}");
         assert!(!format!("{run:?}").contains("hunter"), "{run:?}");
-        snapshot!(run.stderr, str![[r#"
+        snapshot!(
+            run.stderr,
+            str![[r#"
 error: all_proxy does not name a usable proxy
 hint: it must be http://HOST:PORT or http://USER:PASSWORD@HOST:PORT
 
-"#]]);
+"#]]
+        );
     }
     assert_eq!(core.connections(), 0);
 }
@@ -227,11 +236,14 @@ fn dripping_proxy_times_out() {
     });
     let qkey = through(&core, "https_proxy", &format!("http://127.0.0.1:{port}"));
     let run = qkey.run(["keys", "--timeout=2"]);
-    snapshot!(transcript(port, &run), str![[r#"
+    snapshot!(
+        transcript(port, &run),
+        str![[r#"
 --- exit 7
 error: cannot reach 127.0.0.1:[PORT]: through the proxy 127.0.0.1:[PROXY]: no connection within 2 s
 hint: check whether the cluster responds, or give it more time with --timeout SECONDS
 
-"#]]);
+"#]]
+    );
     assert_eq!(core.requests(), Vec::<serde_json::Value>::new());
 }

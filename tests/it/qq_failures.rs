@@ -430,6 +430,14 @@ hint: select another qq with --qq PATH; versions 6.1.0 to 7.10 are known to work
     );
 }
 
+#[test]
+fn challenge_that_is_not_utf_8_is_not_signed() {
+    let mock = mock();
+    let hook = r#"case "$*" in *challenge*) printf '{"challenge": "\377"}'; exit 0;; esac"#;
+    let run = Qkey::with_mock(&mock).between(&mock, hook).line(REPLACE);
+    assert_eq!((run.code, submissions(&mock)), (7, 0), "{run:?}");
+}
+
 // Arguments and environment.
 
 #[test]

@@ -172,8 +172,6 @@ fn permanent_read_failures_are_quoted_and_not_retried() {
         ("status", json!({ "status": 403 })),
         ("status", json!({ "status": 404 })),
         ("status", json!({ "status": 500 })),
-        ("status", json!({ "status": 501 })),
-        ("status", json!({ "status": 502 })),
         ("status", json!({ "status": 504 })),
         ("html_502", json!({})),
         ("not_json", json!({})),
@@ -216,16 +214,6 @@ hint: `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDE
 error: 127.0.0.1:[PORT] failed to list the lock keys
   caused by: Error 500: http_internal_server_error: Simulated failure 500.
 hint: the cluster reports an internal problem; check its health, then run this again
-==== status {"status":501}
---- exit 5
-error: 127.0.0.1:[PORT] failed to list the lock keys
-  caused by: Error 501: unknown_error: Simulated failure 501.
-hint: the cluster reports an internal problem; check its health, then run this again
-==== status {"status":502}
---- exit 7
-error: 127.0.0.1:[PORT] failed to list the lock keys
-  caused by: Error 502: unknown_error: Simulated failure 502.
-hint: the cluster, or a proxy in front of it, is not ready; try again later
 ==== status {"status":504}
 --- exit 7
 error: 127.0.0.1:[PORT] failed to list the lock keys
@@ -329,7 +317,7 @@ fn refused_submission_changes_nothing_and_is_not_retried() {
             let run = Qkey::with_rest(&core).line(ceremony);
             assert_eq!(core.count(operation), 1, "{operation}: {status}");
             assert_eq!(core.state(), before, "{operation}: {status}");
-            if operation == "unlock" {
+            if operation == "unlock" && ![404, 409].contains(&status) {
                 said += &format!("==== {status}\n{}", filtered(&run));
             } else {
                 let code = match status {
@@ -359,16 +347,6 @@ hint: log in first: `qq --host=127.0.0.1 --port=[PORT] --credentials-store=[CRED
 error: 127.0.0.1:[PORT] denied permission to unlock snapshot 2
   caused by: Error 403: http_forbidden_error: Not now.
 hint: log in as a user whose role includes PRIVILEGE_SNAPSHOT_LOCK; role changes take effect at the next login; the cluster now holds a signature made with alice.pem over its challenge
-==== 404
---- exit 5
-error: 127.0.0.1:[PORT] refused to unlock snapshot 2
-  caused by: Error 404: fs_no_such_entry_error: Not now.
-hint: `qkey --via=rest --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] --ca-file=[CA] keys usage` shows which snapshots are locked; the cluster now holds a signature made with alice.pem over its challenge
-==== 409
---- exit 5
-error: 127.0.0.1:[PORT] refused to unlock snapshot 2
-  caused by: Error 409: fs_entry_exists_error: Not now.
-hint: nothing was changed; fix what the cluster reports, then run this again; the cluster now holds a signature made with alice.pem over its challenge
 ==== 429
 --- exit 7
 error: 127.0.0.1:[PORT] refused to unlock snapshot 2
@@ -503,11 +481,9 @@ fn without_hint(run: &Run) -> String {
 fn missing_fields_are_named() {
     let cases = [
         "list_keys id",
-        "list_keys name",
         "list_keys public_key",
         "list_keys entries",
         "key_usage usages",
-        "key_usage type",
         "key_usage id",
         "replace_challenge challenge",
         "get_status id",
@@ -532,10 +508,6 @@ fn missing_fields_are_named() {
 --- exit 7
 error: unexpected reply from 127.0.0.1:[PORT] to the request to list the lock keys
   caused by: expected a list of keys in JSON (missing field `id` at line 1 column 210), got: {"entries": [{"name": "lock-2026", "comment": "", "disabled": false, "public_key": "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE…
-==== list_keys name
---- exit 7
-error: unexpected reply from 127.0.0.1:[PORT] to the request to list the lock keys
-  caused by: expected a list of keys in JSON (missing field `name` at line 1 column 200), got: {"entries": [{"id": "1", "comment": "", "disabled": false, "public_key": "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEgKmJRFWtWT…
 ==== list_keys public_key
 --- exit 7
 error: unexpected reply from 127.0.0.1:[PORT] to the request to list the lock keys
@@ -548,10 +520,6 @@ error: unexpected reply from 127.0.0.1:[PORT] to the request to list the lock ke
 --- exit 7
 error: unexpected reply from 127.0.0.1:[PORT] to the request to list what key 1 protects
   caused by: expected a list of usages in JSON (missing field `usages` at line 1 column 24), got: {"paging": {"next": ""}}
-==== key_usage type
---- exit 7
-error: unexpected reply from 127.0.0.1:[PORT] to the request to list what key 1 protects
-  caused by: expected a list of usages in JSON (missing field `type` at line 1 column 23), got: {"usages": [{"id": "2"}], "paging": {"next": ""}}
 ==== key_usage id
 --- exit 7
 error: unexpected reply from 127.0.0.1:[PORT] to the request to list what key 1 protects

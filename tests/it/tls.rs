@@ -86,7 +86,9 @@ fn hints_for_untrusted_certificates_with_system_cas() {
         };
         runs.replace(&shown.fingerprint, "sha256:[SHOWN]")
     });
-    snapshot!(said, str![[r#"
+    snapshot!(
+        said,
+        str![[r#"
 ==== signed
 --- exit 7
 error: the certificate of 127.0.0.1:[PORT] is not trusted
@@ -105,7 +107,8 @@ error: the certificate of 127.0.0.1:[PORT] is not trusted
   caused by: its chain ends at "simulated-ca", which this system does not trust
 hint: its fingerprint is sha256:[SHOWN]; if the cluster's administrator confirms it, pin the certificate with --tls-fingerprint=sha256:[SHOWN], or trust the CA that signed it with --ca-file PEM
 
-"#]]);
+"#]]
+    );
 }
 
 #[test]
@@ -128,14 +131,18 @@ fn system_cas_are_trusted_for_certificate_names() {
     let qkey = trusting_nobody(&core)
         .env("SSL_CERT_FILE", "/dev/null")
         .env("SSL_CERT_DIR", "nowhere");
-    qkey_snapshot!(qkey, ["keys"], str![[r#"
+    qkey_snapshot!(
+        qkey,
+        ["keys"],
+        str![[r#"
 --- exit 2
 error: this system does not trust any certificate authorities
   caused by: opening directory: No such file or directory (os error 2) at 'nowhere'
   caused by: No such file or directory (os error 2)
 hint: install the package ca-certificates, trust the cluster's CA with --ca-file PEM, or pin the cluster's certificate with --tls-fingerprint
 
-"#]]);
+"#]]
+    );
     core.show(json!({}));
     expect_trust(&qkey.run(["keys", "--ca-file", path(core.ca_file())]));
 }
@@ -255,7 +262,9 @@ fn certificates_with_ca_file() {
     let said = outcomes
         .iter()
         .map(|(outcome, kinds)| format!("==== {}: {outcome}", kinds.join(", ")));
-    snapshot!(said.collect::<String>(), str![[r#"
+    snapshot!(
+        said.collect::<String>(),
+        str![[r#"
 ==== signed, self-signed, self-signed-ca, self-signed-not-ca, unknown-issuer-itself, intermediate, rsa-2048, rsa-2048-itself, p384, ed25519, ed25519-itself, p256-sha512-itself, rsa-pss, sha1-itself: exit 0, curl accepts
 ==== expired, expired-itself: exit 7, curl refuses
 untrusted: it expired on 2020-12-31 23:59 UTC; this machine's clock says [NOW]
@@ -348,7 +357,8 @@ hint: [PIN]
 untrusted: its signature algorithm, RSA with SHA-1, is not supported
 hint: [PIN]
 
-"#]]);
+"#]]
+    );
 }
 
 /// The text with the time of the clock replaced.
@@ -409,7 +419,9 @@ fn invalid_ca_file_is_refused_before_connecting() {
     let said = table(files, |file| {
         filtered(&qkey.run(["keys", "--ca-file", file]))
     });
-    snapshot!(said, str![[r#"
+    snapshot!(
+        said,
+        str![[r#"
 ==== empty.pem
 --- exit 2
 error: cannot use empty.pem as --ca-file
@@ -451,7 +463,8 @@ error: cannot use . as --ca-file
   caused by: Is a directory (os error 21)
 hint: check the path, and that you may read the file
 
-"#]]);
+"#]]
+    );
     assert_eq!(core.connections(), 0);
 }
 
@@ -482,7 +495,9 @@ fn only_the_pinned_certificate_is_trusted() {
         expect_distrust(&core, &run);
         said += &filtered(&run).replace(&shown.fingerprint, "sha256:[SHOWN]");
     }
-    snapshot!(said, str![[r#"
+    snapshot!(
+        said,
+        str![[r#"
 --- exit 7
 error: the certificate of 127.0.0.1:[PORT] is not trusted
   caused by: it is not the pinned certificate, sha256:00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff
@@ -492,7 +507,8 @@ error: the certificate of 127.0.0.1:[PORT] is not trusted
   caused by: it is not the pinned certificate, sha256:00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff
 hint: its fingerprint is sha256:[SHOWN]; if that is the cluster's certificate, replace it with one that has an RSA key of 2048 to 8192 bits or a P-256, P-384, or Ed25519 key; until then, --via qq works without --ca-file and --tls-fingerprint, but does not verify certificates
 
-"#]]);
+"#]]
+    );
 }
 
 #[test]
@@ -503,7 +519,9 @@ fn invalid_fingerprint_is_reported_at_its_source() {
     qkey.configure("[clusters.lab]\nhost = \"lab\"\ntls-fingerprint = \"0011\"\n");
     said += &session(&qkey, ["keys"]);
     said += &session(&qkey.env("QKEY_TLS_FINGERPRINT", "md5:00"), ["keys"]);
-    snapshot!(said, str![[r#"
+    snapshot!(
+        said,
+        str![[r#"
 $ qkey keys --tls-fingerprint=sha256:0011
 --- exit 2
 error: invalid value 'sha256:0011' for '--tls-fingerprint <sha256:HEX>': a fingerprint is sha256: and 64 hexadecimal digits
@@ -519,7 +537,8 @@ error: invalid value 'md5:00' for '--tls-fingerprint <sha256:HEX>': a fingerprin
 
 For more information, try '--help'.
 
-"#]]);
+"#]]
+    );
     assert_eq!(core.connections(), 0);
 }
 
@@ -542,12 +561,15 @@ fn insecure_accepts_any_certificate_and_warns() {
             }
             run
         });
-        snapshot!(said[0].transcript(), str![[r#"
+        snapshot!(
+            said[0].transcript(),
+            str![[r#"
 The key store is empty.
 --- exit 0
 warning: the certificate of 127.0.0.1:[PORT] is not verified (--insecure): anyone on the network path can steal the token and reply in the cluster's place
 
-"#]]);
+"#]]
+        );
     }
 }
 
@@ -631,7 +653,9 @@ fn trust_settings_conflict_at_the_same_level() {
         .env("QKEY_CA_FILE", "ca.pem")
         .env("QKEY_INSECURE", "yes");
     said += &session(&qkey, ["keys"]);
-    snapshot!(said, str![[r#"
+    snapshot!(
+        said,
+        str![[r#"
 $ qkey keys --ca-file=ca.pem --insecure
 --- exit 2
 error: --ca-file and --insecure cannot be used together
@@ -653,7 +677,8 @@ $ qkey keys
 error: QKEY_CA_FILE and QKEY_INSECURE cannot be used together
 hint: use only one of them
 
-"#]]);
+"#]]
+    );
     assert_eq!(core.connections(), 0);
 }
 
@@ -669,12 +694,15 @@ fn config_show_explains_trust() {
         let words: Vec<&str> = line.expect("a line").split_whitespace().collect();
         words.join(" ") + "\n"
     });
-    snapshot!(said.concat(), str![[r#"
+    snapshot!(
+        said.concat(),
+        str![[r#"
 trust system CAs default
 trust any certificate flag, --insecure
 trust sha256:00[PORT][PORT]2233445566778899aabbccddeeff00[PORT][PORT]2233445566778899aabbccddeeff flag, --tls-fingerprint
 
-"#]]);
+"#]]
+    );
 }
 
 #[test]
@@ -691,13 +719,16 @@ fn tls_1_2_and_1_3_are_supported() {
     let qkey = trusting_nobody(&core);
     let run = qkey.line("keys --insecure");
     expect_distrust(&core, &run);
-    snapshot!(filtered(&run), str![[r#"
+    snapshot!(
+        filtered(&run),
+        str![[r#"
 --- exit 7
 warning: the certificate of 127.0.0.1:[PORT] is not verified (--insecure): anyone on the network path can steal the token and reply in the cluster's place
 error: cannot reach 127.0.0.1:[PORT]: the server supports neither TLS 1.2 nor TLS 1.3
 hint: enable TLS 1.2 or TLS 1.3 on the server, or check --host and --port
 
-"#]]);
+"#]]
+    );
 }
 
 /// A server that speaks TLS with the key and the certificates in `pem`, and replies with `bytes`
@@ -761,7 +792,9 @@ fn server_without_the_certificates_private_key() {
         let insecure = other.qkey().run(["keys", "list", "--insecure"]);
         assert_eq!(insecure.code, 7, "{insecure:?}");
     }
-    snapshot!(said, str![[r#"
+    snapshot!(
+        said,
+        str![[r#"
 error: the certificate of 127.0.0.1:[PORT] is not trusted
   caused by: the server did not prove that it holds the certificate's private key
 hint: someone may be impersonating the cluster; find out what responds there
@@ -769,7 +802,8 @@ error: the certificate of 127.0.0.1:[PORT] is not trusted
   caused by: the server did not prove that it holds the certificate's private key
 hint: someone may be impersonating the cluster; find out what responds there
 
-"#]]);
+"#]]
+    );
 }
 
 /// Restricts a server to one version of TLS.
@@ -796,7 +830,9 @@ fn server_without_http_1_1() {
     let settings = tls_server(pem, |_| {}, b"\0\0\0\x04\0\0\0\0\0");
     let goaway = tls_server(pem, |_| {}, b"\0\0\x08\x07\0\0\0\0\0\0\0\0\0\0\0\0\x01");
     let said = [&alpn, &settings, &goaway].map(|other| against(other, &shown).transcript());
-    snapshot!(said.concat(), str![[r#"
+    snapshot!(
+        said.concat(),
+        str![[r#"
 --- exit 7
 error: cannot reach 127.0.0.1:[PORT]: the server does not speak HTTP/1.1
 hint: check --host and --port: the REST API of a cluster speaks HTTP/1.1
@@ -809,7 +845,8 @@ error: unexpected reply from 127.0.0.1:[PORT] to the request to list the lock ke
   caused by: it is HTTP/2, not HTTP/1.1
 hint: check --host and --port: a proxy or another service may respond there
 
-"#]]);
+"#]]
+    );
 }
 
 #[test]
@@ -829,13 +866,16 @@ fn server_that_requires_a_client_certificate() {
         expect_distrust(&core, &run);
         said += &run.stderr;
     }
-    snapshot!(said, str![[r#"
+    snapshot!(
+        said,
+        str![[r#"
 error: cannot reach 127.0.0.1:[PORT]: the server requires a client certificate
 hint: qkey cannot present one; check --host and --port, or bypass the gateway that asks for it
 error: cannot reach 127.0.0.1:[PORT]: the server requires a client certificate
 hint: qkey cannot present one; check --host and --port, or bypass the gateway that asks for it
 
-"#]]);
+"#]]
+    );
 }
 
 #[test]
@@ -877,7 +917,9 @@ fn tls_alerts() {
     let said = outcomes
         .iter()
         .map(|(words, alerts)| format!("==== {}\n{words}", alerts.join(", ")));
-    snapshot!(said.collect::<String>(), str![[r#"
+    snapshot!(
+        said.collect::<String>(),
+        str![[r#"
 ==== 0 close_notify, 10 unexpected_message, 22 record_overflow, 30 decompression_failure, 42 bad_certificate, 43 unsupported_certificate, 44 certificate_revoked, 45 certificate_expired, 46 certificate_unknown, 47 illegal_parameter, 48 unknown_ca, 49 access_denied, 50 decode_error, 60 export_restriction, 80 internal_error, 86 inappropriate_fallback, 90 user_canceled, 100 no_renegotiation, 109 missing_extension, 110 unsupported_extension, 111 certificate_unobtainable, 113 bad_certificate_status_response, 114 bad_certificate_hash_value, 115 unknown_psk_identity, 121 ech_required, 200 200
 the server closed the TLS connection with the alert [NAME]
 hint: check --host and --port: another service may be listening there; otherwise, check the server's TLS settings
@@ -900,7 +942,8 @@ hint: check --host: use a host name that the cluster is configured with
 the server does not speak HTTP/1.1
 hint: check --host and --port: the REST API of a cluster speaks HTTP/1.1
 
-"#]]);
+"#]]
+    );
 }
 
 #[test]
@@ -944,7 +987,9 @@ fn ca_file_in_other_forms() {
             expect_trust(&qkey.run(["keys", "--ca-file", "ca.pem"]));
         }
     }
-    snapshot!(said, str![[r#"
+    snapshot!(
+        said,
+        str![[r#"
 ==== bom.pem: exit 0
 ==== damaged-and-good.pem: exit 0
 warning: ignoring certificate 1 in damaged-and-good.pem: it is not a well-formed X.509 certificate
@@ -967,7 +1012,8 @@ error: cannot use utf16.pem as --ca-file
   caused by: it is UTF-16 text
 hint: convert it: `iconv -f utf-16 -t utf-8 utf16.pem >ca.pem`
 
-"#]]);
+"#]]
+    );
 }
 
 /// A server that is no cluster, until the test program ends: `serve` gets each connection.
@@ -1008,12 +1054,15 @@ fn plain_http_server_gets_no_request() {
         let _ = connection.write_all(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n");
     });
     let run = other.qkey().run(["unlock", "--id=7", "--key=alice.pem"]);
-    snapshot!(filtered(&run), str![[r#"
+    snapshot!(
+        filtered(&run),
+        str![[r#"
 --- exit 7
 error: cannot reach 127.0.0.1:[PORT]: the server does not speak TLS
 hint: check --host and --port: --via rest needs the cluster's HTTPS port (8000 by default)
 
-"#]]);
+"#]]
+    );
     for bytes in heard.try_iter() {
         assert!(!String::from_utf8_lossy(&bytes).contains("test-token"));
         assert_eq!(bytes[0], 22, "a TLS handshake, and nothing else");
@@ -1027,12 +1076,15 @@ fn silent_server_times_out() {
     let other = Other::start(move |connection| drop(sender.send(connection)));
     for command in [&["keys"][..], &["lock", "--id=7", "--lock-key=1"]] {
         let run = other.qkey().run([command, &["--timeout=1"]].concat());
-        snapshot!(filtered(&run), str![[r#"
+        snapshot!(
+            filtered(&run),
+            str![[r#"
 --- exit 7
 error: cannot reach 127.0.0.1:[PORT]: no connection within 1 s
 hint: check whether the cluster responds, or give it more time with --timeout SECONDS
 
-"#]]);
+"#]]
+        );
     }
     kept.extend(receiver.try_iter());
     assert!(!kept.is_empty());
@@ -1045,24 +1097,31 @@ fn immediate_close_is_retried_twice() {
         let _ = connection.read(&mut [0; 4096]);
     });
     let run = other.qkey().run(["keys", "list"]);
-    snapshot!(filtered(&run), str![[r#"
+    snapshot!(
+        filtered(&run),
+        str![[r#"
 --- exit 7
 error: cannot reach 127.0.0.1:[PORT]: the connection was closed before a request was sent
 hint: check --host and --port (or the cluster's entry in the configuration file), and the network
 
-"#]]);
+"#]]
+    );
     assert_eq!(other.connections.load(Ordering::Relaxed), 3);
 }
 
 #[test]
 fn refused_connection_and_unknown_host() {
     let qkey = Qkey::with_port(free_port());
-    qkey_snapshot!(qkey, ["keys"], str![[r#"
+    qkey_snapshot!(
+        qkey,
+        ["keys"],
+        str![[r#"
 --- exit 7
 error: cannot reach 127.0.0.1:[PORT]: Connection refused (os error 111)
 hint: check --host and --port (or the cluster's entry in the configuration file), and the network
 
-"#]]);
+"#]]
+    );
     let run = qkey.line("keys --host=unknown.invalid");
     // The rest depends on the resolver.
     let start = "error: cannot reach unknown.invalid:[PORT]: ";
@@ -1075,7 +1134,9 @@ fn trust_flags_have_no_effect_through_qq() {
     let qkey = Qkey::with_mock(&mock);
     let pin = format!("keys --tls-fingerprint={OTHER}");
     let lines = ["keys --ca-file=ca.pem", &pin, "keys --insecure"];
-    snapshot!(session(&qkey, lines), str![[r#"
+    snapshot!(
+        session(&qkey, lines),
+        str![[r#"
 $ qkey keys --ca-file=ca.pem
 --- exit 2
 error: --ca-file has no effect with --via qq: qq does not verify certificates
@@ -1089,10 +1150,13 @@ $ qkey keys --insecure
 error: --insecure has no effect with --via qq: qq does not verify certificates
 hint: add --via rest, or omit --insecure
 
-"#]]);
+"#]]
+    );
     assert_eq!(mock.calls(), Vec::<Vec<String>>::new());
     let qkey = qkey.env("QKEY_TLS_FINGERPRINT", OTHER);
-    snapshot!(session(&qkey, ["keys list", "keys --via=qq"]), str![[r#"
+    snapshot!(
+        session(&qkey, ["keys list", "keys --via=qq"]),
+        str![[r#"
 $ qkey keys list
 The key store is empty.
 --- exit 0
@@ -1100,5 +1164,6 @@ warning: QKEY_TLS_FINGERPRINT has no effect with --via qq: qq does not verify ce
 $ qkey keys --via=qq
 The key store is empty.
 
-"#]]);
+"#]]
+    );
 }

@@ -102,7 +102,25 @@ fn every_command_does_the_same_over_every_transport() {
     let (said, state, _) = &outcomes[0];
     assert_eq!(state["keys"][0]["name"], NAME);
     assert_eq!(state["keys"][0]["comment"], "-é\n🔑");
-    snapshot!(said, str![""]);
+    snapshot!(
+        said,
+        str![[r#"
+Stored key 1 ("--a/b ?#%20 '\"\\ é🔑\n ") in the key store.
+  SHA256:[ALICE]
+Locked snapshot 7 ("7_snapshot") with key 1 ("--a/b ?#%20 '\"\\ é🔑\n ").
+ID  NAME                    STATE    FINGERPRINT          CONFIGURED KEY  COMMENT
+1   --a/b ?#%20 '"\ é🔑\n   enabled  SHA256:[ALICE…]  -               -é\n🔑
+key 1 ("--a/b ?#%20 '\"\\ é🔑\n ") protects:
+  snapshot 7
+  snapshot 8
+  snapshot 9
+Replaced key 1 ("--a/b ?#%20 '\"\\ é🔑\n ").
+  was SHA256:[ALICE]
+  now SHA256:[BOB]
+Unlocked snapshot 7 ("7_snapshot") with key 1 ("--a/b ?#%20 '\"\\ é🔑\n ").
+
+"#]]
+    );
 }
 
 #[test]
@@ -148,7 +166,78 @@ fn real_qq_failures_are_classified() {
         (said, more.map(of_fault).collect::<String>())
     });
     assert_eq!(said[0].0, said[1].0);
-    snapshot!(format!("{}{}", said[1].0, said[1].1), str![""]);
+    snapshot!(
+        format!("{}{}", said[1].0, said[1].1),
+        str![[r#"
+==== status {"status":400}
+--- exit 5
+error: 127.0.0.1:[PORT] refused to list the lock keys
+  caused by: Error 400: invalid_request_error: Simulated failure 400.
+hint: nothing was changed; fix what the cluster reports, then run this again
+==== status {"status":403}
+--- exit 6
+error: 127.0.0.1:[PORT] denied permission to list the lock keys
+  caused by: Error 403: http_forbidden_error: Simulated failure 403.
+hint: log in as a user whose role includes PRIVILEGE_FS_KEY_MANAGEMENT_READ; role changes take effect at the next login
+==== status {"status":404}
+--- exit 5
+error: 127.0.0.1:[PORT] refused to list the lock keys
+  caused by: Error 404: fs_no_such_entry_error: Simulated failure 404.
+hint: `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] fs_security_list_keys` shows what exists
+==== status {"status":429,"times":0}
+--- exit 7
+error: 127.0.0.1:[PORT] refused to list the lock keys
+  caused by: Error 429: unknown_error: Simulated failure 429.
+hint: the cluster, or a proxy in front of it, is not ready; try again later
+==== status {"status":500}
+--- exit 5
+error: 127.0.0.1:[PORT] failed to list the lock keys
+  caused by: Error 500: http_internal_server_error: Simulated failure 500.
+hint: the cluster reports an internal problem; check its health, then run this again
+==== html_502 {}
+--- exit 7
+error: unexpected reply from 127.0.0.1:[PORT] to the request to list the lock keys
+  caused by: qumulo.lib.request.APIException: Error loading data: Expecting value: line 1 column 1 (char 0)
+hint: check --host and --port: a proxy or another service may respond there
+==== truncated {}
+--- exit 7
+error: unexpected reply from 127.0.0.1:[PORT] to the request to list the lock keys
+  caused by: qumulo.lib.request.APIException: Error loading data: Unterminated string starting at: line 1 column 2 (char 1)
+hint: check --host and --port: a proxy or another service may respond there
+==== drop_before {"times":0}
+--- exit 7
+error: lost the connection to 127.0.0.1:[PORT] during the request to list the lock keys: Remote end closed connection without response
+hint: check whether the cluster is up, and whether a proxy or firewall cuts connections
+==== cut {"times":0}
+--- exit 7
+error: lost the connection to 127.0.0.1:[PORT] during the request to list the lock keys: http.client.IncompleteRead: IncompleteRead(7 bytes read, 8 more expected)
+hint: check whether the cluster is up, and whether a proxy or firewall cuts connections
+$ qkey keys --credentials-store=bad.json
+--- exit 6
+error: qq cannot read its credentials for 127.0.0.1:[PORT]: Expecting value: line 1 column 1 (char 0)
+hint: log in first: `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=bad.json login -u USER`
+$ qkey keys --credentials-store=none.json
+--- exit 6
+error: not logged in to 127.0.0.1:[PORT]
+  caused by: Error 401: http_unauthorized_error: Need to log in first to establish credentials.
+hint: log in first: `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=none.json login -u USER`
+$ qkey keys --port=1
+--- exit 7
+error: cannot reach 127.0.0.1:1: [Errno 111] Connection refused
+hint: check --host and --port (or the cluster's entry in the configuration file), and the network
+==== status {"status":400,"inner":{"error_class":"inner_error","description":"Inner.","module":"m","stack":[],"user_visible":true}}
+--- exit 5
+error: 127.0.0.1:[PORT] refused to list the lock keys
+  caused by: Error 400: invalid_request_error: Simulated failure 400. (inner_error: Inner.)
+hint: nothing was changed; fix what the cluster reports, then run this again
+==== empty {}
+--- exit 7
+error: unexpected reply from 127.0.0.1:[PORT] to the request to list the lock keys
+  caused by: expected a list of keys in JSON, got: (nothing)
+hint: check that `[QQ] --host=127.0.0.1 --port=[PORT] --credentials-store=[CREDENTIALS] fs_security_list_keys --help` works; if it does, run this again with -vv and report the output
+
+"#]]
+    );
 }
 
 #[test]
@@ -244,15 +333,8 @@ fn is_done(core: &Core, operation: &str) -> bool {
     }
 }
 
-/// Loses the reply to a submission, and compares what is reported with what the Core holds. `slow` is
-/// the timeout where all of it passes.
-fn lost(
-    operation: &str,
-    ceremony: &str,
-    loss: &Loss,
-    slow: u64,
-    qkey: impl Fn(&Core) -> Qkey,
-) -> String {
+/// Loses the reply to a submission, and compares what is reported with what the Core holds.
+fn lost(operation: &str, ceremony: &str, loss: &Loss, qkey: impl Fn(&Core) -> Qkey) -> String {
     let Loss {
         kind,
         more,
@@ -261,7 +343,7 @@ fn lost(
     let what = format!("{operation} {kind} {more}");
     let core = Core::with_lock_key();
     core.fault(operation, kind, more.clone());
-    let timeout = if kind.starts_with("slow") { slow } else { 60 };
+    let timeout = if kind.starts_with("slow") { 4 } else { 120 };
     let run = qkey(&core).line(&format!("{ceremony} --timeout={timeout}"));
     assert_eq!(core.count(operation), 1, "{what}: never sent again");
     assert_eq!(is_done(&core, operation), not_done.is_none(), "{what}");
@@ -308,7 +390,7 @@ fn every_lost_reply_is_looked_up() {
         // The slow ones wait more than they work.
         let said = in_parallel(&[&losses[..7], &losses[7..14], &losses[14..]], |losses| {
             let said = losses.iter();
-            said.map(|loss| lost(operation, ceremony, loss, 4, Qkey::with_rest))
+            said.map(|loss| lost(operation, ceremony, loss, Qkey::with_rest))
                 .collect::<String>()
         });
         said.concat()
@@ -392,7 +474,7 @@ fn one_loss_of_each_class_is_looked_up_through_real_qq() {
         (QQ_VERSION, "lock", LOCK, "cut_after"),
         (QQ_VERSION, "lock", LOCK, "redirect"),
         (QQ_VERSION, "unlock", UNLOCK, "drop_before"),
-        (QQ_VERSION, "unlock", UNLOCK, "slow_after"),
+        (QQ_VERSION, "unlock", UNLOCK, "status_after"),
         (QQ_VERSION, "replace_key", REPLACE, "html_502"),
         (OLD_QQ, "replace_key", REPLACE, "drop_after"),
         (OLD_QQ, "replace_key", REPLACE, "empty_after"),
@@ -402,11 +484,41 @@ fn one_loss_of_each_class_is_looked_up_through_real_qq() {
         let losses = losses();
         let loss = losses.iter().find(|loss| loss.kind == *kind);
         let loss = loss.expect("a loss of the table");
-        lost(operation, ceremony, loss, 15, |core| {
+        lost(operation, ceremony, loss, |core| {
             Qkey::with_core(core, version)
         })
     });
-    snapshot!(said.concat(), str![""]);
+    snapshot!(
+        said.concat(),
+        str![[r#"
+==== not_json_after {}
+warning: unexpected reply to the request to add key "new" (unexpected reply from 127.0.0.1:[PORT] to the request to store key "new": qumulo.lib.request.APIException: Error loading data: Expecting value: line 1 column 1 (char 0)); checked: it was done
+==== cut_after {}
+warning: no reply to the request to lock snapshot 3 ("3_snapshot") (lost the connection to 127.0.0.1:[PORT] during the request to lock snapshot 3: http.client.IncompleteRead: IncompleteRead(1 bytes read, 1 more expected)); checked: it was done
+==== redirect {"location":"/v1","late":true}
+error: unexpected reply to the request to lock snapshot 3 ("3_snapshot"): not done so far, and may still be
+  caused by: unexpected reply from 127.0.0.1:[PORT] to the request to lock snapshot 3
+  caused by: status 307: Dev error: No json error response.
+==== drop_before {"late":true}
+error: no reply to the request to unlock snapshot 2 ("2_snapshot"): not done so far, and may still be
+  caused by: lost the connection to 127.0.0.1:[PORT] during the request to unlock snapshot 2: Remote end closed connection without response
+==== status_after {"status":500}
+warning: the cluster failed to process the request to unlock snapshot 2 ("2_snapshot") (127.0.0.1:[PORT] failed to unlock snapshot 2: Error 500: http_internal_server_error: Simulated failure 500.); checked: it was done
+==== html_502 {"late":true}
+error: unexpected reply to the request to replace key 1 ("lock-2026"): not done so far, and may still be
+  caused by: unexpected reply from 127.0.0.1:[PORT] to the request to replace key 1
+  caused by: qumulo.lib.request.APIException: Error loading data: Expecting value: line 1 column 1 (char 0)
+==== drop_after {}
+warning: no reply to the request to replace key 1 ("lock-2026") (lost the connection to 127.0.0.1:[PORT] during the request to replace key 1: Remote end closed connection without response); checked: it was done
+==== empty_after {}
+warning: unexpected reply to the request to replace key 1 ("lock-2026") (unexpected reply from 127.0.0.1:[PORT] to the request to replace key 1: expected the key in JSON (invalid type: null, expected struct KeyReply at line 1 column 4), got: null); checked: it was done
+==== status {"status":500}
+error: the cluster failed to process the request to replace key 1 ("lock-2026"); checked: it was not done
+  caused by: 127.0.0.1:[PORT] failed to replace key 1
+  caused by: Error 500: http_internal_server_error: Simulated failure 500.
+
+"#]]
+    );
 }
 
 #[test]
@@ -490,7 +602,7 @@ fn lost_by_qq(operation: &str, ceremony: &str, fault: &str) -> String {
         qq.display()
     );
     let qkey = Qkey::with_mock(&mock).between(&mock, &hook);
-    let timeout = if fault.starts_with("hang") { 4 } else { 60 };
+    let timeout = if fault.starts_with("hang") { 4 } else { 120 };
     let run = qkey.line(&format!("{ceremony} --timeout={timeout}"));
     expect_no_sleepers(&mock);
     let submitted = fs::read_to_string(qkey.path("submissions")).expect("a submission");

@@ -175,21 +175,19 @@ Unlocked 3, already unlocked 0, failed 0.
 
 #[test]
 fn partial_success_exits_9_and_total_failure_with_the_first_code() {
-    for output in ["text", "json"] {
-        let mock = mock_with_three();
-        mock.set_snapshot_field(1, "lock_key", "");
-        let qkey = Qkey::with_mock(&mock).env("QKEY_OUTPUT", output);
-        let lines = [
-            &format!("{FOUR} --dry-run"),
-            FOUR,
-            "unlock --id=3 --id=99 --key=alice.pem",
-            "unlock --id=99 --id=3 --key=alice.pem",
-        ];
-        let said = session(&qkey, lines);
-        match output {
-            "text" => snapshot!(
-                said,
-                str![[r#"
+    let mock = mock_with_three();
+    mock.set_snapshot_field(1, "lock_key", "");
+    let dry_run = format!("{FOUR} --dry-run");
+    let json = format!("{FOUR} --output=json");
+    let lines = [
+        &*dry_run,
+        &json,
+        "unlock --id=3 --id=99 --key=alice.pem",
+        "unlock --id=99 --id=3 --key=alice.pem --output=json",
+    ];
+    snapshot!(
+        session(&Qkey::with_mock(&mock), lines),
+        str![[r#"
 $ qkey unlock --id=1 --id=2 --id=3 --id=99 --key=alice.pem --dry-run
 Snapshot 1 ("1_before_upgrade") is already unlocked.
 Dry run: key 1 ("lock-2026") can unlock snapshot 2 ("2_quarter_end"); signature verified, nothing sent.
@@ -203,53 +201,7 @@ error: snapshot 99 does not exist on cluster:8000
 hint: `[QQ] --host=cluster snapshot_list_statuses` shows what exists
 error: 2 of 4 snapshots failed
 hint: see the errors above; rerunning is safe: what is already unlocked is left alone
-$ qkey unlock --id=1 --id=2 --id=3 --id=99 --key=alice.pem
-Snapshot 1 ("1_before_upgrade") is already unlocked.
-Unlocked snapshot 2 ("2_quarter_end") with key 1 ("lock-2026").
-Unlocked 1, already unlocked 1, failed 2.
---- exit 9
-error: snapshot 3: alice.pem (SHA256:[ALICE…]) does not match key 2 ("other")
-hint: nothing was sent; you need the private key for SHA256:[BOB…]
-error: snapshot 99 does not exist on cluster:8000
-  caused by: Error 404: fs_no_such_entry_error: There is no snapshot 99.
-hint: `[QQ] --host=cluster snapshot_list_statuses` shows what exists
-error: 2 of 4 snapshots failed
-hint: see the errors above; rerunning is safe: what is already unlocked is left alone
-$ qkey unlock --id=3 --id=99 --key=alice.pem
-Unlocked 0, already unlocked 0, failed 2.
---- exit 4
-error: snapshot 3: alice.pem (SHA256:[ALICE…]) does not match key 2 ("other")
-hint: nothing was sent; you need the private key for SHA256:[BOB…]
-error: snapshot 99 does not exist on cluster:8000
-  caused by: Error 404: fs_no_such_entry_error: There is no snapshot 99.
-hint: `[QQ] --host=cluster snapshot_list_statuses` shows what exists
-error: 2 of 2 snapshots failed
-hint: see the errors above; rerunning is safe: what is already unlocked is left alone
-$ qkey unlock --id=99 --id=3 --key=alice.pem
-Unlocked 0, already unlocked 0, failed 2.
---- exit 5
-error: snapshot 99 does not exist on cluster:8000
-  caused by: Error 404: fs_no_such_entry_error: There is no snapshot 99.
-hint: `[QQ] --host=cluster snapshot_list_statuses` shows what exists
-error: snapshot 3: alice.pem (SHA256:[ALICE…]) does not match key 2 ("other")
-hint: nothing was sent; you need the private key for SHA256:[BOB…]
-error: 2 of 2 snapshots failed
-hint: see the errors above; rerunning is safe: what is already unlocked is left alone
-
-"#]]
-            ),
-            _ => snapshot!(
-                said,
-                str![[r#"
-$ qkey unlock --id=1 --id=2 --id=3 --id=99 --key=alice.pem --dry-run
-{"action":"unlock","changed":false,"dry_run":true,"snapshot":{"id":1,"name":"1_before_upgrade","source_file_path":"/","timestamp":"2026-01-01T00:00:00Z","expiration":"","lock_key":null},"key":null}
-{"action":"unlock","changed":false,"dry_run":true,"snapshot":{"id":2,"name":"2_quarter_end","source_file_path":"/finance/","timestamp":"2026-01-01T00:00:00Z","expiration":"","lock_key":"1"},"key":{"id":"1","name":"lock-2026","comment":"","disabled":false,"public_key":"[ALICE]","fingerprint":"SHA256:[ALICE]"},"challenge":"Unlock snapshot 2 locked with key 1, expiration \"\""}
-{"action":"unlock","changed":false,"dry_run":true,"snapshot":{"id":3},"error":{"kind":"mismatch","message":"alice.pem (SHA256:[ALICE…]) does not match key 2 (\"other\")","causes":[],"hint":"nothing was sent; you need the private key for SHA256:[BOB…]","exit_code":4}}
-{"action":"unlock","changed":false,"dry_run":true,"snapshot":{"id":99},"error":{"kind":"refused","message":"snapshot 99 does not exist on cluster:8000","causes":["Error 404: fs_no_such_entry_error: There is no snapshot 99."],"hint":"`[QQ] --host=cluster snapshot_list_statuses` shows what exists","exit_code":5}}
-{"summary":{"asked":4,"changed":0,"unchanged":2,"failed":2,"unknown":0,"not_tried":0}}
---- exit 9
-{"error":{"kind":"partial","message":"2 of 4 snapshots failed","causes":[],"hint":"see the errors above; rerunning is safe: what is already unlocked is left alone","exit_code":9}}
-$ qkey unlock --id=1 --id=2 --id=3 --id=99 --key=alice.pem
+$ qkey unlock --id=1 --id=2 --id=3 --id=99 --key=alice.pem --output=json
 {"action":"unlock","changed":false,"dry_run":false,"snapshot":{"id":1,"name":"1_before_upgrade","source_file_path":"/","timestamp":"2026-01-01T00:00:00Z","expiration":"","lock_key":null},"key":null}
 {"action":"unlock","changed":true,"dry_run":false,"snapshot":{"id":2,"name":"2_quarter_end","source_file_path":"/finance/","timestamp":"2026-01-01T00:00:00Z","expiration":"","lock_key":null},"key":{"id":"1","name":"lock-2026","comment":"","disabled":false,"public_key":"[ALICE]","fingerprint":"SHA256:[ALICE]"}}
 {"action":"unlock","changed":false,"dry_run":false,"snapshot":{"id":3},"error":{"kind":"mismatch","message":"alice.pem (SHA256:[ALICE…]) does not match key 2 (\"other\")","causes":[],"hint":"nothing was sent; you need the private key for SHA256:[BOB…]","exit_code":4}}
@@ -258,12 +210,16 @@ $ qkey unlock --id=1 --id=2 --id=3 --id=99 --key=alice.pem
 --- exit 9
 {"error":{"kind":"partial","message":"2 of 4 snapshots failed","causes":[],"hint":"see the errors above; rerunning is safe: what is already unlocked is left alone","exit_code":9}}
 $ qkey unlock --id=3 --id=99 --key=alice.pem
-{"action":"unlock","changed":false,"dry_run":false,"snapshot":{"id":3},"error":{"kind":"mismatch","message":"alice.pem (SHA256:[ALICE…]) does not match key 2 (\"other\")","causes":[],"hint":"nothing was sent; you need the private key for SHA256:[BOB…]","exit_code":4}}
-{"action":"unlock","changed":false,"dry_run":false,"snapshot":{"id":99},"error":{"kind":"refused","message":"snapshot 99 does not exist on cluster:8000","causes":["Error 404: fs_no_such_entry_error: There is no snapshot 99."],"hint":"`[QQ] --host=cluster snapshot_list_statuses` shows what exists","exit_code":5}}
-{"summary":{"asked":2,"changed":0,"unchanged":0,"failed":2,"unknown":0,"not_tried":0}}
+Unlocked 0, already unlocked 0, failed 2.
 --- exit 4
-{"error":{"kind":"mismatch","message":"2 of 2 snapshots failed","causes":[],"hint":"see the errors above; rerunning is safe: what is already unlocked is left alone","exit_code":4}}
-$ qkey unlock --id=99 --id=3 --key=alice.pem
+error: snapshot 3: alice.pem (SHA256:[ALICE…]) does not match key 2 ("other")
+hint: nothing was sent; you need the private key for SHA256:[BOB…]
+error: snapshot 99 does not exist on cluster:8000
+  caused by: Error 404: fs_no_such_entry_error: There is no snapshot 99.
+hint: `[QQ] --host=cluster snapshot_list_statuses` shows what exists
+error: 2 of 2 snapshots failed
+hint: see the errors above; rerunning is safe: what is already unlocked is left alone
+$ qkey unlock --id=99 --id=3 --key=alice.pem --output=json
 {"action":"unlock","changed":false,"dry_run":false,"snapshot":{"id":99},"error":{"kind":"refused","message":"snapshot 99 does not exist on cluster:8000","causes":["Error 404: fs_no_such_entry_error: There is no snapshot 99."],"hint":"`[QQ] --host=cluster snapshot_list_statuses` shows what exists","exit_code":5}}
 {"action":"unlock","changed":false,"dry_run":false,"snapshot":{"id":3},"error":{"kind":"mismatch","message":"alice.pem (SHA256:[ALICE…]) does not match key 2 (\"other\")","causes":[],"hint":"nothing was sent; you need the private key for SHA256:[BOB…]","exit_code":4}}
 {"summary":{"asked":2,"changed":0,"unchanged":0,"failed":2,"unknown":0,"not_tried":0}}
@@ -271,11 +227,9 @@ $ qkey unlock --id=99 --id=3 --key=alice.pem
 {"error":{"kind":"refused","message":"2 of 2 snapshots failed","causes":[],"hint":"see the errors above; rerunning is safe: what is already unlocked is left alone","exit_code":5}}
 
 "#]]
-            ),
-        }
-        assert_eq!(submissions(&mock), 1);
-        assert_eq!(mock.lock_key(3).as_deref(), Some("2"));
-    }
+    );
+    assert_eq!(submissions(&mock), 1);
+    assert_eq!(mock.lock_key(3).as_deref(), Some("2"));
 }
 
 #[test]

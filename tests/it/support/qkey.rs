@@ -108,13 +108,15 @@ impl Qkey {
             .env("QQ_MOCK_STATE", mock.state())
     }
 
-    /// Against the real `qq` of a version, which talks to the simulated Core.
+    /// Against the real `qq` of a version, which talks to the simulated Core, and takes its time to
+    /// start on a busy machine.
     pub fn with_core(core: &Core, version: &str) -> Self {
         Self::new()
             .env("QKEY_HOST", "127.0.0.1")
             .env("QKEY_PORT", core.port().to_string())
             .env("QKEY_CREDENTIALS_STORE", core.credentials())
             .env("QKEY_QQ", super::core::qq(version))
+            .env("QKEY_TIMEOUT", "300")
     }
 
     /// Over REST to a local port, without credentials and without trust in any certificate.
