@@ -12,6 +12,7 @@ use crate::encoding::{
     contents::{self, Contents},
     curve,
     identify::{self, BlockKind, SSH2_PUBLIC_KEY},
+    jwk::{self, Jwk},
     pem::{self, Block, Fault},
     ssh_public,
 };
@@ -164,8 +165,8 @@ impl PublicKey {
 
     /// Reads a public key in any encoding: SubjectPublicKeyInfo or an X.509 certificate in PEM, DER or
     /// Base64 of DER (one line or more), a line in OpenSSH's format (`ecdsa-sha2-nistp256 AAAA…`, RFC
-    /// 5656), or a block of RFC 4716. A byte-order mark, any line ends and surrounding text are
-    /// tolerated; a private key in the same file is ignored.
+    /// 5656), a block of RFC 4716, or a JSON Web Key. A byte-order mark, any line ends and surrounding
+    /// text are tolerated; a private key in the same file is ignored.
     ///
     /// # Errors
     /// An [`Error`] that names what was found, unless that is exactly one ECDSA P-256 public key. The
@@ -174,8 +175,14 @@ impl PublicKey {
         match contents::read(bytes) {
             Contents::Empty => Err(Error::Empty),
             Contents::Blocks(blocks) => Self::from_blocks(&blocks),
-            Contents::Text(text) => Self::from_ssh_text(&text),
-            Contents::Binary => Err(Error::Unrecognized),
+            Contents::Text(text) => match jwk::read(&text) {
+                Some(keys) => Self::from_jwks(keys),
+                None => Self::from_ssh_text(&text),
+            },
+            Contents::Binary => {
+                let foreign = identify::identify_binary(bytes);
+                Err(foreign.map_or(Error::Unrecognized, Error::Foreign))
+            }
         }
     }
 
@@ -224,6 +231,17 @@ impl PublicKey {
             members.get(5)?.to_der().ok()
         };
         Self::from_der(&key().ok_or_else(|| Error::Malformed("certificate".into()))?)
+    }
+
+    fn from_jwks(keys: Vec<Result<Jwk, jwk::Error>>) -> Result<Self, Error> {
+        let keys = keys.into_iter().map(|key| match key {
+            Ok(key) if key.scalar.is_some() => Err(Error::PrivateKey),
+            Ok(key) => Self::from_sec1(&key.point),
+            Err(jwk::Error::NotP256 { private: true, .. }) => Err(Error::PrivateKey),
+            Err(jwk::Error::NotP256 { kind, .. }) => Err(Error::NotP256(kind)),
+            Err(jwk::Error::Malformed) => Err(Error::Malformed(jwk::NAME.into())),
+        });
+        only(keys.collect::<Result<_, _>>()?).unwrap_or(Err(Error::Unrecognized))
     }
 
     fn from_ssh_text(text: &str) -> Result<Self, Error> {

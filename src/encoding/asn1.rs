@@ -31,20 +31,6 @@ pub(crate) fn values(bytes: &[u8]) -> Option<Vec<AnyRef<'_>>> {
     Some(values)
 }
 
-/// The lengths of the consecutive values in `bytes`, except for white space at the end, which an editor
-/// may have added.
-pub(crate) fn lengths(bytes: &[u8]) -> Option<Vec<usize>> {
-    let mut lengths = Vec::new();
-    let mut rest = bytes;
-    while lengths.is_empty() || !rest.trim_ascii_start().is_empty() {
-        let mut reader = SliceReader::new(rest).ok()?;
-        let length = reader.tlv_bytes().ok()?.len();
-        lengths.push(length);
-        rest = &rest[length..];
-    }
-    Some(lengths)
-}
-
 /// The members of `der`, which is one SEQUENCE.
 pub(crate) fn sequence(der: &[u8]) -> Option<Vec<AnyRef<'_>>> {
     members(AnyRef::from_der(der).ok()?)

@@ -4,11 +4,15 @@
 use zeroize::Zeroizing;
 
 use super::{
-    asn1,
+    ber,
     identify::PKCS12_IN_BER,
     pem::{self, Block, Fault},
     ssh_public::OPENSSH_MAGIC,
+    unescape,
 };
+
+/// How often one encoding may be inside another: Base64 of PEM, in Base64 once more.
+const MAX_LAYERS: usize = 3;
 
 /// A file's parts.
 pub(crate) enum Contents {
@@ -28,8 +32,10 @@ pub(crate) fn read(file: &[u8]) -> Contents {
     match file {
         [0xff, 0xfe, utf16 @ ..] => read_utf16(utf16, u16::from_le_bytes),
         [0xfe, 0xff, utf16 @ ..] => read_utf16(utf16, u16::from_be_bytes),
-        [0xef, 0xbb, 0xbf, utf8 @ ..] => read_bytes(utf8),
-        bytes => read_bytes(bytes),
+        // The same without a byte-order mark.
+        [b'-', 0, b'-', 0, ..] => read_utf16(file, u16::from_le_bytes),
+        [0xef, 0xbb, 0xbf, utf8 @ ..] => read_bytes(utf8, MAX_LAYERS),
+        bytes => read_bytes(bytes, MAX_LAYERS),
     }
 }
 
@@ -44,54 +50,79 @@ fn read_utf16(bytes: &[u8], unit: fn([u8; 2]) -> u16) -> Contents {
         }
     }
     match odd {
-        [] => read_bytes(text.as_bytes()),
+        [] => read_bytes(text.as_bytes(), MAX_LAYERS),
         _ => Contents::Binary,
     }
 }
 
-fn read_bytes(bytes: &[u8]) -> Contents {
+fn read_bytes(bytes: &[u8], layers: usize) -> Contents {
     if bytes.trim_ascii().is_empty() {
         return Contents::Empty;
     }
-    let blocks = Some(pem::blocks(bytes)).filter(|blocks| !blocks.is_empty());
-    if let Some(blocks) = blocks.or_else(|| binary(bytes)) {
+    let text = std::str::from_utf8(bytes)
+        .ok()
+        .filter(|text| !text.contains('\0'));
+    let unescaped = text.and_then(unescape::pem);
+    let mut blocks = pem::blocks(unescaped.as_ref().map_or(bytes, |text| text.as_bytes()));
+    if !blocks.is_empty() {
+        for data in blocks
+            .iter_mut()
+            .filter_map(|block| block.data.as_mut().ok())
+        {
+            // What follows the key inside its block is padding.
+            if let Some((der, _)) = ber::first(data).filter(|_| is_der(data)) {
+                *data = der;
+            }
+        }
         return Contents::Blocks(blocks);
     }
-    match std::str::from_utf8(bytes) {
-        Ok(text) if !text.contains('\0') => {
-            base64(text).unwrap_or_else(|| Contents::Text(Zeroizing::new(text.to_owned())))
+    if let Some(blocks) = binary(bytes, text.is_some()) {
+        return Contents::Blocks(blocks);
+    }
+    match text {
+        Some(text) => {
+            base64(text, layers).unwrap_or_else(|| Contents::Text(Zeroizing::new(text.to_owned())))
         }
-        _ => Contents::Binary,
+        None => Contents::Binary,
     }
 }
 
-fn base64(text: &str) -> Option<Contents> {
+/// Base64 of anything known, perhaps in quotes.
+fn base64(text: &str, layers: usize) -> Option<Contents> {
+    let text = text.trim().trim_matches(['"', '\'']);
     let mut digits = Zeroizing::new(Vec::with_capacity(text.len()));
     digits.extend(text.bytes().filter(|byte| !byte.is_ascii_whitespace()));
-    binary(&pem::decode_base64(&digits)?).map(Contents::Blocks)
+    let bytes = pem::decode_base64(&digits)?;
+    match binary(&bytes, false) {
+        Some(blocks) => Some(Contents::Blocks(blocks)),
+        None if layers == 0 => None,
+        None => Some(read_bytes(&bytes, layers - 1))
+            .filter(|contents| matches!(contents, Contents::Blocks(_))),
+    }
+}
+
+/// Whether these bytes start a SEQUENCE or an OBJECT IDENTIFIER, as every key in DER does.
+fn is_der(bytes: &[u8]) -> bool {
+    matches!(bytes, [0x30 | 0x06, ..]) && !bytes.starts_with(PKCS12_IN_BER)
 }
 
 /// DER or OpenSSH's binary form. Several DER values may follow each other: `openssl ecparam
-/// -genkey -outform DER` used to write the parameters and then the key.
-fn binary(bytes: &[u8]) -> Option<Vec<Block>> {
+/// -genkey -outform DER` used to write the parameters and then the key. Anything else after the
+/// first is padding, which older exporters add.
+fn binary(bytes: &[u8], is_text: bool) -> Option<Vec<Block>> {
     if bytes.starts_with(OPENSSH_MAGIC) || bytes.starts_with(PKCS12_IN_BER) {
         return Some(vec![unlabelled(Ok(bytes))]);
     }
-    if !matches!(bytes, [0x30 | 0x06, ..]) {
-        return None;
-    }
-    let Some(lengths) = asn1::lengths(bytes) else {
-        // A text may also start with these bytes: `0` is 0x30.
-        let is_text = std::str::from_utf8(bytes).is_ok_and(|text| !text.contains('\0'));
-        return (!is_text).then(|| vec![unlabelled(Err(Fault::CutShort))]);
-    };
+    let mut blocks = Vec::new();
     let mut rest = bytes;
-    let blocks = lengths.into_iter().map(|length| {
-        let (value, after) = rest.split_at(length);
-        rest = after;
-        unlabelled(Ok(value))
-    });
-    Some(blocks.collect())
+    while let Some((der, length)) = Some(rest).filter(|rest| is_der(rest)).and_then(ber::first) {
+        blocks.push(unlabelled(Ok(&der)));
+        rest = &rest[length..];
+    }
+    if blocks.is_empty() && is_der(bytes) && !is_text {
+        blocks.push(unlabelled(Err(Fault::CutShort)));
+    }
+    (!blocks.is_empty()).then_some(blocks)
 }
 
 fn unlabelled(data: Result<&[u8], Fault>) -> Block {

@@ -1,7 +1,10 @@
 //! Identifies the blocks of a key file by their contents; labels count only if the contents cannot be
 //! read.
 
-use der::{Tag, Tagged, asn1::AnyRef};
+use der::{
+    Tag, Tagged,
+    asn1::{AnyRef, ObjectIdentifier},
+};
 
 use super::{
     asn1, curve,
@@ -24,6 +27,8 @@ pub(crate) enum BlockKind {
     Foreign(Foreign),
     /// Labeled as a private key, with unreadable contents.
     DamagedPrivate,
+    /// Labeled as a private key of a kind that is unknown here, with unreadable contents.
+    UnknownPrivate(String),
     /// Not a private key.
     Public(Public),
 }
@@ -37,9 +42,6 @@ pub enum Foreign {
     /// A `.ppk` file of PuTTY.
     #[error("a PuTTY private key")]
     Putty,
-    /// A JSON Web Key (RFC 7517).
-    #[error("a JSON Web Key")]
-    Jwk,
     /// The format of the former SSH Communications Security.
     #[error("an ssh.com private key")]
     SshCom,
@@ -49,6 +51,27 @@ pub enum Foreign {
     /// A key wrapped by a TPM, as `openssl` with a TPM 2.0 provider writes.
     #[error("a private key that only its TPM can load")]
     Tpm,
+    /// A keystore of Java's `keytool` in one of its own formats, JKS and JCEKS.
+    #[error("a Java keystore")]
+    JavaKeystore,
+    /// Encrypted data in the Cryptographic Message Syntax (RFC 5652).
+    #[error("CMS encrypted data")]
+    Cms,
+    /// An OpenPGP encrypted message (RFC 9580).
+    #[error("an OpenPGP encrypted message")]
+    OpenPgpMessage,
+    /// A file encrypted by `age`.
+    #[error("a file encrypted with age")]
+    Age,
+    /// A file encrypted by SOPS.
+    #[error("a file encrypted with SOPS")]
+    Sops,
+    /// A file encrypted by `ansible-vault`.
+    #[error("a file encrypted with ansible-vault")]
+    AnsibleVault,
+    /// JSON Web Encryption (RFC 7516).
+    #[error("an encrypted JSON Web Key (JWE)")]
+    Jwe,
 }
 
 impl Foreign {
@@ -57,11 +80,20 @@ impl Foreign {
         Some(match self {
             Self::Pkcs12 => "extract the key: `openssl pkcs12 -in FILE -nocerts -out key.pem`",
             Self::Putty => "convert it: `puttygen FILE -O private-openssh -o key`",
-            Self::Jwk => "convert it: `step crypto key format --pem --out key.pem FILE`",
             Self::SshCom => "convert it: `ssh-keygen -i -f FILE > key.pem`",
             Self::Tpm => {
                 "use the `openssl` program, with the key source openssl:FILE?provider=tpm2,default"
             }
+            Self::JavaKeystore => {
+                "convert it: `keytool -importkeystore -srckeystore FILE -destkeystore key.p12 \
+                 -deststoretype pkcs12`, then `openssl pkcs12 -in key.p12 -nocerts -out key.pem`"
+            }
+            Self::Cms => "decrypt it with `openssl cms -decrypt` and the recipient's key",
+            Self::OpenPgpMessage => "decrypt it: `gpg --output key.pem --decrypt FILE`",
+            Self::Age => "decrypt it: `age --decrypt -i IDENTITY -o key.pem FILE`",
+            Self::Sops => "decrypt it: `sops --output key.pem --decrypt FILE`",
+            Self::AnsibleVault => "decrypt it: `ansible-vault decrypt --output key.pem FILE`",
+            Self::Jwe => "decrypt it with the program that encrypted it",
             Self::OpenPgp => return None,
         })
     }
@@ -76,6 +108,9 @@ pub enum Public {
     /// An X.509 certificate (RFC 5280).
     #[error("a certificate")]
     Certificate,
+    /// Certificates in PKCS#7 signed data (RFC 2315).
+    #[error("PKCS#7 certificates")]
+    Certificates,
     /// A PKCS#10 certificate signing request (RFC 2986).
     #[error("a certificate signing request")]
     Request,
@@ -100,6 +135,8 @@ pub(crate) fn identify(block: &Block) -> BlockKind {
         "RSA PRIVATE KEY" => return BlockKind::OtherPrivate("RSA"),
         "DSA PRIVATE KEY" => return BlockKind::OtherPrivate("DSA"),
         "PGP PRIVATE KEY BLOCK" => return BlockKind::Foreign(Foreign::OpenPgp),
+        "PGP MESSAGE" => return BlockKind::Foreign(Foreign::OpenPgpMessage),
+        "AGE ENCRYPTED FILE" => return BlockKind::Foreign(Foreign::Age),
         "TSS2 PRIVATE KEY" | "TSS2 KEY BLOB" => return BlockKind::Foreign(Foreign::Tpm),
         _ if block.header("Proc-Type").is_some() => return BlockKind::LegacyEncrypted,
         _ => {}
@@ -110,8 +147,14 @@ pub(crate) fn identify(block: &Block) -> BlockKind {
         BlockKind::Public(match label {
             "" if data.is_some() => Public::OtherDer,
             "" => return BlockKind::DamagedPrivate,
-            _ if label.contains("PRIVATE KEY") => return BlockKind::DamagedPrivate,
+            "PRIVATE KEY" | "EC PRIVATE KEY" | "ENCRYPTED PRIVATE KEY" | "OPENSSH PRIVATE KEY" => {
+                return BlockKind::DamagedPrivate;
+            }
+            _ if label.contains("PRIVATE KEY") => {
+                return BlockKind::UnknownPrivate(label.to_owned());
+            }
             "CERTIFICATE" | "TRUSTED CERTIFICATE" | "X509 CERTIFICATE" => Public::Certificate,
+            "PKCS7" | "PKCS #7 SIGNED DATA" | "CMS" => Public::Certificates,
             "CERTIFICATE REQUEST" | "NEW CERTIFICATE REQUEST" => Public::Request,
             "PUBLIC KEY" | "RSA PUBLIC KEY" | "PGP PUBLIC KEY BLOCK" => Public::Key,
             "EC PARAMETERS" => Public::Parameters,
@@ -121,7 +164,7 @@ pub(crate) fn identify(block: &Block) -> BlockKind {
 }
 
 pub(crate) fn identify_data(data: &[u8]) -> Option<BlockKind> {
-    use Tag::{BitString, Integer, ObjectIdentifier, OctetString, Sequence};
+    use Tag::{BitString, Integer, OctetString, Sequence};
 
     if data.starts_with(OPENSSH_MAGIC) {
         return Some(BlockKind::Openssh);
@@ -129,7 +172,7 @@ pub(crate) fn identify_data(data: &[u8]) -> Option<BlockKind> {
     if data.starts_with(PKCS12_IN_BER) {
         return Some(BlockKind::Foreign(Foreign::Pkcs12));
     }
-    if asn1::values(data)?.first()?.tag() == ObjectIdentifier {
+    if asn1::values(data)?.first()?.tag() == Tag::ObjectIdentifier {
         return Some(BlockKind::Public(Public::Parameters));
     }
     let members = asn1::sequence(data)?;
@@ -149,10 +192,33 @@ pub(crate) fn identify_data(data: &[u8]) -> Option<BlockKind> {
         [Integer, Integer] => BlockKind::Public(Public::Key),
         _ if tags == [Integer; 6] => BlockKind::OtherPrivate("DSA"),
         _ if tags == [Integer; 9] => BlockKind::OtherPrivate("RSA"),
-        [ObjectIdentifier, ..] => BlockKind::Foreign(Foreign::Tpm),
+        [Tag::ObjectIdentifier, ..] => match members[0].decode_as().ok()? {
+            oid if TPM_KEYS.contains(&oid) => BlockKind::Foreign(Foreign::Tpm),
+            SIGNED_DATA => BlockKind::Public(Public::Certificates),
+            oid if ENCRYPTED_DATA.contains(&oid) => BlockKind::Foreign(Foreign::Cms),
+            _ => return None,
+        },
         _ => return None,
     })
 }
+
+/// Loadable, importable, and sealed keys: the `TPMKey` that TPM 2.0 engines and providers write
+/// (<https://www.hansenpartnership.com/draft-bottomley-tpm2-keys.html>, section 4).
+const TPM_KEYS: [ObjectIdentifier; 3] = [
+    ObjectIdentifier::new_unwrap("2.23.133.10.1.3"),
+    ObjectIdentifier::new_unwrap("2.23.133.10.1.4"),
+    ObjectIdentifier::new_unwrap("2.23.133.10.1.5"),
+];
+
+/// `signedData` (RFC 5652, section 5.1).
+const SIGNED_DATA: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.7.2");
+
+/// `envelopedData`, `encryptedData`, and `authEnvelopedData` (RFC 5652, sections 6.1 and 8; RFC 5083).
+const ENCRYPTED_DATA: [ObjectIdentifier; 3] = [
+    ObjectIdentifier::new_unwrap("1.2.840.113549.1.7.3"),
+    ObjectIdentifier::new_unwrap("1.2.840.113549.1.7.6"),
+    ObjectIdentifier::new_unwrap("1.2.840.113549.1.9.16.1.23"),
+];
 
 /// Distinguishes the two by their first members: `[0] version` or a serial number (RFC 5280, section
 /// 4.1), or a version and then a name (RFC 2986, section 4.1).
@@ -182,7 +248,32 @@ pub(crate) fn identify_text(text: &str) -> Option<BlockKind> {
         }
         _ if text.starts_with(SSH2_PUBLIC_KEY) => BlockKind::Public(Public::Key),
         _ if !ssh_public::lines(text).is_empty() => BlockKind::Public(Public::Key),
-        _ if text.starts_with('{') && text.contains("\"kty\"") => BlockKind::Foreign(Foreign::Jwk),
+        _ if text.starts_with("$ANSIBLE_VAULT;") => BlockKind::Foreign(Foreign::AnsibleVault),
+        _ if text.contains("ENC[AES256_GCM,") => BlockKind::Foreign(Foreign::Sops),
+        _ if is_jwe(text) => BlockKind::Foreign(Foreign::Jwe),
         _ => return None,
     })
+}
+
+/// JWE in its compact or one of its JSON serializations (RFC 7516, section 7).
+fn is_jwe(text: &str) -> bool {
+    let compact = text.starts_with("eyJ") && text.trim_end().split('.').count() == 5;
+    compact || (text.starts_with('{') && text.contains("\"ciphertext\""))
+}
+
+/// Identifies a file that is neither text nor DER, by how it starts.
+pub(crate) fn identify_binary(bytes: &[u8]) -> Option<Foreign> {
+    match bytes {
+        [0xfe, 0xed, 0xfe, 0xed, ..] | [0xce, 0xce, 0xce, 0xce, ..] => Some(Foreign::JavaKeystore),
+        _ if bytes.starts_with(b"age-encryption.org/") => Some(Foreign::Age),
+        // A packet's tag in the old or the new format, its length, and the version of its contents
+        // (RFC 9580, sections 4.2, 5.1, 5.3, and 5.5).
+        [0x94, _, 3..=6, ..] | [0x95, _, _, 3..=6, ..] => Some(Foreign::OpenPgp),
+        [0xc5, ..192, 3..=6, ..] | [0xc5, 192..224, _, 3..=6, ..] => Some(Foreign::OpenPgp),
+        [0x84 | 0x8c, _, 3..=6, ..] | [0x85, _, _, 3..=6, ..] => Some(Foreign::OpenPgpMessage),
+        [0xc1 | 0xc3, ..192, 3..=6, ..] | [0xc1, 192..224, _, 3..=6, ..] => {
+            Some(Foreign::OpenPgpMessage)
+        }
+        _ => None,
+    }
 }

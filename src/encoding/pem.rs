@@ -1,7 +1,10 @@
 //! PEM text: read as tolerantly as `openssl` and `ssh-keygen` do, written as RFC 7468 specifies, with
 //! the headers of RFC 1421 if an encrypted SEC1 key needs them.
 
+use std::sync::LazyLock;
+
 use base64::{Engine, alphabet, prelude::BASE64_STANDARD};
+use regex::bytes::Regex;
 use zeroize::Zeroizing;
 
 use super::any_base64;
@@ -92,7 +95,11 @@ type Contents = (Vec<(String, String)>, Result<Zeroizing<Vec<u8>>, Fault>);
 fn contents(body: &[u8]) -> Contents {
     let mut headers = Vec::new();
     let mut base64 = Zeroizing::new(Vec::with_capacity(body.len()));
-    for line in body.split(|&byte| matches!(byte, b'\r' | b'\n')) {
+    for mut line in body.split(|&byte| matches!(byte, b'\r' | b'\n')) {
+        while let Some((name, value, rest)) = encryption_header(line) {
+            headers.push((name, value));
+            line = rest;
+        }
         match std::str::from_utf8(line).ok().and_then(header) {
             Some(header) if base64.is_empty() => headers.push(header),
             _ => base64.extend(line.iter().filter(|byte| !byte.is_ascii_whitespace())),
@@ -103,6 +110,18 @@ fn contents(body: &[u8]) -> Contents {
         _ => Err(Fault::NotBase64),
     };
     (headers, data)
+}
+
+/// The header of an encrypted key that `line` starts with, and what follows its value: where line
+/// breaks were lost, the other header and the Base64.
+fn encryption_header(line: &[u8]) -> Option<(String, String, &[u8])> {
+    static HEADER: LazyLock<Regex> = LazyLock::new(|| {
+        Regex::new(r"^\s*(?:(Proc-Type):\s*(4,\s*ENCRYPTED)|(DEK-Info):\s*([A-Za-z0-9-]+,\s*[0-9A-Fa-f]+))(?:\s|$)").expect("a pattern")
+    });
+    let found = HEADER.captures(line)?;
+    let (_, [name, value]) = found.extract();
+    let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+    Some((text(name), text(value), &line[found.get_match().end()..]))
 }
 
 fn header(line: &str) -> Option<(String, String)> {

@@ -16,6 +16,8 @@ pub enum Error {
     SeveralKeys(usize),
     #[error("{0}, which qkey does not read")]
     Foreign(Foreign),
+    #[error("a PEM block of the kind {0}, which qkey does not read")]
+    UnknownPrivate(String),
     #[error("the {0} has no matching END line")]
     NoEnd(String),
     #[error("a PEM block without a BEGIN line")]
@@ -73,13 +75,16 @@ impl Error {
                 Some(Public::Key) => {
                     "the private key is in another file, often with the same name without .pub"
                 }
-                Some(Public::Certificate | Public::Request) => {
+                Some(Public::Certificate | Public::Certificates | Public::Request) => {
                     "the private key is in another file, often with the same name and .key"
                 }
                 _ => MAKE_ONE,
             },
             Self::SeveralKeys(_) => "keep one private key in the file, or copy it to a new file",
             Self::Foreign(foreign) => return foreign.hint(),
+            Self::UnknownPrivate(_) => {
+                "export the key as PKCS#8 PEM with the program that wrote it"
+            }
             Self::NoEnd(_) | Self::NoBegin | Self::NotBase64(_) | Self::Malformed(_) => {
                 "compare it with the original, or check it: `openssl pkey -in FILE -noout`, or for \
                  OpenSSH's format `ssh-keygen -y -f FILE`"

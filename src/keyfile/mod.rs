@@ -29,10 +29,11 @@ use zeroize::Zeroizing;
 
 use crate::{
     encoding::{
-        NotP256, asn1,
+        NotP256, asn1, ber,
         contents::{self, Contents},
         curve,
         identify::{self, BlockKind, Public},
+        jwk::{self, Jwk},
         pem::{self, Block, Fault},
     },
     public_key::PublicKey,
@@ -145,8 +146,11 @@ pub fn parse(contents: &[u8]) -> Result<KeyFile, Error> {
     wiping_stack(|| match contents::read(contents) {
         Contents::Empty => Err(Error::Empty),
         Contents::Blocks(blocks) => read_blocks(&blocks),
-        Contents::Text(text) => Err(not_a_key(&text)),
-        Contents::Binary => Err(Error::Unrecognized),
+        Contents::Text(text) => parse_text(&text),
+        Contents::Binary => {
+            let foreign = identify::identify_binary(contents);
+            Err(foreign.map_or(Error::Unrecognized, Error::Foreign))
+        }
     })
 }
 
@@ -180,6 +184,7 @@ fn read(block: &Block, kind: &BlockKind, parameters: Option<&[u8]>) -> Result<Ke
             return Err(Error::NotP256(NotP256::Algorithm((*name).into())));
         }
         BlockKind::Foreign(foreign) => return Err(Error::Foreign(*foreign)),
+        BlockKind::UnknownPrivate(label) => return Err(Error::UnknownPrivate(label.clone())),
         _ => {}
     }
     let data = match &block.data {
@@ -206,11 +211,36 @@ fn read(block: &Block, kind: &BlockKind, parameters: Option<&[u8]>) -> Result<Ke
 
 /// Reads DER that is unencrypted or decrypted; `None` if it is not a private key.
 fn decode_plain(der: &[u8], parameters: Option<AnyRef<'_>>) -> Option<Result<PrivateKey, Error>> {
-    match identify::identify_data(der)? {
-        BlockKind::Sec1 => Some(sec1::decode(der, parameters, None)),
-        BlockKind::Pkcs8 => Some(pkcs8::decode(der)),
+    let (der, _) = ber::first(der)?;
+    match identify::identify_data(&der)? {
+        BlockKind::Sec1 => Some(sec1::decode(&der, parameters, None)),
+        BlockKind::Pkcs8 => Some(pkcs8::decode(&der)),
         BlockKind::OtherPrivate(name) => Some(Err(Error::NotP256(NotP256::Algorithm(name.into())))),
         _ => None,
+    }
+}
+
+/// Reads a text without PEM blocks: a JSON Web Key.
+fn parse_text(text: &str) -> Result<KeyFile, Error> {
+    let keys = jwk::read(text).ok_or_else(|| not_a_key(text))?;
+    let is_private = |key: &Result<Jwk, jwk::Error>| match key {
+        Ok(key) => key.scalar.is_some(),
+        Err(jwk::Error::NotP256 { private, .. }) => *private,
+        Err(jwk::Error::Malformed) => true,
+    };
+    let mut private = keys.iter().filter(|key| is_private(key));
+    let key = private
+        .next()
+        .ok_or_else(|| Error::NoPrivateKey(vec![Public::Key]))?;
+    let others = private.count();
+    match key {
+        _ if others > 0 => Err(Error::SeveralKeys(1 + others)),
+        Ok(Jwk { point, scalar }) => {
+            let scalar = scalar.as_ref().expect("it is a private key");
+            PrivateKey::from_parts(scalar, &[point]).map(KeyFile::Plain)
+        }
+        Err(jwk::Error::NotP256 { kind, .. }) => Err(Error::NotP256(kind.clone())),
+        Err(jwk::Error::Malformed) => Err(Error::Malformed(jwk::NAME.into())),
     }
 }
 

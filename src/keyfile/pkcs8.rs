@@ -6,7 +6,7 @@ use p256::pkcs8::EncodePrivateKey;
 use zeroize::Zeroizing;
 
 use super::{Error, PrivateKey, pbe, pbes2, scheme::NAME, sec1};
-use crate::encoding::{algorithm, asn1};
+use crate::encoding::{algorithm, asn1, ber};
 
 pub(crate) const LABEL: &str = "PRIVATE KEY";
 pub(crate) const ENCRYPTED_LABEL: &str = "ENCRYPTED PRIVATE KEY";
@@ -17,7 +17,9 @@ fn malformed() -> Error {
 
 /// Decodes the DER of a `PrivateKeyInfo`.
 pub(crate) fn decode(der: &[u8]) -> Result<PrivateKey, Error> {
-    let members = asn1::sequence(der).ok_or_else(malformed)?;
+    // A decrypted key may still be BER, with padding behind it.
+    let (der, _) = ber::first(der).ok_or_else(malformed)?;
+    let members = asn1::sequence(&der).ok_or_else(malformed)?;
     let [_version, algorithm, key, ref optional @ ..] = members[..] else {
         return Err(malformed());
     };

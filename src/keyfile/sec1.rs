@@ -7,7 +7,7 @@ use der::{
 use zeroize::Zeroizing;
 
 use super::{Error, PrivateKey};
-use crate::encoding::curve;
+use crate::encoding::{ber, curve};
 
 pub(crate) const NAME: &str = "SEC1 private key";
 pub(crate) const LABEL: &str = "EC PRIVATE KEY";
@@ -34,7 +34,9 @@ pub(crate) fn decode(
     public_beside: Option<&[u8]>,
 ) -> Result<PrivateKey, Error> {
     let malformed = || Error::Malformed(NAME.into());
-    let key = EcPrivateKey::from_der(der).ok();
+    // A decrypted key, or one inside PKCS#8, may still be BER, with padding behind it.
+    let (der, _) = ber::first(der).ok_or_else(malformed)?;
+    let key = EcPrivateKey::from_der(&der).ok();
     let key = key.filter(|key| key.version == 1).ok_or_else(malformed)?;
     for parameters in [parameters_beside, key.parameters].into_iter().flatten() {
         let on_p256 = curve::check(parameters).ok_or_else(malformed)?;

@@ -9,6 +9,7 @@ mod gcp;
 mod generate;
 mod hostile_text;
 mod interrupts;
+mod key_containers;
 mod key_sources;
 mod keyfile;
 mod keys;

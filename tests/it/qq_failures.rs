@@ -8,8 +8,8 @@ use crate::support::{
     core::{Core, qq},
     mock::Mock,
     qkey::{
-        ALICE, ALICE_PUBLIC, BOB_PUBLIC, CAROL_PUBLIC, Qkey, expect_no_sleepers, side_by_side, timeout_for,
-        wait_until,
+        ALICE, ALICE_PUBLIC, BOB_PUBLIC, CAROL_PUBLIC, Qkey, expect_no_sleepers, side_by_side,
+        timeout_for, wait_until,
     },
     snapshot::{filtered, qkey_snapshot, session, snapshot, table},
 };
