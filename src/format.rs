@@ -102,8 +102,9 @@ pub fn note_json(level: Level, message: &str) -> String {
 
 /// The message without mistyped secrets, and without the middle of a long excerpt.
 pub fn message_of(error: &Error) -> String {
-    match error.is_whole() {
-        true => error.message().to_owned(),
-        false => text::message(&redact(error.message())),
+    if error.is_whole() {
+        error.message().to_owned()
+    } else {
+        text::message(&redact(error.message()))
     }
 }

@@ -4,8 +4,6 @@
 //! A *ceremony* ([`ceremony`]) fetches a challenge from a [`cluster`], has it signed by a
 //! [`signer`], verifies the signature itself, submits it, and reports what the cluster now stores.
 
-#![deny(unsafe_code)]
-
 mod ceremony;
 mod cli;
 mod cluster;

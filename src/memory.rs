@@ -20,9 +20,10 @@ use crate::{
 
 /// The block, unless there was no memory for it.
 pub fn or_end(pointer: *mut u8) -> *mut u8 {
-    match pointer.is_null() {
-        true => exhausted(NO_MEMORY),
-        false => pointer,
+    if pointer.is_null() {
+        exhausted(NO_MEMORY)
+    } else {
+        pointer
     }
 }
 
@@ -56,9 +57,10 @@ impl LastWords {
     /// `error` says that the result of a submission is unknown.
     pub fn lay_down(error: &Error) -> Self {
         IN_FLIGHT.fetch_add(1, Ordering::SeqCst);
-        let format = match IS_JSON.load(Ordering::Relaxed) {
-            true => Format::Json,
-            false => Format::Text,
+        let format = if IS_JSON.load(Ordering::Relaxed) {
+            Format::Json
+        } else {
+            Format::Text
         };
         let error = Error::new(Kind::Unknown, error.message())
             .caused_by(&Exhausted)

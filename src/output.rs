@@ -92,13 +92,14 @@ impl Output {
     /// # Errors
     /// Of kind `usage` if binary data would go to a terminal.
     pub fn check_takes_binary(&self) -> Result<()> {
-        match self.stdout_is_terminal {
-            true => Err(Error::new(
+        if self.stdout_is_terminal {
+            Err(Error::new(
                 Kind::Usage,
                 "refusing to write binary output to the terminal",
             )
-            .hint("redirect it with `> FILE`, or choose another --format")),
-            false => Ok(()),
+            .hint("redirect it with `> FILE`, or choose another --format"))
+        } else {
+            Ok(())
         }
     }
 

@@ -23,6 +23,7 @@ pub struct PublicKey(VerifyingKey);
 
 /// Why some bytes are not an ECDSA P-256 public key. Each is one line that names what was found.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the message of each variant documents it")]
 pub enum Error {
     #[error("the file is empty")]
     Empty,

@@ -51,15 +51,14 @@ enum Extent {
 
 /// Where a secret starts in `text`, if `text` starts with the name of a secret attribute.
 fn secret_value(before: &str, text: &str) -> Option<(usize, Extent)> {
-    let (name_end, separators, extent) = match pin_value(text) {
-        Some(end) => (end, "=:", Extent::Line),
-        None => {
-            let name = MISTAKEN.iter().find_map(|name| spelled(text, name));
-            match before.trim_end_matches(' ').chars().next_back() {
-                Some('?' | '&' | ';') => (name?, "=:", Extent::Token),
-                _ if before.ends_with(' ') => (name?, "=", Extent::Token),
-                _ => return None,
-            }
+    let (name_end, separators, extent) = if let Some(end) = pin_value(text) {
+        (end, "=:", Extent::Line)
+    } else {
+        let name = MISTAKEN.iter().find_map(|name| spelled(text, name));
+        match before.trim_end_matches(' ').chars().next_back() {
+            Some('?' | '&' | ';') => (name?, "=:", Extent::Token),
+            _ if before.ends_with(' ') => (name?, "=", Extent::Token),
+            _ => return None,
         }
     };
     let after = text[name_end..].trim_start_matches(' ');

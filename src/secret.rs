@@ -87,7 +87,7 @@ pub enum Error {
     Unreadable { what: String, source: io::Error },
     #[error("{what} has more than one line")]
     SeveralLines { what: String },
-    #[error("{what} is longer than any passphrase")]
+    #[error("{what} is too long")]
     TooLong { what: String },
     #[error("{what} contains a NUL byte")]
     Nul { what: String },
@@ -276,9 +276,10 @@ impl Asker {
     pub fn ask_for_new(&self, what: &str) -> Result<Secret, Error> {
         let first = self.ask(&format!("a new {what}"))?;
         let second = self.ask(&format!("the new {what} again"))?;
-        match first.as_bytes() == second.as_bytes() {
-            true => Ok(first),
-            false => Err(Error::Differ),
+        if first.as_bytes() == second.as_bytes() {
+            Ok(first)
+        } else {
+            Err(Error::Differ)
         }
     }
 }
@@ -323,9 +324,10 @@ fn one_line(bytes: Zeroizing<Vec<u8>>, what: String) -> Result<Secret, Error> {
     if bytes.contains(&0) {
         return Err(Error::Nul { what });
     }
-    match bytes.contains(&b'\n') {
-        true => Err(Error::SeveralLines { what }),
-        false => Ok(Secret(bytes)),
+    if bytes.contains(&b'\n') {
+        Err(Error::SeveralLines { what })
+    } else {
+        Ok(Secret(bytes))
     }
 }
 
@@ -438,7 +440,7 @@ mod tests {
         assert_eq!(line("a").unwrap(), b"a");
         assert_eq!(line("a\n\n").unwrap_err(), "it has more than one line");
         let long = "x".repeat(LIMIT + 1);
-        assert_eq!(line(&long).unwrap_err(), "it is longer than any passphrase");
+        assert_eq!(line(&long).unwrap_err(), "it is too long");
     }
 
     #[test]

@@ -107,7 +107,7 @@ pub enum Failure {
     },
     #[error("`{program}` wrote more than {} and was killed", size(*.limit))]
     TooMuchOutput { program: String, limit: usize },
-    #[error("`{program}` answered with something other than {expected}: {excerpt}")]
+    #[error("unexpected reply from `{program}` instead of {expected}: {excerpt}")]
     UnparsableReply {
         program: String,
         expected: String,
@@ -146,12 +146,11 @@ pub fn find(program: &OsStr) -> Result<PathBuf, Failure> {
         if !program.contains('/') || !path.exists() {
             return Failure::NotFound { program };
         }
-        match path.is_dir() {
-            true => {
-                let source = io::ErrorKind::IsADirectory.into();
-                Failure::CouldNotRun { program, source }
-            }
-            false => Failure::NotExecutable { program },
+        if path.is_dir() {
+            let source = io::ErrorKind::IsADirectory.into();
+            Failure::CouldNotRun { program, source }
+        } else {
+            Failure::NotExecutable { program }
         }
     })
 }
@@ -268,9 +267,10 @@ impl Command {
             .stdout_file(stdout_writer)
             .stderr_file(stderr_writer)
             .unchecked()
-            .before_spawn(match self.terminal {
-                true => in_own_group,
-                false => in_own_session,
+            .before_spawn(if self.terminal {
+                in_own_group
+            } else {
+                in_own_session
             });
         for name in lock(&WITHHELD).iter() {
             expression = expression.env_remove(name);

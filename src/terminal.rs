@@ -125,9 +125,10 @@ impl Terminal {
     }
 
     fn line(&self, text: &str) {
-        let line = match self.colors {
-            true => format!("{text}\n"),
-            false => format!("{}\n", strip_str(text)),
+        let line = if self.colors {
+            format!("{text}\n")
+        } else {
+            format!("{}\n", strip_str(text))
         };
         let mut state = lock(&self.state);
         state.erase();

@@ -89,9 +89,10 @@ fn class(c: char) -> Class {
 pub fn printable(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for (c, visible) in visible(text) {
-        match visible {
-            true => shown.push(c),
-            false => shown.extend(c.escape_default()),
+        if visible {
+            shown.push(c);
+        } else {
+            shown.extend(c.escape_default());
         }
     }
     shown

@@ -128,27 +128,25 @@ impl Change for Add<'_> {
 
     fn warnings(&self, state: &State, new_key: Option<&PublicKey>) -> Vec<String> {
         let mut warnings = Vec::new();
-        match state.stored.as_ref().zip(state.commands.as_ref()) {
-            Some((stored, [enable, comment])) => {
-                if stored.disabled {
-                    warnings.push(format!(
-                        "the key is disabled and cannot lock snapshots; enable it: `{enable}`"
-                    ));
-                }
-                if stored.comment != self.comment && !self.comment.is_empty() {
-                    warnings.push(format!(
-                        "the stored comment stays {}; change it: `{comment}`",
-                        quoted(&stored.comment)
-                    ));
-                }
+        if let Some((stored, [enable, comment])) =
+            state.stored.as_ref().zip(state.commands.as_ref())
+        {
+            if stored.disabled {
+                warnings.push(format!(
+                    "the key is disabled and cannot lock snapshots; enable it: `{enable}`"
+                ));
             }
-            None => {
-                let holds_it =
-                    |stored: &&Arc<StoredKey>| new_key.is_some_and(|key| stored.holds(key));
-                if let Some(other) = state.keys.iter().find(holds_it) {
-                    let title = other.title();
-                    warnings.push(format!("the same public key is also stored as {title}"));
-                }
+            if stored.comment != self.comment && !self.comment.is_empty() {
+                warnings.push(format!(
+                    "the stored comment stays {}; change it: `{comment}`",
+                    quoted(&stored.comment)
+                ));
+            }
+        } else {
+            let holds_it = |stored: &&Arc<StoredKey>| new_key.is_some_and(|key| stored.holds(key));
+            if let Some(other) = state.keys.iter().find(holds_it) {
+                let title = other.title();
+                warnings.push(format!("the same public key is also stored as {title}"));
             }
         }
         warnings

@@ -325,9 +325,10 @@ fn verify(
     key: &PublicKey,
     challenge: &str,
 ) -> std::result::Result<(), String> {
-    match signature.verifies(key, challenge.as_bytes()) {
-        true => Ok(()),
-        false => Err("fs_invalid_signature_error".to_owned()),
+    if signature.verifies(key, challenge.as_bytes()) {
+        Ok(())
+    } else {
+        Err("fs_invalid_signature_error".to_owned())
     }
 }
 

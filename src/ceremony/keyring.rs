@@ -150,9 +150,10 @@ impl<'a> Keyring<'a> {
             [one] => format!("{one} does not match {title}"),
             several => format!("none of these keys matches {title}: {}", several.join(", ")),
         };
-        let kind = match errors(states).count() == states.len() {
-            true => Kind::Key,
-            false => Kind::Mismatch,
+        let kind = if errors(states).count() == states.len() {
+            Kind::Key
+        } else {
+            Kind::Mismatch
         };
         let hint = format!("nothing was sent; you need the private key for {wanted}");
         Error::new(kind, message).hint(hint)

@@ -13,6 +13,9 @@ use super::{
     *,
 };
 
+/// Makes a change on a cluster, or only a dry run.
+type Run = dyn Fn(&FakeCluster, bool) -> Result<Ending>;
+
 /// One kind of change, and a cluster on which it has yet to be made.
 struct Case {
     world: World,
@@ -21,7 +24,7 @@ struct Case {
     look: Call,
     /// The command that shows whether it was made.
     check: &'static str,
-    run: Box<dyn Fn(&FakeCluster, bool) -> Result<Ending>>,
+    run: Box<Run>,
 }
 
 impl Case {

@@ -115,13 +115,12 @@ fn show(session: &Session) -> Result<()> {
             None => "none".to_owned(),
         };
         let settings = table(["SETTING", "VALUE", "FROM"], object.settings.rows());
-        let keys = match object.keys.is_empty() {
-            true => "No keys are configured.".to_owned(),
-            false => {
-                let rows = object.keys.iter();
-                let rows = rows.map(|(name, key)| [(*name).to_owned(), key.source.clone()]);
-                table(["KEY", "SOURCE"], rows)
-            }
+        let keys = if object.keys.is_empty() {
+            "No keys are configured.".to_owned()
+        } else {
+            let rows = object.keys.iter();
+            let rows = rows.map(|(name, key)| [(*name).to_owned(), key.source.clone()]);
+            table(["KEY", "SOURCE"], rows)
         };
         format!("Configuration file: {file}\n\n{settings}\n\n{keys}")
     };

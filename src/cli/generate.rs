@@ -61,9 +61,10 @@ impl Generate {
         // The reader of stdout may block.
         let _last_words = LastWords::lay_down(Error::new(Kind::Interrupted, words));
         // A separate argument with a leading hyphen would be parsed as a flag.
-        let flag = match made.source.starts_with('-') {
-            true => "--key=",
-            false => "--key ",
+        let flag = if made.source.starts_with('-') {
+            "--key="
+        } else {
+            "--key "
         };
         let printed = session.output.result(
             &format!(

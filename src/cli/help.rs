@@ -125,9 +125,12 @@ pub fn command() -> Command {
         header: format!("{header}Examples:{header:#}"),
     };
     Cli::command()
-        .mut_args(|arg| match arg.is_global_set() {
-            true => arg.hide(true),
-            false => arg,
+        .mut_args(|arg| {
+            if arg.is_global_set() {
+                arg.hide(true)
+            } else {
+                arg
+            }
         })
         .after_help(TOPICS)
         .after_long_help(StyledStr::from(format!("{}\n\n{TOPICS}", pages.both)))
@@ -144,9 +147,10 @@ impl Pages {
     fn add_to(&self, command: Command, parent: &str) -> Command {
         let path = format!("{parent} {}", command.get_name());
         let path = path.trim_start();
-        let options = match OFFLINE.contains(&path) {
-            true => &self.user,
-            false => &self.both,
+        let options = if OFFLINE.contains(&path) {
+            &self.user
+        } else {
+            &self.both
         };
         let examples = EXAMPLES
             .split("\n\n")

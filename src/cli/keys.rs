@@ -84,28 +84,31 @@ impl Keys {
 fn list(session: &Session) -> Result<()> {
     let (keys, configured) = keys_and_configured(session)?;
     let objects = Entries(|| keys.iter().map(|key| with_source(key, &configured)));
-    let text = || match keys.is_empty() {
-        true => "The key store is empty.".to_owned(),
-        false => table(
-            [
-                "ID",
-                "NAME",
-                "STATE",
-                "FINGERPRINT",
-                "CONFIGURED KEY",
-                "COMMENT",
-            ],
-            keys.iter().map(|key| {
+    let text = || {
+        if keys.is_empty() {
+            "The key store is empty.".to_owned()
+        } else {
+            table(
                 [
-                    key.id.clone(),
-                    value(&key.name),
-                    state(key).to_owned(),
-                    fingerprint(key, PublicKey::short_fingerprint),
-                    configured.matching(key).unwrap_or("-").to_owned(),
-                    value(&key.comment),
-                ]
-            }),
-        ),
+                    "ID",
+                    "NAME",
+                    "STATE",
+                    "FINGERPRINT",
+                    "CONFIGURED KEY",
+                    "COMMENT",
+                ],
+                keys.iter().map(|key| {
+                    [
+                        key.id.clone(),
+                        value(&key.name),
+                        state(key).to_owned(),
+                        fingerprint(key, PublicKey::short_fingerprint),
+                        configured.matching(key).unwrap_or("-").to_owned(),
+                        value(&key.comment),
+                    ]
+                }),
+            )
+        }
     };
     let object = report::Keys { keys: objects };
     session.output.answer(text, &object)
@@ -142,20 +145,24 @@ fn usage(session: &Session, key: Option<KeyRef>) -> Result<()> {
         None => keys,
     };
     let used = usages(cluster.as_ref(), &keys)?;
-    let text = || match used.is_empty() {
-        true => "The key store is empty.".to_owned(),
-        false => used.iter().fold(String::new(), |mut text, (key, usages)| {
-            text += &key.title();
-            text += match usages.is_empty() {
-                true => " protects nothing.\n",
-                false => " protects:\n",
-            };
-            for usage in usages {
-                let kind = value(&usage.kind).replace('_', " ");
-                text += &format!("  {kind} {}\n", value(&usage.id));
-            }
-            text
-        }),
+    let text = || {
+        if used.is_empty() {
+            "The key store is empty.".to_owned()
+        } else {
+            used.iter().fold(String::new(), |mut text, (key, usages)| {
+                text += &key.title();
+                text += if usages.is_empty() {
+                    " protects nothing.\n"
+                } else {
+                    " protects:\n"
+                };
+                for usage in usages {
+                    let kind = value(&usage.kind).replace('_', " ");
+                    text += &format!("  {kind} {}\n", value(&usage.id));
+                }
+                text
+            })
+        }
     };
     let objects = Entries(|| {
         used.iter().map(|(key, usages)| report::KeyUsages {
@@ -230,10 +237,7 @@ fn keys_and_configured(session: &Session) -> Result<(Vec<StoredKey>, Configured)
 }
 
 fn state(key: &StoredKey) -> &'static str {
-    match key.disabled {
-        true => "disabled",
-        false => "enabled",
-    }
+    if key.disabled { "disabled" } else { "enabled" }
 }
 
 fn fingerprint(key: &StoredKey, of: fn(&PublicKey) -> String) -> String {

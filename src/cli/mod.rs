@@ -179,9 +179,10 @@ fn run(cli: Cli, matches: &ArgMatches, output: &mut Output) -> Result<()> {
 /// Help and version go to stdout; usage errors to stderr, in the output format.
 fn report_usage(error: clap::Error) -> u8 {
     let error = made_safe(error);
-    let format = match wants_json() {
-        true => Format::Json,
-        false => Format::Text,
+    let format = if wants_json() {
+        Format::Json
+    } else {
+        Format::Text
     };
     let output = Output::new(format, Color::default());
     let wrong = error.kind() != ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;

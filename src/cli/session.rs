@@ -48,9 +48,10 @@ impl Session {
         };
         let verbosity = globals.verbosity();
         let settings = Settings::resolve(globals, matches, &config)?;
-        let asking = match settings.user.no_input.value {
-            true => Asking::Never,
-            false => Asking::Allowed,
+        let asking = if settings.user.no_input.value {
+            Asking::Never
+        } else {
+            Asking::Allowed
         };
         let output = Output::new(settings.user.output.value, settings.user.color.value);
         output.terminal().install_log(verbosity);

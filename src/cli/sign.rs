@@ -128,9 +128,10 @@ const INPUT_LIMIT: usize = 16 << 20;
 /// Of kind `usage`; `what` names it.
 pub fn read_input(path: &Path, what: &str) -> Result<Vec<u8>> {
     let file = path.to_owned();
-    let result = match input::is_stdin(path) {
-        true => input::read_to_end(|| Ok(io::stdin()), INPUT_LIMIT, None),
-        false => input::read_to_end(|| File::open(file), INPUT_LIMIT, None),
+    let result = if input::is_stdin(path) {
+        input::read_to_end(|| Ok(io::stdin()), INPUT_LIMIT, None)
+    } else {
+        input::read_to_end(|| File::open(file), INPUT_LIMIT, None)
     };
     result.map(|bytes| bytes.to_vec()).map_err(|error| {
         let kind = match error {
@@ -144,8 +145,9 @@ pub fn read_input(path: &Path, what: &str) -> Result<Vec<u8>> {
 
 /// What messages call an input.
 pub fn place(path: &Path) -> String {
-    match input::is_stdin(path) {
-        true => "stdin".to_owned(),
-        false => path.display().to_string(),
+    if input::is_stdin(path) {
+        "stdin".to_owned()
+    } else {
+        path.display().to_string()
     }
 }

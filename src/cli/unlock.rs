@@ -280,9 +280,10 @@ impl Tally<'_> {
 
     fn print_summary(&mut self) {
         let counts = self.counts;
-        let changes = match self.dry_run {
-            true => format!("Would unlock {}", counts.would_be_done),
-            false => format!("Unlocked {}", counts.done),
+        let changes = if self.dry_run {
+            format!("Would unlock {}", counts.would_be_done)
+        } else {
+            format!("Unlocked {}", counts.done)
         };
         let mut text = changes;
         for (label, number, always) in [

@@ -108,9 +108,10 @@ impl Verify {
 
 /// The contents of the file, or the text itself if no such file exists.
 fn file_or_text(text: &str, what: &str) -> Result<Vec<u8>> {
-    match text == "-" || Path::new(text).exists() {
-        true => read_input(Path::new(text), what),
-        false => Ok(text.as_bytes().to_vec()),
+    if text == "-" || Path::new(text).exists() {
+        read_input(Path::new(text), what)
+    } else {
+        Ok(text.as_bytes().to_vec())
     }
 }
 

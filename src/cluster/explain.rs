@@ -211,9 +211,10 @@ impl Site {
                 let error =
                     self.unreachable(&format_args!("no connection within {} s", within.as_secs()));
                 // Connecting has its own limit, which --timeout does not raise.
-                match *within < self.timeout {
-                    true => error,
-                    false => error.hint(WAIT_LONGER),
+                if *within < self.timeout {
+                    error
+                } else {
+                    error.hint(WAIT_LONGER)
                 }
             }
             Http::NoTls(error) => self.unreachable(error).hint(handshake_hint(*error)),

@@ -63,7 +63,7 @@ pub enum Unexpected {
     Redirect(String),
     #[error("expected {expected}, got: {excerpt}")]
     Body { expected: Wrong, excerpt: String },
-    #[error("its list never ends")]
+    #[error("the list has no last page")]
     Endless,
     #[error("its next page is on another host: {0}")]
     PageElsewhere(String),

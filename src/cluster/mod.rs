@@ -21,6 +21,7 @@ use crate::{
 
 /// One entry of the key store.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(expecting = "an object")]
 pub struct StoredKey {
     /// Digits only. It stays the same when the key is replaced or renamed.
     #[serde(deserialize_with = "reply::id")]
@@ -64,9 +65,10 @@ pub enum KeyRef {
 
 impl KeyRef {
     pub fn new(reference: &str) -> Self {
-        match !reference.is_empty() && reference.bytes().all(|b| b.is_ascii_digit()) {
-            true => Self::Id(reference.to_owned()),
-            false => Self::Name(reference.to_owned()),
+        if !reference.is_empty() && reference.bytes().all(|b| b.is_ascii_digit()) {
+            Self::Id(reference.to_owned())
+        } else {
+            Self::Name(reference.to_owned())
         }
     }
 
@@ -102,6 +104,7 @@ impl KeyRef {
 
 /// Something that a stored key protects.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(expecting = "an object")]
 #[serde(try_from = "reply::AnyUsage")]
 pub struct Usage {
     /// `snapshot`, `snapshot_policy`, `replication_target`, or a kind that a later version adds.
@@ -112,6 +115,7 @@ pub struct Usage {
 
 /// The status of a snapshot.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(expecting = "an object")]
 pub struct Snapshot {
     pub id: u64,
     #[serde(default)]

@@ -73,12 +73,13 @@ impl Limit {
     /// # Errors
     /// When a list has more entries.
     pub fn check<T>(self, list: &[T]) -> Result<(), String> {
-        match list.len() <= self.entries {
-            true => Ok(()),
-            false => Err(format!(
+        if list.len() <= self.entries {
+            Ok(())
+        } else {
+            Err(format!(
                 "{} has more than {} entries",
                 self.what, self.entries
-            )),
+            ))
         }
     }
 }
@@ -91,6 +92,7 @@ pub struct Page<T> {
 }
 
 #[derive(Deserialize)]
+#[serde(expecting = "an object")]
 struct Entries<T> {
     entries: Vec<T>,
     #[serde(default)]
@@ -98,6 +100,7 @@ struct Entries<T> {
 }
 
 #[derive(Deserialize)]
+#[serde(expecting = "an object")]
 struct Usages {
     usages: Vec<Usage>,
     #[serde(default)]
@@ -106,6 +109,7 @@ struct Usages {
 
 /// The usages in 6.1.0.x.
 #[derive(Deserialize)]
+#[serde(expecting = "an object")]
 struct UsagesByKind {
     snapshots: Vec<Id>,
     snapshot_policies: Vec<Id>,
@@ -113,6 +117,7 @@ struct UsagesByKind {
 
 /// Empty on the last page.
 #[derive(Default, Deserialize)]
+#[serde(expecting = "an object")]
 struct Paging {
     #[serde(default)]
     next: Option<String>,
@@ -120,6 +125,7 @@ struct Paging {
 
 /// A usage whose id is not checked yet.
 #[derive(Deserialize)]
+#[serde(expecting = "an object")]
 pub struct AnyUsage {
     #[serde(rename = "type")]
     kind: String,
@@ -141,12 +147,14 @@ impl TryFrom<AnyUsage> for Usage {
 }
 
 #[derive(Deserialize)]
+#[serde(expecting = "an object")]
 struct Challenge {
     challenge: String,
 }
 
 /// The part of a snapshot's status that shows whether it is locked.
 #[derive(Deserialize)]
+#[serde(expecting = "an object")]
 struct Status {
     id: u64,
     #[serde(rename = "lock_key", deserialize_with = "is_id")]
@@ -155,6 +163,7 @@ struct Status {
 
 /// An error of the REST API.
 #[derive(Deserialize)]
+#[serde(expecting = "an object")]
 struct ApiError {
     error_class: String,
     #[serde(default)]
@@ -211,9 +220,10 @@ impl TryFrom<TextOrNumber> for Id {
 
     fn try_from(TextOrNumber(text): TextOrNumber) -> Result<Self, InvalidId> {
         let is_short = (1..=LONGEST_ID).contains(&text.len());
-        match is_short && text.bytes().all(|b| b.is_ascii_digit()) {
-            true => Ok(Self(text)),
-            false => Err(InvalidId),
+        if is_short && text.bytes().all(|b| b.is_ascii_digit()) {
+            Ok(Self(text))
+        } else {
+            Err(InvalidId)
         }
     }
 }
@@ -258,12 +268,13 @@ pub fn shortened(words: &str) -> String {
 /// # Errors
 /// When a text is too long.
 fn check_texts(texts: &[&str]) -> Parsed<()> {
-    match texts.iter().all(|text| text.len() <= TEXT_LIMIT) {
-        true => Ok(()),
-        false => Err(NotAReply::TooLarge(format!(
+    if texts.iter().all(|text| text.len() <= TEXT_LIMIT) {
+        Ok(())
+    } else {
+        Err(NotAReply::TooLarge(format!(
             "a text in the reply is longer than {}",
             size(TEXT_LIMIT)
-        ))),
+        )))
     }
 }
 
@@ -290,21 +301,20 @@ pub fn usages(body: &[u8]) -> Parsed<Page<Usage>> {
 
 /// `fs_security_get_key_usage --json`: a list, or in 6.1.0.x an object by kind.
 pub fn usages_of_qq(stdout: &[u8]) -> Parsed<Page<Usage>> {
-    let usages = match stdout.trim_ascii_start().starts_with(b"{") {
-        false => json(stdout, USAGES_IN_JSON)?,
-        true => {
-            let reply: UsagesByKind = json(stdout, USAGES_IN_JSON)?;
-            let usage = |kind: &str, Id(id)| Usage {
-                kind: kind.to_owned(),
-                id,
-            };
-            let snapshots = reply.snapshots.into_iter();
-            let policies = reply.snapshot_policies.into_iter();
-            snapshots
-                .map(|id| usage("snapshot", id))
-                .chain(policies.map(|id| usage("snapshot_policy", id)))
-                .collect()
-        }
+    let usages = if !stdout.trim_ascii_start().starts_with(b"{") {
+        json(stdout, USAGES_IN_JSON)?
+    } else {
+        let reply: UsagesByKind = json(stdout, USAGES_IN_JSON)?;
+        let usage = |kind: &str, Id(id)| Usage {
+            kind: kind.to_owned(),
+            id,
+        };
+        let snapshots = reply.snapshots.into_iter();
+        let policies = reply.snapshot_policies.into_iter();
+        snapshots
+            .map(|id| usage("snapshot", id))
+            .chain(policies.map(|id| usage("snapshot_policy", id)))
+            .collect()
     };
     let paging = Paging::default();
     usages_page(Usages { usages, paging })
@@ -352,9 +362,10 @@ fn stored_key(reply: &[u8]) -> Parsed<StoredKey> {
 
 /// Replies can be shifted on a connection, and proxies can mix them up.
 fn expect_about(is_about: bool, expected: &'static str) -> Parsed<()> {
-    match is_about {
-        true => Ok(()),
-        false => wrong(expected, Some("it is about another object".to_owned())),
+    if is_about {
+        Ok(())
+    } else {
+        wrong(expected, Some("it is about another object".to_owned()))
     }
 }
 
@@ -363,9 +374,10 @@ pub fn challenge(reply: &[u8]) -> Parsed<String> {
     let expected = "a challenge in JSON";
     let Challenge { challenge } = json(reply, expected)?;
     check_texts(&[&challenge])?;
-    match challenge.is_empty() {
-        true => wrong(expected, None),
-        false => Ok(challenge),
+    if challenge.is_empty() {
+        wrong(expected, None)
+    } else {
+        Ok(challenge)
     }
 }
 
@@ -389,9 +401,10 @@ pub fn nothing(body: &[u8]) -> Parsed<()> {
             _ => false,
         },
     };
-    match is_nothing {
-        true => Ok(()),
-        false => wrong("an empty reply", None),
+    if is_nothing {
+        Ok(())
+    } else {
+        wrong("an empty reply", None)
     }
 }
 
@@ -410,9 +423,10 @@ pub fn done_by_qq(stdout: &[u8], call: Call<'_>) -> Parsed<()> {
         _ => return nothing(stdout),
     };
     let text = String::from_utf8_lossy(stdout);
-    match text.trim() == "null" || text.lines().any(|line| line.starts_with(&sentence)) {
-        true => Ok(()),
-        false => wrong(expected, None),
+    if text.trim() == "null" || text.lines().any(|line| line.starts_with(&sentence)) {
+        Ok(())
+    } else {
+        wrong(expected, None)
     }
 }
 

@@ -168,9 +168,10 @@ mod tests {
         let made = Cell::new(0);
         let result = retried(&site, call, || {
             made.set(made.get() + 1);
-            match made.get() <= failures {
-                true => Err(failure()),
-                false => Ok(()),
+            if made.get() <= failures {
+                Err(failure())
+            } else {
+                Ok(())
             }
         });
         (made.get(), result.is_ok())

@@ -159,11 +159,10 @@ impl Client {
         };
         let agent = connection.agent.clone();
         let exchange = move || request.exchange(&agent);
-        let result = match kept {
-            // At a signal, the ender makes it return.
-            true => exchange(),
-            // Nothing cancels a name lookup or a connection attempt.
-            false => connection.wait_for(exchange, left),
+        let result = if kept {
+            exchange()
+        } else {
+            connection.wait_for(exchange, left)
         };
         connection.used = Instant::now();
         // A server that gives up on a connection may send an error while the next request is under way; it
@@ -185,9 +184,10 @@ impl Client {
     fn failure(&self, progress: &Progress, error: ureq::Error) -> Failure {
         let sent = progress.sent.get();
         let timeout = self.settings.timeout;
-        let stopped = match progress.shut.get() || !sent && !progress.confirms() {
-            true => interrupt::announced(),
-            false => interrupt::received(),
+        let stopped = if progress.shut.get() || !sent && !progress.confirms() {
+            interrupt::announced()
+        } else {
+            interrupt::received()
         };
         match stopped {
             Some(kind) if sent => Failure::StoppedDuring(kind),
@@ -200,9 +200,10 @@ impl Client {
     /// Other requests held all connections, or failed to connect.
     fn no_turn(&self) -> Failure {
         let timeout = self.settings.timeout;
-        match self.reached.get() {
-            true => Failure::NoTurnWithin(timeout),
-            false => Failure::NotConnectedWithin(timeout.min(CONNECT_LIMIT)),
+        if self.reached.get() {
+            Failure::NoTurnWithin(timeout)
+        } else {
+            Failure::NotConnectedWithin(timeout.min(CONNECT_LIMIT))
         }
     }
 
@@ -236,9 +237,10 @@ impl Client {
 
     fn give_back(&self, connection: Connection, is_usable: bool) {
         let mut pool = self.lock();
-        match is_usable && !connection.progress.shut.get() {
-            true => pool.idle.push(connection),
-            false => pool.made -= 1,
+        if is_usable && !connection.progress.shut.get() {
+            pool.idle.push(connection);
+        } else {
+            pool.made -= 1;
         }
         self.returned.notify_one();
     }
@@ -403,9 +405,10 @@ impl Connection {
                 }
                 Err(RecvTimeoutError::Timeout) => {}
             }
-            let limit = match self.progress.connected.get() {
-                true => within,
-                false => within.min(CONNECT_LIMIT),
+            let limit = if self.progress.connected.get() {
+                within
+            } else {
+                within.min(CONNECT_LIMIT)
             };
             // ureq's own timeouts come first: they know what they were waiting for.
             if interrupt::received().is_some() || begun.elapsed() > limit + interrupt::POLL_INTERVAL

@@ -3,6 +3,7 @@ use crate::encoding::{Foreign, NotP256, PublicPart as Public};
 /// Why a key file cannot be read or written. Each message is one line that names what was found and
 /// contains no secret.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the message of each variant documents it")]
 pub enum Error {
     #[error("the file is empty")]
     Empty,

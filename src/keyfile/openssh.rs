@@ -99,7 +99,7 @@ pub(crate) fn read(bytes: &[u8]) -> Result<KeyFile, Error> {
 fn bcrypt_options(options: &[u8]) -> Result<(&[u8], u32), Error> {
     let mut reader = Reader(options);
     match (reader.string(), reader.uint32()) {
-        (Some([]), _) | (_, Some(0) | None) | (None, _) => Err(malformed()),
+        (Some([]) | None, _) | (_, Some(0) | None) => Err(malformed()),
         (_, Some(rounds)) if rounds > MAX_ROUNDS => {
             let asked = format!("{rounds} rounds of bcrypt");
             Err(Error::too_costly(asked, MAX_ROUNDS, REENCRYPT_OPENSSH))

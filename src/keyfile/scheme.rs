@@ -13,7 +13,7 @@ pub(crate) const NAME: &str = "PKCS#8 private key";
 const MAX_ITERATIONS: u64 = 10_000_000;
 
 pub(crate) fn malformed() -> Error {
-    Error::Malformed(format!("encryption scheme of the {}", NAME))
+    Error::Malformed(format!("encryption scheme of the {NAME}"))
 }
 
 /// Reads an iteration count; `of_what` precedes the word "iterations" in messages.

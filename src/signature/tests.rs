@@ -99,21 +99,22 @@ fn zero_and_order_are_out_of_range() {
 
 #[test]
 fn high_s_is_accepted_and_preserved() {
-    let key = p256::ecdsa::SigningKey::from_slice(&[7; 32]).unwrap();
+    let key = ecdsa::SigningKey::from_slice(&[7; 32]).unwrap();
     let public_key = (*key.verifying_key()).into();
     let (mut high, mut low) = (0, 0);
     for challenge in 0..32_u8 {
         let signature = Signature(key.sign(&[challenge]));
         let s = signature.0.s();
-        let other = p256::ecdsa::Signature::from_scalars(signature.0.r(), -s).unwrap();
+        let other = ecdsa::Signature::from_scalars(signature.0.r(), -s).unwrap();
         let other = Signature(other);
         assert!(signature.verifies(&public_key, &[challenge]));
         assert!(other.verifies(&public_key, &[challenge]));
         assert_eq!(Signature::from_der(&other.to_der()).unwrap(), other);
         assert_ne!(other, signature);
-        match signature.to_p1363()[32] >= 0x80 {
-            true => high += 1,
-            false => low += 1,
+        if signature.to_p1363()[32] >= 0x80 {
+            high += 1;
+        } else {
+            low += 1;
         }
     }
     assert!(high > 0 && low > 0, "{high} high, {low} low");
@@ -187,7 +188,7 @@ fn der_of_64_bytes_is_not_p1363() {
 fn cluster_encoding_is_strict() {
     let line = Signature::from_p1363(&[1; 64]).unwrap().to_base64();
     assert!(Signature::from_base64(&line).is_ok());
-    let raw = base64::Engine::encode(&base64::prelude::BASE64_STANDARD, [1; 64]);
+    let raw = Engine::encode(&BASE64_STANDARD, [1; 64]);
     assert_eq!(Signature::from_base64(&raw), Err(Error::NotDer));
     for other in [
         format!("{line}\n"),
@@ -257,12 +258,12 @@ fn only_white_space_is_ignored() {
 
 #[test]
 fn challenge_is_hashed_once() {
-    let key = p256::ecdsa::SigningKey::from_slice(&[7; 32]).unwrap();
+    let key = ecdsa::SigningKey::from_slice(&[7; 32]).unwrap();
     let public_key = (*key.verifying_key()).into();
     use sha2::Digest;
     let digest = sha2::Sha256::digest(b"challenge");
-    let of_digest: p256::ecdsa::Signature = key.sign_prehash(&digest).unwrap();
-    let of_twice: p256::ecdsa::Signature = key.sign_prehash(&sha2::Sha256::digest(digest)).unwrap();
+    let of_digest: ecdsa::Signature = key.sign_prehash(&digest).unwrap();
+    let of_twice: ecdsa::Signature = key.sign_prehash(&sha2::Sha256::digest(digest)).unwrap();
     assert!(Signature(of_digest).verifies(&public_key, b"challenge"));
     assert!(!Signature(of_digest).verifies(&public_key, &digest));
     assert!(!Signature(of_twice).verifies(&public_key, b"challenge"));

@@ -51,12 +51,11 @@ fn failed(why: impl Into<String>, hint: &str) -> Error {
 
 /// The error for the user: what could not be done with the key source `title`.
 fn cannot(doing: &str, title: &str, error: Error) -> Error {
-    match error.kind().is_interruption() {
-        true => {
-            let message = format!("interrupted before it could {doing} {title}");
-            Error::new(error.kind(), message)
-        }
-        false => error.context(format!("cannot {doing} {title}")),
+    if error.kind().is_interruption() {
+        let message = format!("interrupted before it could {doing} {title}");
+        Error::new(error.kind(), message)
+    } else {
+        error.context(format!("cannot {doing} {title}"))
     }
 }
 

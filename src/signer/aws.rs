@@ -126,6 +126,7 @@ struct Aws {
 
 /// The reply to `GetPublicKey`; servers other than AWS leave out some members.
 #[derive(Deserialize)]
+#[serde(expecting = "an object")]
 #[serde(rename_all = "PascalCase")]
 struct KeyReply {
     /// Base64 of the DER SubjectPublicKeyInfo.
@@ -299,9 +300,10 @@ fn key_id(source: &Source) -> Result<(String, Option<String>)> {
             Some(name) => (name, '/'),
             None => (id, '-'),
         };
-        return match !name.is_empty() && name.chars().all(|c| allowed(c) || c == slash) {
-            true => Ok((id.to_owned(), attribute.map(str::to_owned))),
-            false => Err(invalid("it is not a key id or an alias")),
+        return if !name.is_empty() && name.chars().all(|c| allowed(c) || c == slash) {
+            Ok((id.to_owned(), attribute.map(str::to_owned)))
+        } else {
+            Err(invalid("it is not a key id or an alias"))
         };
     };
     let parts: Vec<&str> = arn.splitn(5, ':').collect();

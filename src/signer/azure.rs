@@ -99,12 +99,14 @@ struct Key {
 
 /// The reply to `show` and `create`; a Managed HSM leaves out some members.
 #[derive(Deserialize)]
+#[serde(expecting = "an object")]
 struct KeyReply {
     key: JsonWebKey,
     attributes: Option<Attributes>,
 }
 
 #[derive(Deserialize)]
+#[serde(expecting = "an object")]
 #[serde(rename_all = "camelCase")]
 struct JsonWebKey {
     /// The URL of the key, with its version.
@@ -118,6 +120,7 @@ struct JsonWebKey {
 }
 
 #[derive(Deserialize)]
+#[serde(expecting = "an object")]
 struct Attributes {
     enabled: Option<bool>,
 }
@@ -165,9 +168,10 @@ impl Azure {
         if let Some(operations) = &key.key_ops
             && !operations.iter().any(|operation| operation == "sign")
         {
-            let operations = match operations.is_empty() {
-                true => "none".to_owned(),
-                false => operations.join(", "),
+            let operations = if operations.is_empty() {
+                "none".to_owned()
+            } else {
+                operations.join(", ")
             };
             let why = format!("its permitted operations are {operations}, but must include sign");
             let hint = format!("permit it: {}", self.change("--ops sign verify"));

@@ -126,9 +126,10 @@ fn read(source: &Source) -> Result<Zeroizing<Vec<u8>>> {
 }
 
 fn key_error(source: &Source, error: &keyfile::Error) -> Error {
-    let path = match source.body_is_stdin() {
-        true => "FILE".to_owned(),
-        false => quote_path(Path::new(source.body())),
+    let path = if source.body_is_stdin() {
+        "FILE".to_owned()
+    } else {
+        quote_path(Path::new(source.body()))
     };
     let is_wrong = matches!(error, keyfile::Error::WrongPassphrase);
     let message = format!("cannot use the key file {}", source.body());

@@ -123,6 +123,7 @@ struct Name {
 
 /// A version in the reply to `gcloud kms keys versions list`.
 #[derive(Deserialize)]
+#[serde(expecting = "an object")]
 struct Version {
     /// The full resource name.
     name: String,
@@ -188,9 +189,10 @@ impl Gcloud {
             .filter(|version| version.state == "ENABLED")
             .collect();
         let [version] = enabled[..] else {
-            let hint = match enabled.is_empty() {
-                true => "enable a version, or create another key: `qkey generate gcpkms://…`",
-                false => "add /cryptoKeyVersions/NUMBER to the key source",
+            let hint = if enabled.is_empty() {
+                "enable a version, or create another key: `qkey generate gcpkms://…`"
+            } else {
+                "add /cryptoKeyVersions/NUMBER to the key source"
             };
             let why = format!(
                 "without a version in the key source, exactly one must be enabled; found: {}",
@@ -241,9 +243,10 @@ fn list(versions: &[Version]) -> String {
         let number = version.name.rsplit('/').next().unwrap_or_default();
         format!("{number} {}", version.state)
     });
-    match versions.is_empty() {
-        true => "no versions".to_owned(),
-        false => shown.collect::<Vec<_>>().join(", "),
+    if versions.is_empty() {
+        "no versions".to_owned()
+    } else {
+        shown.collect::<Vec<_>>().join(", ")
     }
 }
 

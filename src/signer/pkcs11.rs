@@ -56,9 +56,10 @@ fn open(source: &Source, context: &Arc<Context>) -> Result<Opened> {
     let mut request = Request::new(source, context)?;
     let gives_pin = !matches!(request.pin, Pin::Person);
     let mut survey = request.survey(Access::Read, |token, session| {
-        let sight = match token.needs_login() {
-            true => Sight::Public,
-            false => Sight::Whole,
+        let sight = if token.needs_login() {
+            Sight::Public
+        } else {
+            Sight::Whole
         };
         request.key_in_sight(token, session, sight)
     })?;

@@ -49,6 +49,7 @@ struct Request<'a> {
 
 /// A reply. Unknown members are ignored: later versions may add some.
 #[derive(Debug, Default, Deserialize)]
+#[serde(expecting = "an object")]
 struct Reply {
     version: Option<u64>,
     /// PEM or Base64 of the DER SubjectPublicKeyInfo.
@@ -60,6 +61,7 @@ struct Reply {
 
 /// Why a plugin did not do what it was asked.
 #[derive(Debug, Deserialize)]
+#[serde(expecting = "an object")]
 struct Refusal {
     kind: String,
     message: String,
@@ -106,11 +108,12 @@ fn parse(source: &Source) -> Result<(&str, &str)> {
         .split_once(':')
         .ok_or_else(|| invalid("it must name a plugin and a key"))?;
     let in_a_name = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-    match !name.is_empty() && name.chars().all(in_a_name) {
-        true => Ok((name, reference)),
-        false => Err(invalid(
+    if !name.is_empty() && name.chars().all(in_a_name) {
+        Ok((name, reference))
+    } else {
+        Err(invalid(
             "a plugin's name has only lower-case letters, digits and hyphens",
-        )),
+        ))
     }
 }
 
@@ -219,9 +222,10 @@ impl Plugin {
 /// Parses stdout, which must be one line, with or without a newline.
 fn parse_reply(stdout: &[u8]) -> Option<Reply> {
     let line = stdout.strip_suffix(b"\n").unwrap_or(stdout);
-    match line.contains(&b'\n') {
-        true => None,
-        false => serde_json::from_slice(line).ok(),
+    if line.contains(&b'\n') {
+        None
+    } else {
+        serde_json::from_slice(line).ok()
     }
 }
 

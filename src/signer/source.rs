@@ -130,15 +130,13 @@ impl Source {
             };
             if !kind.takes(name) {
                 let mut before = source.attributes.iter();
-                return Err(match before.all(|(name, value)| kind.shows(name, value)) {
-                    true => {
-                        let why = format!("unknown attribute {}", quoted(name));
-                        invalid(&why, kind.help(name))
-                    }
-                    // It may be the rest of a secret.
-                    false => source
+                return Err(if before.all(|(name, value)| kind.shows(name, value)) {
+                    let why = format!("unknown attribute {}", quoted(name));
+                    invalid(&why, kind.help(name))
+                } else {
+                    source
                         .invalid("unknown attribute after a hidden one")
-                        .hint("in a value, write `&` as %26"),
+                        .hint("in a value, write `&` as %26")
                 });
             }
             if source.attribute(name).is_some() {
@@ -230,9 +228,10 @@ impl Source {
             .attributes()
             .filter(|text| !text.ends_with(HIDDEN) && text.split('=').next() != Some(omitted))
             .collect();
-        match kept.is_empty() {
-            true => start.to_owned(),
-            false => format!("{start}?{}", kept.join("&")),
+        if kept.is_empty() {
+            start.to_owned()
+        } else {
+            format!("{start}?{}", kept.join("&"))
         }
     }
 
@@ -409,9 +408,10 @@ impl SourceKind {
     fn help(&self, wrong: &str) -> String {
         let names = self.attribute_names();
         let nearest = did_you_mean(wrong, names.iter().map(String::as_str));
-        let names = match names.is_empty() {
-            true => "no attributes".to_owned(),
-            false => names.join(", "),
+        let names = if names.is_empty() {
+            "no attributes".to_owned()
+        } else {
+            names.join(", ")
         };
         let scheme = self.scheme;
         format!("{nearest}{scheme} takes {names}; in a name, write `?` as %3F: {scheme}:…%3F…")

@@ -87,12 +87,14 @@ struct Name {
 }
 
 #[derive(Deserialize)]
+#[serde(expecting = "an object")]
 struct Reply {
     data: Value,
 }
 
 /// The reply to `read MOUNT/keys/KEY`.
 #[derive(Deserialize)]
+#[serde(expecting = "an object")]
 struct KeyReply {
     #[serde(rename = "type")]
     key_type: String,

@@ -150,7 +150,7 @@ fn message_file_is_private_and_removed() {
         .env("AWS", aws.to_str().expect("UTF-8"))
         .env(
             "PATH",
-            &format!("{}:{path}", spy.parent().expect("a folder").display()),
+            format!("{}:{path}", spy.parent().expect("a folder").display()),
         );
     let source = format!("awskms:///alias/bob?endpoint-url={}", kms.url());
     assert_eq!(qkey.run(["sign", "--key", &source, "x"]).code, 0);
@@ -237,12 +237,12 @@ hint: use an asymmetric key with the usage SIGN_VERIFY: `qkey generate awskms://
 ==== not JSON
 --- exit 3
 error: cannot use awskms:///alias/bob
-  caused by: `aws` answered with something other than JSON with a PublicKey: <html>
+  caused by: unexpected reply from `aws` instead of JSON with a PublicKey: <html>
 hint: the endpoint may not be AWS KMS: check the proxy and the attribute endpoint-url
 ==== an array
 --- exit 3, hint as above
 error: cannot use awskms:///alias/bob
-  caused by: `aws` answered with something other than JSON with a PublicKey: []
+  caused by: unexpected reply from `aws` instead of JSON with a PublicKey: []
 
 "#]],
         |case| {
@@ -314,14 +314,14 @@ hint: check the network, the proxy and the region; the attribute endpoint-url se
             let (qkey, source) = match case {
                 "credentials" => (
                     Qkey::new()
-                        .env("PATH", &path_with(V1))
+                        .env("PATH", path_with(V1))
                         .env("AWS_DEFAULT_REGION", "eu-west-1")
                         .env("AWS_EC2_METADATA_DISABLED", "true"),
                     at("awskms:///alias/bob", &url),
                 ),
                 "region" => (
                     Qkey::new()
-                        .env("PATH", &path_with(V1))
+                        .env("PATH", path_with(V1))
                         .env("AWS_ACCESS_KEY_ID", "AKIAUSER")
                         .env("AWS_SECRET_ACCESS_KEY", "secret"),
                     "awskms:///alias/bob".to_owned(),
@@ -395,22 +395,22 @@ fn malformed_signatures_are_shown() {
 ==== no signature
 --- exit 3
 error: cannot use awskms:///alias/bob
-  caused by: `aws` answered with something other than JSON with a Signature: {}
+  caused by: unexpected reply from `aws` instead of JSON with a Signature: {}
 hint: the endpoint may not be AWS KMS: check the proxy and the attribute endpoint-url
 ==== empty
 --- exit 3
 error: cannot use awskms:///alias/bob
-  caused by: `aws` answered with something other than a signature: (nothing)
+  caused by: unexpected reply from `aws` instead of a signature: (nothing)
 hint: qkey expects Base64 of ASN.1 DER
 ==== P1363
 --- exit 3
 error: cannot use awskms:///alias/bob
-  caused by: `aws` answered with something other than a signature: 02f5t+XSx40tsAZyqE8UlUAYVt1VGhT7+xIs7kwuMtW9HqFmB1rNnezCD4pduH++eS7eTD/kGU1to/LKP4l1Lg==
+  caused by: unexpected reply from `aws` instead of a signature: 02f5t+XSx40tsAZyqE8UlUAYVt1VGhT7+xIs7kwuMtW9HqFmB1rNnezCD4pduH++eS7eTD/kGU1to/LKP4l1Lg==
 hint: qkey expects Base64 of ASN.1 DER; this looks like Base64 of r and s, 32 bytes each (IEEE P1363)
 ==== hexadecimal
 --- exit 3
 error: cannot use awskms:///alias/bob
-  caused by: `aws` answered with something other than a signature: 3046022100d367f9b7e5d2c78d2db00672a84f1495401856dd551a14fbfb122cee4c2e32d5022100bd1ea166075acd9decc20f8a5db87fbe792ede4c…
+  caused by: unexpected reply from `aws` instead of a signature: 3046022100d367f9b7e5d2c78d2db00672a84f1495401856dd551a14fbfb122cee4c2e32d5022100bd1ea166075acd9decc20f8a5db87fbe792ede4c…
 hint: qkey expects Base64 of ASN.1 DER; this looks like hexadecimal of ASN.1 DER
 
 "#]],
@@ -565,7 +565,7 @@ hint: the key may have been created anyway: look for the description "Made by qk
 ==== alias/new, odd answer
 --- exit 3, hint as above
 error: cannot use awskms:///alias/new
-  caused by: `aws` answered with something other than JSON with KeyMetadata.KeyId: {}
+  caused by: unexpected reply from `aws` instead of JSON with KeyMetadata.KeyId: {}
 
 "#]],
         |case| {

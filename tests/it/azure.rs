@@ -34,7 +34,7 @@ fn generate_looks_first_and_requests_a_p256_signing_key() {
     assert_eq!(made.json()["source"], json!(with_version));
     assert_data_eq!(vault.calls().join("\n"), str![[r#"
 GET made.vault.azure.net /keys/new/ 
-POST made.vault.azure.net /keys/new/create {"kty": "EC", "attributes": {"enabled": true}, "keyOps": ["sign", "verify"], "crv": "P-256"}
+POST made.vault.azure.net /keys/new/create {"kty": "EC", "attributes": {"enabled": true}, "key_ops": ["sign", "verify"], "crv": "P-256"}
 "#]].raw());
 }
 
@@ -290,7 +290,7 @@ hint: the server may not be Azure Key Vault: check the vault's name and the prox
 ==== odd kid
 --- exit 3, hint as above
 error: cannot use azurekms://v/k
-  caused by: `az` answered with something other than the URL of a key version: https://elsewhere/keys/bob/1?x
+  caused by: unexpected reply from `az` instead of the URL of a key version: https://elsewhere/keys/bob/1?x
 
 "#]],
         |case| {
@@ -332,22 +332,22 @@ MEYCIQDUlO4pk18TYpPnPtaMal5p0qjhUDbJlej9njOlS+X8kgIhALoi9FRqutQeUcwI20igDhEBq4zT
 ==== cut short
 --- exit 3
 error: cannot use azurekms://v/k
-  caused by: `az` answered with something other than a signature: 1JTuKZNfE2KT5z7WjGpeadKo4VA2yZXo/Z4zpUvl/JK6IvRUarrUHlHMCNtIoA4RAauM08d7kxm/4R1N71Ky
+  caused by: unexpected reply from `az` instead of a signature: 1JTuKZNfE2KT5z7WjGpeadKo4VA2yZXo/Z4zpUvl/JK6IvRUarrUHlHMCNtIoA4RAauM08d7kxm/4R1N71Ky
 hint: qkey expects Base64 of r and s, 32 bytes each
 ==== DER
 --- exit 3
 error: cannot use azurekms://v/k
-  caused by: `az` answered with something other than a signature: MEYCIQDUlO4pk18TYpPnPtaMal5p0qjhUDbJlej9njOlS+X8kgIhALoi9FRqutQeUcwI20igDhEBq4zTx3uTGb/hHU3vUrIZ
+  caused by: unexpected reply from `az` instead of a signature: MEYCIQDUlO4pk18TYpPnPtaMal5p0qjhUDbJlej9njOlS+X8kgIhALoi9FRqutQeUcwI20igDhEBq4zTx3uTGb/hHU3vUrIZ
 hint: qkey expects Base64 of r and s, 32 bytes each; this looks like Base64 of ASN.1 DER
 ==== no JSON
 --- exit 3
 error: cannot use azurekms://v/k
-  caused by: `az` answered with something other than JSON with a signature: [31moops
+  caused by: unexpected reply from `az` instead of JSON with a signature: [31moops
 hint: the server may not be Azure Key Vault: check the vault's name and the proxy
 ==== no signature
 --- exit 3, hint as above
 error: cannot use azurekms://v/k
-  caused by: `az` answered with something other than JSON with a signature: null
+  caused by: unexpected reply from `az` instead of JSON with a signature: null
 
 "#]],
         |case| {

@@ -169,12 +169,11 @@ fn flag_overrides_environment_which_overrides_file() {
             command.args(Some(flag).filter(|flag| !flag.is_empty()));
             let output = command.output().unwrap();
             let shown = qkey.taken(&output).stdout;
-            text += &match serde_json::from_str::<serde_json::Value>(&shown) {
-                Ok(shown) => format!("{name}  {}\n", shown["settings"][name]),
-                Err(_) => {
-                    let line = shown.lines().find(|line| line.starts_with(name));
-                    narrow(line.unwrap()) + "\n"
-                }
+            text += &if let Ok(shown) = serde_json::from_str::<serde_json::Value>(&shown) {
+                format!("{name}  {}\n", shown["settings"][name])
+            } else {
+                let line = shown.lines().find(|line| line.starts_with(name));
+                narrow(line.unwrap()) + "\n"
             };
         }
     }

@@ -131,11 +131,12 @@ fn token_precedence() {
         assert!(!logged_in(&qkey.run(["keys"])), "{variable} is heeded");
         let named = qkey.run(["keys", "--cluster", "lab"]);
         assert!(logged_in(&named), "{variable} is not for --cluster");
-        let warning = match variable.starts_with("QKEY_TOKEN") {
-            true => format!(
+        let warning = if variable.starts_with("QKEY_TOKEN") {
+            format!(
                 "warning: ignored {variable}: it may belong to a cluster other than the one named by a flag\n"
-            ),
-            false => String::new(),
+            )
+        } else {
+            String::new()
         };
         assert_eq!(named.stderr, warning);
         let flag = ["keys", "--credentials-store", "right.json"];

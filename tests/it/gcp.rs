@@ -219,7 +219,7 @@ hint: use a key with the purpose asymmetric-signing and the algorithm ec-sign-p2
 ==== no PEM
 --- exit 3
 error: cannot use gcpkms://[RING]/cryptoKeys/bob/cryptoKeyVersions/1
-  caused by: `gcloud` answered with something other than a public key in PEM: [31moops
+  caused by: unexpected reply from `gcloud` instead of a public key in PEM: [31moops
 hint: try again; if it persists, the server may not be Cloud KMS: check the proxy
 ==== RSA
 --- exit 3
@@ -280,12 +280,12 @@ error: cannot sign with gcpkms://[RING]/cryptoKeys/bob/cryptoKeyVersions/1
 ==== garbage
 --- exit 3
 error: cannot use gcpkms://[RING]/cryptoKeys/bob/cryptoKeyVersions/1
-  caused by: `gcloud` answered with something other than a signature: garbage
+  caused by: unexpected reply from `gcloud` instead of a signature: garbage
 hint: qkey expects ASN.1 DER
 ==== Base64
 --- exit 3
 error: cannot use gcpkms://[RING]/cryptoKeys/bob/cryptoKeyVersions/1
-  caused by: `gcloud` answered with something other than a signature: MEYCIQDTZ/m35dLHjS2wBnKoTxSVQBhW3VUaFPv7EizuTC4y1QIhAL0eoWYHWs2d7MIPil24f755Lt5MP+QZTW2j8so/iXUu
+  caused by: unexpected reply from `gcloud` instead of a signature: MEYCIQDTZ/m35dLHjS2wBnKoTxSVQBhW3VUaFPv7EizuTC4y1QIhAL0eoWYHWs2d7MIPil24f755Lt5MP+QZTW2j8so/iXUu
 hint: qkey expects ASN.1 DER; this looks like Base64 of ASN.1 DER
 
 "#]],

@@ -654,7 +654,7 @@ fn hostile_rest_replies_are_escaped() {
                     "list_keys",
                     "redirect",
                     json!({ "location": format!("https://{payload}/") }),
-                )
+                );
             };
             run("a redirect", &["keys", "-vv"], &redirect);
         }

@@ -1,5 +1,10 @@
 //! Every test that runs `qkey` as a user would, in one program: one link, one set of servers.
 
+#![allow(
+    unsafe_code,
+    reason = "fork(2) and resource limits of the programs under test"
+)]
+
 mod add;
 mod aws;
 mod azure;

@@ -92,9 +92,10 @@ impl Node {
 
     /// Runs a program with its arguments on the node.
     fn command(&self, command: &Command) -> Command {
-        let namespaces = match rustix::process::geteuid().is_root() {
-            true => "-mnu",
-            false => "-rmnu",
+        let namespaces = if rustix::process::geteuid().is_root() {
+            "-mnu"
+        } else {
+            "-rmnu"
         };
         let mut on_node = Command::new("unshare");
         on_node
@@ -208,9 +209,10 @@ fn other_hosts_are_refused_before_qq_runs() {
         "keys --host=node-3 --port=443",
         "keys --port=9000",
     ] {
-        let run = match line.contains("--port") {
-            true => node.line(line),
-            false => node.line(&format!("{line} --host={OTHER}")),
+        let run = if line.contains("--port") {
+            node.line(line)
+        } else {
+            node.line(&format!("{line} --host={OTHER}"))
         };
         assert_eq!((run.code, &*run.stdout), (2, ""), "{line}: {run:?}");
     }

@@ -364,17 +364,17 @@ fn malformed_replies_are_shown() {
 ==== no public key
 --- exit 3
 error: cannot use openssl:alice.pem
-  caused by: `openssl` answered with something other than a public key in PEM: oops
+  caused by: unexpected reply from `openssl` instead of a public key in PEM: oops
 hint: the program `openssl` on PATH may not be OpenSSL
 ==== garbage
 --- exit 3
 error: cannot use openssl:alice.pem
-  caused by: `openssl` answered with something other than a signature: garbage
+  caused by: unexpected reply from `openssl` instead of a signature: garbage
 hint: qkey expects ASN.1 DER
 ==== P1363
 --- exit 3
 error: cannot use openssl:alice.pem
-  caused by: `openssl` answered with something other than a signature: d367f9b7e5d2c78d2db00672a84f1495401856dd551a14fbfb122cee4c2e32d5bd1ea166075acd9decc20f8a5db87fbe792ede4c3fe4194d6da3f2ca…
+  caused by: unexpected reply from `openssl` instead of a signature: d367f9b7e5d2c78d2db00672a84f1495401856dd551a14fbfb122cee4c2e32d5bd1ea166075acd9decc20f8a5db87fbe792ede4c3fe4194d6da3f2ca…
 hint: qkey expects ASN.1 DER; this looks like r and s, 32 bytes each (IEEE P1363)
 
 "#]],

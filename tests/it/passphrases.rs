@@ -91,7 +91,7 @@ error: cannot get the passphrase of locked.pem
 $ qkey pubkey 'locked.pem?passphrase-file=long'
 --- exit 3, hint as above
 error: cannot get the passphrase of locked.pem
-  caused by: the passphrase of locked.pem in long is longer than any passphrase
+  caused by: the passphrase of locked.pem in long is too long
 $ qkey pubkey 'locked.pem?passphrase-file=missing'
 --- exit 3, hint as above
 error: cannot get the passphrase of locked.pem

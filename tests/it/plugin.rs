@@ -18,7 +18,7 @@ fn with_plugins(qkey: Qkey) -> Qkey {
     let path = std::env::var("PATH").expect("a PATH");
     let bin = qkey.path("bin").to_string_lossy().into_owned();
     fs::create_dir(&bin).expect("a folder");
-    qkey.env("PATH", &format!("{bin}:{examples}:{path}"))
+    qkey.env("PATH", format!("{bin}:{examples}:{path}"))
 }
 
 /// Writes a plugin in shell that has read the hello and the request into `$hello` and `$request`,
@@ -223,24 +223,24 @@ error: cannot sign with plugin:test:x
 ==== nothing
 --- exit 3
 error: cannot use plugin:test:x
-  caused by: `[DIR]/bin/qkey-signer-test` answered with something other than one line of JSON: (nothing)
+  caused by: unexpected reply from `[DIR]/bin/qkey-signer-test` instead of one line of JSON: (nothing)
 hint: the plugin does not follow the protocol in docs/plugins.md: tell its author
 ==== garbage
 --- exit 3, hint as above
 error: cannot use plugin:test:x
-  caused by: `[DIR]/bin/qkey-signer-test` answered with something other than one line of JSON: Welcome to the card!
+  caused by: unexpected reply from `[DIR]/bin/qkey-signer-test` instead of one line of JSON: Welcome to the card!
 ==== two lines
 --- exit 3, hint as above
 error: cannot use plugin:test:x
-  caused by: `[DIR]/bin/qkey-signer-test` answered with something other than one line of JSON: {"version":1,"signature":"MEUCIQDvRbRJfkXZQ0UqNn5jcqAMoNA2UFV+dEv9i8Vl8XFiZQIgT+4UqgLCDe5entD1bZd5YSo+b4UNZhJ/XVj+oxIHJd…
+  caused by: unexpected reply from `[DIR]/bin/qkey-signer-test` instead of one line of JSON: {"version":1,"signature":"MEUCIQDvRbRJfkXZQ0UqNn5jcqAMoNA2UFV+dEv9i8Vl8XFiZQIgT+4UqgLCDe5entD1bZd5YSo+b4UNZhJ/XVj+oxIHJd…
 ==== an error without words
 --- exit 3, hint as above
 error: cannot use plugin:test:x
-  caused by: `[DIR]/bin/qkey-signer-test` answered with something other than one line of JSON: {"version":1,"error":{"kind":"failed"}}
+  caused by: unexpected reply from `[DIR]/bin/qkey-signer-test` instead of one line of JSON: {"version":1,"error":{"kind":"failed"}}
 ==== no version
 --- exit 3, hint as above
 error: cannot use plugin:test:x
-  caused by: `[DIR]/bin/qkey-signer-test` answered with something other than a reply with a version: {"signature":"MEUCIQDvRbRJfkXZQ0UqNn5jcqAMoNA2UFV+dEv9i8Vl8XFiZQIgT+4UqgLCDe5entD1bZd5YSo+b4UNZhJ/XVj+oxIHJdY="}
+  caused by: unexpected reply from `[DIR]/bin/qkey-signer-test` instead of a reply with a version: {"signature":"MEUCIQDvRbRJfkXZQ0UqNn5jcqAMoNA2UFV+dEv9i8Vl8XFiZQIgT+4UqgLCDe5entD1bZd5YSo+b4UNZhJ/XVj+oxIHJdY="}
 ==== another version
 --- exit 3
 error: cannot sign with plugin:test:x
@@ -249,12 +249,12 @@ hint: update the plugin or qkey, whichever is older
 ==== no signature
 --- exit 3
 error: cannot use plugin:test:x
-  caused by: `[DIR]/bin/qkey-signer-test` answered with something other than a reply with a signature: {"version":1}
+  caused by: unexpected reply from `[DIR]/bin/qkey-signer-test` instead of a reply with a signature: {"version":1}
 hint: the plugin does not follow the protocol in docs/plugins.md: tell its author
 ==== a public key in its place
 --- exit 3, hint as above
 error: cannot use plugin:test:x
-  caused by: `[DIR]/bin/qkey-signer-test` answered with something other than a reply with a signature: {"version":1,"public_key":"MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEgKmJRFWtWTEHhBTiC5rI1rbBJlXJqTNGHl4O+YRUke1drezNEidIVqu/U…
+  caused by: unexpected reply from `[DIR]/bin/qkey-signer-test` instead of a reply with a signature: {"version":1,"public_key":"MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEgKmJRFWtWTEHhBTiC5rI1rbBJlXJqTNGHl4O+YRUke1drezNEidIVqu/U…
 ==== an exit code
 --- exit 3
 error: cannot sign with plugin:test:x
@@ -275,12 +275,12 @@ hint: check the plugin and the network, or raise --timeout SECONDS
 ==== not Base64
 --- exit 3
 error: cannot use plugin:test:x
-  caused by: `[DIR]/bin/qkey-signer-test` answered with something other than a signature: ?
+  caused by: unexpected reply from `[DIR]/bin/qkey-signer-test` instead of a signature: ?
 hint: qkey expects Base64 of ASN.1 DER
 ==== hexadecimal
 --- exit 3
 error: cannot use plugin:test:x
-  caused by: `[DIR]/bin/qkey-signer-test` answered with something other than a signature: 3045022100ef45b4497e45d943452a367e6372a00ca0d03650557e744bfd8bc565f171626502204fee14aa02c20dee5e9ed0f56d9779612a3e6f850d…
+  caused by: unexpected reply from `[DIR]/bin/qkey-signer-test` instead of a signature: 3045022100ef45b4497e45d943452a367e6372a00ca0d03650557e744bfd8bc565f171626502204fee14aa02c20dee5e9ed0f56d9779612a3e6f850d…
 hint: qkey expects Base64 of ASN.1 DER; this looks like hexadecimal of ASN.1 DER
 ==== another key's
 --- exit 3
@@ -348,7 +348,7 @@ error: cannot use plugin:test:x
 ==== true
 --- exit 3, hint as above
 error: cannot use plugin:test:x
-  caused by: `[DIR]/bin/qkey-signer-test` answered with something other than a reply with a public_key: {"version":1,"public_key":""}
+  caused by: unexpected reply from `[DIR]/bin/qkey-signer-test` instead of a reply with a public_key: {"version":1,"public_key":""}
 
 "#]],
         |line| {

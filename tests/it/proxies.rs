@@ -59,7 +59,7 @@ fn https_proxy_beats_all_proxy() {
         ("HTTPS_PROXY", "all_proxy"),
         ("all_proxy", "ALL_PROXY"),
     ] {
-        let qkey = through(&core, strong, &wanted.url()).env(weak, &other.url());
+        let qkey = through(&core, strong, &wanted.url()).env(weak, other.url());
         expect_done(&qkey.run(["keys"]));
     }
     assert_eq!(wanted.targets().len(), 3);
@@ -121,7 +121,7 @@ hint: check the proxy that HTTPS_PROXY names, or list the cluster's host in no_p
 fn unreachable_proxy_and_cluster_are_named() {
     let port = free_port();
     let url = format!("http://me:hunter2@127.0.0.1:{port}");
-    let run = Qkey::with_port(1)
+    let run = Qkey::with_port(free_port())
         .env("https_proxy", url)
         .run(["keys", "list"]);
     let said = transcript(port, &run);
@@ -132,7 +132,7 @@ fn unreachable_proxy_and_cluster_are_named() {
         said + &transcript(proxy.port(), &run),
         str![[r#"
 --- exit 7
-error: cannot reach [PORT]27.0.0.[PORT]:[PORT]: through the proxy [PORT]27.0.0.[PORT]:[PROXY]: Connection refused (os error [PORT][PORT][PORT])
+error: cannot reach 127.0.0.1:[PORT]: through the proxy 127.0.0.1:[PROXY]: Connection refused (os error 111)
 hint: check the proxy that https_proxy names, or list the cluster's host in no_proxy; then check --host and --port
 --- exit 7
 error: cannot reach 127.0.0.1:[PORT]: through the proxy 127.0.0.1:[PROXY]: it responded with 502 Bad Gateway

@@ -270,9 +270,10 @@ impl Tpm {
             }
         };
         for snapshot in 1..=5 {
-            match self.mock.snapshot_ids().contains(&snapshot) {
-                true => self.mock.set_snapshot_field(snapshot, "lock_key", &id),
-                false => self.mock.add_snapshot(snapshot, "daily", Some(&id)),
+            if self.mock.snapshot_ids().contains(&snapshot) {
+                self.mock.set_snapshot_field(snapshot, "lock_key", &id);
+            } else {
+                self.mock.add_snapshot(snapshot, "daily", Some(&id));
             }
         }
     }

@@ -680,11 +680,11 @@ error: unexpected reply from 127.0.0.1:[PORT] to the request to list the lock ke
 ==== loop
 --- exit 7
 error: unexpected reply from 127.0.0.1:[PORT] to the request to list the lock keys
-  caused by: its list never ends
+  caused by: the list has no last page
 ==== cycle
 --- exit 7
 error: unexpected reply from 127.0.0.1:[PORT] to the request to list the lock keys
-  caused by: its list never ends
+  caused by: the list has no last page
 
 "#]]
     );

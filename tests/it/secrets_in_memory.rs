@@ -178,9 +178,10 @@ fn no_private_key_or_passphrase_is_in_memory_after_signing() {
     ]
     .concat();
     for (number, (encoding, _)) in ENCODINGS.iter().enumerate() {
-        let attribute = match encoding.contains("plain") {
-            true => "",
-            false => "?passphrase-file=pass",
+        let attribute = if encoding.contains("plain") {
+            ""
+        } else {
+            "?passphrase-file=pass"
         };
         let line = format!("qkey sign --key 'key-{number}{attribute}' challenge");
         assert_wiped(&qkey, &line, &forms);

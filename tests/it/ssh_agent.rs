@@ -91,9 +91,10 @@ fn without_fingerprints(qkey: &Qkey, text: &str) -> String {
     let list = prints(qkey, "ssh-add -l");
     list.lines().fold(text.to_owned(), |text, line| {
         let fingerprint = line.split(' ').nth(1).expect("a fingerprint");
-        match fingerprint == ALICE_FINGERPRINT {
-            true => text,
-            false => text.replace(fingerprint, "SHA256:[AS SSH-ADD SHOWS IT]"),
+        if fingerprint == ALICE_FINGERPRINT {
+            text
+        } else {
+            text.replace(fingerprint, "SHA256:[AS SSH-ADD SHOWS IT]")
         }
     })
 }
@@ -397,14 +398,12 @@ fn lasting(
                 let Some(request) = read_message(&mut connection) else {
                     break;
                 };
-                match answer(&request) {
-                    // It may have been left before all was written.
-                    Some(bytes) => drop(connection.write_all(&bytes)),
-                    None => {
-                        left_open.push(connection);
-                        break;
-                    }
-                }
+                let Some(bytes) = answer(&request) else {
+                    left_open.push(connection);
+                    break;
+                };
+                // qkey may have left before all was written.
+                drop(connection.write_all(&bytes));
             }
         }
     });
@@ -664,7 +663,7 @@ fn restarted_agent_is_found_again() {
     );
     qkey.write_program("restart", &restart);
     let run = run(&qkey, &format!("{UNLOCK_FOUR} --jobs 1 -vv"));
-    let pid = std::fs::read_to_string(qkey.path("restarted")).expect("it was restarted");
+    let pid = fs::read_to_string(qkey.path("restarted")).expect("it was restarted");
     let pid = Pid::from_raw(pid.trim().parse().expect("a process id")).expect("not 0");
     kill_process(pid, Signal::TERM).expect("the agent runs");
     assert_eq!(run.code, 0, "{run:?}");

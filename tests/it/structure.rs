@@ -21,7 +21,7 @@ fn flatten(prefix: &str, tree: &str, paths: &mut Vec<String>) {
     for item in items.map(str::trim) {
         match item.split_once('{') {
             Some((head, rest)) => {
-                flatten(&format!("{prefix}{head}"), &rest[..rest.len() - 1], paths)
+                flatten(&format!("{prefix}{head}"), &rest[..rest.len() - 1], paths);
             }
             None => paths.push(format!("{prefix}{item}")),
         }

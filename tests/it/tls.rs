@@ -73,8 +73,8 @@ fn hints_for_untrusted_certificates_with_system_cas() {
         let runs = [&["keys"][..], &["keys", "--output=json"]].map(|args| qkey.run(args));
         let pin = runs[0].stderr.split_whitespace();
         let pin = pin
-            .filter(|word| word.starts_with("--tls-fingerprint="))
-            .last();
+            .rev()
+            .find(|word| word.starts_with("--tls-fingerprint="));
         expect_distrust(&core, &runs[0]);
         // The pin in the hint works as printed.
         let pin = pin.expect("a pin").trim_end_matches(',');
@@ -123,9 +123,10 @@ fn system_cas_are_trusted_for_certificate_names() {
         core.clear_requests();
         let qkey = trusting_nobody(&core).env("SSL_CERT_FILE", core.ca_file());
         let run = qkey.run(["keys", "--host", host]);
-        match trusted {
-            true => expect_trust(&run),
-            false => expect_distrust(&core, &run),
+        if trusted {
+            expect_trust(&run);
+        } else {
+            expect_distrust(&core, &run);
         }
     }
     let qkey = trusting_nobody(&core)
@@ -223,9 +224,10 @@ fn certificates_with_ca_file() {
         // In the store of the system it counts the same.
         let system = trusting_nobody(&core).env("SSL_CERT_FILE", core.ca_file());
         assert_eq!(system.run(["keys"]).code, run.code, "{kind}");
-        let curl = match curl_accepts(&core) {
-            true => "accepts",
-            false => "refuses",
+        let curl = if curl_accepts(&core) {
+            "accepts"
+        } else {
+            "refuses"
         };
         let pin = format!(
             "its fingerprint is {0}; if the cluster's administrator confirms it, pin the certificate with --tls-fingerprint={0}",
@@ -318,7 +320,7 @@ hint: [PIN], or trust the CA that signed it with --ca-file PEM
 untrusted: its chain is longer than a CA in it allows (path length constraint)
 hint: [PIN]
 ==== issued-by-a-server, issued-by-a-server-in-the-file: exit 7, curl refuses
-untrusted: the certificate that issued it is not a CA's
+untrusted: it was issued by a certificate that is not a CA certificate
 hint: [PIN]
 ==== name-constraints: exit 7, curl refuses
 untrusted: a CA in its chain may not issue certificates for its names (name constraints)

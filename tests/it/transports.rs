@@ -26,7 +26,7 @@ fn in_parallel<C: Sync, T: Send>(cases: &[C], run: impl Fn(&C) -> T + Sync) -> V
     thread::scope(|scope| {
         let run = &run;
         let threads: Vec<_> = cases.iter().map(|case| scope.spawn(|| run(case))).collect();
-        let results = threads.into_iter().map(|thread| thread.join());
+        let results = threads.into_iter().map(thread::ScopedJoinHandle::join);
         results.map(|result| result.expect("no panic")).collect()
     })
 }
@@ -511,7 +511,7 @@ error: unexpected reply to the request to replace key 1 ("lock-2026"): not done 
 ==== drop_after {}
 warning: no reply to the request to replace key 1 ("lock-2026") (lost the connection to 127.0.0.1:[PORT] during the request to replace key 1: Remote end closed connection without response); checked: it was done
 ==== empty_after {}
-warning: unexpected reply to the request to replace key 1 ("lock-2026") (unexpected reply from 127.0.0.1:[PORT] to the request to replace key 1: expected the key in JSON (invalid type: null, expected struct KeyReply at line 1 column 4), got: null); checked: it was done
+warning: unexpected reply to the request to replace key 1 ("lock-2026") (unexpected reply from 127.0.0.1:[PORT] to the request to replace key 1: expected the key in JSON (invalid type: null, expected an object at line 1 column 4), got: null); checked: it was done
 ==== status {"status":500}
 error: the cluster failed to process the request to replace key 1 ("lock-2026"); checked: it was not done
   caused by: 127.0.0.1:[PORT] failed to replace key 1

@@ -356,7 +356,7 @@ fn malformed_replies_are_shown() {
 ==== read: no JSON
 --- exit 3
 error: cannot use hashivault://lock
-  caused by: `vault` answered with something other than JSON with data: [31moops
+  caused by: unexpected reply from `vault` instead of JSON with data: [31moops
 hint: the path may not be a transit engine: check the attribute mount, and VAULT_ADDR or BAO_ADDR
 ==== read: no data
 --- exit 3
@@ -371,24 +371,24 @@ hint: the path may not be a transit engine: check the attribute mount, and VAULT
 ==== not JSON
 --- exit 3, hint as above
 error: cannot use hashivault://lock
-  caused by: `vault` answered with something other than JSON with a signature: Success!
+  caused by: unexpected reply from `vault` instead of JSON with a signature: Success!
 ==== no prefix
 --- exit 3, hint as above
 error: cannot use hashivault://lock
-  caused by: `vault` answered with something other than a signature by the requested key version: MEYCIQDTZ/m35dLHjS2wBnKoTxSVQBhW3VUaFPv7EizuTC4y1QIhAL0eoWYHWs2d7MIPil24f755Lt5MP+QZTW2j8so/iXUu
+  caused by: unexpected reply from `vault` instead of a signature by the requested key version: MEYCIQDTZ/m35dLHjS2wBnKoTxSVQBhW3VUaFPv7EizuTC4y1QIhAL0eoWYHWs2d7MIPil24f755Lt5MP+QZTW2j8so/iXUu
 ==== other version
 --- exit 3, hint as above
 error: cannot use hashivault://lock
-  caused by: `vault` answered with something other than a signature by the requested key version: vault:v1:MEYCIQDTZ/m35dLHjS2wBnKoTxSVQBhW3VUaFPv7EizuTC4y1QIhAL0eoWYHWs2d7MIPil24f755Lt5MP+QZTW2j8so/iXUu
+  caused by: unexpected reply from `vault` instead of a signature by the requested key version: vault:v1:MEYCIQDTZ/m35dLHjS2wBnKoTxSVQBhW3VUaFPv7EizuTC4y1QIhAL0eoWYHWs2d7MIPil24f755Lt5MP+QZTW2j8so/iXUu
 ==== empty
 --- exit 3
 error: cannot use hashivault://lock
-  caused by: `vault` answered with something other than a signature: (nothing)
+  caused by: unexpected reply from `vault` instead of a signature: (nothing)
 hint: qkey expects Base64 of ASN.1 DER after vault:vN:
 ==== P1363
 --- exit 3
 error: cannot use hashivault://lock
-  caused by: `vault` answered with something other than a signature: 02f5t+XSx40tsAZyqE8UlUAYVt1VGhT7+xIs7kwuMtW9HqFmB1rNnezCD4pduH++eS7eTD/kGU1to/LKP4l1Lg==
+  caused by: unexpected reply from `vault` instead of a signature: 02f5t+XSx40tsAZyqE8UlUAYVt1VGhT7+xIs7kwuMtW9HqFmB1rNnezCD4pduH++eS7eTD/kGU1to/LKP4l1Lg==
 hint: qkey expects Base64 of ASN.1 DER after vault:vN:; this looks like Base64 of r and s, 32 bytes each (IEEE P1363)
 
 "#]],

@@ -264,10 +264,10 @@ fn find_dialect(run: impl Fn(Dialect) -> Attempt<Output>) -> (Option<Dialect>, A
     }
     log::debug!("retrying with the options of qq 6.1.0");
     let older = run(Dialect::IdOrName);
-    match is_usage(&older) {
-        // The first complaint is the one to show.
-        true => (None, newer),
-        false => (Some(Dialect::IdOrName), older),
+    if is_usage(&older) {
+        (None, newer)
+    } else {
+        (Some(Dialect::IdOrName), older)
     }
 }
 

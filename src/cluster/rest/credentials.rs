@@ -54,6 +54,7 @@ const LIMIT: usize = 64 << 10;
 
 /// What `qq login` writes.
 #[derive(Deserialize)]
+#[serde(expecting = "an object")]
 struct Stored<'a> {
     version: u64,
     #[serde(borrow)]
@@ -159,12 +160,13 @@ fn read_file(path: &Path, timeout: Duration) -> Result<Option<Zeroizing<String>>
 /// The token without its line ending. It goes into a header, where only visible ASCII is safe.
 fn checked(text: &str, source: String) -> Result<Token> {
     let token = text.trim_end_matches(['\r', '\n']);
-    match !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic()) {
-        true => Ok(Token {
+    if !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic()) {
+        Ok(Token {
             text: Zeroizing::new(token.to_owned()),
             source,
-        }),
-        false => Err(Error::NotAToken(source)),
+        })
+    } else {
+        Err(Error::NotAToken(source))
     }
 }
 

@@ -158,13 +158,12 @@ impl Rest {
             return Err(Failure::Unexpected(Unexpected::Redirect(to), None));
         }
         let status = status.as_u16();
-        Err(match reply::api_error(&response.body) {
-            Some(words) => Failure::api(status, self.without_token(&words), retry_after),
-            None => {
-                // A proxy in front of the cluster may have its own body for these.
-                let retry_after = is_transient(status).then(|| retry_after.unwrap_or_default());
-                Failure::status(status, self.excerpt(&response.body), retry_after)
-            }
+        Err(if let Some(words) = reply::api_error(&response.body) {
+            Failure::api(status, self.without_token(&words), retry_after)
+        } else {
+            // A proxy in front of the cluster may have its own body for these.
+            let retry_after = is_transient(status).then(|| retry_after.unwrap_or_default());
+            Failure::status(status, self.excerpt(&response.body), retry_after)
         })
     }
 

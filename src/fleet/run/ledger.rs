@@ -103,12 +103,13 @@ impl Ledger {
                 sent |= matches!(is_in[0], Stage::Accepted | Stage::Sent);
             }
         }
-        let hint = match sent {
-            true => format!(
+        let hint = if sent {
+            format!(
                 "`{}` shows what is locked; rerunning is safe: qkey looks first",
                 self.check
-            ),
-            false => "rerunning is safe: qkey looks first".to_owned(),
+            )
+        } else {
+            "rerunning is safe: qkey looks first".to_owned()
         };
         Error::new(Kind::Interrupted, message).hint(hint).whole()
     }

@@ -72,9 +72,10 @@ impl Authorities {
             // A damaged one leaves the others usable.
             let _ = all.add(certificate);
         }
-        match all.certificates.is_empty() {
-            true => Err(found.errors.into_iter().next()),
-            false => Ok(all),
+        if all.certificates.is_empty() {
+            Err(found.errors.into_iter().next())
+        } else {
+            Ok(all)
         }
     }
 

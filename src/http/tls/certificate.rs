@@ -124,7 +124,7 @@ impl Certificate {
             match name {
                 GeneralName::DnsName(name) => names.dns.push(name.to_string()),
                 GeneralName::IpAddress(octets) => {
-                    names.addresses.extend(address(octets.as_bytes()))
+                    names.addresses.extend(address(octets.as_bytes()));
                 }
                 _ => {}
             }

@@ -106,7 +106,7 @@ pub enum TrustError {
     #[error("cannot use {} as --ca-file", .0.display())]
     CaFile(PathBuf, #[source] CaFileError),
     #[error("TLS cannot be set up")]
-    Library(#[source] rustls::Error),
+    Library(#[source] Error),
 }
 
 /// The TLS settings of a host, shared by all connections to it.
@@ -330,9 +330,10 @@ fn verify_tls12_signature(
     // nothing.
     let mut verified =
         candidates.map(|algorithm| key.verify_signature(*algorithm, message, signed.signature()));
-    match verified.any(|verified| verified.is_ok()) {
-        true => Ok(HandshakeSignatureValid::assertion()),
-        false => Err(Reason::Unproven),
+    if verified.any(|verified| verified.is_ok()) {
+        Ok(HandshakeSignatureValid::assertion())
+    } else {
+        Err(Reason::Unproven)
     }
 }
 

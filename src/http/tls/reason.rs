@@ -152,7 +152,7 @@ pub(crate) enum Reason {
         "it is a CA certificate, which is accepted as a server's only if --ca-file contains it"
     )]
     Authority,
-    #[error("the certificate that issued it is not a CA's")]
+    #[error("it was issued by a certificate that is not a CA certificate")]
     NotAnAuthority,
     #[error("its chain is longer than a CA in it allows (path length constraint)")]
     PathLength,

@@ -156,8 +156,9 @@ fn address(uri: &Uri, source: &Source) -> String {
             Some(format!("{name}={}", uri::encode(value.as_bytes())))
         })
         .collect();
-    match query.is_empty() {
-        true => format!("{}:{uri}", KIND.scheme),
-        false => format!("{}:{uri}?{}", KIND.scheme, query.join("&")),
+    if query.is_empty() {
+        format!("{}:{uri}", KIND.scheme)
+    } else {
+        format!("{}:{uri}?{}", KIND.scheme, query.join("&"))
     }
 }

@@ -320,14 +320,15 @@ fn usual() -> Result<Vec<PathBuf>, ModuleError> {
     let found: Vec<PathBuf> = by_name
         .chain(vendors.filter(|path| path.exists()))
         .collect();
-    match found.is_empty() {
-        false => Ok(found),
-        true => Err(ModuleError::NotFound(format!(
+    if !found.is_empty() {
+        Ok(found)
+    } else {
+        Err(ModuleError::NotFound(format!(
             "PKCS#11 module found: looked for {} in {}, and for {}",
             USUAL_NAMES.join(", "),
             paths(&folders),
             VENDOR_MODULES.join(", ")
-        ))),
+        )))
     }
 }
 

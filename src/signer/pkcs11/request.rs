@@ -40,7 +40,7 @@ impl Request {
     pub(super) fn new(source: &Source, context: &Arc<Context>) -> Result<Self> {
         let title = source.text().to_owned();
         let uri = Uri::parse(source.raw_body()).map_err(|why| {
-            let hint = format!("the syntax is {}", FORM);
+            let hint = format!("the syntax is {FORM}");
             source.invalid(why).hint(hint)
         })?;
         let owned = |name| source.attribute(name).map(str::to_owned);
@@ -91,14 +91,13 @@ fn pin(source: &Source) -> Result<Pin> {
     let ours = source.secret()?.map(Pin::From);
     let mut ways = [value, rfc, ours].into_iter().flatten();
     let pin = ways.next().unwrap_or(Pin::Person);
-    match ways.next() {
-        None => Ok(pin),
-        Some(_) => {
-            let title = source.text();
-            let message = format!("{title:?} has more than one source for the PIN");
-            let error = Error::new(ErrorKind::Usage, message);
-            Err(error.hint("keep only one of the pin attributes"))
-        }
+    if ways.next().is_none() {
+        Ok(pin)
+    } else {
+        let title = source.text();
+        let message = format!("{title:?} has more than one source for the PIN");
+        let error = Error::new(ErrorKind::Usage, message);
+        Err(error.hint("keep only one of the pin attributes"))
     }
 }
 

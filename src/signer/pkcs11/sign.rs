@@ -40,9 +40,10 @@ impl Signer for TokenSigner {
             Some(key) => key,
             None => private.insert(self.private_key()?),
         };
-        let reply = match key.always_authenticates {
-            false => self.sign_digest(key, challenge)?,
-            true => self.sign_with_pin(key, challenge)?,
+        let reply = if !key.always_authenticates {
+            self.sign_digest(key, challenge)?
+        } else {
+            self.sign_with_pin(key, challenge)?
         };
         Signature::from_p1363(&reply).map_err(|error| {
             let looks = match Signature::from_der(&reply) {

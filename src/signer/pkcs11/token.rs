@@ -185,15 +185,12 @@ impl Token {
         }
         let info = self.current_info(request)?;
         self.expect_openable(&info, request)?;
-        let tried = match self.pin(&info, request)? {
-            Some(pin) => {
-                let pin = RawAuthPin::new(Box::new(pin.as_bytes().to_vec()));
-                session.call(move |session| session.login_with_raw(user, &pin))
-            }
-            None => {
-                log::warn!("enter the PIN of {self} on the reader's keypad");
-                session.call_within(None, move |session| session.login(user, None::<&AuthPin>))
-            }
+        let tried = if let Some(pin) = self.pin(&info, request)? {
+            let pin = RawAuthPin::new(Box::new(pin.as_bytes().to_vec()));
+            session.call(move |session| session.login_with_raw(user, &pin))
+        } else {
+            log::warn!("enter the PIN of {self} on the reader's keypad");
+            session.call_within(None, move |session| session.login(user, None::<&AuthPin>))
         };
         match tried {
             Err(failure) if !failure.is(RvError::UserAlreadyLoggedIn) => {

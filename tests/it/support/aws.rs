@@ -26,7 +26,7 @@ pub fn folder(version: &str) -> PathBuf {
 /// `qkey` with one version of `aws`, and with credentials.
 pub fn with_aws(qkey: Qkey, version: &str) -> Qkey {
     let path = std::env::var("PATH").expect("a PATH in UTF-8");
-    qkey.env("PATH", &format!("{}:{path}", folder(version).display()))
+    qkey.env("PATH", format!("{}:{path}", folder(version).display()))
         .env("AWS_ACCESS_KEY_ID", "AKIAUSER")
         .env("AWS_SECRET_ACCESS_KEY", "secret")
         .env("AWS_DEFAULT_REGION", "eu-west-1")

@@ -196,9 +196,10 @@ fn list(state: &State, key: &str) -> Result<Value, Reply> {
             json!({ "name": name, "state": version.state, "algorithm": version.algorithm })
         })
         .collect();
-    match versions.is_empty() {
-        true => Err(not_found("CryptoKey", key)),
-        false => Ok(json!({ "cryptoKeyVersions": versions })),
+    if versions.is_empty() {
+        Err(not_found("CryptoKey", key))
+    } else {
+        Ok(json!({ "cryptoKeyVersions": versions }))
     }
 }
 

@@ -84,7 +84,7 @@ pub fn with_program(qkey: Qkey, name: &str, text: &str) -> Qkey {
     fs::create_dir_all(&bin).expect("a folder");
     qkey.write_program(&format!("bin/{name}"), text);
     let path = std::env::var("PATH").expect("a PATH in UTF-8");
-    qkey.env("PATH", &format!("{}:{path}", bin.display()))
+    qkey.env("PATH", format!("{}:{path}", bin.display()))
 }
 
 /// Runs `qkey`, and presses Ctrl-C once it has come to a point.

@@ -37,7 +37,7 @@ pub fn address() -> &'static str {
 /// `qkey` with `bao` and the root token, for a server.
 pub fn with_bao(qkey: Qkey, address: &str) -> Qkey {
     let path = std::env::var("PATH").expect("a PATH in UTF-8");
-    qkey.env("PATH", &format!("{}:{path}", folder().display()))
+    qkey.env("PATH", format!("{}:{path}", folder().display()))
         .env("BAO_ADDR", address)
         .env("BAO_TOKEN", "root")
 }

@@ -427,8 +427,9 @@ pub fn side_by_side(cases: &[&str], run: impl Fn(&str) -> String + Sync) -> Stri
 /// The time that a call to the cluster is given under a fault: a short one where all of it will be
 /// waited for.
 pub fn timeout_for(fault: &str) -> &'static str {
-    match fault.starts_with("hang") {
-        true => "--timeout=4",
-        false => "--timeout=60",
+    if fault.starts_with("hang") {
+        "--timeout=4"
+    } else {
+        "--timeout=60"
     }
 }

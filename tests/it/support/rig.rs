@@ -104,7 +104,7 @@ impl Rig {
             "plugin" => {
                 let examples = concat!(env!("CARGO_MANIFEST_DIR"), "/examples");
                 let path = std::env::var("PATH").expect("a PATH in UTF-8");
-                let qkey = qkey.env("PATH", &format!("{examples}:{path}"));
+                let qkey = qkey.env("PATH", format!("{examples}:{path}"));
                 Self::of(qkey, "plugin:example:carol.pem", "plugin:example:nope.pem")
                     .running("qkey-signer-example")
             }
@@ -174,7 +174,7 @@ impl Rig {
         self.qkey.write_program(&format!("hangs/{program}"), text);
         self.qkey = self
             .qkey
-            .env("PATH", &format!("{}:/usr/bin:/bin", bin.display()));
+            .env("PATH", format!("{}:/usr/bin:/bin", bin.display()));
         self
     }
 }
@@ -280,7 +280,7 @@ fn gcp(qkey: Qkey) -> Rig {
     let (config, token) = (qkey.path("gcloud"), qkey.write("token", "token"));
     let qkey = qkey
         .env("CLOUDSDK_CONFIG", config.to_str().expect("UTF-8"))
-        .env("CLOUDSDK_API_ENDPOINT_OVERRIDES_CLOUDKMS", &kms.url())
+        .env("CLOUDSDK_API_ENDPOINT_OVERRIDES_CLOUDKMS", kms.url())
         .env("CLOUDSDK_CORE_PROJECT", "p")
         .env("GCE_METADATA_ROOT", "127.0.0.1:9")
         .env("QKEY_TIMEOUT", "120")
