@@ -4,10 +4,7 @@
 
 use std::{num::NonZeroU64, path::PathBuf, time::Duration};
 
-use clap::{
-    ArgAction, Args,
-    builder::{FalseyValueParser, TypedValueParser},
-};
+use clap::{ArgAction, Args, builder::TypedValueParser};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -176,7 +173,7 @@ level! {
     #[arg(long, global = true, env = "QKEY_TLS_FINGERPRINT", value_name = "sha256:HEX")]
     tls_fingerprint: Fingerprint,
     /// Trust any certificate, which exposes the token (--via rest)
-    #[arg(long, global = true, env = "QKEY_INSECURE", action = ArgAction::SetTrue, value_parser = FalseyValueParser::new())]
+    #[arg(long, global = true, env = "QKEY_INSECURE", action = ArgAction::SetTrue, value_parser = yes_or_no)]
     #[serde(skip)]
     insecure: bool,
     /// Path of the qq program [default: qq, from PATH]
@@ -208,8 +205,20 @@ level! {
     #[arg(long, global = true, env = "QKEY_COLOR", value_enum, value_name = "WHEN")]
     color: Color = Color::default(),
     /// Never prompt
-    #[arg(long, global = true, env = "QKEY_NO_INPUT", action = ArgAction::SetTrue, value_parser = FalseyValueParser::new())]
+    #[arg(long, global = true, env = "QKEY_NO_INPUT", action = ArgAction::SetTrue, value_parser = yes_or_no)]
     no_input: bool = false,
+}
+
+/// The value of a variable that stands for a flag; an empty one counts as not set.
+///
+/// # Errors
+/// For any other word: what is meant as "no" must not count as "yes".
+pub fn yes_or_no(text: &str) -> Result<bool, &'static str> {
+    match text.to_ascii_lowercase().as_str() {
+        "" | "0" | "false" | "no" | "off" => Ok(false),
+        "1" | "true" | "yes" | "on" => Ok(true),
+        _ => Err("expected true or false"),
+    }
 }
 
 /// How the cluster is reached.

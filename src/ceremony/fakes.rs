@@ -494,7 +494,7 @@ impl Cluster for FakeCluster {
         assert!(key.is_addressable(), "{key:?} would be misread in a URL");
         let how = match key {
             KeyRef::Id(_) => "by id",
-            KeyRef::Name(_) => "by name",
+            KeyRef::Name(_) | KeyRef::Fingerprint(_) => "by name",
         };
         self.read(Call::ReplacementChallenge(how), |world| {
             world.replacement_challenge(key)

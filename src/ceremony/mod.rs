@@ -42,12 +42,21 @@ use crate::{
 /// # Errors
 /// Of kind `refused` if it is not in the key store.
 pub fn find_key<K: Borrow<StoredKey> + Clone>(keys: &[K], reference: &KeyRef) -> Result<K> {
-    if let Some(key) = keys.iter().find(|key| reference.matches((*key).borrow())) {
-        return Ok(key.clone());
+    let mut found = keys.iter().filter(|key| reference.matches((*key).borrow()));
+    if let Some(key) = found.next() {
+        return match found.next() {
+            None => Ok(key.clone()),
+            Some(other) => {
+                let [key, other] = [key, other].map(|key| key.borrow().title());
+                let message = format!("{key} and {other} have the same public half");
+                Err(Error::new(Kind::Refused, message).hint("give the key's id"))
+            }
+        };
     }
     let wanted = match reference {
         KeyRef::Id(id) => format!("with id {id}"),
         KeyRef::Name(name) => format!("named {}", quoted(name)),
+        KeyRef::Fingerprint(fingerprint) => format!("with the fingerprint {fingerprint}"),
     };
     let names = keys.iter().map(|key| key.borrow().name.as_str());
     let hint = match suggest::nearest(reference.as_str(), names) {

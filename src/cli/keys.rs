@@ -19,15 +19,23 @@ use crate::{
 
 /// Show the cluster's key store
 #[derive(Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct Keys {
     #[command(subcommand)]
     command: Option<Action>,
+    /// Show whole fingerprints
+    #[arg(long)]
+    wide: bool,
 }
 
 #[derive(Subcommand)]
 enum Action {
     /// List stored keys and the configured keys that match (default)
-    List,
+    List {
+        /// Show whole fingerprints
+        #[arg(long)]
+        wide: bool,
+    },
     /// Show one stored key
     #[command(override_usage = "qkey keys show [OPTIONS] <ID-OR-NAME>")]
     Show {
@@ -43,7 +51,7 @@ enum Action {
 
 #[derive(Args)]
 struct KeyArg {
-    /// Id or name of the stored key
+    /// Id, name or fingerprint of the stored key
     #[arg(value_name = "ID-OR-NAME")]
     key: Option<String>,
     /// Same as ID-OR-NAME
@@ -68,7 +76,8 @@ impl KeyArg {
 impl Keys {
     pub fn run(&self, session: &Session) -> Result<()> {
         match &self.command {
-            None | Some(Action::List) => list(session),
+            None => list(session, self.wide),
+            Some(Action::List { wide }) => list(session, *wide),
             Some(Action::Show { key }) => {
                 let key = key.reference().ok_or_else(|| {
                     Error::new(Kind::Usage, "specify a key id or name")
@@ -81,9 +90,14 @@ impl Keys {
     }
 }
 
-fn list(session: &Session) -> Result<()> {
+fn list(session: &Session, wide: bool) -> Result<()> {
     let (keys, configured) = keys_and_configured(session)?;
     let objects = Entries(|| keys.iter().map(|key| with_source(key, &configured)));
+    let shown = if wide {
+        PublicKey::fingerprint
+    } else {
+        PublicKey::short_fingerprint
+    };
     let text = || {
         if keys.is_empty() {
             "The key store is empty.".to_owned()
@@ -102,7 +116,7 @@ fn list(session: &Session) -> Result<()> {
                         key.id.clone(),
                         value(&key.name),
                         state(key).to_owned(),
-                        fingerprint(key, PublicKey::short_fingerprint),
+                        fingerprint(key, shown),
                         configured.matching(key).unwrap_or("-").to_owned(),
                         value(&key.comment),
                     ]
@@ -138,7 +152,7 @@ fn show(session: &Session, key: &KeyRef) -> Result<()> {
 }
 
 fn usage(session: &Session, key: Option<KeyRef>) -> Result<()> {
-    let cluster = session.connect(1)?;
+    let cluster = session.connect(None, 1)?;
     let keys = cluster.keys()?;
     let keys = match key {
         Some(key) => vec![find_key(&keys, &key)?],
@@ -218,7 +232,7 @@ impl Configured {
 
 fn keys_and_configured(session: &Session) -> Result<(Vec<StoredKey>, Configured)> {
     let sources = session.configured_keys()?;
-    let cluster = session.connect(1)?;
+    let cluster = session.connect(None, 1)?;
     let keyring = Keyring::new(as_key_sources(&sources));
     let (keys, opened) = parallel::both(|| cluster.keys(), || keyring.ready());
     let keys = keys?;

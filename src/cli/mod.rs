@@ -35,7 +35,7 @@ use crate::{
     output::{self, Color, Format, Output},
     redact::redact,
     signer::registry::redacted,
-    text, wipe,
+    suggest, text, wipe,
 };
 use session::Session;
 use settings::Globals;
@@ -207,6 +207,9 @@ fn report_usage(error: clap::Error) -> u8 {
 /// The same error without secrets and control characters: an unexpected argument may be a key source
 /// with a secret.
 fn made_safe(mut error: clap::Error) -> clap::Error {
+    if error.kind() == ErrorKind::InvalidSubcommand {
+        suggest_command(&mut error);
+    }
     let mut has_invisible = false;
     let quoted: Vec<_> = error
         .context()
@@ -239,6 +242,25 @@ fn made_safe(mut error: clap::Error) -> clap::Error {
         error.insert(ContextKind::Suggested, ContextValue::None);
     }
     error
+}
+
+/// Drops suggestions that merely share letters: clap suggests `generate` for `delete`.
+fn suggest_command(error: &mut clap::Error) {
+    let context = |kind| match error.get(kind) {
+        Some(ContextValue::String(text)) => vec![text.clone()],
+        Some(ContextValue::Strings(texts)) => texts.clone(),
+        _ => Vec::new(),
+    };
+    let wrong = context(ContextKind::InvalidSubcommand).concat();
+    let mut suggested = context(ContextKind::SuggestedSubcommand);
+    suggested.retain(|name| suggest::nearest(&wrong, [name.as_str()]).is_some());
+    error.remove(ContextKind::SuggestedSubcommand);
+    if !suggested.is_empty() {
+        error.insert(
+            ContextKind::SuggestedSubcommand,
+            ContextValue::Strings(suggested),
+        );
+    }
 }
 
 /// Whether a command line that cannot be parsed requests JSON.

@@ -24,6 +24,8 @@ enum Form {
     Base64,
     /// One line, for authorized_keys
     Openssh,
+    /// SHA256:…, as `qkey keys` and `ssh-add -l` show it
+    Fingerprint,
 }
 
 impl Pubkey {
@@ -38,6 +40,7 @@ impl Pubkey {
             }
             (_, Form::Pem) => public_key.to_pem(),
             (_, Form::Openssh) => public_key.to_openssh(""),
+            (_, Form::Fingerprint) => public_key.fingerprint(),
             (_, Form::Base64 | Form::Der) => public_key.to_base64(),
         };
         let object = Encodings {

@@ -10,7 +10,7 @@ use crate::{
     cluster::{
         Cluster,
         qq::{self, Qq},
-        rest::{self, Rest, Trust},
+        rest::{self, Rest, TokenSource, Trust},
     },
     config::{self, Config},
     error::{Error, Kind, Result},
@@ -74,14 +74,16 @@ impl Session {
         })
     }
 
-    /// The selected cluster, with at most `jobs` calls at a time if they share connections. Nothing
-    /// runs and nothing connects yet.
+    /// The configured cluster of this name, or else the selected one, with at most `jobs` calls at a
+    /// time if they share connections. Nothing runs and nothing connects yet.
     ///
     /// # Errors
-    /// Of kind `unreachable` if `qq` is missing; of kind `usage` or `auth` if the settings of the
-    /// connection are wrong, or its token cannot be read.
-    pub fn connect(&self, jobs: usize) -> Result<Box<dyn Cluster>> {
-        let settings = &self.settings.cluster;
+    /// Of kind `unreachable` if `qq` is missing; of kind `usage` or `auth` if the cluster is not
+    /// configured, the settings of the connection are wrong, or its token cannot be read.
+    pub fn connect(&self, name: Option<&str>, jobs: usize) -> Result<Box<dyn Cluster>> {
+        let named = name.map(|name| self.settings.of_cluster(name, &self.config));
+        let named = named.transpose()?;
+        let settings = named.as_ref().unwrap_or(&self.settings.cluster);
         check_transport(settings)?;
         let options = &settings.options;
         let (host, port) = (options.host.value.clone(), options.port.value);
@@ -126,7 +128,7 @@ impl Session {
         attempts: u32,
         dry_run: bool,
     ) -> Result<Outcome<C::State>> {
-        let cluster = self.connect(1)?;
+        let cluster = self.connect(None, 1)?;
         let cluster = cluster.as_ref();
         let outcome = ceremony::run(change, cluster, prover, &Silent, attempts, dry_run)?;
         warn(&outcome.warnings);
@@ -199,6 +201,11 @@ impl Session {
 /// Of kind `usage` if a flag says which certificate to trust, but `qq` verifies none.
 fn check_transport(settings: &ClusterSettings) -> Result<()> {
     let (trust, via) = (&settings.trust.origin, &settings.options.via);
+    if let (Via::Qq, TokenSource::Env(_) | TokenSource::File(_), Origin::Environment(variable)) =
+        (via.value, &settings.token.value, &settings.token.origin)
+    {
+        log::warn!("{variable} has no effect with --via qq: qq uses its own login; use --via rest");
+    }
     let no_effect = format!(
         "{} has no effect with --via qq: qq does not verify certificates",
         trust.name()

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, env, ffi::OsString, path::PathBuf};
 
-use clap::{ArgAction, ArgMatches, Args, builder::FalseyValueParser, parser::ValueSource};
+use clap::{ArgAction, ArgMatches, Args, parser::ValueSource};
 
 use crate::{
     cluster::rest::{TokenSource, Trust},
@@ -11,6 +11,7 @@ use crate::{
     output::Output,
     settings::{
         ClusterLayer, ClusterOptions, ENVIRONMENT, Origin, Setting, UserLayer, UserOptions,
+        yes_or_no,
     },
 };
 
@@ -45,7 +46,7 @@ struct Run {
     #[arg(short, long, global = true, env = "QKEY_VERBOSE", action = ArgAction::Count)]
     verbose: u8,
     /// Hide warnings and progress
-    #[arg(short, long, global = true, env = "QKEY_QUIET", action = ArgAction::SetTrue, value_parser = FalseyValueParser::new())]
+    #[arg(short, long, global = true, env = "QKEY_QUIET", action = ArgAction::SetTrue, value_parser = yes_or_no)]
     quiet: bool,
 }
 
@@ -82,6 +83,19 @@ pub struct Settings {
     pub user: UserOptions,
     /// The selected cluster's.
     pub cluster: ClusterSettings,
+    typed: Typed,
+}
+
+/// What the flags and the environment say about any cluster.
+struct Typed {
+    of_cluster: ClusterLayer,
+    origins: BTreeMap<String, Origin>,
+}
+
+impl Typed {
+    fn origin(&self, field: &str) -> Option<Origin> {
+        self.origins.get(field).cloned()
+    }
 }
 
 /// How to reach one cluster.
@@ -106,16 +120,18 @@ impl Settings {
             .ids()
             .filter_map(|id| Some((id.to_string(), typed_origin(matches, id.as_str())?)))
             .collect();
-        let typed = |field: &str| origins.get(field).cloned();
+        let typed = Typed {
+            of_cluster: ClusterLayer {
+                timeout: globals.of_user.timeout,
+                ..globals.of_cluster
+            },
+            origins,
+        };
         let user = UserOptions::merge(&[
-            (&globals.of_user, &typed),
+            (&globals.of_user, &|field| typed.origin(field)),
             (&config.defaults.user(), &of_defaults),
         ]);
-        let of_cluster = ClusterLayer {
-            timeout: globals.of_user.timeout,
-            ..globals.of_cluster
-        };
-        let name = globals.cluster.zip(typed("cluster"));
+        let name = globals.cluster.zip(typed.origin("cluster"));
         let name = name.map(|(value, origin)| Setting { value, origin });
         let default = config.default_cluster.as_ref().map(|name| Setting {
             value: name.get_ref().clone(),
@@ -123,23 +139,34 @@ impl Settings {
         });
         // A host with a higher precedence than the cluster's name is another cluster: neither the
         // credentials nor the port of the configured one belong to it.
-        let host = origins.get("host").map_or(0, Origin::strength);
+        let host = typed.origin("host").map_or(0, |host| host.strength());
         let name = name
             .or(default)
             .filter(|name| host <= name.origin.strength());
-        let cluster = ClusterSettings::resolve(name, &of_cluster, &typed, config)?;
-        Ok(Self { user, cluster })
+        let cluster = ClusterSettings::resolve(name, &typed, config)?;
+        Ok(Self {
+            user,
+            cluster,
+            typed,
+        })
+    }
+
+    /// Those of a configured cluster, as if a flag had named it.
+    ///
+    /// # Errors
+    /// Of kind `usage` if it is not configured, or a value makes no sense.
+    pub fn of_cluster(&self, name: &str, config: &Config) -> Result<ClusterSettings> {
+        let name = Setting {
+            value: name.to_owned(),
+            origin: Origin::Flag("--cluster".to_owned()),
+        };
+        ClusterSettings::resolve(Some(name), &self.typed, config)
     }
 }
 
 impl ClusterSettings {
     /// The settings of the configured cluster with this name, if any, and what is `typed`.
-    fn resolve(
-        name: Option<Setting<String>>,
-        of_cluster: &ClusterLayer,
-        typed: &dyn Fn(&str) -> Option<Origin>,
-        config: &Config,
-    ) -> Result<Self> {
+    fn resolve(name: Option<Setting<String>>, typed: &Typed, config: &Config) -> Result<Self> {
         let entry = match &name {
             Some(name) => config.cluster(&name.value)?,
             None => &ClusterLayer::default(),
@@ -148,14 +175,15 @@ impl ClusterSettings {
         let strength = name.as_ref().map_or(0, |name| name.origin.strength());
         let applies = |field: &str| {
             let for_any = FOR_ANY_CLUSTER.contains(&field);
-            typed(field).filter(|origin| for_any || origin.strength() >= strength)
+            let origin = typed.origin(field);
+            origin.filter(|origin| for_any || origin.strength() >= strength)
         };
         let of_entry = |field: &str| {
             let (name, field) = (&name.as_ref()?.value, kebab(field));
             Some(Origin::File(format!("clusters.{name}.{field}")))
         };
         let options = ClusterOptions::merge(&[
-            (of_cluster, &applies),
+            (&typed.of_cluster, &applies),
             (entry, &of_entry),
             (&config.defaults.cluster(), &of_defaults),
         ]);

@@ -111,12 +111,31 @@ impl Challenge {
     /// # Errors
     /// Of kind `usage` if it cannot be read.
     pub fn read(&self) -> Result<Vec<u8>> {
-        match (&self.challenge, &self.challenge_file) {
-            (Some(challenge), _) if challenge != "-" => Ok(challenge.clone().into_encoded_bytes()),
-            (_, Some(path)) => read_input(path, "the challenge"),
-            _ => read_input(Path::new("-"), "the challenge"),
+        let stdin = Path::new("-");
+        let (input, challenge) = match (&self.challenge, &self.challenge_file) {
+            (Some(challenge), _) if challenge != "-" => (
+                "the argument".to_owned(),
+                challenge.clone().into_encoded_bytes(),
+            ),
+            (_, path) => {
+                let path = path.as_deref().unwrap_or(stdin);
+                (place(path), read_input(path, "the challenge")?)
+            }
+        };
+        if is_reply_of_qq(&challenge) {
+            let message = format!("{input} contains a JSON reply of qq, not the challenge itself");
+            return Err(Error::new(Kind::Usage, message).hint(
+                "pass only the value of its field `challenge`, as `jq -j .challenge` prints it",
+            ));
         }
+        Ok(challenge)
     }
+}
+
+/// Whether these bytes are what `qq` and the REST API reply when asked for a challenge.
+fn is_reply_of_qq(bytes: &[u8]) -> bool {
+    let reply = serde_json::from_slice::<serde_json::Value>(bytes);
+    reply.is_ok_and(|reply| reply.get("challenge").is_some())
 }
 
 /// No challenge, signature or public key is larger.

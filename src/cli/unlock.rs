@@ -2,7 +2,9 @@
 
 use std::{
     collections::HashSet,
+    ops::RangeInclusive,
     path::{Path, PathBuf},
+    str::FromStr,
     sync::Mutex,
     thread,
 };
@@ -50,6 +52,35 @@ pub struct Unlock {
     dry_run: bool,
 }
 
+/// One snapshot id, or all from the first to the last.
+#[derive(Clone, Debug)]
+struct IdRange(RangeInclusive<u64>);
+
+/// More than a cluster can have snapshots.
+const LONGEST_RANGE: u64 = 100_000;
+
+impl FromStr for IdRange {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        let id = |text: &str| {
+            let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+            text.parse().ok().filter(|_| digits)
+        };
+        let (first, last) = text.split_once('-').unwrap_or((text, text));
+        match (id(first), id(last)) {
+            (Some(first), Some(last)) if first > last => Err(format!(
+                "the range ends before it begins; write {last}-{first}"
+            )),
+            (Some(first), Some(last)) if last - first >= LONGEST_RANGE => {
+                Err(format!("a range has at most {LONGEST_RANGE} ids"))
+            }
+            (Some(first), Some(last)) => Ok(Self(first..=last)),
+            _ => Err("not a snapshot id; write 7, 7,8 or 7-9".to_owned()),
+        }
+    }
+}
+
 /// More at a time would only take memory: a cluster accepts 1,000 connections per node.
 const MOST_JOBS: usize = 256;
 
@@ -57,9 +88,12 @@ const MOST_JOBS: usize = 256;
 #[derive(Args)]
 #[group(required = true, multiple = true)]
 struct Ids {
-    /// Snapshot id (repeatable)
-    #[arg(long = "id", value_name = "N")]
-    named: Vec<u64>,
+    /// Snapshot ids: 7, 7,8 or 7-9
+    #[arg(value_name = "ID", value_delimiter = ',')]
+    positional: Vec<IdRange>,
+    /// Snapshot ids: 7, 7,8 or 7-9 (repeatable)
+    #[arg(long = "id", value_name = "N", value_delimiter = ',')]
+    named: Vec<IdRange>,
     /// File with one snapshot id per line; `-` is stdin
     #[arg(long = "ids-from", value_name = "FILE")]
     from: Option<PathBuf>,
@@ -75,11 +109,11 @@ impl Unlock {
             None => thread::available_parallelism().map_or(1, Into::into),
         };
         let jobs = jobs.min(ids.len()).min(MOST_JOBS);
-        let cluster = session.connect(jobs)?;
         let asked = ids.len();
         let mut tally = Tally {
             session,
             dry_run: self.dry_run,
+            is_list: self.ids.from.is_some() || asked != 1,
             counts: Counts {
                 asked,
                 ..Counts::default()
@@ -88,6 +122,10 @@ impl Unlock {
             interruption: None,
             print_error: None,
         };
+        if asked == 0 {
+            return tally.finish();
+        }
+        let cluster = session.connect(None, jobs)?;
         let unlock = UnlockMany {
             keys: as_key_sources(&keys),
             attempts: self.attempts.number,
@@ -133,15 +171,18 @@ impl Ids {
     /// Each id once, in the order in which they were given.
     ///
     /// # Errors
-    /// Of kind `usage` if a file cannot be read, is empty, or contains anything else.
+    /// Of kind `usage` if a file cannot be read, or contains anything else.
     fn read(&self) -> Result<Vec<u64>> {
-        let mut ids = self.named.clone();
+        let named = self.positional.iter().chain(&self.named);
+        let mut ids: Vec<u64> = named.flat_map(|range| range.0.clone()).collect();
         if let Some(path) = &self.from {
             ids.extend(parse_ids(path, &read_input(path, "the ids")?)?);
             if ids.is_empty() {
                 let preposition = if input::is_stdin(path) { "on" } else { "in" };
-                let message = format!("no snapshot ids {preposition} {}", place(path));
-                return Err(Error::new(Kind::Usage, message).hint(FORM));
+                log::warn!(
+                    "no snapshot ids {preposition} {}; nothing to do",
+                    place(path)
+                );
             }
         }
         let mut seen = HashSet::with_capacity(ids.len());
@@ -190,6 +231,8 @@ fn beginning(line: &[u8]) -> String {
 struct Tally<'a> {
     session: &'a Session,
     dry_run: bool,
+    /// Whether a summary follows the results: always, unless a single id was given.
+    is_list: bool,
     counts: Counts,
     first_error: Option<Error>,
     /// Set once a signal has ended the work.
@@ -237,7 +280,8 @@ impl Tally<'_> {
                     Kind::Unknown => &mut self.counts.unknown,
                     _ => &mut self.counts.failed,
                 } += 1;
-                if self.counts.asked > 1 {
+                let is_only_one = self.counts.asked == 1;
+                if self.is_list && !(is_only_one && self.session.output.format == Format::Text) {
                     self.print_one_of_several(id, &error);
                 }
                 if error.kind().is_interruption() {
@@ -317,7 +361,7 @@ impl Tally<'_> {
             unknown,
             ..
         } = counts;
-        if asked > 1 {
+        if self.is_list {
             self.print_summary();
         }
         let (well, not_tried) = (counts.well(), counts.not_tried());

@@ -61,12 +61,16 @@ impl StoredKey {
 pub enum KeyRef {
     Id(String),
     Name(String),
+    /// `SHA256:` and 43 Base64 digits, of the public half.
+    Fingerprint(String),
 }
 
 impl KeyRef {
     pub fn new(reference: &str) -> Self {
         if !reference.is_empty() && reference.bytes().all(|b| b.is_ascii_digit()) {
             Self::Id(reference.to_owned())
+        } else if is_fingerprint(reference) {
+            Self::Fingerprint(reference.to_owned())
         } else {
             Self::Name(reference.to_owned())
         }
@@ -77,12 +81,13 @@ impl KeyRef {
         match self {
             Self::Id(id) => format!("key {id}"),
             Self::Name(name) => format!("key {}", quoted(name)),
+            Self::Fingerprint(fingerprint) => format!("key {fingerprint}"),
         }
     }
 
     pub fn as_str(&self) -> &str {
         match self {
-            Self::Id(text) | Self::Name(text) => text,
+            Self::Id(text) | Self::Name(text) | Self::Fingerprint(text) => text,
         }
     }
 
@@ -98,8 +103,24 @@ impl KeyRef {
         match self {
             Self::Id(id) => key.id == *id,
             Self::Name(name) => key.name == *name,
+            Self::Fingerprint(fingerprint) => {
+                let public_key = key.public_key();
+                public_key.is_ok_and(|key| key.fingerprint() == *fingerprint)
+            }
         }
     }
+}
+
+/// Whether a text has the form of a fingerprint (see [`PublicKey::fingerprint`]). A stored key with such
+/// a name has to be given by its id.
+fn is_fingerprint(text: &str) -> bool {
+    let digits = text.strip_prefix("SHA256:");
+    digits.is_some_and(|digits| {
+        digits.len() == 43
+            && digits
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b"+/".contains(&b))
+    })
 }
 
 /// Something that a stored key protects.

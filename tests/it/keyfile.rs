@@ -671,13 +671,15 @@ error: cannot use the key file -
   caused by: no private key in the file, only curve parameters
 hint: create an ECDSA P-256 key: `qkey generate key.pem`
 $ printf -- '-----BEGIN PKCS7-----\nMAA=\n-----END PKCS7-----' | qkey pubkey -
---- exit 3, hint as above
+--- exit 3
 error: cannot use the key file -
-  caused by: no private key in the file, only a PEM block of the kind PKCS7
+  caused by: no private key in the file, only PKCS#7 certificates
+hint: the private key is in another file, often with the same name and .key
 $ printf '0\0' | qkey pubkey -
---- exit 3, hint as above
+--- exit 3
 error: cannot use the key file -
   caused by: no private key in the file, only DER of an unknown kind
+hint: create an ECDSA P-256 key: `qkey generate key.pem`
 $ cat key.pem key.pem | qkey pubkey -
 --- exit 3
 error: cannot use the key file -
@@ -702,8 +704,8 @@ hint: convert it: `puttygen FILE -O private-openssh -o key`
 $ printf '{"kty": "EC", "crv": "P-256", "x": "", "y": "", "d": ""}' | qkey pubkey -
 --- exit 3
 error: cannot use the key file -
-  caused by: a JSON Web Key, which qkey does not read
-hint: convert it: `step crypto key format --pem --out key.pem FILE`
+  caused by: the private scalar is 0 or too large for P-256
+hint: create an ECDSA P-256 key: `qkey generate key.pem`
 $ printf -- '---- BEGIN SSH2 ENCRYPTED PRIVATE KEY ----\nP2/56wAA\n' | qkey pubkey -
 --- exit 3
 error: cannot use the key file -
@@ -889,8 +891,8 @@ hint: extract its public half: `qkey pubkey key.pem`
 $ printf '{"kty": "EC"}' | qkey $V -
 --- exit 3
 error: cannot use the public key
-  caused by: a JSON Web Key, which qkey does not read
-hint: convert it: `step crypto key format --pem --out key.pem -`
+  caused by: the JSON Web Key is truncated or damaged
+hint: compare it with the original, or extract it from the private key again: `qkey pubkey KEY`
 $ openssl req -new -key key.pem -subj /CN=test | qkey $V -
 --- exit 3
 error: cannot use the public key

@@ -3,6 +3,7 @@
 use crate::support::{
     mock::Mock,
     qkey::{ALICE_PUBLIC, BOB_PUBLIC, CAROL_PUBLIC, Qkey, rounds},
+    session::assert_session,
     snapshot::{qkey_snapshot, session, snapshot},
 };
 use snapbox::str;
@@ -32,6 +33,46 @@ fn configured(mock: &Mock) -> Qkey {
         "#,
     );
     qkey
+}
+
+#[test]
+fn stored_key_is_named_by_its_fingerprint() {
+    let mock = mock();
+    let qkey = Qkey::with_mock(&mock);
+    assert_session!(
+        qkey,
+        str![[r#"
+$ qkey keys --wide
+$ qkey keys list --wide
+ID  NAME          STATE     FINGERPRINT                                         CONFIGURED KEY  COMMENT
+1   lock-2026     enabled   SHA256:[ALICE]  -               in the safe
+2   Schlüssel 🔑  disabled  SHA256:[BOB]  -
+3   odd           enabled   (not a P-256 key)                                   -               steers\u{1b}[31m\nthe terminal
+$ qkey keys show "$(qkey pubkey bob.pem --format fingerprint)"
+id              2
+name            Schlüssel 🔑
+comment
+state           disabled
+fingerprint     SHA256:[BOB]
+public key      [BOB]
+configured key  -
+$ qkey keys usage "$(qkey pubkey carol.pem --format fingerprint)"
+--- exit 5
+error: no lock key with the fingerprint SHA256:[CAROL]
+hint: `qkey keys list` shows them all
+$ qkey replace --key-id "$(qkey pubkey alice.pem --format fingerprint)" --old-key alice.pem --new-key bob.pem
+Replaced key 1 ("lock-2026").
+  was SHA256:[ALICE]
+  now SHA256:[BOB]
+--- exit 0
+warning: the new key is also stored as key 2 ("Schlüssel 🔑")
+$ qkey keys show "$(qkey pubkey bob.pem --format fingerprint)"
+--- exit 5
+error: key 1 ("lock-2026") and key 2 ("Schlüssel 🔑") have the same public half
+hint: give the key's id
+
+"#]]
+    );
 }
 
 #[test]

@@ -21,6 +21,8 @@ $ qkey pubkey alice.pem --format openssh
 ecdsa-sha2-nistp256 AAAAE2VjZHNhLXNoYTItbmlzdHAyNTYAAAAIbmlzdHAyNTYAAABBBICpiURVrVkxB4QU4guayNa2wSZVyakzRh5eDvmEVJHtXa3szRInSFarv1DJzLPvNRy/FcCMsnngsB5CyxCtmmk=
 $ qkey pubkey alice.pem --format der | od -An -tx1 -v | tr -d ' \n'; echo
 3059301306072a8648ce3d020106082a8648ce3d0301070342000480a9894455ad5931078414e20b9ac8d6b6c12655c9a933461e5e0ef9845491ed5dadeccd12274856abbf50c9ccb3ef351cbf15c08cb279e0b01e42cb10ad9a69
+$ qkey pubkey alice.pem --format fingerprint
+SHA256:[ALICE]
 $ qkey pubkey alice.pem --output json
 $ qkey pubkey alice.pem --output json --format der
 {"public_key":"[ALICE]","fingerprint":"SHA256:[ALICE]","pem":"-----BEGIN PUBLIC KEY-----\nMFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEgKmJRFWtWTEHhBTiC5rI1rbBJlXJ\nqTNGHl4O+YRUke1drezNEidIVqu/UMnMs+81HL8VwIyyeeCwHkLLEK2aaQ==\n-----END PUBLIC KEY-----\n","openssh":"ecdsa-sha2-nistp256 AAAAE2VjZHNhLXNoYTItbmlzdHAyNTYAAAAIbmlzdHAyNTYAAABBBICpiURVrVkxB4QU4guayNa2wSZVyakzRh5eDvmEVJHtXa3szRInSFarv1DJzLPvNRy/FcCMsnngsB5CyxCtmmk="}
@@ -93,7 +95,7 @@ For more information, try '--help'.
 $ qkey pubkey alice.pem --format jwk
 --- exit 2, hint as above
 error: invalid value 'jwk' for '--format <FORMAT>'
-  [possible values: pem, der, base64, openssh]
+  [possible values: pem, der, base64, openssh, fingerprint]
 
 "#]]
     );

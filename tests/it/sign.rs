@@ -202,3 +202,28 @@ For more information, try '--help'.
 "#]]
     );
 }
+
+#[test]
+fn json_reply_of_qq_is_not_signed() {
+    let qkey = Qkey::new();
+    qkey.write(
+        "reply.json",
+        "{\n    \"challenge\": \"Unlock snapshot 7\"\n}\n",
+    );
+    assert_session!(
+        qkey,
+        str![[r#"
+$ qkey sign --key alice.pem --challenge-file reply.json
+--- exit 2
+error: reply.json contains a JSON reply of qq, not the challenge itself
+hint: pass only the value of its field `challenge`, as `jq -j .challenge` prints it
+$ qkey sign --key alice.pem < reply.json
+--- exit 2, hint as above
+error: stdin contains a JSON reply of qq, not the challenge itself
+$ qkey sign --key alice.pem '{"challenge": "x"}'
+--- exit 2, hint as above
+error: the argument contains a JSON reply of qq, not the challenge itself
+
+"#]]
+    );
+}

@@ -6,6 +6,7 @@ use crate::support::{
     ceremony::{UNLOCK, submissions},
     mock::Mock,
     qkey::{ALICE, BOB_PUBLIC, Qkey, end_sleepers, rounds, send},
+    session::assert_session,
     snapshot::{filtered, qkey_snapshot, session, snapshot, table},
 };
 use rustix::process::Signal;
@@ -249,29 +250,29 @@ fn invalid_arguments_are_usage_errors() {
 $ qkey unlock
 --- exit 2
 error: the following required arguments were not provided:
-  <--id <N>|--ids-from <FILE>>
+  <ID|--id <N>|--ids-from <FILE>>
 
-Usage: qkey unlock <--id <N>|--ids-from <FILE>>
+Usage: qkey unlock <ID|--id <N>|--ids-from <FILE>>
 
 For more information, try '--help'.
 $ qkey unlock --id=two --key=alice.pem
 --- exit 2
-error: invalid value 'two' for '--id <N>': invalid digit found in string
+error: invalid value 'two' for '--id <N>': not a snapshot id; write 7, 7,8 or 7-9
 
 For more information, try '--help'.
 $ qkey unlock --id=-1 --key=alice.pem
 --- exit 2
-error: invalid value '-1' for '--id <N>': invalid digit found in string
+error: invalid value '-1' for '--id <N>': not a snapshot id; write 7, 7,8 or 7-9
 
 For more information, try '--help'.
 $ qkey unlock --id= --key=alice.pem
 --- exit 2
-error: invalid value '' for '--id <N>': cannot parse integer from empty string
+error: invalid value '' for '--id <N>': not a snapshot id; write 7, 7,8 or 7-9
 
 For more information, try '--help'.
 $ qkey unlock --id=18446744073709551616 --key=alice.pem
 --- exit 2
-error: invalid value '18446744073709551616' for '--id <N>': number too large to fit in target type
+error: invalid value '18446744073709551616' for '--id <N>': not a snapshot id; write 7, 7,8 or 7-9
 
 For more information, try '--help'.
 $ qkey unlock --id=2 --key=alice.pem --jobs=0
@@ -334,13 +335,54 @@ Unlocked 3, already unlocked 0, failed 0.
 }
 
 #[test]
+fn ids_are_lists_and_ranges_and_none_is_nothing_to_do() {
+    let mock = mock_with_three();
+    let qkey = Qkey::with_mock(&mock);
+    qkey.write("none.txt", "# none\n");
+    assert_session!(
+        qkey,
+        str![[r#"
+$ qkey unlock 1,2 3 --key alice.pem --key bob.pem --dry-run
+$ qkey unlock --id 1-3 --key alice.pem --key bob.pem --dry-run
+Dry run: key 1 ("lock-2026") can unlock snapshot 1 ("1_before_upgrade"); signature verified, nothing sent.
+  challenge: "Unlock snapshot 1 locked with key 1, expiration \"\""
+Dry run: key 1 ("lock-2026") can unlock snapshot 2 ("2_quarter_end"); signature verified, nothing sent.
+  challenge: "Unlock snapshot 2 locked with key 1, expiration \"\""
+Dry run: key 2 ("other") can unlock snapshot 3 ("3_nightly_projects"); signature verified, nothing sent.
+  challenge: "Unlock snapshot 3 locked with key 2, expiration \"2030-06-30T00:00:00Z\""
+Would unlock 3, already unlocked 0, failed 0.
+$ qkey unlock --ids-from none.txt --key alice.pem
+Unlocked 0, already unlocked 0, failed 0.
+--- exit 0
+warning: no snapshot ids in none.txt; nothing to do
+$ qkey unlock --ids-from - --key alice.pem --output json
+{"summary":{"asked":0,"changed":0,"unchanged":0,"failed":0,"unknown":0,"not_tried":0}}
+--- exit 0
+{"log":{"level":"warning","message":"no snapshot ids on stdin; nothing to do"}}
+$ echo 2 | qkey unlock --ids-from - --key alice.pem --output json
+{"action":"unlock","changed":true,"dry_run":false,"snapshot":{"id":2,"name":"2_quarter_end","source_file_path":"/finance/","timestamp":"2026-01-01T00:00:00Z","expiration":"","lock_key":null},"key":{"id":"1","name":"lock-2026","comment":"","disabled":false,"public_key":"[ALICE]","fingerprint":"SHA256:[ALICE]"}}
+{"summary":{"asked":1,"changed":1,"unchanged":0,"failed":0,"unknown":0,"not_tried":0}}
+$ echo 3 | qkey unlock --ids-from - --key alice.pem --output json
+{"action":"unlock","changed":false,"dry_run":false,"snapshot":{"id":3},"error":{"kind":"mismatch","message":"alice.pem (SHA256:[ALICE…]) does not match key 2 (\"other\")","causes":[],"hint":"nothing was sent; you need the private key for SHA256:[BOB…]","exit_code":4}}
+{"summary":{"asked":1,"changed":0,"unchanged":0,"failed":1,"unknown":0,"not_tried":0}}
+--- exit 4
+{"error":{"kind":"mismatch","message":"alice.pem (SHA256:[ALICE…]) does not match key 2 (\"other\")","causes":[],"hint":"nothing was sent; you need the private key for SHA256:[BOB…]","exit_code":4}}
+$ echo 3 | qkey unlock --ids-from - --key alice.pem
+Unlocked 0, already unlocked 0, failed 1.
+--- exit 4
+error: alice.pem (SHA256:[ALICE…]) does not match key 2 ("other")
+hint: nothing was sent; you need the private key for SHA256:[BOB…]
+
+"#]]
+    );
+}
+
+#[test]
 fn invalid_id_list_is_a_usage_error_before_qq_runs() {
     let mock = mock();
     let qkey = Qkey::with_mock(&mock);
     let long = format!("1\n{}\n", "9".repeat(100));
-    let lists: [(&str, &[u8]); 9] = [
-        ("empty", b""),
-        ("only comments", b"# 1\n\n# 2\n"),
+    let lists: [(&str, &[u8]); 7] = [
         ("a word", b"1\n\n# two\nseven \"7\"\n"),
         ("two on a line", b"1 2\n"),
         ("a comment after an id", b"1 # the first\n"),
@@ -357,7 +399,6 @@ fn invalid_id_list_is_a_usage_error_before_qq_runs() {
     }
     for (args, stdin) in [
         ("--ids-from=- --key=alice.pem", "2\nx\n"),
-        ("--ids-from=- --key=alice.pem", ""),
         ("--ids-from=gone.txt --key=alice.pem", ""),
         ("--ids-from=. --key=alice.pem", ""),
         ("--ids-from=/dev/zero --key=alice.pem", ""),
@@ -372,14 +413,6 @@ fn invalid_id_list_is_a_usage_error_before_qq_runs() {
     snapshot!(
         said,
         str![[r#"
-==== empty
---- exit 2
-error: no snapshot ids in ids.txt
-hint: one id per line; blank lines and # comments are ignored
-==== only comments
---- exit 2
-error: no snapshot ids in ids.txt
-hint: one id per line; blank lines and # comments are ignored
 ==== a word
 --- exit 2
 error: ids.txt, line 4: "seven \"7\"" is not a snapshot id
@@ -411,10 +444,6 @@ hint: one id per line; blank lines and # comments are ignored
 ==== --ids-from=- --key=alice.pem
 --- exit 2
 error: stdin, line 2: "x" is not a snapshot id
-hint: one id per line; blank lines and # comments are ignored
-==== --ids-from=- --key=alice.pem
---- exit 2
-error: no snapshot ids on stdin
 hint: one id per line; blank lines and # comments are ignored
 ==== --ids-from=gone.txt --key=alice.pem
 --- exit 2

@@ -89,10 +89,13 @@ Examples:
 $ qkey unlock --help
 Unlock snapshots
 
-Usage: qkey unlock [OPTIONS] <--id <N>|--ids-from <FILE>>
+Usage: qkey unlock [OPTIONS] <ID|--id <N>|--ids-from <FILE>>
+
+Arguments:
+  [ID]...  Snapshot ids: 7, 7,8 or 7-9
 
 Options:
-      --id <N>           Snapshot id (repeatable)
+      --id <N>           Snapshot ids: 7, 7,8 or 7-9 (repeatable)
       --ids-from <FILE>  File with one snapshot id per line; `-` is stdin
       --key <SOURCE>     Private key (repeatable) [default: the configured key that matches]
       --jobs <N>         Snapshots to work on at a time [default: number of processors]
@@ -123,7 +126,8 @@ Examples:
 $ qkey keys --help
 Show the cluster's key store
 
-Usage: qkey keys [COMMAND]
+Usage: qkey keys [OPTIONS]
+       qkey keys <COMMAND>
 
 Commands:
   list   List stored keys and the configured keys that match (default)
@@ -131,6 +135,7 @@ Commands:
   usage  Show what a key protects (default: all keys)
 
 Options:
+      --wide  Show whole fingerprints
   -h, --help  Print help
 
 Examples:
@@ -141,9 +146,10 @@ Examples:
 $ qkey keys list --help
 List stored keys and the configured keys that match (default)
 
-Usage: qkey keys list
+Usage: qkey keys list [OPTIONS]
 
 Options:
+      --wide  Show whole fingerprints
   -h, --help  Print help
 
 Examples:
@@ -156,7 +162,7 @@ Show one stored key
 Usage: qkey keys show [OPTIONS] <ID-OR-NAME>
 
 Arguments:
-  [ID-OR-NAME]  Id or name of the stored key
+  [ID-OR-NAME]  Id, name or fingerprint of the stored key
 
 Options:
   -k, --key-id <ID-OR-NAME>  Same as ID-OR-NAME [alias: --key-ref]
@@ -172,7 +178,7 @@ Show what a key protects (default: all keys)
 Usage: qkey keys usage [OPTIONS] [ID-OR-NAME]
 
 Arguments:
-  [ID-OR-NAME]  Id or name of the stored key
+  [ID-OR-NAME]  Id, name or fingerprint of the stored key
 
 Options:
   -k, --key-id <ID-OR-NAME>  Same as ID-OR-NAME [alias: --key-ref]
@@ -226,10 +232,11 @@ Options:
           Output format
 
           Possible values:
-          - pem:     PEM, a PUBLIC KEY block
-          - der:     DER SubjectPublicKeyInfo, binary
-          - base64:  One line of Base64, for `qq --public-key`
-          - openssh: One line, for authorized_keys
+          - pem:         PEM, a PUBLIC KEY block
+          - der:         DER SubjectPublicKeyInfo, binary
+          - base64:      One line of Base64, for `qq --public-key`
+          - openssh:     One line, for authorized_keys
+          - fingerprint: SHA256:…, as `qkey keys` and `ssh-add -l` show it
 
           [default: pem]
 
@@ -575,7 +582,35 @@ $ qkey --output json
 {"error":{"kind":"usage","message":"'qkey' requires a subcommand but one was not provided [subcommands: add, replace, unlock, lock, keys, generate, pubkey, sign, verify, config, help]","causes":[],"hint":"see `qkey --help`","exit_code":2}}
 $ qkey unlock --output json
 --- exit 2
-{"error":{"kind":"usage","message":"the following required arguments were not provided: <--id <N>|--ids-from <FILE>>","causes":[],"hint":"see `qkey --help`","exit_code":2}}
+{"error":{"kind":"usage","message":"the following required arguments were not provided: <ID|--id <N>|--ids-from <FILE>>","causes":[],"hint":"see `qkey --help`","exit_code":2}}
+
+"#]]
+    );
+}
+
+#[test]
+fn wrong_host_and_unused_token_are_noted_with_qq_too() {
+    let mock = Mock::new();
+    let qkey = Qkey::with_mock(&mock);
+    assert_session!(
+        qkey,
+        str![[r#"
+$ qkey keys --host localhost:8000
+--- exit 2
+error: "localhost:8000" is not a valid host name
+hint: give only the name or address; use --port for the port
+$ qkey keys --host 'qumulo.example.com '
+--- exit 2, hint as above
+error: "qumulo.example.com " is not a valid host name
+$ qkey keys --host https://qumulo.example.com
+--- exit 2, hint as above
+error: "https://qumulo.example.com" is not a valid host name
+$ qkey keys --host fe80::1%eth0
+The key store is empty.
+$ QKEY_TOKEN=x qkey keys
+The key store is empty.
+--- exit 0
+warning: QKEY_TOKEN has no effect with --via qq: qq uses its own login; use --via rest
 
 "#]]
     );
@@ -601,13 +636,26 @@ $ qkey nonsense
 error: unrecognized subcommand 'nonsense'
 
 Usage: qkey <COMMAND>
+$ qkey delete
+--- exit 2, hint as above
+error: unrecognized subcommand 'delete'
+
+
+Usage: qkey <COMMAND>
+$ qkey rename
+--- exit 2, hint as above
+error: unrecognized subcommand 'rename'
+
+
+Usage: qkey <COMMAND>
 $ qkey keys lst
 --- exit 2, hint as above
 error: unrecognized subcommand 'lst'
 
   tip: a similar subcommand exists: 'list'
 
-Usage: qkey keys [COMMAND]
+Usage: qkey keys [OPTIONS]
+       qkey keys <COMMAND>
 $ qkey add --nmae x --key alice.pem
 --- exit 2, hint as above
 error: unexpected argument '--nmae' found
@@ -623,18 +671,32 @@ error: the following required arguments were not provided:
 Usage: qkey add --name <NAME> --key <SOURCE>
 $ qkey unlock --id one
 --- exit 2, hint as above
-error: invalid value 'one' for '--id <N>': invalid digit found in string
+error: invalid value 'one' for '--id <N>': not a snapshot id; write 7, 7,8 or 7-9
+$ qkey unlock 7-x
+--- exit 2, hint as above
+error: invalid value '7-x' for '[ID]...': not a snapshot id; write 7, 7,8 or 7-9
+$ qkey unlock --id 9-7
+--- exit 2, hint as above
+error: invalid value '9-7' for '--id <N>': the range ends before it begins; write 7-9
+$ qkey unlock --id 1-100001
+--- exit 2, hint as above
+error: invalid value '1-100001' for '--id <N>': a range has at most 100000 ids
+$ QKEY_NO_INPUT=maybe qkey config
+--- exit 2, hint as above
+error: invalid value 'maybe' for '--no-input': expected true or false
 $ qkey unlock --id -1
 --- exit 2, hint as above
 error: unexpected argument '-1' found
 
-Usage: qkey unlock [OPTIONS] <--id <N>|--ids-from <FILE>>
+  tip: to pass '-1' as a value, use '-- -1'
+
+Usage: qkey unlock [OPTIONS] <ID|--id <N>|--ids-from <FILE>>
 $ qkey unlock
 --- exit 2, hint as above
 error: the following required arguments were not provided:
-  <--id <N>|--ids-from <FILE>>
+  <ID|--id <N>|--ids-from <FILE>>
 
-Usage: qkey unlock <--id <N>|--ids-from <FILE>>
+Usage: qkey unlock <ID|--id <N>|--ids-from <FILE>>
 $ qkey replace -k 1 --new-key alice.pem --attempts 0
 --- exit 2, hint as above
 error: invalid value '0' for '--attempts <N>': 0 is not in 1..=4294967295

@@ -82,7 +82,7 @@ impl NamedKey {
         match (dialect, key) {
             (Dialect::Key, key) => format!("{newer}={}", key.as_str()),
             (Dialect::IdOrName, KeyRef::Id(id)) => format!("{older}id={id}"),
-            (Dialect::IdOrName, KeyRef::Name(name)) => format!("{older}name={name}"),
+            (Dialect::IdOrName, name) => format!("{older}name={}", name.as_str()),
         }
     }
 }
@@ -131,6 +131,11 @@ impl Qq {
         options
             .check_destination()
             .map_err(|error| explain::astray(&error))?;
+        if let Some(host) = &options.host {
+            // An address may name its interface, as in fe80::1%eth0.
+            let name = host.split('%').next().unwrap_or_default();
+            http::authority(name, options.port).ok_or_else(|| explain::invalid_host(host))?;
+        }
         let program = subprocess::find(options.program.as_os_str());
         let program = program.map_err(|failure| explain::no_qq(&failure))?;
         let host = options.host.as_deref();
