@@ -452,7 +452,7 @@ fn qq_receives_cluster_options_and_environment() {
         .env("HTTPS_PROXY", "http://proxy:3128");
     let args = [
         "keys",
-        "--host=-odd-host",
+        "--host=odd-host",
         "--port=9000",
         "--credentials-store=my store",
     ];
@@ -460,7 +460,7 @@ fn qq_receives_cluster_options_and_environment() {
     assert_eq!(
         mock.calls(),
         [[
-            "--host=-odd-host",
+            "--host=odd-host",
             "--port=9000",
             "--credentials-store=my store",
             "fs_security_list_keys",

@@ -422,6 +422,20 @@ impl fmt::Debug for TlsTransport {
     }
 }
 
+impl TlsTransport {
+    /// The alert with which the server said why before it closed the connection.
+    fn pending_alert(&mut self) -> Option<io::Error> {
+        let StreamOwned { conn, sock } = &mut self.stream;
+        // `Stream::read` would first write what is left to write, and fail.
+        while conn.read_tls(sock).ok()? > 0 {
+            if let Err(error) = conn.process_new_packets() {
+                return Some(io::Error::new(io::ErrorKind::InvalidData, error));
+            }
+        }
+        None
+    }
+}
+
 impl Transport for TlsTransport {
     fn buffers(&mut self) -> &mut dyn Buffers {
         &mut self.buffers
@@ -438,8 +452,7 @@ impl Transport for TlsTransport {
         let written = self.stream.write_all(&self.buffers.output()[..amount]);
         written.map_err(|mut error| {
             if self.client_certificate.wanted.get() {
-                // The server may have said why before it closed the connection.
-                error = self.stream.read(&mut [0]).err().unwrap_or(error);
+                error = self.pending_alert().unwrap_or(error);
             }
             self.explained(error)
         })
