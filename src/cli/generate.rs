@@ -37,7 +37,7 @@ enum Encoding {
 
 impl Generate {
     pub fn run(&self, session: &Session) -> Result<()> {
-        let Openable { source, name, .. } = session.key_source(&self.source)?;
+        let Openable { source, name, .. } = session.new_key(&self.source)?;
         let how = source::Generate {
             format: self.format.map(|encoding| match encoding {
                 Encoding::Pkcs8 => keyfile::Format::Pkcs8,

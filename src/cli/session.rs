@@ -1,6 +1,10 @@
 //! What a command works with: settings, clusters and key sources.
 
-use std::{env, path::PathBuf, sync::Arc};
+use std::{
+    env,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use clap::ArgMatches;
 
@@ -22,7 +26,8 @@ use crate::{
         Context, KeySource, Refusals, registry,
         source::{Openable, Source, named_secrets},
     },
-    subprocess,
+    subprocess, suggest,
+    text::quoted,
 };
 
 pub struct Session {
@@ -138,8 +143,30 @@ impl Session {
     /// A key source as the user wrote it: a name from the configuration file, a path, or a URI.
     ///
     /// # Errors
-    /// Of kind `usage` if it is not a valid key source.
+    /// Of kind `usage` if it is not a valid key source; of kind `key` if it is a misspelled name.
     pub fn key_source(&self, text: &str) -> Result<Openable> {
+        let key = self.new_key(text)?;
+        let is_word = !text.contains(['/', '.', ':', '?']);
+        let is_file = key.name.is_some() || Path::new(text).exists();
+        let names = self.config.keys.keys().map(String::as_str);
+        match suggest::nearest(text, names).filter(|_| is_word && !is_file) {
+            Some(name) => {
+                let message = format!("{} is neither a configured key nor a file", quoted(text));
+                let hint = format!(
+                    "did you mean {}? `qkey config` shows the keys",
+                    quoted(name)
+                );
+                Err(Error::new(Kind::Key, message).hint(hint))
+            }
+            None => Ok(key),
+        }
+    }
+
+    /// As [`Session::key_source`], for a key that need not exist yet.
+    ///
+    /// # Errors
+    /// Of kind `usage` if it is not a valid key source.
+    pub fn new_key(&self, text: &str) -> Result<Openable> {
         match self.config.source(text) {
             Some(source) => self.openable(source?, Some(text)),
             None => self.openable(registry::parse(text)?, None),

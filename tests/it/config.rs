@@ -701,13 +701,13 @@ $ qkey pubkey stdin --format base64 <bob.pem
 [BOB]
 $ qkey pubkey relativ
 --- exit 3
-error: cannot read the key file relativ
-  caused by: No such file or directory (os error 2)
-hint: check the path
+error: "relativ" is neither a configured key nor a file
+hint: did you mean "relative"? `qkey config` shows the keys
 $ qkey pubkey absolute
---- exit 3, hint as above
+--- exit 3
 error: key "absolute": cannot read the key file /no/such/key.pem
   caused by: No such file or directory (os error 2)
+hint: check the path
 $ qkey pubkey missing
 $ qkey sign --key missing x
 --- exit 3, hint as above
