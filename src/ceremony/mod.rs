@@ -59,11 +59,16 @@ pub fn find_key<K: Borrow<StoredKey> + Clone>(keys: &[K], reference: &KeyRef) ->
         KeyRef::Fingerprint(fingerprint) => format!("with the fingerprint {fingerprint}"),
     };
     let names = keys.iter().map(|key| key.borrow().name.as_str());
-    let hint = match suggest::nearest(reference.as_str(), names) {
+    let nearest = suggest::nearest(reference.as_str(), names);
+    let hint = match nearest.filter(|_| !matches!(reference, KeyRef::Fingerprint(_))) {
         Some(name) => format!(
             "did you mean {}? `qkey keys list` shows them all",
             quoted(name)
         ),
+        None if matches!(reference, KeyRef::Fingerprint(_)) => {
+            "a key that was replaced has another fingerprint: `qkey keys list --wide` shows it"
+                .to_owned()
+        }
         None => "`qkey keys list` shows them all".to_owned(),
     };
     let message = format!("no lock key {wanted}");

@@ -11,6 +11,9 @@ use super::{
     unescape,
 };
 
+/// A file has the curve's parameters, the key, and perhaps its certificates.
+const MAX_VALUES: usize = 16;
+
 /// How often one encoding may be inside another: Base64 of PEM, in Base64 once more.
 const MAX_LAYERS: usize = 3;
 
@@ -115,7 +118,10 @@ fn binary(bytes: &[u8], is_text: bool) -> Option<Vec<Block>> {
     }
     let mut blocks = Vec::new();
     let mut rest = bytes;
-    while let Some((der, length)) = Some(rest).filter(|rest| is_der(rest)).and_then(ber::first) {
+    while blocks.len() < MAX_VALUES
+        && is_der(rest)
+        && let Some((der, length)) = ber::first(rest)
+    {
         blocks.push(unlabelled(Ok(&der)));
         rest = &rest[length..];
     }

@@ -370,6 +370,15 @@ fn alice_jwk() -> String {
     jwk.to_string()
 }
 
+/// As large as a key file may be, and nothing but tiny or deeply nested values.
+#[test]
+fn hostile_der_is_rejected_at_once() {
+    for unit in [&[0x30, 0][..], &[0x30, 0x80], &[0x24, 0x80], &[6, 0]] {
+        let file = unit.repeat(1 << 19);
+        assert!(qkey_reads(&file).is_err(), "{unit:x?}");
+    }
+}
+
 #[test]
 fn files_that_qkey_does_not_read_are_named() {
     let qkey = Qkey::new();

@@ -59,7 +59,7 @@ configured key  -
 $ qkey keys usage "$(qkey pubkey carol.pem --format fingerprint)"
 --- exit 5
 error: no lock key with the fingerprint SHA256:[CAROL]
-hint: `qkey keys list` shows them all
+hint: a key that was replaced has another fingerprint: `qkey keys list --wide` shows it
 $ qkey replace --key-id "$(qkey pubkey alice.pem --format fingerprint)" --old-key alice.pem --new-key bob.pem
 Replaced key 1 ("lock-2026").
   was SHA256:[ALICE]
