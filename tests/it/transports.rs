@@ -526,8 +526,17 @@ fn connection_refused_at_submission_is_no_loss() {
     let core = Core::with_lock_key();
     let qkey = Qkey::with_rest(&core).env("CORE", core.pid().to_string());
     qkey.encrypt_alice();
-    // The key is opened between the reads and the submission.
-    qkey.write_program("kill-core", "#!/bin/sh\nkill -9 $CORE && cat passphrase\n");
+    // The key is opened between the reads and the submission. The sockets are closed once the last
+    // thread is gone; until then, a request could still go out and be lost.
+    qkey.write_program(
+        "kill-core",
+        "#!/bin/sh
+kill -9 $CORE
+until [ \"$(echo /proc/$CORE/task/*)\" = /proc/$CORE/task/$CORE ] &&
+    grep -q '^State:.Z' /proc/$CORE/status; do :; done
+cat passphrase
+",
+    );
     let key = "locked.pem?passphrase-command=./kill-core";
     qkey_snapshot!(
         qkey,
